@@ -1,0 +1,156 @@
+"""Every error OmniQ raises, in one tree."""
+
+from __future__ import annotations
+
+
+class OmniQError(Exception):
+    """Base of all errors that OmniQ raises on purpose."""
+
+
+# ── configuration and plugins ────────────────────────────────────────────────
+
+
+class ConfigError(OmniQError, ValueError):
+    """Raised when a setting, file, URL or argument is malformed; the message begins with its path."""
+
+
+class PluginError(OmniQError):
+    """Raised when a plugin that was asked for is missing, broken, incompatible, in conflict or disabled."""
+
+
+class UnknownBackend(PluginError, LookupError):
+    """Raised when no installed plugin provides the name, type or URL scheme that was asked for."""
+
+
+class UnsupportedCapability(OmniQError):
+    """Raised when a store is asked for something that it doesn't declare among its capabilities."""
+
+
+class BlockingCallInLoop(OmniQError, RuntimeError):
+    """Raised when a blocking facade is called from a running event loop, which it would freeze."""
+
+
+# ── enqueueing ───────────────────────────────────────────────────────────────
+
+
+class InvalidTask(OmniQError, ValueError):
+    """Raised when an argument of `enqueue` or `schedule` is out of range; the message begins with its name."""
+
+
+class UnknownParent(InvalidTask):
+    """Raised when `depends_on` names a task that the queue doesn't hold."""
+
+
+class DependencyCycle(InvalidTask):
+    """Raised when tasks that are enqueued together depend on each other in a circle."""
+
+
+class ScheduleNotFound(OmniQError, LookupError):
+    """Raised when no schedule has the given id."""
+
+
+# ── serialization ────────────────────────────────────────────────────────────
+
+
+class SerializationError(OmniQError):
+    """Raised when a value can't be turned into bytes, or bytes into a value."""
+
+
+class SignatureError(SerializationError):
+    """Raised when a payload is unsigned or its signature is wrong; it was not decoded."""
+
+
+class CorruptPayload(SerializationError):
+    """Raised when stored bytes aren't a payload that OmniQ wrote."""
+
+
+class FunctionNotFound(OmniQError, LookupError):
+    """Raised on a worker when a task's function can't be imported there, or may not be."""
+
+
+# ── stores ───────────────────────────────────────────────────────────────────
+
+
+class StoreError(OmniQError):
+    """Raised when a store refuses or fails an operation; `__cause__` is the driver's error."""
+
+
+class StoreUnavailable(StoreError):
+    """Raised when a store can't be reached or is too busy; the same call may succeed later."""
+
+
+class LeaseLost(OmniQError):
+    """Raised, and logged, when a worker settles a task whose lease has passed on; its result is dropped."""
+
+
+# ── waiting for results ──────────────────────────────────────────────────────
+
+
+class ResultError(OmniQError):
+    """Base of what `get_result` raises instead of returning a value."""
+
+
+class TaskFailed(ResultError):
+    """Raised by `get_result` when the task ended in an error.
+
+    `error_type` is the remote exception's qualified name, `error_message` its text and
+    `remote_traceback` the traceback as the worker saw it.
+    """
+
+    def __init__(self, task_id: str, error_type: str, error_message: str, remote_traceback: str = "") -> None:
+        super().__init__(task_id, error_type, error_message, remote_traceback)
+        self.task_id = task_id
+        self.error_type = error_type
+        self.error_message = error_message
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        head = f"task {self.task_id} failed: {self.error_type}: {self.error_message}"
+        return f"{head}\n\nOn the worker:\n{self.remote_traceback}" if self.remote_traceback else head
+
+
+class TaskCancelled(ResultError):
+    """Raised by `get_result` when the task was cancelled."""
+
+
+class TaskExpired(ResultError):
+    """Raised by `get_result` when the task wasn't started before its TTL ended."""
+
+
+class TaskNotFound(ResultError, LookupError):
+    """Raised when the queue holds no task of that id, or holds it no longer."""
+
+
+class ResultExpired(ResultError):
+    """Raised by `get_result` when the task has ended and its result is no longer kept."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """Raised by `get_result` when the task hasn't ended within `timeout` seconds."""
+
+
+# ── inside a task ────────────────────────────────────────────────────────────
+
+
+class Retry(OmniQError):
+    """Raised by a task to be run again; `delay` (seconds) overrides its own backoff."""
+
+    def __init__(self, message: str = "retry requested", *, delay: float | None = None) -> None:
+        super().__init__(message)
+        self.delay = delay
+
+
+class TaskTimeout(OmniQError, TimeoutError):
+    """Raised when a task ran for longer than its `timeout`."""
+
+
+class WorkerCrashed(OmniQError):
+    """Recorded as a task's error when the process that ran it died too often."""
+
+
+class NoCurrentTask(OmniQError, LookupError):
+    """Raised when the current task is asked for outside a running task."""
+
+
+class WorkerError(OmniQError, RuntimeError):
+    """Raised when a worker can't start, or a call needs a worker that isn't there."""

@@ -1,0 +1,1 @@
+"""The data models, and, lazily, the configuration structs of the installed stores."""

@@ -1,0 +1,85 @@
+"""Configuration structs: the bases that a backend's own structs extend, and the worker's.
+
+Every component can be built from keyword arguments, from one of these structs, from `type` + `config` in
+YAML or a dict, or from a URL; all four meet in one `msgspec.convert` into a struct.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from msgspec import Meta, Struct
+
+from omniq.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+DEFAULT_PROJECT = "default"
+DEFAULT_QUEUE = "default"
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Positive = Annotated[float, Meta(gt=0)]
+Serializer = Literal["auto", "msgspec"]
+
+
+class ComponentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every component's configuration has."""
+
+    project_name: Name | None = None
+    """Keeps projects apart in one store; what isn't given is taken from OmniQ, else "default"."""
+
+    @property
+    def project(self) -> str:
+        return self.project_name or DEFAULT_PROJECT
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """The configuration that a URL stands for. Raises `ConfigError` when it can't be one."""
+        raise ConfigError(f"url: {cls.__name__} can't be built from a URL")
+
+
+class TaskQueueConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Base of the task queues' configurations."""
+
+    queues: list[Name] = [DEFAULT_QUEUE]
+    """The named queues in strict order of priority; "default" is always there, last."""
+    serializer: Serializer = "auto"
+    """"auto": msgspec, and dill for what it can't carry exactly; "msgspec": never dill."""
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues without repeats, "default" among them."""
+        return tuple(dict.fromkeys([*self.queues, DEFAULT_QUEUE]))
+
+
+class ResultStorageConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Base of the result stores' configurations."""
+
+
+class EventStorageConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Base of the event stores' configurations."""
+
+
+class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a worker runs. Durations are seconds."""
+
+    max_workers: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """Tasks that run at once; by default 100 async, 16 threads, or one process per core."""
+    queues: list[Name] | None = None
+    """The queues to serve, in order; by default all that the task queue declares."""
+    prefetch: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    """Tasks claimed ahead of free slots; by default as many as keeps the slots busy."""
+    lease: Positive = 30.0
+    """For how long a claim holds without being renewed; renewed every third of it."""
+    reap_interval: Positive = 5.0
+    """How often lapsed leases, expired tasks and due schedules are looked for."""
+    grace_period: Annotated[float, Meta(ge=0)] = 10.0
+    """How long a stopping worker waits for its running tasks before it hands them back."""
+    poll_interval: Positive = 1.0
+    """How often an idle worker looks for tasks when nothing wakes it."""
+    policy: Literal["strict", "weighted"] = "strict"
+    """"strict": an earlier queue is emptied first; "weighted": later queues get a share too."""
+    max_crashes: Annotated[int, Meta(ge=1)] = 3
+    """Deaths of its process after which a task is dead-lettered; before the last one it runs alone."""
+    retention: Positive = 86_400.0
+    """How long finished tasks are kept; never less than ten leases."""

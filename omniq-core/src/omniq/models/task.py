@@ -1,0 +1,71 @@
+"""What a user sees of a task."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from msgspec import Struct, field
+
+from omniq.models.state import TaskState
+
+
+class Task(Struct, frozen=True, kw_only=True, eq=False):
+    """A task as the queue holds it. Two tasks are equal when their ids are."""
+
+    id: str
+    func: str
+    """`module:qualname`, or the name of a function that travels by value."""
+    queue_name: str
+    state: TaskState
+    priority: int
+    created_at: dt.datetime
+    run_at: dt.datetime
+    """When it is, or was, due."""
+    expires_at: dt.datetime | None = None
+    """It is never started after this time."""
+    finished_at: dt.datetime | None = None
+    attempts: int = 0
+    """How many attempts have failed; the current one isn't counted."""
+    crashes: int = 0
+    """How many times the process that held it died."""
+    epoch: int = 0
+    """Rises at every claim and never falls: the fence against late workers."""
+    worker: str | None = None
+    cancel_requested: bool = False
+    depends_on: tuple[str, ...] = ()
+    schedule_id: str | None = None
+    max_retries: int = 0
+    retry_delay: float = 0.0
+    """Seconds before the first retry; it doubles from one to the next."""
+    timeout: float | None = None
+    """Seconds that one run may take."""
+    result_ttl: float | None = None
+    """Seconds for which the result is kept."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, Task) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+class Call(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True):
+    """What a task runs and how: the part of a task that stores carry as opaque bytes."""
+
+    func: str
+    """`module:qualname`; a display name only, where `by_value` is set."""
+    args: bytes
+    """Arguments, packed; with `by_value`, function and arguments together."""
+    args_format: str
+    """Format of `args`: a name of `omniq.serialization.Format`."""
+    by_value: bool = False
+    timeout: float | None = None
+    max_retries: int = 0
+    retry_delay: float = 0.0
+    result_ttl: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    on_success: str | None = None
+    on_failure: str | None = None
+    on_parent_failure: str = "cancel"

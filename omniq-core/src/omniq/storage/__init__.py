@@ -1,0 +1,1 @@
+"""The contract that every store implements, and, lazily, the installed result and event stores."""

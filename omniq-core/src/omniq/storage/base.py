@@ -1,0 +1,217 @@
+"""The contract: what a backend implements.
+
+Everything is batch-first, and everything crosses as bytes, times and durations. A method returns one
+answer per item, in order. What a store can't do it says by `UnsupportedCapability`; what it can't reach
+by `StoreUnavailable`; what it refuses by `StoreError`: never by an error of its driver. Every method may
+be called from any event loop; connections are per loop. A cancelled call may have taken effect.
+
+`omniq.testing.conformance` is the executable form of this page.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from omniq.models.event import TaskEvent
+from omniq.models.state import EventType
+from omniq.storage import hints
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    QueueStats,
+    ResultRecord,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+
+
+class Store(ABC):
+    """What queues, results and events have in common."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the data lives, such as `sqlite:/var/app/omniq.db`: equal for two stores exactly when they
+        share one place, in which one atomic step can write both. Holds no secret."""
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Open what the running loop needs and create or migrate the schema. Safe to repeat, and safe for
+        many processes at once."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back what `connect` opened for the running loop. Safe to repeat."""
+
+
+class BaseTaskQueue(Store):
+    """Tasks and schedules. All of a queue's writes are compare-and-set."""
+
+    @abstractmethod
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        """Store the tasks that aren't there yet, and their edges to their parents.
+
+        Idempotent by id: a task that exists is DUPLICATE and stays as it is, whatever its state. A task with
+        a parent that neither exists nor comes earlier in the same call is UNKNOWN_PARENT and not stored; the
+        others are. The state is WAITING with parents (whatever their state: releasing is the caller's part),
+        else SCHEDULED if due later, else PENDING. When it returns, the tasks are as durable as the store
+        promises.
+        """
+
+    @abstractmethod
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        """Hand out up to `limit` due tasks, each to one caller only, under a lease of `lease` seconds.
+
+        Due are PENDING tasks, and SCHEDULED ones whose `run_at` has come. Order: the queues as listed
+        (an earlier one is emptied first), then priority (higher first), then `run_at`. Paused queues are
+        passed over. Each task becomes RUNNING, its epoch rises by one, and the record returned has the new
+        epoch, `claimed_at` (the store's now), `lease_until` and `worker`. Expired tasks are handed out too:
+        the caller compares `expires_at` with `claimed_at`.
+        """
+
+    @abstractmethod
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        """Let each lease end `lease` seconds from now, if the task is still RUNNING at that epoch.
+
+        A lease that has run out but wasn't reaped is still held. Tells whether a cancel was requested.
+        """
+
+    @abstractmethod
+    async def reap(self, limit: int) -> list[TaskRecord]:
+        """Put up to `limit` RUNNING tasks whose lease has run out back to PENDING and charge each a crash.
+
+        One atomic step per task that loses against a concurrent `extend` or `transition`. The epoch stays.
+        Returns the tasks as they are now.
+        """
+
+    @abstractmethod
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        """Apply each change whose conditions hold: the one write by which tasks end, retry, go back or cancel.
+
+        A change is decided by `omniq.storage.rules.decide`; deciding and writing are one atomic step per task.
+        A change's `result` is stored in that same step (only with `ATOMIC_RESULTS`, else
+        `UnsupportedCapability`), and not when the change isn't applied.
+        """
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        """The tasks, or None for those that aren't there."""
+
+    @abstractmethod
+    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+        """A page of the tasks that match, in the order of their ids."""
+
+    @abstractmethod
+    async def stats(self) -> list[QueueStats]:
+        """Every queue that holds tasks or is paused, by name. May lag on stores where counting is dear."""
+
+    @abstractmethod
+    async def children(self, ids: Sequence[str]) -> list[list[str]]:
+        """For each task, the ids of the tasks that depend on it."""
+
+    @abstractmethod
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        """Delete up to `limit` tasks that ended more than `older_than` seconds ago; returns how many.
+
+        A task that a WAITING child depends on is kept.
+        """
+
+    @abstractmethod
+    async def pause(self, queue_name: str, *, paused: bool) -> None:
+        """Let `claim` pass over the queue, or no longer."""
+
+    @abstractmethod
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        """Write the schedule if its stored version is `if_version` (None: if there is none).
+
+        The stored version becomes `if_version + 1`, or 1. Returns whether it was written.
+        """
+
+    @abstractmethod
+    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
+        """All schedules by id, or those of `ids` that exist; with `due`, only active ones whose slot has come."""
+
+    @abstractmethod
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        """Delete it; returns whether it was there."""
+
+    @abstractmethod
+    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+        """Add this slot's task and move the schedule to `next_run`, if its version is `if_version`.
+
+        Returns whether this call did it. The task's id is derived from the slot and added idempotently, so
+        that a store which can't do both in one step may add first and move then.
+        """
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """Return when a task may have become due in one of the queues, or after `timeout` seconds.
+
+        A hint only: early, late and needless returns are all allowed. This default hears what this process
+        adds; override it where the store can push.
+        """
+        await hints.wait_for_tasks(self.location, timeout)
+
+
+class BaseResultStorage(Store):
+    """How tasks ended."""
+
+    @abstractmethod
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        """Store each record unless the stored one has a higher epoch; returns whether it was stored.
+
+        The store sets `finished_at` to now and `expires_at` to `ttl` seconds from now.
+        """
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        """The results, or None for those that aren't there or have expired."""
+
+    @abstractmethod
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
+        """The results of a schedule's tasks in the order of `finished_at`."""
+
+    @abstractmethod
+    async def purge(self, *, limit: int = 1000) -> int:
+        """Delete up to `limit` expired results; returns how many."""
+
+    async def wait(self, ids: Sequence[str], timeout: float) -> None:
+        """Return when one of these results may have arrived, or after `timeout` seconds. A hint only.
+
+        This default hears what this process stores; override it where the store can push.
+        """
+        await hints.wait_for_results(self.location, ids, timeout)
+
+
+class BaseEventStorage(Store):
+    """What happened, kept as plain columns or JSON."""
+
+    @abstractmethod
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        """Store the events."""
+
+    @abstractmethod
+    async def query(
+        self,
+        *,
+        task_id: str | None = None,
+        schedule_id: str | None = None,
+        types: Sequence[EventType] = (),
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[TaskEvent]:
+        """Matching events, oldest first; with more than `limit`, the newest `limit` of them."""
+
+    @abstractmethod
+    async def purge(self, *, before: float, limit: int = 1000) -> int:
+        """Delete up to `limit` events from before that time (seconds since the epoch); returns how many."""

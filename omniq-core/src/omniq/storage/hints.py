@@ -1,0 +1,104 @@
+"""Wake-ups inside one process: whoever writes tells whoever waits, per location.
+
+Hints only shorten waits; nothing depends on them. They cross threads and event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+_lock = threading.Lock()
+_task_waiters: defaultdict[str, set[_Waiter]] = defaultdict(set)
+_result_waiters: defaultdict[str, dict[str, set[_Waiter]]] = defaultdict(dict)
+
+
+class _Waiter:
+    """An event of one loop that any thread can set."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # its loop was closed
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, timeout: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+
+
+def tasks_added(location: str) -> None:
+    """Tell everybody who waits for tasks there."""
+    if _task_waiters.get(location):
+        with _lock:
+            waiters = list(_task_waiters[location])
+        for waiter in waiters:
+            waiter.wake()
+
+
+def results_stored(location: str, ids: Iterable[str]) -> None:
+    """Tell everybody who waits for one of these results."""
+    if _result_waiters.get(location):
+        with _lock:
+            waiting = _result_waiters[location]
+            waiters = {waiter for id_ in ids for waiter in waiting.get(id_, ())}
+        for waiter in waiters:
+            waiter.wake()
+
+
+def wake_all() -> None:
+    """Tell everybody: the virtual clock has moved."""
+    with _lock:
+        waiters = {w for ws in _task_waiters.values() for w in ws}
+        waiters |= {w for by_id in _result_waiters.values() for ws in by_id.values() for w in ws}
+    for waiter in waiters:
+        waiter.wake()
+
+
+async def wait_for_tasks(location: str, timeout: float) -> None:
+    """Return at the next `tasks_added` there, or after `timeout` seconds."""
+    with waiting_for_tasks(location) as waiter:
+        await waiter.wait(timeout)
+
+
+async def wait_for_results(location: str, ids: Sequence[str], timeout: float) -> None:
+    """Return at the next `results_stored` of one of these ids, or after `timeout` seconds."""
+    with waiting_for_results(location, ids) as waiter:
+        await waiter.wait(timeout)
+
+
+@contextmanager
+def waiting_for_tasks(location: str) -> Iterator[_Waiter]:
+    """A waiter that hears every `tasks_added` from here on."""
+    waiter = _Waiter()
+    with _lock:
+        _task_waiters[location].add(waiter)
+    try:
+        yield waiter
+    finally:
+        with _lock:
+            _task_waiters[location].discard(waiter)
+
+
+@contextmanager
+def waiting_for_results(location: str, ids: Sequence[str]) -> Iterator[_Waiter]:
+    """A waiter that hears every `results_stored` of these ids from here on."""
+    waiter = _Waiter()
+    waiting = _result_waiters[location]
+    with _lock:
+        for id_ in ids:
+            waiting.setdefault(id_, set()).add(waiter)
+    try:
+        yield waiter
+    finally:
+        with _lock:
+            for id_ in ids:
+                waiting[id_].discard(waiter)
+                if not waiting[id_]:
+                    del waiting[id_]

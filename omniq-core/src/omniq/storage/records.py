@@ -1,0 +1,173 @@
+"""What crosses the contract: bytes, times and durations; never a callable."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from omniq.models.state import TaskState
+
+
+class NewTask(Struct, frozen=True, kw_only=True):
+    """A task to add. The store turns durations into times on its own clock."""
+
+    id: str
+    queue_name: str
+    body: bytes
+    priority: int = 0
+    """-100 to 100; higher first."""
+    run_at: float | None = None
+    """Due at this time (seconds since the epoch); None means `delay` from now."""
+    delay: float = 0.0
+    """Due after so many seconds, where `run_at` is None."""
+    ttl: float | None = None
+    """Expires so many seconds after it is due."""
+    depends_on: tuple[str, ...] = ()
+    schedule_id: str | None = None
+
+
+class TaskRecord(Struct, frozen=True, kw_only=True):
+    """A task as the store holds it. Times are seconds since the epoch on the store's clock."""
+
+    id: str
+    queue_name: str
+    body: bytes
+    state: TaskState
+    priority: int
+    created_at: float
+    run_at: float
+    expires_at: float | None = None
+    finished_at: float | None = None
+    epoch: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    lease_until: float | None = None
+    claimed_at: float | None = None
+    """When the current, or last, claim was made."""
+    worker: str | None = None
+    cancel_requested: bool = False
+    depends_on: tuple[str, ...] = ()
+    schedule_id: str | None = None
+
+
+class Added(StrEnum):
+    """What became of one task of an `add`."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    """A task of that id is there already; it wasn't touched."""
+    UNKNOWN_PARENT = "unknown_parent"
+    """One of `depends_on` isn't there; nothing was stored of this task."""
+
+
+class Lease(Struct, frozen=True):
+    """A claim that a worker holds: the task's id and the epoch of the claim."""
+
+    task_id: str
+    epoch: int
+
+
+class LeaseStatus(Struct, frozen=True):
+    """What `extend` found of one lease."""
+
+    held: bool
+    cancel_requested: bool = False
+
+
+class ResultRecord(Struct, frozen=True, kw_only=True):
+    """How a task ended, as the store holds it."""
+
+    task_id: str
+    epoch: int
+    status: TaskState
+    """A terminal state."""
+    body: bytes
+    ttl: float | None = None
+    """Kept for so many seconds from `put`; None means without end."""
+    schedule_id: str | None = None
+    finished_at: float = 0.0
+    """Set by the store."""
+    expires_at: float | None = None
+    """Set by the store."""
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """One compare-and-set on a task: if it is in `from_states` (and at `epoch`), it goes to `to`."""
+
+    task_id: str
+    to: TaskState
+    from_states: tuple[TaskState, ...]
+    epoch: int | None = None
+    """The epoch that the task must have; None only where no claim is at stake."""
+    delay: float | None = None
+    """With `to=PENDING`: due after so many seconds from now (SCHEDULED until then); None keeps `run_at`."""
+    attempted: bool = False
+    """Charge an attempt."""
+    crashed: bool = False
+    """Charge a crash."""
+    fresh: bool = False
+    """Forget attempts, crashes, TTL and a cancel request, and be due now: a requeue."""
+    if_expired: bool = False
+    """Only if the task's `expires_at` has passed on the store's clock."""
+    request_cancel: bool = False
+    """Instead of a change of state: set the flag that `extend` hands to the worker."""
+    result: ResultRecord | None = None
+    """To be stored in the same atomic step (`ATOMIC_RESULTS`)."""
+
+
+class ChangeStatus(StrEnum):
+    """What became of one change."""
+
+    APPLIED = "applied"
+    REPEATED = "repeated"
+    """The task is already there, by the same epoch: the first reply was lost. Nothing was written."""
+    REFUSED = "refused"
+    """State, epoch or expiry didn't match: the lease has passed on, or somebody was faster."""
+    MISSING = "missing"
+    """There is no task of that id."""
+
+
+class Changed(Struct, frozen=True):
+    """What became of one change, and whether the task has children that may now be released."""
+
+    status: ChangeStatus
+    has_children: bool = False
+
+
+class TaskFilter(Struct, frozen=True, kw_only=True):
+    """Which tasks `find` returns; conditions that are set must all hold."""
+
+    states: tuple[TaskState, ...] = ()
+    queue_name: str | None = None
+    schedule_id: str | None = None
+    expired: bool = False
+    """Only tasks that aren't claimed or ended and whose `expires_at` has passed."""
+
+
+class TaskPage(Struct, frozen=True):
+    """A page of tasks in the order of their ids; `cursor` is None at the end."""
+
+    tasks: list[TaskRecord]
+    cursor: str | None = None
+
+
+class QueueStats(Struct, frozen=True, kw_only=True):
+    """How many tasks of a queue are in which state."""
+
+    name: str
+    paused: bool = False
+    counts: dict[TaskState, int]
+
+
+class ScheduleRecord(Struct, frozen=True, kw_only=True):
+    """A schedule as the store holds it."""
+
+    id: str
+    queue_name: str
+    body: bytes
+    next_run: float | None
+    """The next slot; None when there is none left."""
+    paused: bool = False
+    version: int = 0
+    """Set by the store; it rises with every write."""

@@ -1,0 +1,207 @@
+"""The one place where sync meets async.
+
+A blocking facade holds an async core in `aio` and runs each call on one loop thread that all
+facades of the process share. `enqueue = blocking(AsyncTaskQueue.enqueue)` gives a method with the
+async method's exact signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+
+from omniq.errors import BlockingCallInLoop
+
+
+class AsyncResource(Protocol):
+    """What a facade needs of its async core."""
+
+    async def connect(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+A_co = TypeVar("A_co", bound=AsyncResource, covariant=True)
+
+
+class Portal:
+    """An event loop on a thread of its own, to which other threads hand coroutines."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def call(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run the coroutine on the portal's loop and wait; Ctrl-C cancels it there."""
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(timeout=5)
+
+
+_portal: Portal | None = None
+_portal_lock = threading.Lock()
+_open_facades: weakref.WeakSet[Blocking[Any]] = weakref.WeakSet()
+
+
+def portal() -> Portal:
+    """The portal that all facades of this process share; made anew after a fork."""
+    global _portal
+    with _portal_lock:
+        if _portal is None:
+            _portal = Portal("omniq-portal")
+        return _portal
+
+
+def _after_fork() -> None:
+    global _portal, _portal_lock
+    _portal = None
+    _portal_lock = threading.Lock()
+    for facade in list(_open_facades):
+        facade._opened = False
+    _open_facades.clear()
+
+
+def _at_exit() -> None:
+    for facade in list(_open_facades):
+        facade.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+
+
+def in_running_loop() -> bool:
+    """Whether this thread is inside a running event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def refuse_in_loop(what: str) -> None:
+    """Raise `BlockingCallInLoop` where a blocking call would freeze the running loop."""
+    if in_running_loop():
+        raise BlockingCallInLoop(
+            f"{what} blocks, and this thread runs an event loop: use the async class "
+            f"(Async…) and await it, or call it in a thread with asyncio.to_thread"
+        )
+
+
+class Blocking(Generic[A_co]):
+    """Base of the blocking facades: `aio` is the async core; it connects at the first call."""
+
+    aio: A_co
+
+    def __init__(self, aio: A_co) -> None:
+        self.aio = aio
+        self._opened = False
+
+    def _call(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine of the core on the shared loop."""
+        try:
+            refuse_in_loop(type(self).__name__)
+        except BlockingCallInLoop:
+            coroutine.close()
+            raise
+        if not self._opened:
+            self._opened = True
+            _open_facades.add(self)
+            portal().call(self.aio.connect())
+        return portal().call(coroutine)
+
+    def connect(self) -> None:
+        """Connect now instead of at the first call."""
+
+        async def nothing() -> None: ...
+
+        self._call(nothing())
+
+    def close(self) -> None:
+        """Give back every connection of this object; a later call opens it again."""
+        if self._opened:
+            self._opened = False
+            _open_facades.discard(self)
+            portal().call(self.aio.close())
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
+    """A descriptor that turns an async method of `aio` into a blocking one, signature kept."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Awaitable[R]]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    @overload
+    def __get__(self, obj: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, obj: Blocking[Any], owner: type) -> Callable[P, R]: ...
+    def __get__(self, obj: Blocking[Any] | None, owner: type) -> Any:
+        if obj is None:
+            return self
+
+        @functools.wraps(self._method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            async def run() -> R:
+                return await self._method(obj.aio, *args, **kwargs)
+
+            return obj._call(run())
+
+        return call
+
+
+class PerLoop(Generic[T]):
+    """One value per event loop, since connections and futures can't cross loops."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
+
+    def get(self) -> T:
+        """This loop's value, made at the first call."""
+        loop = asyncio.get_running_loop()
+        value = self._values.get(loop)
+        if value is None:
+            value = self._values[loop] = self._make()
+        return value
+
+    def pop(self) -> T | None:
+        """Take this loop's value away, to close it."""
+        return self._values.pop(asyncio.get_running_loop(), None)
