@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from omniq.errors import ConfigError
 
@@ -41,10 +41,10 @@ class ComponentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class TaskQueueConfig(ComponentConfig, frozen=True, kw_only=True):
     """Base of the task queues' configurations."""
 
-    queues: list[Name] = [DEFAULT_QUEUE]
+    queues: list[Name] = field(default_factory=lambda: [DEFAULT_QUEUE])
     """The named queues in strict order of priority; "default" is always there, last."""
     serializer: Serializer = "auto"
-    """"auto": msgspec, and dill for what it can't carry exactly; "msgspec": never dill."""
+    """`auto`: msgspec, and dill for what it can't carry exactly; `msgspec`: never dill."""
 
     @property
     def queue_names(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     poll_interval: Positive = 1.0
     """How often an idle worker looks for tasks when nothing wakes it."""
     policy: Literal["strict", "weighted"] = "strict"
-    """"strict": an earlier queue is emptied first; "weighted": later queues get a share too."""
+    """`strict`: an earlier queue is emptied first; `weighted`: later queues get a share too."""
     max_crashes: Annotated[int, Meta(ge=1)] = 3
     """Deaths of its process after which a task is dead-lettered; before the last one it runs alone."""
     retention: Positive = 86_400.0
