@@ -1,0 +1,54 @@
+"""OmniQ: one task queue, one set of guarantees, any store.
+
+    from omniq import OmniQ
+
+    with OmniQ() as oq:
+        oq.start_worker()
+        task_id = oq.enqueue(print, ["Hello"])
+
+Everything here is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from omniq.exports import lazy
+
+if TYPE_CHECKING:
+    from omniq.core import AsyncOmniQ as AsyncOmniQ
+    from omniq.core import OmniQ as OmniQ
+    from omniq.errors import Retry as Retry
+    from omniq.events.facade import EventStorage as EventStore
+    from omniq.queue.facade import TaskQueue as TaskQueue
+    from omniq.results.facade import ResultStorage as ResultStore
+    from omniq.version import __version__ as __version__
+    from omniq.workers.context import current_task as current_task
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "AsyncOmniQ": "omniq.core",
+            "EventStore": "omniq.events.facade:EventStorage",
+            "OmniQ": "omniq.core",
+            "ResultStore": "omniq.results.facade:ResultStorage",
+            "Retry": "omniq.errors",
+            "TaskQueue": "omniq.queue.facade",
+            "__version__": "omniq.version",
+            "current_task": "omniq.workers.context",
+        },
+    )
+
+__all__ = [
+    "AsyncOmniQ",
+    "EventStore",
+    "OmniQ",
+    "ResultStore",
+    "Retry",
+    "TaskQueue",
+    "__version__",
+    "current_task",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides what is shown

@@ -205,3 +205,23 @@ class PerLoop(Generic[T]):
     def pop(self) -> T | None:
         """Take this loop's value away, to close it."""
         return self._values.pop(asyncio.get_running_loop(), None)
+
+
+class Delegated(Generic[P, R]):
+    """A descriptor: this object's method is that of the part it keeps in `attribute`, signature kept."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], R], attribute: str) -> None:
+        self._method = method
+        self._attribute = attribute
+        self.__doc__ = method.__doc__
+
+    def __call__(self, owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call it as a function of the owner, as `Class.method(owner, …)` does."""
+        return self._method(getattr(owner, self._attribute), *args, **kwargs)
+
+    @overload
+    def __get__(self, obj: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, obj: object, owner: type) -> Callable[P, R]: ...
+    def __get__(self, obj: object | None, owner: type) -> Any:
+        return self if obj is None else functools.partial(self._method, getattr(obj, self._attribute))

@@ -1,1 +1,62 @@
 """The data models, and, lazily, the configuration structs of the installed stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omniq.exports import lazy
+
+if TYPE_CHECKING:
+    from omniq_sqlite.config import SQLiteEventStorageConfig as SQLiteEventStorageConfig
+    from omniq_sqlite.config import SQLiteResultStorageConfig as SQLiteResultStorageConfig
+    from omniq_sqlite.config import SQLiteTaskQueueConfig as SQLiteTaskQueueConfig
+
+    from omniq.config.settings import Settings as Settings
+    from omniq.models.config import ComponentConfig as ComponentConfig
+    from omniq.models.config import EventStorageConfig as EventStorageConfig
+    from omniq.models.config import ResultStorageConfig as ResultStorageConfig
+    from omniq.models.config import TaskQueueConfig as TaskQueueConfig
+    from omniq.models.config import WorkerConfig as WorkerConfig
+    from omniq.models.event import TaskEvent as TaskEvent
+    from omniq.models.result import TaskResult as TaskResult
+    from omniq.models.schedule import Schedule as Schedule
+    from omniq.models.state import EventType as EventType
+    from omniq.models.state import ResultStatus as ResultStatus
+    from omniq.models.state import TaskState as TaskState
+    from omniq.models.task import Task as Task
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "ComponentConfig": "omniq.models.config",
+            "EventStorageConfig": "omniq.models.config",
+            "EventType": "omniq.models.state",
+            "ResultStatus": "omniq.models.state",
+            "ResultStorageConfig": "omniq.models.config",
+            "Schedule": "omniq.models.schedule",
+            "Settings": "omniq.config.settings",
+            "Task": "omniq.models.task",
+            "TaskEvent": "omniq.models.event",
+            "TaskQueueConfig": "omniq.models.config",
+            "TaskResult": "omniq.models.result",
+            "TaskState": "omniq.models.state",
+            "WorkerConfig": "omniq.models.config",
+        },
+        fronts=("config",),
+    )
+
+__all__ = [
+    "ComponentConfig",
+    "EventStorageConfig",
+    "EventType",
+    "ResultStatus",
+    "ResultStorageConfig",
+    "Schedule",
+    "Settings",
+    "Task",
+    "TaskEvent",
+    "TaskQueueConfig",
+    "TaskResult",
+    "TaskState",
+    "WorkerConfig",
+]

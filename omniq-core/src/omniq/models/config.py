@@ -12,17 +12,22 @@ from typing import Annotated, Literal, Self
 from msgspec import Meta, Struct, field
 
 from omniq.errors import ConfigError
+from omniq.models.redaction import Redacted
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+"""What projects and queues may be called: file stores make directories of them, so no dot comes first."""
 DEFAULT_PROJECT = "default"
 DEFAULT_QUEUE = "default"
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Positive = Annotated[float, Meta(gt=0)]
+TEN_YEARS = 315_576_000.0
+
+Name = Annotated[str, Meta(pattern=rf"^{NAME.pattern}\Z")]
+Positive = Annotated[float, Meta(gt=0, le=TEN_YEARS)]
+NotNegative = Annotated[float, Meta(ge=0, le=TEN_YEARS)]
 Serializer = Literal["auto", "msgspec"]
 
 
-class ComponentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every component's configuration has."""
 
     project_name: Name | None = None
@@ -73,7 +78,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """For how long a claim holds without being renewed; renewed every third of it."""
     reap_interval: Positive = 5.0
     """How often lapsed leases, expired tasks and due schedules are looked for."""
-    grace_period: Annotated[float, Meta(ge=0)] = 10.0
+    grace_period: NotNegative = 10.0
     """How long a stopping worker waits for its running tasks before it hands them back."""
     poll_interval: Positive = 1.0
     """How often an idle worker looks for tasks when nothing wakes it."""

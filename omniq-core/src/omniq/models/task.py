@@ -43,12 +43,17 @@ class Task(Struct, frozen=True, kw_only=True, eq=False):
     result_ttl: float | None = None
     """Seconds for which the result is kept."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+    """The stored bytes of the call, as they are: for a look at what can't be read."""
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Task) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __repr__(self) -> str:  # ids, never arguments
+        return f"Task(id={self.id!r}, func={self.func!r}, queue_name={self.queue_name!r}, state={self.state.value!r})"
 
 
 class Call(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True):

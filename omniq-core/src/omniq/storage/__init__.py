@@ -1,1 +1,39 @@
-"""The contract that every store implements, and, lazily, the installed result and event stores."""
+"""The contract that stores implement, and, lazily, the result and event stores that are installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omniq.exports import lazy
+
+if TYPE_CHECKING:
+    from omniq_sqlite.events import AsyncSQLiteEventStorage as AsyncSQLiteEventStorage
+    from omniq_sqlite.events import SQLiteEventStorage as SQLiteEventStorage
+    from omniq_sqlite.results import AsyncSQLiteResultStorage as AsyncSQLiteResultStorage
+    from omniq_sqlite.results import SQLiteResultStorage as SQLiteResultStorage
+
+    from omniq.storage.base import BaseEventStorage as BaseEventStorage
+    from omniq.storage.base import BaseResultStorage as BaseResultStorage
+    from omniq.storage.base import BaseTaskQueue as BaseTaskQueue
+    from omniq.storage.capabilities import Capability as Capability
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "BaseEventStorage": "omniq.storage.base",
+            "BaseResultStorage": "omniq.storage.base",
+            "BaseTaskQueue": "omniq.storage.base",
+            "Capability": "omniq.storage.capabilities",
+        },
+        fronts=(
+            "events",
+            "results",
+        ),
+    )
+
+__all__ = [
+    "BaseEventStorage",
+    "BaseResultStorage",
+    "BaseTaskQueue",
+    "Capability",
+]

@@ -58,6 +58,13 @@ class Store(ABC):
 class BaseTaskQueue(Store):
     """Tasks and schedules. All of a queue's writes are compare-and-set."""
 
+    def result_storage(self) -> BaseResultStorage | None:
+        """The result storage at this queue's own `location`, or None if the store keeps no results.
+
+        It is where results go when nothing else was configured.
+        """
+        return None
+
     @abstractmethod
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         """Store the tasks that aren't there yet, and their edges to their parents.

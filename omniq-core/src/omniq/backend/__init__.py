@@ -1,0 +1,24 @@
+"""Backends: the task queue, results and events of one store under one configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omniq.exports import lazy
+
+if TYPE_CHECKING:
+    from omniq_sqlite.backend import SQLiteBackend as SQLiteBackend
+
+    from omniq.backend.base import BaseBackend as BaseBackend
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "BaseBackend": "omniq.backend.base",
+        },
+        fronts=("backend",),
+    )
+
+__all__ = [
+    "BaseBackend",
+]

@@ -1,0 +1,63 @@
+"""What task queues, result stores and event stores have in common: a configuration and, lazily, a store."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar
+
+from msgspec.structs import replace
+
+from omniq.models.config import ComponentConfig
+from omniq.storage.base import Store
+
+C = TypeVar("C", bound=ComponentConfig)
+S = TypeVar("S", bound=Store)
+
+
+class AsyncComponent(Generic[C, S]):
+    """A configured store, made at the first look and connected, per event loop, at the first use."""
+
+    def __init__(self, make_store: Callable[[C], S], config: C) -> None:
+        self._make_store = make_store
+        self.config = config
+        self._store: S | None = None
+        self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    @property
+    def store(self) -> S:
+        """The implementation of the contract that this component drives."""
+        if self._store is None:
+            self._store = self._make_store(self.config)
+        return self._store
+
+    def use_project(self, project_name: str) -> None:
+        """Take over OmniQ's project, unless this component was given its own or is in use already."""
+        if self.config.project_name is None and self._store is None:
+            self.config = replace(self.config, project_name=project_name)
+
+    async def ready(self) -> S:
+        """The store, connected for the running loop. Raises `StoreError`."""
+        if asyncio.get_running_loop() not in self._connected:
+            await self.connect()
+        return self.store
+
+    async def connect(self) -> None:
+        """Connect now, on the running loop, instead of at the first call. Raises `StoreError`."""
+        await self.store.connect()
+        self._connected.add(asyncio.get_running_loop())
+
+    async def close(self) -> None:
+        """Give back the running loop's connections; a later call opens them again."""
+        loop = asyncio.get_running_loop()
+        if loop in self._connected:
+            self._connected.discard(loop)
+            await self.store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

@@ -1,0 +1,71 @@
+"""What a configuration file, a dict or the environment says: which components, and how they are configured."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
+
+from omniq.config.convert import convert
+from omniq.config.logging import LoggingConfig
+from omniq.config.settings import RetryCount, Settings, WorkerCount
+from omniq.models.config import Name, NotNegative, Positive, WorkerConfig
+from omniq.models.redaction import Redacted
+
+PoolKind: TypeAlias = Literal["thread", "process", "gevent"]
+
+
+class ComponentChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which store, by type or URL, and its configuration; what `config` says wins over the URL."""
+
+    type: str | None = None
+    """May be left out when the URL has a scheme."""
+    url: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class WorkerChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which worker, and how it runs."""
+
+    type: str = Settings.DEFAULT_WORKER
+    config: WorkerConfig = field(default_factory=WorkerConfig)
+    sizes: dict[PoolKind, WorkerCount] = field(default_factory=dict)
+    """`max_workers` for one kind of worker: wins over that of `config`."""
+
+    def override(self, type: str | None = None, **config: Any) -> Self:
+        """This choice with another type or other entries of `WorkerConfig`; a `max_workers` given here wins.
+
+        Raises `ConfigError` naming the entry.
+        """
+        merged = convert({**asdict(self.config), **config}, WorkerConfig, "worker_config")
+        sizes = self.sizes if config.get("max_workers") is None else {}
+        return replace(self, type=type or self.type, config=merged, sizes=sizes)
+
+
+class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a task gets that says nothing itself. Durations are seconds."""
+
+    timeout: Positive | None = Settings.TASK_TIMEOUT
+    ttl: NotNegative | None = Settings.TASK_TTL
+    max_retries: RetryCount = Settings.RETRY_ATTEMPTS
+    retry_delay: NotNegative = Settings.RETRY_DELAY
+    result_ttl: NotNegative | None = Settings.RESULT_TTL
+
+
+class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be configured. A component that is None wasn't mentioned anywhere."""
+
+    project_name: Name = Settings.PROJECT_NAME
+    base_dir: str = Settings.BASE_DIR
+    """Where stores that keep files put them, unless they are told where."""
+    fsspec_uri: str | None = Settings.FSSPEC_URI
+    """Where file stores keep their files; it wins over `base_dir` here, not over theirs."""
+    task_queue: ComponentChoice | None = None
+    result_store: ComponentChoice | None = None
+    event_store: ComponentChoice | None = None
+    worker: WorkerChoice = field(default_factory=WorkerChoice)
+    defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    signing_key: str | None = Settings.SIGNING_KEY
+    allowed_modules: list[str] | None = None

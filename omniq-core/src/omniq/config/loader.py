@@ -1,0 +1,68 @@
+"""`ConfigProvider`: one configuration from arguments, the environment, a file and the defaults, in this order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from omniq.config import layers
+from omniq.config.choices import OmniQConfig
+from omniq.config.convert import convert
+from omniq.config.env import CONFIG_FILE, EnvConfig
+from omniq.config.files import load_yaml
+from omniq.config.layers import Layer
+from omniq.errors import ConfigError
+from omniq.plugins.registry import Registry, registry
+
+
+class ConfigProvider:
+    """Loads the configuration, anew at every `load`.
+
+    `source` is the path of a YAML file, a dict or an `OmniQConfig`; without one, the file that OMNIQ_CONFIG
+    names is read, if any. `environ` and `plugins` stand in for the process's own.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Mapping[str, Any] | OmniQConfig | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        plugins: Registry | None = None,
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._source = source if source is not None else self._environ.get(CONFIG_FILE) or None
+        self._registry = plugins or registry()
+
+    def load(self, **arguments: Any) -> OmniQConfig:
+        """What holds: argument over environment over source over default.
+
+        The arguments are named as the fields of `OmniQConfig`; None is as good as not given. Where the
+        environment or an argument gives a store's URL, or another type, what the source says of that store
+        is dropped, but for what all stores have: `project_name`, `queues` and `serializer`.
+
+        Raises `ConfigError`, whose message begins with the variable or with the path of the entry.
+        """
+        environment = layers.from_settings(EnvConfig(self._environ).given())
+        merged: Layer = {}
+        for layer in (self._source_layer(), environment, _checked(arguments)):
+            merged = layers.merge(merged, layer, self._registry)
+        return convert(merged, OmniQConfig)
+
+    def _source_layer(self) -> Layer:
+        if self._source is None:
+            return {}
+        if isinstance(self._source, Mapping | OmniQConfig):
+            return _checked(self._source)
+        try:
+            return _checked(load_yaml(self._source))
+        except ConfigError as error:
+            name = os.fspath(self._source)
+            raise ConfigError(str(error) if name in str(error) else f"{error} (in {name})") from None
+
+
+def _checked(source: Mapping[str, Any] | OmniQConfig) -> Layer:
+    """The layer, if it is valid on its own, so that layers can be merged without looking twice."""
+    layer = layers.from_source(source)
+    convert(layer, OmniQConfig)
+    return layer

@@ -1,0 +1,226 @@
+"""The front door: a task queue, its results, its events and a worker, as one object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeAlias
+
+from omniq.backend.base import BaseBackend
+from omniq.config.choices import OmniQConfig
+from omniq.config.loader import ConfigProvider
+from omniq.config.resolve import default_choice, resolve
+from omniq.config.security import Security
+from omniq.errors import InvalidTask, WorkerError
+from omniq.events.facade import EventStorage
+from omniq.events.logger import AsyncEventLogger
+from omniq.events.store import AsyncEventStorage
+from omniq.models.config import WorkerConfig
+from omniq.models.times import Duration, seconds
+from omniq.plugins.registry import load_class, registry
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.facade import TaskQueue
+from omniq.results.engine import AsyncResultStorage
+from omniq.results.facade import ResultStorage
+from omniq.results.outcome import OutcomeWaiter
+from omniq.sync import Blocking, Delegated, blocking
+from omniq.workers.base import Worker, own_results
+from omniq.workers.pool import AsyncWorkerPool, WorkerPool
+
+Source: TypeAlias = OmniQConfig | Mapping[str, Any] | str | os.PathLike[str]
+AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue
+AnyResultStorage: TypeAlias = AsyncResultStorage[Any] | ResultStorage
+AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage
+Kind: TypeAlias = Literal["latest", "first", "all"]
+
+
+class AsyncOmniQ:
+    """A task queue with its results, its events and, if asked for, a worker.
+
+    What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the environment, and
+    else from the defaults: SQLite in `./.omniq`, results where the queue is, no events. Both async components
+    and their blocking facades are taken. Entering it as a context manager connects; only `start_worker` works.
+    """
+
+    def __init__(
+        self,
+        project_name: str | None = None,
+        task_queue: AnyTaskQueue | None = None,
+        result_store: AnyResultStorage | None = None,
+        event_store: AnyEventStorage | None = None,
+        worker_type: str | None = None,
+        worker_config: Mapping[str, Any] | None = None,
+        *,
+        config: Source | None = None,
+    ) -> None:
+        self.config = ConfigProvider(config).load(project_name=project_name)
+        self.task_queue = _async_queue(task_queue) or _build_queue(self.config)
+        self.task_queue.use_project(self.config.project_name)
+        given_results = _async_results(result_store) or _build_results(self.config)
+        given_events = _async_events(event_store) or _build_events(self.config)
+        for component in (given_results, given_events):
+            if component is not None:
+                component.use_project(self.config.project_name)
+        if given_results is not None:
+            self.task_queue.use_results(given_results.store)
+        self._results = given_results
+        self.event_store = given_events
+        self.events = None if given_events is None else AsyncEventLogger(given_events.store)
+        self.task_queue.events = self.events
+        self._worker_type = worker_type or self.config.worker.type
+        self._worker_config = dict(worker_config or {})
+        self._worker: AsyncWorkerPool | None = None
+
+    # ── other ways to say where ──────────────────────────────────────────────
+
+    @classmethod
+    def from_config(cls, config: OmniQConfig) -> Self:
+        """As a config struct says."""
+        return cls(config=config)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As a dict says, which is shaped as the YAML file is. Raises `ConfigError` naming the path."""
+        return cls(config=config)
+
+    @classmethod
+    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
+        return cls(config=path)
+
+    @classmethod
+    def from_backend(
+        cls,
+        backend: BaseBackend,
+        result_store_backend: BaseBackend | None = None,
+        event_store_backend: BaseBackend | None = None,
+        *,
+        worker_type: str | None = None,
+        worker_config: Mapping[str, Any] | None = None,
+        events: bool = True,
+    ) -> Self:
+        """All components from one backend, or each from its own.
+
+        Events go to `event_store_backend`, else to `backend` if it keeps events; `events=False` turns them off.
+        """
+        event_backend = event_store_backend or backend
+        return cls(
+            project_name=backend.project_name,
+            task_queue=AsyncTaskQueue.from_backend(backend),
+            result_store=AsyncResultStorage.from_backend(result_store_backend or backend),
+            event_store=AsyncEventStorage.from_backend(event_backend) if events and event_backend.has_events else None,
+            worker_type=worker_type,
+            worker_config=worker_config,
+        )
+
+    # ── tasks and schedules: the queue's own methods ─────────────────────────
+
+    enqueue = Delegated(AsyncTaskQueue.enqueue, "task_queue")
+    enqueue_many = Delegated(AsyncTaskQueue.enqueue_many, "task_queue")
+    get_task = Delegated(AsyncTaskQueue.get_task, "task_queue")
+    list_tasks = Delegated(AsyncTaskQueue.list_tasks, "task_queue")
+    list_dead = Delegated(AsyncTaskQueue.list_dead, "task_queue")
+    cancel = Delegated(AsyncTaskQueue.cancel, "task_queue")
+    requeue = Delegated(AsyncTaskQueue.requeue, "task_queue")
+    schedule = Delegated(AsyncTaskQueue.schedule, "task_queue")
+    get_schedule = Delegated(AsyncTaskQueue.get_schedule, "task_queue")
+    list_schedules = Delegated(AsyncTaskQueue.list_schedules, "task_queue")
+    pause_schedule = Delegated(AsyncTaskQueue.pause_schedule, "task_queue")
+    resume_schedule = Delegated(AsyncTaskQueue.resume_schedule, "task_queue")
+    delete_schedule = Delegated(AsyncTaskQueue.delete_schedule, "task_queue")
+
+    # ── results and events ───────────────────────────────────────────────────
+
+    @property
+    def result_store(self) -> AsyncResultStorage[Any]:
+        """Where results are kept."""
+        if self._results is None:
+            self._results = own_results(self.task_queue)
+        return self._results
+
+    async def get_result(
+        self,
+        task_id: str | None = None,
+        *,
+        schedule_id: str | None = None,
+        kind: Kind = "latest",
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Wait until the task has ended, wherever it runs, and return its value.
+
+        With a `schedule_id`: the value of its `latest` or `first` task that has ended, waiting for one if
+        there is none yet, or a list of `all` so far.
+
+        Raises `TaskFailed` with the remote traceback, `TaskCancelled`, `TaskExpired`, `TaskNotFound`,
+        `ResultExpired`, and `ResultTimeout` after `timeout` (seconds or `timedelta`; None: no limit).
+        """
+        waiter = OutcomeWaiter(self.task_queue, self.result_store)
+        if (task_id is None) == (schedule_id is None):
+            raise InvalidTask("task_id: give a task_id or a schedule_id, and not both")
+        if schedule_id is not None:
+            return await waiter.scheduled(schedule_id, kind, timeout)
+        assert task_id is not None
+        return await waiter.value(task_id, timeout)
+
+    async def list_events(self, **where: Any) -> list[TaskEvent]:
+        """The newest events that match `task_id`, `schedule_id`, `type`, `since`, up to `limit`, oldest first.
+
+        Raises `WorkerError` when no event store is configured.
+        """
+        if self.event_store is None or self.events is None:
+            raise ConfigError("event_store: none is configured, so no events are kept")
+        await self.events.flush()
+        return await self.event_store.list(**where)
+
+    # ── the worker ───────────────────────────────────────────────────────────
+
+    def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool:
+        """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
+        kind = worker_type or self._worker_type
+        worker_class: type[Worker] = load_class(registry().worker(kind).worker_class)
+        configured = given_fields(self.config.worker.settings_for(worker_class.kind))
+        config = {**configured, **self._worker_config, **worker_config}
+        return worker_class(self.task_queue, self._results, self.event_store, **config).pool()
+
+    async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
+        """Start a worker on the running loop. `worker_config`: the fields of `WorkerConfig`.
+
+        Raises `WorkerError` when one runs already, `StoreError` when a store can't be reached.
+        """
+        if self._worker is not None:
+            raise WorkerError("the worker is running already")
+        pool = self.worker_pool(worker_type, **worker_config)
+        await pool.start()
+        self._worker = pool
+
+    async def stop_worker(self, grace_period: Duration | None = None) -> None:
+        """Let the worker finish or hand back what it holds; returns when it has stopped."""
+        pool, self._worker = self._worker, None
+        if pool is not None:
+            await pool.stop(seconds("grace_period", grace_period))
+
+    # ── life ─────────────────────────────────────────────────────────────────
+
+    async def connect(self) -> None:
+        """Connect now instead of at the first call. Raises `StoreError`."""
+        for component in self._components():
+            await component.connect()
+
+    async def close(self) -> None:
+        """Stop the worker and give back all connections of this loop; a later call opens them again."""
+        await self.stop_worker()
+        if self.events is not None:
+            await self.events.flush()
+        for component in self._components():
+            await component.close()
+
+    def _components(self) -> list[AsyncComponent[Any, Any]]:
+        parts = [self.task_queue, self._results, self.event_store]
+        return [part for part in parts if part is not None]
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

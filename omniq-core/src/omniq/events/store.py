@@ -1,0 +1,60 @@
+"""The event storage that everybody shares: what users call, on top of any store's contract."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from omniq import clock
+from omniq.backend.component import AsyncComponent
+from omniq.errors import InvalidTask
+from omniq.models.config import EventStorageConfig
+from omniq.models.event import TaskEvent
+from omniq.models.state import EventType
+from omniq.models.times import Duration, seconds, timestamp
+from omniq.storage.base import BaseEventStorage
+
+C = TypeVar("C", bound=EventStorageConfig)
+
+
+class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
+    """An event storage on a store."""
+
+    def __init__(self, store: Callable[[C], BaseEventStorage], config: C) -> None:
+        super().__init__(store, config)
+
+    async def list(
+        self,
+        *,
+        task_id: str | None = None,
+        schedule_id: str | None = None,
+        type: EventType | str | Sequence[EventType | str] | None = None,
+        since: dt.datetime | None = None,
+        limit: int = 100,
+    ) -> list[TaskEvent]:
+        """The newest `limit` events that match, oldest first."""
+        return await (await self.ready()).query(
+            task_id=task_id,
+            schedule_id=schedule_id,
+            types=_types(type),
+            since=timestamp("since", since),
+            limit=limit,
+        )
+
+    async def purge(self, older_than: Duration) -> int:
+        """Delete events from more than `older_than` ago; returns how many."""
+        before = clock.now() - (seconds("older_than", older_than) or 0.0)
+        deleted = 0
+        while (count := await (await self.ready()).purge(before=before)) > 0:
+            deleted += count
+        return deleted
+
+
+def _types(type: EventType | str | Sequence[EventType | str] | None) -> tuple[EventType, ...]:
+    if type is None:
+        return ()
+    try:
+        return tuple(EventType(name) for name in ([type] if isinstance(type, str) else type))
+    except ValueError as error:
+        raise InvalidTask(f"type: {error}; expected one of {', '.join(EventType)}") from None

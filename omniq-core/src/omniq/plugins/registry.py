@@ -1,0 +1,197 @@
+"""The registry: names, types and URLs on one side, what plugins declare on the other.
+
+Plugins are loaded at the first look-up, never at `import omniq`; the module of a store or a worker is
+imported only by `load_object`, when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from operator import attrgetter
+from typing import TypeVar
+
+from omniq.errors import ConfigError, PluginError
+from omniq.models.redaction import mask_url
+from omniq.plugins.index import Index
+from omniq.plugins.missing import inactive, not_found
+from omniq.plugins.records import EntryPoint, PluginRecord
+from omniq.plugins.specs import (
+    CommandSpec,
+    EventStoreSpec,
+    Kind,
+    ResultStoreSpec,
+    Spec,
+    StoreKind,
+    StoreSpec,
+    TaskQueueSpec,
+    WorkerSpec,
+)
+
+STRICT = "OMNIQ_PLUGINS_STRICT"
+TYPES: Mapping[Kind, type[Spec]] = {
+    type_.kind: type_ for type_ in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec, WorkerSpec, CommandSpec)
+}
+STORES: Mapping[StoreKind, type[StoreSpec]] = {
+    type_.kind: type_ for type_ in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec)
+}
+
+S = TypeVar("S", bound=Spec)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    records: list[PluginRecord]
+    index: Index
+
+
+class Registry:
+    """What the installed plugins provide. Loaded once, at the first look-up, by whichever thread comes first.
+
+    A plugin that is broken, incompatible, in conflict or disabled is recorded and disturbs nobody else:
+    `PluginError` reaches only whoever asks for what it would provide, unless OMNIQ_PLUGINS_STRICT=1.
+    """
+
+    def __init__(
+        self, entry_points: Iterable[EntryPoint] | None = None, *, environ: Mapping[str, str] | None = None
+    ) -> None:
+        """`entry_points` and `environ` stand in for the installed ones and the process's, for tests."""
+        self._entry_points = entry_points
+        self._environ = os.environ if environ is None else environ
+        self._lock = threading.RLock()
+        self._loading = False
+        self._loaded: _Loaded | None = None
+
+    # ── look-ups ─────────────────────────────────────────────────────────────
+
+    def task_queue(self, name: str) -> TaskQueueSpec:
+        """The task queue of that name or alias. Raises `UnknownBackend`, or `PluginError` if it is unusable."""
+        return self._named(TaskQueueSpec, name)
+
+    def result_store(self, name: str) -> ResultStoreSpec:
+        """The result store of that name or alias. Raises as `task_queue` does."""
+        return self._named(ResultStoreSpec, name)
+
+    def event_store(self, name: str) -> EventStoreSpec:
+        """The event store of that name or alias. Raises as `task_queue` does."""
+        return self._named(EventStoreSpec, name)
+
+    def worker(self, name: str) -> WorkerSpec:
+        """The worker of that name or alias. Raises as `task_queue` does."""
+        return self._named(WorkerSpec, name)
+
+    def commands(self) -> list[CommandSpec]:
+        """The sub-commands that plugins add, by name."""
+        return self._usable().index.all(CommandSpec)
+
+    def store(self, kind: StoreKind, name: str) -> StoreSpec:
+        """The store of that kind, and name or alias. Raises as `task_queue` does."""
+        return self._named(STORES[kind], name)
+
+    def by_url(self, kind: StoreKind, url: str) -> StoreSpec:
+        """The store of that kind that understands the URL.
+
+        Raises `ConfigError` if it isn't a URL, else as `task_queue` does.
+        """
+        scheme = url_scheme(url)
+        loaded = self._usable()
+        spec = loaded.index.by_scheme(STORES[kind], scheme)
+        if spec is None:
+            raise not_found(STORES[kind], scheme, loaded.index, loaded.records)
+        return spec
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of what is usable of that kind, without aliases."""
+        return [spec.name for spec in self._usable().index.all(TYPES[kind])]
+
+    def plugins(self) -> list[PluginRecord]:
+        """Every installed plugin with its state, OmniQ's own components first. Never raises `PluginError`."""
+        return list(self._load().records)
+
+    def distribution_of(self, module: str) -> str:
+        """The distribution whose plugin lives in the same top-level package, else that package's name."""
+        root = module.partition(".")[0]
+        owners = (record.distribution for record in self.plugins() if record.value.partition(".")[0] == root)
+        return next(owners, root)
+
+    # ── loading ──────────────────────────────────────────────────────────────
+
+    def _named(self, type_: type[S], name: str) -> S:
+        loaded = self._usable()
+        spec = loaded.index.named(type_, name)
+        if spec is None:
+            raise not_found(type_, name, loaded.index, loaded.records)
+        return spec
+
+    def _usable(self) -> _Loaded:
+        loaded = self._load()
+        failed = [record for record in loaded.records if record.status not in ("active", "disabled")]
+        if failed and self._environ.get(STRICT, "") not in ("", "0"):
+            raise inactive(*failed)
+        return loaded
+
+    def _load(self) -> _Loaded:
+        if self._loaded is None:
+            with self._lock:
+                if self._loading:
+                    raise PluginError("a plugin can't look components up while plugins are being loaded")
+                if self._loaded is None:
+                    self._loading = True
+                    try:
+                        self._loaded = self._load_all()
+                    finally:
+                        self._loading = False
+        return self._loaded
+
+    def _load_all(self) -> _Loaded:
+        from omniq.plugins import discovery, loading  # they import pluggy, which `import omniq` doesn't pay for
+
+        entries = discovery.installed() if self._entry_points is None else self._entry_points
+        index = Index()
+        candidates = [discovery.builtin(), *discovery.candidates(entries, self._environ)]
+        return _Loaded([index.add(loading.load(candidate)) for candidate in candidates], index)
+
+
+_registry = Registry()
+
+
+def registry() -> Registry:
+    """The registry of this process."""
+    return _registry
+
+
+def url_scheme(url: str) -> str:
+    """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or not scheme:
+        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
+    return scheme.lower()
+
+
+def load_object(path: str) -> object:
+    """What an import string, `"package.module:Name"`, stands for.
+
+    Raises `PluginError` naming the distribution and the cause.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return attrgetter(name)(import_module(module))
+    except Exception as error:
+        owner = registry().distribution_of(module)
+        raise PluginError(f"{owner} can't load {path}: {type(error).__name__}: {error}") from error
+
+
+def load_class(path: str, base: type[T]) -> type[T]:
+    """The class that an import string stands for.
+
+    Raises `PluginError` as `load_object` does, and if it isn't a subclass of `base`.
+    """
+    found = load_object(path)
+    if not isinstance(found, type) or not issubclass(found, base):
+        owner = registry().distribution_of(path.partition(":")[0])
+        raise PluginError(f"{owner}: {path} isn't a subclass of {base.__name__}")
+    return found

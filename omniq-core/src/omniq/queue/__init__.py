@@ -1,0 +1,43 @@
+"""Task queues: the engine that all stores share, and, lazily, the queues that are installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omniq.exports import lazy
+
+if TYPE_CHECKING:
+    from omniq_sqlite.queue import AsyncSQLiteTaskQueue as AsyncSQLiteTaskQueue
+    from omniq_sqlite.queue import SQLiteTaskQueue as SQLiteTaskQueue
+
+    from omniq.queue.dependencies import DependencyResolver as DependencyResolver
+    from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
+    from omniq.queue.facade import TaskQueue as TaskQueue
+    from omniq.queue.retry import RetryManager as RetryManager
+    from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
+    from omniq.queue.scheduler import Scheduler as Scheduler
+    from omniq.queue.ttl import TTLManager as TTLManager
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "AsyncScheduler": "omniq.queue.scheduler",
+            "AsyncTaskQueue": "omniq.queue.engine",
+            "DependencyResolver": "omniq.queue.dependencies",
+            "RetryManager": "omniq.queue.retry",
+            "Scheduler": "omniq.queue.scheduler",
+            "TTLManager": "omniq.queue.ttl",
+            "TaskQueue": "omniq.queue.facade",
+        },
+        fronts=("queue",),
+    )
+
+__all__ = [
+    "AsyncScheduler",
+    "AsyncTaskQueue",
+    "DependencyResolver",
+    "RetryManager",
+    "Scheduler",
+    "TTLManager",
+    "TaskQueue",
+]

@@ -1,0 +1,99 @@
+"""Releasing the children of tasks that have ended.
+
+No counter is kept that a crash could leave wrong: whether a child may run is read from its parents' states,
+which never change once terminal. A parent's end and a child's arrival can't miss each other: whoever comes
+second sees both. A sweep heals what a crash between a parent's end and its children's release left waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from omniq.models.result import Outcome
+from omniq.models.state import TaskState
+from omniq.queue.view import read_call
+from omniq.storage.records import Change, TaskFilter, TaskRecord
+
+if TYPE_CHECKING:
+    from omniq.queue.engine import AsyncTaskQueue
+
+BATCH = 500
+
+PARENT_FAILED = Outcome(error_type="ParentFailed", error_message="a task that it depends on didn't succeed")
+
+
+class DependencyResolver:
+    """Releases waiting tasks whose parents have succeeded, and ends or holds those whose parents have not."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+
+    async def parents_ended(self, parent_ids: Sequence[str]) -> None:
+        """See to the children of tasks that have ended, and to the children of those that this ends."""
+        while parent_ids:
+            families = await (await self._queue.ready()).children(parent_ids)
+            parent_ids = await self._resolve([child for family in families for child in family])
+
+    async def children_added(self, child_ids: Sequence[str]) -> None:
+        """See to new tasks whose parents may have ended already."""
+        await self.parents_ended(await self._resolve(child_ids))
+
+    async def sweep(self) -> None:
+        """See to all waiting tasks, whoever left them waiting."""
+        cursor: str | None = None
+        while True:
+            where = TaskFilter(states=(TaskState.WAITING,))
+            page = await (await self._queue.ready()).find(where, limit=BATCH, cursor=cursor)
+            await self.parents_ended(await self._resolve_records(page.tasks))
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def _resolve(self, child_ids: Sequence[str]) -> list[str]:
+        """Release or end these tasks if their parents allow or forbid it; returns those it ended."""
+        if not child_ids:
+            return []
+        records = await (await self._queue.ready()).get(list(dict.fromkeys(child_ids)))
+        return await self._resolve_records([record for record in records if record is not None])
+
+    async def _resolve_records(self, records: Sequence[TaskRecord]) -> list[str]:
+        waiting = [record for record in records if record.state is TaskState.WAITING]
+        parents = await self._parents(waiting)
+        released = [child for child in waiting if self._may_run(child, parents)]
+        if released:
+            await self._queue.store.transition([_release(child) for child in released])
+        doomed = [child for child in waiting if self._must_end(child, parents)]
+        ended = await self._queue.end_tasks(doomed, TaskState.CANCELLED, PARENT_FAILED, release_children=False)
+        return [record.id for record in ended]
+
+    async def _parents(self, children: Sequence[TaskRecord]) -> dict[str, TaskState]:
+        """The states of all the children's parents.
+
+        A parent that is gone was purged, and only ended tasks are: it counts as a success, since a failure
+        would have decided the child long before.
+        """
+        ids = list({parent for child in children for parent in child.depends_on})
+        records = await self._queue.store.get(ids) if ids else []
+        return {
+            id_: TaskState.SUCCESS if record is None else record.state
+            for id_, record in zip(ids, records, strict=True)
+        }
+
+    def _may_run(self, child: TaskRecord, parents: dict[str, TaskState]) -> bool:
+        states = [parents[id_] for id_ in child.depends_on]
+        if all(state is TaskState.SUCCESS for state in states):
+            return True
+        return all(state.is_terminal for state in states) and self._policy(child) == "run"
+
+    def _must_end(self, child: TaskRecord, parents: dict[str, TaskState]) -> bool:
+        states = [parents[id_] for id_ in child.depends_on]
+        failed = any(state.is_terminal and state is not TaskState.SUCCESS for state in states)
+        return failed and self._policy(child) == "cancel"
+
+    def _policy(self, child: TaskRecord) -> str:
+        return read_call(child, self._queue.serialization).on_parent_failure
+
+
+def _release(child: TaskRecord) -> Change:
+    return Change(task_id=child.id, to=TaskState.PENDING, from_states=(TaskState.WAITING,), epoch=child.epoch)

@@ -1,0 +1,311 @@
+"""The task queue that everybody shares: what users call, on top of any store's contract."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Generic, TypeVar, Unpack
+
+from omniq.backend.component import AsyncComponent
+from omniq.batching import Batcher
+from omniq.config.choices import TaskDefaults
+from omniq.config.security import Security
+from omniq.errors import DependencyCycle, InvalidTask, TaskNotFound, UnknownParent
+from omniq.events.logger import AsyncEventLogger
+from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
+from omniq.models.result import Outcome
+from omniq.models.schedule import Schedule, Timing
+from omniq.models.state import QUEUED, EventType, TaskState
+from omniq.models.task import Task
+from omniq.models.times import Duration, seconds
+from omniq.queue.dependencies import DependencyResolver
+from omniq.queue.request import EnqueueOptions, FuncArgs, RequestBuilder, TaskCall, TaskOptions
+from omniq.queue.scheduler import AsyncScheduler
+from omniq.queue.settle import Settler, ending
+from omniq.queue.ttl import TTLManager
+from omniq.queue.view import task_view
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue
+from omniq.storage.records import Added, Change, ChangeStatus, NewTask, QueueStats, TaskFilter, TaskRecord
+from omniq.sync import PerLoop
+
+log = logging.getLogger("omniq.queue")
+
+C = TypeVar("C", bound=TaskQueueConfig)
+
+ADD_BATCH = 1000
+MAX_PAGE = 10_000
+MIN_INTERVAL = 0.001
+ENDINGS = {
+    TaskState.CANCELLED: EventType.CANCELLED,
+    TaskState.EXPIRED: EventType.EXPIRED,
+    TaskState.ERROR: EventType.ERROR,
+}
+REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
+
+
+class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
+    """A task queue on a store.
+
+    `store` makes the implementation of the contract from `config`; a backend's own classes, such as
+    `AsyncSQLiteTaskQueue`, fill both in.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[C], BaseTaskQueue],
+        config: C,
+        *,
+        defaults: TaskDefaults | None = None,
+        security: Security | None = None,
+    ) -> None:
+        super().__init__(store, config)
+        self.security = security or Security.from_environment(config.serializer)
+        self.serialization = self.security.manager()
+        self.events: AsyncEventLogger | None = None
+        self.requests = RequestBuilder(self.serialization, config.queue_names, defaults or TaskDefaults())
+        self._results: BaseResultStorage | None = None
+        self._adds = PerLoop(lambda: Batcher(self._add))
+        self.scheduler = AsyncScheduler(self)
+
+    # ── wiring ───────────────────────────────────────────────────────────────
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The declared queues in order of priority; "default" is among them."""
+        return self.config.queue_names
+
+    @property
+    def results(self) -> BaseResultStorage | None:
+        """Where results go: what was set by `use_results`, else where the queue is."""
+        if self._results is None:
+            self._results = self.store.result_storage()
+        return self._results
+
+    def use_results(self, results: BaseResultStorage) -> None:
+        """Let results go to this storage."""
+        self._results = results
+
+    @property
+    def settler(self) -> Settler:
+        return Settler(self.store, self.results)
+
+    @property
+    def dependencies(self) -> DependencyResolver:
+        return DependencyResolver(self)
+
+    @property
+    def ttl(self) -> TTLManager:
+        return TTLManager(self)
+
+    # ── enqueueing ───────────────────────────────────────────────────────────
+
+    async def enqueue(
+        self, func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]
+    ) -> str:
+        """Add a task and return its id, once the store has it as safely as it promises.
+
+        `func_args`: a mapping gives keyword arguments, a sequence positional ones. The options are those of
+        `EnqueueOptions`. Concurrent calls share one write to the store.
+
+        Raises `InvalidTask` or `SerializationError` naming the argument, `StoreError` if the store fails.
+        """
+        task = self.requests.build(func, func_args, TaskOptions.of(options))
+        await self._added([task], [await self._adds.get().submit(task)])
+        return task.id
+
+    async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[str]:
+        """Add many tasks in as few writes as possible and return their ids in order.
+
+        They may depend on each other. Raises as `enqueue` does; a bad call adds none of them.
+        """
+        calls = list(calls)
+        tasks = [self.requests.build(call.func, call.func_args, TaskOptions.of(call.options)) for call in calls]
+        tasks = parents_first(tasks)
+        for start in range(0, len(tasks), ADD_BATCH):
+            batch = tasks[start : start + ADD_BATCH]
+            await self._added(batch, await (await self.ready()).add(batch))
+        return [task.id for task in tasks]
+
+    async def _add(self, tasks: Sequence[NewTask]) -> Sequence[Added]:
+        return await (await self.ready()).add(tasks)
+
+    async def _added(self, tasks: Sequence[NewTask], added: Sequence[Added]) -> None:
+        """What follows an `add`: an error for unknown parents, events, and a look at parents that have ended."""
+        for task, outcome in zip(tasks, added, strict=True):
+            if outcome is Added.UNKNOWN_PARENT:
+                raise UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
+            if outcome is Added.NEW and self.events is not None:
+                self.events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name)
+        children = [task.id for task in tasks if task.depends_on]
+        if children:
+            await self.dependencies.children_added(children)
+
+    # ── one task ─────────────────────────────────────────────────────────────
+
+    async def get_task(self, task_id: str) -> Task:
+        """The task as it is now. Raises `TaskNotFound`."""
+        (record,) = await (await self.ready()).get([task_id])
+        if record is None:
+            raise TaskNotFound(f"no task {task_id} in {self.store.location}")
+        return task_view(record, self.serialization)
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel the task; returns False if it had ended already.
+
+        A task that isn't running yet is CANCELLED at once. A running one is asked to stop: an async task is
+        cancelled, a process killed, a task on a thread sees `current_task().cancelled`.
+        Raises `TaskNotFound`.
+        """
+        while True:
+            (record,) = await (await self.ready()).get([task_id])
+            if record is None:
+                raise TaskNotFound(f"no task {task_id} in {self.store.location}")
+            if record.state.is_terminal:
+                return False
+            if record.state in QUEUED:
+                done = bool(await self.end_tasks([record], TaskState.CANCELLED, Outcome()))
+            else:
+                done = await self._request_cancel(record)
+            if done:
+                return True
+
+    async def _request_cancel(self, record: TaskRecord) -> bool:
+        running = (TaskState.RUNNING,)
+        change = Change(
+            task_id=record.id, to=TaskState.RUNNING, from_states=running, epoch=record.epoch, request_cancel=True
+        )
+        (changed,) = await self.store.transition([change])
+        return changed.status is ChangeStatus.APPLIED
+
+    async def end_tasks(
+        self,
+        records: Sequence[TaskRecord],
+        to: TaskState,
+        outcome: Outcome,
+        *,
+        if_expired: bool = False,
+        release_children: bool = True,
+    ) -> list[TaskRecord]:
+        """End tasks that no worker holds, as they were last seen; returns those that this call ended.
+
+        The part of the engine by which tasks are cancelled, expire and are dead-lettered without being run.
+        """
+        if not records:
+            return []
+        changes = [ending(record, to, outcome, self.serialization, if_expired=if_expired) for record in records]
+        await self.ready()
+        changed = await self.settler.settle(changes)
+        applied = [pair for pair in zip(records, changed, strict=True) if pair[1].status is ChangeStatus.APPLIED]
+        for record, _ in applied:
+            self._log(ENDINGS[to], record.id, record.queue_name)
+        parents = [record.id for record, change in applied if change.has_children]
+        if parents and release_children:
+            await self.dependencies.parents_ended(parents)
+        return [record for record, _ in applied]
+
+    async def requeue(self, task_id: str) -> bool:
+        """Let a task that ended without success start afresh, due now; returns False if it is in no such state.
+
+        Its attempts and crashes are forgotten, and its TTL. Raises `TaskNotFound`.
+        """
+        change = Change(task_id=task_id, to=TaskState.PENDING, from_states=REQUEUABLE, fresh=True)
+        (changed,) = await (await self.ready()).transition([change])
+        if changed.status is ChangeStatus.MISSING:
+            raise TaskNotFound(f"no task {task_id} in {self.store.location}")
+        return changed.status is ChangeStatus.APPLIED
+
+    # ── many tasks ───────────────────────────────────────────────────────────
+
+    async def list_tasks(
+        self, *, state: TaskState | str | None = None, queue_name: str | None = None, limit: int = 100
+    ) -> list[Task]:
+        """Up to `limit` tasks in the order of their ids, which is that of their creation."""
+        states = () if state is None else (_state(state),)
+        where = TaskFilter(states=states, queue_name=queue_name)
+        page = await (await self.ready()).find(where, limit=_limit(limit))
+        return [task_view(record, self.serialization) for record in page.tasks]
+
+    async def list_dead(self, *, queue_name: str | None = None, limit: int = 100) -> list[Task]:
+        """The dead-letter queue: tasks that ended in an error."""
+        return await self.list_tasks(state=TaskState.ERROR, queue_name=queue_name, limit=limit)
+
+    async def stats(self) -> list[QueueStats]:
+        """How many tasks of each queue are in which state."""
+        return await (await self.ready()).stats()
+
+    async def pause_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
+        """Let workers pass over the queue until `resume_queue`; what runs goes on."""
+        await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=True)
+
+    async def resume_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
+        """Let workers take from the queue again."""
+        await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=False)
+
+    # ── schedules ────────────────────────────────────────────────────────────
+
+    async def schedule(
+        self,
+        func: Callable[..., Any],
+        func_args: FuncArgs = None,
+        *,
+        interval: Duration,
+        schedule_id: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> str:
+        """Let a task be enqueued every `interval`, first after one interval, and return the schedule's id.
+
+        Any number of schedulers may run (every worker is one): each slot is fired once. With a `schedule_id`
+        of your own, calling again replaces the schedule. Raises as `enqueue` does.
+        """
+        timing = Timing(interval=seconds("interval", interval, minimum=MIN_INTERVAL))
+        return await self.scheduler.add(func, func_args, timing, TaskOptions.of(options), schedule_id=schedule_id)
+
+    async def get_schedule(self, schedule_id: str) -> Schedule:
+        """The schedule. Raises `ScheduleNotFound`."""
+        return await self.scheduler.get(schedule_id)
+
+    async def list_schedules(self) -> list[Schedule]:
+        """All schedules."""
+        return await self.scheduler.list()
+
+    async def pause_schedule(self, schedule_id: str) -> None:
+        """Stop firing until `resume_schedule`. Raises `ScheduleNotFound`."""
+        await self.scheduler.pause(schedule_id)
+
+    async def resume_schedule(self, schedule_id: str) -> None:
+        """Fire again from now on; what was missed isn't replayed. Raises `ScheduleNotFound`."""
+        await self.scheduler.resume(schedule_id)
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """Forget the schedule; tasks that it has fired stay. Raises `ScheduleNotFound`."""
+        await self.scheduler.delete(schedule_id)
+
+    def _log(self, type: EventType, task_id: str, queue_name: str) -> None:
+        if self.events is not None:
+            self.events.log(type, task_id=task_id, queue_name=queue_name)
+
+
+def parents_first(tasks: list[NewTask]) -> list[NewTask]:
+    """The tasks in an order in which parents come before their children. Raises `DependencyCycle`."""
+    if not any(task.depends_on for task in tasks):
+        return tasks
+    by_id = {task.id: task for task in tasks}
+    sorter = TopologicalSorter({task.id: [p for p in task.depends_on if p in by_id] for task in tasks})
+    try:
+        return [by_id[id_] for id_ in sorter.static_order()]
+    except CycleError as error:
+        raise DependencyCycle(f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}") from None
+
+
+def _state(state: TaskState | str) -> TaskState:
+    try:
+        return TaskState(state)
+    except ValueError:
+        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
+
+
+def _limit(limit: int) -> int:
+    if not 0 < limit <= MAX_PAGE:
+        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
+    return limit

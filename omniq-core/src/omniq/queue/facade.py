@@ -1,0 +1,34 @@
+"""The blocking task queue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.sync import Blocking, blocking
+
+
+class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
+    """A task queue whose methods block; `aio` is its async core."""
+
+    enqueue = blocking(AsyncTaskQueue.enqueue)
+    enqueue_many = blocking(AsyncTaskQueue.enqueue_many)
+    get_task = blocking(AsyncTaskQueue.get_task)
+    cancel = blocking(AsyncTaskQueue.cancel)
+    requeue = blocking(AsyncTaskQueue.requeue)
+    list_tasks = blocking(AsyncTaskQueue.list_tasks)
+    list_dead = blocking(AsyncTaskQueue.list_dead)
+    stats = blocking(AsyncTaskQueue.stats)
+    pause_queue = blocking(AsyncTaskQueue.pause_queue)
+    resume_queue = blocking(AsyncTaskQueue.resume_queue)
+    schedule = blocking(AsyncTaskQueue.schedule)
+    get_schedule = blocking(AsyncTaskQueue.get_schedule)
+    list_schedules = blocking(AsyncTaskQueue.list_schedules)
+    pause_schedule = blocking(AsyncTaskQueue.pause_schedule)
+    resume_schedule = blocking(AsyncTaskQueue.resume_schedule)
+    delete_schedule = blocking(AsyncTaskQueue.delete_schedule)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The declared queues in order of priority; "default" is among them."""
+        return self.aio.queues

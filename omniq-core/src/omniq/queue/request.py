@@ -1,0 +1,228 @@
+"""From what a user asks for to a task that a store takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict, cast
+
+from msgspec import Struct, field
+
+from omniq import ids
+from omniq.config.choices import TaskDefaults
+from omniq.errors import InvalidTask
+from omniq.models.config import DEFAULT_QUEUE
+from omniq.models.task import Call, Task
+from omniq.models.times import Duration, seconds, timestamp
+from omniq.serialization.calls import CallOptions
+from omniq.serialization.manager import SerializationManager
+from omniq.storage.records import NewTask
+
+FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
+"""A mapping gives keyword arguments, a sequence positional ones."""
+
+MAX_ID_LENGTH = 255
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """What `enqueue` takes beside the function and its arguments. Durations are seconds or a `timedelta`."""
+
+    queue_name: str
+    """One of the declared queues; "default" if not given."""
+    run_in: Duration | None
+    """Due after so long."""
+    run_at: dt.datetime | None
+    """Due at this (aware) time."""
+    priority: int
+    """-100 to 100, higher first, within its queue."""
+    ttl: Duration | None
+    """Expires if it isn't started within so long of being due."""
+    result_ttl: Duration | None
+    """For how long the result is kept."""
+    timeout: Duration | None
+    """How long one run may take."""
+    max_retries: int | None
+    """How often it is tried again after it failed."""
+    retry_delay: Duration | None
+    """How long before the first retry; doubled from one to the next."""
+    depends_on: Sequence[str | Task] | str | Task
+    """Tasks that must have succeeded before it runs."""
+    on_parent_failure: Literal["cancel", "run", "hold"]
+    """What becomes of it when one of those fails."""
+    task_id: str | None
+    """An id of your own: enqueueing it again changes nothing."""
+    metadata: Mapping[str, Any] | None
+    """Kept with the task, for people and tools; plain values."""
+    on_success: Callable[..., Any] | None
+    """Called on the worker with the `TaskResult`, once, if it gets that far."""
+    on_failure: Callable[..., Any] | None
+
+
+class TaskOptions(Struct, kw_only=True):
+    """`EnqueueOptions` with their defaults; None means what the configuration says."""
+
+    queue_name: str = DEFAULT_QUEUE
+    run_in: Duration | None = None
+    run_at: dt.datetime | None = None
+    priority: int = 0
+    ttl: Duration | None = None
+    result_ttl: Duration | None = None
+    timeout: Duration | None = None
+    max_retries: int | None = None
+    retry_delay: Duration | None = None
+    depends_on: Sequence[str | Task] | str | Task = ()
+    on_parent_failure: str = "cancel"
+    task_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    on_success: Callable[..., Any] | None = None
+    on_failure: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, options: EnqueueOptions) -> TaskOptions:
+        """The options as given. Raises `InvalidTask` for a name that doesn't exist."""
+        try:
+            return cls(**options)
+        except TypeError:
+            unknown = next(name for name in options if name not in cls.__struct_fields__)
+            close = difflib.get_close_matches(unknown, cls.__struct_fields__, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InvalidTask(f"{unknown}: no such option{hint}") from None
+
+
+class TaskCall(Struct, kw_only=True):
+    """One call for `enqueue_many`: a function, its arguments and options as for `enqueue`."""
+
+    func: Callable[..., Any]
+    func_args: Any = None
+    options: EnqueueOptions = field(default_factory=EnqueueOptions)
+
+
+class RequestBuilder:
+    """Checks what a user asks for, field by field, and packs it."""
+
+    def __init__(self, serialization: SerializationManager, queues: Sequence[str], defaults: TaskDefaults) -> None:
+        self._serialization = serialization
+        self._queues = frozenset(queues)
+        self._queue_list = ", ".join(queues)
+        self._defaults = defaults
+
+    def build(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> NewTask:
+        """The task to add. Raises `InvalidTask` or `SerializationError`, naming the argument."""
+        task_id = check_id(options.task_id)
+        queue_name = self.check_queue(options.queue_name)
+        delay, run_at = _due(options)
+        call = self.build_call(func, func_args, options)
+        return NewTask(
+            id=task_id,
+            queue_name=queue_name,
+            body=self._serialization.reseal(call, task_id=task_id, queue_name=queue_name),
+            priority=check_priority(options.priority),
+            run_at=run_at,
+            delay=delay,
+            ttl=self.ttl(options),
+            depends_on=_parents(options.depends_on, task_id),
+        )
+
+    def build_call(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> Call:
+        """Function, arguments and what a worker must know to run them. Raises like `build`."""
+        if not callable(func):
+            raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
+        args, kwargs = split_args(func_args)
+        return self._serialization.build_call(func, args, kwargs, self._call_options(options))
+
+    def _call_options(self, options: TaskOptions) -> CallOptions:
+        defaults = self._defaults
+        retry_delay = seconds("retry_delay", options.retry_delay)
+        return CallOptions(
+            timeout=defaults.timeout if options.timeout is None else seconds("timeout", options.timeout, minimum=0.001),
+            max_retries=defaults.max_retries if options.max_retries is None else _retries(options.max_retries),
+            retry_delay=defaults.retry_delay if retry_delay is None else retry_delay,
+            result_ttl=defaults.result_ttl if options.result_ttl is None else seconds("result_ttl", options.result_ttl),
+            metadata={} if options.metadata is None else dict(options.metadata),
+            on_success=options.on_success,
+            on_failure=options.on_failure,
+            on_parent_failure=_parent_failure(options.on_parent_failure),
+        )
+
+    def ttl(self, options: TaskOptions) -> float | None:
+        """Seconds for which a task may wait to be started."""
+        return self._defaults.ttl if options.ttl is None else seconds("ttl", options.ttl)
+
+    def check_queue(self, name: str) -> str:
+        """The name, if it is declared; a task in an undeclared queue would wait for ever."""
+        if name not in self._queues:
+            raise InvalidTask(
+                f"queue_name: {name!r} isn't a queue of this task queue ({self._queue_list}); declare it with queues=[…]"
+            )
+        return name
+
+
+def split_args(func_args: FuncArgs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments."""
+    if func_args is None:
+        return (), {}
+    if isinstance(func_args, Mapping):
+        kwargs = dict(func_args)
+        bad = next((key for key in cast("dict[object, Any]", kwargs) if not isinstance(key, str)), None)
+        if bad is not None:
+            raise InvalidTask(f"func_args: keyword arguments need str keys, got {type(bad).__name__}")
+        return (), kwargs
+    if isinstance(func_args, Sequence) and not isinstance(func_args, str | bytes | bytearray):
+        return tuple(func_args), {}
+    raise InvalidTask(
+        f"func_args: expected a mapping (keyword arguments) or a sequence (positional), got {type(func_args).__name__}"
+    )
+
+
+def check_id(task_id: object) -> str:
+    """The id, if it can be one; a new one where none is given."""
+    if task_id is None:
+        return ids.new_id()
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_LENGTH or not task_id.isprintable():
+        raise InvalidTask(f"task_id: expected 1 to {MAX_ID_LENGTH} printable characters, got {task_id!r:.80}")
+    return task_id
+
+
+def check_priority(priority: object) -> int:
+    """The priority, if it is between -100 and 100."""
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -100 <= priority <= 100:
+        raise InvalidTask(f"priority: expected a whole number from -100 to 100, got {priority!r:.80}")
+    return priority
+
+
+def _due(options: TaskOptions) -> tuple[float, float | None]:
+    if options.run_in is not None and options.run_at is not None:
+        raise InvalidTask("run_in: give run_in or run_at, not both")
+    return seconds("run_in", options.run_in) or 0.0, timestamp("run_at", options.run_at)
+
+
+def _retries(max_retries: object) -> int:
+    if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
+        raise InvalidTask(f"max_retries: expected a whole number, 0 or more, got {max_retries!r:.80}")
+    return max_retries
+
+
+def _parents(depends_on: Sequence[str | Task] | str | Task, task_id: str) -> tuple[str, ...]:
+    if not depends_on:
+        return ()
+    if isinstance(depends_on, str | Task):
+        depends_on = (depends_on,)
+    parents = tuple(dict.fromkeys(_parent_id(parent) for parent in depends_on))
+    if task_id in parents:
+        raise InvalidTask(f"depends_on: task {task_id} can't depend on itself")
+    return parents
+
+
+def _parent_id(parent: object) -> str:
+    if isinstance(parent, Task):
+        return parent.id
+    if isinstance(parent, str):
+        return parent
+    raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(parent).__name__}")
+
+
+def _parent_failure(policy: str) -> str:
+    if policy not in ("cancel", "run", "hold"):
+        raise InvalidTask(f"on_parent_failure: expected 'cancel', 'run' or 'hold', got {policy!r:.80}")
+    return policy

@@ -1,0 +1,184 @@
+"""Schedules: any number of schedulers, no leader, each slot fired once.
+
+A slot's task has an id made of the schedule and the slot, and is added in the same step that moves the
+schedule to its next slot. Slots follow from the stored last one, never from when somebody looked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from omniq import clock, ids
+from omniq.errors import ScheduleNotFound, SerializationError
+from omniq.models.schedule import Schedule, Timing
+from omniq.models.state import EventType
+from omniq.models.times import as_datetime
+from omniq.queue.request import FuncArgs, TaskOptions, check_id, check_priority
+from omniq.serialization.calls import ScheduledCall
+from omniq.storage import hints
+from omniq.storage.records import NewTask, ScheduleRecord
+
+if TYPE_CHECKING:
+    from omniq.queue.engine import AsyncTaskQueue
+
+log = logging.getLogger("omniq.queue")
+
+
+class AsyncScheduler:
+    """Adds, changes and fires the schedules of one task queue."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+
+    @property
+    def topic(self) -> str:
+        """What schedulers of this process listen to, to hear of new schedules."""
+        return f"{self._queue.store.location}#schedules"
+
+    async def add(
+        self,
+        func: Callable[..., Any],
+        func_args: FuncArgs,
+        timing: Timing,
+        options: TaskOptions,
+        *,
+        schedule_id: str | None = None,
+    ) -> str:
+        """Store a schedule, or replace the one of that id, and return its id."""
+        requests = self._queue.requests
+        schedule_id = check_id(schedule_id)
+        queue_name = requests.check_queue(options.queue_name)
+        template = ScheduledCall(
+            timing=timing,
+            call=requests.build_call(func, func_args, options),
+            priority=check_priority(options.priority),
+            ttl=requests.ttl(options),
+        )
+        record = ScheduleRecord(
+            id=schedule_id,
+            queue_name=queue_name,
+            body=self._queue.serialization.pack_schedule(template, schedule_id=schedule_id),
+            next_run=timing.after(clock.now()),
+        )
+        while not await (await self._queue.ready()).put_schedule(record, if_version=await self._version(schedule_id)):
+            continue
+        hints.tasks_added(self.topic)
+        return schedule_id
+
+    async def get(self, schedule_id: str) -> Schedule:
+        """The schedule. Raises `ScheduleNotFound`."""
+        return self._view(await self._record(schedule_id))
+
+    async def list(self) -> list[Schedule]:
+        """All schedules."""
+        return [self._view(record) for record in await (await self._queue.ready()).schedules()]
+
+    async def pause(self, schedule_id: str) -> None:
+        """Stop firing. Raises `ScheduleNotFound`."""
+        await self._set_paused(schedule_id, True)
+
+    async def resume(self, schedule_id: str) -> None:
+        """Fire again, from the first slot after now. Raises `ScheduleNotFound`."""
+        await self._set_paused(schedule_id, False)
+
+    async def delete(self, schedule_id: str) -> None:
+        """Forget the schedule. Raises `ScheduleNotFound`."""
+        if not await (await self._queue.ready()).delete_schedule(schedule_id):
+            raise ScheduleNotFound(f"no schedule {schedule_id}")
+
+    async def fire_due(self) -> int:
+        """Fire every schedule whose slot has come; returns how many tasks this call added.
+
+        A scheduler that comes late fires the latest missed slot only.
+        """
+        fired = 0
+        for record in await (await self._queue.ready()).schedules(due=True):
+            fired += await self._fire(record)
+        return fired
+
+    async def seconds_until_due(self, at_most: float) -> float:
+        """Seconds until the next slot of any schedule."""
+        records = await (await self._queue.ready()).schedules()
+        slots = [record.next_run for record in records if record.next_run is not None and not record.paused]
+        return max(0.0, min([at_most, *(slot - clock.now() for slot in slots)]))
+
+    async def next_task_id(self, schedule_id: str) -> str:
+        """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
+        record = await self._record(schedule_id)
+        return ids.slot_id(record.id, record.next_run or 0.0)
+
+    async def _fire(self, record: ScheduleRecord) -> bool:
+        assert record.next_run is not None
+        try:
+            template = self._queue.serialization.read_schedule(record.body, schedule_id=record.id)
+        except SerializationError as error:
+            log.error("schedule %s can't be read and doesn't fire: %s", record.id, error)
+            return False
+        slot = template.timing.latest(record.next_run, clock.now())
+        task = self._slot_task(record, template, slot)
+        fired = await (await self._queue.ready()).fire(
+            record.id, if_version=record.version, next_run=template.timing.after(slot), task=task
+        )
+        if fired and self._queue.events is not None:
+            self._queue.events.log(
+                EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, schedule_id=record.id
+            )
+        return fired
+
+    def _slot_task(self, record: ScheduleRecord, template: ScheduledCall, slot: float) -> NewTask:
+        task_id = ids.slot_id(record.id, slot)
+        return NewTask(
+            id=task_id,
+            queue_name=record.queue_name,
+            body=self._queue.serialization.reseal(template.call, task_id=task_id, queue_name=record.queue_name),
+            priority=template.priority,
+            run_at=slot,
+            ttl=template.ttl,
+            schedule_id=record.id,
+        )
+
+    async def _set_paused(self, schedule_id: str, paused: bool) -> None:
+        store = await self._queue.ready()
+        while True:
+            record = await self._record(schedule_id)
+            if record.paused is paused:
+                return
+            changed = replace(record, paused=paused, next_run=record.next_run if paused else self._next_run(record))
+            if await store.put_schedule(changed, if_version=record.version):
+                break
+        hints.tasks_added(self.topic)
+        if self._queue.events is not None:
+            type_ = EventType.SCHEDULE_PAUSED if paused else EventType.SCHEDULE_RESUMED
+            self._queue.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)
+
+    def _next_run(self, record: ScheduleRecord) -> float | None:
+        timing = self._queue.serialization.read_schedule(record.body, schedule_id=record.id).timing
+        now = clock.now()
+        if record.next_run is None or record.next_run > now:
+            return record.next_run
+        return timing.after(timing.latest(record.next_run, now))
+
+    async def _record(self, schedule_id: str) -> ScheduleRecord:
+        records = await (await self._queue.ready()).schedules([schedule_id])
+        if not records:
+            raise ScheduleNotFound(f"no schedule {schedule_id}")
+        return records[0]
+
+    async def _version(self, schedule_id: str) -> int | None:
+        records = await (await self._queue.ready()).schedules([schedule_id])
+        return records[0].version if records else None
+
+    def _view(self, record: ScheduleRecord) -> Schedule:
+        template = self._queue.serialization.read_schedule(record.body, schedule_id=record.id)
+        return Schedule(
+            id=record.id,
+            func=template.call.func,
+            queue_name=record.queue_name,
+            timing=template.timing,
+            paused=record.paused,
+            next_run=as_datetime(record.next_run),
+        )

@@ -1,0 +1,59 @@
+"""From a stored record to what users see."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+from omniq.errors import SerializationError
+from omniq.models.task import Call, Task
+from omniq.models.times import as_datetime
+from omniq.serialization.manager import SerializationManager
+from omniq.storage.records import TaskRecord
+
+log = logging.getLogger("omniq.queue")
+
+UNREADABLE = Call(func="(unreadable)", args=b"", args_format="")
+
+
+def read_call(record: TaskRecord, serialization: SerializationManager) -> Call:
+    """The record's call; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
+    try:
+        return serialization.read_call(record.body, task_id=record.id, queue_name=record.queue_name)
+    except SerializationError as error:
+        log.warning("task %s can't be read: %s", record.id, error)
+        return UNREADABLE
+
+
+def task_view(record: TaskRecord, serialization: SerializationManager) -> Task:
+    """The task as users see it."""
+    call = read_call(record, serialization)
+    return Task(
+        id=record.id,
+        func=call.func,
+        queue_name=record.queue_name,
+        state=record.state,
+        priority=record.priority,
+        created_at=utc(record.created_at),
+        run_at=utc(record.run_at),
+        expires_at=as_datetime(record.expires_at),
+        finished_at=as_datetime(record.finished_at),
+        attempts=record.attempts,
+        crashes=record.crashes,
+        epoch=record.epoch,
+        worker=record.worker,
+        cancel_requested=record.cancel_requested,
+        depends_on=record.depends_on,
+        schedule_id=record.schedule_id,
+        max_retries=call.max_retries,
+        retry_delay=call.retry_delay,
+        timeout=call.timeout,
+        result_ttl=call.result_ttl,
+        metadata=call.metadata,
+        body=record.body,
+    )
+
+
+def utc(value: float) -> dt.datetime:
+    """Seconds since the epoch as an aware datetime in UTC."""
+    return dt.datetime.fromtimestamp(value, dt.timezone.utc)

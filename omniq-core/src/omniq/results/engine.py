@@ -1,0 +1,74 @@
+"""The result storage that everybody shares: what users call, on top of any store's contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from omniq.backend.component import AsyncComponent
+from omniq.batching import Batcher
+from omniq.config.security import Security
+from omniq.models.config import ResultStorageConfig
+from omniq.models.result import TaskResult
+from omniq.models.times import Duration, seconds
+from omniq.results.view import task_result
+from omniq.results.watcher import ResultWatcher
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.records import ResultRecord
+from omniq.sync import PerLoop
+
+C = TypeVar("C", bound=ResultStorageConfig)
+
+
+class AsyncResultStorage(AsyncComponent[C, BaseResultStorage], Generic[C]):
+    """A result storage on a store."""
+
+    def __init__(
+        self, store: Callable[[C], BaseResultStorage], config: C, *, security: Security | None = None
+    ) -> None:
+        super().__init__(store, config)
+        self.serialization = (security or Security.from_environment()).manager()
+        self._gets = PerLoop(lambda: Batcher(self._get_many))
+        self._watchers = PerLoop(lambda: ResultWatcher(self.store))
+
+    async def get(self, task_id: str) -> TaskResult | None:
+        """The result as it is now, or None when there is none (yet, or no longer). Doesn't wait.
+
+        Raises `SerializationError` when it is damaged or not signed by us.
+        """
+        record = await self._gets.get().submit(task_id)
+        return None if record is None else task_result(record, self.serialization)
+
+    async def wait(self, task_id: str, timeout: Duration | None = None) -> TaskResult | None:
+        """Wait until the task has ended, at most `timeout` seconds; None when it hasn't by then."""
+        record = await self._gets.get().submit(task_id)
+        if record is None:
+            limit = seconds("timeout", timeout)
+            try:
+                async with asyncio.timeout(limit):
+                    record = await self._watchers.get().wait(task_id)
+            except TimeoutError:
+                record = await self._gets.get().submit(task_id)
+        return None if record is None else task_result(record, self.serialization)
+
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
+        """Results of a schedule's tasks in the order in which they ended."""
+        records = await (await self.ready()).find(schedule_id, newest_first=newest_first, limit=limit)
+        return [task_result(record, self.serialization) for record in records]
+
+    async def purge(self) -> int:
+        """Delete results whose TTL is over, as workers do from time to time; returns how many."""
+        deleted = 0
+        while (count := await (await self.ready()).purge()) > 0:
+            deleted += count
+        return deleted
+
+    async def close(self) -> None:
+        watcher = self._watchers.pop()
+        if watcher is not None:
+            await watcher.close()
+        await super().close()
+
+    async def _get_many(self, ids: Sequence[str]) -> Sequence[ResultRecord | None]:
+        return await (await self.ready()).get(ids)

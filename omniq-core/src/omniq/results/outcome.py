@@ -1,0 +1,113 @@
+"""Waiting for a task's value, wherever it runs: never for ever where the answer is knowable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from omniq import clock
+from omniq.errors import ResultExpired, ResultTimeout, TaskCancelled, TaskExpired, TaskFailed, TaskNotFound
+from omniq.models.result import TaskResult
+from omniq.models.state import QUEUED, TaskState
+from omniq.models.times import Duration, seconds
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.results.engine import AsyncResultStorage
+from omniq.storage.records import TaskRecord
+
+log = logging.getLogger("omniq.results")
+
+LOOK = 2.0
+"""Seconds between two looks at the task itself while its result is waited for."""
+HINT_AFTER = 10.0
+"""Seconds after which a task that nobody has started earns a hint in the log."""
+
+
+class OutcomeWaiter:
+    """Waits for the outcome of tasks of one queue whose results go to one storage."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any], results: AsyncResultStorage[Any]) -> None:
+        self._queue = queue
+        self._results = results
+
+    async def value(self, task_id: str, timeout: Duration | None = None) -> Any:
+        """What the task returned.
+
+        Raises `TaskFailed`, `TaskCancelled`, `TaskExpired`, `TaskNotFound`, `ResultExpired`, or
+        `ResultTimeout` when it hasn't ended within `timeout` seconds (None: no limit).
+        """
+        return (await self.result(task_id, timeout)).unwrap()
+
+    async def result(self, task_id: str, timeout: Duration | None = None) -> TaskResult:
+        """The outcome, once there is one; raises as `value` does when there can't be one."""
+        limit = seconds("timeout", timeout)
+        began = time.monotonic()
+        hinted = False
+        if (result := await self._results.get(task_id)) is not None:
+            return result
+        while True:
+            record = await self._look(task_id)
+            left = None if limit is None else limit - (time.monotonic() - began)
+            if left is not None and left <= 0:
+                raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s")
+            result = await self._results.wait(task_id, self._pause(record, left))
+            if result is not None:
+                return result
+            if not hinted and record.state is TaskState.PENDING and time.monotonic() - began > HINT_AFTER:
+                hinted = True
+                log.warning("task %s is due and nobody starts it: is a worker running for queue %r?",
+                            task_id, record.queue_name)
+
+    async def _look(self, task_id: str) -> TaskRecord:
+        """The task, as long as its outcome is to come; raises what is known of it otherwise."""
+        (record,) = await (await self._queue.ready()).get([task_id])
+        if record is None:
+            raise TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
+        if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
+            await self._queue.ttl.expire_records([record])
+        elif record.state.is_terminal:
+            await self._ended(record)
+        return record
+
+    async def _ended(self, record: TaskRecord) -> None:
+        """Raise what the state alone tells, unless the result has just come."""
+        if await self._results.get(record.id) is not None:
+            return
+        if record.state is TaskState.CANCELLED:
+            raise TaskCancelled(f"task {record.id} was cancelled")
+        if record.state is TaskState.EXPIRED:
+            raise TaskExpired(f"task {record.id} wasn't started before its TTL ended")
+        if record.state is TaskState.ERROR:
+            raise TaskFailed(record.id, "unknown", "its result is no longer kept")
+        raise ResultExpired(f"task {record.id} has succeeded, and its result is no longer kept")
+
+    @staticmethod
+    def _pause(record: TaskRecord, left: float | None) -> float:
+        pauses = [LOOK] if left is None else [LOOK, left]
+        if record.state in QUEUED and record.expires_at is not None:
+            pauses.append(max(0.0, record.expires_at - clock.now()) + 0.01)
+        return min(pauses)
+
+    async def scheduled(self, schedule_id: str, kind: str, timeout: Duration | None) -> Any:
+        """What a schedule's tasks returned: `latest` or `first` (waits for one), or `all` so far, as a list.
+
+        Raises `ScheduleNotFound`, or what `value` raises for the task in question.
+        """
+        if kind == "all":
+            results = await self._results.find(schedule_id, newest_first=False, limit=10_000)
+            return [result.unwrap() for result in results]
+        limit = seconds("timeout", timeout)
+        try:
+            async with asyncio.timeout(limit):
+                return (await self._scheduled_result(schedule_id, newest=kind == "latest")).unwrap()
+        except TimeoutError:
+            raise ResultTimeout(f"schedule {schedule_id} has no result after {limit:g} s") from None
+
+    async def _scheduled_result(self, schedule_id: str, *, newest: bool) -> TaskResult:
+        while True:
+            found = await self._results.find(schedule_id, newest_first=newest, limit=1)
+            if found:
+                return found[0]
+            slot_task = await self._queue.scheduler.next_task_id(schedule_id)
+            await self._results.wait(slot_task, LOOK / 4)

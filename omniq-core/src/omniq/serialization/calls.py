@@ -1,0 +1,45 @@
+"""A call on its way in and out: the options it is packed with, and what a worker gets to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from omniq.models.schedule import Timing
+from omniq.models.task import Call
+from omniq.serialization.functions import Function
+
+
+class CallOptions(Struct, frozen=True, kw_only=True):
+    """How a call is to be run. Durations are seconds."""
+
+    timeout: float | None = None
+    max_retries: int = 0
+    retry_delay: float = 0.0
+    result_ttl: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Text keys and plain values: None, bools, numbers, text, bytes, lists and dicts of them."""
+    on_success: Function | None = None
+    """Called with the result; like `on_failure`, something that a worker can import."""
+    on_failure: Function | None = None
+    on_parent_failure: str = "cancel"
+
+
+class LoadedCall(Struct, frozen=True):
+    """A call that is ready to run: `func(*args, **kwargs)`."""
+
+    func: Function
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+
+class ScheduledCall(Struct, frozen=True, kw_only=True):
+    """What a schedule stores: when it fires, and the call from which each firing's task is made."""
+
+    timing: Timing
+    call: Call
+    priority: int = 0
+    ttl: float | None = None
+    """Each task expires so many seconds after its slot."""

@@ -1,0 +1,204 @@
+"""What the engine uses: calls, outcomes and schedules as sealed bytes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from msgspec.msgpack import Decoder, Encoder
+
+from omniq.errors import CorruptPayload, SerializationError
+from omniq.models.result import Outcome
+from omniq.models.task import Call
+from omniq.serialization.arguments import ArgumentCodec
+from omniq.serialization.base import Format
+from omniq.serialization.calls import CallOptions, LoadedCall, ScheduledCall
+from omniq.serialization.codec import Mode, ValueCodec
+from omniq.serialization.envelope import Envelope
+from omniq.serialization.functions import Function, FunctionRegistry, display_name, reference
+from omniq.serialization.msgspec_ import StructSerializer
+from omniq.serialization.signing import VARIABLE, Role, Signer
+
+_DEFAULTS: Final = CallOptions()
+_encode_metadata = Encoder().encode
+_decode_metadata = Decoder(dict[str, Any]).decode
+
+
+class SerializationManager:
+    """Packs and reads everything that stores carry as opaque bytes.
+
+    `read_…` verifies and tells what is there, and neither imports a function nor unpickles anything;
+    `load_…` does. Both raise `SignatureError` or `CorruptPayload` for bytes that weren't packed here, or not
+    for the task, queue, claim or schedule that they are read for.
+
+    `mode` is `auto`, or `msgspec` so that dill is neither written nor read. With `allowed_modules`, functions
+    of no other modules are run; as dill can't be held to that, it then takes a signer too. `networked` is the
+    location of a store that others can reach, for the warning that dill without a signer is worth.
+    """
+
+    def __init__(
+        self,
+        mode: Mode = "auto",
+        signer: Signer | None = None,
+        allowed_modules: Sequence[str] | None = None,
+        *,
+        networked: str | None = None,
+    ) -> None:
+        restricted = allowed_modules is not None
+        self._values = ValueCodec(_refusal(mode, signer, restricted), None if signer else networked)
+        self._arguments = ArgumentCodec(self._values)
+        self._envelope = Envelope(signer)
+        self._functions = FunctionRegistry(allowed_modules)
+        self._calls = StructSerializer(Call)
+        self._outcomes = StructSerializer(Outcome)
+        self._schedules = StructSerializer(ScheduledCall)
+
+    @property
+    def uses_dill(self) -> bool:
+        """Whether dill has been written or read yet."""
+        return self._values.uses_dill
+
+    # ── calls ────────────────────────────────────────────────────────────────
+
+    def pack_call(
+        self,
+        func: Function,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions = _DEFAULTS,
+        *,
+        task_id: str,
+        queue_name: str,
+    ) -> bytes:
+        """A call for one task. Raises `SerializationError`, which names the argument or option at fault."""
+        return self.reseal(self.build_call(func, args, kwargs, options), task_id=task_id, queue_name=queue_name)
+
+    def build_call(
+        self, func: Function, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions = _DEFAULTS
+    ) -> Call:
+        """A call for no task yet: what a schedule keeps. Raises like `pack_call`."""
+        ref = reference(func)
+        if ref is None:
+            format, packed = Format.DILL, self._arguments.pack_with_function(func, args, kwargs)
+        else:
+            format, packed = self._arguments.pack(func, args, kwargs)
+        if options.metadata:
+            _check_metadata(options.metadata)
+        return Call(
+            func=ref or display_name(func),
+            args=packed,
+            args_format=format.value,
+            by_value=ref is None,
+            timeout=options.timeout,
+            max_retries=options.max_retries,
+            retry_delay=options.retry_delay,
+            result_ttl=options.result_ttl,
+            metadata=options.metadata,
+            on_success=options.on_success and _callback("on_success", options.on_success),
+            on_failure=options.on_failure and _callback("on_failure", options.on_failure),
+            on_parent_failure=options.on_parent_failure,
+        )
+
+    def reseal(self, call: Call, *, task_id: str, queue_name: str) -> bytes:
+        """The call as the bytes of one task: of a new one, or after its task moved to another queue."""
+        body = self._calls.dumps(call)
+        return self._envelope.seal(_format_of(call), body, role=Role.CALL, binding=(task_id, queue_name))
+
+    def read_call(self, data: bytes, *, task_id: str, queue_name: str) -> Call:
+        """The call with its options, verified; its function and arguments stay packed."""
+        format, body = self._envelope.unseal(data, role=Role.CALL, binding=(task_id, queue_name))
+        call = self._calls.loads(body)
+        _check_format(format, _format_of(call))
+        return call
+
+    def load_call(self, call: Call) -> LoadedCall:
+        """Function and arguments of a call from `read_call`.
+
+        Raises `FunctionNotFound` when the function can't be imported or may not be, and
+        `SerializationError` when the arguments can't be rebuilt here, or need dill where it is refused.
+        """
+        if call.by_value:
+            return self._arguments.unpack_with_function(call.args)
+        return self._arguments.unpack(self.resolve(call.func), call.args_format, call.args)
+
+    def resolve(self, ref: str) -> Function:
+        """The function behind a reference, such as a call's `on_success`. Raises `FunctionNotFound`."""
+        return self._functions.resolve(ref)
+
+    # ── outcomes ─────────────────────────────────────────────────────────────
+
+    def dump_value(self, value: object) -> tuple[Format, bytes]:
+        """Format and bytes of a result, for an `Outcome`. Raises `SerializationError`, which names its type."""
+        return self._values.dump(value)
+
+    def load_value(self, format: str, data: bytes) -> Any:
+        """The result in an outcome from `read_outcome`; None where there is none. Raises `SerializationError`."""
+        return self._values.load(format, data) if format else None
+
+    def pack_outcome(self, outcome: Outcome, *, task_id: str, epoch: int) -> bytes:
+        """The outcome of one claim of a task."""
+        format = _dill_if(outcome.value_format == Format.DILL)
+        return self._envelope.seal(
+            format, self._outcomes.dumps(outcome), role=Role.RESULT, binding=(task_id, str(epoch))
+        )
+
+    def read_outcome(self, data: bytes, *, task_id: str, epoch: int) -> Outcome:
+        """The outcome, verified; its value stays packed."""
+        format, body = self._envelope.unseal(data, role=Role.RESULT, binding=(task_id, str(epoch)))
+        outcome = self._outcomes.loads(body)
+        _check_format(format, _dill_if(outcome.value_format == Format.DILL))
+        return outcome
+
+    # ── schedules ────────────────────────────────────────────────────────────
+
+    def pack_schedule(self, scheduled: ScheduledCall, *, schedule_id: str) -> bytes:
+        """A schedule's timing and call."""
+        body = self._schedules.dumps(scheduled)
+        return self._envelope.seal(_format_of(scheduled.call), body, role=Role.SCHEDULE, binding=(schedule_id,))
+
+    def read_schedule(self, data: bytes, *, schedule_id: str) -> ScheduledCall:
+        """The schedule, verified; `reseal` its call for each task that it fires."""
+        format, body = self._envelope.unseal(data, role=Role.SCHEDULE, binding=(schedule_id,))
+        scheduled = self._schedules.loads(body)
+        _check_format(format, _format_of(scheduled.call))
+        return scheduled
+
+
+def _refusal(mode: Mode, signer: Signer | None, restricted: bool) -> str | None:
+    if mode == "msgspec":
+        return "serializer='msgspec' turns dill off"
+    if restricted and signer is None:
+        return f"allowed_modules is set but {VARIABLE} isn't, and unsigned dill could run anything"
+    return None
+
+
+def _callback(name: str, func: Function) -> str:
+    ref = reference(func)
+    if ref is None:
+        raise SerializationError(
+            f"{name}: a worker can't import {display_name(func)!r}; define it at the top of a module"
+        )
+    return ref
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    try:
+        returned: object = _decode_metadata(_encode_metadata(metadata))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SerializationError(f"metadata: {error}") from error
+    if returned != metadata:
+        raise SerializationError("metadata: expected None, bools, numbers, text, bytes, and lists and dicts of them")
+
+
+def _dill_if(condition: bool) -> Format:
+    return Format.DILL if condition else Format.MSGSPEC
+
+
+def _format_of(call: Call) -> Format:
+    return _dill_if(call.by_value or call.args_format == Format.DILL)
+
+
+def _check_format(sealed: Format, found: Format) -> None:
+    # The envelope tells without decoding whether there is dill inside, so it must not lie.
+    if sealed is not found:
+        raise CorruptPayload("the payload's header and body disagree about its format")

@@ -1,0 +1,49 @@
+"""A clock that tests can move, for every store at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from types import TracebackType
+from typing import Self
+
+from omniq import clock
+from omniq.models.times import Duration
+from omniq.storage import hints
+
+
+class VirtualClock:
+    """Moves `omniq.clock` while it is entered: leases lapse, delays end and results expire without sleeping.
+
+    Time still passes by itself. Every store adds the clock's offset to its own time, in this process only.
+    """
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+
+    def __enter__(self) -> Self:
+        self._before = clock.offset()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            clock.set_offset(self._before)
+        self._before = None
+
+    def now(self) -> float:
+        """Seconds since the epoch, as the stores see them."""
+        return clock.now()
+
+    def advance(self, by: Duration) -> None:
+        """Move the clock forward by seconds or a `timedelta`, and wake whoever waits for a store.
+
+        Raises `ValueError` for a step back and `RuntimeError` outside of the `with` block.
+        """
+        if self._before is None:
+            raise RuntimeError("advance: enter the clock first (with VirtualClock() as clock)")
+        step = by.total_seconds() if isinstance(by, dt.timedelta) else float(by)
+        if not step >= 0:
+            raise ValueError(f"advance: expected at least 0 seconds, got {step:g}")
+        clock.set_offset(clock.offset() + step)
+        hints.wake_all()

@@ -1,0 +1,232 @@
+"""`add`."""
+
+from __future__ import annotations
+
+import pytest
+
+from omniq.models.state import TERMINAL, TaskState
+from omniq.storage import rules
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import Added, NewTask, TaskRecord
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import StoreConformance
+from omniq.testing.conformance.builders import (
+    HOUR,
+    QUEUE,
+    add,
+    assert_same,
+    change,
+    claim,
+    exactly,
+    finish,
+    ids,
+    new_task,
+    new_tasks,
+    now,
+    read,
+    states,
+    together,
+)
+
+ODD_IDS = ["Ünï-✓-任务", "with space", "a/b\\c", "..", "quote'\"`", "%_*?[x]", "a:b{c}|d", "UPPER", "upper", "0", "x" * 128]
+ODD_QUEUES = ["a.b", "_", "-", "..", "Q" * 64, "q", "0"]
+BODIES = [b"", b"\x00", bytes(range(256)), b"\xff" * 1_000_000]
+
+
+class AddTests(StoreConformance):
+    """A task comes back as it was given, once, in the right state."""
+
+    async def test_a_new_task_is_stored_as_given(self, store: BaseTaskQueue) -> None:
+        task = new_task("t", queue="q", body=b"\x00b", priority=-7, ttl=60, schedule_id="s")
+        assert await store.add([task]) == [Added.NEW]
+        record = await read(store, "t")
+        assert (record.id, record.queue_name, record.body, record.priority) == ("t", "q", b"\x00b", -7)
+        assert (record.depends_on, record.schedule_id) == ((), "s")
+
+    async def test_a_new_task_starts_from_zero(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t"))
+        record = await read(store, "t")
+        fresh = TaskRecord(
+            id="t",
+            queue_name=QUEUE,
+            body=b"body",
+            state=TaskState.PENDING,
+            priority=0,
+            created_at=record.created_at,
+            run_at=record.run_at,
+        )
+        assert record == fresh
+
+    async def test_it_is_created_and_due_now(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t"))
+        record = await read(store, "t")
+        assert record.created_at == now()
+        assert record.run_at == exactly(record.created_at)
+
+    async def test_a_delay_counts_from_the_stores_now(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t", delay=60))
+        record = await read(store, "t")
+        assert record.state is TaskState.SCHEDULED
+        assert record.run_at - record.created_at == exactly(60)
+
+    async def test_a_run_at_is_kept_and_wins_over_the_delay(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        later, earlier = clock.now() + 60.25, clock.now() - 60.25
+        await add(store, new_task("later", run_at=later), new_task("earlier", run_at=earlier, delay=HOUR))
+        assert (await read(store, "later")).run_at == exactly(later)
+        assert (await read(store, "earlier")).run_at == exactly(earlier)
+        assert await states(store, ["later", "earlier"]) == [TaskState.SCHEDULED, TaskState.PENDING]
+
+    @pytest.mark.parametrize("delay", [0.0, 60.0])
+    async def test_a_ttl_counts_from_run_at(self, store: BaseTaskQueue, delay: float) -> None:
+        await add(store, new_task("t", delay=delay, ttl=30.5))
+        record = await read(store, "t")
+        assert record.expires_at is not None
+        assert record.expires_at - record.run_at == exactly(30.5)
+
+    @pytest.mark.parametrize("body", BODIES, ids=len)
+    async def test_a_body_is_any_bytes(self, store: BaseTaskQueue, body: bytes) -> None:
+        await add(store, new_task("t", body=body))
+        assert (await read(store, "t")).body == body
+        assert [record.body for record in await claim(store)] == [body]
+
+    async def test_an_id_is_any_text(self, store: BaseTaskQueue) -> None:
+        await add(store, *[new_task(id_, body=id_.encode()) for id_ in ODD_IDS])
+        records = await store.get(ODD_IDS)
+        assert [(r.id, r.body) for r in records if r is not None] == [(id_, id_.encode()) for id_ in ODD_IDS]
+        for record in await claim(store):
+            assert await change(store, finish(record)) == ["applied"]
+
+    async def test_a_queue_may_have_any_legal_name(self, store: BaseTaskQueue) -> None:
+        await add(store, *[new_task(f"in-{name}", queue=name) for name in ODD_QUEUES])
+        for name in ODD_QUEUES:
+            assert [(r.id, r.queue_name) for r in await claim(store, name)] == [(f"in-{name}", name)]
+
+    async def test_nothing_to_add_is_fine(self, store: BaseTaskQueue) -> None:
+        assert await store.add([]) == []
+
+    async def test_a_big_batch_is_one_call(self, store: BaseTaskQueue) -> None:
+        tasks = new_tasks(self.many)
+        assert await store.add(tasks) == [Added.NEW] * self.many
+        assert await store.add(tasks) == [Added.DUPLICATE] * self.many
+        assert [record.id for record in await store.get([t.id for t in tasks]) if record] == [t.id for t in tasks]
+
+
+class DuplicateTests(StoreConformance):
+    """`add` is idempotent by id, so that it can be repeated after a lost reply."""
+
+    @pytest.mark.parametrize("to", [TaskState.PENDING, *sorted(TERMINAL)])
+    async def test_a_task_that_was_claimed_is_untouched(self, store: BaseTaskQueue, to: TaskState) -> None:
+        await add(store, new_task("t"))
+        (record,) = await claim(store)
+        await change(store, finish(record, to))
+        await self._assert_untouched(store, "t")
+
+    async def test_a_running_task_is_untouched(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t"))
+        await claim(store)
+        await self._assert_untouched(store, "t")
+
+    @pytest.mark.parametrize("delay", [0.0, HOUR])
+    async def test_a_task_in_line_is_untouched(self, store: BaseTaskQueue, delay: float) -> None:
+        await add(store, new_task("t", delay=delay))
+        await self._assert_untouched(store, "t")
+
+    async def test_a_waiting_task_is_untouched(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("parent"), new_task("t", parents=("parent",)))
+        await self._assert_untouched(store, "t")
+
+    async def _assert_untouched(self, store: BaseTaskQueue, task_id: str) -> None:
+        before = await read(store, task_id)
+        other = new_task(task_id, queue="other", body=b"other", priority=9, delay=HOUR, ttl=1)
+        assert await store.add([other]) == [Added.DUPLICATE]
+        assert await read(store, task_id) == before
+        assert await claim(store, "other") == []
+
+    async def test_within_one_call_the_first_wins(self, store: BaseTaskQueue) -> None:
+        twice = [new_task("t", body=b"first"), new_task("t", body=b"second")]
+        assert await store.add(twice) == [Added.NEW, Added.DUPLICATE]
+        assert (await read(store, "t")).body == b"first"
+
+    async def test_a_duplicate_gets_no_new_parents(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("parent"), new_task("t"))
+        again = [new_task("t", parents=("parent",)), new_task("t", parents=("nobody",))]
+        assert await store.add(again) == [Added.DUPLICATE, Added.DUPLICATE]
+        assert await store.children(["parent"]) == [[]]
+
+    async def test_of_concurrent_calls_one_adds(self, store: BaseTaskQueue) -> None:
+        calls = [store.add([new_task("t", body=b"%d" % n), new_task(f"own-{n}")]) for n in range(20)]
+        answers = await together(calls)
+        assert sorted(first for first, _ in answers) == [Added.DUPLICATE] * 19 + [Added.NEW]
+        assert {own for _, own in answers} == {Added.NEW}
+        winner = next(n for n, (first, _) in enumerate(answers) if first is Added.NEW)
+        assert (await read(store, "t")).body == b"%d" % winner
+
+
+class ParentTests(StoreConformance):
+    """A task with parents waits; one with a parent that isn't known isn't stored."""
+
+    async def test_a_task_with_parents_waits(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a"), new_task("b"))
+        await add(store, new_task("child", parents=("b", "a")))
+        record = await read(store, "child")
+        assert (record.state, record.depends_on) == (TaskState.WAITING, ("b", "a"))
+        assert ids(await claim(store)) == {"a", "b"}
+
+    async def test_it_waits_even_for_parents_that_have_ended(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("parent"))
+        (record,) = await claim(store)
+        await change(store, finish(record))
+        await add(store, new_task("child", parents=("parent",)))
+        assert await states(store, ["child"]) == [TaskState.WAITING]
+
+    @pytest.mark.parametrize("delay", [0.0, 60.0])
+    async def test_it_waits_whenever_it_is_due(self, store: BaseTaskQueue, clock: VirtualClock, delay: float) -> None:
+        await add(store, new_task("parent", queue="elsewhere"), new_task("child", parents=("parent",), delay=delay))
+        clock.advance(120)
+        assert await claim(store) == []
+        record = await read(store, "child")
+        assert (record.state, record.run_at - record.created_at) == (TaskState.WAITING, exactly(delay))
+
+    async def test_a_parent_may_come_earlier_in_the_call(self, store: BaseTaskQueue) -> None:
+        family = [new_task("a"), new_task("b", parents=("a",)), new_task("c", parents=("a", "b"))]
+        assert await store.add(family) == [Added.NEW] * 3
+        assert await states(store, "abc") == [TaskState.PENDING, TaskState.WAITING, TaskState.WAITING]
+
+    async def test_a_parent_may_not_come_later_in_the_call(self, store: BaseTaskQueue) -> None:
+        assert await store.add([new_task("b", parents=("a",)), new_task("a")]) == [Added.UNKNOWN_PARENT, Added.NEW]
+        assert await states(store, "ba") == [None, TaskState.PENDING]
+
+    async def test_of_an_unknown_parents_child_nothing_is_stored(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("known"))
+        orphan = new_task("orphan", parents=("known", "unknown"))
+        assert await store.add([orphan, new_task("other")]) == [Added.UNKNOWN_PARENT, Added.NEW]
+        assert await states(store, ["orphan", "other"]) == [None, TaskState.PENDING]
+        assert await store.children(["known", "unknown"]) == [[], []]
+
+    async def test_an_orphan_is_unknown_to_its_own_children(self, store: BaseTaskQueue) -> None:
+        family = [new_task("orphan", parents=("unknown",)), new_task("child", parents=("orphan",))]
+        assert await store.add(family) == [Added.UNKNOWN_PARENT] * 2
+
+    async def test_a_task_is_no_parent_of_itself(self, store: BaseTaskQueue) -> None:
+        assert await store.add([new_task("t", parents=("t",))]) == [Added.UNKNOWN_PARENT]
+        assert await states(store, ["t"]) == [None]
+
+    async def test_an_orphan_can_be_added_once_its_parent_is_there(self, store: BaseTaskQueue) -> None:
+        child = new_task("child", parents=("parent",))
+        assert await store.add([child]) == [Added.UNKNOWN_PARENT]
+        await add(store, new_task("parent"), child)
+
+    async def test_a_parent_named_twice_counts_once(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("parent"), new_task("child", parents=("parent", "parent")))
+        assert await store.children(["parent"]) == [["child"]]
+
+    async def test_adding_reads_back_as_the_rules_say(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        tasks: list[NewTask] = [
+            new_task("p"),
+            new_task("now", ttl=5),
+            new_task("later", delay=9, ttl=5, priority=100),
+            new_task("child", parents=("p",), delay=9, ttl=5, priority=-100, schedule_id="s"),
+        ]
+        await add(store, *tasks)
+        for record, task in zip(await store.get([t.id for t in tasks]), tasks, strict=True):
+            assert_same(record, rules.new_record(task, clock.now()))

@@ -1,0 +1,255 @@
+"""Short ways to say what the suite's tests are about: tasks, leases, changes, and how two records compare."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+from msgspec.structs import asdict
+
+from omniq import clock
+from omniq.ids import new_id
+from omniq.models.state import TERMINAL, TaskState
+from omniq.storage.base import BaseTaskQueue, Store
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    ChangeStatus,
+    Lease,
+    NewTask,
+    ResultRecord,
+    ScheduleRecord,
+    TaskRecord,
+)
+from omniq.testing.clock import VirtualClock
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+
+TOLERANCE = 2.0
+"""Seconds by which a store's clock may differ from this process's."""
+MILLISECOND = 0.0011
+"""Seconds that a store may lose by rounding times to milliseconds."""
+PATIENCE = 5.0
+"""Seconds within which what should happen at once must have happened, on a slow machine too."""
+HOUR = 3600.0
+
+QUEUE = "default"
+NOT_ENDED = tuple(state for state in TaskState if state not in TERMINAL)
+
+_TIMES = frozenset({"created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"})
+
+
+# ── values ───────────────────────────────────────────────────────────────────
+
+
+def new_task(
+    task_id: str | None = None,
+    *,
+    queue: str = QUEUE,
+    body: bytes = b"body",
+    priority: int = 0,
+    run_at: float | None = None,
+    delay: float = 0.0,
+    ttl: float | None = None,
+    parents: tuple[str, ...] = (),
+    schedule_id: str | None = None,
+) -> NewTask:
+    """A task to add, due at once if nothing else is said."""
+    return NewTask(
+        id=task_id or new_id(),
+        queue_name=queue,
+        body=body,
+        priority=priority,
+        run_at=run_at,
+        delay=delay,
+        ttl=ttl,
+        depends_on=parents,
+        schedule_id=schedule_id,
+    )
+
+
+def new_tasks(count: int, *, queue: str = QUEUE, delay: float = 0.0, ttl: float | None = None) -> list[NewTask]:
+    """As many tasks that differ by their ids only."""
+    return [new_task(queue=queue, delay=delay, ttl=ttl) for _ in range(count)]
+
+
+def finish(
+    record: TaskRecord,
+    to: TaskState = TaskState.SUCCESS,
+    *,
+    result: ResultRecord | None = None,
+    delay: float | None = None,
+) -> Change:
+    """What a worker does with a task that it holds: end it, or with `to=PENDING` give it back."""
+    return Change(
+        task_id=record.id, to=to, from_states=(TaskState.RUNNING,), epoch=record.epoch, result=result, delay=delay
+    )
+
+
+def cancel(task_id: str) -> Change:
+    """What a user does to a task that nobody holds."""
+    return Change(
+        task_id=task_id,
+        to=TaskState.CANCELLED,
+        from_states=(TaskState.PENDING, TaskState.SCHEDULED, TaskState.WAITING),
+    )
+
+
+def result_of(
+    task_id: str,
+    epoch: int = 1,
+    *,
+    status: TaskState = TaskState.SUCCESS,
+    body: bytes = b"result",
+    ttl: float | None = None,
+    schedule_id: str | None = None,
+) -> ResultRecord:
+    """A result to store."""
+    return ResultRecord(task_id=task_id, epoch=epoch, status=status, body=body, ttl=ttl, schedule_id=schedule_id)
+
+
+def new_schedule(schedule_id: str = "nightly", *, next_run: float | None, paused: bool = False) -> ScheduleRecord:
+    """A schedule to put."""
+    return ScheduleRecord(id=schedule_id, queue_name=QUEUE, body=b"body", next_run=next_run, paused=paused)
+
+
+def lease_of(record: TaskRecord) -> Lease:
+    """The lease that a claim gave."""
+    return Lease(record.id, record.epoch)
+
+
+# ── verbs ────────────────────────────────────────────────────────────────────
+
+
+async def add(store: BaseTaskQueue, *tasks: NewTask) -> list[str]:
+    """Add tasks that are all new, and return their ids."""
+    assert await store.add(tasks) == [Added.NEW] * len(tasks)
+    return [task.id for task in tasks]
+
+
+async def claim(
+    store: BaseTaskQueue, *queues: str, limit: int = 100, lease: float = HOUR, worker: str = "worker"
+) -> list[TaskRecord]:
+    """Claim from these queues, or from the usual one."""
+    return await store.claim(queues or (QUEUE,), limit=limit, lease=lease, worker=worker)
+
+
+async def running(store: BaseTaskQueue, count: int = 1, *, lease: float = HOUR) -> list[TaskRecord]:
+    """As many tasks, added and claimed."""
+    tasks = await add(store, *new_tasks(count))
+    claimed = await claim(store, limit=count, lease=lease)
+    assert ids(claimed) == set(tasks)
+    return claimed
+
+
+async def lapsed(store: BaseTaskQueue, clock: VirtualClock, count: int = 1) -> list[TaskRecord]:
+    """As many tasks, added and claimed under a lease that has run out since."""
+    claimed = await running(store, count, lease=30)
+    clock.advance(60)
+    return claimed
+
+
+async def change(store: BaseTaskQueue, *changes: Change) -> list[ChangeStatus]:
+    """Apply the changes in one call and tell what became of each."""
+    return [changed.status for changed in await store.transition(changes)]
+
+
+async def change_one(store: BaseTaskQueue, wanted: Change) -> Changed:
+    """Apply one change."""
+    (changed,) = await store.transition([wanted])
+    return changed
+
+
+async def read(store: BaseTaskQueue, task_id: str) -> TaskRecord:
+    """A task that must be there."""
+    (record,) = await store.get([task_id])
+    assert record is not None
+    return record
+
+
+async def states(store: BaseTaskQueue, task_ids: Iterable[str]) -> list[TaskState | None]:
+    """The tasks' states, None for those that aren't there."""
+    return [None if record is None else record.state for record in await store.get(list(task_ids))]
+
+
+def ids(records: Iterable[TaskRecord | NewTask]) -> set[str]:
+    """Their ids; they must not repeat."""
+    found = [record.id for record in records]
+    assert len(found) == len(set(found)), "a task was handed out twice"
+    return set(found)
+
+
+# ── time and concurrency ─────────────────────────────────────────────────────
+
+
+def about(seconds: float) -> object:
+    """Equal to a time on the store's clock that should be this one."""
+    return pytest.approx(seconds, abs=TOLERANCE)
+
+
+def exactly(seconds: float) -> object:
+    """Equal to a duration, or to a time that the caller gave, up to a millisecond."""
+    return pytest.approx(seconds, abs=MILLISECOND)
+
+
+def now() -> object:
+    """Equal to the store's now."""
+    return about(clock.now())
+
+
+def assert_same(actual: TaskRecord | None, expected: TaskRecord | None) -> None:
+    """Every field is equal; times up to the difference of the clocks."""
+    if actual is None or expected is None:
+        assert actual is expected
+        return
+    found, wanted = asdict(actual), asdict(expected)
+    for name, value in wanted.items():
+        close = about(value) if name in _TIMES and value is not None else value
+        assert found[name] == close, f"{name} of {actual} isn't that of {expected}"
+
+
+async def together(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """The answers of calls that run at the same time."""
+    return list(await asyncio.gather(*calls))
+
+
+async def race(
+    left: Sequence[Awaitable[T]], right: Sequence[Awaitable[U]], seed: int
+) -> tuple[list[T], list[U]]:
+    """The answers of calls that start within a few turns of the loop, in an order that the seed decides."""
+    chance = Random(seed)
+
+    async def delayed(call: Awaitable[V]) -> V:
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        return await call
+
+    return await asyncio.gather(together(map(delayed, left)), together(map(delayed, right)))
+
+
+async def in_other_loops(store: Store, uses: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    """Use the store from as many threads at once, each with an event loop of its own."""
+
+    async def session(use: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        await store.connect()
+        try:
+            return await use()
+        finally:
+            await store.close()
+
+    return await together(asyncio.to_thread(asyncio.run, session(use)) for use in uses)
+
+
+async def until_equal(probe: Callable[[], Awaitable[T]], wanted: T) -> None:
+    """Ask again until the answer is the wanted one: for what may lag behind."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while (found := await probe()) != wanted and loop.time() < end:
+        await asyncio.sleep(0.05)
+    assert found == wanted

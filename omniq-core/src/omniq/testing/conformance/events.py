@@ -1,0 +1,172 @@
+"""The suite for a store of events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from omniq.models.event import TaskEvent
+from omniq.models.state import EventType
+from omniq.storage.base import BaseEventStorage
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import OVERRIDE, StoreConformance
+from omniq.testing.conformance.builders import in_other_loops, together
+
+START = 1_700_000_000.0
+"""Events carry their own time, and this is where the tests' begin."""
+
+
+def event(
+    second: float,
+    *,
+    type_: EventType = EventType.ENQUEUED,
+    task_id: str | None = "t",
+    schedule_id: str | None = None,
+    data: dict[str, Any] | None = None,
+) -> TaskEvent:
+    """Something that happened in that second."""
+    return TaskEvent(
+        type=type_, time=START + second, task_id=task_id, schedule_id=schedule_id, queue_name="q", data=data or {}
+    )
+
+
+async def seconds(
+    store: BaseEventStorage,
+    *,
+    task_id: str | None = None,
+    schedule_id: str | None = None,
+    types: tuple[EventType, ...] = (),
+    since: float | None = None,
+    limit: int = 100,
+) -> list[float]:
+    """The seconds in which the matching events happened."""
+    found = await store.query(task_id=task_id, schedule_id=schedule_id, types=types, since=since, limit=limit)
+    return [round(happened.time - START, 3) for happened in found]
+
+
+class AppendTests(StoreConformance):
+    """An event comes back as it was given."""
+
+    async def test_an_event_is_stored_as_given(self, store: BaseEventStorage) -> None:
+        given = TaskEvent(
+            type=EventType.RETRY,
+            time=START + 0.125,
+            task_id="ü/t",
+            schedule_id="s",
+            queue_name="q",
+            worker="w",
+            attempt=3,
+            data={"text": "✓", "number": 1.5, "list": [1, None, True], "deep": {"a": {}}},
+        )
+        await store.append([given])
+        assert await store.query() == [given]
+
+    async def test_an_event_may_say_little(self, store: BaseEventStorage) -> None:
+        given = TaskEvent(type=EventType.SCHEDULE_PAUSED, time=START)
+        await store.append([given])
+        assert await store.query() == [given]
+
+    @pytest.mark.parametrize("type_", list(EventType))
+    async def test_every_type_is_stored(self, store: BaseEventStorage, type_: EventType) -> None:
+        await store.append([event(1, type_=type_)])
+        assert [found.type for found in await store.query(types=[type_])] == [type_]
+
+    async def test_the_same_event_may_happen_twice(self, store: BaseEventStorage) -> None:
+        await store.append([event(1), event(1)])
+        await store.append([event(1)])
+        assert await seconds(store) == [1, 1, 1]
+
+    async def test_nothing_to_append_is_fine(self, store: BaseEventStorage) -> None:
+        await store.append([])
+        assert await store.query() == []
+
+    async def test_a_big_batch_is_one_call(self, store: BaseEventStorage) -> None:
+        await store.append([event(n) for n in range(self.many)])
+        assert await seconds(store, limit=self.many + 1) == list(range(self.many))
+
+    async def test_concurrent_calls_all_append(self, store: BaseEventStorage) -> None:
+        await together(store.append([event(n), event(n + 0.5)]) for n in range(20))
+        assert await seconds(store) == [n / 2 for n in range(40)]
+
+    async def test_loops_share_one_store(self, store: BaseEventStorage) -> None:
+        await in_other_loops(store, [lambda n=n: store.append([event(n)]) for n in range(4)])
+        await store.append([event(4)])
+        assert await seconds(store) == [0, 1, 2, 3, 4]
+
+    async def test_events_stay_when_the_store_is_closed(self, store: BaseEventStorage) -> None:
+        await store.append([event(1)])
+        await store.close()
+        await store.connect()
+        assert await seconds(store) == [1]
+
+
+class QueryTests(StoreConformance):
+    """The matching events, oldest first."""
+
+    async def test_they_come_in_order_of_time(self, store: BaseEventStorage) -> None:
+        await store.append([event(3), event(1)])
+        await store.append([event(2), event(0)])
+        assert await seconds(store) == [0, 1, 2, 3]
+
+    async def test_the_limit_takes_the_newest(self, store: BaseEventStorage) -> None:
+        await store.append([event(n) for n in (3, 0, 4, 1, 2)])
+        assert await seconds(store, limit=2) == [3, 4]
+        assert await seconds(store, limit=5) == [0, 1, 2, 3, 4]
+
+    async def test_they_are_found_by_task(self, store: BaseEventStorage) -> None:
+        await store.append([event(0, task_id="a"), event(1, task_id="b"), event(2, task_id="a"), event(3, task_id=None)])
+        assert await seconds(store, task_id="a") == [0, 2]
+        assert await seconds(store, task_id="a", limit=1) == [2]
+        assert await seconds(store, task_id="nobody") == []
+
+    async def test_they_are_found_by_schedule(self, store: BaseEventStorage) -> None:
+        await store.append([event(0, schedule_id="s"), event(1, schedule_id="r"), event(2)])
+        assert await seconds(store, schedule_id="s") == [0]
+
+    async def test_they_are_found_by_type(self, store: BaseEventStorage) -> None:
+        await store.append([event(n, type_=type_) for n, type_ in enumerate(EventType)])
+        kinds = list(EventType)
+        assert await seconds(store, types=(kinds[1],)) == [1]
+        assert await seconds(store, types=(kinds[4], kinds[2])) == [2, 4]
+
+    async def test_they_are_found_by_time(self, store: BaseEventStorage) -> None:
+        await store.append([event(n) for n in range(5)])
+        assert await seconds(store, since=START + 2.5) == [3, 4]
+        assert await seconds(store, since=START + 99) == []
+
+    async def test_conditions_must_all_hold(self, store: BaseEventStorage) -> None:
+        error = EventType.ERROR
+        await store.append([event(0, type_=error, schedule_id="s"), event(1, type_=error, schedule_id="s")])
+        await store.append([event(2, schedule_id="s"), event(3, type_=error), event(4, type_=error, task_id="u")])
+        found = await seconds(store, task_id="t", schedule_id="s", types=(error,), since=START + 0.5)
+        assert found == [1]
+
+
+class PurgeEventTests(StoreConformance):
+    """Old events are deleted, as many as asked."""
+
+    async def test_only_events_from_before_are_deleted(self, store: BaseEventStorage) -> None:
+        await store.append([event(n) for n in range(5)])
+        assert await store.purge(before=START + 2.5) == 3
+        assert await seconds(store) == [3, 4]
+        assert await store.purge(before=START + 2.5) == 0
+
+    async def test_no_more_than_the_limit_are_deleted(self, store: BaseEventStorage) -> None:
+        await store.append([event(n) for n in range(5)])
+        assert [await store.purge(before=START + 99, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+    async def test_the_clock_does_not_matter(self, store: BaseEventStorage, clock: VirtualClock) -> None:
+        await store.append([event(0)])
+        clock.advance(1e6)
+        assert await store.purge(before=START - 1) == 0
+        assert await seconds(store) == [0]
+
+
+class EventStorageConformance(AppendTests, QueryTests, PurgeEventTests):
+    """Everything that `BaseEventStorage` promises."""
+
+    @pytest.fixture
+    def store(self) -> BaseEventStorage:
+        """A connected, empty store."""
+        pytest.fail(OVERRIDE)

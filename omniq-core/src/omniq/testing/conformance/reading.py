@@ -1,0 +1,248 @@
+"""`get`, `find`, `stats` and `children`."""
+
+from __future__ import annotations
+
+from omniq.models.state import TERMINAL, TaskState
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import QueueStats, TaskFilter, TaskRecord
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import StoreConformance
+from omniq.testing.conformance.builders import (
+    HOUR,
+    QUEUE,
+    add,
+    cancel,
+    change,
+    claim,
+    finish,
+    ids,
+    new_task,
+    new_tasks,
+    running,
+    until_equal,
+)
+
+
+async def zoo(store: BaseTaskQueue) -> dict[TaskState, str]:
+    """One task in every state, by state."""
+    await add(store, *new_tasks(1 + len(TERMINAL)))
+    held, *others = await claim(store)
+    await change(store, *[finish(r, to) for r, to in zip(others, sorted(TERMINAL), strict=True)])
+    await add(store, new_task("due"), new_task("later", delay=HOUR), new_task("child", parents=("due",)))
+    ended = {to: record.id for to, record in zip(sorted(TERMINAL), others, strict=True)}
+    queued = {TaskState.PENDING: "due", TaskState.SCHEDULED: "later", TaskState.WAITING: "child"}
+    return {TaskState.RUNNING: held.id, **ended, **queued}
+
+
+async def found(store: BaseTaskQueue, where: TaskFilter) -> list[str]:
+    """The ids of the matching tasks on one page."""
+    page = await store.find(where)
+    assert page.cursor is None
+    return [record.id for record in page.tasks]
+
+
+async def pages(store: BaseTaskQueue, where: TaskFilter, limit: int) -> list[list[TaskRecord]]:
+    """All pages of the matching tasks."""
+    result = []
+    cursor = None
+    while True:
+        page = await store.find(where, limit=limit, cursor=cursor)
+        result.append(page.tasks)
+        if page.cursor is None:
+            return result
+        cursor = page.cursor
+
+
+class GetTests(StoreConformance):
+    """The tasks that were asked for, in that order."""
+
+    async def test_what_is_not_there_is_none(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a"), new_task("b"))
+        records = await store.get(["b", "nobody", "a", "", "b"])
+        assert [record and record.id for record in records] == ["b", None, "a", None, "b"]
+
+    async def test_nothing_asked_is_nothing_told(self, store: BaseTaskQueue) -> None:
+        assert await store.get([]) == []
+
+    async def test_a_big_batch_is_one_call(self, store: BaseTaskQueue) -> None:
+        added = await add(store, *new_tasks(self.many))
+        records = await store.get([*added, "nobody"])
+        assert [record and record.id for record in records] == [*added, None]
+
+
+class FindTests(StoreConformance):
+    """The tasks that match, page by page."""
+
+    async def test_an_empty_filter_finds_all_in_order_of_ids(self, store: BaseTaskQueue) -> None:
+        names = ["b", "C", "a", "B", "1", "aa", "a-b", "a.b", "a_b"]
+        await add(store, *[new_task(name) for name in names])
+        assert await found(store, TaskFilter()) == sorted(names)
+
+    async def test_tasks_are_found_by_state(self, store: BaseTaskQueue) -> None:
+        animals = await zoo(store)
+        for state, task_id in animals.items():
+            assert await found(store, TaskFilter(states=(state,))) == [task_id]
+        two = (TaskState.ERROR, TaskState.WAITING)
+        assert await found(store, TaskFilter(states=two)) == sorted(animals[state] for state in two)
+
+    async def test_tasks_are_found_by_queue(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a", queue="x"), new_task("b", queue="y"), new_task("c", queue="x"))
+        assert await found(store, TaskFilter(queue_name="x")) == ["a", "c"]
+        assert await found(store, TaskFilter(queue_name="unheard-of")) == []
+
+    async def test_tasks_are_found_by_schedule(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a", schedule_id="s"), new_task("b"), new_task("c", schedule_id="r"))
+        assert await found(store, TaskFilter(schedule_id="s")) == ["a"]
+
+    async def test_conditions_must_all_hold(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a", queue="x", schedule_id="s"), new_task("b", queue="x"))
+        await add(store, new_task("c", schedule_id="s"), new_task("d", queue="x", schedule_id="s"))
+        await change(store, cancel("d"))
+        where = TaskFilter(states=(TaskState.PENDING,), queue_name="x", schedule_id="s")
+        assert await found(store, where) == ["a"]
+
+    async def test_expired_are_those_that_wait_past_their_end(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        held, ended = await running(store, 2)
+        await change(store, finish(ended))
+        await add(store, new_task("pending", ttl=10), new_task("child", ttl=10, parents=("pending",)))
+        await add(store, new_task("endless"), new_task("long", ttl=HOUR), new_task("later", delay=15, ttl=10))
+        assert await found(store, TaskFilter(expired=True)) == []
+        clock.advance(20)
+        assert await found(store, TaskFilter(expired=True)) == ["child", "pending"]
+        assert held.id not in await found(store, TaskFilter(expired=True))
+        clock.advance(10)
+        assert await found(store, TaskFilter(expired=True)) == ["child", "later", "pending"]
+
+    async def test_claimed_and_ended_tasks_never_count_as_expired(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        await add(store, *new_tasks(3, ttl=10))
+        ended, given_back, _ = await claim(store)
+        await change(store, finish(ended), finish(given_back, TaskState.PENDING))
+        clock.advance(20)
+        assert await found(store, TaskFilter(expired=True)) == [given_back.id]
+
+    async def test_records_are_those_that_get_returns(self, store: BaseTaskQueue) -> None:
+        await zoo(store)
+        tasks = (await store.find(TaskFilter())).tasks
+        assert await store.get([record.id for record in tasks]) == tasks
+
+
+class PageTests(StoreConformance):
+    """A cursor leads through all pages without gaps or repeats."""
+
+    async def test_pages_hold_the_limit_and_end(self, store: BaseTaskQueue) -> None:
+        added = await add(store, *new_tasks(10))
+        result = await pages(store, TaskFilter(), 3)
+        assert [len(page) for page in result if page] == [3, 3, 3, 1]
+        assert [record.id for page in result for record in page] == sorted(added)
+
+    async def test_a_page_that_ends_exactly_is_the_last(self, store: BaseTaskQueue) -> None:
+        added = await add(store, *new_tasks(6))
+        result = await pages(store, TaskFilter(), 3)
+        assert [len(page) for page in result if page] == [3, 3]
+        assert ids(record for page in result for record in page) == set(added)
+
+    async def test_nothing_found_is_one_empty_page(self, store: BaseTaskQueue) -> None:
+        assert await pages(store, TaskFilter(), 3) == [[]]
+
+    async def test_a_filter_holds_on_every_page(self, store: BaseTaskQueue) -> None:
+        await add(store, *new_tasks(7), *new_tasks(7, queue="other"))
+        result = await pages(store, TaskFilter(queue_name="other"), 2)
+        records = [record for page in result for record in page]
+        assert {record.queue_name for record in records} == {"other"}
+        assert len(ids(records)) == 7
+
+    async def test_tasks_added_meanwhile_move_no_others(self, store: BaseTaskQueue) -> None:
+        added = await add(store, *[new_task(f"m{n:02}") for n in range(10)])
+        seen: list[TaskRecord] = []
+        cursor = None
+        for turn in range(20):
+            page = await store.find(TaskFilter(), limit=3, cursor=cursor)
+            seen += page.tasks
+            if page.cursor is None:
+                break
+            cursor = page.cursor
+            if turn < 3:
+                await add(store, new_task(f"a{turn}"), new_task(f"m0{turn}x"), new_task(f"z{turn}"))
+        assert set(added) <= ids(seen)
+        assert [record.id for record in seen] == sorted(record.id for record in seen)
+
+    async def test_tasks_that_leave_meanwhile_move_no_others(self, store: BaseTaskQueue) -> None:
+        await add(store, *[new_task(f"t{n}") for n in range(6)])
+        where = TaskFilter(states=(TaskState.PENDING,))
+        first = await store.find(where, limit=2)
+        await change(store, *[cancel(record.id) for record in first.tasks])
+        second = await store.find(where, limit=9, cursor=first.cursor)
+        assert [record.id for record in second.tasks] == ["t2", "t3", "t4", "t5"]
+
+
+class StatsTests(StoreConformance):
+    """How many tasks are where."""
+
+    async def test_an_empty_store_has_no_queues(self, store: BaseTaskQueue) -> None:
+        assert await store.stats() == []
+
+    async def test_every_queue_is_counted_by_state(self, store: BaseTaskQueue) -> None:
+        await zoo(store)
+        await add(store, *new_tasks(2, queue="b"), *new_tasks(3, queue="a", delay=HOUR))
+        wanted = [
+            ("a", False, {TaskState.SCHEDULED: 3}),
+            ("b", False, {TaskState.PENDING: 2}),
+            (QUEUE, False, dict.fromkeys(TaskState, 1)),
+        ]
+        await until_equal(lambda: self._stats(store), wanted)
+
+    async def test_counts_follow_the_tasks(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("a"), new_task("b"), new_task("c", delay=10))
+        clock.advance(20)
+        records = await claim(store)
+        await change(store, finish(records[0]))
+        wanted = [(QUEUE, False, {TaskState.RUNNING: 2, TaskState.SUCCESS: 1})]
+        await until_equal(lambda: self._stats(store), wanted)
+
+    async def test_a_paused_queue_is_there_without_tasks(self, store: BaseTaskQueue) -> None:
+        await store.pause("empty", paused=True)
+        await until_equal(lambda: self._stats(store), [("empty", True, {})])
+        await store.pause("empty", paused=False)
+        await until_equal(lambda: self._stats(store), [])
+
+    async def test_a_queue_is_gone_with_its_last_task(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await running(store)
+        await change(store, finish(record))
+        clock.advance(20)
+        await store.purge(older_than=10)
+        await until_equal(lambda: self._stats(store), [])
+
+    async def _stats(self, store: BaseTaskQueue) -> list[tuple[str, bool, dict[TaskState, int]]]:
+        return [(queue.name, queue.paused, _counted(queue)) for queue in await store.stats()]
+
+
+class ChildrenTests(StoreConformance):
+    """The edges from parents to children."""
+
+    async def test_every_task_has_its_children(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a"), new_task("b"), new_task("c", parents=("a",)))
+        await add(store, new_task("d", parents=("b", "a")), new_task("e", parents=("c",)))
+        assert await self._children(store, "a", "b", "c", "d") == [["c", "d"], ["d"], ["e"], []]
+
+    async def test_what_is_not_there_has_none(self, store: BaseTaskQueue) -> None:
+        assert await store.children(["nobody"]) == [[]]
+        assert await store.children([]) == []
+
+    async def test_children_stay_whatever_their_state(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a"), new_task("b", parents=("a",)), new_task("c", parents=("a",)))
+        await change(store, cancel("b"), cancel("a"))
+        assert await self._children(store, "a") == [["b", "c"]]
+
+    async def test_a_task_may_have_many_children(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a"))
+        added = await add(store, *[new_task(parents=("a",)) for _ in range(self.many)])
+        assert await self._children(store, "a") == [sorted(added)]
+
+    async def _children(self, store: BaseTaskQueue, *task_ids: str) -> list[list[str]]:
+        return [sorted(children) for children in await store.children(task_ids)]
+
+
+def _counted(queue: QueueStats) -> dict[TaskState, int]:
+    return {state: count for state, count in queue.counts.items() if count}

@@ -1,0 +1,232 @@
+"""The suite for a store of results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from omniq.models.state import TERMINAL, TaskState
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.records import ResultRecord
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.adding import BODIES, ODD_IDS
+from omniq.testing.conformance.base import OVERRIDE, StoreConformance
+from omniq.testing.conformance.builders import PATIENCE, exactly, in_other_loops, now, result_of, together
+
+LONG = 60.0
+"""A timeout that no test waits for."""
+
+
+async def read(store: BaseResultStorage, task_id: str) -> ResultRecord:
+    """A result that must be there."""
+    (record,) = await store.get([task_id])
+    assert record is not None
+    return record
+
+
+async def bodies(store: BaseResultStorage, *task_ids: str) -> list[bytes | None]:
+    """The results' bodies, None for those that aren't there."""
+    return [None if record is None else record.body for record in await store.get(task_ids)]
+
+
+class PutResultTests(StoreConformance):
+    """A result is stored unless a newer claim's is there."""
+
+    @pytest.mark.parametrize("status", sorted(TERMINAL))
+    async def test_a_result_is_stored_as_given(self, store: BaseResultStorage, status: TaskState) -> None:
+        given = result_of("t", 3, status=status, body=b"\x00r", schedule_id="s")
+        assert await store.put([given]) == [True]
+        stored = await read(store, "t")
+        assert stored.finished_at == now()
+        assert (stored.task_id, stored.epoch, stored.status, stored.body) == ("t", 3, status, b"\x00r")
+        assert (stored.schedule_id, stored.expires_at) == ("s", None)
+
+    async def test_the_store_sets_the_times(self, store: BaseResultStorage) -> None:
+        await store.put([replace(result_of("t", ttl=60.5), finished_at=1.0, expires_at=2.0)])
+        stored = await read(store, "t")
+        assert stored.finished_at == now()
+        assert stored.expires_at is not None
+        assert stored.expires_at - stored.finished_at == exactly(60.5)
+
+    async def test_a_newer_claims_result_wins(self, store: BaseResultStorage) -> None:
+        assert await store.put([result_of("t", 1, body=b"1")]) == [True]
+        assert await store.put([result_of("t", 3, body=b"3")]) == [True]
+        assert await store.put([result_of("t", 2, body=b"2")]) == [False]
+        assert await bodies(store, "t") == [b"3"]
+
+    async def test_the_same_claims_result_is_replaced(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("t", 2, body=b"first", schedule_id="s")])
+        assert await store.put([result_of("t", 2, body=b"second")]) == [True]
+        assert await bodies(store, "t") == [b"second"]
+        assert await store.find("s") == []
+
+    async def test_within_one_call_the_rule_is_the_same(self, store: BaseResultStorage) -> None:
+        batch = [result_of("t", epoch, body=b"%d" % epoch) for epoch in (2, 1, 3)]
+        assert await store.put([*batch, result_of("u")]) == [True, False, True, True]
+        assert await bodies(store, "t", "u") == [b"3", b"result"]
+
+    async def test_of_concurrent_writers_the_newest_claim_wins(self, store: BaseResultStorage) -> None:
+        epochs = [3, 1, 10, 7, 2, 9, 4, 8, 6, 5]
+        answers = await together(store.put([result_of("t", epoch, body=b"%d" % epoch)]) for epoch in epochs)
+        assert answers[epochs.index(10)] == [True]
+        assert await bodies(store, "t") == [b"10"]
+
+    @pytest.mark.parametrize("body", BODIES, ids=len)
+    async def test_a_body_is_any_bytes(self, store: BaseResultStorage, body: bytes) -> None:
+        await store.put([result_of("t", body=body)])
+        assert await bodies(store, "t") == [body]
+
+    async def test_an_id_is_any_text(self, store: BaseResultStorage) -> None:
+        await store.put([result_of(id_, body=id_.encode()) for id_ in ODD_IDS])
+        assert await bodies(store, *ODD_IDS) == [id_.encode() for id_ in ODD_IDS]
+
+    async def test_a_big_batch_is_one_call(self, store: BaseResultStorage) -> None:
+        records = [result_of(f"t{n}") for n in range(self.many)]
+        assert await store.put(records) == [True] * self.many
+        assert None not in await store.get([record.task_id for record in records])
+
+
+class GetResultTests(StoreConformance):
+    """The results that were asked for, while they are kept."""
+
+    async def test_what_is_not_there_is_none(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("a", body=b"a"), result_of("b", body=b"b")])
+        assert await bodies(store, "b", "nobody", "a", "", "b") == [b"b", None, b"a", None, b"b"]
+
+    async def test_nothing_asked_is_nothing_told(self, store: BaseResultStorage) -> None:
+        assert await store.get([]) == []
+        assert await store.put([]) == []
+
+    async def test_an_expired_result_is_none(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of("short", ttl=10), result_of("long", ttl=100), result_of("endless")])
+        clock.advance(20)
+        assert await bodies(store, "short", "long", "endless") == [None, b"result", b"result"]
+        clock.advance(1e6)
+        assert await bodies(store, "short", "long", "endless") == [None, None, b"result"]
+
+    async def test_a_new_ttl_counts_from_its_put(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of("t", ttl=10)])
+        clock.advance(5)
+        await store.put([result_of("t", ttl=100)])
+        clock.advance(50)
+        assert await bodies(store, "t") == [b"result"]
+
+    async def test_results_stay_when_the_store_is_closed(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("t")])
+        await store.close()
+        await store.connect()
+        assert await bodies(store, "t") == [b"result"]
+
+    async def test_loops_share_one_store(self, store: BaseResultStorage) -> None:
+        async def use(name: str) -> list[bool]:
+            return await store.put([result_of(f"{name}-{n}") for n in range(10)])
+
+        await in_other_loops(store, [lambda name=name: use(name) for name in "abc"])
+        await use("here")
+        wanted = [f"{name}-{n}" for name in ("a", "b", "c", "here") for n in range(10)]
+        assert None not in await store.get(wanted)
+
+
+class FindResultTests(StoreConformance):
+    """The results of a schedule, in order."""
+
+    async def test_they_come_in_order_of_their_end(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await self._fill(store, clock, "b", "d", "a", "c")
+        assert await self._found(store, newest_first=True) == ["c", "a", "d", "b"]
+        assert await self._found(store, newest_first=False) == ["b", "d", "a", "c"]
+
+    async def test_the_limit_takes_the_first(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await self._fill(store, clock, "b", "d", "a", "c")
+        assert await self._found(store, newest_first=True, limit=1) == ["c"]
+        assert await self._found(store, newest_first=False, limit=3) == ["b", "d", "a"]
+
+    async def test_a_result_that_is_replaced_moves(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await self._fill(store, clock, "a", "b", "a")
+        assert await self._found(store, newest_first=False) == ["b", "a"]
+
+    async def test_others_are_not_found(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("a", schedule_id="s"), result_of("b", schedule_id="other"), result_of("c")])
+        assert await self._found(store, newest_first=True) == ["a"]
+        assert await store.find("unheard-of") == []
+
+    async def test_expired_results_are_not_found(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of("short", ttl=10, schedule_id="s"), result_of("long", ttl=100, schedule_id="s")])
+        clock.advance(20)
+        assert await self._found(store, newest_first=True) == ["long"]
+
+    async def test_they_are_those_that_get_returns(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("t", 3, ttl=10, schedule_id="s")])
+        assert await store.find("s") == await store.get(["t"])
+
+    async def _fill(self, store: BaseResultStorage, clock: VirtualClock, *task_ids: str) -> None:
+        for task_id in task_ids:
+            await store.put([result_of(task_id, schedule_id="s")])
+            clock.advance(1)
+
+    async def _found(self, store: BaseResultStorage, *, newest_first: bool, limit: int = 100) -> list[str]:
+        return [record.task_id for record in await store.find("s", newest_first=newest_first, limit=limit)]
+
+
+class PurgeResultTests(StoreConformance):
+    """Expired results are deleted, as many as asked."""
+
+    async def test_only_expired_results_are_deleted(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of("short", ttl=10), result_of("long", ttl=100), result_of("endless")])
+        assert await store.purge() == 0
+        clock.advance(20)
+        assert [await store.purge(), await store.purge()] == [1, 0]
+        assert await bodies(store, "short", "long", "endless") == [None, b"result", b"result"]
+
+    async def test_no_more_than_the_limit_are_deleted(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of(f"t{n}", ttl=10) for n in range(5)])
+        clock.advance(20)
+        assert [await store.purge(limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+    async def test_a_renewed_result_is_kept(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of("t", ttl=10)])
+        await store.put([result_of("t", ttl=100)])
+        clock.advance(20)
+        assert await store.purge() == 0
+        assert await bodies(store, "t") == [b"result"]
+
+
+class WaitResultTests(StoreConformance):
+    """A hint that comes soon, for what this process stores."""
+
+    async def test_it_ends_after_the_timeout(self, store: BaseResultStorage) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await store.wait(["t"], 0.05)
+
+    async def test_it_ends_when_a_result_is_stored(self, store: BaseResultStorage) -> None:
+        async with self._woken(store):
+            await store.put([result_of("other"), result_of("t")])
+
+    async def test_a_result_stored_from_another_loop_ends_it(self, store: BaseResultStorage) -> None:
+        async with self._woken(store):
+            await in_other_loops(store, [lambda: store.put([result_of("t")])])
+
+    async def test_everybody_who_waits_is_told(self, store: BaseResultStorage) -> None:
+        async with self._woken(store, 5):
+            await store.put([result_of("t")])
+
+    @asynccontextmanager
+    async def _woken(self, store: BaseResultStorage, count: int = 1) -> AsyncIterator[None]:
+        """What happens inside must end so many waits."""
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(store.wait(["s", "t"], LONG))
+            await asyncio.sleep(0.05)
+            yield
+
+
+class ResultStorageConformance(PutResultTests, GetResultTests, FindResultTests, PurgeResultTests, WaitResultTests):
+    """Everything that `BaseResultStorage` promises."""
+
+    @pytest.fixture
+    def store(self) -> BaseResultStorage:
+        """A connected, empty store."""
+        pytest.fail(OVERRIDE)

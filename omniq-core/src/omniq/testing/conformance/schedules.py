@@ -1,0 +1,215 @@
+"""Schedules: `put_schedule`, `schedules`, `delete_schedule` and `fire`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from omniq.ids import slot_id
+from omniq.models.state import TaskState
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import OVERRIDE, Conformance
+from omniq.testing.conformance.builders import (
+    add,
+    claim,
+    exactly,
+    ids,
+    in_other_loops,
+    new_schedule,
+    new_task,
+    read,
+    states,
+    together,
+)
+
+
+def slot_task(slot: int, schedule_id: str = "nightly") -> NewTask:
+    """The task of one slot."""
+    return new_task(slot_id(schedule_id, slot), schedule_id=schedule_id)
+
+
+async def put(store: BaseTaskQueue, schedule: ScheduleRecord) -> ScheduleRecord:
+    """Write a schedule that isn't there yet, and read it back."""
+    assert await store.put_schedule(schedule, if_version=None)
+    return await read_schedule(store, schedule.id)
+
+
+async def read_schedule(store: BaseTaskQueue, schedule_id: str = "nightly") -> ScheduleRecord:
+    """A schedule that must be there."""
+    (schedule,) = await store.schedules([schedule_id])
+    return schedule
+
+
+async def names(store: BaseTaskQueue, *schedule_ids: str, due: bool = False) -> list[str]:
+    """The ids of all schedules, or of those that exist."""
+    return [schedule.id for schedule in await store.schedules(schedule_ids or None, due=due)]
+
+
+class PutTests(Conformance):
+    """A schedule is written over the version that the writer saw."""
+
+    async def test_a_new_schedule_is_stored_as_given(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        soon = clock.now() + 60
+        given = ScheduleRecord(id="ü/s", queue_name="q", body=b"\x00b", next_run=soon, paused=True)
+        stored = await put(store, given)
+        assert stored.next_run == exactly(soon)
+        assert stored == replace(given, version=1, next_run=stored.next_run)
+
+    async def test_it_may_have_no_slot_left(self, store: BaseTaskQueue) -> None:
+        assert (await put(store, new_schedule(next_run=None))).next_run is None
+
+    async def test_the_store_sets_the_version(self, store: BaseTaskQueue) -> None:
+        stored = await put(store, replace(new_schedule(next_run=None), version=99))
+        assert stored.version == 1
+        assert await store.put_schedule(stored, if_version=1)
+        assert (await read_schedule(store)).version == 2
+
+    async def test_a_new_one_does_not_replace_another(self, store: BaseTaskQueue) -> None:
+        before = await put(store, new_schedule(next_run=None))
+        assert not await store.put_schedule(replace(before, body=b"other"), if_version=None)
+        assert await read_schedule(store) == before
+
+    @pytest.mark.parametrize("version", [0, 1, 3])
+    async def test_another_version_is_not_replaced(self, store: BaseTaskQueue, version: int) -> None:
+        first = await put(store, new_schedule(next_run=None))
+        assert await store.put_schedule(replace(first, body=b"second"), if_version=1)
+        assert not await store.put_schedule(replace(first, body=b"third"), if_version=version)
+        assert (await read_schedule(store)).body == b"second"
+
+    async def test_what_is_not_there_has_no_version(self, store: BaseTaskQueue) -> None:
+        assert not await store.put_schedule(new_schedule(next_run=None), if_version=1)
+        assert await names(store) == []
+
+    async def test_of_concurrent_new_ones_one_wins(self, store: BaseTaskQueue) -> None:
+        rivals = [replace(new_schedule(next_run=None), body=b"%d" % n) for n in range(20)]
+        answers = await together(store.put_schedule(rival, if_version=None) for rival in rivals)
+        assert Counter(answers) == {True: 1, False: 19}
+        assert (await read_schedule(store)).body == b"%d" % answers.index(True)
+
+    async def test_of_concurrent_writers_one_wins(self, store: BaseTaskQueue) -> None:
+        before = await put(store, new_schedule(next_run=None))
+        rivals = [replace(before, body=b"%d" % n) for n in range(20)]
+        answers = await together(store.put_schedule(rival, if_version=1) for rival in rivals)
+        assert Counter(answers) == {True: 1, False: 19}
+        after = await read_schedule(store)
+        assert (after.body, after.version) == (b"%d" % answers.index(True), 2)
+
+
+class ListTests(Conformance):
+    """Which schedules there are, and which are due."""
+
+    async def test_all_are_listed_by_id(self, store: BaseTaskQueue) -> None:
+        for name in ("b", "C", "a"):
+            await put(store, new_schedule(name, next_run=None))
+        assert await names(store) == ["C", "a", "b"]
+
+    async def test_of_those_asked_for_the_existing_are_told(self, store: BaseTaskQueue) -> None:
+        for name in ("a", "b", "c"):
+            await put(store, new_schedule(name, next_run=None))
+        assert sorted(await names(store, "c", "nobody", "a")) == ["a", "c"]
+        assert await store.schedules([]) == []
+
+    async def test_due_are_active_ones_whose_slot_has_come(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        soon = clock.now() + 60
+        await put(store, new_schedule("due", next_run=soon))
+        await put(store, new_schedule("paused", next_run=soon, paused=True))
+        await put(store, new_schedule("over", next_run=None))
+        await put(store, new_schedule("later", next_run=soon + 1000))
+        assert await names(store, due=True) == []
+        clock.advance(100)
+        assert await names(store, due=True) == ["due"]
+        assert await names(store, "due", "paused", "later", due=True) == ["due"]
+        assert await names(store, "paused", "later", due=True) == []
+
+    async def test_a_deleted_one_is_gone(self, store: BaseTaskQueue) -> None:
+        await put(store, new_schedule(next_run=0.0))
+        assert await store.delete_schedule("nightly")
+        assert not await store.delete_schedule("nightly")
+        assert await names(store) == await names(store, "nightly") == await names(store, due=True) == []
+
+    async def test_a_deleted_one_can_be_put_anew(self, store: BaseTaskQueue) -> None:
+        await put(store, new_schedule(next_run=None))
+        await store.delete_schedule("nightly")
+        assert (await put(store, new_schedule(next_run=None))).version == 1
+
+
+class FireTests(Conformance):
+    """A slot's task is added once, and the schedule moves with it."""
+
+    async def test_it_adds_the_task_and_moves_the_schedule(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        before = await put(store, new_schedule(next_run=clock.now() - 10))
+        next_run = clock.now() + 50
+        assert await store.fire("nightly", if_version=1, next_run=next_run, task=slot_task(1))
+        after = await read_schedule(store)
+        assert after.next_run == exactly(next_run)
+        assert after == replace(before, version=2, next_run=after.next_run)
+        record = await read(store, slot_task(1).id)
+        assert (record.state, record.schedule_id, record.body) == (TaskState.PENDING, "nightly", b"body")
+        assert ids(await claim(store)) == {slot_task(1).id}
+
+    async def test_the_last_slot_leaves_none(self, store: BaseTaskQueue) -> None:
+        await put(store, new_schedule(next_run=0.0))
+        assert await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
+        assert (await read_schedule(store)).next_run is None
+        assert await names(store, due=True) == []
+
+    @pytest.mark.parametrize("version", [0, 1, 3])
+    async def test_another_version_is_not_fired(self, store: BaseTaskQueue, version: int) -> None:
+        first = await put(store, new_schedule(next_run=0.0))
+        await store.put_schedule(replace(first, paused=True), if_version=1)
+        before = await read_schedule(store)
+        assert not await store.fire("nightly", if_version=version, next_run=None, task=slot_task(1))
+        assert await read_schedule(store) == before
+        assert await states(store, [slot_task(1).id]) == [None]
+
+    async def test_a_deleted_schedule_is_not_fired(self, store: BaseTaskQueue) -> None:
+        await put(store, new_schedule(next_run=0.0))
+        await store.delete_schedule("nightly")
+        assert not await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
+        assert await names(store) == []
+        assert await states(store, [slot_task(1).id]) == [None]
+
+    async def test_a_slots_task_that_is_there_is_untouched(self, store: BaseTaskQueue) -> None:
+        await add(store, slot_task(1))
+        (held,) = await claim(store)
+        await put(store, new_schedule(next_run=0.0))
+        assert await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
+        assert await read(store, held.id) == held
+        assert (await read_schedule(store)).version == 2
+
+    async def test_of_concurrent_callers_one_fires(self, store: BaseTaskQueue) -> None:
+        await put(store, new_schedule(next_run=0.0))
+        for version in (1, 2, 3):
+            answers = await together(
+                store.fire("nightly", if_version=version, next_run=float(version), task=slot_task(version))
+                for _ in range(20)
+            )
+            assert Counter(answers) == {True: 1, False: 19}
+            assert (await read_schedule(store)).version == version + 1
+        assert ids(await claim(store)) == {slot_task(version).id for version in (1, 2, 3)}
+
+    async def test_schedulers_in_several_loops_fire_each_slot_once(self, store: BaseTaskQueue) -> None:
+        await put(store, new_schedule(next_run=0.0))
+
+        async def scheduler() -> int:
+            fired = 0
+            while (schedule := await read_schedule(store)).version <= 20:
+                slot = schedule.version
+                fired += await store.fire("nightly", if_version=slot, next_run=float(slot), task=slot_task(slot))
+            return fired
+
+        assert sum(await in_other_loops(store, [scheduler] * 4)) == 20
+        assert ids(await claim(store)) == {slot_task(slot).id for slot in range(1, 21)}
+
+
+class ScheduleConformance(PutTests, ListTests, FireTests):
+    """Everything that `BaseTaskQueue` promises of schedules."""
+
+    @pytest.fixture
+    def store(self) -> BaseTaskQueue:
+        """A connected, empty store."""
+        pytest.fail(OVERRIDE)

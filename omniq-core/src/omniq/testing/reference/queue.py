@@ -1,0 +1,135 @@
+"""The reference store of tasks and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from msgspec.structs import replace
+
+from omniq import clock
+from omniq.models.state import TaskState
+from omniq.storage import hints
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    ChangeStatus,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    QueueStats,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+from omniq.testing.reference.space import ReferenceStore
+
+
+class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
+    """Tasks and schedules in this process: `ReferenceQueueStore("name")` shares them by name.
+
+    Any number of threads and event loops may use one store, or several of one name.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ATOMIC_RESULTS, Capability.PRIORITY})
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        with self.space.lock:
+            now = clock.now()
+            added = [self.space.tasks.add(task, now) for task in tasks]
+        hints.tasks_added(self.location)
+        return added
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        with self.space.lock:
+            return self.space.tasks.claim(queues, clock.now(), limit=limit, lease=lease, worker=worker)
+
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        with self.space.lock:
+            until = clock.now() + lease
+            return [self.space.tasks.extend(held, until) for held in leases]
+
+    async def reap(self, limit: int) -> list[TaskRecord]:
+        with self.space.lock:
+            back = self.space.tasks.reap(clock.now(), limit)
+        if back:
+            hints.tasks_added(self.location)
+        return back
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        with self.space.lock:
+            now = clock.now()
+            changed = [self._change(change, now) for change in changes]
+        if any(change.to is TaskState.PENDING for change in changes):
+            hints.tasks_added(self.location)
+        hints.results_stored(self.location, [change.task_id for change in changes if change.result is not None])
+        return changed
+
+    def _change(self, change: Change, now: float) -> Changed:
+        status = self.space.tasks.change(change, now)
+        if status is ChangeStatus.APPLIED and change.result is not None:
+            self.space.results.put(change.result, now)
+        return Changed(status, bool(self.space.tasks.children(change.task_id)))
+
+    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        with self.space.lock:
+            return [self.space.tasks.get(id_) for id_ in ids]
+
+    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+        with self.space.lock:
+            return self.space.tasks.find(where, clock.now(), limit=limit, cursor=cursor)
+
+    async def stats(self) -> list[QueueStats]:
+        with self.space.lock:
+            return self.space.tasks.stats()
+
+    async def children(self, ids: Sequence[str]) -> list[list[str]]:
+        with self.space.lock:
+            return [self.space.tasks.children(id_) for id_ in ids]
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        with self.space.lock:
+            return self.space.tasks.purge(clock.now() - older_than, limit)
+
+    async def pause(self, queue_name: str, *, paused: bool) -> None:
+        with self.space.lock:
+            self.space.tasks.pause(queue_name, paused=paused)
+        hints.tasks_added(self.location)
+
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        with self.space.lock:
+            return self.space.schedules.put(schedule, if_version)
+
+    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
+        with self.space.lock:
+            found = self.space.schedules.find(ids)
+        return [row for row in found if not due or _is_due(row, clock.now())]
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        with self.space.lock:
+            return self.space.schedules.delete(schedule_id)
+
+    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+        with self.space.lock:
+            schedule = self.space.schedules.get(schedule_id, if_version)
+            if schedule is None:
+                return False
+            self.space.tasks.add(task, clock.now())
+            self.space.schedules.put(replace(schedule, next_run=next_run), if_version)
+        hints.tasks_added(self.location)
+        return True
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """Also returns when a scheduled task of these queues becomes due."""
+        with hints.waiting_for_tasks(self.location) as waiter:
+            with self.space.lock:
+                due_in = self.space.tasks.next_due(queues) - clock.now()
+            await waiter.wait(max(0.0, min(timeout, due_in)))
+
+
+def _is_due(schedule: ScheduleRecord, now: float) -> bool:
+    return not schedule.paused and schedule.next_run is not None and schedule.next_run <= now

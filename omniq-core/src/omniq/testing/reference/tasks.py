@@ -1,0 +1,207 @@
+"""The tasks of a space and their order. Not thread-safe: the store holds the space's lock."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from heapq import nsmallest
+from math import inf
+
+from msgspec.structs import replace
+
+from omniq.models.state import TaskState
+from omniq.storage import rules
+from omniq.storage.records import (
+    Added,
+    Change,
+    ChangeStatus,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    QueueStats,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+from omniq.testing.reference.index import Index, Key
+
+
+class Line:
+    """One queue: what is due, what will be, and how many tasks are in which state."""
+
+    def __init__(self, records: dict[str, TaskRecord]) -> None:
+        self.due = Index(records, _due)
+        self.later = Index(records, _later)
+        self.counts: Counter[TaskState] = Counter()
+        self.paused = False
+
+
+class TaskTable:
+    """Every method takes the time as `now` (seconds since the epoch) and is one atomic step."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, TaskRecord] = {}
+        self._lines: dict[str, Line] = {}
+        self._leases = Index(self._rows, _lease)
+        self._ended = Index(self._rows, _ended)
+        self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
+
+    # ── writing ──────────────────────────────────────────────────────────────
+
+    def add(self, task: NewTask, now: float) -> Added:
+        """Store the task if it is new and its parents are known."""
+        if task.id in self._rows:
+            return Added.DUPLICATE
+        if not all(parent in self._rows for parent in task.depends_on):
+            return Added.UNKNOWN_PARENT
+        self._write(rules.new_record(task, now))
+        for parent in task.depends_on:
+            self._children[parent][task.id] = None
+        return Added.NEW
+
+    def claim(self, queues: Sequence[str], now: float, *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        """Hand out up to `limit` due tasks in order."""
+        taken: list[TaskRecord] = []
+        for line in self._open_lines(queues):
+            self._promote(line, now)
+            while len(taken) < limit and (row := line.due.take()) is not None:
+                taken.append(self._write(rules.claimed(row, now, lease=lease, worker=worker)))
+        return taken
+
+    def extend(self, lease: Lease, until: float) -> LeaseStatus:
+        """Let the lease end at `until`, if it is still held."""
+        row = self._rows.get(lease.task_id)
+        if row is None or row.state is not TaskState.RUNNING or row.epoch != lease.epoch:
+            return LeaseStatus(held=False)
+        self._write(replace(row, lease_until=until))
+        return LeaseStatus(held=True, cancel_requested=row.cancel_requested)
+
+    def reap(self, now: float, limit: int) -> list[TaskRecord]:
+        """Put up to `limit` tasks whose lease has run out back in line."""
+        back: list[TaskRecord] = []
+        while len(back) < limit and (row := self._leases.take(now)) is not None:
+            back.append(self._write(rules.reaped(row)))
+        return back
+
+    def change(self, change: Change, now: float) -> ChangeStatus:
+        """Apply the change if its conditions hold."""
+        status, row = rules.decide(self._rows.get(change.task_id), change, now)
+        if row is not None:
+            self._write(row)
+        return status
+
+    def purge(self, before: float, limit: int) -> int:
+        """Delete up to `limit` tasks that ended by that time, except parents that a child waits for."""
+        kept: list[TaskRecord] = []
+        gone = 0
+        while gone < limit and (row := self._ended.take(before)) is not None:
+            if self._is_awaited(row.id):
+                kept.append(row)
+            else:
+                self._delete(row)
+                gone += 1
+        for row in kept:
+            self._ended.add(row)
+        return gone
+
+    def pause(self, queue_name: str, *, paused: bool) -> None:
+        """Let `claim` pass over the queue, or no longer."""
+        self._line(queue_name).paused = paused
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """The task, or None."""
+        return self._rows.get(task_id)
+
+    def find(self, where: TaskFilter, now: float, *, limit: int, cursor: str | None) -> TaskPage:
+        """The tasks that match and whose id comes after `cursor`."""
+        ids = (id_ for id_, row in self._rows.items() if (cursor is None or id_ > cursor) and _matches(row, where, now))
+        page = nsmallest(limit + 1, ids)
+        more = len(page) > limit
+        return TaskPage([self._rows[id_] for id_ in page[:limit]], page[limit - 1] if more else None)
+
+    def stats(self) -> list[QueueStats]:
+        """Every queue that holds tasks or is paused."""
+        return [
+            QueueStats(name=name, paused=line.paused, counts=dict(+line.counts))
+            for name, line in sorted(self._lines.items())
+            if line.paused or line.counts.total()
+        ]
+
+    def children(self, task_id: str) -> list[str]:
+        """The ids of the tasks that depend on it."""
+        return list(self._children.get(task_id, ()))
+
+    def next_due(self, queues: Sequence[str]) -> float:
+        """When the next claim of these queues can find something: 0 for at once, infinity for never."""
+        return min((_next_due(line) for line in self._open_lines(queues)), default=inf)
+
+    # ── inside ───────────────────────────────────────────────────────────────
+
+    def _line(self, name: str) -> Line:
+        line = self._lines.get(name)
+        if line is None:
+            line = self._lines[name] = Line(self._rows)
+        return line
+
+    def _open_lines(self, names: Sequence[str]) -> Iterator[Line]:
+        lines = (self._lines.get(name) for name in names)
+        return (line for line in lines if line is not None and not line.paused)
+
+    def _write(self, row: TaskRecord) -> TaskRecord:
+        line = self._line(row.queue_name)
+        old = self._rows.get(row.id)
+        if old is not None:
+            line.counts[old.state] -= 1
+        line.counts[row.state] += 1
+        self._rows[row.id] = row
+        for index in (line.due, line.later, self._leases, self._ended):
+            index.add(row)
+        return row
+
+    def _delete(self, row: TaskRecord) -> None:
+        del self._rows[row.id]
+        self._line(row.queue_name).counts[row.state] -= 1
+        self._children.pop(row.id, None)
+        for parent in row.depends_on:
+            self._children.get(parent, {}).pop(row.id, None)
+
+    def _promote(self, line: Line, now: float) -> None:
+        while (row := line.later.take(now)) is not None:
+            self._write(replace(row, state=TaskState.PENDING))
+
+    def _is_awaited(self, task_id: str) -> bool:
+        return any(self._rows[child].state is TaskState.WAITING for child in self._children.get(task_id, ()))
+
+
+def _due(row: TaskRecord) -> Key | None:
+    return (-row.priority, row.run_at, row.id) if row.state is TaskState.PENDING else None
+
+
+def _later(row: TaskRecord) -> Key | None:
+    return (row.run_at, 0.0, row.id) if row.state is TaskState.SCHEDULED else None
+
+
+def _lease(row: TaskRecord) -> Key | None:
+    return (row.lease_until, row.epoch, row.id) if row.lease_until is not None else None
+
+
+def _ended(row: TaskRecord) -> Key | None:
+    return (row.finished_at, row.epoch, row.id) if row.finished_at is not None else None
+
+
+def _next_due(line: Line) -> float:
+    if line.due.first() is not None:
+        return 0.0
+    row = line.later.first()
+    return inf if row is None else row.run_at
+
+
+def _matches(row: TaskRecord, where: TaskFilter, now: float) -> bool:
+    return (
+        (not where.states or row.state in where.states)
+        and (where.queue_name is None or row.queue_name == where.queue_name)
+        and (where.schedule_id is None or row.schedule_id == where.schedule_id)
+        and (not where.expired or rules.is_expired(row, now))
+    )

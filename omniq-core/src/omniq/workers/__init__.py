@@ -1,0 +1,37 @@
+"""Workers: they claim tasks and run them in a loop, on threads, in processes or on greenlets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omniq.exports import lazy
+
+if TYPE_CHECKING:
+    from omniq.workers.async_ import AsyncWorker as AsyncWorker
+    from omniq.workers.context import current_task as current_task
+    from omniq.workers.pool import AsyncWorkerPool as AsyncWorkerPool
+    from omniq.workers.pool import WorkerPool as WorkerPool
+    from omniq.workers.process import ProcessPoolWorker as ProcessPoolWorker
+    from omniq.workers.thread import ThreadPoolWorker as ThreadPoolWorker
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "AsyncWorker": "omniq.workers.async_",
+            "AsyncWorkerPool": "omniq.workers.pool",
+            "ProcessPoolWorker": "omniq.workers.process",
+            "ThreadPoolWorker": "omniq.workers.thread",
+            "WorkerPool": "omniq.workers.pool",
+            "current_task": "omniq.workers.context",
+        },
+        fronts=("worker",),
+    )
+
+__all__ = [
+    "AsyncWorker",
+    "AsyncWorkerPool",
+    "ProcessPoolWorker",
+    "ThreadPoolWorker",
+    "WorkerPool",
+    "current_task",
+]

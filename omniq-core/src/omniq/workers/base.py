@@ -1,0 +1,121 @@
+"""What all workers have in common for their users."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from omniq.config.convert import convert
+from omniq.errors import WorkerError
+from omniq.events.facade import EventStorage
+from omniq.events.logger import AsyncEventLogger
+from omniq.events.store import AsyncEventStorage
+from omniq.models.config import ResultStorageConfig, WorkerConfig
+from omniq.models.times import Duration, seconds
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.facade import TaskQueue
+from omniq.results.engine import AsyncResultStorage
+from omniq.results.facade import ResultStorage
+from omniq.results.outcome import OutcomeWaiter
+from omniq.sync import portal, refuse_in_loop
+from omniq.workers.pool import AsyncWorkerPool, WorkerPool
+from omniq.workers.runner import Runner
+
+
+class Worker:
+    """A worker on a task queue.
+
+    `start` and `stop` (or `with`) run it on a thread of its own; `async with` runs it on the running loop.
+    `result_store` defaults to where the queue is; without an `event_store` no events are written. The rest
+    are the fields of `WorkerConfig`. Both async components and their blocking facades are taken.
+    """
+
+    kind: ClassVar[str]
+    default_max_workers: ClassVar[int]
+    runner: ClassVar[type[Runner]]
+
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any] | TaskQueue,
+        result_store: AsyncResultStorage[Any] | ResultStorage | None = None,
+        event_store: AsyncEventStorage[Any] | EventStorage | None = None,
+        **config: Any,
+    ) -> None:
+        self.config = convert(config, WorkerConfig, type(self).__name__)
+        self._queue = queue.aio if isinstance(queue, TaskQueue) else queue
+        self._results = result_store.aio if isinstance(result_store, ResultStorage) else result_store
+        self._events = event_store.aio if isinstance(event_store, EventStorage) else event_store
+        self._blocking: WorkerPool | None = None
+        self._async: AsyncWorkerPool | None = None
+
+    def pool(self) -> AsyncWorkerPool:
+        """A new engine with this worker's configuration."""
+        return AsyncWorkerPool(
+            self._queue,
+            self._results,
+            self.runner,
+            self.config,
+            max_workers=self.config.max_workers or self.default_max_workers,
+            events=None if self._events is None else AsyncEventLogger(self._events.store),
+        )
+
+    # ── blocking ─────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Begin to work on a thread of its own and return. Raises `StoreError`, or `WorkerError` if it runs."""
+        refuse_in_loop(f"{type(self).__name__}.start()")
+        if self._blocking is not None or self._async is not None:
+            raise WorkerError("the worker is running already")
+        blocking = WorkerPool(self.pool())
+        blocking.start()
+        self._blocking = blocking
+
+    def stop(self, grace_period: Duration | None = None) -> None:
+        """Finish or hand back what this worker holds, and return when it has stopped."""
+        blocking, self._blocking = self._blocking, None
+        if blocking is not None:
+            blocking.stop(seconds("grace_period", grace_period))
+
+    def drain(self) -> None:
+        """Wait until the tasks that are due now have been worked off."""
+        if self._blocking is None:
+            raise WorkerError("the worker isn't running: start() it")
+        self._blocking.drain()
+
+    def get_result(self, task_id: str, timeout: Duration | None = None) -> Any:
+        """Wait for a task's value; raises as `OmniQ.get_result` does."""
+        refuse_in_loop(f"{type(self).__name__}.get_result()")
+        return portal().call(self._outcomes().value(task_id, timeout))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    # ── async ────────────────────────────────────────────────────────────────
+
+    async def __aenter__(self) -> Self:
+        if self._blocking is not None or self._async is not None:
+            raise WorkerError("the worker is running already")
+        self._async = self.pool()
+        await self._async.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        running, self._async = self._async, None
+        if running is not None:
+            await running.stop()
+
+    def _outcomes(self) -> OutcomeWaiter:
+        if self._results is None:
+            self._results = own_results(self._queue)
+        return OutcomeWaiter(self._queue, self._results)
+
+
+def own_results(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
+    """The result storage at the queue's own place, where results go when none was given."""
+    results = queue.results
+    if results is None:
+        raise WorkerError(f"{queue.store.location} keeps no results: give a result_store")
+    return AsyncResultStorage(lambda _: results, ResultStorageConfig(project_name=queue.config.project_name))

@@ -1,0 +1,58 @@
+"""Calling a task's own callbacks after it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import Any
+
+from msgspec.structs import replace
+
+from omniq import clock
+from omniq.models.state import TaskState
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.results.view import task_result
+from omniq.serialization.manager import SerializationManager
+from omniq.storage.records import Change
+from omniq.workers.job import Job
+
+log = logging.getLogger("omniq.worker")
+
+
+class CallbackManager:
+    """Calls `on_success` and `on_failure` on the worker that ended the task, with its `TaskResult`.
+
+    At most once: a worker that dies between a task's end and its callback doesn't call it. What must
+    happen belongs into a task that depends on it. A callback that raises is logged and changes nothing.
+    """
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._serialization: SerializationManager = queue.serialization
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def ended(self, job: Job, change: Change) -> None:
+        """A task has ended: call what it asked for."""
+        succeeded = change.to is TaskState.SUCCESS
+        reference = job.call.on_success if succeeded else job.call.on_failure
+        if reference is not None:
+            call = asyncio.create_task(self._call(reference, job, change))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def close(self) -> None:
+        """Wait for the callbacks that have begun."""
+        if self._calls:
+            await asyncio.wait(set(self._calls))
+
+    async def _call(self, reference: str, job: Job, change: Change) -> None:
+        assert change.result is not None
+        try:
+            function = self._serialization.resolve(reference)
+            result = task_result(replace(change.result, finished_at=clock.now()), self._serialization)
+            if inspect.iscoroutinefunction(function):
+                await function(result)
+            else:
+                await asyncio.to_thread(function, result)
+        except Exception:
+            log.exception("task %s: its callback %s failed", job.record.id, reference)

@@ -1,0 +1,69 @@
+"""What a running task may ask about itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import ContextVar
+from typing import Any
+
+from omniq.errors import NoCurrentTask
+
+
+class TaskContext:
+    """The task that is running here: `omniq.current_task()`."""
+
+    __slots__ = ("_cancel", "attempt", "deadline", "epoch", "id", "max_retries", "metadata", "queue_name", "schedule_id")
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        queue_name: str,
+        attempt: int,
+        max_retries: int,
+        epoch: int,
+        timeout: float | None,
+        metadata: dict[str, Any],
+        schedule_id: str | None,
+    ) -> None:
+        self.id = id
+        self.queue_name = queue_name
+        self.attempt = attempt
+        """1 for the first attempt."""
+        self.max_retries = max_retries
+        self.epoch = epoch
+        """Rises with every claim: a fencing token for the task's own writes elsewhere."""
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        """On `time.monotonic()`'s clock; None when the task has no timeout."""
+        self.metadata = metadata
+        self.schedule_id = schedule_id
+        self._cancel = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task should stop: it was cancelled, timed out or lost its lease.
+
+        Async tasks are cancelled by themselves; a long task on a thread looks here.
+        """
+        return self._cancel.is_set()
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the deadline, at least 0; None when there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def cancel(self) -> None:
+        """Set `cancelled`; for the worker."""
+        self._cancel.set()
+
+
+current: ContextVar[TaskContext] = ContextVar("omniq_current_task")
+
+
+def current_task() -> TaskContext:
+    """The task that is running here. Raises `NoCurrentTask` outside one."""
+    try:
+        return current.get()
+    except LookupError:
+        raise NoCurrentTask("current_task() was called outside a running task") from None

@@ -1,0 +1,119 @@
+"""Where fetcher, runner, lease keeper and settler of a worker meet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from omniq.workers.job import Job, Ran
+
+
+class Desk:
+    """The jobs in this worker's hands: waiting for a slot, running, or done and not yet settled.
+
+    `take`, `done` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._buffer: deque[Job] = deque()
+        self._done: deque[tuple[Job, Ran]] = deque()
+        self._signalled = False
+        self.held: dict[str, Job] = {}
+        """Every job whose lease is ours, by task id."""
+        self.has_done = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Set whenever a job has been settled."""
+
+    # ── from the fetcher ─────────────────────────────────────────────────────
+
+    def accept(self, jobs: Iterable[Job]) -> None:
+        """Put claimed jobs in line for a slot."""
+        for job in jobs:
+            self.held[job.record.id] = job
+            self._buffer.append(job)
+
+    def hold(self, job: Job) -> None:
+        """Keep a job's lease without putting it in line yet."""
+        self.held[job.record.id] = job
+
+    def accept_done(self, job: Job, ran: Ran) -> None:
+        """Take a job in hand only to settle it."""
+        self.held[job.record.id] = job
+        self.done(job, ran)
+
+    def withdraw(self, keep: int = 0) -> list[Job]:
+        """Take back all but the first `keep` jobs that no slot has taken."""
+        jobs: list[Job] = []
+        while len(self._buffer) > keep:
+            try:
+                jobs.append(self._buffer.pop())
+            except IndexError:  # a slot was faster
+                break
+        return jobs
+
+    @property
+    def buffered(self) -> int:
+        return len(self._buffer)
+
+    @property
+    def oldest_wait(self) -> float:
+        """Seconds for which the first job in line has been waiting for a slot."""
+        try:
+            return time.monotonic() - self._buffer[0].claimed_at
+        except IndexError:
+            return 0.0
+
+    # ── from the slots ───────────────────────────────────────────────────────
+
+    def take(self) -> Job | None:
+        """The next job for a free slot."""
+        try:
+            return self._buffer.popleft()
+        except IndexError:
+            return None
+
+    def put_back(self, jobs: Iterable[Job]) -> None:
+        """Put jobs that were taken and not begun first in line again."""
+        self._buffer.extendleft(reversed(list(jobs)))
+
+    def done(self, job: Job, ran: Ran) -> None:
+        """Hand in what came of a job."""
+        self._done.append((job, ran))
+        if not self._signalled:
+            self._signalled = True
+            self._loop.call_soon_threadsafe(self.has_done.set)
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Let the worker's loop call this."""
+        self._loop.call_soon_threadsafe(function, *args)
+
+    # ── from the settler ─────────────────────────────────────────────────────
+
+    def collect(self, limit: int) -> list[tuple[Job, Ran]]:
+        """Up to `limit` jobs that are done."""
+        self._signalled = False
+        self.has_done.clear()
+        batch: list[tuple[Job, Ran]] = []
+        while self._done and len(batch) < limit:
+            batch.append(self._done.popleft())
+        if self._done:
+            self.has_done.set()
+        return batch
+
+    def settled(self, jobs: Iterable[Job]) -> None:
+        """Let go of jobs: they are settled or lost."""
+        for job in jobs:
+            # A task that was released and claimed again is another job under the same id.
+            if self.held.get(job.record.id) is job:
+                del self.held[job.record.id]
+        self.changed.set()
+
+    async def until_held_at_most(self, count: int) -> None:
+        """Wait until no more than `count` jobs are in hand."""
+        while len(self.held) > count:
+            self.changed.clear()
+            await self.changed.wait()

@@ -1,0 +1,111 @@
+"""Running one task: the same few steps on a loop, on a thread and in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from omniq import clock
+from omniq.config.security import Security
+from omniq.errors import CorruptPayload, Retry, SerializationError, SignatureError, TaskTimeout
+from omniq.serialization.calls import LoadedCall
+from omniq.workers.context import current
+from omniq.workers.job import End, Job, Ran
+
+Await = Callable[[Awaitable[Any]], Any]
+"""Runs an awaitable to its end on a loop of this thread."""
+
+
+class Execution:
+    """Loads, runs and packs; it never raises: whatever a task does ends as a `Ran`."""
+
+    def __init__(self, security: Security) -> None:
+        self.security = security
+        self._serialization = security.manager()
+
+    def load(self, job: Job) -> LoadedCall | Ran:
+        """The function and its arguments, or what became of trying."""
+        try:
+            return self._serialization.load_call(job.call)
+        except BaseException as error:
+            return failure(job, error)
+
+    async def run_async(self, job: Job, call: LoadedCall) -> Ran:
+        """Run an async function on the running loop."""
+        token = self._enter(job)
+        try:
+            async with asyncio.timeout(job.call.timeout) as limit:
+                value = await call.func(*call.args, **call.kwargs)
+            return self._success(job, value)
+        except BaseException as error:
+            return failure(job, TaskTimeout() if limit.expired() and isinstance(error, TimeoutError) else error)
+        finally:
+            current.reset(token)
+
+    def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
+        """Run any function on this thread; what it awaits runs through `await_`."""
+        token = self._enter(job)
+        try:
+            value = call.func(*call.args, **call.kwargs)
+            if inspect.isawaitable(value):
+                value = await_(value)
+            return self._success(job, value)
+        except BaseException as error:
+            return failure(job, error)
+        finally:
+            current.reset(token)
+
+    def _enter(self, job: Job) -> Any:
+        job.started_at = clock.now()
+        return current.set(job.make_context())
+
+    def _success(self, job: Job, value: Any) -> Ran:
+        try:
+            value_format, packed = self._serialization.dump_value(value)
+        except SerializationError as error:
+            return failure(job, error, fatal=True)
+        return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
+
+
+def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
+    """What came of a run that raised."""
+    if job.ended_by is not None and isinstance(error, asyncio.CancelledError):
+        return Ran(end=job.ended_by, started_at=job.started_at)
+    if isinstance(error, TaskTimeout) and not error.args:
+        error = TaskTimeout(f"ran longer than its timeout of {job.call.timeout:g} s")
+    broken = fatal or isinstance(error, CorruptPayload | SignatureError)
+    return Ran(
+        end=End.FATAL if broken else End.ERROR,
+        error_type=qualified_name(type(error)),
+        error_message=safe_text(error),
+        traceback=remote_traceback(error),
+        delay=error.delay if isinstance(error, Retry) else None,
+        started_at=job.started_at,
+    )
+
+
+def qualified_name(cls: type) -> str:
+    """`module.qualname`; the bare name for builtins."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def safe_text(error: BaseException) -> str:
+    """The error's text; a task's own `__str__` may raise as well."""
+    try:
+        return str(error)
+    except BaseException as second:
+        return f"(its text can't be had: {type(second).__name__})"
+
+
+def remote_traceback(error: BaseException) -> str:
+    """The traceback from the task's own first line on, without this module's frames."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException as second:
+        return f"(the traceback can't be had: {type(second).__name__})"

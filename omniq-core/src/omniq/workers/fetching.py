@@ -1,0 +1,189 @@
+"""Claiming tasks: as many as keep the slots busy, and not more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from omniq.errors import StoreError
+from omniq.models.config import WorkerConfig
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import TaskRecord
+from omniq.workers.admission import Admission
+from omniq.workers.desk import Desk
+from omniq.workers.job import End, Job, Ran
+from omniq.workers.runner import Runner
+
+log = logging.getLogger("omniq.worker")
+
+MAX_PREFETCH = 1000
+AHEAD = 0.1
+"""Seconds of work that are claimed ahead of free slots."""
+STALE = 1.0
+"""Seconds after which work that was claimed ahead and isn't begun goes back for others to take."""
+
+
+class Pace:
+    """How many tasks a second this worker ends, as a moving average."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._count = 0
+        self._since = time.monotonic()
+
+    def count(self, ended: int) -> None:
+        self._count += ended
+
+    def ahead(self) -> int:
+        """How many tasks are `AHEAD` seconds of work."""
+        now = time.monotonic()
+        elapsed = now - self._since
+        if elapsed >= 0.02:
+            self._rate = (self._rate + self._count / elapsed) / 2
+            self._count, self._since = 0, now
+        return min(MAX_PREFETCH, int(self._rate * AHEAD))
+
+
+class Fetcher:
+    """The loop that claims. It never ends by an error of the store: it waits and tries again."""
+
+    def __init__(
+        self,
+        store: BaseTaskQueue,
+        desk: Desk,
+        runner: Runner,
+        admission: Admission,
+        *,
+        queues: Sequence[str],
+        config: WorkerConfig,
+        worker: str,
+    ) -> None:
+        self._store = store
+        self._desk = desk
+        self._runner = runner
+        self._admission = admission
+        self._queues = tuple(queues)
+        self._config = config
+        self._worker = worker
+        self._hint: asyncio.Future[None] | None = None
+        self.pace = Pace()
+        self.last_fetch = time.monotonic()
+        """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
+
+    async def run(self) -> None:
+        """Claim until cancelled."""
+        try:
+            while True:
+                await self._until_room()
+                self._listen()
+                await asyncio.sleep(0)  # so that it does listen before the claim looks
+                records = await self._claim(self._room())
+                if records:
+                    await self._hand_out(records)
+                else:
+                    await self._idle()
+        finally:
+            self._stop_listening()
+
+    # ── how many ─────────────────────────────────────────────────────────────
+
+    @property
+    def _capacity(self) -> int:
+        prefetch = self._config.prefetch
+        return self._runner.max_workers + (self.pace.ahead() if prefetch is None else prefetch)
+
+    def _room(self) -> int:
+        return max(0, self._capacity - len(self._desk.held))
+
+    async def _until_room(self) -> None:
+        """Wait until a claim is worth its round trip: a quarter of the capacity, or slots about to be idle."""
+        while True:
+            room = self._room()
+            if room >= max(1, self._capacity // 4) or (room > 0 and self._desk.buffered == 0):
+                return
+            await self._changed()
+
+    async def _changed(self) -> None:
+        self._desk.changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STALE):
+                await self._desk.changed.wait()
+        self._hand_back_stale()
+
+    def _hand_back_stale(self) -> None:
+        if self._desk.oldest_wait > STALE:
+            keep = self.pace.ahead() if self._config.prefetch is None else self._config.prefetch
+            self._hand_back(self._desk.withdraw(keep))
+
+    # ── claiming ─────────────────────────────────────────────────────────────
+
+    async def _claim(self, limit: int) -> list[TaskRecord]:
+        try:
+            records = await self._store.claim(
+                self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker
+            )
+        except StoreError as error:
+            log.warning("tasks can't be claimed, trying again: %s", error)
+            await asyncio.sleep(self._config.poll_interval)
+            return []
+        self.last_fetch = time.monotonic()
+        return records
+
+    def _ordered(self) -> Sequence[str]:
+        """The queues in the order of this claim: as configured, or drawn so that earlier ones come first more often."""
+        if self._config.policy == "strict":
+            return self._queues
+        count = len(self._queues)
+        # Efraimidis & Spirakis (2006): a weighted shuffle by sorting on u ** (1 / weight).
+        keys = {name: random.random() ** (1 / (count - place)) for place, name in enumerate(self._queues)}
+        return sorted(self._queues, key=keys.__getitem__, reverse=True)
+
+    async def _hand_out(self, records: Sequence[TaskRecord]) -> None:
+        admitted = [self._admission.admit(record) for record in records]
+        for job, ran in admitted:
+            if ran is not None:
+                self._desk.accept_done(job, ran)
+        jobs = [job for job, ran in admitted if ran is None]
+        suspect = next((job for job in jobs if job.alone), None)
+        if suspect is None or self._runner.isolates:
+            self._desk.accept(jobs)
+            self._runner.wake()
+        else:
+            await self._run_alone(suspect, [job for job in jobs if job is not suspect])
+
+    async def _run_alone(self, suspect: Job, others: list[Job]) -> None:
+        """Run a task that may kill the process when nothing else is in this worker's hands."""
+        log.info("task %s has crashed %d times: it runs alone", suspect.record.id, suspect.record.crashes)
+        self._hand_back([*others, *self._desk.withdraw()])
+        self._desk.hold(suspect)
+        await self._desk.until_held_at_most(1)
+        self._desk.accept([suspect])
+        self._runner.wake()
+        await self._desk.until_held_at_most(0)
+
+    def _hand_back(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._desk.accept_done(job, Ran(end=End.RELEASED))
+
+    # ── waiting ──────────────────────────────────────────────────────────────
+
+    def _listen(self) -> None:
+        if self._hint is None or self._hint.done():
+            pause = self._config.poll_interval * random.uniform(0.8, 1.2)
+            self._hint = asyncio.ensure_future(self._store.wait(self._queues, pause))
+
+    async def _idle(self) -> None:
+        assert self._hint is not None
+        try:
+            await asyncio.shield(self._hint)
+        except StoreError as error:
+            log.warning("can't wait for tasks, polling: %s", error)
+            await asyncio.sleep(self._config.poll_interval)
+
+    def _stop_listening(self) -> None:
+        if self._hint is not None:
+            self._hint.cancel()

@@ -1,0 +1,86 @@
+"""A claimed task on its way through a worker, and what came of running it."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+
+from msgspec import Struct
+
+from omniq.models.task import Call
+from omniq.storage.records import Lease, TaskRecord
+from omniq.workers.context import TaskContext
+
+
+class End(StrEnum):
+    """How a run ended."""
+
+    SUCCESS = "success"
+    ERROR = "error"
+    """It raised or timed out: retried as long as attempts are left."""
+    FATAL = "fatal"
+    """It can't succeed by another attempt: dead-lettered."""
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """It wasn't started before its TTL ended."""
+    CRASHED = "crashed"
+    """The child process that ran it died."""
+    RELEASED = "released"
+    """It wasn't run to its end, through no fault of its own: handed back uncharged."""
+    LOST = "lost"
+    """Its lease had passed on meanwhile: there is nothing to settle."""
+
+
+class Ran(Struct, array_like=True, kw_only=True, omit_defaults=True):
+    """What came of a run; it crosses process boundaries."""
+
+    end: End
+    value: bytes = b""
+    value_format: str = ""
+    error_type: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+    delay: float | None = None
+    """Seconds until the retry, if the task itself asked for a delay."""
+    started_at: float | None = None
+
+
+class Job:
+    """A claimed task in this worker's hands."""
+
+    __slots__ = ("alone", "call", "claimed_at", "context", "ended_by", "record", "renewed_at", "started_at")
+
+    def __init__(self, record: TaskRecord, call: Call, *, alone: bool = False) -> None:
+        self.record = record
+        self.call = call
+        self.alone = alone
+        """Whether nothing else may run beside it: its next crash would be its last."""
+        self.claimed_at = self.renewed_at = time.monotonic()
+        self.started_at: float | None = None
+        self.context: TaskContext | None = None
+        self.ended_by: End | None = None
+        """Why it is being stopped from outside, if it is."""
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.record.id, self.record.epoch)
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self.record.attempts + 1
+
+    def make_context(self) -> TaskContext:
+        """The context that the task sees; its deadline counts from now."""
+        record, call = self.record, self.call
+        self.context = TaskContext(
+            id=record.id,
+            queue_name=record.queue_name,
+            attempt=self.attempt,
+            max_retries=call.max_retries,
+            epoch=record.epoch,
+            timeout=call.timeout,
+            metadata=call.metadata,
+            schedule_id=record.schedule_id,
+        )
+        return self.context

@@ -1,0 +1,86 @@
+"""Keeping leases alive from a thread of its own, whatever the tasks' threads and loops are doing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from omniq.errors import StoreError
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import LeaseStatus
+from omniq.sync import Portal
+from omniq.workers.desk import Desk
+from omniq.workers.job import Job
+
+log = logging.getLogger("omniq.worker")
+
+
+class LeaseKeeper:
+    """Renews the leases of a worker's jobs, in one call for all, before a third of them has passed.
+
+    It runs on its own thread, event loop and connections, so that neither a task that computes nor a loop
+    that is stuck lets a lease run out. Tasks shorter than a third of the lease are never renewed.
+    """
+
+    def __init__(
+        self,
+        store: BaseTaskQueue,
+        desk: Desk,
+        *,
+        lease: float,
+        on_lost: Callable[[Job], None],
+        on_cancel: Callable[[Job], None],
+    ) -> None:
+        self._store = store
+        self._desk = desk
+        self._lease = lease
+        self._on_lost = on_lost
+        self._on_cancel = on_cancel
+        self._loop = asyncio.get_running_loop()
+        self._portal: Portal | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._portal = Portal("omniq-leases")
+        self._task = self._portal.submit(self._keep())
+
+    async def stop(self) -> None:
+        """Renew no longer, and give back the connections."""
+        if self._portal is not None:
+            self._task.cancel()
+            await asyncio.wrap_future(self._portal.submit(self._close()))
+            await asyncio.to_thread(self._portal.stop)
+            self._portal = None
+
+    async def _close(self) -> None:
+        await self._store.close()
+
+    async def _keep(self) -> None:
+        await self._store.connect()
+        while True:
+            await asyncio.sleep(self._lease / 6)
+            try:
+                await self._renew()
+            except StoreError as error:
+                log.warning("leases can't be renewed, trying again: %s", error)
+
+    async def _renew(self) -> None:
+        now = time.monotonic()
+        due = [job for job in list(self._desk.held.values()) if now - job.renewed_at >= self._lease / 6]
+        if not due:
+            return
+        statuses = await self._store.extend([job.lease for job in due], lease=self._lease)
+        for job, status in zip(due, statuses, strict=True):
+            self._note(job, status, now)
+
+    def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> None:
+        # Counted from before the request: the store may have acted on it at any time since.
+        job.renewed_at = asked_at
+        if not status.held:
+            self._loop.call_soon_threadsafe(self._on_lost, job)
+        elif status.cancel_requested:
+            self._loop.call_soon_threadsafe(self._on_cancel, job)

@@ -1,0 +1,266 @@
+"""The engine of every worker: the parts that claim, run, settle and look after tasks, and their life together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Self
+
+from omniq import clock
+from omniq.errors import StoreError, WorkerError
+from omniq.events.logger import AsyncEventLogger
+from omniq.models.config import WorkerConfig
+from omniq.models.state import EventType, TaskState
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.retry import RetryManager
+from omniq.results.engine import AsyncResultStorage
+from omniq.sync import Portal, refuse_in_loop
+from omniq.workers.admission import Admission
+from omniq.workers.callbacks import CallbackManager
+from omniq.workers.desk import Desk
+from omniq.workers.execution import Execution
+from omniq.workers.fetching import Fetcher
+from omniq.workers.job import End, Job, Ran
+from omniq.workers.leases import LeaseKeeper
+from omniq.workers.runner import Runner
+from omniq.workers.settling import SettlingLoop, Verdict
+from omniq.workers.upkeep import Upkeep
+
+log = logging.getLogger("omniq.worker")
+
+
+class AsyncWorkerPool:
+    """Takes tasks from a queue and runs them, on the loop that starts it.
+
+    `runner` decides how a task runs; everything else is the same for every kind of worker. One pool is
+    started and stopped once.
+    """
+
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any],
+        results: AsyncResultStorage[Any] | None,
+        runner: type[Runner],
+        config: WorkerConfig,
+        *,
+        max_workers: int,
+        events: AsyncEventLogger | None = None,
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
+        """Names this worker in tasks, results and events; never used twice."""
+        self.config = config
+        self.max_workers = max_workers
+        self._queue = queue
+        self._runner_class = runner
+        self._queues = tuple(config.queues) if config.queues else queue.queues
+        if results is not None:
+            queue.use_results(results.store)
+        self._results = results
+        if events is not None:
+            queue.events = events
+        self._loops: list[asyncio.Task[None]] = []
+        self.failure: BaseException | None = None
+        """The error that ended the worker, if one did."""
+        self.finished = asyncio.Event()
+        """Set when the pool has stopped, by `stop` or by an error that no part could handle."""
+
+    # ── life ─────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Connect and begin to work; returns at once. Raises `StoreError` when a store can't be reached."""
+        if self._loops:
+            raise WorkerError("the worker is running already")
+        await self._queue.ready()
+        if self._results is not None:
+            await self._results.ready()
+        self._assemble()
+        await self.runner.open()
+        self._leases.start()
+        self._loops = [
+            self._spawn(self._fetcher.run(), "fetch"),
+            self._spawn(self._settling.run(), "settle"),
+            self._spawn(self._upkeep.run(), "upkeep"),
+            self._spawn(self._upkeep.run_scheduler(), "schedule"),
+        ]
+        log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
+
+    async def stop(self, grace_period: float | None = None) -> None:
+        """Stop: claim no more, hand back what isn't begun, wait for what runs, then hand that back too.
+
+        `grace_period` (seconds) overrides the configured one. Safe to repeat.
+        """
+        if not self._loops:
+            return
+        fetch, settle, *upkeep = self._loops
+        self._loops = []
+        await _cancel(fetch, *upkeep)
+        self._hand_back()
+        await self._drain(self.config.grace_period if grace_period is None else grace_period)
+        await self.runner.close()
+        await _cancel(settle)
+        await self._settle_rest()
+        await self._leases.stop()
+        await self._callbacks.close()
+        if self._queue.events is not None:
+            await self._queue.events.flush()
+        self.finished.set()
+        log.info("worker %s has stopped", self.name)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def drain(self) -> None:
+        """Wait until nothing is due, running or unsettled: the tasks there are have been worked off."""
+        while self.desk.held or await self._anything_due():
+            await asyncio.sleep(0.02)
+
+    # ── parts ────────────────────────────────────────────────────────────────
+
+    def _assemble(self) -> None:
+        queue, config = self._queue, self.config
+        self.desk = Desk()
+        execution = Execution(queue.security)
+        self.runner = self._runner_class(self.desk, execution, max_workers=self.max_workers)
+        self.runner.on_failure = self._fail
+        if queue.events is not None:
+            self.runner.on_start = self._log_start
+        self._callbacks = CallbackManager(queue)
+        self._fetcher = Fetcher(
+            queue.store,
+            self.desk,
+            self.runner,
+            Admission(queue.serialization, max_crashes=config.max_crashes),
+            queues=self._queues,
+            config=config,
+            worker=self.name,
+        )
+        self._settling = SettlingLoop(
+            queue,
+            self.desk,
+            Verdict(queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes),
+            worker=self.name,
+            on_ended=self._callbacks.ended,
+            on_settled=self._fetcher.pace.count,
+        )
+        self._leases = LeaseKeeper(
+            queue.store,
+            self.desk,
+            lease=config.lease,
+            on_lost=lambda job: self.runner.stop_job(job, End.LOST),
+            on_cancel=lambda job: self.runner.stop_job(job, End.CANCELLED),
+        )
+        self._upkeep = Upkeep(queue, config)
+
+    def _spawn(self, loop: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(loop, name=f"omniq-{name}")
+        task.add_done_callback(self._loop_ended)
+        return task
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ends by itself is a bug: say so loudly and end the worker, so that its supervisor restarts it."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.critical("worker %s can't go on", self.name, exc_info=error)
+        self.failure = error
+        self.finished.set()
+
+    def _log_start(self, job: Job) -> None:
+        self.desk.call_soon(self._log_executing, job, clock.now())
+
+    def _log_executing(self, job: Job, at: float) -> None:
+        if self._queue.events is not None:
+            self._queue.events.log(
+                EventType.EXECUTING,
+                task_id=job.record.id,
+                schedule_id=job.record.schedule_id,
+                queue_name=job.record.queue_name,
+                worker=self.name,
+                attempt=job.attempt,
+                time=at,
+            )
+
+    # ── stopping ─────────────────────────────────────────────────────────────
+
+    def _hand_back(self) -> None:
+        for job in self.desk.withdraw():
+            self.desk.done(job, Ran(end=End.RELEASED))
+
+    async def _drain(self, grace_period: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_period):
+                await self.desk.until_held_at_most(0)
+
+    async def _settle_rest(self) -> None:
+        """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
+        try:
+            async with asyncio.timeout(max(1.0, self.config.grace_period)):
+                await self._settling.finish()
+        except (TimeoutError, StoreError):
+            log.error("%d tasks couldn't be settled; they will run again when their leases are over",
+                      len(self.desk.held))
+
+    async def _anything_due(self) -> bool:
+        store = await self._queue.ready()
+        return any(
+            stats.counts.get(TaskState.PENDING, 0) or stats.counts.get(TaskState.RUNNING, 0)
+            for stats in await store.stats()
+            if stats.name in self._queues and not stats.paused
+        )
+
+
+class WorkerPool:
+    """A worker pool on a thread and an event loop of its own; its methods block."""
+
+    def __init__(self, pool: AsyncWorkerPool) -> None:
+        self.aio = pool
+        self._portal: Portal | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._portal is not None
+
+    def start(self) -> None:
+        """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
+        refuse_in_loop("start()")
+        self._portal = Portal("omniq-worker")
+        try:
+            self._portal.call(self.aio.start())
+        except BaseException:
+            self._end()
+            raise
+
+    def stop(self, grace_period: float | None = None) -> None:
+        """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
+        if self._portal is not None:
+            try:
+                self._portal.call(self.aio.stop(grace_period))
+            finally:
+                self._end()
+
+    def drain(self) -> None:
+        """Wait until the tasks there are have been worked off."""
+        if self._portal is None:
+            raise WorkerError("the worker isn't running")
+        self._portal.call(self.aio.drain())
+
+    def _end(self) -> None:
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            portal.stop()
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -1,0 +1,205 @@
+"""The worker whose tasks run in child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from omniq.errors import TaskTimeout, WorkerError
+from omniq.workers.base import Worker
+from omniq.workers.child import READY, ChildTask, Hello
+from omniq.workers.desk import Desk
+from omniq.workers.execution import Execution, failure
+from omniq.workers.job import End, Job, Ran
+from omniq.workers.runner import Runner
+
+log = logging.getLogger("omniq.worker")
+
+CHUNK_SECONDS = 0.005
+"""A child gets as many short tasks at once as take about so long."""
+MAX_CHUNK = 64
+MAX_FALSE_STARTS = 3
+"""Children that die before they are ready, in a row, before the worker gives up."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_ran = msgspec.msgpack.Decoder(Ran).decode
+
+
+class Child:
+    """One child process and the jobs it was given, the running one first."""
+
+    def __init__(self, hello: Hello, on_message: Callable[[Child, bytes], None], on_death: Callable[[Child], None]):
+        self._loop = asyncio.get_running_loop()
+        self._on_message = on_message
+        self._on_death = on_death
+        self.jobs: deque[Job] = deque()
+        self.ready = False
+        self.began = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "omniq.workers.child", str(theirs.fileno())]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+        self._connection = Connection(ours.detach())
+        self._connection.send_bytes(_encode(hello))
+        self._loop.add_reader(self._connection.fileno(), self._readable)
+
+    def send(self, jobs: list[Job]) -> None:
+        """Give it these jobs to run one after the other."""
+        self.jobs.extend(jobs)
+        try:
+            self._connection.send_bytes(_encode([ChildTask.of(job) for job in jobs]))
+        except OSError:
+            self.process.kill()  # it is dead or dying: the reader will see it
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def close(self) -> None:
+        """Hang up and see the process off."""
+        self._loop.remove_reader(self._connection.fileno())
+        self._connection.close()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.process.kill()
+        self.process.wait()
+
+    def _readable(self) -> None:
+        try:
+            while not self._connection.closed and self._connection.poll():
+                self._on_message(self, self._connection.recv_bytes())
+        except (EOFError, OSError):
+            self._on_death(self)
+
+
+class ProcessRunner(Runner):
+    """Each task has a process to itself while it runs; a process that dies takes only its running task along."""
+
+    isolates = True
+
+    def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(desk, execution, max_workers=max_workers)
+        self._children: set[Child] = set()
+        self._false_starts = 0
+        self._task_seconds = 1.0
+        self._closing = False
+
+    async def open(self) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise WorkerError("ProcessPoolWorker needs a POSIX system: use ThreadPoolWorker here")
+        for _ in range(self.max_workers):
+            self._spawn()
+
+    def wake(self) -> None:
+        for child in self._children:
+            if child.ready and not child.jobs:
+                jobs = self._chunk()
+                if not jobs:
+                    return
+                child.send(jobs)
+                self._begin(child)
+
+    def stop_job(self, job: Job, why: End) -> None:
+        """Kill the process that runs the job; one that waits behind another job is killed when its turn comes."""
+        if job.ended_by is None:
+            job.ended_by = why
+            child = next((child for child in self._children if child.jobs and child.jobs[0] is job), None)
+            if child is not None:
+                child.kill()
+
+    async def close(self) -> None:
+        self._closing = True
+        for child in list(self._children):
+            self._children.discard(child)
+            child.close()
+            for job in child.jobs:
+                self.desk.done(job, Ran(end=job.ended_by or End.RELEASED))
+
+    # ── children ─────────────────────────────────────────────────────────────
+
+    def _spawn(self) -> None:
+        hello = Hello(sys_path=sys.path, security=self.execution.security, parent=os.getpid())
+        self._children.add(Child(hello, self._message, self._death))
+
+    def _chunk(self) -> list[Job]:
+        """The jobs that a free child gets: one, or some that are short."""
+        limit = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / max(self._task_seconds, 1e-6))))
+        jobs: list[Job] = []
+        while len(jobs) < limit and (job := self.desk.take()) is not None:
+            jobs.append(job)
+            if job.alone or job.call.timeout is not None:
+                break
+        return jobs
+
+    def _begin(self, child: Child) -> None:
+        """The child's first job has begun, as far as can be told from here."""
+        job = child.jobs[0]
+        child.began = time.monotonic()
+        self.on_start(job)
+        if job.ended_by is not None:
+            child.kill()
+        elif job.call.timeout is not None:
+            child.timer = asyncio.get_running_loop().call_later(job.call.timeout, child.kill)
+
+    def _message(self, child: Child, data: bytes) -> None:
+        if not child.ready:
+            assert data == READY
+            child.ready = True
+            self._false_starts = 0
+        else:
+            self._finished(child, _decode_ran(data))
+        if child.jobs:
+            self._begin(child)
+        else:
+            self.wake()
+
+    def _finished(self, child: Child, ran: Ran) -> None:
+        job = child.jobs.popleft()
+        if child.timer is not None:
+            child.timer.cancel()
+            child.timer = None
+        self._task_seconds += 0.2 * (time.monotonic() - child.began - self._task_seconds)
+        self.desk.done(job, ran)
+
+    def _death(self, child: Child) -> None:
+        child.close()
+        self._children.discard(child)
+        if child.jobs:
+            job = child.jobs.popleft()
+            self.desk.done(job, self._what_killed(child, job))
+            self.desk.put_back(child.jobs)
+        if not child.ready:
+            self._false_starts += 1
+            if self._false_starts >= MAX_FALSE_STARTS:
+                self.on_failure(WorkerError("child processes die before they are ready: see what they wrote to stderr"))
+                return
+        if not self._closing:
+            self._spawn()
+
+    def _what_killed(self, child: Child, job: Job) -> Ran:
+        if job.ended_by is not None:
+            return Ran(end=job.ended_by)
+        timeout = job.call.timeout
+        if timeout is not None and time.monotonic() - child.began >= timeout:
+            return failure(job, TaskTimeout())
+        log.error("task %s: its process died (exit code %s)", job.record.id, child.process.returncode)
+        return Ran(end=End.CRASHED)
+
+
+class ProcessPoolWorker(Worker):
+    """Runs tasks in `max_workers` processes: for code that computes, that may crash, or that must be stoppable."""
+
+    kind = "process"
+    default_max_workers = os.cpu_count() or 1
+    runner = ProcessRunner

@@ -1,0 +1,225 @@
+"""From what came of a run to what the store is told, in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omniq.errors import LeaseLost, StoreError, WorkerCrashed
+from omniq.models.result import Outcome
+from omniq.models.state import EventType, TaskState
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.retry import RetryManager
+from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
+from omniq.workers.desk import Desk
+from omniq.workers.execution import qualified_name
+from omniq.workers.job import End, Job, Ran
+
+log = logging.getLogger("omniq.worker")
+
+BATCH = 1000
+
+FINAL_STATES = {
+    End.SUCCESS: TaskState.SUCCESS,
+    End.FATAL: TaskState.ERROR,
+    End.ERROR: TaskState.ERROR,
+    End.CRASHED: TaskState.ERROR,
+    End.CANCELLED: TaskState.CANCELLED,
+    End.EXPIRED: TaskState.EXPIRED,
+}
+
+EVENTS = {
+    TaskState.SUCCESS: EventType.COMPLETE,
+    TaskState.ERROR: EventType.ERROR,
+    TaskState.CANCELLED: EventType.CANCELLED,
+    TaskState.EXPIRED: EventType.EXPIRED,
+}
+"""A task that goes back to be tried again is a RETRY; one that is merely handed back is no event."""
+
+
+class Verdict:
+    """Decides, without a store, which change a run deserves."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any], retries: RetryManager, *, worker: str, max_crashes: int) -> None:
+        self._serialization = queue.serialization
+        self._retries = retries
+        self._worker = worker
+        self._max_crashes = max_crashes
+
+    def change(self, job: Job, ran: Ran) -> Change:
+        """The change for a job that is done."""
+        if ran.end is End.RELEASED:
+            return self._back(job)
+        if ran.end is End.CRASHED:
+            return self._crashed(job, ran)
+        if ran.end is End.ERROR and not self._retries.exhausted(job.attempt, job.call.max_retries):
+            delay = ran.delay
+            if delay is None:
+                delay = self._retries.delay(job.call.retry_delay, job.attempt)
+            return self._back(job, delay=delay, attempted=True)
+        return self._final(job, ran)
+
+    def _back(self, job: Job, *, delay: float | None = None, attempted: bool = False, crashed: bool = False) -> Change:
+        return Change(
+            task_id=job.record.id,
+            to=TaskState.PENDING,
+            from_states=RUNNING,
+            epoch=job.record.epoch,
+            delay=delay,
+            attempted=attempted,
+            crashed=crashed,
+        )
+
+    def _crashed(self, job: Job, ran: Ran) -> Change:
+        if job.record.crashes + 1 < self._max_crashes:
+            return self._back(job, crashed=True)
+        return self._final(job, poisoned(job.record.crashes + 1), crashed=True)
+
+    def _final(self, job: Job, ran: Ran, *, crashed: bool = False) -> Change:
+        record = job.record
+        to = FINAL_STATES[ran.end]
+        outcome = Outcome(
+            value=ran.value,
+            value_format=ran.value_format,
+            error_type=ran.error_type,
+            error_message=ran.error_message,
+            traceback=ran.traceback,
+            attempts=job.attempt if ran.started_at is not None else record.attempts,
+            started_at=ran.started_at,
+            worker=self._worker,
+        )
+        return Change(
+            task_id=record.id,
+            to=to,
+            from_states=RUNNING,
+            epoch=record.epoch,
+            attempted=ran.end in (End.ERROR, End.FATAL),
+            crashed=crashed,
+            result=ResultRecord(
+                task_id=record.id,
+                epoch=record.epoch,
+                status=to,
+                body=self._serialization.pack_outcome(outcome, task_id=record.id, epoch=record.epoch),
+                ttl=job.call.result_ttl,
+                schedule_id=record.schedule_id,
+            ),
+        )
+
+
+RUNNING = (TaskState.RUNNING,)
+
+
+def poisoned(crashes: int) -> Ran:
+    """What is said of a task whose process died too often."""
+    return Ran(
+        end=End.CRASHED,
+        error_type=qualified_name(WorkerCrashed),
+        error_message=f"the process that ran it died {crashes} times",
+    )
+
+
+class SettlingLoop:
+    """Tells the store what came of the jobs that are done; while one batch is written, the next gathers.
+
+    A store that is away makes it wait and try again: the task isn't run again for that, and its lease is kept.
+    """
+
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any],
+        desk: Desk,
+        verdict: Verdict,
+        *,
+        worker: str,
+        on_ended: Callable[[Job, Change], None],
+        on_settled: Callable[[int], None],
+    ) -> None:
+        self._queue = queue
+        self._desk = desk
+        self._verdict = verdict
+        self._worker = worker
+        self._on_ended = on_ended
+        self._on_settled = on_settled
+        self._settler = queue.settler
+        self._children: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        while True:
+            await self._desk.has_done.wait()
+            await self.settle(self._desk.collect(BATCH))
+
+    async def settle(self, batch: Sequence[tuple[Job, Ran]]) -> None:
+        """Settle one batch, however long the store takes."""
+        mine = [(job, ran) for job, ran in batch if ran.end is not End.LOST]
+        changes = [self._verdict.change(job, ran) for job, ran in mine]
+        if changes:
+            outcomes = await self._write(changes)
+            self._note(mine, changes, outcomes)
+        self._on_settled(len(mine))
+        self._desk.settled(job for job, _ in batch)
+
+    async def _write(self, changes: Sequence[Change]) -> list[Changed]:
+        pause = 0.1
+        while True:
+            try:
+                return await self._settler.settle(changes)
+            except StoreError as error:
+                log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
+        parents: list[str] = []
+        for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
+            if outcome.status not in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
+                log.warning("%s", LeaseLost(f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on; "
+                                            f"its outcome ({ran.end}) is dropped"))
+                continue
+            if outcome.has_children and change.to.is_terminal:
+                parents.append(job.record.id)
+            self._ended(job, ran, change)
+        if parents:
+            self._release_children(parents)
+
+    def _ended(self, job: Job, ran: Ran, change: Change) -> None:
+        if ran.end is End.SUCCESS and job.call.on_success is None and self._queue.events is None:
+            return  # the common case, kept short
+        log.debug("task %s: %s → %s", job.record.id, ran.end, change.to)
+        event = EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None)
+        if event is not None:
+            self._log(event, job, ran)
+        if change.to.is_terminal:
+            self._on_ended(job, change)
+
+    def _log(self, event: EventType, job: Job, ran: Ran) -> None:
+        if self._queue.events is not None:
+            self._queue.events.log(
+                event,
+                task_id=job.record.id,
+                schedule_id=job.record.schedule_id,
+                queue_name=job.record.queue_name,
+                worker=self._worker,
+                attempt=job.attempt,
+                data={"error_type": ran.error_type} if ran.error_type else None,
+            )
+
+    def _release_children(self, parents: list[str]) -> None:
+        task = asyncio.create_task(self._resolve(parents))
+        self._children.add(task)
+        task.add_done_callback(self._children.discard)
+
+    async def _resolve(self, parents: list[str]) -> None:
+        try:
+            await self._queue.dependencies.parents_ended(parents)
+        except StoreError as error:
+            log.warning("children of %d tasks aren't released yet, the sweep will: %s", len(parents), error)
+
+    async def finish(self) -> None:
+        """Settle what is done by now, and see to the children."""
+        while batch := self._desk.collect(BATCH):
+            await self.settle(batch)
+        if self._children:
+            await asyncio.wait(set(self._children))

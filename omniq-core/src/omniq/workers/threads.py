@@ -1,0 +1,218 @@
+"""Long-lived threads that run tasks, fed without a hop through an event loop for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
+from typing import Any
+
+from omniq.errors import TaskTimeout
+from omniq.serialization.calls import LoadedCall
+from omniq.workers.execution import Execution, failure
+from omniq.workers.job import End, Job, Ran
+
+log = logging.getLogger("omniq.worker")
+
+
+class ThreadSlots:
+    """Up to `size` threads that take jobs from `take` as long as `waiting` counts any.
+
+    A thread that finds nothing parks. Waking is a chain: whoever takes a job wakes one more thread if there
+    is more to take, so that a burst of tiny tasks is run by few threads and a burst of slow ones by all.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        *,
+        size: int,
+        take: Callable[[], Job | None],
+        waiting: Callable[[], int],
+        done: Callable[[Job, Ran], None],
+    ) -> None:
+        self._execution = execution
+        self._size = size
+        self._take = take
+        self._waiting = waiting
+        self._done = done
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._idle = 0  # parked threads minus tokens on their way to them
+        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._threads: set[_TaskThread] = set()
+        self._running: dict[Job, _TaskThread] = {}
+        self._abandoned = 0
+        self._closing = False
+        self.on_start: Callable[[Job], None] = lambda job: None
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that still run a task which was given up."""
+        return self._abandoned
+
+    @property
+    def running(self) -> list[Job]:
+        return list(self._running)
+
+    def wake(self) -> None:
+        """Let one more thread look for work."""
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+                self._tokens.put(True)
+            elif len(self._threads) < self._size and not self._closing:
+                thread = _TaskThread(self._work)
+                self._threads.add(thread)
+                thread.start()
+
+    def stop_job(self, job: Job, why: End) -> None:
+        """Ask the task to stop: one on a thread's loop is cancelled, others see it in their context."""
+        job.ended_by = why
+        if job.context is not None:
+            job.context.cancel()
+        thread = self._running.get(job)
+        if thread is not None:
+            thread.loop.cancel()
+
+    def give_up(self, job: Job, ran: Ran) -> None:
+        """Hand in `ran` for a job that goes on running; its thread is replaced and ends after it."""
+        with self._lock:
+            thread = self._running.pop(job, None)
+            if thread is None:
+                return
+            self._threads.discard(thread)
+            self._abandoned += 1
+            thread.abandoned = True
+        if job.context is not None:
+            job.context.cancel()
+        log.warning("task %s goes on running on a thread that was given up", job.record.id)
+        self._done(job, ran)
+        self.wake()
+
+    def close(self) -> None:
+        """Let the threads end after what they run."""
+        self._closing = True
+        for _ in self._threads:
+            self._tokens.put(False)
+
+    # ── on a thread ──────────────────────────────────────────────────────────
+
+    def _work(self, me: _TaskThread) -> None:
+        while not me.abandoned and (job := self._next()) is not None:
+            self._run(job, me)
+        me.loop.close()
+        with self._lock:
+            self._threads.discard(me)
+            self._abandoned -= me.abandoned
+
+    def _next(self) -> Job | None:
+        while not self._closing:
+            job = self._take() or self._park()
+            if job is not None:
+                if self._waiting():
+                    self.wake()
+                return job
+        return None
+
+    def _park(self) -> Job | None:
+        with self._lock:
+            self._idle += 1
+        job = self._take()  # something may have come since
+        if job is not None:
+            with self._lock:
+                self._idle -= 1
+            return job
+        self._tokens.get()
+        return None
+
+    def _run(self, job: Job, me: _TaskThread) -> None:
+        self._running[job] = me
+        self.on_start(job)
+        call = self._execution.load(job)
+        if isinstance(call, Ran):
+            ran = call
+        else:
+            if job.call.timeout is not None:
+                self._loop.call_soon_threadsafe(self._arm, job, call)
+            await_ = functools.partial(me.loop.run, timeout=job.call.timeout)
+            # A copy, so that context variables set by one task don't reach the next.
+            ran = contextvars.copy_context().run(self._execution.run_sync, job, call, await_)
+        with self._lock:
+            given_up = self._running.pop(job, None) is None
+        if not given_up:
+            self._done(job, ran)
+
+    # ── timeouts, on the worker's loop ───────────────────────────────────────
+
+    def _arm(self, job: Job, call: LoadedCall) -> None:
+        assert job.call.timeout is not None
+        # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
+        margin = 1.0 if inspect.iscoroutinefunction(call.func) else 0.0
+        self._loop.call_later(job.call.timeout + margin, self._time_out, job)
+
+    def _time_out(self, job: Job) -> None:
+        if job in self._running:
+            self.give_up(job, failure(job, TaskTimeout()))
+
+
+def give_up_all(slots: ThreadSlots) -> None:
+    """Hand back what still runs on threads, which can't be stopped, and let the threads end."""
+    slots.close()
+    for job in slots.running:
+        slots.stop_job(job, End.RELEASED)
+        slots.give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
+
+
+class _TaskThread(threading.Thread):
+    """A thread for tasks, with an event loop for the async ones among them."""
+
+    def __init__(self, work: Callable[[_TaskThread], None]) -> None:
+        super().__init__(name="omniq-task", daemon=True)
+        self._work = work
+        self.loop = ThreadLoop()
+        self.abandoned = False
+
+    def run(self) -> None:
+        self._work(self)
+
+
+class ThreadLoop:
+    """An event loop of one thread, made when the first async task comes."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def run(self, awaitable: Awaitable[Any], *, timeout: float | None) -> Any:
+        """Run it to its end. Raises `TaskTimeout` after `timeout` seconds."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(self._limited(awaitable, timeout))
+
+    def cancel(self) -> None:
+        """Cancel what runs; from any thread."""
+        runner, task = self._runner, self._task
+        if runner is not None and task is not None:
+            runner.get_loop().call_soon_threadsafe(task.cancel)
+
+    def close(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+    async def _limited(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
+        self._task = asyncio.current_task()
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await awaitable
+        except TimeoutError:
+            if limit.expired():
+                raise TaskTimeout from None
+            raise
+        finally:
+            self._task = None

@@ -1,0 +1,84 @@
+"""What every worker does for all of them, from time to time: each job is safe for any number of workers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from typing import Any
+
+from omniq.errors import StoreError
+from omniq.models.config import WorkerConfig
+from omniq.models.result import Outcome
+from omniq.models.state import TaskState
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.storage import hints
+from omniq.storage.records import TaskRecord
+from omniq.workers.settling import poisoned
+
+log = logging.getLogger("omniq.worker")
+
+REAP_BATCH = 500
+SWEEP_INTERVAL = 30.0
+PURGE_INTERVAL = 60.0
+
+
+class Upkeep:
+    """Recovers what dead workers held, ends what is overdue, fires schedules and forgets what is old."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig) -> None:
+        self._queue = queue
+        self._config = config
+        self._swept = self._purged = time.monotonic()
+
+    async def run(self) -> None:
+        """Look every `reap_interval`, spread so that workers don't all look at once, until cancelled."""
+        while True:
+            await self._guarded(self._look)
+            await asyncio.sleep(self._config.reap_interval * random.uniform(0.8, 1.0))
+
+    async def run_scheduler(self) -> None:
+        """Fire schedules as their slots come, until cancelled."""
+        pause = 2 * self._config.poll_interval
+        while True:
+            with hints.waiting_for_tasks(self._queue.scheduler.topic) as news:
+                await self._guarded(self._queue.scheduler.fire_due)
+                await news.wait(await self._queue.scheduler.seconds_until_due(pause))
+
+    async def _guarded(self, job: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await job()
+        except StoreError as error:
+            log.warning("upkeep failed, trying again: %s", error)
+
+    async def _look(self) -> None:
+        await self._reap()
+        await self._queue.ttl.expire()
+        now = time.monotonic()
+        if now - self._swept > SWEEP_INTERVAL:
+            self._swept = now
+            await self._queue.dependencies.sweep()
+        if now - self._purged > PURGE_INTERVAL:
+            self._purged = now
+            await self._queue.ttl.purge(retention=max(self._config.retention, 10 * self._config.lease))
+
+    async def _reap(self) -> None:
+        while True:
+            records = await self._queue.store.reap(REAP_BATCH)
+            for record in records:
+                log.warning("task %s: its lease ran out (crash %d), it goes back", record.id, record.crashes)
+            await self._bury([record for record in records if record.crashes >= self._config.max_crashes])
+            if len(records) < REAP_BATCH:
+                return
+
+    async def _bury(self, records: Sequence[TaskRecord]) -> None:
+        """Dead-letter tasks whose process died too often."""
+        for record in records:
+            ran = poisoned(record.crashes)
+            outcome = Outcome(
+                error_type=ran.error_type, error_message=ran.error_message, attempts=record.attempts + 1
+            )
+            await self._queue.end_tasks([record], TaskState.ERROR, outcome)

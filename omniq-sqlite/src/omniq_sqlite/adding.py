@@ -1,0 +1,96 @@
+"""Storing new tasks and their edges to their parents."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from omniq import clock
+from omniq.models.state import TaskState
+from omniq.storage.records import Added, NewTask, TaskRecord
+from omniq.storage.rules import new_record
+
+from omniq_sqlite.wire import LARGE_BODY, decode_texts, encode, fetch_text, maybe_ticks, parcels, time_at, to_ticks
+
+_INSERT = f"""
+    insert into task (id, queue_name, state, priority, created_at, run_at, expires_at, depends_on, schedule_id, body)
+    select value ->> 0, value ->> 1, value ->> 2, value ->> 3, {time_at(4)}, {time_at(5)}, {time_at(6)},
+        value ->> 7, value ->> 8, substr(?2, value ->> 9, value ->> 10)
+    from json_each(?1)
+"""
+_INSERT_EDGES = "insert or ignore into edge (parent, child) select value ->> 0, value ->> 1 from json_each(?)"
+_EXISTING = "select json_group_array(id) from task where id in (select value from json_each(?))"
+
+
+def add_tasks(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> tuple[list[Added], bool]:
+    """What became of each task, and whether one of them is due."""
+    now = clock.now()
+    if _is_plain(tasks):
+        try:
+            return [Added.NEW] * len(tasks), _insert(connection, tasks, now)
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
+                raise  # else some are there already, and SQLite has undone the statement
+    verdicts = _judge(tasks, _existing(connection, tasks))
+    return verdicts, _insert(connection, [t for t, v in zip(tasks, verdicts, strict=True) if v is Added.NEW], now)
+
+
+def _is_plain(tasks: Sequence[NewTask]) -> bool:
+    """Whether one statement can add them all, if only none of them is there yet."""
+    if any(task.depends_on or len(task.body) > LARGE_BODY for task in tasks):
+        return False
+    return len({task.id for task in tasks}) == len(tasks)
+
+
+def _existing(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> set[str]:
+    """Which of the tasks and of their parents are there."""
+    ids = {task.id for task in tasks}.union(*(task.depends_on for task in tasks))
+    return set(decode_texts(fetch_text(connection, _EXISTING, encode(ids))))
+
+
+def _judge(tasks: Sequence[NewTask], known: set[str]) -> list[Added]:
+    """What becomes of each task; `known` grows by the new ones."""
+    verdicts = []
+    for task in tasks:
+        if task.id in known:
+            verdicts.append(Added.DUPLICATE)
+        elif not known.issuperset(task.depends_on):
+            verdicts.append(Added.UNKNOWN_PARENT)
+        else:
+            known.add(task.id)
+            verdicts.append(Added.NEW)
+    return verdicts
+
+
+def _insert(connection: sqlite3.Connection, tasks: Sequence[NewTask], now: float) -> bool:
+    """Whether one of them is due."""
+    records = [new_record(task, now) for task in tasks]
+    for parcel in parcels(records, lambda record: record.body):
+        connection.execute(_INSERT, (_rows(parcel), b"".join(record.body for record in parcel)))
+    if edges := [(parent, record.id) for record in records for parent in record.depends_on]:
+        connection.execute(_INSERT_EDGES, (encode(edges),))
+    return any(record.state is TaskState.PENDING for record in records)
+
+
+def _rows(records: Sequence[TaskRecord]) -> str:
+    """A JSON array per record; the last two values tell where its body is within the joined ones."""
+    rows = []
+    position = 1
+    for record in records:
+        rows.append(
+            (
+                record.id,
+                record.queue_name,
+                record.state,
+                record.priority,
+                to_ticks(record.created_at),
+                to_ticks(record.run_at),
+                maybe_ticks(record.expires_at),
+                record.depends_on or None,
+                record.schedule_id,
+                position,
+                len(record.body),
+            )
+        )
+        position += len(record.body)
+    return encode(rows)

@@ -1,0 +1,103 @@
+"""Handing out tasks, keeping them, and taking them back from the dead."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from omniq import clock
+from omniq.models.state import TaskState
+from omniq.storage.records import Lease, LeaseStatus, TaskRecord
+
+from omniq_sqlite.wire import decode_texts, encode, fetch_text, fetch_tasks
+
+PROMOTE_LIMIT = 1000
+"""SCHEDULED tasks that one claim makes PENDING at most, however few it is asked for."""
+
+_PROMOTE = """
+    update task set state = 'pending' where id in (
+        select task.id from json_each(?1) as queue cross join task
+        where task.state = 'scheduled' and task.queue_name = queue.value and task.run_at <= ?2
+            and queue.value not in (select queue_name from paused_queue)
+        limit ?3)
+"""
+SELECT_DUE = """
+    select json_group_array(id) from (
+        select id from task
+        where state = 'pending' and queue_name = ?1 and ?1 not in (select queue_name from paused_queue)
+        order by priority desc, run_at, id limit ?2)
+"""
+_CLAIM = """
+    update task set state = 'running', epoch = epoch + 1, claimed_at = ?2, lease_until = ?3, worker = ?4
+    where id in (select value from json_each(?1))
+"""
+_CURRENT_LEASES = """
+    select json_group_array(json_array(id, epoch, cancel_requested)) from task
+    where state = 'running' and id in (select value from json_each(?))
+"""
+_EXTEND = "update task set lease_until = ?2 where id in (select value from json_each(?1))"
+_ANY_LAPSED = "select exists (select 1 from task where state = 'running' and lease_until <= ?)"
+_SELECT_LAPSED = """
+    select json_group_array(id) from (
+        select id from task where state = 'running' and lease_until <= ? order by lease_until limit ?)
+"""
+_REAP = """
+    update task set state = 'pending', crashes = crashes + 1, lease_until = null, worker = null
+    where id in (select value from json_each(?))
+"""
+
+
+class _CurrentLease(Struct, array_like=True, frozen=True):
+    task_id: str
+    epoch: int
+    cancel_requested: int
+
+
+_decode_leases = msgspec.json.Decoder(list[_CurrentLease]).decode
+
+
+def claim_tasks(
+    connection: sqlite3.Connection, queues: Sequence[str], limit: int, lease: float, worker: str
+) -> list[TaskRecord]:
+    """The tasks claimed, in the order of the claim."""
+    now = clock.now()
+    connection.execute(_PROMOTE, (encode(queues), now, max(limit, PROMOTE_LIMIT)))
+    ids: list[str] = []
+    for queue in queues:
+        if len(ids) < limit:
+            ids += decode_texts(fetch_text(connection, SELECT_DUE, queue, limit - len(ids)))
+    if ids:
+        connection.execute(_CLAIM, (encode(ids), now, now + lease, worker))
+    return fetch_tasks(connection, ids)
+
+
+def extend_leases(connection: sqlite3.Connection, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:
+    """What was found of each lease."""
+    ids = encode([lease.task_id for lease in leases])
+    current = {row.task_id: row for row in _decode_leases(fetch_text(connection, _CURRENT_LEASES, ids))}
+    statuses = [_status(current.get(lease.task_id), lease) for lease in leases]
+    if held := [lease.task_id for lease, status in zip(leases, statuses, strict=True) if status.held]:
+        connection.execute(_EXTEND, (encode(held), clock.now() + lease))
+    return statuses
+
+
+def _status(current: _CurrentLease | None, lease: Lease) -> LeaseStatus:
+    if current is None or current.epoch != lease.epoch:
+        return LeaseStatus(held=False)
+    return LeaseStatus(held=True, cancel_requested=bool(current.cancel_requested))
+
+
+def any_lapsed(connection: sqlite3.Connection) -> bool:
+    """Whether `reap_tasks` would find something."""
+    return bool(connection.execute(_ANY_LAPSED, (clock.now(),)).fetchone()[0])
+
+
+def reap_tasks(connection: sqlite3.Connection, limit: int) -> list[TaskRecord]:
+    """The tasks that were taken back."""
+    ids = decode_texts(fetch_text(connection, _SELECT_LAPSED, clock.now(), limit))
+    if ids:
+        connection.execute(_REAP, (encode(ids),))
+    return fetch_tasks(connection, ids)

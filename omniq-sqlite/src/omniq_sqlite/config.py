@@ -1,0 +1,114 @@
+"""The configuration of the SQLite components: which file, and how durable its commits are."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from omniq.errors import ConfigError
+from omniq.models.config import DEFAULT_PROJECT, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
+
+DEFAULT_BASE_DIR = ".omniq"
+
+Synchronous = Literal["FULL", "NORMAL"]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class DatabaseSettings(Struct, frozen=True):
+    """What a connection needs to know; stores with equal settings share their connections."""
+
+    path: str
+    """The absolute path of the file, symbolic links resolved."""
+    synchronous: Synchronous
+    busy_timeout: float
+    """Seconds to wait for another process's write lock."""
+
+
+class SQLiteConfig:
+    """What the three configurations do with the fields they share."""
+
+    __slots__ = ()
+
+    project_name: str | None
+    base_dir: str | None
+    path: str | None
+    synchronous: Synchronous
+    busy_timeout: float
+
+    def __post_init__(self) -> None:
+        if self.path is not None and (self.path in ("", ":memory:") or self.path.startswith("file:")):
+            raise ConfigError(
+                f"path: {self.path!r} isn't the name of a file. A database in memory belongs to one connection, "
+                f'and a queue needs several: use the backend "memory", or give a file'
+            )
+
+    @property
+    def file(self) -> str:
+        """The absolute path of the database: `path`, else `{base_dir}/{project_name}.db`."""
+        name = f"{self.project_name or DEFAULT_PROJECT}.db"
+        path = self.path or os.path.join(self.base_dir or DEFAULT_BASE_DIR, name)
+        return os.path.realpath(os.path.expanduser(path))
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        return DatabaseSettings(self.file, self.synchronous, self.busy_timeout)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`sqlite:///relative/file.db` or `sqlite:////absolute/file.db`, with `?synchronous=NORMAL` if wanted.
+
+        Raises `ConfigError` for anything else.
+        """
+        parts = urlsplit(url, allow_fragments=False)
+        try:
+            return msgspec.convert({"path": _path_of(parts), **_options_of(parts)}, cls, strict=False)
+        except ValueError as error:
+            raise ConfigError(f"url: {error}") from error
+
+
+def _path_of(parts: SplitResult) -> str:
+    if parts.scheme != "sqlite" or parts.netloc:
+        raise ConfigError("expected sqlite:///relative/file.db or sqlite:////absolute/file.db")
+    return unquote(parts.path[1:])
+
+
+def _options_of(parts: SplitResult) -> dict[str, str]:
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    if unknown := sorted(options.keys() - {"synchronous", "busy_timeout"}):
+        raise ConfigError(f"unknown option {unknown[0]!r}: synchronous and busy_timeout are known")
+    return options
+
+
+class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a SQLite task queue keeps its tasks. One file belongs to one project."""
+
+    base_dir: str | None = None
+    """The directory in which the project has its file, `.omniq` by default; "~" is the home directory."""
+    path: str | None = None
+    """The file itself; it wins over `base_dir`."""
+    synchronous: Synchronous = "FULL"
+    """FULL: a commit survives a power loss; NORMAL: the death of the process only, but it's faster."""
+    busy_timeout: Seconds = 10.0
+    """Seconds to wait for another process's write lock before `StoreUnavailable`."""
+
+
+class SQLiteResultStorageConfig(SQLiteConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Where a SQLite result storage keeps its results. The fields are those of `SQLiteTaskQueueConfig`."""
+
+    base_dir: str | None = None
+    path: str | None = None
+    synchronous: Synchronous = "FULL"
+    busy_timeout: Seconds = 10.0
+
+
+class SQLiteEventStorageConfig(SQLiteConfig, EventStorageConfig, frozen=True, kw_only=True):
+    """Where a SQLite event storage keeps its events. The fields are those of `SQLiteTaskQueueConfig`."""
+
+    base_dir: str | None = None
+    path: str | None = None
+    synchronous: Synchronous = "FULL"
+    busy_timeout: Seconds = 10.0

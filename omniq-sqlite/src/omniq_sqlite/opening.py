@@ -1,0 +1,195 @@
+"""A connection to a database file: its directory, pragmas and schema, forks, and what becomes of SQLite's errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+
+import msgspec
+
+from omniq.errors import StoreError, StoreUnavailable
+
+from omniq_sqlite.config import DatabaseSettings
+
+SCHEMA_VERSION = 1
+OLDEST_SQLITE = (3, 38, 0)
+
+_CHECKPOINT_PAGES = 4000
+_RETRY_EVERY = 0.01
+_TRANSIENT = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+    }
+)
+
+
+@contextmanager
+def store_errors(path: str) -> Iterator[None]:
+    """Turn SQLite's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        kind = StoreUnavailable if primary_code(error) in _TRANSIENT else StoreError
+        raise kind(f"{path}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{path}: a row can't be read: {error}") from error
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without its extension; zero where the error is of Python's making."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+class Link:
+    """A thread's connection: it opens at its first use, and closes before a fork.
+
+    SQLite remembers per process which locks it has taken on a file. A child that inherited an open connection
+    would trust in locks that only its parent holds, and could damage the file.
+    """
+
+    def __init__(self, settings: DatabaseSettings, *, read_only: bool = False) -> None:
+        self.path = settings.path
+        self.lock = threading.Lock()
+        """Held during a use, so that a fork waits for its end."""
+        self._settings = settings
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        with _links_lock:
+            _links.add(self)
+
+    @contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone. Raises what `open_connection` raises."""
+        with self.lock:
+            if self._connection is None:
+                self._connection = open_connection(self._settings, read_only=self._read_only)
+            yield self._connection
+
+    def close(self) -> None:
+        """Close the connection, which the next use opens again."""
+        with self.lock:
+            self.drop()
+
+    def drop(self) -> None:
+        """`close` for who holds `lock`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+_links_lock = threading.Lock()
+_held: list[Link] = []
+
+
+def _before_fork() -> None:
+    _links_lock.acquire()
+    for link in list(_links):
+        link.lock.acquire()
+        link.drop()
+        _held.append(link)
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().lock.release()
+    _links_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _links_lock
+    _held.clear()
+    _links.clear()
+    _links_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
+
+
+def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.Connection:
+    """Open the file, which is created and given its schema where it's new.
+
+    Any thread may use the connection, one at a time. Safe for many processes at once. Raises `StoreError`
+    and `sqlite3.Error`.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
+    _make_directory(os.path.dirname(settings.path))
+    connection = sqlite3.connect(
+        settings.path, timeout=settings.busy_timeout, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.text_factory = _text
+        _configure(connection, settings)
+        _ensure_schema(connection, settings.path)
+        connection.execute(f"pragma query_only = {int(read_only)}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _text(raw: bytes) -> str:
+    """Text that isn't UTF-8 was damaged by somebody else: better a strange name than a batch nobody can read."""
+    return raw.decode("utf-8", "replace")
+
+
+def _make_directory(directory: str) -> None:
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{directory}: the directory can't be made: {error.strerror}") from error
+
+
+def _configure(connection: sqlite3.Connection, settings: DatabaseSettings) -> None:
+    if _enter_wal_mode(connection, settings.busy_timeout) != "wal":
+        raise StoreError(f"{settings.path}: this file system can't share memory, which SQLite's WAL mode needs")
+    connection.execute(f"pragma synchronous = {settings.synchronous}")
+    connection.execute("pragma temp_store = memory")
+    connection.execute("pragma mmap_size = 0")
+    connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+
+
+def _enter_wal_mode(connection: sqlite3.Connection, patience: float) -> str:
+    """The mode that the file is in then. SQLite doesn't wait for the lock that this needs, so we have to."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            mode: str = connection.execute("pragma journal_mode = wal").fetchone()[0]
+            return mode
+        except sqlite3.OperationalError as error:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_EVERY)
+
+
+def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
+    version, tables = connection.execute(
+        "select (select user_version from pragma_user_version), (select count(*) from sqlite_schema)"
+    ).fetchone()
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: a newer omniq-sqlite wrote this file (schema {version}, this one knows {SCHEMA_VERSION}): "
+            f"upgrade omniq-sqlite"
+        )
+    if version == 0 and tables:
+        raise StoreError(f"{path}: this SQLite database isn't OmniQ's: give OmniQ a file of its own")
+    if version < SCHEMA_VERSION:
+        ddl = resources.files("omniq_sqlite").joinpath("schema.sql").read_text("utf-8")
+        connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")

@@ -1,0 +1,163 @@
+"""How batches cross into SQLite and back: as one JSON text and one blob in, as one JSON text out.
+
+Times go as whole ticks of 2⁻²² seconds, since SQLite prints floats with 15 digits and an epoch time has 17. Floats
+from 2004 to 2106 are whole numbers of ticks, so that every time comes back exactly as it was given.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from omniq.models.state import TaskState
+from omniq.storage.records import TaskRecord
+
+T = TypeVar("T")
+
+TICKS = float(1 << 22)
+"""Ticks per second."""
+FOREVER = float(1 << 40)
+"""Later times than that, beyond the year 36,000, would overflow SQLite's integers."""
+LARGE_BODY = 32 * 1024
+"""Bodies of more bytes than that travel alone, so that a batch doesn't become one giant text."""
+PARCEL = 16 * 1024 * 1024
+"""Bytes of small bodies that travel together at most."""
+
+decode_texts = msgspec.json.Decoder(list[str]).decode
+
+
+def to_ticks(seconds: float) -> int:
+    return round(min(seconds, FOREVER) * TICKS)
+
+
+def maybe_ticks(seconds: float | None) -> int | None:
+    return None if seconds is None else to_ticks(seconds)
+
+
+def to_seconds(ticks: int) -> float:
+    return ticks / TICKS
+
+
+def maybe_seconds(ticks: int | None) -> float | None:
+    return None if ticks is None else ticks / TICKS
+
+
+def ticks_of(column: str) -> str:
+    """SQL for the ticks of a time."""
+    return f"cast({column} * {TICKS} as integer)"
+
+
+def time_at(index: int) -> str:
+    """SQL for the time whose ticks are at this index of the JSON array `value`."""
+    return f"value ->> {index} / {TICKS}"
+
+
+def body_hex(column: str = "body") -> str:
+    """SQL for a body as hexadecimal text; null for a large one."""
+    return f"case when length({column}) <= {LARGE_BODY} then hex({column}) end"
+
+
+def encode(value: object) -> str:
+    """JSON for a parameter of `json_each`."""
+    return msgspec.json.encode(value).decode()
+
+
+def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) -> str:
+    """What a statement returns that aggregates all into one text."""
+    text: str = connection.execute(sql, parameters).fetchone()[0]
+    return text
+
+
+def parcels(items: Iterable[T], body_of: Callable[[T], bytes]) -> Iterator[Sequence[T]]:
+    """The items in order: small ones together, each large one alone."""
+    together: list[T] = []
+    size = 0
+    for item in items:
+        length = len(body_of(item))
+        if together and (length > LARGE_BODY or size + length > PARCEL):
+            yield together
+            together, size = [], 0
+        if length > LARGE_BODY:
+            yield [item]
+        else:
+            together.append(item)
+            size += length
+    if together:
+        yield together
+
+
+class TaskRow(Struct, array_like=True, frozen=True):
+    """A task as `FETCH_TASKS` prints it: times in ticks, the body in hexadecimal, or None for a large one."""
+
+    id: str
+    queue_name: str
+    state: TaskState
+    priority: int
+    created_at: int
+    run_at: int
+    expires_at: int | None
+    finished_at: int | None
+    epoch: int
+    attempts: int
+    crashes: int
+    lease_until: int | None
+    claimed_at: int | None
+    worker: str | None
+    cancel_requested: int
+    depends_on: tuple[str, ...] | None
+    schedule_id: str | None
+    body: str | None
+
+
+_FETCH_TASKS = f"""
+    select json_group_array(json_array(id, queue_name, state, priority, {ticks_of("created_at")},
+        {ticks_of("run_at")}, {ticks_of("expires_at")}, {ticks_of("finished_at")}, epoch, attempts, crashes,
+        {ticks_of("lease_until")}, {ticks_of("claimed_at")}, worker, cancel_requested, json(depends_on),
+        schedule_id, {body_hex()}))
+    from task where id in (select value from json_each(?))
+"""
+_FETCH_LARGE_BODIES = "select id, body from task where id in (select value from json_each(?))"
+_decode_tasks = msgspec.json.Decoder(list[TaskRow]).decode
+
+
+def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str]) -> list[TaskRecord]:
+    """Those of the tasks that exist, in the order of `ids`."""
+    if not ids:
+        return []
+    rows = _decode_tasks(fetch_text(connection, _FETCH_TASKS, encode(ids)))
+    large = [row.id for row in rows if row.body is None]
+    bodies: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE_BODIES, [encode(large)])) if large else {}
+    records = {row.id: _record(row, body) for row in rows if (body := _body(row, bodies)) is not None}
+    return [record for id_ in ids if (record := records.get(id_)) is not None]
+
+
+def _body(row: TaskRow, large: dict[str, bytes]) -> bytes | None:
+    """None for a task that was purged between the two statements."""
+    return large.get(row.id) if row.body is None else bytes.fromhex(row.body)
+
+
+def _record(row: TaskRow, body: bytes) -> TaskRecord:
+    return TaskRecord(
+        id=row.id,
+        queue_name=row.queue_name,
+        body=body,
+        state=row.state,
+        priority=row.priority,
+        created_at=to_seconds(row.created_at),
+        run_at=to_seconds(row.run_at),
+        expires_at=maybe_seconds(row.expires_at),
+        finished_at=maybe_seconds(row.finished_at),
+        epoch=row.epoch,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        lease_until=maybe_seconds(row.lease_until),
+        claimed_at=maybe_seconds(row.claimed_at),
+        worker=row.worker,
+        cancel_requested=bool(row.cancel_requested),
+        depends_on=row.depends_on or (),
+        schedule_id=row.schedule_id,
+    )

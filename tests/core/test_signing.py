@@ -1,0 +1,271 @@
+"""Keys, envelopes, and the payloads that must be refused before anything in them is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omniq.errors import ConfigError, CorruptPayload, FunctionNotFound, SerializationError, SignatureError
+from omniq.models.result import Outcome
+from omniq.models.schedule import Timing
+from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
+from omniq.serialization.base import Format
+from omniq.serialization.envelope import Envelope
+from omniq.serialization.signing import Role
+
+SECRET, OTHER = "s3cret-of-twenty-two-b", "an0ther-secret-just-as"
+signed = SerializationManager(signer=Signer(f"k1:{SECRET}"))
+unsigned = SerializationManager()
+
+
+def add(x: object, y: object = 0) -> tuple[object, object]:
+    return x, y
+
+
+class Canary:
+    """Creates a file when it is unpickled: the proof that bytes were run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return _sing, (str(self.path),)
+
+
+def _sing(path: str) -> str:
+    Path(path).touch()
+    return path
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Canary]:
+    """Must never have been unpickled when the test ends."""
+    bird = Canary(tmp_path / "sang")
+    yield bird
+    assert not bird.path.exists()
+
+
+def call_of(manager: SerializationManager, value: object, task_id: str = "t1", queue_name: str = "default") -> bytes:
+    return manager.pack_call(add, (value,), {}, task_id=task_id, queue_name=queue_name)
+
+
+def outcome_of(manager: SerializationManager, value: object, epoch: int = 1) -> bytes:
+    format, packed = manager.dump_value(value)
+    return manager.pack_outcome(Outcome(value=packed, value_format=format), task_id="t1", epoch=epoch)
+
+
+def schedule_of(manager: SerializationManager, value: object, schedule_id: str = "t1") -> bytes:
+    scheduled = ScheduledCall(timing=Timing(interval=1.0), call=manager.build_call(add, (value,), {}))
+    return manager.pack_schedule(scheduled, schedule_id=schedule_id)
+
+
+def load_call(manager: SerializationManager, data: bytes) -> object:
+    return manager.load_call(manager.read_call(data, task_id="t1", queue_name="default")).args[0]
+
+
+def load_outcome(manager: SerializationManager, data: bytes) -> object:
+    outcome = manager.read_outcome(data, task_id="t1", epoch=1)
+    return manager.load_value(outcome.value_format, outcome.value)
+
+
+def load_schedule(manager: SerializationManager, data: bytes) -> object:
+    return manager.load_call(manager.read_schedule(data, schedule_id="t1").call).args[0]
+
+
+ROLES = [(call_of, load_call), (outcome_of, load_outcome), (schedule_of, load_schedule)]
+roles = pytest.mark.parametrize(("pack", "load"), ROLES, ids=["call", "result", "schedule"])
+Pack = Callable[[SerializationManager, object], bytes]
+Load = Callable[[SerializationManager, bytes], object]
+
+
+# ── refused before decoding ──────────────────────────────────────────────────
+
+
+def test_the_canary_sings_when_its_payload_is_loaded(tmp_path: Path) -> None:
+    bird = Canary(tmp_path / "sang")
+    assert load_call(signed, call_of(signed, bird)) == str(bird.path)
+    assert bird.path.exists()
+
+
+@roles
+def test_a_signed_payload_is_accepted_where_it_belongs(pack: Pack, load: Load) -> None:
+    assert load(signed, pack(signed, (1, range(3)))) == (1, range(3))
+    assert load(signed, pack(signed, {"a": 1})) == {"a": 1}
+
+
+@roles
+def test_unsigned_payloads_are_refused_whatever_their_format(pack: Pack, load: Load, canary: Canary) -> None:
+    for value in (1, canary):
+        with pytest.raises(SignatureError, match="t1: it is unsigned, and OMNIQ_SIGNING_KEY is set; it was not dec"):
+            load(signed, pack(unsigned, value))
+
+
+@roles
+def test_signed_payloads_are_refused_without_a_key(pack: Pack, load: Load, canary: Canary) -> None:
+    for value in (1, canary):
+        with pytest.raises(SignatureError, match="signed with key id 'k1', and OMNIQ_SIGNING_KEY isn't set"):
+            load(unsigned, pack(signed, value))
+
+
+@roles
+def test_payloads_of_another_key_are_refused(pack: Pack, load: Load, canary: Canary) -> None:
+    for keys, told in ((f"k1:{OTHER}", "its signature is wrong"), (f"k9:{SECRET}", "key id 'k9', which")):
+        with pytest.raises(SignatureError, match=told):
+            load(signed, pack(SerializationManager(signer=Signer(keys)), canary))
+
+
+@roles
+def test_a_payload_of_one_role_is_none_of_another(pack: Pack, load: Load, canary: Canary) -> None:
+    data = pack(signed, canary)
+    for _, other in ROLES:
+        if other is not load:
+            with pytest.raises(SignatureError, match="its signature is wrong"):
+                other(signed, data)
+
+
+def test_a_payload_of_another_task_queue_claim_or_schedule_is_refused(canary: Canary) -> None:
+    moved: list[tuple[Load, bytes]] = [
+        (load_call, call_of(signed, canary, task_id="t2")),
+        (load_call, call_of(signed, canary, queue_name="low")),
+        (load_call, call_of(signed, canary, task_id="t", queue_name="1default")),
+        (load_outcome, outcome_of(signed, canary, epoch=2)),
+        (load_schedule, schedule_of(signed, canary, schedule_id="t2")),
+    ]
+    for load, data in moved:
+        with pytest.raises(SignatureError, match="its signature is wrong"):
+            load(signed, data)
+
+
+def test_the_body_of_one_payload_does_not_fit_the_envelope_of_another(canary: Canary) -> None:
+    mine, hostile = call_of(signed, 1), call_of(unsigned, canary)
+    head = mine[: 5 + 2 + 32]
+    for data in (head + hostile[5:], head[:3] + b"d" + head[4:] + hostile[5:], hostile[:5] + b"\2k1" + hostile[5:]):
+        with pytest.raises(SignatureError):
+            load_call(signed, data)
+
+
+def test_an_envelope_that_hides_its_dill_is_corrupt(canary: Canary) -> None:
+    for pack, load in ROLES:
+        data = pack(unsigned, canary)
+        with pytest.raises(CorruptPayload, match="disagree"):
+            load(unsigned, data[:3] + b"m" + data[4:])
+
+
+@roles
+@given(st.data())
+def test_a_mutated_signed_payload_raises_nothing_else(pack: Pack, load: Load, data: st.DataObject) -> None:
+    original = pack(signed, data.draw(st.sampled_from([1, "text", (1, 2), range(3)])))
+    mutated = data.draw(mutations(original))
+    if mutated != original:
+        with pytest.raises((CorruptPayload, SignatureError)):
+            load(signed, mutated)
+
+
+@roles
+@given(st.data())
+def test_a_mutated_unsigned_payload_loads_or_raises_one_of_ours(pack: Pack, load: Load, data: st.DataObject) -> None:
+    mutated = data.draw(mutations(pack(unsigned, {"a": [1, (2, "text")]})))
+    try:
+        load(SerializationManager("msgspec"), mutated)
+    except FunctionNotFound as error:  # a letter of the function's name was changed
+        assert load is not load_outcome, error
+    except SerializationError as error:
+        assert isinstance(error, CorruptPayload | SignatureError) or b"d" in mutated
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(b"OQ1m".__add__) | st.binary().map(b"OQ1d\2k1".__add__))
+def test_garbage_is_corrupt_or_badly_signed(data: bytes) -> None:
+    with pytest.raises((CorruptPayload, SignatureError)):
+        load_call(signed, data)
+
+
+def mutations(original: bytes) -> st.SearchStrategy[bytes]:
+    """The payload with a byte replaced, cut off, put in, or with its end moved."""
+    places = st.integers(0, len(original) - 1)
+    return st.one_of(
+        st.tuples(places, st.integers(0, 255)).map(lambda m: original[: m[0]] + bytes([m[1]]) + original[m[0] + 1 :]),
+        places.map(lambda place: original[:place]),
+        places.map(lambda place: original[:place] + original[place + 1 :]),
+        st.tuples(places, st.binary(min_size=1, max_size=4)).map(lambda m: original[: m[0]] + m[1] + original[m[0] :]),
+        st.binary(min_size=1, max_size=4).map(original.__add__),
+    )
+
+
+# ── envelopes and keys ───────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("signer", [None, Signer(SECRET)])
+@pytest.mark.parametrize("format", list(Format))
+def test_what_is_sealed_is_unsealed(signer: Signer | None, format: Format) -> None:
+    envelope = Envelope(signer)
+    for body in (b"", b"body"):
+        data = envelope.seal(format, body, role=Role.CALL, binding=("t1", "q"))
+        assert data.startswith(b"OQ1" + format.encode())
+        assert envelope.unseal(data, role=Role.CALL, binding=("t1", "q")) == (format, body)
+
+
+def test_a_binding_is_more_than_its_text() -> None:
+    envelope = Envelope(Signer(SECRET))
+    data = envelope.seal(Format.MSGSPEC, b"body", role=Role.CALL, binding=("a", "bc"))
+    for binding in (("ab", "c"), ("a", "bc", ""), ("abc",), ("call", "a", "bc")):
+        with pytest.raises(SignatureError):
+            envelope.unseal(data, role=Role.CALL, binding=binding)
+
+
+def test_keys_rotate_without_a_gap() -> None:
+    old, new = Signer(SECRET), Signer(f"k1:{OTHER}")
+    both, swapped = Signer(f"default:{SECRET}, k1:{OTHER}"), Signer({"k1": OTHER.encode(), "default": SECRET.encode()})
+    for writer, readers in ((old, (both, swapped)), (both, (old, swapped)), (swapped, (both, new)), (new, (swapped,))):
+        data = call_of(SerializationManager(signer=writer), 1)
+        for reader in readers:
+            assert load_call(SerializationManager(signer=reader), data) == 1
+    with pytest.raises(SignatureError):
+        load_call(SerializationManager(signer=new), call_of(SerializationManager(signer=old), 1))
+
+
+def test_signers_show_key_ids_and_no_secret() -> None:
+    signer = Signer(f"k1:{SECRET},k0:{OTHER}")
+    assert repr(signer) == "Signer(key_ids=['k1', 'k0'])"
+    assert SECRET not in repr(vars(signer))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "",
+        "  ",
+        "short",
+        "k1:short",
+        f"{SECRET},{OTHER}",
+        f"k1:{SECRET},{OTHER}",
+        f"k1:{SECRET},k1:{OTHER}",
+        f"bad id:{SECRET}",
+        f":{SECRET}",
+        f"k1:{SECRET},",
+        {},
+        {"k1": b"short"},
+        {"bad id": SECRET.encode()},
+        {"k" * 33: SECRET.encode()},
+    ],
+    ids=repr,
+)
+def test_malformed_keys_are_refused_without_showing_them(keys: str | dict[str, bytes]) -> None:
+    with pytest.raises(ConfigError, match="^OMNIQ_SIGNING_KEY: ") as raised:
+        Signer(keys)
+    assert SECRET not in str(raised.value)
+    assert OTHER not in str(raised.value)
+    assert "short" not in str(raised.value)
+
+
+def test_hostile_dill_is_not_run_where_dill_is_refused(canary: Canary) -> None:
+    by_value = SerializationManager().pack_call(lambda: canary, (), {}, task_id="t1", queue_name="default")
+    payloads = (by_value, call_of(unsigned, canary))
+    for reader in (SerializationManager("msgspec"), SerializationManager(allowed_modules=[__name__])):
+        for data in payloads:
+            with pytest.raises(SerializationError, match="it was not decoded"):
+                load_call(reader, data)
+        with pytest.raises(SerializationError, match="it was not decoded"):
+            reader.load_value("d", DillSerializer().dumps(canary))

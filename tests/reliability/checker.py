@@ -1,0 +1,77 @@
+"""Whether a run kept OmniQ's promises, judged from the outside history and the final states alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from tests.reliability.history import Event, Kind
+from tests.reliability.invariants import INVARIANTS
+from tests.reliability.run import Expectations, Final, Run
+
+SHOWN = 20
+
+
+class Violation(Struct, frozen=True):
+    """One broken promise."""
+
+    invariant: str
+    """Its name, such as `I3`."""
+    task_id: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.task_id}: {self.detail}"
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What the checker found, with the figures that show that it had something to look at."""
+
+    violations: list[Violation]
+    tasks: int
+    starts: int
+    re_executions: int
+    kills: int
+    cut: int
+    """Starts that a kill cut short."""
+    refused: int
+    """Changes that the store refused to a claim's holder."""
+    slowest_recovery: float
+    """Seconds from a kill to the next start of a task that it cut short; 0.0 without one."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+    @property
+    def broken(self) -> set[str]:
+        """The names of the invariants that were violated."""
+        return {violation.invariant for violation in self.violations}
+
+    def __str__(self) -> str:
+        figures = (
+            f"{self.tasks} tasks, {self.starts} starts, {self.kills} kills that cut {self.cut} starts short, "
+            f"{self.re_executions} re-executions, {self.refused} refused, "
+            f"slowest recovery {self.slowest_recovery:.2f} s: {len(self.violations)} violations"
+        )
+        hidden = len(self.violations) - SHOWN
+        lines = [figures, *(f"  {violation}" for violation in self.violations[:SHOWN])]
+        return "\n".join([*lines, f"  and {hidden} more"] if hidden > 0 else lines)
+
+
+def check(history: Sequence[Event], final: Mapping[str, Final], expect: Expectations) -> Report:
+    """Hold the run against every invariant."""
+    run = Run(history, final, expect)
+    violations = [Violation(name, *broken) for name, invariant in INVARIANTS.items() for broken in invariant(run)]
+    cuts = run.cuts()
+    return Report(
+        violations=violations,
+        tasks=len(final),
+        starts=sum(len(task.starts) for task in run.tasks.values()),
+        re_executions=len(run.re_executions()),
+        kills=len(run.kills),
+        cut=len(cuts),
+        refused=sum(len(task.of(Kind.SETTLED_LOST)) for task in run.tasks.values()),
+        slowest_recovery=max((cut.recovery for cut in cuts if cut.recovery is not None), default=0.0),
+    )
