@@ -123,6 +123,7 @@ def test_other_callables_travel_by_value(function: Callable[[int], Any]) -> None
         ("omniq.serialization.functions:os.system", "has no 'os'"),
         ("omniq.serialization.functions:sys.exit", "isn't a class of that module"),
         ("omniq.serialization.functions:import_module", "doesn't define it"),
+        (f"{__name__}:Path.cwd", "isn't a class of that module"),
         (f"{__name__}:Tasks.__base__", "doesn't define it"),
         (f"{__name__}:Tasks.__subclasses__", "doesn't define it"),
         (f"{__name__}:add.__globals__.clear", "isn't a class of that module"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omniq.errors import ConfigError, CorruptPayload, FunctionNotFound, SerializationError, SignatureError
+from omniq.errors import ConfigError, CorruptPayload, FunctionNotFound, OmniQError, SerializationError, SignatureError
 from omniq.models.result import Outcome
 from omniq.models.schedule import Timing
 from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
@@ -75,10 +75,11 @@ def load_schedule(manager: SerializationManager, data: bytes) -> object:
     return manager.load_call(manager.read_schedule(data, schedule_id="t1").call).args[0]
 
 
-ROLES = [(call_of, load_call), (outcome_of, load_outcome), (schedule_of, load_schedule)]
-roles = pytest.mark.parametrize(("pack", "load"), ROLES, ids=["call", "result", "schedule"])
 Pack = Callable[[SerializationManager, object], bytes]
 Load = Callable[[SerializationManager, bytes], object]
+
+ROLES: list[tuple[Pack, Load]] = [(call_of, load_call), (outcome_of, load_outcome), (schedule_of, load_schedule)]
+roles = pytest.mark.parametrize(("pack", "load"), ROLES, ids=["call", "result", "schedule"])
 
 
 # ── refused before decoding ──────────────────────────────────────────────────
@@ -168,18 +169,23 @@ def test_a_mutated_signed_payload_raises_nothing_else(pack: Pack, load: Load, da
 @given(st.data())
 def test_a_mutated_unsigned_payload_loads_or_raises_one_of_ours(pack: Pack, load: Load, data: st.DataObject) -> None:
     mutated = data.draw(mutations(pack(unsigned, {"a": [1, (2, "text")]})))
-    try:
-        load(SerializationManager("msgspec"), mutated)
-    except FunctionNotFound as error:  # a letter of the function's name was changed
-        assert load is not load_outcome, error
-    except SerializationError as error:
-        assert isinstance(error, CorruptPayload | SignatureError) or b"d" in mutated
+    # A changed letter of the function's name isn't noticed before the function is looked for.
+    assert attempt(load, unsigned, mutated) in (None, CorruptPayload, SignatureError, FunctionNotFound)
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=80).map(b"OQ1m".__add__) | st.binary().map(b"OQ1d\2k1".__add__))
 def test_garbage_is_corrupt_or_badly_signed(data: bytes) -> None:
     with pytest.raises((CorruptPayload, SignatureError)):
         load_call(signed, data)
+
+
+def attempt(load: Load, manager: SerializationManager, data: bytes) -> type[OmniQError] | None:
+    """What loading raised of OmniQ's errors; any other error is the test's."""
+    try:
+        load(manager, data)
+    except OmniQError as error:
+        return type(error)
+    return None
 
 
 def mutations(original: bytes) -> st.SearchStrategy[bytes]:
@@ -205,6 +211,19 @@ def test_what_is_sealed_is_unsealed(signer: Signer | None, format: Format) -> No
         data = envelope.seal(format, body, role=Role.CALL, binding=("t1", "q"))
         assert data.startswith(b"OQ1" + format.encode())
         assert envelope.unseal(data, role=Role.CALL, binding=("t1", "q")) == (format, body)
+
+
+def test_the_header_and_the_role_are_signed_too() -> None:
+    envelope = Envelope(Signer({"k1": SECRET.encode(), "k2": SECRET.encode()}))
+    data = envelope.seal(Format.MSGSPEC, b"body", role=Role.CALL, binding=("t1",))
+    for moved, role in (
+        (data.replace(b"OQ1m", b"OQ1d"), Role.CALL),
+        (data.replace(b"k1", b"k2"), Role.CALL),
+        (data, Role.RESULT),
+        (data, Role.SCHEDULE),
+    ):
+        with pytest.raises(SignatureError, match="its signature is wrong"):
+            envelope.unseal(moved, role=role, binding=("t1",))
 
 
 def test_a_binding_is_more_than_its_text() -> None:
@@ -253,7 +272,7 @@ def test_signers_show_key_ids_and_no_secret() -> None:
     ids=repr,
 )
 def test_malformed_keys_are_refused_without_showing_them(keys: str | dict[str, bytes]) -> None:
-    with pytest.raises(ConfigError, match="^OMNIQ_SIGNING_KEY: ") as raised:
+    with pytest.raises(ConfigError, match=r"^OMNIQ_SIGNING_KEY: ") as raised:
         Signer(keys)
     assert SECRET not in str(raised.value)
     assert OTHER not in str(raised.value)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
+from msgspec.structs import replace
+
+from omniq import build
 from omniq.backend.base import BaseBackend
+from omniq.backend.component import AsyncComponent
 from omniq.config.choices import OmniQConfig
+from omniq.config.layers import given
 from omniq.config.loader import ConfigProvider
-from omniq.config.resolve import default_choice, resolve
-from omniq.config.security import Security
-from omniq.errors import InvalidTask, WorkerError
+from omniq.config.resolve import resolve_worker
+from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events.facade import EventStorage
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.store import AsyncEventStorage
-from omniq.models.config import WorkerConfig
+from omniq.models.event import TaskEvent
+from omniq.models.state import EventType
 from omniq.models.times import Duration, seconds
-from omniq.plugins.registry import load_class, registry
+from omniq.plugins.registry import load_class
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.results.engine import AsyncResultStorage
@@ -54,18 +60,14 @@ class AsyncOmniQ:
         config: Source | None = None,
     ) -> None:
         self.config = ConfigProvider(config).load(project_name=project_name)
-        self.task_queue = _async_queue(task_queue) or _build_queue(self.config)
-        self.task_queue.use_project(self.config.project_name)
-        given_results = _async_results(result_store) or _build_results(self.config)
-        given_events = _async_events(event_store) or _build_events(self.config)
-        for component in (given_results, given_events):
-            if component is not None:
-                component.use_project(self.config.project_name)
-        if given_results is not None:
-            self.task_queue.use_results(given_results.store)
-        self._results = given_results
-        self.event_store = given_events
-        self.events = None if given_events is None else AsyncEventLogger(given_events.store)
+        self.task_queue = build.core_of(task_queue) or build.task_queue(self.config)
+        self._results = build.core_of(result_store) or build.result_store(self.config)
+        self.event_store = build.core_of(event_store) or build.event_store(self.config)
+        for component in self._components():
+            component.use_project(self.config.project_name)
+        if self._results is not None:
+            self.task_queue.use_results(self._results.store)
+        self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
         self.task_queue.events = self.events
         self._worker_type = worker_type or self.config.worker.type
         self._worker_config = dict(worker_config or {})
@@ -108,7 +110,9 @@ class AsyncOmniQ:
             project_name=backend.project_name,
             task_queue=AsyncTaskQueue.from_backend(backend),
             result_store=AsyncResultStorage.from_backend(result_store_backend or backend),
-            event_store=AsyncEventStorage.from_backend(event_backend) if events and event_backend.has_events else None,
+            event_store=AsyncEventStorage.from_backend(event_backend)
+            if events and event_backend.specs.event_store
+            else None,
             worker_type=worker_type,
             worker_config=worker_config,
         )
@@ -162,24 +166,30 @@ class AsyncOmniQ:
         assert task_id is not None
         return await waiter.value(task_id, timeout)
 
-    async def list_events(self, **where: Any) -> list[TaskEvent]:
-        """The newest events that match `task_id`, `schedule_id`, `type`, `since`, up to `limit`, oldest first.
-
-        Raises `WorkerError` when no event store is configured.
-        """
+    async def list_events(
+        self,
+        *,
+        task_id: str | None = None,
+        schedule_id: str | None = None,
+        type: EventType | str | Sequence[EventType | str] | None = None,
+        since: dt.datetime | None = None,
+        limit: int = 100,
+    ) -> list[TaskEvent]:
+        """The newest `limit` events that match, oldest first. Raises `ConfigError` when no event store is set."""
         if self.event_store is None or self.events is None:
             raise ConfigError("event_store: none is configured, so no events are kept")
         await self.events.flush()
-        return await self.event_store.list(**where)
+        return await self.event_store.list(
+            task_id=task_id, schedule_id=schedule_id, type=type, since=since, limit=limit
+        )
 
     # ── the worker ───────────────────────────────────────────────────────────
 
     def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool:
         """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
-        kind = worker_type or self._worker_type
-        worker_class: type[Worker] = load_class(registry().worker(kind).worker_class)
-        configured = given_fields(self.config.worker.settings_for(worker_class.kind))
-        config = {**configured, **self._worker_config, **worker_config}
+        spec, configured = resolve_worker(replace(self.config.worker, type=worker_type or self._worker_type))
+        worker_class = load_class(spec.worker_class, Worker)
+        config = {**given(configured), **self._worker_config, **worker_config}
         return worker_class(self.task_queue, self._results, self.event_store, **config).pool()
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
@@ -224,3 +234,109 @@ class AsyncOmniQ:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+class OmniQ(Blocking[AsyncOmniQ]):
+    """`AsyncOmniQ` with methods that block; `aio` is its async core.
+
+    Its worker runs on a thread and an event loop of its own.
+    """
+
+    def __init__(
+        self,
+        project_name: str | None = None,
+        task_queue: AnyTaskQueue | None = None,
+        result_store: AnyResultStorage | None = None,
+        event_store: AnyEventStorage | None = None,
+        worker_type: str | None = None,
+        worker_config: Mapping[str, Any] | None = None,
+        *,
+        config: Source | None = None,
+    ) -> None:
+        super().__init__(
+            AsyncOmniQ(project_name, task_queue, result_store, event_store, worker_type, worker_config, config=config)
+        )
+        self._worker: WorkerPool | None = None
+
+    enqueue = blocking(AsyncOmniQ.enqueue)
+    enqueue_many = blocking(AsyncOmniQ.enqueue_many)
+    get_result = blocking(AsyncOmniQ.get_result)
+    get_task = blocking(AsyncOmniQ.get_task)
+    list_tasks = blocking(AsyncOmniQ.list_tasks)
+    list_dead = blocking(AsyncOmniQ.list_dead)
+    list_events = blocking(AsyncOmniQ.list_events)
+    cancel = blocking(AsyncOmniQ.cancel)
+    requeue = blocking(AsyncOmniQ.requeue)
+    schedule = blocking(AsyncOmniQ.schedule)
+    get_schedule = blocking(AsyncOmniQ.get_schedule)
+    list_schedules = blocking(AsyncOmniQ.list_schedules)
+    pause_schedule = blocking(AsyncOmniQ.pause_schedule)
+    resume_schedule = blocking(AsyncOmniQ.resume_schedule)
+    delete_schedule = blocking(AsyncOmniQ.delete_schedule)
+
+    @classmethod
+    def _around(cls, core: AsyncOmniQ) -> Self:
+        self = cls.__new__(cls)
+        Blocking.__init__(self, core)
+        self._worker = None
+        return self
+
+    @classmethod
+    def from_config(cls, config: OmniQConfig) -> Self:
+        """As a config struct says."""
+        return cls(config=config)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As a dict says, which is shaped as the YAML file is. Raises `ConfigError` naming the path."""
+        return cls(config=config)
+
+    @classmethod
+    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
+        return cls(config=path)
+
+    @classmethod
+    def from_backend(
+        cls,
+        backend: BaseBackend,
+        result_store_backend: BaseBackend | None = None,
+        event_store_backend: BaseBackend | None = None,
+        *,
+        worker_type: str | None = None,
+        worker_config: Mapping[str, Any] | None = None,
+        events: bool = True,
+    ) -> Self:
+        """All components from one backend, or each from its own: see `AsyncOmniQ.from_backend`."""
+        return cls._around(
+            AsyncOmniQ.from_backend(
+                backend,
+                result_store_backend,
+                event_store_backend,
+                worker_type=worker_type,
+                worker_config=worker_config,
+                events=events,
+            )
+        )
+
+    def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
+        """Start a worker on a thread of its own and return. `worker_config`: the fields of `WorkerConfig`.
+
+        Raises `WorkerError` when one runs already, `StoreError` when a store can't be reached.
+        """
+        if self._worker is not None:
+            raise WorkerError("the worker is running already")
+        worker = WorkerPool(self.aio.worker_pool(worker_type, **worker_config))
+        worker.start()
+        self._worker = worker
+
+    def stop_worker(self, grace_period: Duration | None = None) -> None:
+        """Let the worker finish or hand back what it holds; returns when it has stopped."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop(seconds("grace_period", grace_period))
+
+    def close(self) -> None:
+        """Stop the worker and give back all connections; a later call opens them again."""
+        self.stop_worker()
+        super().close()

@@ -10,12 +10,22 @@ from omniq.models.state import TaskState
 from omniq.storage.records import Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
 
-from omniq_sqlite.wire import LARGE_BODY, decode_texts, encode, fetch_text, maybe_ticks, parcels, time_at, to_ticks
+from omniq_sqlite.wire import (
+    LARGE_BODY,
+    body_at,
+    decode_texts,
+    encode,
+    fetch_text,
+    maybe_ticks,
+    parcels,
+    time_at,
+    to_ticks,
+)
 
 _INSERT = f"""
     insert into task (id, queue_name, state, priority, created_at, run_at, expires_at, depends_on, schedule_id, body)
     select value ->> 0, value ->> 1, value ->> 2, value ->> 3, {time_at(4)}, {time_at(5)}, {time_at(6)},
-        value ->> 7, value ->> 8, substr(?2, value ->> 9, value ->> 10)
+        value ->> 7, value ->> 8, {body_at(9)}
     from json_each(?1)
 """
 _INSERT_EDGES = "insert or ignore into edge (parent, child) select value ->> 0, value ->> 1 from json_each(?)"

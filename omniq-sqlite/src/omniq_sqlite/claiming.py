@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
-
 from omniq import clock
-from omniq.models.state import TaskState
 from omniq.storage.records import Lease, LeaseStatus, TaskRecord
 
-from omniq_sqlite.wire import decode_texts, encode, fetch_text, fetch_tasks
+from omniq_sqlite.wire import decode_texts, encode, fetch_tasks, fetch_text
 
 PROMOTE_LIMIT = 1000
 """SCHEDULED tasks that one claim makes PENDING at most, however few it is asked for."""

@@ -8,7 +8,6 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
-
 from omniq.errors import ConfigError
 from omniq.models.config import DEFAULT_PROJECT, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
-from omniq_sqlite.opening import Link, primary_code, store_errors
+from omniq_sqlite.opening import Link, store_errors
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

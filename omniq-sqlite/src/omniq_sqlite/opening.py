@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from importlib import resources
 
 import msgspec
-
 from omniq.errors import StoreError, StoreUnavailable
 
 from omniq_sqlite.config import DatabaseSettings
@@ -116,9 +115,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.Connection:

@@ -84,5 +84,5 @@ create table if not exists event (
 ) strict;
 
 create index if not exists event_time on event (time);
-create index if not exists event_task on event (task_id) where task_id is not null;
-create index if not exists event_schedule on event (schedule_id) where schedule_id is not null;
+create index if not exists event_task on event (task_id, time) where task_id is not null;
+create index if not exists event_schedule on event (schedule_id, time) where schedule_id is not null;

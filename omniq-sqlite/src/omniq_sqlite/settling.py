@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
-
 from omniq import clock
 from omniq.models.state import TaskState
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
@@ -59,13 +58,69 @@ class Settled(Struct, frozen=True):
 
 
 def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled:
-    """Decide the changes one after the other, then write all that came of them."""
+    """Decide the changes one after the other, then write all that came of them at once."""
     now = clock.now()
-    ids = encode([change.task_id for change in changes])
-    rows = {row.id: row for row in _decode_current(fetch_text(connection, _CURRENT, ids))}
-    records = {id_: _record(row) for id_, row in rows.items()}
-    written: dict[str, TaskRecord] = {}
-    answers = []
-    results = []
-    for change in changes:
-        row = ...
+    rows = _decode_current(fetch_text(connection, _CURRENT, encode([change.task_id for change in changes])))
+    parents = {row.id for row in rows if row.has_children}
+    records = {row.id: _record(row) for row in rows}
+    statuses = [_apply(records, change, now) for change in changes]
+    applied = [change for change, status in zip(changes, statuses, strict=True) if status is ChangeStatus.APPLIED]
+    changed = [records[id_] for id_ in dict.fromkeys(change.task_id for change in applied)]
+    results = [change.result for change in applied if change.result is not None]
+    if changed:
+        connection.execute(UPDATE, (_rows(changed),))
+    store_results(connection, results, now)
+    return Settled(
+        [Changed(status, change.task_id in parents) for change, status in zip(changes, statuses, strict=True)],
+        any(record.state is TaskState.PENDING for record in changed),
+        results,
+    )
+
+
+def _record(row: _CurrentRow) -> TaskRecord:
+    """The part of the record that `decide` reads or changes; the rest is made up."""
+    return TaskRecord(
+        id=row.id,
+        queue_name="",
+        body=b"",
+        state=row.state,
+        priority=0,
+        created_at=0.0,
+        run_at=to_seconds(row.run_at),
+        expires_at=maybe_seconds(row.expires_at),
+        finished_at=maybe_seconds(row.finished_at),
+        epoch=row.epoch,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        lease_until=maybe_seconds(row.lease_until),
+        worker=row.worker,
+        cancel_requested=bool(row.cancel_requested),
+    )
+
+
+def _apply(records: dict[str, TaskRecord], change: Change, now: float) -> ChangeStatus:
+    """Decide the change; the next one of the same task sees its effect."""
+    status, record = decide(records.get(change.task_id), change, now)
+    if record is not None:
+        records[record.id] = record
+    return status
+
+
+def _rows(records: Iterable[TaskRecord]) -> str:
+    return encode(
+        [
+            (
+                record.id,
+                record.state,
+                to_ticks(record.run_at),
+                maybe_ticks(record.expires_at),
+                maybe_ticks(record.finished_at),
+                record.attempts,
+                record.crashes,
+                maybe_ticks(record.lease_until),
+                record.worker,
+                record.cancel_requested,
+            )
+            for record in records
+        ]
+    )

@@ -7,12 +7,11 @@ from 2004 to 2106 are whole numbers of ticks, so that every time comes back exac
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
-
 from omniq.models.state import TaskState
 from omniq.storage.records import TaskRecord
 
@@ -56,6 +55,11 @@ def time_at(index: int) -> str:
     return f"value ->> {index} / {TICKS}"
 
 
+def body_at(index: int) -> str:
+    """SQL for the piece of the blob `?2` whose position and length are at this index and the next one."""
+    return f"coalesce(substr(?2, value ->> {index}, value ->> {index + 1}), x'')"  # of an empty blob it's null
+
+
 def body_hex(column: str = "body") -> str:
     """SQL for a body as hexadecimal text; null for a large one."""
     return f"case when length({column}) <= {LARGE_BODY} then hex({column}) end"
@@ -64,6 +68,12 @@ def body_hex(column: str = "body") -> str:
 def encode(value: object) -> str:
     """JSON for a parameter of `json_each`."""
     return msgspec.json.encode(value).decode()
+
+
+def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
+    """SQL for those conditions whose value isn't None, and their values."""
+    used = {sql: value for sql, value in wanted.items() if value is not None}
+    return " and ".join(used) or "true", list(used.values())
 
 
 def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
-from collections.abc import Callable
-from typing import Generic, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
+from omniq.config.files import load_yaml
 from omniq.models.config import ComponentConfig
 from omniq.storage.base import Store
 
@@ -24,6 +26,9 @@ class AsyncComponent(Generic[C, S]):
         self.config = config
         self._store: S | None = None
         self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config!r})"
 
     @property
     def store(self) -> S:
@@ -45,8 +50,14 @@ class AsyncComponent(Generic[C, S]):
 
     async def connect(self) -> None:
         """Connect now, on the running loop, instead of at the first call. Raises `StoreError`."""
-        await self.store.connect()
-        self._connected.add(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if loop not in self._connected:
+            self._connected.add(loop)
+            try:
+                await self.store.connect()
+            except BaseException:
+                self._connected.discard(loop)
+                raise
 
     async def close(self) -> None:
         """Give back the running loop's connections; a later call opens them again."""
@@ -61,3 +72,29 @@ class AsyncComponent(Generic[C, S]):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+class Configured:
+    """For classes whose constructor takes the fields of `config_class`: the other ways to say the same."""
+
+    config_class: ClassVar[type[ComponentConfig]]
+
+    @classmethod
+    def from_config(cls, config: ComponentConfig) -> Self:
+        """As a config struct says. Raises `ConfigError` naming the field."""
+        return cls.from_dict(asdict(config))
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As a dict says. Raises `ConfigError` naming the field."""
+        return cast("Callable[..., Self]", cls)(**config)
+
+    @classmethod
+    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As a YAML file with the fields at its top says. Raises `ConfigError` naming file and field."""
+        return cls.from_dict(load_yaml(path))
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """As a URL says. Raises `ConfigError`."""
+        return cls.from_config(cls.config_class.from_url(url))

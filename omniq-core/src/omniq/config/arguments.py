@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from msgspec import Struct
@@ -33,7 +33,7 @@ def configured_by(config: Callable[P, C]) -> Callable[[Callable[[S, C], None]], 
 
     def decorate(init: Callable[[S, C], None]) -> Callable[Concatenate[S, P], None]:
         @functools.wraps(init)
-        def __init__(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        def construct(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
             name = type(self).__name__
             if args:
                 raise TypeError(f"{name} takes keyword arguments only")
@@ -43,6 +43,13 @@ def configured_by(config: Callable[P, C]) -> Callable[[Callable[[S, C], None]], 
                 raise ConfigError(f"{name}: {error}") from None
             init(self, checked)
 
-        return _with_signature(__init__, struct)
+        construct.__dict__["__signature__"] = _signature(struct)
+        return construct
 
     return decorate
+
+
+def _signature(struct: type[Struct]) -> Signature:
+    """What `help` and editors show: the fields instead of `**kwargs`."""
+    this = Parameter("self", Parameter.POSITIONAL_ONLY)
+    return Signature([this, *signature(struct).parameters.values()])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from omniq.config.convert import convert
 from omniq.config.logging import LoggingConfig
 from omniq.config.settings import RetryCount, Settings, WorkerCount
 from omniq.models.config import Name, NotNegative, Positive, WorkerConfig
@@ -33,14 +32,10 @@ class WorkerChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sizes: dict[PoolKind, WorkerCount] = field(default_factory=dict)
     """`max_workers` for one kind of worker: wins over that of `config`."""
 
-    def override(self, type: str | None = None, **config: Any) -> Self:
-        """This choice with another type or other entries of `WorkerConfig`; a `max_workers` given here wins.
-
-        Raises `ConfigError` naming the entry.
-        """
-        merged = convert({**asdict(self.config), **config}, WorkerConfig, "worker_config")
-        sizes = self.sizes if config.get("max_workers") is None else {}
-        return replace(self, type=type or self.type, config=merged, sizes=sizes)
+    def settings_for(self, kind: str) -> WorkerConfig:
+        """The configuration of a worker of that kind ("thread"), of its size if it has one of its own."""
+        sizes = (size for name, size in self.sizes.items() if name == kind)
+        return replace(self.config, max_workers=next(sizes, self.config.max_workers))
 
 
 class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from omniq.config.shape import choices_at, keys_at
 from omniq.errors import ConfigError
+from omniq.models.config import NAME
 from omniq.suggest import did_you_mean
 
 T = TypeVar("T")
@@ -64,13 +64,19 @@ def _join(*parts: str) -> str:
 
 
 def _known(name: str, type_: Any, inside: str) -> str:
+    from omniq.config.shape import keys_at  # it inspects types, on the way to an error only
+
     keys = keys_at(type_, inside)
     return did_you_mean(name, keys) or f"; known: {', '.join(keys)}"
 
 
 def _words(what: str, type_: Any, inside: str) -> str:
     if invalid := _ENUM.fullmatch(what):
+        from omniq.config.shape import choices_at
+
         return f"expected one of {', '.join(map(repr, choices_at(type_, inside)))}, got {invalid['value']}"
+    if NAME.pattern in what:
+        return "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
     if what.startswith("Expected `"):
         words = what.replace("`", "").replace(" | null", "").replace("E", "e", 1)
         return words.replace("object", "mapping").replace("array", "list")

@@ -24,7 +24,16 @@ CONFIG_FILE: Final = "OMNIQ_CONFIG"
 OTHERS: Final = frozenset({CONFIG_FILE, "OMNIQ_PLUGINS_STRICT", "OMNIQ_DISABLE_PLUGINS"})
 """Variables that aren't settings. `OMNIQ_TEST_…` is left to tests."""
 
-_FLAGS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_FLAGS: Final = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 _GOT: Final = re.compile(r", got [^,]*\Z")
 _warned: set[str] = set()
 

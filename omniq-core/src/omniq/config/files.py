@@ -32,7 +32,7 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path)
     try:
-        data = yaml.load(file.read_text("utf-8"), _Loader)  # noqa: S506 (it is a SafeLoader)
+        data = yaml.load(file.read_text("utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror or error}") from error
     except UnicodeDecodeError:

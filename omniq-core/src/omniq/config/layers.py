@@ -79,13 +79,13 @@ def from_source(source: Mapping[str, Any] | Struct) -> Layer:
 def _plain(value: Any) -> Any:
     """Mappings as dicts, structs as dicts of what differs from their defaults."""
     if isinstance(value, Struct):
-        return _plain(given(value))
+        return _plain(given_fields(value))
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value
 
 
-def given(struct: Struct) -> dict[str, Any]:
+def given_fields(struct: Struct) -> dict[str, Any]:
     """The fields of a struct that differ from their defaults."""
     values = {field.name: (getattr(struct, field.name), _default(field)) for field in fields(struct)}
     return {name: value for name, (value, default) in values.items() if value != default}

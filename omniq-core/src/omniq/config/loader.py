@@ -10,7 +10,6 @@ from omniq.config import layers
 from omniq.config.choices import OmniQConfig
 from omniq.config.convert import convert
 from omniq.config.env import CONFIG_FILE, EnvConfig
-from omniq.config.files import load_yaml
 from omniq.config.layers import Layer
 from omniq.errors import ConfigError
 from omniq.plugins.registry import Registry, registry
@@ -54,6 +53,8 @@ class ConfigProvider:
             return {}
         if isinstance(self._source, Mapping | OmniQConfig):
             return _checked(self._source)
+        from omniq.config.files import load_yaml  # it imports yaml, which few need
+
         try:
             return _checked(load_yaml(self._source))
         except ConfigError as error:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypedDict, Unpack, overload
 
-from msgspec.structs import replace
-
-from omniq.config.choices import ComponentChoice, WorkerChoice
+from omniq.config.choices import ComponentChoice
 from omniq.config.convert import convert
-from omniq.config.layers import given
-from omniq.config.settings import Settings
+from omniq.config.env import EnvConfig
+from omniq.config.layers import given_fields
 from omniq.errors import ConfigError, UnknownBackend
-from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig, WorkerConfig
+from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.models.redaction import mask_url
 from omniq.plugins.registry import STORES, Registry, load_class, registry, url_scheme
-from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec, WorkerSpec
+from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.storage.capabilities import Capability
 from omniq.suggest import install_command
 
@@ -28,7 +26,7 @@ CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
 
 
 class Around(TypedDict, total=False):
-    """What surrounds a choice."""
+    """What surrounds a choice; where it isn't given, the environment has the word."""
 
     base_dir: str
     """`OmniQConfig.base_dir`: where a store that keeps files goes if it isn't told where."""
@@ -92,16 +90,17 @@ def _placed(
         return {**_from_url(f"{kind}.url", type_, choice.url), **choice.config}
     if "base_dir" in choice.config:
         return dict(choice.config)
-    uri = around.get("fsspec_uri")
+    settings = EnvConfig().settings()
+    uri = around.get("fsspec_uri") or settings.FSSPEC_URI
     if uri is not None and uri.partition("://")[0].lower() in spec.url_schemes:
         return {**_from_url("fsspec_uri", type_, uri), **choice.config}
-    base_dir = around.get("base_dir", Settings.BASE_DIR)
+    base_dir = around.get("base_dir") or settings.BASE_DIR
     return {"base_dir": base_dir, **choice.config} if "base_dir" in type_.__struct_fields__ else dict(choice.config)
 
 
 def _from_url(path: str, type_: type[ComponentConfig], url: str) -> dict[str, Any]:
     try:
-        return given(type_.from_url(url))
+        return given_fields(type_.from_url(url))
     except ConfigError as error:
         reason = str(error).removeprefix("url: ").replace(url, mask_url(url))
     except ValueError:  # of the standard library, which may quote a piece of the password
@@ -133,10 +132,3 @@ def default_type(kind: StoreKind, plugins: Registry) -> str:
 def _durable(kind: StoreKind, plugins: Registry) -> list[str]:
     """The stores that outlive the process: a memory store isn't what anybody wants without having said so."""
     return [name for name in plugins.names(kind) if Capability.PERSISTENT in plugins.store(kind, name).capabilities]
-
-
-def resolve_worker(choice: WorkerChoice, plugins: Registry | None = None) -> tuple[WorkerSpec, WorkerConfig]:
-    """The chosen worker's spec and configuration. Raises `PluginError` for a worker that is missing or unusable."""
-    spec = (plugins or registry()).worker(choice.type)
-    sizes: Mapping[str, int] = choice.sizes
-    return spec, replace(choice.config, max_workers=sizes.get(spec.name, choice.config.max_workers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from omniq import clock
 from omniq.errors import StoreError
@@ -15,6 +15,20 @@ from omniq.storage.base import BaseEventStorage
 from omniq.sync import PerLoop
 
 log = logging.getLogger("omniq.events")
+
+
+class EventFields(TypedDict, total=False):
+    """The fields of a `TaskEvent` beside its type."""
+
+    time: float
+    """Seconds since the epoch; now if not given."""
+    task_id: str | None
+    schedule_id: str | None
+    queue_name: str | None
+    worker: str | None
+    attempt: int | None
+    data: dict[str, Any]
+    """Plain JSON types."""
 
 
 class AsyncEventLogger:
@@ -34,36 +48,26 @@ class AsyncEventLogger:
         self.dropped = 0
         """How many events were dropped because the buffer was full."""
 
-    def log(
-        self,
-        type: EventType,
-        *,
-        task_id: str | None = None,
-        schedule_id: str | None = None,
-        queue_name: str | None = None,
-        worker: str | None = None,
-        attempt: int | None = None,
-        time: float | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> None:
-        """Take an event; returns at once. `data` holds plain JSON types."""
+    def log(self, type: EventType, **fields: Unpack[EventFields]) -> None:
+        """Take an event of now; returns at once."""
         if not self.enabled:
             return
-        event = TaskEvent(
-            type=type,
-            time=clock.now() if time is None else time,
-            task_id=task_id,
-            schedule_id=schedule_id,
-            queue_name=queue_name,
-            worker=worker,
-            attempt=attempt,
-            data=data or {},
-        )
+        fields.setdefault("time", clock.now())
+        event = TaskEvent(type=type, **fields)
         buffer = self._buffers.get()
         if len(buffer.events) >= self._capacity:
             self._drop()
             return
         buffer.push(event)
+
+    async def connect(self) -> None:
+        """Connect the store. Raises `StoreError`."""
+        await self._store.connect()
+
+    async def close(self) -> None:
+        """Write what was logged on this loop, and give back its connections."""
+        await self.flush()
+        await self._store.close()
 
     async def flush(self) -> None:
         """Wait until what was logged on this loop is written, or the store has failed."""

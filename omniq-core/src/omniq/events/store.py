@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from omniq import clock
+from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
-from omniq.errors import InvalidTask
+from omniq.errors import ConfigError, InvalidTask
 from omniq.models.config import EventStorageConfig
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.models.times import Duration, seconds, timestamp
+from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
 
 C = TypeVar("C", bound=EventStorageConfig)
@@ -23,6 +25,14 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
 
     def __init__(self, store: Callable[[C], BaseEventStorage], config: C) -> None:
         super().__init__(store, config)
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncEventStorage[Any]:
+        """A backend's event storage. Raises `ConfigError` if it keeps no events."""
+        spec, config = backend.specs.event_store, backend.event_store_config(**overrides)
+        if spec is None or config is None:
+            raise ConfigError(f"event_store: {backend.name} keeps no events")
+        return AsyncEventStorage(load_class(spec.store, BaseEventStorage), config)  # type: ignore[type-abstract]
 
     async def list(
         self,

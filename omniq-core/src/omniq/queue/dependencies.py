@@ -76,8 +76,7 @@ class DependencyResolver:
         ids = list({parent for child in children for parent in child.depends_on})
         records = await self._queue.store.get(ids) if ids else []
         return {
-            id_: TaskState.SUCCESS if record is None else record.state
-            for id_, record in zip(ids, records, strict=True)
+            id_: TaskState.SUCCESS if record is None else record.state for id_, record in zip(ids, records, strict=True)
         }
 
     def _may_run(self, child: TaskRecord, parents: dict[str, TaskState]) -> bool:

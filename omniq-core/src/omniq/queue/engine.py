@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Generic, TypeVar, Unpack
 
+from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
 from omniq.batching import Batcher
 from omniq.config.choices import TaskDefaults
@@ -19,6 +20,7 @@ from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import QUEUED, EventType, TaskState
 from omniq.models.task import Task
 from omniq.models.times import Duration, seconds
+from omniq.plugins.registry import load_class
 from omniq.queue.dependencies import DependencyResolver
 from omniq.queue.request import EnqueueOptions, FuncArgs, RequestBuilder, TaskCall, TaskOptions
 from omniq.queue.scheduler import AsyncScheduler
@@ -67,6 +69,11 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         self._results: BaseResultStorage | None = None
         self._adds = PerLoop(lambda: Batcher(self._add))
         self.scheduler = AsyncScheduler(self)
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncTaskQueue[Any]:
+        """A backend's task queue; `overrides` are fields of its config, such as `queues`."""
+        return AsyncTaskQueue(_store_class(backend), backend.task_queue_config(**overrides))
 
     # ── wiring ───────────────────────────────────────────────────────────────
 
@@ -286,6 +293,10 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
             self.events.log(type, task_id=task_id, queue_name=queue_name)
 
 
+def _store_class(backend: BaseBackend) -> Callable[[Any], BaseTaskQueue]:
+    return load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
+
+
 def parents_first(tasks: list[NewTask]) -> list[NewTask]:
     """The tasks in an order in which parents come before their children. Raises `DependencyCycle`."""
     if not any(task.depends_on for task in tasks):
@@ -295,7 +306,9 @@ def parents_first(tasks: list[NewTask]) -> list[NewTask]:
     try:
         return [by_id[id_] for id_ in sorter.static_order()]
     except CycleError as error:
-        raise DependencyCycle(f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}") from None
+        raise DependencyCycle(
+            f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}"
+        ) from None
 
 
 def _state(state: TaskState | str) -> TaskState:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from omniq.backend.base import BaseBackend
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.sync import Blocking, blocking
 
 
 class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     """A task queue whose methods block; `aio` is its async core."""
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> TaskQueue:
+        """A backend's task queue; `overrides` are fields of its config, such as `queues`."""
+        return TaskQueue(AsyncTaskQueue.from_backend(backend, **overrides))
 
     enqueue = blocking(AsyncTaskQueue.enqueue)
     enqueue_many = blocking(AsyncTaskQueue.enqueue_many)

@@ -153,12 +153,13 @@ class RequestBuilder:
         """The name, if it is declared; a task in an undeclared queue would wait for ever."""
         if name not in self._queues:
             raise InvalidTask(
-                f"queue_name: {name!r} isn't a queue of this task queue ({self._queue_list}); declare it with queues=[…]"
+                f"queue_name: {name!r} isn't one of the declared queues ({self._queue_list}); "
+                f"add it with queues=[…]"
             )
         return name
 
 
-def split_args(func_args: FuncArgs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments."""
     if func_args is None:
         return (), {}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from omniq import clock, ids
-from omniq.errors import ScheduleNotFound, SerializationError
+from omniq.errors import ScheduleNotFound, SerializationError, StoreError
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
 from omniq.models.times import as_datetime
@@ -21,6 +22,7 @@ from omniq.queue.request import FuncArgs, TaskOptions, check_id, check_priority
 from omniq.serialization.calls import ScheduledCall
 from omniq.storage import hints
 from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.sync import Blocking, blocking, portal
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
@@ -38,6 +40,14 @@ class AsyncScheduler:
     def topic(self) -> str:
         """What schedulers of this process listen to, to hear of new schedules."""
         return f"{self._queue.store.location}#schedules"
+
+    async def connect(self) -> None:
+        """Connect the queue. Raises `StoreError`."""
+        await self._queue.connect()
+
+    async def close(self) -> None:
+        """Give back the queue's connections."""
+        await self._queue.close()
 
     async def add(
         self,
@@ -89,6 +99,21 @@ class AsyncScheduler:
         """Forget the schedule. Raises `ScheduleNotFound`."""
         if not await (await self._queue.ready()).delete_schedule(schedule_id):
             raise ScheduleNotFound(f"no schedule {schedule_id}")
+
+    async def run(self, poll_interval: float = 1.0) -> None:
+        """Fire schedules as their slots come, until cancelled. Every worker does this already.
+
+        `poll_interval` (seconds) bounds how late a schedule is heard of that another process has added.
+        """
+        while True:
+            with hints.waiting_for_tasks(self.topic) as news:
+                pause = poll_interval
+                try:
+                    await self.fire_due()
+                    pause = await self.seconds_until_due(poll_interval)
+                except StoreError as error:
+                    log.warning("schedules can't be fired, trying again: %s", error)
+                await news.wait(pause)
 
     async def fire_due(self) -> int:
         """Fire every schedule whose slot has come; returns how many tasks this call added.
@@ -182,3 +207,28 @@ class AsyncScheduler:
             paused=record.paused,
             next_run=as_datetime(record.next_run),
         )
+
+
+class Scheduler(Blocking[AsyncScheduler]):
+    """Fires the schedules of a task queue on a thread of the background, without a worker.
+
+    Every worker fires schedules already; this is for a process that does nothing else.
+    """
+
+    def __init__(self, queue: Blocking[AsyncTaskQueue[Any]]) -> None:
+        super().__init__(queue.aio.scheduler)
+        self._running: Future[None] | None = None
+
+    fire_due = blocking(AsyncScheduler.fire_due)
+
+    def start(self) -> None:
+        """Begin to fire and return."""
+        if self._running is None:
+            self.connect()
+            self._running = portal().submit(self.aio.run())
+
+    def stop(self) -> None:
+        """Fire no more."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()

@@ -56,4 +56,4 @@ def task_view(record: TaskRecord, serialization: SerializationManager) -> Task:
 
 def utc(value: float) -> dt.datetime:
     """Seconds since the epoch as an aware datetime in UTC."""
-    return dt.datetime.fromtimestamp(value, dt.timezone.utc)
+    return dt.datetime.fromtimestamp(value, dt.UTC)

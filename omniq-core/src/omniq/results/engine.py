@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
 from omniq.batching import Batcher
 from omniq.config.security import Security
 from omniq.models.config import ResultStorageConfig
 from omniq.models.result import TaskResult
 from omniq.models.times import Duration, seconds
+from omniq.plugins.registry import load_class
 from omniq.results.view import task_result
 from omniq.results.watcher import ResultWatcher
 from omniq.storage.base import BaseResultStorage
@@ -24,13 +26,17 @@ C = TypeVar("C", bound=ResultStorageConfig)
 class AsyncResultStorage(AsyncComponent[C, BaseResultStorage], Generic[C]):
     """A result storage on a store."""
 
-    def __init__(
-        self, store: Callable[[C], BaseResultStorage], config: C, *, security: Security | None = None
-    ) -> None:
+    def __init__(self, store: Callable[[C], BaseResultStorage], config: C, *, security: Security | None = None) -> None:
         super().__init__(store, config)
         self.serialization = (security or Security.from_environment()).manager()
         self._gets = PerLoop(lambda: Batcher(self._get_many))
         self._watchers = PerLoop(lambda: ResultWatcher(self.store))
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncResultStorage[Any]:
+        """A backend's result storage; `overrides` are fields of its config."""
+        store = load_class(backend.specs.result_store.store, BaseResultStorage)  # type: ignore[type-abstract]
+        return AsyncResultStorage(store, backend.result_store_config(**overrides))
 
     async def get(self, task_id: str) -> TaskResult | None:
         """The result as it is now, or None when there is none (yet, or no longer). Doesn't wait.

@@ -56,8 +56,9 @@ class OutcomeWaiter:
                 return result
             if not hinted and record.state is TaskState.PENDING and time.monotonic() - began > HINT_AFTER:
                 hinted = True
-                log.warning("task %s is due and nobody starts it: is a worker running for queue %r?",
-                            task_id, record.queue_name)
+                log.warning(
+                    "task %s is due and nobody starts it: is a worker running for queue %r?", task_id, record.queue_name
+                )
 
     async def _look(self, task_id: str) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""

@@ -39,7 +39,6 @@ class _Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
     def __init__(self, file: BytesIO, protocol: int, *, byref: bool, recurse: bool) -> None:
         super().__init__(file, protocol, byref=byref, recurse=recurse)
         self._globals = vars(sys.modules["__main__"])
-        self._taken: set[str] = set()
 
     def save(self, obj: object, save_persistent_id: bool = True) -> None:
         """Write one object; what it refers to comes back through here."""
@@ -77,9 +76,7 @@ class _Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
 
     def _save_globals_of(self, function: FunctionType) -> None:
         # After the function, so that functions that call each other find it written.
-        names = set(_globals_of(function.__code__)) & self._globals.keys() - self._taken
-        self._taken |= names
-        for name in sorted(names):
+        for name in sorted(set(_globals_of(function.__code__)) & self._globals.keys()):
             try:
                 self._save_global(name, self._globals[name])
             except Exception as error:  # the value's own `__reduce__` may raise anything

@@ -13,7 +13,17 @@ from omniq.errors import NoCurrentTask
 class TaskContext:
     """The task that is running here: `omniq.current_task()`."""
 
-    __slots__ = ("_cancel", "attempt", "deadline", "epoch", "id", "max_retries", "metadata", "queue_name", "schedule_id")
+    __slots__ = (
+        "_cancel",
+        "attempt",
+        "deadline",
+        "epoch",
+        "id",
+        "max_retries",
+        "metadata",
+        "queue_name",
+        "schedule_id",
+    )
 
     def __init__(
         self,

@@ -75,7 +75,8 @@ class AsyncWorkerPool:
         """Connect and begin to work; returns at once. Raises `StoreError` when a store can't be reached."""
         if self._loops:
             raise WorkerError("the worker is running already")
-        await self._queue.ready()
+        queue = self._queue
+        await queue.ready()
         if self._results is not None:
             await self._results.ready()
         self._assemble()
@@ -85,7 +86,7 @@ class AsyncWorkerPool:
             self._spawn(self._fetcher.run(), "fetch"),
             self._spawn(self._settling.run(), "settle"),
             self._spawn(self._upkeep.run(), "upkeep"),
-            self._spawn(self._upkeep.run_scheduler(), "schedule"),
+            self._spawn(queue.scheduler.run(2 * self.config.poll_interval), "schedule"),
         ]
         log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
 
@@ -120,7 +121,10 @@ class AsyncWorkerPool:
 
     async def drain(self) -> None:
         """Wait until nothing is due, running or unsettled: the tasks there are have been worked off."""
-        while self.desk.held or await self._anything_due():
+        while True:
+            await self.desk.until_held_at_most(0)
+            if not await self._anything_due():
+                return
             await asyncio.sleep(0.02)
 
     # ── parts ────────────────────────────────────────────────────────────────
@@ -207,8 +211,9 @@ class AsyncWorkerPool:
             async with asyncio.timeout(max(1.0, self.config.grace_period)):
                 await self._settling.finish()
         except (TimeoutError, StoreError):
-            log.error("%d tasks couldn't be settled; they will run again when their leases are over",
-                      len(self.desk.held))
+            log.error(
+                "%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held)
+            )
 
     async def _anything_due(self) -> bool:
         store = await self._queue.ready()

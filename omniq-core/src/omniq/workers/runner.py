@@ -25,6 +25,7 @@ class Runner(ABC):
         self.on_failure: Callable[[Exception], None] = lambda error: None
         """Told when tasks can't be run any more: the worker ends."""
 
+    @abstractmethod
     async def open(self) -> None:
         """Start what running tasks takes. Raises `WorkerError`."""
 

@@ -175,8 +175,13 @@ class SettlingLoop:
         parents: list[str] = []
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
-                log.warning("%s", LeaseLost(f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on; "
-                                            f"its outcome ({ran.end}) is dropped"))
+                log.warning(
+                    "%s",
+                    LeaseLost(
+                        f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on; "
+                        f"its outcome ({ran.end}) is dropped"
+                    ),
+                )
                 continue
             if outcome.has_children and change.to.is_terminal:
                 parents.append(job.record.id)
@@ -203,7 +208,7 @@ class SettlingLoop:
                 queue_name=job.record.queue_name,
                 worker=self._worker,
                 attempt=job.attempt,
-                data={"error_type": ran.error_type} if ran.error_type else None,
+                data={"error_type": ran.error_type} if ran.error_type else {},
             )
 
     def _release_children(self, parents: list[str]) -> None:

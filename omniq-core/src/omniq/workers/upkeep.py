@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-
 from typing import Any
 
 from omniq.errors import StoreError
@@ -15,7 +14,6 @@ from omniq.models.config import WorkerConfig
 from omniq.models.result import Outcome
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.storage import hints
 from omniq.storage.records import TaskRecord
 from omniq.workers.settling import poisoned
 
@@ -39,14 +37,6 @@ class Upkeep:
         while True:
             await self._guarded(self._look)
             await asyncio.sleep(self._config.reap_interval * random.uniform(0.8, 1.0))
-
-    async def run_scheduler(self) -> None:
-        """Fire schedules as their slots come, until cancelled."""
-        pause = 2 * self._config.poll_interval
-        while True:
-            with hints.waiting_for_tasks(self._queue.scheduler.topic) as news:
-                await self._guarded(self._queue.scheduler.fire_due)
-                await news.wait(await self._queue.scheduler.seconds_until_due(pause))
 
     async def _guarded(self, job: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -78,7 +68,5 @@ class Upkeep:
         """Dead-letter tasks whose process died too often."""
         for record in records:
             ran = poisoned(record.crashes)
-            outcome = Outcome(
-                error_type=ran.error_type, error_message=ran.error_message, attempts=record.attempts + 1
-            )
+            outcome = Outcome(error_type=ran.error_type, error_message=ran.error_message, attempts=record.attempts + 1)
             await self._queue.end_tasks([record], TaskState.ERROR, outcome)

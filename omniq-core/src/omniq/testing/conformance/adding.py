@@ -28,7 +28,19 @@ from omniq.testing.conformance.builders import (
     together,
 )
 
-ODD_IDS = ["Ünï-✓-任务", "with space", "a/b\\c", "..", "quote'\"`", "%_*?[x]", "a:b{c}|d", "UPPER", "upper", "0", "x" * 128]
+ODD_IDS = [
+    "Ünï-✓-任务",
+    "with space",
+    "a/b\\c",
+    "..",
+    "quote'\"`",
+    "%_*?[x]",
+    "a:b{c}|d",
+    "UPPER",
+    "upper",
+    "0",
+    "x" * 128,
+]
 ODD_QUEUES = ["a.b", "_", "-", "..", "Q" * 64, "q", "0"]
 BODIES = [b"", b"\x00", bytes(range(256)), b"\xff" * 1_000_000]
 
@@ -104,7 +116,7 @@ class AddTests(StoreConformance):
     async def test_nothing_to_add_is_fine(self, store: BaseTaskQueue) -> None:
         assert await store.add([]) == []
 
-    async def test_a_big_batch_is_one_call(self, store: BaseTaskQueue) -> None:
+    async def test_many_are_added_in_one_call(self, store: BaseTaskQueue) -> None:
         tasks = new_tasks(self.many)
         assert await store.add(tasks) == [Added.NEW] * self.many
         assert await store.add(tasks) == [Added.DUPLICATE] * self.many

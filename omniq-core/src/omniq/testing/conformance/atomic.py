@@ -96,9 +96,7 @@ class AtomicResultsConformance(Conformance):
         assert await change(queue, wanted) == ["refused"]
         assert await results.get([late.id]) == [None]
 
-    async def test_a_missing_tasks_result_is_not_stored(
-        self, queue: BaseTaskQueue, results: BaseResultStorage
-    ) -> None:
+    async def test_a_missing_tasks_result_is_not_stored(self, queue: BaseTaskQueue, results: BaseResultStorage) -> None:
         missing = Change(
             task_id="t", to=TaskState.SUCCESS, from_states=(TaskState.RUNNING,), epoch=1, result=result_of("t")
         )
@@ -144,9 +142,7 @@ class AtomicResultsConformance(Conformance):
         assert await change(queue, wanted) == ["applied"]
         assert [r and r.status for r in await results.get(["t"])] == [TaskState.CANCELLED]
 
-    async def test_whoever_waits_for_the_result_is_told(
-        self, queue: BaseTaskQueue, results: BaseResultStorage
-    ) -> None:
+    async def test_whoever_waits_for_the_result_is_told(self, queue: BaseTaskQueue, results: BaseResultStorage) -> None:
         (record,) = await running(queue)
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             group.create_task(results.wait([record.id], LONG))

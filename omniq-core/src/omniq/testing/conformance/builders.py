@@ -219,9 +219,7 @@ async def together(calls: Iterable[Awaitable[T]]) -> list[T]:
     return list(await asyncio.gather(*calls))
 
 
-async def race(
-    left: Sequence[Awaitable[T]], right: Sequence[Awaitable[U]], seed: int
-) -> tuple[list[T], list[U]]:
+async def race(left: Sequence[Awaitable[T]], right: Sequence[Awaitable[U]], seed: int) -> tuple[list[T], list[U]]:
     """The answers of calls that start within a few turns of the loop, in an order that the seed decides."""
     chance = Random(seed)
 
@@ -248,8 +246,10 @@ async def in_other_loops(store: Store, uses: Sequence[Callable[[], Coroutine[Any
 
 async def until_equal(probe: Callable[[], Awaitable[T]], wanted: T) -> None:
     """Ask again until the answer is the wanted one: for what may lag behind."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE
-    while (found := await probe()) != wanted and loop.time() < end:
-        await asyncio.sleep(0.05)
+    found = await probe()
+    for _ in range(100):
+        if found == wanted:
+            return
+        await asyncio.sleep(PATIENCE / 100)
+        found = await probe()
     assert found == wanted

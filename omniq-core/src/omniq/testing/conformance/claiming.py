@@ -38,6 +38,7 @@ class ClaimTests(StoreConformance):
         (record,) = await store.claim([QUEUE], limit=1, lease=30, worker="me")
         assert (record.id, record.state, record.epoch, record.worker) == ("t", TaskState.RUNNING, 1, "me")
         assert record.claimed_at == now()
+        assert record.claimed_at is not None
         assert record.lease_until is not None
         assert record.lease_until - record.claimed_at == exactly(30)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ class AppendTests(StoreConformance):
         assert await seconds(store) == [n / 2 for n in range(40)]
 
     async def test_loops_share_one_store(self, store: BaseEventStorage) -> None:
-        await in_other_loops(store, [lambda n=n: store.append([event(n)]) for n in range(4)])
+        await in_other_loops(store, [partial(store.append, [event(n)]) for n in range(4)])
         await store.append([event(4)])
         assert await seconds(store) == [0, 1, 2, 3, 4]
 
@@ -115,7 +116,9 @@ class QueryTests(StoreConformance):
         assert await seconds(store, limit=5) == [0, 1, 2, 3, 4]
 
     async def test_they_are_found_by_task(self, store: BaseEventStorage) -> None:
-        await store.append([event(0, task_id="a"), event(1, task_id="b"), event(2, task_id="a"), event(3, task_id=None)])
+        await store.append(
+            [event(0, task_id="a"), event(1, task_id="b"), event(2, task_id="a"), event(3, task_id=None)]
+        )
         assert await seconds(store, task_id="a") == [0, 2]
         assert await seconds(store, task_id="a", limit=1) == [2]
         assert await seconds(store, task_id="nobody") == []

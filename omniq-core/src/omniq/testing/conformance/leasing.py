@@ -119,7 +119,7 @@ class ExtendTests(StoreConformance):
         assert await store.extend([lease_of(wanted), lease_of(other)], lease=30) == answers
         assert await store.extend([lease_of(wanted), lease_of(other)], lease=30) == answers
 
-    async def test_a_big_batch_is_one_call(self, store: BaseTaskQueue) -> None:
+    async def test_many_are_extended_in_one_call(self, store: BaseTaskQueue) -> None:
         records = await running(store, self.many)
         assert await held(store, *map(lease_of, records)) == [True] * self.many
 
@@ -246,4 +246,3 @@ class LeaseRaceTests(StoreConformance):
         reaped = [record for mine in handed for record in mine]
         assert ids(reaped) == ids(records)
         assert {record.crashes for record in reaped} == {1}
-

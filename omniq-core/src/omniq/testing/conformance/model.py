@@ -1,23 +1,22 @@
-"""A queue as plain dicts, built on the rules: what the random walks compare a store with.
+"""A queue as plain dicts, built on the rules: what random walks compare a store with.
 
-The model is told what a store may choose freely (which of several equal tasks it hands out, reaps or
-purges first), checks that the choice was legal, and follows it.
+Where the contract leaves a store the choice (which of several equal tasks it hands out, reaps or purges
+first), the model is shown what the store chose, checks that it was free to, and follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.state import TaskState
 from omniq.storage import rules
 from omniq.storage.records import (
     Added,
     Change,
-    Changed,
     ChangeStatus,
     Lease,
     LeaseStatus,
@@ -25,25 +24,20 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskRecord,
 )
-from omniq.testing.conformance.builders import TOLERANCE, assert_same, exactly
+from omniq.testing.conformance.builders import TOLERANCE, assert_same
+
+Rank: TypeAlias = tuple[int, int, float]
+"""Place of the queue in the list, negated priority, `run_at`: the smaller is claimed first."""
 
 
-class Model:
-    """Tasks and schedules, and what each verb must do to them.
-
-    With `ranked`, a higher priority must be claimed first.
-    """
-
-    never: ClassVar[frozenset[str]] = frozenset()
+class TaskModel:
+    """Tasks, and what each verb must do to them. With `ranked`, a higher priority must be claimed first."""
 
     def __init__(self, *, ranked: bool) -> None:
         self.tasks: dict[str, TaskRecord] = {}
-        self.schedules: dict[str, ScheduleRecord] = {}
         self.paused: set[str] = set()
         self._ranked = ranked
         self._purged: set[str] = set()
-
-    # ── tasks ────────────────────────────────────────────────────────────────
 
     def add(self, task: NewTask) -> Added:
         if task.id in self.tasks:
@@ -54,15 +48,13 @@ class Model:
         return Added.NEW
 
     def claim(self, handed: Sequence[TaskRecord], queues: Sequence[str], limit: int, lease: float, worker: str) -> None:
-        """Check that these are the right tasks in the right order, and follow."""
-        due = {t.id for t in self.tasks.values() if t.queue_name in queues and self._is_due(t)}
-        ids = [record.id for record in handed]
-        assert len(set(ids)) == len(ids) == min(limit, len(due))
-        assert set(ids) <= due
-        rank = self._rank(queues)
-        order = [*(rank(self.tasks[id_]) for id_ in ids), *sorted(rank(self.tasks[id_]) for id_ in due - set(ids))]
-        for n, later in enumerate(order):
-            assert all(_may_precede(earlier, later) for earlier in order[: min(n, len(ids))])
+        """Check that these tasks were due, and none that was left should have come before them."""
+        due = {task.id for task in self.tasks.values() if task.queue_name in queues and self._is_due(task)}
+        _check_choice([record.id for record in handed], due, limit)
+        ranks = {id_: self._rank(self.tasks[id_], queues) for id_ in due}
+        for record in handed:
+            mine = ranks.pop(record.id)
+            assert not any(_precedes(other, mine) for other in ranks.values()), f"{record.id} came too early"
         for record in handed:
             self._follow(record, rules.claimed(self.tasks[record.id], clock.now(), lease=lease, worker=worker))
 
@@ -74,58 +66,93 @@ class Model:
         return LeaseStatus(held=True, cancel_requested=task.cancel_requested)
 
     def reap(self, reaped: Sequence[TaskRecord], limit: int) -> None:
-        """Check that these had lapsed, and follow."""
+        """Check that these leases had run out."""
         now = clock.now()
-        lapsed = {t.id for t in self.tasks.values() if t.lease_until is not None and t.lease_until <= now}
-        self._check_choice({record.id for record in reaped}, lapsed, len(reaped), limit)
+        lapsed = {task.id for task in self.tasks.values() if task.lease_until is not None and task.lease_until <= now}
+        _check_choice([record.id for record in reaped], lapsed, limit)
         for record in reaped:
             self._follow(record, rules.reaped(self.tasks[record.id]))
 
-    def transition(self, change: Change) -> Changed:
+    def transition(self, change: Change) -> ChangeStatus:
         status, record = rules.decide(self.tasks.get(change.task_id), change, clock.now())
         if record is not None:
             self.tasks[record.id] = record
-        return Changed(status, bool(self.children(change.task_id)))
+        return status
 
-    def purge(self, left: Iterable[str], count: int, older_than: float, limit: int) -> None:
-        """Check that what isn't left any more had to go, and follow."""
+    def purge(self, left: Iterable[str], older_than: float, limit: int) -> int:
+        """Check that what isn't left was old and not waited for; returns how many those are."""
         before = clock.now() - older_than
-        awaited = {parent for t in self.tasks.values() if t.state is TaskState.WAITING for parent in t.depends_on}
-        old = {t.id for t in self.tasks.values() if t.finished_at is not None and t.finished_at < before}
+        old = {task.id for task in self.tasks.values() if task.finished_at is not None and task.finished_at < before}
+        waiting = [task for task in self.tasks.values() if task.state is TaskState.WAITING]
         gone = self.tasks.keys() - set(left)
-        self._check_choice(gone, old - awaited, count, limit)
-        for task_id in gone:
-            del self.tasks[task_id]
+        _check_choice(gone, old - {parent for task in waiting for parent in task.depends_on}, limit)
+        self.tasks = {id_: task for id_, task in self.tasks.items() if id_ not in gone}
         self._purged |= gone
+        return len(gone)
 
-    def children(self, task_id: str) -> set[str]:
-        """The ids of the tasks that depend on it."""
+    def check(self, task_id: str, record: TaskRecord | None) -> None:
+        """Compare with what the store holds; PENDING and SCHEDULED are one where `run_at` has come."""
+        assert_same(_settled(record), _settled(self.tasks.get(task_id)))
+
+    def children(self, task_id: str) -> set[str] | None:
+        """The ids of the tasks that depend on it; None where a purge of an earlier task of that id blurs it."""
+        if task_id in self._purged:
+            return None
         return {task.id for task in self.tasks.values() if task_id in task.depends_on}
 
-    def has_known_children(self, task_id: str) -> bool:
-        """Whether the edges of this task are certain: not, if a task of that id was purged before its children."""
-        return task_id in self.tasks and task_id not in self._purged
+    def _is_due(self, task: TaskRecord) -> bool:
+        ready = task.state in (TaskState.PENDING, TaskState.SCHEDULED) and task.run_at <= clock.now()
+        return ready and task.queue_name not in self.paused
 
-    # ── schedules ────────────────────────────────────────────────────────────
+    def _rank(self, task: TaskRecord, queues: Sequence[str]) -> Rank:
+        return queues.index(task.queue_name), -task.priority if self._ranked else 0, task.run_at
+
+    def _follow(self, record: TaskRecord, expected: TaskRecord) -> None:
+        assert_same(record, expected)
+        self.tasks[record.id] = expected
+
+
+class ScheduleModel:
+    """Schedules, and what each verb must do to them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ScheduleRecord] = {}
 
     def version(self, schedule_id: str) -> int | None:
-        schedule = self.schedules.get(schedule_id)
-        return None if schedule is None else schedule.version
+        row = self.rows.get(schedule_id)
+        return None if row is None else row.version
 
-    def put_schedule(self, schedule: ScheduleRecord, if_version: int | None) -> bool:
+    def put(self, schedule: ScheduleRecord, if_version: int | None) -> bool:
         if self.version(schedule.id) != if_version:
             return False
-        self.schedules[schedule.id] = replace(schedule, version=(if_version or 0) + 1)
+        self.rows[schedule.id] = replace(schedule, version=(if_version or 0) + 1)
         return True
 
-    def fire(self, schedule_id: str, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        if self.version(schedule_id) != if_version:
-            return False
-        self.add(task)
-        return self.put_schedule(replace(self.schedules[schedule_id], next_run=next_run), if_version)
+    def move(self, schedule_id: str, if_version: int, next_run: float | None) -> bool:
+        row = self.rows.get(schedule_id)
+        return row is not None and self.put(replace(row, next_run=next_run), if_version)
 
-    def due_schedules(self) -> set[str]:
+    def delete(self, schedule_id: str) -> bool:
+        return self.rows.pop(schedule_id, None) is not None
+
+    def listed(self, *, due: bool) -> list[ScheduleRecord]:
+        """All by id, or the active ones whose slot has come."""
         now = clock.now()
-        return {s.id for s in self.schedules.values() if not s.paused and s.next_run is not None and s.next_run <= now}
+        rows = [self.rows[id_] for id_ in sorted(self.rows)]
+        return [row for row in rows if not due or (not row.paused and row.next_run is not None and row.next_run <= now)]
 
-    # ── inside ───────────────────────────────────────────────────────────────
+
+def _check_choice(chosen: Collection[str], eligible: set[str], limit: int) -> None:
+    """As many as there are and the limit allows, each once, none that isn't eligible."""
+    assert len(chosen) == len(set(chosen)) == min(limit, len(eligible))
+    assert set(chosen) <= eligible
+
+
+def _precedes(one: Rank, other: Rank) -> bool:
+    return one[:2] < other[:2] or (one[:2] == other[:2] and one[2] < other[2] - TOLERANCE)
+
+
+def _settled(record: TaskRecord | None) -> TaskRecord | None:
+    if record is None or record.state is not TaskState.SCHEDULED:
+        return record
+    return replace(record, state=rules.due_state(record.run_at, clock.now()))

@@ -47,7 +47,7 @@ async def add_one(store: BaseTaskQueue) -> None:
 async def add_and_die(store: BaseTaskQueue) -> None:
     """Add, claim and end tasks, then die without a farewell."""
     await add(store, *[new_task(f"t{n}") for n in range(10)])
-    first, second, third = await claim(store, limit=3)
+    first, second, _ = await claim(store, limit=3)
     await change(store, finish(first), finish(second))
     os._exit(0)
 

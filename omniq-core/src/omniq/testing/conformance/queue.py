@@ -11,13 +11,13 @@ from omniq.testing.conformance.claiming import ClaimOrderTests, ClaimRaceTests, 
 from omniq.testing.conformance.leasing import ExtendTests, LeaseRaceTests, ReapTests
 from omniq.testing.conformance.purging import PurgeTests
 from omniq.testing.conformance.reading import ChildrenTests, FindTests, GetTests, PageTests, StatsTests
+from omniq.testing.conformance.transition_races import TransitionRaceTests
 from omniq.testing.conformance.transition_table import TransitionTableTests
 from omniq.testing.conformance.transitions import (
     BatchTests,
     CancelTests,
     FinishTests,
     GiveBackTests,
-    TransitionRaceTests,
 )
 from omniq.testing.conformance.waiting import CallTests, WaitTests
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
@@ -125,7 +126,7 @@ class GetResultTests(StoreConformance):
         async def use(name: str) -> list[bool]:
             return await store.put([result_of(f"{name}-{n}") for n in range(10)])
 
-        await in_other_loops(store, [lambda name=name: use(name) for name in "abc"])
+        await in_other_loops(store, [partial(use, name) for name in "abc"])
         await use("here")
         wanted = [f"{name}-{n}" for name in ("a", "b", "c", "here") for n in range(10)]
         assert None not in await store.get(wanted)
@@ -207,7 +208,7 @@ class WaitResultTests(StoreConformance):
 
     async def test_a_result_stored_from_another_loop_ends_it(self, store: BaseResultStorage) -> None:
         async with self._woken(store):
-            await in_other_loops(store, [lambda: store.put([result_of("t")])])
+            await in_other_loops(store, [partial(store.put, [result_of("t")])])
 
     async def test_everybody_who_waits_is_told(self, store: BaseResultStorage) -> None:
         async with self._woken(store, 5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -51,7 +52,7 @@ class WaitTests(StoreConformance):
 
     async def test_a_task_added_from_another_loop_ends_it(self, store: BaseTaskQueue) -> None:
         async with woken(store):
-            await in_other_loops(store, [lambda: add(store, new_task())])
+            await in_other_loops(store, [partial(add, store, new_task())])
 
     async def test_everybody_who_waits_is_told(self, store: BaseTaskQueue) -> None:
         async with woken(store, 5):
@@ -102,7 +103,7 @@ class CallTests(StoreConformance):
         async def use(name: str) -> list[str]:
             return await add(store, *[new_task(f"{name}-{n}") for n in range(20)])
 
-        added = await in_other_loops(store, [lambda name=name: use(name) for name in "abcd"])
+        added = await in_other_loops(store, [partial(use, name) for name in "abcd"])
         added.append(await use("here"))
         assert ids(await claim(store)) == {id_ for mine in added for id_ in mine}
 

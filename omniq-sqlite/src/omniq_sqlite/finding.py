@@ -1,0 +1,106 @@
+"""Looking tasks up by anything but their ids, counting them, and deleting the old ones."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+from omniq import clock
+from omniq.models.state import TaskState
+from omniq.storage.records import QueueStats, TaskFilter, TaskPage
+
+from omniq_sqlite.wire import conditions, decode_texts, encode, fetch_tasks, fetch_text
+
+_QUEUED = "state in ('pending', 'scheduled', 'waiting')"
+"""To the letter as in the index `task_expiring`: else SQLite doesn't see that it serves."""
+
+_FIND = "select json_group_array(id) from (select id from task where {where} order by id limit ?)"
+COUNT = """
+    select json_group_array(json_array(queue_name, state, count)) from (
+        select queue_name, 'pending' as state, count(*) as count from task where state = 'pending' group by queue_name
+        union all
+        select queue_name, 'scheduled', count(*) from task where state = 'scheduled' group by queue_name
+        union all
+        select queue_name, 'waiting', count(*) from task where state = 'waiting' group by queue_name
+        union all
+        select queue_name, 'running', count(*) from task where state = 'running' group by queue_name
+        union all
+        select queue_name, state, count(*) from task where finished_at is not null group by queue_name, state)
+"""
+_PAUSED = "select json_group_array(queue_name) from paused_queue"
+_CHILDREN = """
+    select json_group_array(json_array(parent, child)) from edge where parent in (select value from json_each(?))
+"""
+SELECT_OLD = """
+    select json_group_array(id) from (
+        select id from task
+        where finished_at is not null and finished_at <= ? and not exists (
+            select 1 from edge join task as child on child.id = edge.child
+            where edge.parent = task.id and child.state = 'waiting')
+        order by finished_at limit ?)
+"""
+_DELETE = "delete from task where id in (select value from json_each(?))"
+_DELETE_EDGES = """
+    delete from edge where parent in (select value from json_each(?1)) or child in (select value from json_each(?1))
+"""
+_decode_counts = msgspec.json.Decoder(list[tuple[str, TaskState, int]]).decode
+_decode_edges = msgspec.json.Decoder(list[tuple[str, str]]).decode
+
+
+def find_tasks(connection: sqlite3.Connection, where: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
+    """A page in the order of the ids; the cursor is the last id."""
+    restrictions, values = conditions(
+        {
+            "id > ?": cursor,
+            "queue_name = ?": where.queue_name,
+            "schedule_id = ?": where.schedule_id,
+            "expires_at <= ?": clock.now() if where.expired else None,
+        }
+    )
+    ids: list[str] = []
+    for scan in scans(where):
+        sql = _FIND.format(where=f"{scan} and {restrictions}")
+        ids += decode_texts(fetch_text(connection, sql, *values, limit + 1))
+    page = sorted(ids)[:limit]
+    return TaskPage(fetch_tasks(connection, page), page[-1] if page and len(ids) > limit else None)
+
+
+def scans(where: TaskFilter) -> list[str]:
+    """SQL conditions that together find the wanted states, each so that SQLite sees which index serves it."""
+    states = dict.fromkeys(where.states)
+    if not where.expired and where.schedule_id is None:
+        return [f"state = '{state}'" for state in states] or ["true"]
+    listed = ", ".join(f"'{state}'" for state in states)
+    any_of = f"state in ({listed})" if states else "true"
+    return [f"{_QUEUED} and {any_of}" if where.expired else any_of]
+
+
+def count_tasks(connection: sqlite3.Connection) -> list[QueueStats]:
+    """Every queue that holds tasks or is paused, by name."""
+    paused = decode_texts(fetch_text(connection, _PAUSED))
+    counts: defaultdict[str, dict[TaskState, int]] = defaultdict(dict, {name: {} for name in paused})
+    for name, state, count in _decode_counts(fetch_text(connection, COUNT)):
+        counts[name][state] = count
+    return [QueueStats(name=name, paused=name in paused, counts=counts[name]) for name in sorted(counts)]
+
+
+def fetch_children(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, list[str]]:
+    """The children of those tasks that have any."""
+    children: defaultdict[str, list[str]] = defaultdict(list)
+    for parent, child in sorted(_decode_edges(fetch_text(connection, _CHILDREN, encode(ids)))):
+        children[parent].append(child)
+    return children
+
+
+def select_old(connection: sqlite3.Connection, older_than: float, limit: int) -> list[str]:
+    """Tasks that ended that long ago and that no WAITING child depends on, longest ago first."""
+    return decode_texts(fetch_text(connection, SELECT_OLD, clock.now() - older_than, limit))
+
+
+def purge_tasks(connection: sqlite3.Connection, older_than: float, limit: int) -> int:
+    """How many were deleted."""
+    ids = encode(select_old(connection, older_than, limit))
+    connection.execute(_DELETE_EDGES, (ids,))
+    return connection.execute(_DELETE, (ids,)).rowcount

@@ -1,0 +1,146 @@
+"""Tasks and schedules in a SQLite file, in the order of the contract.
+
+Each method hands one job to the writer or the reader; the jobs are in `adding`, `claiming`, `settling`,
+`finding` and `schedules`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+from omniq import clock
+from omniq.storage import hints
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    QueueStats,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+
+from omniq_sqlite.adding import add_tasks
+from omniq_sqlite.claiming import any_lapsed, claim_tasks, extend_leases, reap_tasks
+from omniq_sqlite.config import SQLiteTaskQueueConfig
+from omniq_sqlite.connection import SQLiteStore
+from omniq_sqlite.finding import count_tasks, fetch_children, find_tasks, purge_tasks, select_old
+from omniq_sqlite.schedules import delete_schedule, fetch_schedules, fire, put_schedule
+from omniq_sqlite.settling import settle
+from omniq_sqlite.watching import next_due
+from omniq_sqlite.wire import fetch_tasks
+
+_PAUSE = "insert into paused_queue (queue_name) values (?) on conflict (queue_name) do nothing"
+_RESUME = "delete from paused_queue where queue_name = ?"
+
+
+class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
+    """Tasks and schedules in a file."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ATOMIC_RESULTS, Capability.CROSS_PROCESS, Capability.PERSISTENT, Capability.PRIORITY}
+    )
+
+    def __init__(self, config: SQLiteTaskQueueConfig) -> None:
+        super().__init__(config)
+        self._idle = True
+        """The last claim found nothing: look before the next one takes the write lock."""
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        if not tasks:
+            return []
+        added, any_due = await self._database.write(partial(add_tasks, tasks=tasks))
+        self._tell(any_due)
+        return added
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        if limit < 1 or (self._idle and not await self._anything_due(queues)):
+            return []
+        job = partial(claim_tasks, queues=queues, limit=limit, lease=lease, worker=worker)
+        claimed = await self._database.write(job)
+        self._idle = not claimed
+        return claimed
+
+    async def _anything_due(self, queues: Sequence[str]) -> bool:
+        due = await self._database.read(partial(next_due, queues=queues))
+        return min(due.values(), default=clock.now() + 1) <= clock.now()
+
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        return await self._database.write(partial(extend_leases, leases=leases, lease=lease)) if leases else []
+
+    async def reap(self, limit: int) -> list[TaskRecord]:
+        if not await self._database.read(any_lapsed):
+            return []
+        reaped = await self._database.write(partial(reap_tasks, limit=limit))
+        self._tell(bool(reaped))
+        return reaped
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        if not changes:
+            return []
+        settled = await self._database.write(partial(settle, changes=changes))
+        self._tell(settled.any_due)
+        hints.results_stored(self.location, [result.task_id for result in settled.results])
+        return settled.answers
+
+    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        found = {task.id: task for task in await self._database.read(partial(fetch_tasks, ids=ids))}
+        return [found.get(id_) for id_ in ids]
+
+    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+        return await self._database.read(partial(find_tasks, where=where, limit=limit, cursor=cursor))
+
+    async def stats(self) -> list[QueueStats]:
+        return await self._database.read(count_tasks)
+
+    async def children(self, ids: Sequence[str]) -> list[list[str]]:
+        children = await self._database.read(partial(fetch_children, ids=ids))
+        return [children.get(id_, []) for id_ in ids]
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        if not await self._database.read(partial(select_old, older_than=older_than, limit=1)):
+            return 0
+        return await self._database.write(partial(purge_tasks, older_than=older_than, limit=limit))
+
+    async def pause(self, queue_name: str, *, paused: bool) -> None:
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute(_PAUSE if paused else _RESUME, (queue_name,))
+
+        await self._database.write(job)
+        self._tell(not paused)
+
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        return await self._database.write(partial(put_schedule, schedule=schedule, if_version=if_version))
+
+    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
+        return await self._database.read(partial(fetch_schedules, ids=ids, due=due))
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        return await self._database.write(partial(delete_schedule, schedule_id=schedule_id))
+
+    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+        job = partial(fire, schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
+        fired, any_due = await self._database.write(job)
+        self._tell(any_due)
+        return fired
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        with (
+            hints.waiting_for_tasks(self.location) as waiter,
+            self._database.watcher.for_tasks(queues, waiter.wake),
+        ):
+            await waiter.wait(timeout)
+
+    def _tell(self, any_due: bool) -> None:
+        """Wake this process's waiters at once. What is due later, or elsewhere, is the watcher's business."""
+        if any_due:
+            hints.tasks_added(self.location)

@@ -1,0 +1,120 @@
+"""The reference store passes the suite, and does what it promises beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
+from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
+from omniq.testing.conformance import (
+    AtomicResultsConformance,
+    EventStorageConformance,
+    ProcessConformance,
+    ResultStorageConformance,
+    ScheduleConformance,
+    StatefulConformance,
+    TaskQueueConformance,
+)
+from omniq.testing.conformance.processes import Recipe
+
+
+@pytest.fixture
+async def queue() -> AsyncIterator[BaseTaskQueue]:
+    store = ReferenceQueueStore()
+    await store.connect()
+    yield store
+    await store.close()
+
+
+class TestQueue(TaskQueueConformance):
+    @pytest.fixture
+    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
+        return queue
+
+
+class TestSchedules(ScheduleConformance):
+    @pytest.fixture
+    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
+        return queue
+
+
+class TestRandomWalks(StatefulConformance):
+    @pytest.fixture
+    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
+        return queue
+
+
+class TestResults(ResultStorageConformance):
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[BaseResultStorage]:
+        store = ReferenceResultStore()
+        await store.connect()
+        yield store
+        await store.close()
+
+
+class TestEvents(EventStorageConformance):
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[BaseEventStorage]:
+        store = ReferenceEventStore()
+        await store.connect()
+        yield store
+        await store.close()
+
+
+class TestAtomicResults(AtomicResultsConformance):
+    @pytest.fixture
+    def stores(self) -> tuple[BaseTaskQueue, BaseResultStorage]:
+        space = ReferenceSpace()
+        return ReferenceQueueStore(space), ReferenceResultStore(space)
+
+
+class TestProcesses(ProcessConformance):
+    @pytest.fixture
+    def recipe(self) -> Recipe:
+        space = ReferenceSpace()
+        return lambda: ReferenceQueueStore(space)
+
+
+class TestBeyondTheSuite:
+    """What the reference store promises beyond the contract."""
+
+    async def test_stores_of_one_name_share_one_place(self) -> None:
+        await add(ReferenceQueueStore("shared"), new_task("t"))
+        assert ids(await claim(ReferenceQueueStore("shared"))) == {"t"}
+        assert ReferenceQueueStore("shared").location == ReferenceResultStore("shared").location
+
+    async def test_stores_of_different_names_or_none_share_nothing(self) -> None:
+        places = [ReferenceQueueStore("one"), ReferenceQueueStore("two"), ReferenceQueueStore(), ReferenceQueueStore()]
+        assert len({store.location for store in places}) == 4
+        await add(places[0], new_task("t"))
+        assert [await store.get(["t"]) for store in places[1:]] == [[None]] * 3
+
+    async def test_a_wait_ends_when_a_task_comes_due_by_itself(self) -> None:
+        store = ReferenceQueueStore()
+        await add(store, new_task("t", delay=0.05))
+        async with asyncio.timeout(5):
+            while not await claim(store):
+                await store.wait(["default"], 60)
+
+    async def test_a_wait_for_what_is_due_already_ends_at_once(self) -> None:
+        store = ReferenceQueueStore()
+        await add(store, new_task("t"))
+        async with asyncio.timeout(5):
+            await store.wait(["default"], 60)
+
+    async def test_a_paused_queue_is_not_waited_for(self) -> None:
+        store = ReferenceQueueStore()
+        await add(store, new_task("t"))
+        await store.pause("default", paused=True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await store.wait(["default"], 60)
+
+    async def test_what_was_cancelled_leaves_no_trace_in_the_index(self) -> None:
+        store = ReferenceQueueStore()
+        for _ in range(20):
+            added = await add(store, *new_tasks(100, delay=1e6))
+            await change(store, *map(cancel, added))
+        assert len(store.space.tasks.line("default").later) <= 200

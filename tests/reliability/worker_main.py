@@ -1,0 +1,72 @@
+"""One worker process of a run: `python -m tests.reliability.worker_main OPTIONS`, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from omniq import AsyncOmniQ
+from omniq.queue import AsyncTaskQueue
+from omniq.workers import AsyncWorkerPool
+from tests.reliability.history import History
+from tests.reliability.recording import recording
+
+PROJECT = "reliability"
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """What the process is told on its command line, as JSON."""
+
+    url: str
+    """Of the task queue."""
+    worker_type: str
+    worker_config: dict[str, Any] = field(default_factory=dict)
+
+    def to_argument(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+def front_door(url: str) -> AsyncOmniQ:
+    """OmniQ as the runs use it."""
+    return AsyncOmniQ(config={"project_name": PROJECT, "task_queue": {"url": url}})
+
+
+def recorded_queue(url: str, history: History) -> AsyncTaskQueue[Any]:
+    """The task queue, with what passes between worker and store written to the history."""
+    queue = front_door(url).task_queue
+    return AsyncTaskQueue(lambda _: recording(queue.store, history), queue.config)
+
+
+async def serve(options: WorkerOptions) -> int:
+    """Work until SIGTERM; returns the exit code: 0 for a stop that was asked for."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    queue = recorded_queue(options.url, History.from_environment())
+    async with AsyncOmniQ(task_queue=queue) as oq:
+        pool = oq.worker_pool(options.worker_type, **options.worker_config)
+        async with pool:
+            await _until_either(stop, pool)
+    return 0 if pool.failure is None else 1
+
+
+async def _until_either(stop: asyncio.Event, pool: AsyncWorkerPool) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, pool.finished)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def main() -> int:
+    """Read the options and serve."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
