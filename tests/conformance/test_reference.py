@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,7 +17,9 @@ from omniq.testing.conformance import (
     StatefulConformance,
     TaskQueueConformance,
 )
+from omniq.testing.conformance.builders import add, claim, ids, new_task
 from omniq.testing.conformance.processes import Recipe
+from omniq.testing.reference.index import Index
 
 
 @pytest.fixture
@@ -112,9 +115,12 @@ class TestBeyondTheSuite:
             async with asyncio.timeout(0.05):
                 await store.wait(["default"], 60)
 
-    async def test_what_was_cancelled_leaves_no_trace_in_the_index(self) -> None:
-        store = ReferenceQueueStore()
-        for _ in range(20):
-            added = await add(store, *new_tasks(100, delay=1e6))
-            await change(store, *map(cancel, added))
-        assert len(store.space.tasks.line("default").later) <= 200
+
+def test_an_index_keeps_few_stale_keys() -> None:
+    records: dict[str, float] = {}
+    index = Index(records, lambda time: (time, 0.0, "only"))
+    for time in range(1000):
+        records["only"] = time
+        index.add(time)
+        assert len(index) <= 64
+    assert (index.take(), index.take()) == (999, None)

@@ -162,10 +162,20 @@ def test_unsigned_dill_on_a_network_is_warned_of_once(caplog: pytest.LogCaptureF
     assert "OMNIQ_SIGNING_KEY" in record.getMessage()
 
 
+def test_dill_is_imported_when_it_is_first_needed() -> None:
+    code = (
+        "import sys; from omniq.serialization import *; manager = SerializationManager();"
+        "manager.dump_value((1, 'a')); print('dill' in sys.modules);"
+        "manager.dump_value(range(1)); print('dill' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 # ── scripts ──────────────────────────────────────────────────────────────────
 
 SCRIPT = """
-import enum, json, sys
+import enum, json, sys, typing
 import nearby
 from dataclasses import dataclass
 from omniq.errors import SerializationError
@@ -178,6 +188,10 @@ stubborn = Stubborn()
 unused = Stubborn()
 class Colour(enum.Enum):
     RED = 1
+class Node:
+    root: object = None
+Node.root = Node()
+T = typing.TypeVar("T")
 class Base:
     def value(self): return shifted(1)
 class Derived(Base):
@@ -192,7 +206,9 @@ def odd(n): return n != 0 and even(n - 1)
 def encoded(n): return json.dumps([shifted(i) for i in range(n)])
 def near(n): return nearby.count(n)
 def nested(n):
-    def step(k): return OFFSET + n if k == 0 else step(k - 1)
+    class Local:
+        offset = OFFSET
+    def step(k): return Local.offset + n if k == 0 else step(k - 1)
     return step(3)
 def touch(n): return stubborn
 
@@ -201,7 +217,7 @@ CASES = [(even, 4), (encoded, 2), (near, 3), (nested, 1), (Derived.value, Derive
          (lambda f: f(4), odd), (nearby.adder(3), 1)]
 for function, argument in CASES:
     print(manager.pack_call(function, (argument,), {}, task_id="t1", queue_name="default").hex())
-for function, argument in [(touch, 1), (shifted, Colour.RED)]:
+for function, argument in [(touch, 1), (shifted, Colour.RED), (shifted, Node()), (shifted, T)]:
     try:
         manager.pack_call(function, (argument,), {}, task_id="t1", queue_name="default")
     except SerializationError as error:
@@ -239,10 +255,12 @@ def test_what_a_script_defines_runs_in_another_process(tmp_path: Path) -> None:
     run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     packed = run([*command, "script.py"])
     refused = packed.stderr.splitlines()
-    assert len(refused) == 2, packed.stderr
+    assert len(refused) == 4, packed.stderr
     assert "function '__main__:touch'" in refused[0]
     assert "its global 'stubborn': not today" in refused[0]
-    assert "argument 'n': can't serialize __main__.Colour: Colour is an enum" in refused[1]
+    assert refused[1].startswith("argument 'n': can't serialize __main__.Colour: Colour is an enum or Struct")
+    assert refused[2].startswith("argument 'n': can't serialize __main__.Node: Node refers to itself")
+    assert refused[3].startswith("argument 'n': can't serialize typing.TypeVar: T goes by name")
     done = run([*command, "worker.py"], input=packed.stdout)
     assert done.stderr == ""
     *results, own = done.stdout.splitlines()

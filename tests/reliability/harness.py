@@ -16,18 +16,18 @@ from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
-
 from omniq.errors import StoreError
+
 from tests.reliability import history, survey
 from tests.reliability.checker import Report, check
 from tests.reliability.fleet import Fleet
 from tests.reliability.history import History, Kind
+from tests.reliability.planted import PLANT_VARIABLE
 from tests.reliability.run import Expectations, Slot
 from tests.reliability.work import nap
 from tests.reliability.worker_main import WorkerOptions, front_door
 
 SCHEDULE = "ticks"
-PLANT_VARIABLE = "OMNIQ_TEST_PLANT"
 BATCH = 25
 """Tasks that are enqueued together."""
 
@@ -244,4 +244,4 @@ class _Play:
 
     def _check_time(self) -> None:
         if self._time_is_up:
-            raise TimeoutError(f"no task was started: {list(self._fleet.complaints())}")
+            raise TimeoutError(f"no task was started: {list(self._fleet.complaints())[:5]}")

@@ -107,12 +107,19 @@ def re_executions_are_paid_for(run: Run) -> Broken:
 
 
 def attempts_are_bounded(run: Run) -> Broken:
-    """No task is charged more attempts or crashes, or fails more often, than it may."""
-    most = {"attempts": run.expect.max_attempts, "crashes": run.expect.max_crashes}
+    """No task is charged more attempts or crashes than it may, or fails more often than that explains.
+
+    A failure whose process is killed before it is settled costs a crash instead of an attempt.
+    """
+    attempts, crashes = run.expect.max_attempts, run.expect.max_crashes
     for id_, final in run.final.items():
         failed = len(run.tasks[id_].of(Kind.FAILED)) if id_ in run.tasks else 0
-        if max(failed, final.attempts) > most["attempts"] or final.crashes > most["crashes"]:
-            yield id_, f"{final.attempts} attempts, {failed} failures, {final.crashes} crashes; at most {most}"
+        if final.attempts > attempts or final.crashes > crashes or failed > attempts + final.crashes:
+            yield (
+                id_,
+                f"was charged {final.attempts} attempts and {final.crashes} crashes, and failed {failed} times; "
+                f"{attempts} and {crashes} are allowed",
+            )
 
 
 def parents_come_first(run: Run) -> Broken:

@@ -21,6 +21,7 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
+
 from tests.reliability.history import History
 
 ACCEPTED = (ChangeStatus.APPLIED, ChangeStatus.REPEATED)

@@ -8,6 +8,7 @@ from omniq import AsyncOmniQ
 from omniq.models.task import Task
 from omniq.results.view import task_result
 from omniq.storage.records import ResultRecord
+
 from tests.reliability.run import Final
 
 PAGE = 10_000

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omniq import current_task
+
 from tests.reliability.history import History
 
 

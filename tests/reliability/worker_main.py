@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct, field
-
 from omniq import AsyncOmniQ
 from omniq.queue import AsyncTaskQueue
 from omniq.workers import AsyncWorkerPool
+
 from tests.reliability.history import History
+from tests.reliability.planted import plant_from_environment
 from tests.reliability.recording import recording
 
 PROJECT = "reliability"
@@ -34,21 +35,22 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
 
 def front_door(url: str) -> AsyncOmniQ:
     """OmniQ as the runs use it."""
-    return AsyncOmniQ(config={"project_name": PROJECT, "task_queue": {"url": url}})
+    store = {"url": url}
+    return AsyncOmniQ(config={"project_name": PROJECT, "task_queue": store, "result_store": store})
 
 
-def recorded_queue(url: str, history: History) -> AsyncTaskQueue[Any]:
-    """The task queue, with what passes between worker and store written to the history."""
-    queue = front_door(url).task_queue
-    return AsyncTaskQueue(lambda _: recording(queue.store, history), queue.config)
+def recorded(oq: AsyncOmniQ, history: History) -> AsyncOmniQ:
+    """The same, with what passes between worker and task queue written to the history."""
+    queue = oq.task_queue
+    recorder = AsyncTaskQueue(lambda _: recording(queue.store, history), queue.config)
+    return AsyncOmniQ(task_queue=recorder, result_store=oq.result_store)
 
 
 async def serve(options: WorkerOptions) -> int:
     """Work until SIGTERM; returns the exit code: 0 for a stop that was asked for."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    queue = recorded_queue(options.url, History.from_environment())
-    async with AsyncOmniQ(task_queue=queue) as oq:
+    async with recorded(front_door(options.url), History.from_environment()) as oq:
         pool = oq.worker_pool(options.worker_type, **options.worker_config)
         async with pool:
             await _until_either(stop, pool)
@@ -63,7 +65,8 @@ async def _until_either(stop: asyncio.Event, pool: AsyncWorkerPool) -> None:
 
 
 def main() -> int:
-    """Read the options and serve."""
+    """Read the options, plant a bug if told to, and serve."""
+    plant_from_environment()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     return asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
 

@@ -7,15 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
-from msgspec.structs import replace
-
 from omniq import build
 from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
 from omniq.config.choices import OmniQConfig
-from omniq.config.layers import given
+from omniq.config.layers import given_fields
 from omniq.config.loader import ConfigProvider
-from omniq.config.resolve import resolve_worker
 from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events.facade import EventStorage
 from omniq.events.logger import AsyncEventLogger
@@ -23,7 +20,7 @@ from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.models.times import Duration, seconds
-from omniq.plugins.registry import load_class
+from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.results.engine import AsyncResultStorage
@@ -187,9 +184,10 @@ class AsyncOmniQ:
 
     def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool:
         """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
-        spec, configured = resolve_worker(replace(self.config.worker, type=worker_type or self._worker_type))
+        spec = registry().worker(worker_type or self._worker_type)
         worker_class = load_class(spec.worker_class, Worker)
-        config = {**given(configured), **self._worker_config, **worker_config}
+        configured = given_fields(self.config.worker.settings_for(spec.name))
+        config = {**configured, **self._worker_config, **worker_config}
         return worker_class(self.task_queue, self._results, self.event_store, **config).pool()
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:

@@ -12,22 +12,24 @@ from omniq.storage.rules import new_record
 
 from omniq_sqlite.wire import (
     LARGE_BODY,
+    Bodies,
     body_at,
     decode_texts,
     encode,
     fetch_text,
     maybe_ticks,
-    parcels,
     time_at,
     to_ticks,
 )
 
 _INSERT = f"""
+    with row as materialized (select value from json_each(?1))
     insert into task (id, queue_name, state, priority, created_at, run_at, expires_at, depends_on, schedule_id, body)
     select value ->> 0, value ->> 1, value ->> 2, value ->> 3, {time_at(4)}, {time_at(5)}, {time_at(6)},
         value ->> 7, value ->> 8, {body_at(9)}
-    from json_each(?1)
+    from row
 """
+_INSERT_LARGE = "insert into large_body (task_id, body) values (?, ?)"
 _INSERT_EDGES = "insert or ignore into edge (parent, child) select value ->> 0, value ->> 1 from json_each(?)"
 _EXISTING = "select json_group_array(id) from task where id in (select value from json_each(?))"
 
@@ -47,9 +49,7 @@ def add_tasks(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> tuple
 
 def _is_plain(tasks: Sequence[NewTask]) -> bool:
     """Whether one statement can add them all, if only none of them is there yet."""
-    if any(task.depends_on or len(task.body) > LARGE_BODY for task in tasks):
-        return False
-    return len({task.id for task in tasks}) == len(tasks)
+    return len({task.id for task in tasks}) == len(tasks) and not any(task.depends_on for task in tasks)
 
 
 def _existing(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> set[str]:
@@ -75,32 +75,25 @@ def _judge(tasks: Sequence[NewTask], known: set[str]) -> list[Added]:
 def _insert(connection: sqlite3.Connection, tasks: Sequence[NewTask], now: float) -> bool:
     """Whether one of them is due."""
     records = [new_record(task, now) for task in tasks]
-    for parcel in parcels(records, lambda record: record.body):
-        connection.execute(_INSERT, (_rows(parcel), b"".join(record.body for record in parcel)))
+    bodies = Bodies()
+    rows = encode([_row(record, bodies) for record in records])
+    connection.execute(_INSERT, (rows, bodies.joined()))
+    connection.executemany(_INSERT_LARGE, [(r.id, r.body) for r in records if len(r.body) > LARGE_BODY])
     if edges := [(parent, record.id) for record in records for parent in record.depends_on]:
         connection.execute(_INSERT_EDGES, (encode(edges),))
     return any(record.state is TaskState.PENDING for record in records)
 
 
-def _rows(records: Sequence[TaskRecord]) -> str:
-    """A JSON array per record; the last two values tell where its body is within the joined ones."""
-    rows = []
-    position = 1
-    for record in records:
-        rows.append(
-            (
-                record.id,
-                record.queue_name,
-                record.state,
-                record.priority,
-                to_ticks(record.created_at),
-                to_ticks(record.run_at),
-                maybe_ticks(record.expires_at),
-                record.depends_on or None,
-                record.schedule_id,
-                position,
-                len(record.body),
-            )
-        )
-        position += len(record.body)
-    return encode(rows)
+def _row(record: TaskRecord, bodies: Bodies) -> tuple[object, ...]:
+    return (
+        record.id,
+        record.queue_name,
+        record.state,
+        record.priority,
+        to_ticks(record.created_at),
+        to_ticks(record.run_at),
+        maybe_ticks(record.expires_at),
+        record.depends_on or None,
+        record.schedule_id,
+        *(bodies.place(record.body) if len(record.body) <= LARGE_BODY else (None, None)),
+    )

@@ -16,7 +16,16 @@ from omniq_sqlite.wire import conditions, decode_texts, encode, fetch_tasks, fet
 _QUEUED = "state in ('pending', 'scheduled', 'waiting')"
 """To the letter as in the index `task_expiring`: else SQLite doesn't see that it serves."""
 
-_FIND = "select json_group_array(id) from (select id from task where {where} order by id limit ?)"
+_INDEXES = {
+    TaskState.PENDING: "task_pending",
+    TaskState.SCHEDULED: "task_scheduled",
+    TaskState.WAITING: "task_waiting",
+    TaskState.RUNNING: "task_running",
+    TaskState.ERROR: "task_error",
+}
+"""The indexes of the states that are rare among finished tasks. SQLite would rather walk those than sort."""
+
+FIND = "select json_group_array(id) from (select id from {scan} and {restrictions} order by id limit ?)"
 COUNT = """
     select json_group_array(json_array(queue_name, state, count)) from (
         select queue_name, 'pending' as state, count(*) as count from task where state = 'pending' group by queue_name
@@ -42,6 +51,7 @@ SELECT_OLD = """
         order by finished_at limit ?)
 """
 _DELETE = "delete from task where id in (select value from json_each(?))"
+_DELETE_LARGE = "delete from large_body where task_id in (select value from json_each(?))"
 _DELETE_EDGES = """
     delete from edge where parent in (select value from json_each(?1)) or child in (select value from json_each(?1))
 """
@@ -61,20 +71,29 @@ def find_tasks(connection: sqlite3.Connection, where: TaskFilter, limit: int, cu
     )
     ids: list[str] = []
     for scan in scans(where):
-        sql = _FIND.format(where=f"{scan} and {restrictions}")
+        sql = FIND.format(scan=scan, restrictions=restrictions)
         ids += decode_texts(fetch_text(connection, sql, *values, limit + 1))
     page = sorted(ids)[:limit]
     return TaskPage(fetch_tasks(connection, page), page[-1] if page and len(ids) > limit else None)
 
 
 def scans(where: TaskFilter) -> list[str]:
-    """SQL conditions that together find the wanted states, each so that SQLite sees which index serves it."""
-    states = dict.fromkeys(where.states)
-    if not where.expired and where.schedule_id is None:
-        return [f"state = '{state}'" for state in states] or ["true"]
+    """SQL from `from` on that together finds the wanted states, each by the index with the fewest rows."""
+    if where.expired:
+        return [f"task indexed by task_expiring where {_QUEUED} and {_any_of(where.states)}"]
+    if where.schedule_id is not None or not where.states:
+        return [f"task where {_any_of(where.states)}"]
+    return [_scan(state) for state in dict.fromkeys(where.states)]
+
+
+def _any_of(states: Sequence[TaskState]) -> str:
     listed = ", ".join(f"'{state}'" for state in states)
-    any_of = f"state in ({listed})" if states else "true"
-    return [f"{_QUEUED} and {any_of}" if where.expired else any_of]
+    return f"state in ({listed})" if states else "true"
+
+
+def _scan(state: TaskState) -> str:
+    indexed = f"indexed by {_INDEXES[state]}" if state in _INDEXES else ""
+    return f"task {indexed} where state = '{state}'"
 
 
 def count_tasks(connection: sqlite3.Connection) -> list[QueueStats]:
@@ -103,4 +122,5 @@ def purge_tasks(connection: sqlite3.Connection, older_than: float, limit: int) -
     """How many were deleted."""
     ids = encode(select_old(connection, older_than, limit))
     connection.execute(_DELETE_EDGES, (ids,))
+    connection.execute(_DELETE_LARGE, (ids,))
     return connection.execute(_DELETE, (ids,)).rowcount

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import ClassVar
 
 import msgspec
@@ -19,17 +20,17 @@ from omniq.storage.records import ResultRecord
 from omniq_sqlite.config import SQLiteResultStorageConfig
 from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.wire import (
+    LARGE_BODY,
+    Bodies,
     body_at,
-    body_hex,
     decode_texts,
     encode,
     fetch_text,
     maybe_seconds,
-    maybe_ticks,
-    parcels,
     ticks_of,
     time_at,
     to_seconds,
+    to_ticks,
 )
 
 _EPOCHS = """
@@ -37,18 +38,20 @@ _EPOCHS = """
     where task_id in (select value from json_each(?))
 """
 _UPSERT = f"""
+    with row as materialized (select value from json_each(?1))
     insert into result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
     select value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?3, {time_at(4)},
         {body_at(5)}
-    from json_each(?1) where true
+    from row where true
     on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
         schedule_id = excluded.schedule_id, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
         body = excluded.body
     where excluded.epoch >= result.epoch
 """
+_BODY = f"case when length(body) <= {LARGE_BODY} then hex(body) end"
 _FETCH = f"""
     select json_group_array(json_array(task_id, epoch, status, schedule_id, {ticks_of("finished_at")},
-        {ticks_of("expires_at")}, {body_hex()}))
+        {ticks_of("expires_at")}, {_BODY}))
     from result where task_id in (select value from json_each(?1)) and (expires_at is null or expires_at > ?2)
 """
 _FETCH_LARGE = "select task_id, body from result where task_id in (select value from json_each(?))"
@@ -119,29 +122,25 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
 
 def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:
     """Store each record unless the stored one has a higher epoch."""
-    for parcel in parcels(records, lambda record: record.body):
-        connection.execute(_UPSERT, (_rows(parcel, now), b"".join(record.body for record in parcel), now))
+    for parcel in _parcels(records):
+        bodies = Bodies()
+        rows = encode([_row(record, now, bodies) for record in parcel])
+        connection.execute(_UPSERT, (rows, bodies.joined(), now))
 
 
-def _rows(records: Sequence[ResultRecord], now: float) -> str:
-    """A JSON array per record; the last two values tell where its body is within the joined ones."""
-    rows = []
-    position = 1
-    for record in records:
-        expires_at = None if record.ttl is None else now + record.ttl
-        rows.append(
-            (
-                record.task_id,
-                record.epoch,
-                record.status,
-                record.schedule_id,
-                maybe_ticks(expires_at),
-                position,
-                len(record.body),
-            )
-        )
-        position += len(record.body)
-    return encode(rows)
+def _parcels(records: Sequence[ResultRecord]) -> Iterator[Sequence[ResultRecord]]:
+    """The records in order: small ones together, each large one alone."""
+    for is_large, group in groupby(records, lambda record: len(record.body) > LARGE_BODY):
+        if is_large:
+            yield from ([record] for record in group)
+        else:
+            yield list(group)
+
+
+def _row(record: ResultRecord, now: float, bodies: Bodies) -> tuple[object, ...]:
+    expires_at = None if record.ttl is None else to_ticks(now + record.ttl)
+    place = bodies.place(record.body)
+    return (record.task_id, record.epoch, record.status, record.schedule_id, expires_at, *place)
 
 
 def _put(connection: sqlite3.Connection, records: Sequence[ResultRecord]) -> list[bool]:

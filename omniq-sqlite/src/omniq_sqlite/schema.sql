@@ -20,18 +20,24 @@ create table if not exists task (
     cancel_requested integer not null default 0 check (cancel_requested in (0, 1)),
     depends_on       text check (json_type(depends_on) = 'array'),
     schedule_id      text,
-    body             blob not null
+    body             blob                    -- null where it is in large_body
 ) strict, without rowid;
 
--- Each state has the index that its readers walk, and no task is in more than one or two of them. Delayed tasks
--- are apart from due ones, so that an idle claim doesn't step over them.
-create index if not exists task_pending on task (queue_name, priority desc, run_at, id) where state = 'pending';
-create index if not exists task_scheduled on task (queue_name, run_at) where state = 'scheduled';
-create index if not exists task_waiting on task (id, queue_name) where state = 'waiting';
-create index if not exists task_running on task (lease_until, queue_name) where state = 'running';
-create index if not exists task_error on task (id) where state = 'error';
+-- SQLite rewrites the whole row at every change of state: bodies of more than 32 KiB are kept apart.
+create table if not exists large_body (
+    task_id text primary key not null,
+    body    blob not null
+) strict;
+
+-- Each state has the index that its readers walk; delayed tasks are apart from due ones, so that an idle claim
+-- doesn't step over them. They hold `state`, which SQLite looks at again, and would else fetch every row for.
+create index if not exists task_pending on task (queue_name, priority desc, run_at, id, state) where state = 'pending';
+create index if not exists task_scheduled on task (queue_name, run_at, state) where state = 'scheduled';
+create index if not exists task_waiting on task (id, queue_name, state) where state = 'waiting';
+create index if not exists task_running on task (lease_until, queue_name, state) where state = 'running';
+create index if not exists task_error on task (id, state) where state = 'error';
 create index if not exists task_finished on task (finished_at, queue_name, state) where finished_at is not null;
-create index if not exists task_expiring on task (expires_at)
+create index if not exists task_expiring on task (expires_at, state)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
 create index if not exists task_of_schedule on task (schedule_id, id) where schedule_id is not null;
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from omniq import clock
 from omniq.models.state import TaskState
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
@@ -21,11 +23,15 @@ _CURRENT = f"""
         exists (select 1 from edge where parent = task.id)))
     from task where id in (select value from json_each(?))
 """
+END = """
+    update task set state = ?2, finished_at = ?3, lease_until = null where id in (select value from json_each(?1))
+"""
 UPDATE = f"""
+    with change as materialized (select value from json_each(?))
     update task set state = value ->> 1, run_at = {time_at(2)}, expires_at = {time_at(3)}, finished_at = {time_at(4)},
         attempts = value ->> 5, crashes = value ->> 6, lease_until = {time_at(7)}, worker = value ->> 8,
         cancel_requested = value ->> 9
-    from json_each(?) where task.id = value ->> 0
+    from change where task.id = value ->> 0
 """
 
 
@@ -62,13 +68,13 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
     now = clock.now()
     rows = _decode_current(fetch_text(connection, _CURRENT, encode([change.task_id for change in changes])))
     parents = {row.id for row in rows if row.has_children}
-    records = {row.id: _record(row) for row in rows}
+    before = {row.id: _record(row) for row in rows}
+    records = before.copy()
     statuses = [_apply(records, change, now) for change in changes]
     applied = [change for change, status in zip(changes, statuses, strict=True) if status is ChangeStatus.APPLIED]
     changed = [records[id_] for id_ in dict.fromkeys(change.task_id for change in applied)]
     results = [change.result for change in applied if change.result is not None]
-    if changed:
-        connection.execute(UPDATE, (_rows(changed),))
+    _write(connection, before, changed, now)
     store_results(connection, results, now)
     return Settled(
         [Changed(status, change.task_id in parents) for change, status in zip(changes, statuses, strict=True)],
@@ -104,6 +110,21 @@ def _apply(records: dict[str, TaskRecord], change: Change, now: float) -> Change
     if record is not None:
         records[record.id] = record
     return status
+
+
+def _write(connection: sqlite3.Connection, before: dict[str, TaskRecord], after: list[TaskRecord], now: float) -> None:
+    """One statement per terminal state for the tasks that have just ended, and one for the others."""
+    ended: defaultdict[TaskState, list[str]] = defaultdict(list)
+    others = []
+    for record in after:
+        if record == replace(before[record.id], state=record.state, finished_at=now, lease_until=None):
+            ended[record.state].append(record.id)
+        else:
+            others.append(record)
+    for state, ids in ended.items():
+        connection.execute(END, (encode(ids), state, now))
+    if others:
+        connection.execute(UPDATE, (_rows(others),))
 
 
 def _rows(records: Iterable[TaskRecord]) -> str:

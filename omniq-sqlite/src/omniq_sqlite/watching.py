@@ -126,6 +126,8 @@ class Watcher(LinkThread):
         now = clock.now()
         if not self._changed(connection):
             watches = [watch for watch in watches if watch.next_look <= now]
+        if not watches:
+            return
         due = next_due(connection, list({queue for watch in watches for queue in watch.queues}))
         ids = encode([id_ for watch in watches for id_ in watch.results])
         stored = set(decode_texts(fetch_text(connection, _STORED, ids, now)))

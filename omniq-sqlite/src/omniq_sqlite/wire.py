@@ -7,15 +7,12 @@ from 2004 to 2106 are whole numbers of ticks, so that every time comes back exac
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 from omniq.models.state import TaskState
 from omniq.storage.records import TaskRecord
-
-T = TypeVar("T")
 
 TICKS = float(1 << 22)
 """Ticks per second."""
@@ -23,8 +20,6 @@ FOREVER = float(1 << 40)
 """Later times than that, beyond the year 36,000, would overflow SQLite's integers."""
 LARGE_BODY = 32 * 1024
 """Bodies of more bytes than that travel alone, so that a batch doesn't become one giant text."""
-PARCEL = 16 * 1024 * 1024
-"""Bytes of small bodies that travel together at most."""
 
 decode_texts = msgspec.json.Decoder(list[str]).decode
 
@@ -57,12 +52,25 @@ def time_at(index: int) -> str:
 
 def body_at(index: int) -> str:
     """SQL for the piece of the blob `?2` whose position and length are at this index and the next one."""
-    return f"coalesce(substr(?2, value ->> {index}, value ->> {index + 1}), x'')"  # of an empty blob it's null
+    return f"substr(?2, value ->> {index}, value ->> {index + 1})"
 
 
-def body_hex(column: str = "body") -> str:
-    """SQL for a body as hexadecimal text; null for a large one."""
-    return f"case when length({column}) <= {LARGE_BODY} then hex({column}) end"
+class Bodies:
+    """Bodies that are joined into one blob."""
+
+    def __init__(self) -> None:
+        self._parts = [b"-"]  # SQLite takes pieces of an empty blob for null
+        self._position = 2
+
+    def place(self, body: bytes) -> tuple[int, int]:
+        """Add a body; what `body_at` has to know."""
+        position = self._position
+        self._parts.append(body)
+        self._position += len(body)
+        return position, len(body)
+
+    def joined(self) -> bytes:
+        return b"".join(self._parts)
 
 
 def encode(value: object) -> str:
@@ -80,24 +88,6 @@ def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) ->
     """What a statement returns that aggregates all into one text."""
     text: str = connection.execute(sql, parameters).fetchone()[0]
     return text
-
-
-def parcels(items: Iterable[T], body_of: Callable[[T], bytes]) -> Iterator[Sequence[T]]:
-    """The items in order: small ones together, each large one alone."""
-    together: list[T] = []
-    size = 0
-    for item in items:
-        length = len(body_of(item))
-        if together and (length > LARGE_BODY or size + length > PARCEL):
-            yield together
-            together, size = [], 0
-        if length > LARGE_BODY:
-            yield [item]
-        else:
-            together.append(item)
-            size += length
-    if together:
-        yield together
 
 
 class TaskRow(Struct, array_like=True, frozen=True):
@@ -127,10 +117,10 @@ _FETCH_TASKS = f"""
     select json_group_array(json_array(id, queue_name, state, priority, {ticks_of("created_at")},
         {ticks_of("run_at")}, {ticks_of("expires_at")}, {ticks_of("finished_at")}, epoch, attempts, crashes,
         {ticks_of("lease_until")}, {ticks_of("claimed_at")}, worker, cancel_requested, json(depends_on),
-        schedule_id, {body_hex()}))
+        schedule_id, case when body is not null then hex(body) end))
     from task where id in (select value from json_each(?))
 """
-_FETCH_LARGE_BODIES = "select id, body from task where id in (select value from json_each(?))"
+_FETCH_LARGE = "select task_id, body from large_body where task_id in (select value from json_each(?))"
 _decode_tasks = msgspec.json.Decoder(list[TaskRow]).decode
 
 
@@ -140,7 +130,7 @@ def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Task
         return []
     rows = _decode_tasks(fetch_text(connection, _FETCH_TASKS, encode(ids)))
     large = [row.id for row in rows if row.body is None]
-    bodies: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE_BODIES, [encode(large)])) if large else {}
+    bodies: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE, [encode(large)])) if large else {}
     records = {row.id: _record(row, body) for row in rows if (body := _body(row, bodies)) is not None}
     return [record for id_ in ids if (record := records.get(id_)) is not None]
 

@@ -17,9 +17,9 @@ from omniq.suggest import did_you_mean
 T = TypeVar("T")
 
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
-_ENUM = re.compile(r"Invalid enum value (?P<value>.*)", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_ENUM = re.compile(r"Invalid enum value (.*)", re.DOTALL)
 _OWN_PATH = re.compile(r"\w+: ")
 
 
@@ -48,15 +48,15 @@ def describe(message: str, type_: Any, where: str = "") -> str:
     match = _MESSAGE.fullmatch(message)
     assert match is not None  # it matches any text
     inside, what = match["path"] or "", match["what"]
-    if match["key"]:
-        return _join(where, inside) + ": keys must be text"
-    if unknown := _UNKNOWN.fullmatch(what):
-        return _join(where, inside, unknown["name"]) + ": unknown name" + _known(unknown["name"], type_, inside)
+    if unknown := _UNKNOWN.fullmatch(what) or (match["key"] and _ENUM.fullmatch(what)):
+        name = unknown[1].strip("'")
+        return _join(where, inside, name) + ": unknown name" + _known(name, type_, inside)
     if missing := _MISSING.fullmatch(what):
-        return _join(where, inside, missing["name"]) + ": missing"
+        return _join(where, inside, missing[1]) + ": missing"
     if _OWN_PATH.match(what):  # from a struct's own `__post_init__`
         return _join(where, inside, what)
-    return ": ".join(part for part in (_join(where, inside), _words(what, type_, inside)) if part)
+    words = "keys must be text" if match["key"] else _words(what, type_, inside)
+    return ": ".join(part for part in (_join(where, inside), words) if part)
 
 
 def _join(*parts: str) -> str:
@@ -74,7 +74,7 @@ def _words(what: str, type_: Any, inside: str) -> str:
     if invalid := _ENUM.fullmatch(what):
         from omniq.config.shape import choices_at
 
-        return f"expected one of {', '.join(map(repr, choices_at(type_, inside)))}, got {invalid['value']}"
+        return f"expected one of {', '.join(map(repr, choices_at(type_, inside)))}, got {invalid[1]}"
     if NAME.pattern in what:
         return "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
     if what.startswith("Expected `"):

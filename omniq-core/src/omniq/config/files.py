@@ -15,6 +15,9 @@ from omniq.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """Plain data only; a key that is given twice is an error, not a silent last word."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        return super().construct_object(node, deep=True)  # which refuses aliases that lead into themselves
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:

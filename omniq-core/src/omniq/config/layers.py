@@ -116,10 +116,14 @@ def _merge(lower: Layer, upper: Layer) -> Layer:
 
 def _component(kind: StoreKind, lower: Layer, upper: Layer, registry: Registry) -> Layer:
     """A URL, or another backend, replaces the choice below; of its configuration, only what all stores have stays."""
-    if "url" in upper or _backend(kind, upper, registry) not in (None, _backend(kind, lower, registry)):
+    if upper.get("url") is not None or _differ(_backend(kind, lower, registry), _backend(kind, upper, registry)):
         config = lower.get("config", {})
         lower = {"config": {key: config[key] for key in config.keys() & COMMON[kind]}}
     return _merge(lower, upper)
+
+
+def _differ(lower: str | None, upper: str | None) -> bool:
+    return None not in (lower, upper) and lower != upper
 
 
 def _backend(kind: StoreKind, choice: Layer, registry: Registry) -> str | None:

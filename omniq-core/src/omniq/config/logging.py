@@ -1,6 +1,6 @@
 """The library's own logging: loggers named `omniq` and `omniq.<component>`. Task events are something else.
 
-The components are queue, worker, scheduler, results, events, storage, serialization, config and plugins.
+The components are queue, worker, results, events, serialization and config, and each store by its name.
 Only these loggers' levels are ever changed, never the root logger, and no handler is added: what is shown,
 and where, is the application's decision.
 """

@@ -38,15 +38,24 @@ class Around(TypedDict, total=False):
 
 @overload
 def resolve(
-    kind: Literal["task_queue"], choice: ComponentChoice | None, project_name: str | None, **around: Unpack[Around]
+    kind: Literal["task_queue"],
+    choice: ComponentChoice | None,
+    project_name: str | None = None,
+    **around: Unpack[Around],
 ) -> tuple[TaskQueueSpec, TaskQueueConfig]: ...
 @overload
 def resolve(
-    kind: Literal["result_store"], choice: ComponentChoice | None, project_name: str | None, **around: Unpack[Around]
+    kind: Literal["result_store"],
+    choice: ComponentChoice | None,
+    project_name: str | None = None,
+    **around: Unpack[Around],
 ) -> tuple[ResultStoreSpec, ResultStorageConfig]: ...
 @overload
 def resolve(
-    kind: Literal["event_store"], choice: ComponentChoice | None, project_name: str | None, **around: Unpack[Around]
+    kind: Literal["event_store"],
+    choice: ComponentChoice | None,
+    project_name: str | None = None,
+    **around: Unpack[Around],
 ) -> tuple[EventStoreSpec, EventStorageConfig]: ...
 def resolve(
     kind: StoreKind, choice: ComponentChoice | None, project_name: str | None = None, **around: Unpack[Around]

@@ -12,9 +12,16 @@ _STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 
 
 def keys_at(type_: Any, path: str) -> list[str]:
-    """The names that the struct at a path such as `worker.config` knows."""
-    structs = (info for info in _at(type_, path) if isinstance(info, inspect.StructType))
-    return sorted(field.encode_name for struct in structs for field in struct.fields)
+    """The names that the struct or mapping at a path such as `worker.config` knows."""
+    return sorted(name for info in _at(type_, path) for name in _keys(info))
+
+
+def _keys(info: inspect.Type) -> list[str]:
+    if isinstance(info, inspect.StructType):
+        return [field.encode_name for field in info.fields]
+    if isinstance(info, inspect.DictType) and isinstance(info.key_type, inspect.LiteralType):
+        return [str(value) for value in info.key_type.values]
+    return []
 
 
 def choices_at(type_: Any, path: str) -> list[object]:
@@ -30,13 +37,13 @@ def _at(type_: Any, path: str) -> list[inspect.Type]:
 
 
 def _inside(info: inspect.Type, step: str) -> Iterator[inspect.Type]:
-    if isinstance(info, inspect.StructType | inspect.DataclassType):
+    if isinstance(info, inspect.StructType):
         for field in info.fields:
             if field.encode_name == step:
                 yield from _alternatives(field.type)
     elif isinstance(info, inspect.DictType):
         yield from _alternatives(info.value_type)
-    elif isinstance(info, inspect.ListType | inspect.VarTupleType):
+    elif isinstance(info, inspect.ListType):
         yield from _alternatives(info.item_type)
 
 

@@ -13,8 +13,10 @@ MASK = "***"
 
 _SECRET_NAME = re.compile(r"pass(word|wd|phrase)|pwd|secret|token|key|credential|connection_string", re.IGNORECASE)
 # A password may hold "/", "#" or "@" where somebody forgot to quote it, so the last "@" counts.
-_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:/?#@]*)(?P<secret>[^\s'\"]*)@")
-_QUERY = re.compile(r"(?P<name>[?&;](?P<key>[^\s=&;#]+)=)[^\s&;#'\"]*")
+_USER_INFO = re.compile(
+    r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:/?#@]*)(?P<secret>[^\s'\"]*)@"
+)
+_QUERY = re.compile(r"(?P<name>[?&;](?P<key>[^\s=?&;#]+)=)[^\s&;#'\"]*")
 
 
 def is_secret(name: str) -> bool:

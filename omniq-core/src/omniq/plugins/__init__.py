@@ -39,3 +39,17 @@ else:
             "load_object": "omniq.plugins.registry",
         },
     )
+
+__all__ = [
+    "CommandSpec",
+    "EventStoreSpec",
+    "PluginRecord",
+    "Registry",
+    "ResultStoreSpec",
+    "TaskQueueSpec",
+    "WorkerSpec",
+    "hookimpl",
+    "hookspec",
+    "load_class",
+    "load_object",
+]

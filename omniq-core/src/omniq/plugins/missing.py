@@ -47,6 +47,6 @@ def _unknown(type_: type[Spec], word: str, index: Index) -> str:
     extras = EXTRAS[type_.kind]
     if word in extras:
         owner, command = distribution(extras[word]), install_command(extras[word])
-        return f"{what} {word!r} needs {owner}: {command}; installed: {names}"
+        return f"unknown {what} {word!r}, installed: {names}; {owner} provides it: {command}"
     guess = did_you_mean(word, [*index.words(type_), *extras])
     return f"unknown {what} {word!r}{guess or ','} installed: {names}"

@@ -32,6 +32,7 @@ from omniq.plugins.specs import (
 )
 
 STRICT = "OMNIQ_PLUGINS_STRICT"
+_OFF = frozenset({"", "0", "false", "no", "off"})
 TYPES: Mapping[Kind, type[Spec]] = {
     type_.kind: type_ for type_ in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec, WorkerSpec, CommandSpec)
 }
@@ -60,7 +61,7 @@ class Registry:
         self, entry_points: Iterable[EntryPoint] | None = None, *, environ: Mapping[str, str] | None = None
     ) -> None:
         """`entry_points` and `environ` stand in for the installed ones and the process's, for tests."""
-        self._entry_points = entry_points
+        self._entry_points = None if entry_points is None else list(entry_points)
         self._environ = os.environ if environ is None else environ
         self._lock = threading.RLock()
         self._loading = False
@@ -130,7 +131,7 @@ class Registry:
     def _usable(self) -> _Loaded:
         loaded = self._load()
         failed = [record for record in loaded.records if record.status not in ("active", "disabled")]
-        if failed and self._environ.get(STRICT, "") not in ("", "0"):
+        if failed and self._environ.get(STRICT, "").lower() not in _OFF:
             raise inactive(*failed)
         return loaded
 

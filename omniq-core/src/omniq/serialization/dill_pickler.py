@@ -23,9 +23,12 @@ from io import BytesIO
 from types import CodeType, FunctionType, ModuleType
 
 import dill
-from msgspec import StructMeta
+from msgspec import Struct
 
+from omniq.serialization.base import type_name
 from omniq.serialization.functions import MAIN, reference
+
+_StructMeta = type(Struct)
 
 
 def dumps(value: object) -> bytes:
@@ -56,13 +59,13 @@ class _Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
     def save_global(self, obj: object, name: str | None = None) -> None:
         """Write a name to import, which is of no use if it is one of `__main__`: workers have another."""
         if getattr(obj, "__module__", None) in MAIN:
-            raise pickle.PicklingError(f"{obj!r} is found by name, and a worker has another __main__")
+            raise pickle.PicklingError(f"{name or type_name(obj)} goes by name, and workers have another __main__")
         super().save_global(obj, name)
 
     def _save_code(self, obj: type | FunctionType, save_persistent_id: bool) -> None:
         if id(obj) in self._postproc:
             raise pickle.PicklingError(f"{obj.__qualname__} refers to itself and travels by value")
-        if isinstance(obj, EnumType | StructMeta) and reference(obj) is None:
+        if isinstance(obj, EnumType | _StructMeta) and reference(obj) is None:
             raise pickle.PicklingError(f"{obj.__qualname__} is an enum or Struct that no worker can import")
         super().save(obj, save_persistent_id)
         if isinstance(obj, FunctionType) and obj.__globals__ is self._globals:

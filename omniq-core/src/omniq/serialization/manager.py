@@ -94,8 +94,8 @@ class SerializationManager:
             retry_delay=options.retry_delay,
             result_ttl=options.result_ttl,
             metadata=options.metadata,
-            on_success=options.on_success and _callback("on_success", options.on_success),
-            on_failure=options.on_failure and _callback("on_failure", options.on_failure),
+            on_success=_callback("on_success", options.on_success),
+            on_failure=_callback("on_failure", options.on_failure),
             on_parent_failure=options.on_parent_failure,
         )
 
@@ -172,7 +172,9 @@ def _refusal(mode: Mode, signer: Signer | None, restricted: bool) -> str | None:
     return None
 
 
-def _callback(name: str, func: Function) -> str:
+def _callback(name: str, func: Function | None) -> str | None:
+    if func is None:
+        return None
     ref = reference(func)
     if ref is None:
         raise SerializationError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextvars import ContextVar
 from typing import Any
@@ -48,7 +47,7 @@ class TaskContext:
         """On `time.monotonic()`'s clock; None when the task has no timeout."""
         self.metadata = metadata
         self.schedule_id = schedule_id
-        self._cancel = threading.Event()
+        self._cancelled = False
 
     @property
     def cancelled(self) -> bool:
@@ -56,7 +55,7 @@ class TaskContext:
 
         Async tasks are cancelled by themselves; a long task on a thread looks here.
         """
-        return self._cancel.is_set()
+        return self._cancelled
 
     @property
     def time_left(self) -> float | None:
@@ -65,7 +64,7 @@ class TaskContext:
 
     def cancel(self) -> None:
         """Set `cancelled`; for the worker."""
-        self._cancel.set()
+        self._cancelled = True
 
 
 current: ContextVar[TaskContext] = ContextVar("omniq_current_task")

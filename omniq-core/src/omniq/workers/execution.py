@@ -37,11 +37,10 @@ class Execution:
         """Run an async function on the running loop."""
         token = self._enter(job)
         try:
-            async with asyncio.timeout(job.call.timeout) as limit:
-                value = await call.func(*call.args, **call.kwargs)
+            value = await within(job.call.timeout, call.func(*call.args, **call.kwargs))
             return self._success(job, value)
         except BaseException as error:
-            return failure(job, TaskTimeout() if limit.expired() and isinstance(error, TimeoutError) else error)
+            return failure(job, error)
         finally:
             current.reset(token)
 
@@ -68,6 +67,19 @@ class Execution:
         except SerializationError as error:
             return failure(job, error, fatal=True)
         return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
+
+
+async def within(timeout: float | None, awaitable: Awaitable[Any]) -> Any:
+    """Await it for at most `timeout` seconds. Raises `TaskTimeout`; a `TimeoutError` of its own stays one."""
+    if timeout is None:
+        return await awaitable
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise TaskTimeout from None
+        raise
 
 
 def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omniq.errors import TaskTimeout
 from omniq.serialization.calls import LoadedCall
-from omniq.workers.execution import Execution, failure
+from omniq.workers.execution import Execution, failure, within
 from omniq.workers.job import End, Job, Ran
 
 log = logging.getLogger("omniq.worker")
@@ -208,11 +208,6 @@ class ThreadLoop:
     async def _limited(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
         self._task = asyncio.current_task()
         try:
-            async with asyncio.timeout(timeout) as limit:
-                return await awaitable
-        except TimeoutError:
-            if limit.expired():
-                raise TaskTimeout from None
-            raise
+            return await within(timeout, awaitable)
         finally:
             self._task = None

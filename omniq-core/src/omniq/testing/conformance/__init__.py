@@ -22,8 +22,8 @@ clock may differ from this process's by two seconds. `wait` must hear `omniq.sto
 import pytest
 
 _MODULES = (
-    "adding atomic base builders claiming events leasing model processes purging queue reading results schedules "
-    "stateful transition_races transition_table transitions waiting"
+    "adding atomic base builders claiming commands events leasing model processes purging queue reading results "
+    "schedules stateful transition_races transition_table transitions waiting"
 )
 # Before their first import: pytest explains a failed assert only in modules that it has rewritten.
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES.split()))

@@ -39,7 +39,8 @@ ODD_IDS = [
     "UPPER",
     "upper",
     "0",
-    "x" * 128,
+    "x" * 255,
+    "任" * 255,
 ]
 ODD_QUEUES = ["a.b", "_", "-", "..", "Q" * 64, "q", "0"]
 BODIES = [b"", b"\x00", bytes(range(256)), b"\xff" * 1_000_000]
@@ -69,7 +70,8 @@ class AddTests(StoreConformance):
         )
         assert record == fresh
 
-    async def test_it_is_created_and_due_now(self, store: BaseTaskQueue) -> None:
+    async def test_it_is_created_and_due_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        clock.advance(HOUR)
         await add(store, new_task("t"))
         record = await read(store, "t")
         assert record.created_at == now()
@@ -101,7 +103,7 @@ class AddTests(StoreConformance):
         assert (await read(store, "t")).body == body
         assert [record.body for record in await claim(store)] == [body]
 
-    async def test_an_id_is_any_text(self, store: BaseTaskQueue) -> None:
+    async def test_an_id_is_any_printable_text(self, store: BaseTaskQueue) -> None:
         await add(store, *[new_task(id_, body=id_.encode()) for id_ in ODD_IDS])
         records = await store.get(ODD_IDS)
         assert [(r.id, r.body) for r in records if r is not None] == [(id_, id_.encode()) for id_ in ODD_IDS]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
+from typing import TypeAlias
 
 import pytest
 
@@ -14,7 +15,6 @@ from omniq.storage.records import Change, ChangeStatus
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import OVERRIDE, Conformance, needs
 from omniq.testing.conformance.builders import (
-    PATIENCE,
     add,
     change,
     claim,
@@ -28,34 +28,27 @@ from omniq.testing.conformance.builders import (
     running,
     states,
     together,
+    woken,
 )
 
-LONG = 60.0
-"""A timeout that no test waits for."""
+Stores: TypeAlias = tuple[BaseTaskQueue, BaseResultStorage]
 
 
 class AtomicResultsConformance(Conformance):
     """A change's result is stored in the step that applies the change, or the store says that it can't."""
 
     @pytest.fixture
-    def stores(self) -> tuple[BaseTaskQueue, BaseResultStorage]:
+    def stores(self) -> Stores:
         """A connected, empty queue and a connected, empty store of results, at one location if both can."""
         pytest.fail(OVERRIDE)
 
     @pytest.fixture
-    def queue(self, stores: tuple[BaseTaskQueue, BaseResultStorage]) -> BaseTaskQueue:
-        """The queue, if it declares the capability."""
+    def atomic(self, stores: Stores) -> Stores:
+        """The same, if the queue declares the capability."""
         needs(stores[0], Capability.ATOMIC_RESULTS)
-        return stores[0]
+        return stores
 
-    @pytest.fixture
-    def results(self, stores: tuple[BaseTaskQueue, BaseResultStorage]) -> BaseResultStorage:
-        """The results beside it."""
-        return stores[1]
-
-    async def test_a_result_is_stored_or_refused_but_never_dropped(
-        self, stores: tuple[BaseTaskQueue, BaseResultStorage]
-    ) -> None:
+    async def test_a_result_is_stored_or_refused_but_never_dropped(self, stores: Stores) -> None:
         queue, results = stores
         (record,) = await running(queue)
         wanted = finish(record, result=result_of(record.id))
@@ -67,13 +60,13 @@ class AtomicResultsConformance(Conformance):
                 await queue.transition([wanted])
             assert await read(queue, record.id) == record
 
-    async def test_both_are_at_one_location(self, queue: BaseTaskQueue, results: BaseResultStorage) -> None:
+    async def test_both_are_at_one_location(self, atomic: Stores) -> None:
+        queue, results = atomic
         assert queue.location == results.location
 
     @pytest.mark.parametrize("status", sorted(TERMINAL))
-    async def test_an_applied_changes_result_is_stored(
-        self, queue: BaseTaskQueue, results: BaseResultStorage, status: TaskState
-    ) -> None:
+    async def test_an_applied_changes_result_is_stored(self, atomic: Stores, status: TaskState) -> None:
+        queue, results = atomic
         (record,) = await running(queue)
         result = result_of(record.id, record.epoch, status=status, body=b"\x00r", ttl=60, schedule_id="s")
         assert await change(queue, finish(record, status, result=result)) == ["applied"]
@@ -85,9 +78,8 @@ class AtomicResultsConformance(Conformance):
         assert stored.expires_at - stored.finished_at == exactly(60)
         assert await results.find("s") == [stored]
 
-    async def test_a_refused_changes_result_is_not_stored(
-        self, queue: BaseTaskQueue, results: BaseResultStorage, clock: VirtualClock
-    ) -> None:
+    async def test_a_refused_changes_result_is_not_stored(self, atomic: Stores, clock: VirtualClock) -> None:
+        queue, results = atomic
         (late,) = await lapsed(queue, clock)
         await queue.reap(10)
         wanted = finish(late, result=result_of(late.id))
@@ -96,14 +88,16 @@ class AtomicResultsConformance(Conformance):
         assert await change(queue, wanted) == ["refused"]
         assert await results.get([late.id]) == [None]
 
-    async def test_a_missing_tasks_result_is_not_stored(self, queue: BaseTaskQueue, results: BaseResultStorage) -> None:
+    async def test_a_missing_tasks_result_is_not_stored(self, atomic: Stores) -> None:
+        queue, results = atomic
         missing = Change(
             task_id="t", to=TaskState.SUCCESS, from_states=(TaskState.RUNNING,), epoch=1, result=result_of("t")
         )
         assert await change(queue, missing) == ["missing"]
         assert await results.get(["t"]) == [None]
 
-    async def test_a_repeat_stores_nothing(self, queue: BaseTaskQueue, results: BaseResultStorage) -> None:
+    async def test_a_repeat_stores_nothing(self, atomic: Stores) -> None:
+        queue, results = atomic
         (record,) = await running(queue)
         first = finish(record, result=result_of(record.id, body=b"first"))
         second = finish(record, result=result_of(record.id, body=b"second"))
@@ -111,9 +105,8 @@ class AtomicResultsConformance(Conformance):
         assert await change(queue, second) == ["repeated"]
         assert [r and r.body for r in await results.get([record.id])] == [b"first"]
 
-    async def test_each_change_of_a_batch_has_its_own_result(
-        self, queue: BaseTaskQueue, results: BaseResultStorage
-    ) -> None:
+    async def test_each_change_of_a_batch_has_its_own_result(self, atomic: Stores) -> None:
+        queue, results = atomic
         records = await running(queue, 4)
         await change(queue, finish(records[2], TaskState.ERROR))
         changes = [finish(record, result=result_of(record.id, body=record.id.encode())) for record in records[:3]]
@@ -121,9 +114,8 @@ class AtomicResultsConformance(Conformance):
         found = [r and r.body for r in await results.get([record.id for record in records])]
         assert found == [records[0].id.encode(), records[1].id.encode(), None, None]
 
-    async def test_of_concurrent_ends_the_applied_ones_result_is_stored(
-        self, queue: BaseTaskQueue, results: BaseResultStorage
-    ) -> None:
+    async def test_of_concurrent_ends_the_applied_ones_result_is_stored(self, atomic: Stores) -> None:
+        queue, results = atomic
         for record in await running(queue, 5):
             ends = sorted(TERMINAL) * 3
             changes = [finish(record, to, result=result_of(record.id, status=to)) for to in ends]
@@ -133,18 +125,16 @@ class AtomicResultsConformance(Conformance):
             assert stored is not None
             assert [stored.status] == await states(queue, [record.id]) == [winner]
 
-    async def test_a_task_that_nobody_held_leaves_a_result_too(
-        self, queue: BaseTaskQueue, results: BaseResultStorage
-    ) -> None:
+    async def test_a_task_that_nobody_held_leaves_a_result_too(self, atomic: Stores) -> None:
+        queue, results = atomic
         await add(queue, new_task("t"))
         result = result_of("t", 0, status=TaskState.CANCELLED)
         wanted = Change(task_id="t", to=TaskState.CANCELLED, from_states=(TaskState.PENDING,), result=result)
         assert await change(queue, wanted) == ["applied"]
         assert [r and r.status for r in await results.get(["t"])] == [TaskState.CANCELLED]
 
-    async def test_whoever_waits_for_the_result_is_told(self, queue: BaseTaskQueue, results: BaseResultStorage) -> None:
+    async def test_whoever_waits_for_the_result_is_told(self, atomic: Stores) -> None:
+        queue, results = atomic
         (record,) = await running(queue)
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-            group.create_task(results.wait([record.id], LONG))
-            await asyncio.sleep(0.05)
+        async with woken(partial(results.wait, [record.id])):
             await change(queue, finish(record, result=result_of(record.id)))

@@ -10,6 +10,7 @@ import pytest
 from omniq.storage.base import Store
 from omniq.storage.capabilities import Capability
 from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.builders import together
 
 OVERRIDE = "override this fixture: an async generator that yields a connected, empty store and closes it"
 
@@ -42,6 +43,10 @@ class StoreConformance(Conformance):
         await store.close()
         await store.close()
         await store.connect()
+
+    async def test_a_loop_may_connect_at_once_from_many_places(self, store: Store) -> None:
+        await store.close()
+        await together(store.connect() for _ in range(5))
 
     async def test_a_location_stays_the_same(self, store: Store) -> None:
         before = store.location

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ PATIENCE = 5.0
 HOUR = 3600.0
 
 QUEUE = "default"
+IN_LINE = (TaskState.PENDING, TaskState.SCHEDULED)
+"""These go together: which of the two a task is that has come due is the store's choice."""
 NOT_ENDED = tuple(state for state in TaskState if state not in TERMINAL)
 
 _TIMES = frozenset({"created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"})
@@ -94,11 +97,7 @@ def finish(
 
 def cancel(task_id: str) -> Change:
     """What a user does to a task that nobody holds."""
-    return Change(
-        task_id=task_id,
-        to=TaskState.CANCELLED,
-        from_states=(TaskState.PENDING, TaskState.SCHEDULED, TaskState.WAITING),
-    )
+    return Change(task_id=task_id, to=TaskState.CANCELLED, from_states=(*IN_LINE, TaskState.WAITING))
 
 
 def result_of(
@@ -242,6 +241,16 @@ async def in_other_loops(store: Store, uses: Sequence[Callable[[], Coroutine[Any
             await store.close()
 
     return await together(asyncio.to_thread(asyncio.run, session(use)) for use in uses)
+
+
+@asynccontextmanager
+async def woken(wait: Callable[[float], Coroutine[Any, Any, None]], count: int = 1) -> AsyncIterator[None]:
+    """What happens inside must soon end so many calls of `wait`, whose own timeout is long."""
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(wait(100 * PATIENCE))
+        await asyncio.sleep(0.05)
+        yield
 
 
 async def until_equal(probe: Callable[[], Awaitable[T]], wanted: T) -> None:

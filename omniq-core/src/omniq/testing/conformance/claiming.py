@@ -110,6 +110,10 @@ class ClaimTests(StoreConformance):
         assert await claim(store, QUEUE, "unheard-of") == []
         assert await states(store, ["t"]) == [TaskState.PENDING]
 
+    async def test_a_queue_named_twice_counts_once(self, store: BaseTaskQueue) -> None:
+        added = await add(store, *new_tasks(3))
+        assert ids(await claim(store, QUEUE, QUEUE)) == set(added)
+
     async def test_from_no_queues_comes_nothing(self, store: BaseTaskQueue) -> None:
         await add(store, new_task())
         assert await store.claim([], limit=10, lease=HOUR, worker="worker") == []

@@ -173,8 +173,8 @@ class ReapTests(StoreConformance):
 
     async def test_no_more_than_the_limit_are_reaped(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         records = await lapsed(store, clock, 5)
-        batches = [await store.reap(2) for _ in range(4)]
-        assert [len(batch) for batch in batches] == [2, 2, 1, 0]
+        batches = [await store.reap(limit) for limit in (0, 2, 2, 2, 2)]
+        assert [len(batch) for batch in batches] == [0, 2, 2, 1, 0]
         assert ids(record for batch in batches for record in batch) == ids(records)
 
     async def test_a_reaped_task_is_claimed_again(self, store: BaseTaskQueue, clock: VirtualClock) -> None:

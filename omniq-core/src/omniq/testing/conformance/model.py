@@ -24,20 +24,34 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskRecord,
 )
-from omniq.testing.conformance.builders import TOLERANCE, assert_same
+from omniq.testing.conformance.builders import IN_LINE, TOLERANCE, assert_same
 
 Rank: TypeAlias = tuple[int, int, float]
 """Place of the queue in the list, negated priority, `run_at`: the smaller is claimed first."""
 
 
 class TaskModel:
-    """Tasks, and what each verb must do to them. With `ranked`, a higher priority must be claimed first."""
+    """Tasks, and what each verb of the contract must do to them.
+
+    With `ranked`, a higher priority must be claimed first. Methods that are shown the store's answer check
+    it; the others return what it must be.
+    """
 
     def __init__(self, *, ranked: bool) -> None:
         self.tasks: dict[str, TaskRecord] = {}
-        self.paused: set[str] = set()
+        self._paused: set[str] = set()
         self._ranked = ranked
         self._purged: set[str] = set()
+
+    def epoch(self, task_id: str) -> int:
+        """The task's epoch; 0 where it isn't there."""
+        task = self.tasks.get(task_id)
+        return 0 if task is None else task.epoch
+
+    def alike(self, task_id: str) -> tuple[TaskState, ...]:
+        """The states that the task may be said to be in."""
+        task = self.tasks.get(task_id)
+        return IN_LINE if task is None or task.state in IN_LINE else (task.state,)
 
     def add(self, task: NewTask) -> Added:
         if task.id in self.tasks:
@@ -90,19 +104,30 @@ class TaskModel:
         self._purged |= gone
         return len(gone)
 
+    def pause(self, queue_name: str, *, paused: bool) -> None:
+        (self._paused.add if paused else self._paused.discard)(queue_name)
+
     def check(self, task_id: str, record: TaskRecord | None) -> None:
         """Compare with what the store holds; PENDING and SCHEDULED are one where `run_at` has come."""
         assert_same(_settled(record), _settled(self.tasks.get(task_id)))
 
-    def children(self, task_id: str) -> set[str] | None:
-        """The ids of the tasks that depend on it; None where a purge of an earlier task of that id blurs it."""
-        if task_id in self._purged:
-            return None
+    def check_children(self, task_id: str, children: Sequence[str]) -> None:
+        """Compare with the edges that the store holds; a purged task of that id blurs them."""
+        if task_id not in self._purged:
+            assert sorted(children) == sorted(self._children(task_id))
+
+    def check_has_children(self, task_id: str, *, said: bool) -> None:
+        """A task with children that wait has some; one without children has none."""
+        children = self._children(task_id)
+        waits = any(self.tasks[child].state is TaskState.WAITING for child in children)
+        assert task_id in self._purged or waits <= said <= bool(children)
+
+    def _children(self, task_id: str) -> set[str]:
         return {task.id for task in self.tasks.values() if task_id in task.depends_on}
 
     def _is_due(self, task: TaskRecord) -> bool:
-        ready = task.state in (TaskState.PENDING, TaskState.SCHEDULED) and task.run_at <= clock.now()
-        return ready and task.queue_name not in self.paused
+        ready = task.state in IN_LINE and task.run_at <= clock.now()
+        return ready and task.queue_name not in self._paused
 
     def _rank(self, task: TaskRecord, queues: Sequence[str]) -> Rank:
         return queues.index(task.queue_name), -task.priority if self._ranked else 0, task.run_at
@@ -113,7 +138,7 @@ class TaskModel:
 
 
 class ScheduleModel:
-    """Schedules, and what each verb must do to them."""
+    """Schedules, and what each verb of the contract must do to them; each returns what the store must answer."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ScheduleRecord] = {}

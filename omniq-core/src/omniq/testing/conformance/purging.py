@@ -19,6 +19,7 @@ from omniq.testing.conformance.builders import (
     ids,
     new_task,
     new_tasks,
+    race,
     running,
     states,
     together,
@@ -40,7 +41,6 @@ class PurgeTests(StoreConformance):
         self, store: BaseTaskQueue, clock: VirtualClock, to: TaskState
     ) -> None:
         (record,) = await running(store)
-        clock.advance(60)
         await change(store, finish(record, to))
         clock.advance(20)
         assert await store.purge(older_than=30) == 0
@@ -48,6 +48,12 @@ class PurgeTests(StoreConformance):
         assert await store.purge(older_than=30) == 1
         assert await states(store, [record.id]) == [None]
         assert await store.purge(older_than=30) == 0
+
+    async def test_an_age_counts_from_the_end(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await running(store)
+        clock.advance(HOUR)
+        await change(store, finish(record))
+        assert await store.purge(older_than=HOUR / 2) == 0
 
     async def test_what_has_not_ended_is_kept(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (held,) = await running(store)
@@ -67,7 +73,7 @@ class PurgeTests(StoreConformance):
     async def test_no_more_than_the_limit_are_deleted(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         gone = await ended(store, 5)
         clock.advance(20)
-        assert [await store.purge(older_than=10, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+        assert [await store.purge(older_than=10, limit=limit) for limit in (0, 2, 2, 2, 2)] == [0, 2, 2, 1, 0]
         assert set(await states(store, gone)) == {None}
 
     async def test_any_number_may_be_deleted(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -109,6 +115,17 @@ class PurgeTests(StoreConformance):
         await store.purge(older_than=10)
         assert await store.add([new_task("x", parents=(gone,)), new_task(gone)]) == [Added.UNKNOWN_PARENT, Added.NEW]
         assert [(record.id, record.epoch) for record in await claim(store)] == [(gone, 1)]
+
+    @pytest.mark.parametrize("seed", range(10))
+    async def test_a_parent_is_deleted_or_gets_its_child(
+        self, store: BaseTaskQueue, clock: VirtualClock, seed: int
+    ) -> None:
+        parents = sorted(await ended(store, 4))
+        clock.advance(20)
+        adds = [store.add([new_task(f"child-of-{parent}", parents=(parent,))]) for parent in parents]
+        added, _ = await race(adds, [store.purge(older_than=10, limit=2) for _ in range(2)], seed)
+        for parent, answer, state in zip(parents, added, await states(store, parents), strict=True):
+            assert answer == [Added.UNKNOWN_PARENT if state is None else Added.NEW], parent
 
     async def test_concurrent_purges_delete_each_task_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         await ended(store, 30)

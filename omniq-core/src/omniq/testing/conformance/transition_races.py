@@ -66,6 +66,18 @@ class TransitionRaceTests(StoreConformance):
             assert taken | stopped == set(tasks)
             assert not taken & stopped
 
+    async def test_a_finish_sees_a_new_child_or_the_child_sees_the_finish(self, store: BaseTaskQueue) -> None:
+        async def give_birth(parent: str) -> bool:
+            await add(store, new_task(parents=(parent,)))
+            return await states(store, [parent]) == [TaskState.SUCCESS]
+
+        for seed in range(10):
+            records = await running(store, 4)
+            finishes = [change_one(store, finish(record)) for record in records]
+            finished, seen = await race(finishes, [give_birth(record.id) for record in records], seed)
+            for answer, child_knows in zip(finished, seen, strict=True):
+                assert answer.has_children or child_knows
+
     async def test_batches_that_overlap_in_different_orders_all_end(self, store: BaseTaskQueue) -> None:
         records = await running(store, 20)
         orders = [records, records[::-1], records[10:] + records[:10]] * 3

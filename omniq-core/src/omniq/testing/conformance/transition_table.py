@@ -47,7 +47,7 @@ def rows(state: TaskState) -> Iterator[Row]:
     """Every combination of conditions and effects for a task in that state."""
     others = tuple(other for other in TaskState if other is not state)
     parents = ("parent",) if state is TaskState.WAITING else ()
-    from_choices = ((state,), others, tuple(TaskState))
+    from_choices = ((), (state,), others, tuple(TaskState))
     combinations = product(from_choices, EPOCHS, effects(), (False, True), TTLS)
     for number, (from_states, epoch, effect, if_expired, ttl) in enumerate(combinations):
         wanted = replace(effect, task_id=f"t{number}", from_states=from_states, epoch=epoch, if_expired=if_expired)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 from msgspec.structs import replace
 
@@ -21,15 +19,12 @@ from omniq.testing.conformance.builders import (
     claim,
     finish,
     ids,
-    in_other_loops,
     lapsed,
     new_task,
     now,
-    race,
     read,
     running,
     states,
-    together,
 )
 
 APPLIED, REPEATED, REFUSED, MISSING = (

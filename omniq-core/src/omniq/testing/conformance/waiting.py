@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 
+from omniq.models.state import TaskState
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Added
 from omniq.testing.clock import VirtualClock
@@ -17,26 +16,19 @@ from omniq.testing.conformance.builders import (
     PATIENCE,
     QUEUE,
     add,
+    change,
     claim,
+    finish,
     ids,
     in_other_loops,
+    lapsed,
+    new_schedule,
     new_task,
     read,
+    running,
     together,
+    woken,
 )
-
-LONG = 60.0
-"""A timeout that no test waits for."""
-
-
-@asynccontextmanager
-async def woken(store: BaseTaskQueue, count: int = 1) -> AsyncIterator[None]:
-    """What happens inside must end so many waits."""
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        for _ in range(count):
-            group.create_task(store.wait([QUEUE], LONG))
-        await asyncio.sleep(0.05)
-        yield
 
 
 class WaitTests(StoreConformance):
@@ -47,20 +39,35 @@ class WaitTests(StoreConformance):
             await store.wait([QUEUE], 0.05)
 
     async def test_it_ends_when_a_task_is_added(self, store: BaseTaskQueue) -> None:
-        async with woken(store):
+        async with woken(partial(store.wait, [QUEUE])):
             await add(store, new_task())
 
     async def test_a_task_added_from_another_loop_ends_it(self, store: BaseTaskQueue) -> None:
-        async with woken(store):
+        async with woken(partial(store.wait, [QUEUE])):
             await in_other_loops(store, [partial(add, store, new_task())])
 
+    async def test_it_ends_when_a_task_goes_back(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        async with woken(partial(store.wait, [QUEUE])):
+            await change(store, finish(record, TaskState.PENDING))
+
+    async def test_it_ends_when_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await lapsed(store, clock)
+        async with woken(partial(store.wait, [QUEUE])):
+            await store.reap(10)
+
+    async def test_it_ends_when_a_schedule_fires(self, store: BaseTaskQueue) -> None:
+        await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)
+        async with woken(partial(store.wait, [QUEUE])):
+            assert await store.fire("s", if_version=1, next_run=None, task=new_task())
+
     async def test_everybody_who_waits_is_told(self, store: BaseTaskQueue) -> None:
-        async with woken(store, 5):
+        async with woken(partial(store.wait, [QUEUE]), 5):
             await add(store, new_task())
 
     async def test_it_ends_when_the_clock_makes_a_task_due(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         await add(store, new_task("t", delay=100))
-        async with woken(store):
+        async with woken(partial(store.wait, [QUEUE])):
             clock.advance(200)
         assert ids(await claim(store)) == {"t"}
 
@@ -81,12 +88,12 @@ class WaitTests(StoreConformance):
         assert got == added
 
     async def test_a_wait_can_be_cancelled(self, store: BaseTaskQueue) -> None:
-        waiting = asyncio.create_task(store.wait([QUEUE], LONG))
+        waiting = asyncio.create_task(store.wait([QUEUE], 100 * PATIENCE))
         await asyncio.sleep(0.05)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        async with woken(store):
+        async with woken(partial(store.wait, [QUEUE])):
             await add(store, new_task())
 
 

@@ -28,6 +28,10 @@ class Index(Generic[R]):
         self._heap: list[Key] = []
         self._compact_at = _SMALL
 
+    def __len__(self) -> int:
+        """How many keys there are, stale ones included."""
+        return len(self._heap)
+
     def add(self, record: R) -> None:
         """Enter a record as it is now; one whose key is None doesn't belong here."""
         key = self._key(record)

@@ -54,7 +54,7 @@ class TaskTable:
             return Added.DUPLICATE
         if not all(parent in self._rows for parent in task.depends_on):
             return Added.UNKNOWN_PARENT
-        self._write(rules.new_record(task, now))
+        self.write(rules.new_record(task, now))
         for parent in task.depends_on:
             self._children[parent][task.id] = None
         return Added.NEW
@@ -65,7 +65,7 @@ class TaskTable:
         for line in self._open_lines(queues):
             self._promote(line, now)
             while len(taken) < limit and (row := line.due.take()) is not None:
-                taken.append(self._write(rules.claimed(row, now, lease=lease, worker=worker)))
+                taken.append(self.write(rules.claimed(row, now, lease=lease, worker=worker)))
         return taken
 
     def extend(self, lease: Lease, until: float) -> LeaseStatus:
@@ -73,21 +73,21 @@ class TaskTable:
         row = self._rows.get(lease.task_id)
         if row is None or row.state is not TaskState.RUNNING or row.epoch != lease.epoch:
             return LeaseStatus(held=False)
-        self._write(replace(row, lease_until=until))
+        self.write(replace(row, lease_until=until))
         return LeaseStatus(held=True, cancel_requested=row.cancel_requested)
 
     def reap(self, now: float, limit: int) -> list[TaskRecord]:
         """Put up to `limit` tasks whose lease has run out back in line."""
         back: list[TaskRecord] = []
         while len(back) < limit and (row := self._leases.take(now)) is not None:
-            back.append(self._write(rules.reaped(row)))
+            back.append(self.write(rules.reaped(row)))
         return back
 
     def change(self, change: Change, now: float) -> ChangeStatus:
         """Apply the change if its conditions hold."""
         status, row = rules.decide(self._rows.get(change.task_id), change, now)
         if row is not None:
-            self._write(row)
+            self.write(row)
         return status
 
     def purge(self, before: float, limit: int) -> int:
@@ -107,6 +107,18 @@ class TaskTable:
     def pause(self, queue_name: str, *, paused: bool) -> None:
         """Let `claim` pass over the queue, or no longer."""
         self._line(queue_name).paused = paused
+
+    def write(self, row: TaskRecord) -> TaskRecord:
+        """Put the record in the place of the one that has its id."""
+        line = self._line(row.queue_name)
+        old = self._rows.get(row.id)
+        if old is not None:
+            line.counts[old.state] -= 1
+        line.counts[row.state] += 1
+        self._rows[row.id] = row
+        for index in (line.due, line.later, self._leases, self._ended):
+            index.add(row)
+        return row
 
     # ── reading ──────────────────────────────────────────────────────────────
 
@@ -149,17 +161,6 @@ class TaskTable:
         lines = (self._lines.get(name) for name in names)
         return (line for line in lines if line is not None and not line.paused)
 
-    def _write(self, row: TaskRecord) -> TaskRecord:
-        line = self._line(row.queue_name)
-        old = self._rows.get(row.id)
-        if old is not None:
-            line.counts[old.state] -= 1
-        line.counts[row.state] += 1
-        self._rows[row.id] = row
-        for index in (line.due, line.later, self._leases, self._ended):
-            index.add(row)
-        return row
-
     def _delete(self, row: TaskRecord) -> None:
         del self._rows[row.id]
         self._line(row.queue_name).counts[row.state] -= 1
@@ -169,7 +170,7 @@ class TaskTable:
 
     def _promote(self, line: Line, now: float) -> None:
         while (row := line.later.take(now)) is not None:
-            self._write(replace(row, state=TaskState.PENDING))
+            self.write(replace(row, state=TaskState.PENDING))
 
     def _is_awaited(self, task_id: str) -> bool:
         return any(self._rows[child].state is TaskState.WAITING for child in self._children.get(task_id, ()))

@@ -1,0 +1,102 @@
+"""OmniQ's side: `ours.py enqueue|work|concurrent|latency|import`, on the store that BENCH_URL names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlparse
+
+from measure import TASKS, report
+from tasks import count_async, count_sync, nothing
+
+from omniq import AsyncOmniQ
+from omniq.queue.request import TaskCall
+from omniq.sync import new_event_loop
+
+COROUTINES = 1000
+LATENCY_CALLS = 300
+
+
+def queue() -> AsyncOmniQ:
+    return AsyncOmniQ(config={"task_queue": {"url": os.environ["BENCH_URL"]}})
+
+
+async def enqueue(kind: str) -> None:
+    task = count_sync if kind == "thread" else count_async
+    async with queue() as oq:
+        began = time.perf_counter()
+        await oq.enqueue_many(TaskCall(func=task) for _ in range(TASKS))
+        report(enqueue_per_s=round(TASKS / (time.perf_counter() - began)))
+
+
+async def concurrent() -> None:
+    """1,000 coroutines, each awaiting one `enqueue` after the other."""
+    async with queue() as oq:
+
+        async def producer(count: int) -> None:
+            for _ in range(count):
+                await oq.enqueue(nothing)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(producer(TASKS // COROUTINES) for _ in range(COROUTINES)))
+        report(concurrent_per_s=round(TASKS / (time.perf_counter() - began)))
+
+
+async def work(kind: str) -> None:
+    """Work until the process is ended by the last task."""
+    async with queue() as oq:
+        await oq.start_worker(kind)
+        await asyncio.Event().wait()
+
+
+async def latency() -> None:
+    async with queue() as oq:
+        await oq.start_worker("async")
+        for _ in range(20):
+            await oq.get_result(await oq.enqueue(nothing))
+        times: list[float] = []
+        for _ in range(LATENCY_CALLS):
+            began = time.perf_counter()
+            await oq.get_result(await oq.enqueue(nothing))
+            times.append((time.perf_counter() - began) * 1e3)
+            await asyncio.sleep(0.002)
+        report(p50_ms=round(statistics.median(times), 2), p99_ms=round(statistics.quantiles(times, n=100)[98], 2))
+
+
+def import_time() -> None:
+    """The median of 11 imports in fresh processes, less that of a process which imports nothing."""
+    report(import_ms=round(_start_ms("import omniq") - _start_ms("pass"), 1))
+
+
+def _start_ms(code: str) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return (time.perf_counter() - began) * 1e3
+
+    return statistics.median(once() for _ in range(11))
+
+
+def main(what: str, kind: str = "async") -> None:
+    commands = {"enqueue": lambda: enqueue(kind), "concurrent": concurrent, "work": lambda: work(kind), "latency": latency}
+    if what == "import":
+        import_time()
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(commands[what]())
+
+
+if __name__ == "__main__":
+    if "BENCH_URL" in os.environ:
+        main(*sys.argv[1:])
+    else:
+        with TemporaryDirectory(dir=Path.cwd()) as folder:
+            os.environ["BENCH_URL"] = f"sqlite:///{folder}/bench.db"
+            assert urlparse(os.environ["BENCH_URL"]).scheme
+            main(*sys.argv[1:])

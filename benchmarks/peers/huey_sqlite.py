@@ -1,0 +1,38 @@
+"""huey on SQLite: `huey_sqlite.py enqueue|work`, in the file that BENCH_FILE names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from huey import SqliteHuey
+from measure import TASKS, report, tick
+
+huey = SqliteHuey("bench", filename=os.environ["BENCH_FILE"])
+
+
+@huey.task()
+def count() -> int:
+    tick()
+    return 1
+
+
+def enqueue() -> None:
+    began = time.perf_counter()
+    for _ in range(TASKS):
+        count()
+    report(enqueue_per_s=round(TASKS / (time.perf_counter() - began)))
+
+
+def work() -> None:
+    logging.disable(logging.CRITICAL)
+    huey.create_consumer(workers=1, initial_delay=0.01).run()
+
+
+if __name__ == "__main__":
+    {"enqueue": enqueue, "work": work}[sys.argv[1]]()

@@ -1,0 +1,45 @@
+# One-word tasks: `uv run just TASK`. What CI does is `.ci/run`.
+
+# The uv that runs this, wherever it is.
+uv := env("UV", "uv")
+
+_list:
+    @just --list --unsorted
+
+# Format the code and sort its imports.
+fmt:
+    {{uv}} run ruff format
+    {{uv}} run ruff check --fix
+
+# Find mistakes and style breaks.
+lint:
+    {{uv}} run ruff format --check
+    {{uv}} run ruff check
+
+# Check the types, strictly.
+types:
+    {{uv}} run mypy
+
+# Check that an import only ever goes down.
+arch:
+    {{uv}} run lint-imports
+
+# Run all tests, or those that the arguments select.
+test *ARGS:
+    {{uv}} run pytest {{ARGS}}
+
+# Run every example in the README and in docs/.
+docs:
+    {{uv}} run pytest tests/docs
+
+# Move all dependencies to their newest versions and pin them.
+pin:
+    {{uv}} run python scripts/pin.py
+
+# Compare the speed with a peer and with a bare probe of the same store.
+bench *ARGS="sqlite":
+    {{uv}} run python benchmarks/compare.py {{ARGS}}
+
+# Kill workers for as long as you like, and check every promise afterwards.
+soak *ARGS:
+    {{uv}} run python -m tests.reliability.soak {{ARGS}}

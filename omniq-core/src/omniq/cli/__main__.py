@@ -1,0 +1,7 @@
+"""`python -m omniq.cli`: the `omniq` command of this interpreter."""
+
+from __future__ import annotations
+
+from omniq.cli import main
+
+main()

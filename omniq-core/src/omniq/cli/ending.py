@@ -1,0 +1,116 @@
+"""The end of a worker's process: signals ask for it, and a deadline sees to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Final, NamedTuple, NoReturn, Self
+
+from omniq.cli.exits import SIGNALLED
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+AT_ONCE: Final = 0.9
+"""Seconds within which the process is gone after a second signal."""
+MARGIN: Final = 5.0
+"""Seconds beyond the grace period that are left for handing back and settling."""
+
+
+class Deadline(NamedTuple):
+    """When the process ends at the latest, on `time.monotonic()`'s clock, and with which exit code."""
+
+    at: float
+    code: int
+
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return max(0.0, self.at - time.monotonic())
+
+
+class LastResort:
+    """Ends the process at a deadline, whatever still runs in it: a thread, or an event loop that is stuck."""
+
+    def __init__(self) -> None:
+        self._orders: SimpleQueue[Deadline | None] = SimpleQueue()
+        threading.Thread(target=self._watch, name="omniq-last-resort", daemon=True).start()
+
+    def within(self, seconds: float, code: int) -> None:
+        """Be gone in that time, or at an earlier deadline if there is one. May be called by a signal handler."""
+        self._orders.put(Deadline(time.monotonic() + seconds, code))  # which takes no lock of the interrupted code
+
+    def call_off(self) -> None:
+        """Forget the deadline."""
+        self._orders.put(None)
+
+    def _watch(self) -> None:
+        deadline: Deadline | None = None
+        while True:
+            try:
+                order = self._orders.get(timeout=None if deadline is None else deadline.left)
+            except Empty:
+                assert deadline is not None
+                end_now(deadline.code)
+            if deadline is not None and order is not None:
+                order = order._replace(at=min(deadline.at, order.at))
+            deadline = order
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT, while entered, and lets a loop know of them.
+
+    The handlers run between any two instructions of the main thread, so also while a task blocks the loop.
+    Once a signal has come they stay: more of them mustn't disturb the end.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, last_resort: LastResort) -> None:
+        self._loop = loop
+        self._last_resort = last_resort
+        self.count = 0
+        self.exit_code = 0
+        """What a process exits with that was ended by the last signal."""
+        self.patience = 0.0
+        """Seconds that the first signal leaves to what runs."""
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._received) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self.count:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.exit_code = SIGNALLED + number
+        self._last_resort.within(self.patience + MARGIN if self.count == 1 else AT_ONCE, self.exit_code)
+        with suppress(RuntimeError):  # the loop is closed: the end is near
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self.first.set()
+        if self.count > 1:
+            self.second.set()
+
+
+def end_now(code: int) -> NoReturn:
+    """End the process without waiting for anything in it, once what it printed is out."""
+    flushing = threading.Thread(target=_flush, daemon=True)
+    flushing.start()
+    flushing.join(0.1)  # whoever reads our output may be stuck
+    os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()

@@ -1,0 +1,50 @@
+"""`omniq events`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+import click
+
+from omniq.cli import views
+from omniq.cli.options import json_option, limit_option, placed
+from omniq.cli.options import since as since_type
+from omniq.cli.output import print_json, print_list
+from omniq.cli.place import Place
+from omniq.models.state import EventType
+
+
+@click.command()
+@click.option("--task", "task_id", metavar="TASK_ID", help="Only those of this task.")
+@click.option("--schedule", "schedule_id", metavar="SCHEDULE_ID", help="Only those of this schedule's tasks.")
+@click.option(
+    "--type",
+    "types",
+    type=click.Choice([type_.value for type_ in EventType], case_sensitive=False),
+    multiple=True,
+    help="Only those of this type; may be repeated.",
+)
+@click.option("--since", type=since_type, help="Only those from this time on, or of the last so many: 10m, 2h, 1d.")
+@limit_option
+@json_option
+@placed
+def events(
+    place: Place,
+    task_id: str | None,
+    schedule_id: str | None,
+    types: Sequence[str],
+    since: dt.datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Print what happened to tasks, the newest last. Takes an event store that is configured."""
+    found = place.run(
+        lambda oq: oq.list_events(
+            task_id=task_id, schedule_id=schedule_id, type=list(types) or None, since=since, limit=limit
+        )
+    )
+    if as_json:
+        print_json([views.event_data(event) for event in found])
+    else:
+        print_list("events", views.EVENT_COLUMNS, [views.event_row(event) for event in found], limit=limit)

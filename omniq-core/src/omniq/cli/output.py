@@ -1,0 +1,77 @@
+"""What commands print: aligned tables, JSON, and values as text."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import click
+
+Cell: TypeAlias = str | int | float | dt.datetime | None
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print rows under their columns' names, aligned."""
+    table = [list(columns), *([cell_text(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for number, row in enumerate(table):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.secho(line, bold=number == 0)
+
+
+def print_list(what: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, limit: int | None = None) -> None:
+    """Print a table, and say on stderr if there is nothing or more than `limit` let through."""
+    if rows:
+        print_table(columns, rows)
+    else:
+        say(f"no {what}")
+    if len(rows) == limit:
+        say(f"there may be more {what} than these {limit}: see --limit")
+
+
+def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
+    """Print names and values, one a line."""
+    shown = [(name, cell_text(value)) for name, value in fields]
+    width = max(len(name) for name, _ in shown)
+    for name, text in shown:
+        click.echo(f"{name.ljust(width)}  {text}")
+
+
+def print_json(data: object) -> None:
+    """Print plain data, structs and times as JSON. What JSON doesn't know is shown as text."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(data, enc_hook=repr), indent=2).decode())
+
+
+def value_text(value: object) -> str:
+    """A value as JSON if it is made of what JSON knows, else as Python shows it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+
+
+def json_value(value: object) -> object:
+    """A value for `print_json`: itself if it is made of what JSON knows, else the text that Python shows."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell on one line, without anything that would move a terminal's cursor; "-" where there is nothing."""
+    if isinstance(cell, dt.datetime):
+        return cell.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if cell is None or cell == "":
+        return "-"
+    text = f"{cell:g}" if isinstance(cell, float) else str(cell)
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def say(line: str) -> None:
+    """Tell the user something that isn't the command's output."""
+    click.echo(line, err=True)

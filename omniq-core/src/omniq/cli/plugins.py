@@ -1,0 +1,132 @@
+"""`omniq plugins`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import click
+from msgspec.structs import asdict
+
+from omniq.cli.exits import NOT_FOUND, Failure
+from omniq.cli.groups import CommandGroup
+from omniq.cli.options import json_option
+from omniq.cli.output import Cell, print_fields, print_json, print_table
+from omniq.errors import PluginError
+from omniq.plugins.records import PluginRecord
+from omniq.plugins.registry import load_object, registry
+from omniq.plugins.specs import Spec, StoreSpec
+from omniq.suggest import did_you_mean
+
+COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
+IMPORTS: Final = ("store", "config", "async_class", "blocking_class", "worker_class", "command")
+"""The fields of specs that hold import strings."""
+
+
+@click.group(cls=CommandGroup)
+def plugins() -> None:
+    """List and check the installed plugins."""
+
+
+@plugins.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the installed plugins, and what they provide."""
+    records = registry().plugins()
+    if as_json:
+        print_json([_data(record) for record in records])
+    else:
+        print_table(COLUMNS, [_row(record) for record in records])
+
+
+@plugins.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show all that is known of a plugin."""
+    records = [record for record in registry().plugins() if record.name == name]
+    if not records:
+        known = (record.name for record in registry().plugins())
+        raise Failure(f"there is no plugin {name!r}{did_you_mean(name, known)}", NOT_FOUND)
+    for record in records:
+        if as_json:
+            print_json(_data(record))
+        else:
+            print_fields(_fields(record))
+
+
+@plugins.command()
+def doctor() -> None:
+    """Check that every plugin loads, with everything that it provides; exit with 1 if one doesn't."""
+    broken = 0
+    for record in registry().plugins():
+        problems = list(_problems(record))
+        broken += bool(problems)
+        verdict = "broken" if problems else record.status
+        click.echo(f"{verdict:<8}  {record.name} ({record.distribution} {record.version})")
+        for problem in problems:
+            click.echo(f"          {problem}")
+    if broken:
+        raise Failure(f"{broken} of the plugins can't be used, or not in full")
+
+
+def _problems(record: PluginRecord) -> Iterator[str]:
+    if record.status in ("broken", "incompatible", "conflict"):
+        yield f"{record.status}: {record.error}"
+    elif record.status == "active":
+        yield from _missing(record)
+
+
+def _missing(record: PluginRecord) -> Iterator[str]:
+    """What can't be imported of all that the plugin promises: often a driver that isn't installed."""
+    for path in dict.fromkeys(path for spec in record.specs for path in _imports(spec)):
+        try:
+            load_object(path)
+        except PluginError as error:
+            yield str(error)
+
+
+def _imports(spec: Spec) -> Iterator[str]:
+    for field in IMPORTS:
+        if path := getattr(spec, field, None):
+            yield path
+
+
+def _row(record: PluginRecord) -> tuple[Cell, ...]:
+    return record.name, record.distribution, record.version, record.status, _provides(record), record.error
+
+
+def _provides(record: PluginRecord) -> str:
+    return ", ".join(f"{spec.title} {spec.name}" for spec in record.specs)
+
+
+def _fields(record: PluginRecord) -> Iterator[tuple[str, Cell]]:
+    yield "name", record.name
+    yield "distribution", f"{record.distribution} {record.version}"
+    yield "module", record.value
+    yield "status", record.status
+    if record.error:
+        yield "error", record.error
+    for spec in record.specs:
+        yield spec.title, _describe(spec)
+
+
+def _describe(spec: Spec) -> str:
+    parts = [", ".join(spec.names)]
+    if spec.schemes:
+        parts.append(" ".join(f"{scheme}://" for scheme in spec.schemes))
+    if isinstance(spec, StoreSpec):
+        parts.append(", ".join(sorted(spec.capabilities)))
+    return "; ".join(part for part in parts if part)
+
+
+def _data(record: PluginRecord) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "distribution": record.distribution,
+        "version": record.version,
+        "module": record.value,
+        "status": record.status,
+        "error": record.error,
+        "provides": [{"kind": spec.kind, **asdict(spec)} for spec in record.specs],
+    }

@@ -1,0 +1,163 @@
+"""A worker's life as a process: it starts, works until there is a reason to stop, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from msgspec import Struct
+
+from omniq.cli.ending import LastResort, StopSignals, end_now
+from omniq.cli.exits import FAILED
+from omniq.cli.output import say
+from omniq.core import AsyncOmniQ
+from omniq.errors import StoreError
+from omniq.workers.pool import AsyncWorkerPool
+
+CLOSING: Final = 2.0
+"""Seconds that what tasks left behind (threads, for the most part) may keep the process when the worker has stopped."""
+CANCELLING: Final = 0.5
+"""Seconds that coroutines which tasks left behind have to end when they are cancelled."""
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """What the command line says of a worker."""
+
+    type: str | None = None
+    config: Mapping[str, object] = {}
+    """The fields of `WorkerConfig` that were given."""
+    burst: bool = False
+    """Stop when the tasks that are due have been worked off."""
+
+
+def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
+    """Run a worker in the main thread until it is told to stop; returns the exit code.
+
+    Raises `OmniQError` if it can't start.
+    """
+    last_resort = LastResort()
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    with StopSignals(runner.get_loop(), last_resort) as signals:
+        service = Service(oq, options, signals)
+        try:
+            return runner.run(service.serve())
+        finally:
+            _close(runner, service.exit_code, last_resort)
+            if not signals.count:
+                last_resort.call_off()
+
+
+class Service:
+    """One worker of this process."""
+
+    def __init__(self, oq: AsyncOmniQ, options: WorkerOptions, signals: StopSignals) -> None:
+        self._oq = oq
+        self._options = options
+        self._signals = signals
+        self._began = time.monotonic()
+        self.exit_code = FAILED
+
+    async def serve(self) -> int:
+        """Start, work, stop; returns the exit code. Raises `OmniQError` if it can't start."""
+        async with self._oq:
+            pool = self._oq.worker_pool(self._options.type, **self._options.config)
+            await pool.start()
+            self._signals.patience = pool.config.grace_period
+            say(self._greeting(pool))
+            await self._work(pool)
+            await self._stop(pool)
+            say(self._summary(pool))
+        return self.exit_code
+
+    async def _work(self, pool: AsyncWorkerPool) -> None:
+        """Return when a signal came, the worker can't go on, or there is nothing left to do."""
+        self.exit_code = 0
+        reasons: list[asyncio.Future[object]] = [
+            asyncio.ensure_future(self._signals.first.wait()),
+            asyncio.ensure_future(pool.finished.wait()),
+        ]
+        if self._options.burst:
+            reasons.append(asyncio.ensure_future(self._drain(pool)))
+        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+        for reason in reasons:
+            reason.cancel()
+        await asyncio.wait(reasons)
+        if pool.failure is not None:
+            self._fail(f"the worker can't go on: {pool.failure}")
+
+    async def _drain(self, pool: AsyncWorkerPool) -> None:
+        try:
+            await pool.drain()
+        except StoreError as error:
+            self._fail(str(error))
+
+    async def _stop(self, pool: AsyncWorkerPool) -> None:
+        hurrying = asyncio.ensure_future(self._hurry(pool))
+        if self._signals.count:
+            running = len(pool.desk.held) - pool.desk.buffered
+            grace = f"{pool.config.grace_period:g} s"
+            say(f"stopping, waiting up to {grace} for {running} running tasks; again to stop at once")
+        await pool.stop()
+        hurrying.cancel()
+        with suppress(asyncio.CancelledError):
+            await hurrying
+        if self._signals.second.is_set():
+            self.exit_code = self._signals.exit_code
+
+    async def _hurry(self, pool: AsyncWorkerPool) -> None:
+        """After a second signal: hand back what runs, which ends the waiting for it."""
+        await self._signals.second.wait()
+        say("stopping at once")
+        await pool.runner.close()
+
+    def _fail(self, reason: str) -> None:
+        say(f"error: {reason}")
+        self.exit_code = FAILED
+
+    # ── what it says ─────────────────────────────────────────────────────────
+
+    def _greeting(self, pool: AsyncWorkerPool) -> str:
+        kind = self._options.type or self._oq.config.worker.type
+        queues = ", ".join(pool.config.queues or self._oq.task_queue.queues)
+        slots = "1 slot" if pool.max_workers == 1 else f"{pool.max_workers} slots"
+        return f"worker {pool.name} ({kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
+
+    def _summary(self, pool: AsyncWorkerPool) -> str:
+        line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s"
+        if left := len(pool.desk.held):
+            line += f"; {left} tasks couldn't be handed back and will run again when their leases are over"
+        return line
+
+
+def _close(runner: asyncio.Runner, exit_code: int, last_resort: LastResort) -> None:
+    """Close the loop, but not at any price: tasks may have left behind what never ends."""
+    last_resort.within(CLOSING, exit_code)
+    if not runner.run(_cancel_rest()):
+        end_now(exit_code)
+    runner.close()
+
+
+async def _cancel_rest() -> bool:
+    """Cancel everything else on the loop; returns whether it has ended."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if not rest:
+        return True
+    _, stubborn = await asyncio.wait(rest, timeout=CANCELLING)
+    return not stubborn
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed."""
+    if sys.platform == "win32":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,73 @@
+"""Places to test at, and a look at what each test leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from omniq import AsyncOmniQ
+
+from tests.core.support import Place, front_door, reference_place, sqlite_place
+
+
+@pytest.fixture(params=["reference", "sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place of each kind of store that needs no server."""
+    return reference_place() if request.param == "reference" else sqlite_place(tmp_path)
+
+
+@pytest.fixture
+async def oq(place: Place) -> AsyncIterator[AsyncOmniQ]:
+    """OmniQ with the queues "high", "default" and "low", without retries and without a worker."""
+    async with front_door(place) as oq:
+        yield oq
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where tasks note what they do."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that doesn't exist yet, for which tasks can wait."""
+    return tmp_path / "gate"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """After each test, no thread of ours, no child process, and no error that only the event loop saw."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    _soon(lambda: not _threads(), lambda: f"threads are left: {_threads()}")
+    _soon(lambda: not _children(before), lambda: f"child processes are left: {_children(before)}")
+    records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
+    unseen = [record.getMessage() for record in records if _is_unseen(record)]
+    assert not unseen, unseen
+
+
+def _threads() -> list[str]:
+    """Our threads, except for the loop that all facades of the process share."""
+    names = (thread.name for thread in threading.enumerate())
+    return [name for name in names if name.startswith("omniq") and name != "omniq-portal"]
+
+
+def _children(before: set[psutil.Process]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if child not in before]
+
+
+def _is_unseen(record: logging.LogRecord) -> bool:
+    return record.name == "asyncio" and record.levelno >= logging.ERROR
+
+
+def _soon(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 3.0
+    while not condition():
+        assert time.monotonic() < deadline, complaint()
+        time.sleep(0.01)

@@ -1,0 +1,313 @@
+"""Functions that the tests run as tasks, on loops, on threads and in child processes.
+
+They tell the tests what they do by lines in a file, and wait for files that the tests make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Generator
+from typing import Any, NoReturn
+
+from omniq import Retry, current_task
+from omniq.models import TaskResult
+
+PATIENCE = 30.0
+"""Seconds after which a task that waits for a test gives up."""
+
+
+def note(path: str, line: object = "") -> str:
+    """Add a line; returns it. Lines of several processes don't mix."""
+    text = str(line or os.getpid())
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    return text
+
+
+# ── small ones ───────────────────────────────────────────────────────────────
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+async def add_async(x: int, y: int) -> int:
+    await asyncio.sleep(0)
+    return x + y
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+async def nothing_async() -> None:
+    """Do nothing, on a loop."""
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def fail(message: str = "no luck") -> NoReturn:
+    raise ValueError(message)
+
+
+async def fail_async(message: str = "no luck") -> NoReturn:
+    raise ValueError(message)
+
+
+def append(path: str, line: str) -> str:
+    """Note the line, to tell in which order tasks were run."""
+    return note(path, line)
+
+
+# ── ones that take long ──────────────────────────────────────────────────────
+
+
+def spin(log: str, seconds: float) -> str:
+    """Compute in pure Python without a pause."""
+    end = time.monotonic() + seconds
+    note(log)
+    while time.monotonic() < end:
+        sum(range(1000))
+    return "done"
+
+
+async def spin_async(log: str, seconds: float) -> str:
+    """Compute on a loop, without letting anything else onto it."""
+    return spin(log, seconds)
+
+
+def wait_for(path: str, log: str) -> str:
+    """Note that it runs, and wait for the file."""
+    note(log)
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return "done"
+
+
+async def wait_for_async(path: str, log: str) -> str:
+    """Note that it runs, and wait for the file; a cancellation is noted, too."""
+    note(log)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not os.path.exists(path) and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+    except asyncio.CancelledError:
+        note(log, "cancelled")
+        raise
+    return "done"
+
+
+def wait_until_cancelled(log: str) -> NoReturn:
+    """Look whether it should stop, as a long task on a thread does."""
+    note(log)
+    deadline = time.monotonic() + PATIENCE
+    while not current_task().cancelled and time.monotonic() < deadline:
+        time.sleep(0.005)
+    note(log, "cancelled")
+    raise asyncio.CancelledError
+
+
+def sleep_in_c(log: str) -> None:
+    """Sleep where no Python runs that could notice anything."""
+    note(log)
+    time.sleep(PATIENCE)
+
+
+def loop_for_ever(log: str) -> NoReturn:
+    """Never end, and never give up the interpreter of one's own accord."""
+    note(log)
+    while True:
+        pass
+
+
+# ── ones that kill their process ─────────────────────────────────────────────
+
+
+def die(log: str, how: str) -> NoReturn:
+    """Take the process along."""
+    note(log)
+    if how == "exit":
+        os._exit(7)
+    if how == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    ctypes.string_at(0)
+    raise AssertionError("the process should be dead")
+
+
+def die_beside_a_fork(log: str) -> NoReturn:
+    """Leave a copy of this process behind, which has inherited all its files, and die."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(PATIENCE)
+        os._exit(0)
+    note(log, child)
+    os._exit(7)
+
+
+# ── ones that fail in ways of their own ──────────────────────────────────────
+
+
+def fail_until(log: str, attempt: int) -> int:
+    """Fail before that attempt."""
+    note(log)
+    if current_task().attempt < attempt:
+        raise ValueError(f"attempt {current_task().attempt}")
+    return current_task().attempt
+
+
+def ask_for_a_retry(log: str, delay: Any) -> str:
+    """Ask once to be run again, after `delay`."""
+    note(log)
+    if current_task().attempt == 1:
+        raise Retry("come back", delay=delay)
+    return "done"
+
+
+def exit_politely() -> NoReturn:
+    sys.exit("bye")
+
+
+def interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def cancel_itself() -> NoReturn:
+    raise asyncio.CancelledError
+
+
+async def exit_politely_async() -> NoReturn:
+    sys.exit("bye")
+
+
+async def interrupt_async() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+async def cancel_itself_async() -> NoReturn:
+    raise asyncio.CancelledError
+
+
+def recurse() -> int:
+    return recurse() + 1
+
+
+class Unprintable(Exception):
+    """Its text can't be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def fail_unprintably() -> NoReturn:
+    raise Unprintable
+
+
+def fail_with_half_a_character() -> NoReturn:
+    """Raise an error whose text isn't Unicode that can be encoded."""
+    raise ValueError("half of one: \ud83d")
+
+
+def return_a_generator(log: str) -> Generator[int, None, None]:
+    """Return what no serializer takes."""
+    note(log)
+    return (n for n in range(3))
+
+
+def return_half_a_character() -> str:
+    return "\ud83d"
+
+
+# ── ones that aren't plain functions ─────────────────────────────────────────
+
+
+def return_an_awaitable(x: int, y: int) -> Awaitable[int]:
+    """A plain function whose result has to be awaited."""
+    return add_async(x, y)
+
+
+class Adder:
+    """An object that is called and awaited."""
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    async def __call__(self, y: int) -> int:
+        await asyncio.sleep(0)
+        return self.x + y
+
+
+# ── ones that look at their surroundings ─────────────────────────────────────
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
+
+
+def stain(value: str) -> str:
+    """What the context variable was; sets it."""
+    before = variable.get()
+    variable.set(value)
+    return before
+
+
+async def stain_async(value: str) -> str:
+    return stain(value)
+
+
+def describe() -> dict[str, Any]:
+    """What `current_task()` says."""
+    task = current_task()
+    left = task.time_left
+    return {
+        "id": task.id,
+        "queue_name": task.queue_name,
+        "attempt": task.attempt,
+        "max_retries": task.max_retries,
+        "epoch": task.epoch,
+        "metadata": task.metadata,
+        "schedule_id": task.schedule_id,
+        "cancelled": task.cancelled,
+        "has_time_left": left is not None and 0 < left <= 60,
+    }
+
+
+async def describe_async() -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return describe()
+
+
+# ── callbacks ────────────────────────────────────────────────────────────────
+
+
+def called_back(result: TaskResult) -> None:
+    """Note what was told, where the task's value or error says."""
+    path, _, text = str(result.value or result.error_message).partition("|")
+    note(path, f"{result.status}:{result.task_id}:{text}")
+
+
+async def called_back_async(result: TaskResult) -> None:
+    called_back(result)
+
+
+def fail_as_callback(result: TaskResult) -> NoReturn:
+    note(str(result.value or result.error_message))
+    raise ValueError("the callback failed")
+
+
+def exit_as_callback(result: TaskResult) -> NoReturn:
+    note(str(result.value or result.error_message))
+    sys.exit("the callback exits")

@@ -1,0 +1,185 @@
+"""What is said about malformed configuration: the path, what was expected, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omniq.config import ComponentChoice, ConfigProvider
+from omniq.config.resolve import resolve
+from omniq.errors import ConfigError, PluginError
+
+LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
+A_NAME = "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
+
+MALFORMED: list[tuple[Any, str]] = [
+    ({"project_name": 5}, "project_name: expected str, got int"),
+    ({"project_name": ""}, f"project_name: {A_NAME}"),
+    ({"project_name": "../../etc"}, f"project_name: {A_NAME}"),
+    ({"project_name": ".."}, f"project_name: {A_NAME}"),
+    ({"project_name": "a\n"}, f"project_name: {A_NAME}"),
+    ({"project_name": "x" * 65}, f"project_name: {A_NAME}"),
+    ({"project": "x"}, "project: unknown name, did you mean 'project_name'?"),
+    ({"task_queu": {}}, "task_queu: unknown name, did you mean 'task_queue'?"),
+    ({"TASK_QUEUE": {}}, "TASK_QUEUE: unknown name, did you mean 'task_queue'?"),
+    ({1: {}}, "keys must be text"),
+    ({True: {}}, "keys must be text"),
+    ({"task_queue": 5}, "task_queue: expected mapping, got int"),
+    ({"task_queue": ["sqlite"]}, "task_queue: expected mapping, got list"),
+    ({"task_queue": {"type": 5}}, "task_queue.type: expected str, got int"),
+    ({"task_queue": {"type": ["sqlite"]}}, "task_queue.type: expected str, got list"),
+    ({"task_queue": {"url": {"host": "x"}}}, "task_queue.url: expected str, got mapping"),
+    ({"task_queue": {"config": "x"}}, "task_queue.config: expected mapping, got str"),
+    ({"task_queue": {"config": None}}, "task_queue.config: expected mapping, got null"),
+    ({"task_queue": {"config": [{"a": 1}]}}, "task_queue.config: expected mapping, got list"),
+    ({"task_queue": {"config": {1: 2}}}, "task_queue.config: keys must be text"),
+    ({"task_queue": {"typ": "sqlite"}}, "task_queue.typ: unknown name, did you mean 'type'?"),
+    ({"task_queue": {"base_dir": "x"}}, "task_queue.base_dir: unknown name; known: config, type, url"),
+    ({"result_store": {"confg": {}}}, "result_store.confg: unknown name, did you mean 'config'?"),
+    ({"event_store": True}, "event_store: expected mapping, got bool"),
+    ({"worker": {"type": 5}}, "worker.type: expected str, got int"),
+    ({"worker": {"config": {"max_workers": "x"}}}, "worker.config.max_workers: expected int, got str"),
+    ({"worker": {"config": {"max_workers": 0}}}, "worker.config.max_workers: expected int >= 1"),
+    ({"worker": {"config": {"max_workers": 10**6}}}, "worker.config.max_workers: expected int <= 10000"),
+    ({"worker": {"config": {"max_workers": 1.5}}}, "worker.config.max_workers: expected int, got float"),
+    ({"worker": {"config": {"max_workers": True}}}, "worker.config.max_workers: expected int, got bool"),
+    ({"worker": {"config": {"max_worker": 1}}}, "worker.config.max_worker: unknown name, did you mean 'max_workers'?"),
+    ({"worker": {"config": {"lease": 0}}}, "worker.config.lease: expected float > 0.0"),
+    ({"worker": {"config": {"lease": float("nan")}}}, "worker.config.lease: expected float > 0.0"),
+    ({"worker": {"config": {"lease": float("inf")}}}, "worker.config.lease: expected float <= 315576000.0"),
+    ({"worker": {"config": {"grace_period": -1}}}, "worker.config.grace_period: expected float >= 0.0"),
+    (
+        {"worker": {"config": {"policy": "fair"}}},
+        "worker.config.policy: expected one of 'strict', 'weighted', got 'fair'",
+    ),
+    ({"worker": {"config": {"queues": "high"}}}, "worker.config.queues: expected list, got str"),
+    ({"worker": {"config": {"queues": ["a", 2]}}}, "worker.config.queues[1]: expected str, got int"),
+    ({"worker": {"config": {"queues": ["a b"]}}}, f"worker.config.queues[0]: {A_NAME}"),
+    ({"worker": {"sizes": {"threads": 2}}}, "worker.sizes.threads: unknown name, did you mean 'thread'?"),
+    ({"worker": {"sizes": {"thread": 0}}}, "worker.sizes[...]: expected int >= 1"),
+    ({"defaults": {"ttl": "1h"}}, "defaults.ttl: expected float, got str"),
+    ({"defaults": {"ttl": -5}}, "defaults.ttl: expected float >= 0.0"),
+    ({"defaults": {"timeout": 0}}, "defaults.timeout: expected float > 0.0"),
+    ({"defaults": {"max_retries": 1.5}}, "defaults.max_retries: expected int, got float"),
+    ({"defaults": {"max_retries": None}}, "defaults.max_retries: expected int, got null"),
+    ({"defaults": {"retries": 1}}, "defaults.retries: unknown name, did you mean 'max_retries'?"),
+    ({"logging": {"level": "LOUD"}}, f"logging.level: {LEVELS}, got 'LOUD'"),
+    ({"logging": {"components": {"worker": "LOUD"}}}, f"logging.components[...]: {LEVELS}, got 'LOUD'"),
+    ({"logging": {"disable": "yes"}}, "logging.disable: expected bool, got str"),
+    ({"signing_key": 5}, "signing_key: expected str, got int"),
+    ({"allowed_modules": "app.tasks"}, "allowed_modules: expected list, got str"),
+    ({"base_dir": None, "fsspec_uri": 1}, "fsspec_uri: expected str, got int"),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), MALFORMED, ids=[message[:50] for _, message in MALFORMED])
+def test_a_malformed_source_is_named_by_its_path(source: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ConfigProvider(source, environ={}).load()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("source", "message"), MALFORMED[:12])
+def test_malformed_arguments_are_named_too(source: dict[Any, Any], message: str) -> None:
+    if all(isinstance(key, str) for key in source):
+        with pytest.raises(ConfigError) as caught:
+            ConfigProvider(environ={}).load(**source)
+        assert str(caught.value) == message
+    else:
+        with pytest.raises(TypeError):
+            ConfigProvider(environ={}).load(**source)
+
+
+# ── a store's own configuration ──────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"config": {"base_dir": 5}}, "task_queue.config.base_dir: expected str, got int"),
+        ({"config": {"base_dr": "x"}}, "task_queue.config.base_dr: unknown name, did you mean 'base_dir'?"),
+        ({"config": {"queues": "high"}}, "task_queue.config.queues: expected list, got str"),
+        ({"config": {"queues": [".."]}}, f"task_queue.config.queues[0]: {A_NAME}"),
+        (
+            {"config": {"serializer": "pickle"}},
+            "task_queue.config.serializer: expected one of 'auto', 'msgspec', got 'pickle'",
+        ),
+        (
+            {"config": {"synchronous": "OFF"}},
+            "task_queue.config.synchronous: expected one of 'FULL', 'NORMAL', got 'OFF'",
+        ),
+        ({"config": {"busy_timeout": -1}}, "task_queue.config.busy_timeout: expected float >= 0.0"),
+        ({"config": {"project_name": "a/b"}}, f"task_queue.config.project_name: {A_NAME}"),
+        ({"config": {"path": ""}}, "task_queue.config.path: '' isn't the name of a file"),
+        ({"url": "nonsense"}, "task_queue.url: expected a URL such as sqlite:///path/to/file.db, got 'nonsense'"),
+        ({"url": "sqlite://host/x.db"}, "task_queue.url: expected sqlite:///"),
+        ({"url": "sqlite:///x.db?mode=ro"}, "task_queue.url: unknown option 'mode'"),
+        (
+            {"type": "sqlite", "url": "redis://h/0"},
+            "task_queue.url: redis:// doesn't fit type 'sqlite', which takes sqlite://",
+        ),
+    ],
+)
+def test_a_malformed_store_is_named_by_its_path(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve("task_queue", ComponentChoice(**{"type": None, **choice}), None)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_unknown_type_is_a_plugin_error_of_whoever_resolves_it() -> None:
+    config = ConfigProvider({"task_queue": "sqlte"}, environ={}).load()
+    with pytest.raises(PluginError, match="did you mean 'sqlite'"):
+        resolve("task_queue", config.task_queue, None)
+
+
+# ── files ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ("a: [1, 2", ":1:9", "expected ',' or ']'"),
+        ("project_name: x\n\tworker: y", ":2:1", "found character '\\t'"),
+        ("a: b: c", ":1:5", "mapping values are not allowed here"),
+        ("project_name: x\nproject_name: y", ":2:1", "'project_name' is given twice"),
+        ("task_queue:\n  type: file\n  type: redis", ":3:3", "'type' is given twice"),
+        ("a: !!python/object/apply:os.system ['true']", ":1:4", "could not determine a constructor"),
+        ("a: *nowhere", ":1:4", "found undefined alias"),
+        ("a: 1\n---\nb: 2", ":2:1", "but found another document"),
+        ("task_queue: &a\n  config: *a", ":1:13", "found unconstructable recursive node"),
+        ("a: \x00", "", "not YAML text"),
+        ("- task_queue", "", "expected a mapping at the top, got list"),
+        ("just text", "", "expected a mapping at the top, got str"),
+    ],
+)
+def test_a_mistake_in_a_file_is_found_by_line_and_column(tmp_path: Path, text: str, place: str, reason: str) -> None:
+    path = tmp_path / "omniq.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        ConfigProvider(path, environ={}).load()
+    assert str(caught.value).startswith(f"{path}{place}: ")
+    assert reason in str(caught.value)
+
+
+def test_a_file_that_isn_t_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file or directory"):
+        ConfigProvider(tmp_path / "nowhere.yaml", environ={}).load()
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file or directory"):
+        ConfigProvider(environ={"OMNIQ_CONFIG": str(tmp_path / "nowhere.yaml")}).load()
+
+
+def test_a_directory_and_bytes_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        ConfigProvider(tmp_path, environ={}).load()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ConfigError, match="binary: not UTF-8 text"):
+        ConfigProvider(tmp_path / "binary", environ={}).load()
+
+
+def test_a_wrong_value_in_a_file_names_the_path_and_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "omniq.yaml"
+    path.write_text("worker:\n  config:\n    max_workers: many")
+    with pytest.raises(ConfigError) as caught:
+        ConfigProvider(path, environ={}).load()
+    assert str(caught.value) == f"worker.config.max_workers: expected int, got str (in {path})"

@@ -1,0 +1,171 @@
+"""Settings and environment variables, and the library's own logging."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from omniq.config import ConfigProvider, EnvConfig, LoggingConfig, Settings, configure_logging
+from omniq.config import env as env_module
+from omniq.config.layers import from_settings
+from omniq.config.logging import OFF, apply
+from omniq.errors import ConfigError
+
+LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
+A_NAME = "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
+
+
+# ── variables ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("MAX_WORKERS", "abc", "OMNIQ_MAX_WORKERS: expected int, got 'abc'"),
+        ("MAX_WORKERS", "0", "OMNIQ_MAX_WORKERS: expected int >= 1, got '0'"),
+        ("MAX_WORKERS", "1.5", "OMNIQ_MAX_WORKERS: expected int, got '1.5'"),
+        ("THREAD_WORKERS", "-1", "OMNIQ_THREAD_WORKERS: expected int >= 1, got '-1'"),
+        ("RETRY_ATTEMPTS", "three", "OMNIQ_RETRY_ATTEMPTS: expected int, got 'three'"),
+        ("RETRY_DELAY", "1s", "OMNIQ_RETRY_DELAY: expected float, got '1s'"),
+        ("TASK_TTL", "nan", "OMNIQ_TASK_TTL: expected float >= 0.0, got 'nan'"),
+        ("RESULT_TTL", "inf", "OMNIQ_RESULT_TTL: expected float <= 315576000.0, got 'inf'"),
+        ("TASK_TIMEOUT", "0", "OMNIQ_TASK_TIMEOUT: expected float > 0.0, got '0'"),
+        ("LOG_LEVEL", "loud", f"OMNIQ_LOG_LEVEL: {LEVELS}, got 'loud'"),
+        ("DISABLE_LOGGING", "maybe", "OMNIQ_DISABLE_LOGGING: expected bool, got 'maybe'"),
+        (
+            "COMPONENT_LOG_LEVELS",
+            "{",
+            'OMNIQ_COMPONENT_LOG_LEVELS: expected JSON, such as {"worker": "DEBUG"}, got \'{\'',
+        ),
+        ("COMPONENT_LOG_LEVELS", "[]", "OMNIQ_COMPONENT_LOG_LEVELS: expected mapping, got '[]'"),
+        ("QUEUES", "a,b c", f"OMNIQ_QUEUES[1]: {A_NAME}, got 'a,b c'"),
+        ("PROJECT_NAME", "a/b", f"OMNIQ_PROJECT_NAME: {A_NAME}, got 'a/b'"),
+        ("SERIALIZER", "pickle", "OMNIQ_SERIALIZER: expected one of 'auto', 'msgspec', got 'pickle'"),
+    ],
+)
+def test_a_malformed_variable_is_named(name: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ConfigProvider({}, environ={f"OMNIQ_{name}": text}).load()
+    assert str(caught.value) == message
+
+
+def test_variables_are_converted() -> None:
+    environ = {
+        "OMNIQ_QUEUES": " high, low ,",
+        "OMNIQ_MAX_WORKERS": " 7 ",
+        "OMNIQ_LOG_LEVEL": "debug",
+        "OMNIQ_COMPONENT_LOG_LEVELS": '{"worker": "DEBUG"}',
+        "OMNIQ_TASK_TTL": "1e3",
+        "OMNIQ_ALLOWED_MODULES": "app.tasks,app.mail",
+        "OMNIQ_TASK_QUEUE_URL": "redis://host",
+    }
+    assert EnvConfig(environ).given() == {
+        "QUEUES": ("high", "low"),
+        "MAX_WORKERS": 7,
+        "LOG_LEVEL": "DEBUG",
+        "COMPONENT_LOG_LEVELS": {"worker": "DEBUG"},
+        "TASK_TTL": 1000.0,
+        "ALLOWED_MODULES": ("app.tasks", "app.mail"),
+        "TASK_QUEUE_URL": "redis://host",
+    }
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES", "On"])
+def test_words_for_yes(word: str) -> None:
+    assert EnvConfig({"OMNIQ_DISABLE_LOGGING": word}).settings().DISABLE_LOGGING is True
+
+
+@pytest.mark.parametrize("word", ["0", "False", "no", "OFF"])
+def test_words_for_no(word: str) -> None:
+    assert EnvConfig({"OMNIQ_DISABLE_LOGGING": word}).settings().DISABLE_LOGGING is False
+
+
+def test_settings_are_constants_and_one_process_s_values() -> None:
+    assert (Settings.BASE_DIR, Settings.PROJECT_NAME, Settings.DEFAULT_WORKER) == (".omniq", "default", "async")
+    assert EnvConfig({}).settings() == Settings()
+    assert EnvConfig({"OMNIQ_BASE_DIR": "/x"}).settings().BASE_DIR == "/x"
+    assert Settings.BASE_DIR == ".omniq"
+    with pytest.raises(AttributeError):
+        Settings().BASE_DIR = "/y"  # type: ignore[misc]
+
+
+def test_every_setting_has_a_place_in_the_configuration() -> None:
+    for name in Settings.__dataclass_fields__:
+        assert from_settings({name: None}), name
+
+
+def test_an_unknown_variable_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_module, "_warned", set())
+    environ = {
+        "OMNIQ_MAX_WORKER": "hunter2",
+        "OMNIQ_TEST_POSTGRES_URL": "x",
+        "OMNIQ_CONFIG": "",
+        "OMNIQ_PLUGINS_STRICT": "1",
+        "OMNIQ_DISABLE_PLUGINS": "x",
+        "OMNIQUEUE": "x",
+    }
+    with caplog.at_level(logging.WARNING, "omniq.config"):
+        EnvConfig(environ).given()
+        EnvConfig(environ).given()
+    assert caplog.messages == ["unknown environment variable OMNIQ_MAX_WORKER, did you mean 'OMNIQ_MAX_WORKERS'?"]
+
+
+# ── logging ──────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def levels(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The library's levels are as they were afterwards; gives a way to set variables."""
+    before = logging.getLogger("omniq").level
+    yield monkeypatch
+    apply(LoggingConfig())
+    logging.getLogger("omniq").setLevel(before)
+
+
+def level(name: str) -> int:
+    return logging.getLogger(name).getEffectiveLevel()
+
+
+def test_levels_are_set_by_component_and_never_on_the_root_logger(levels: pytest.MonkeyPatch) -> None:
+    root, handlers = logging.getLogger().level, list(logging.getLogger("omniq").handlers)
+    configure_logging("ERROR", {"worker": "DEBUG", "queue": "DISABLED"})
+    assert (level("omniq"), level("omniq.worker"), level("omniq.worker.x")) == (40, 10, 10)
+    assert (level("omniq.queue"), level("omniq.storage")) == (OFF, 40)
+    assert logging.getLogger().level == root
+    assert logging.getLogger("omniq").handlers == handlers
+    assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
+
+
+def test_a_component_that_is_named_no_longer_follows_the_library_again(levels: pytest.MonkeyPatch) -> None:
+    configure_logging("ERROR", {"worker": "DEBUG"})
+    configure_logging("INFO", {})
+    assert level("omniq.worker") == level("omniq") == logging.INFO
+
+
+def test_disabled_is_disabled_whatever_the_levels(levels: pytest.MonkeyPatch) -> None:
+    configure_logging("DEBUG", {"worker": "DEBUG"}, disable=True)
+    assert level("omniq") == level("omniq.worker") == OFF
+    configure_logging("DISABLED")
+    assert level("omniq") == OFF
+
+
+def test_what_isn_t_given_comes_from_the_environment(levels: pytest.MonkeyPatch) -> None:
+    levels.setenv("OMNIQ_LOG_LEVEL", "error")
+    levels.setenv("OMNIQ_COMPONENT_LOG_LEVELS", '{"worker": "INFO"}')
+    configure_logging()
+    assert (level("omniq"), level("omniq.worker")) == (logging.ERROR, logging.INFO)
+    configure_logging("DEBUG")
+    assert (level("omniq"), level("omniq.worker")) == (logging.DEBUG, logging.INFO)
+    levels.setenv("OMNIQ_DISABLE_LOGGING", "true")
+    configure_logging("DEBUG")
+    assert level("omniq.worker") == OFF
+
+
+def test_an_unknown_level_is_refused_and_changes_nothing(levels: pytest.MonkeyPatch) -> None:
+    configure_logging("ERROR")
+    with pytest.raises(ConfigError, match=r"^logging\.level: expected one of 'CRITICAL'"):
+        configure_logging("LOUD")  # type: ignore[arg-type]
+    assert level("omniq") == logging.ERROR

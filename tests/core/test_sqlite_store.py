@@ -1,0 +1,261 @@
+"""What is special about SQLite: one file, group commit, statements per batch. The rest is the suite's business."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from omniq.errors import ConfigError, StoreError, StoreUnavailable
+from omniq.models.state import TaskState
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import Added, Change, NewTask, ResultRecord, TaskRecord
+from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
+from omniq_sqlite.connection import Database
+from omniq_sqlite.opening import SCHEMA_VERSION, open_connection
+from omniq_sqlite.queue import SQLiteQueueStore
+from omniq_sqlite.results import SQLiteResultStore
+
+QUEUE = "default"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SQLiteTaskQueueConfig:
+    return SQLiteTaskQueueConfig(base_dir=str(tmp_path), busy_timeout=0.05)
+
+
+@pytest.fixture
+async def queue(config: SQLiteTaskQueueConfig) -> AsyncIterator[SQLiteQueueStore]:
+    store = SQLiteQueueStore(config)
+    await store.connect()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def database(config: SQLiteTaskQueueConfig) -> AsyncIterator[Database]:
+    shared = Database.acquire(config.settings)
+    yield shared
+    await shared.release()
+
+
+@pytest.fixture
+def connection(config: SQLiteTaskQueueConfig) -> Iterator[sqlite3.Connection]:
+    opened = open_connection(config.settings, read_only=False)
+    yield opened
+    opened.close()
+
+
+def task(task_id: str, *, body: bytes = b"body", delay: float = 0.0, ttl: float | None = None) -> NewTask:
+    return NewTask(id=task_id, queue_name=QUEUE, body=body, delay=delay, ttl=ttl)
+
+
+async def claim(queue: SQLiteQueueStore, limit: int = 100) -> list[TaskRecord]:
+    return await queue.claim([QUEUE], limit=limit, lease=30.0, worker="w")
+
+
+def success(record: TaskRecord, body: bytes = b"result") -> Change:
+    result = ResultRecord(task_id=record.id, epoch=record.epoch, status=TaskState.SUCCESS, body=body)
+    return Change(
+        task_id=record.id,
+        to=TaskState.SUCCESS,
+        from_states=(TaskState.RUNNING,),
+        epoch=record.epoch,
+        result=result,
+    )
+
+
+def insert_schedule(connection: sqlite3.Connection, *, schedule_id: str) -> int:
+    """A job whose effect is easy to see, and that fails when it is repeated."""
+    sql = "insert into schedule values (?, 'default', x'', null, 0, 1)"
+    return connection.execute(sql, (schedule_id,)).rowcount
+
+
+class TestConfig:
+    def test_the_project_has_its_own_file(self, tmp_path: Path) -> None:
+        config = SQLiteTaskQueueConfig(base_dir=str(tmp_path), project_name="shop")
+        assert config.file == os.path.realpath(tmp_path / "shop.db")
+
+    def test_the_default_is_below_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert SQLiteResultStorageConfig().file == os.path.realpath(tmp_path / ".omniq" / "default.db")
+
+    def test_a_tilde_is_the_home_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert SQLiteEventStorageConfig(base_dir="~/q").file == os.path.realpath(tmp_path / "q" / "default.db")
+
+    @pytest.mark.parametrize(
+        ("url", "path"),
+        [("sqlite:///a/b.db", "a/b.db"), ("sqlite:////a/b.db", "/a/b.db"), ("sqlite:///a%20b.db", "a b.db")],
+    )
+    def test_a_url_gives_the_path(self, url: str, path: str) -> None:
+        assert SQLiteTaskQueueConfig.from_url(url) == SQLiteTaskQueueConfig(path=path)
+
+    def test_a_url_gives_options(self) -> None:
+        config = SQLiteResultStorageConfig.from_url("sqlite:///a.db?synchronous=NORMAL&busy_timeout=2.5")
+        assert (config.synchronous, config.busy_timeout) == ("NORMAL", 2.5)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "sqlite://",
+            "sqlite:///",
+            "sqlite:///:memory:",
+            "sqlite://host/a.db",
+            "postgresql:///a",
+            "sqlite:///a.db?synchronous=OFF",
+            "sqlite:///a.db?busy_timeout=-1",
+            "sqlite:///a.db?what=1",
+            "sqlite:///a.db?synchronous",
+        ],
+    )
+    def test_a_url_that_is_none_is_refused(self, url: str) -> None:
+        with pytest.raises(ConfigError, match=r"^url: "):
+            SQLiteTaskQueueConfig.from_url(url)
+
+    @pytest.mark.parametrize("path", [":memory:", "", "file::memory:?cache=shared"])
+    def test_memory_is_refused_and_the_memory_backend_named(self, path: str) -> None:
+        with pytest.raises(ConfigError, match=r'^path: .*backend "memory"'):
+            SQLiteTaskQueueConfig(path=path)
+
+
+class TestOpening:
+    def test_stores_of_one_file_have_one_location(self, tmp_path: Path, config: SQLiteTaskQueueConfig) -> None:
+        queue = SQLiteQueueStore(config)
+        (tmp_path / "link").symlink_to(tmp_path)
+        results = SQLiteResultStore(SQLiteResultStorageConfig(base_dir=str(tmp_path / "link")))
+        assert results.location == queue.location == f"sqlite:{os.path.realpath(tmp_path / 'default.db')}"
+        assert Capability.ATOMIC_RESULTS in queue.capabilities
+
+    async def test_the_last_close_ends_the_threads_and_empties_the_wal(self, config: SQLiteTaskQueueConfig) -> None:
+        stores = [SQLiteQueueStore(config), SQLiteQueueStore(config)]
+        await asyncio.gather(*(store.connect() for store in stores))
+        await stores[0].add([task("a")])
+        for store in (*stores, *stores):
+            await store.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("omniq-sqlite")]
+        assert os.listdir(os.path.dirname(config.file)) == ["default.db"]
+
+    async def test_a_closed_store_opens_again(self, queue: SQLiteQueueStore) -> None:
+        await queue.add([task("a")])
+        await queue.close()
+        assert [record.id for record in await claim(queue)] == ["a"]
+
+    async def test_a_file_that_is_no_database_is_named(self, config: SQLiteTaskQueueConfig, tmp_path: Path) -> None:
+        (tmp_path / "default.db").write_bytes(b"something else, long enough to be read as a header" * 100)
+        await self.refused(config, StoreError, "default.db: file is not a database")
+
+    async def test_a_newer_schema_is_refused(
+        self, config: SQLiteTaskQueueConfig, connection: sqlite3.Connection
+    ) -> None:
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
+        await self.refused(config, StoreError, "default.db: a newer omniq-sqlite")
+
+    async def test_a_foreign_database_is_left_alone(self, config: SQLiteTaskQueueConfig) -> None:
+        foreign = sqlite3.connect(config.file)
+        foreign.execute("create table task (x)")
+        foreign.close()
+        await self.refused(config, StoreError, "isn't OmniQ's")
+
+    async def test_a_directory_that_is_a_file_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "taken").touch()
+        for base_dir in (tmp_path / "taken", tmp_path / "taken" / "below"):
+            await self.refused(SQLiteTaskQueueConfig(base_dir=str(base_dir)), StoreError, f"^{base_dir}: ")
+
+    async def test_a_path_that_is_a_directory_is_named(self, tmp_path: Path) -> None:
+        config = SQLiteTaskQueueConfig(path=str(tmp_path))
+        await self.refused(config, StoreUnavailable, f"^{tmp_path}: unable to open")
+
+    async def refused(self, config: SQLiteTaskQueueConfig, error: type[StoreError], message: str) -> None:
+        store = SQLiteQueueStore(config)
+        with pytest.raises(error, match=message):
+            await store.connect()
+        await store.close()
+
+
+class TestGroupCommit:
+    async def test_jobs_that_come_during_a_transaction_share_the_next(self, database: Database) -> None:
+        statements: list[str] = []
+        gate = threading.Event()
+
+        def trace(connection: sqlite3.Connection) -> None:
+            gate.wait()
+            connection.set_trace_callback(statements.append)
+
+        jobs = [partial(insert_schedule, schedule_id=f"s{n}") for n in range(50)]
+        writes = asyncio.gather(database.write(trace), *map(database.write, jobs))
+        await asyncio.sleep(0)
+        gate.set()
+        await writes
+        assert statements.count("begin immediate") <= 1
+        assert statements.count("commit") <= 2
+        assert len([statement for statement in statements if statement.startswith("insert")]) == 50
+
+    async def test_a_failing_job_hurts_only_its_caller(self, database: Database) -> None:
+        gate = threading.Event()
+        writes = asyncio.gather(
+            database.write(lambda connection: gate.wait()),
+            database.write(partial(insert_schedule, schedule_id="a")),
+            database.write(partial(insert_schedule, schedule_id="a")),
+            database.write(lambda connection: connection.execute("insert into nowhere values (1)")),
+            database.write(partial(insert_schedule, schedule_id="b")),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0)
+        gate.set()
+        _, first, twin, nowhere, last = await writes
+        assert (first, last) == (1, 1)
+        for error in (twin, nowhere):
+            assert type(error) is StoreError
+            assert isinstance(error.__cause__, sqlite3.Error)
+        rows = await database.read(lambda connection: connection.execute("select id from schedule").fetchall())
+        assert rows == [("a",), ("b",)]
+
+    async def test_a_cancelled_callers_job_is_done(self, queue: SQLiteQueueStore, database: Database) -> None:
+        gate = threading.Event()
+        blocker = asyncio.create_task(database.write(lambda connection: gate.wait()))
+        adding = asyncio.create_task(queue.add([task("a")]))
+        await asyncio.sleep(0)
+        adding.cancel()
+        gate.set()
+        await blocker
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        assert await queue.add([task("b"), task("a")]) == [Added.NEW, Added.DUPLICATE]
+
+    async def test_a_lock_that_stays_is_reported(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
+        connection.execute("begin immediate")
+        with pytest.raises(StoreUnavailable, match=r"default\.db: database is locked"):
+            await queue.add([task("a")])
+        connection.execute("rollback")
+        assert await queue.add([task("a")]) == [Added.NEW]
+
+    async def test_idle_calls_need_no_lock(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
+        connection.execute("begin immediate")
+        assert await claim(queue) == []
+        assert await queue.reap(10) == []
+        assert await queue.purge(older_than=0.0) == 0
+        assert await queue.get(["a"]) == [None]
+
+    def test_two_loops_share_one_store(self, config: SQLiteTaskQueueConfig) -> None:
+        store = SQLiteQueueStore(config)
+        claimed: list[str] = []
+
+        async def session(name: str) -> None:
+            await store.connect()
+            await store.add([task(f"{name}{n}") for n in range(50)])
+            while records := await claim(store, limit=7):
+                claimed.extend(record.id for record in records)
+            await store.close()
+
+        threads = [threading.Thread(target=asyncio.run, args=(session(name),)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(claimed) == sorted(f"{name}{n}" for name in "ab" for n in range(50))

@@ -1,0 +1,100 @@
+"""The specification's "Basic Usage with OmniQ (Sync)" runs as written, with SQLite in the place of files and Postgres.
+
+What isn't in the specification is marked with "here:".
+"""
+# ruff: noqa: C408 (the specification writes dict(name="Tom"))
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from omniq import OmniQ
+from omniq.models.state import EventType
+from omniq.queue import SQLiteTaskQueue
+from omniq.storage import SQLiteEventStorage, SQLiteResultStorage
+from omniq.testing import VirtualClock
+from omniq.workers import AsyncWorker
+
+
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    """A clock to move; `some/path` is in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return VirtualClock()
+
+
+def test_basic_usage_with_omniq(clock: VirtualClock, capsys: pytest.CaptureFixture[str]) -> None:
+    # Create OmniQ instance with default components
+    oq = OmniQ(
+        project_name="my_project",
+        task_queue=SQLiteTaskQueue(base_dir="some/path", queues=["low", "medium", "high"]),
+        result_store=SQLiteResultStorage(base_dir="some/path"),
+        event_store=SQLiteEventStorage(base_dir="some/path"),
+    )
+
+    # Define a task
+    def simple_task(name):  # type: ignore[no-untyped-def]
+        print(f"Hello {name}")
+        return name
+
+    # Start the worker
+    oq.start_worker()
+
+    # Enqueue a task
+    task_id = oq.enqueue(
+        func=simple_task,
+        func_args=dict(name="Tom"),
+        queue_name="low",
+        run_in=dt.timedelta(seconds=100),
+        ttl=dt.timedelta(hours=1),
+        result_ttl=dt.timedelta(minutes=5),
+    )
+
+    with clock:  # here: the hundred seconds pass on another thread, while the next line waits
+        Timer(0.05, clock.advance, [100]).start()
+
+        # Get the result
+        result = oq.get_result(task_id)
+        assert result == "Tom"
+
+        # Schedule a recurring task
+        schedule_id = oq.schedule(
+            func=simple_task,
+            func_args=dict(name="Tom"),
+            interval=dt.timedelta(seconds=10),
+            queue_name="low",
+        )
+
+        Timer(0.05, clock.advance, [10]).start()  # here: and ten more
+
+        # Get latest result from scheduled task
+        latest_result = oq.get_result(schedule_id=schedule_id, kind="latest")
+        assert latest_result == "Tom"
+
+        # Stop the worker
+        oq.stop_worker()
+
+    # here: both runs said hello, the first one's events are there, and nothing stays open
+    assert capsys.readouterr().out == "Hello Tom\n" * 2
+    events = [event.type for event in oq.list_events(task_id=task_id)]
+    assert events == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]
+    oq.close()
+
+
+def test_using_sync_context_manager(clock: VirtualClock) -> None:
+    def simple_task(name):  # type: ignore[no-untyped-def]
+        return name
+
+    # here: entering OmniQ starts no worker; somebody else's, elsewhere, does the work
+    with (
+        AsyncWorker(SQLiteTaskQueue(project_name="my_project", base_dir="some/path")),
+        # Using sync context manager
+        OmniQ("my_project", task_queue=SQLiteTaskQueue(base_dir="some/path")) as oq,
+    ):
+        task_id = oq.enqueue(simple_task, func_args=dict(name="Tom"))
+        result = oq.get_result(task_id)
+
+    assert result == "Tom"
