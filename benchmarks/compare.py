@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +124,8 @@ def medians(rows: list[dict[str, Figures]]) -> dict[tuple[str, str], float]:
 
 def ratio(rows: list[dict[str, Figures]], goal: Ratio) -> float:
     """The median of the ratios, each within one round."""
-    figure: Callable[[dict[str, Figures], tuple[str, str]], float] = lambda row, key: row[key[0]][key[1]]
-    return statistics.median(figure(row, goal.ours) / figure(row, goal.theirs) for row in rows)
+    (ours, our_figure), (theirs, their_figure) = goal.ours, goal.theirs
+    return statistics.median(row[ours][our_figure] / row[theirs][their_figure] for row in rows)
 
 
 def main() -> None:

@@ -8,16 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
 from measure import TASKS, report
-from tasks import count_async, count_sync, nothing
-
 from omniq import AsyncOmniQ
 from omniq.queue.request import TaskCall
 from omniq.sync import new_event_loop
+from tasks import count_async, count_sync, nothing
 
 COROUTINES = 1000
 LATENCY_CALLS = 300
@@ -84,12 +84,17 @@ def _start_ms(code: str) -> float:
 
 
 def main(what: str, kind: str = "async") -> None:
-    commands = {"enqueue": lambda: enqueue(kind), "concurrent": concurrent, "work": lambda: work(kind), "latency": latency}
     if what == "import":
         import_time()
         return
+    coroutine = {
+        "enqueue": partial(enqueue, kind),
+        "concurrent": concurrent,
+        "work": partial(work, kind),
+        "latency": latency,
+    }[what]
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(commands[what]())
+        runner.run(coroutine())
 
 
 if __name__ == "__main__":

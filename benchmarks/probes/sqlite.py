@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,7 +82,7 @@ class Probe:
         began = time.perf_counter()
         for start in range(0, TASKS, 500):
             rows = [(f"{number:032x}", "default", body) for number in range(start, start + 500)]
-            await self.do(lambda c, rows=rows: c.executemany("insert into task (id, queue, body) values (?, ?, ?)", rows))
+            await self.do(partial(add, rows=rows))
         return TASKS / (time.perf_counter() - began)
 
     async def work(self) -> float:
@@ -108,8 +109,7 @@ class Probe:
             if self.inbox.qsize() >= SLOTS:
                 await asyncio.sleep(0)
                 continue
-            now = time.time()
-            rows = await self.do(lambda c, now=now: c.execute(CLAIM_SQL, (now + 30, now, CLAIM)).fetchall())
+            rows = await self.do(claim)
             left -= len(rows)
             for task_id, _ in rows:
                 self.inbox.put_nowait(task_id)
@@ -121,12 +121,22 @@ class Probe:
             self.has_done.clear()
             batch, self.done = self.done, []
 
-            def job(connection: sqlite3.Connection, batch: list[tuple[str, bytes]] = batch) -> None:
-                connection.executemany("insert into result values (?, ?, 0)", batch)
-                connection.executemany(SETTLE_SQL, [(task_id,) for task_id, _ in batch])
-
-            await self.do(job)
+            await self.do(partial(settle, batch=batch))
             left -= len(batch)
+
+
+def add(connection: sqlite3.Connection, rows: list[tuple[str, str, bytes]]) -> None:
+    connection.executemany("insert into task (id, queue, body) values (?, ?, ?)", rows)
+
+
+def claim(connection: sqlite3.Connection) -> list[tuple[str, bytes]]:
+    now = time.time()
+    return connection.execute(CLAIM_SQL, (now + 30, now, CLAIM)).fetchall()
+
+
+def settle(connection: sqlite3.Connection, batch: list[tuple[str, bytes]]) -> None:
+    connection.executemany("insert into result values (?, ?, 0)", batch)
+    connection.executemany(SETTLE_SQL, [(task_id,) for task_id, _ in batch])
 
 
 async def noop() -> int:

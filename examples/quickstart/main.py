@@ -63,7 +63,7 @@ def show(counts: dict[str, Counter[str] | str]) -> None:
     """Print the table: a row per file, a row for all of them, and the ten most frequent words."""
     good = {name: words for name, words in counts.items() if isinstance(words, Counter)}
     everything = sum(good.values(), Counter[str]())
-    total = f"{len(good)} files"
+    total = f"{len(good)} file{'s' * (len(good) != 1)}"
     width = max(len(name) for name in (*counts, total))
     header = f"{'file':<{width}}  {'words':>7}  {'distinct':>8}  longest word"
     rule = "-" * (len(header) + 8)
@@ -82,7 +82,7 @@ def row(name: str, words: Counter[str] | str, width: int) -> str:
     if isinstance(words, str):
         return f"{name:<{width}}  {'failed':>7}  {words}"
     longest = max(words, key=len, default="")
-    return f"{name:<{width}}  {words.total():>7,}  {len(words):>8,}  {longest}"
+    return f"{name:<{width}}  {words.total():>7,}  {len(words):>8,}  {longest}".rstrip()
 
 
 if __name__ == "__main__":

@@ -174,9 +174,7 @@ class TestDeadLetters:
         assert await oq.list_dead() == []
 
     @pytest.mark.parametrize("func", [tasks.add, tasks.nothing])
-    async def test_a_task_in_line_or_one_that_succeeded_is_not_requeued(
-        self, oq: AsyncOmniQ, func: object
-    ) -> None:
+    async def test_a_task_in_line_or_one_that_succeeded_is_not_requeued(self, oq: AsyncOmniQ, func: object) -> None:
         assert callable(func)
         task_id = await oq.enqueue(func, [1, 2] if func is tasks.add else None)
         assert await oq.requeue(task_id) is False

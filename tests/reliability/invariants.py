@@ -191,7 +191,7 @@ def _failed(task: TaskLog, epoch: int) -> bool:
 def _held_from(run: Run, task: TaskLog, epoch: int) -> float:
     """The last time from which a whole lease must have passed before the task could be handed on."""
     known = [event.time for event in task.of(Kind.CLAIM, Kind.BEAT, epoch=epoch)]
-    return max(known, default=min(e.time for e in task.of(Kind.START, epoch=epoch)) - run.expect.start_wait)
+    return max(known) if known else task.of(Kind.START, epoch=epoch)[0].time - run.expect.start_wait
 
 
 def _may_have_been_given_back(run: Run, task: TaskLog, epoch: int) -> bool:

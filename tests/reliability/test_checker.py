@@ -53,6 +53,10 @@ FAULTS: dict[str, tuple[str, Story]] = {
     "a success has no result": ("I6", plain().but(ending={"t": Final(state=TaskState.SUCCESS, epoch=1)})),
     "a success that never returned": ("I6", plain().minus(Kind.DONE)),
     "a task is handed on early": ("I7", rescued().moved(Kind.START, 2, 2.6)),
+    "an unstarted task is handed on early": (
+        "I7",
+        rescued().minus(Kind.START, epoch=1).minus(Kind.KILL).moved(Kind.START, 2, 2.6),
+    ),
     "a renewed lease is ignored": ("I7", rescued().plus(seen(Kind.BEAT, 1.45))),
     "a task is handed on early, with no claims logged": ("I7", rescued().minus(Kind.CLAIM).moved(Kind.START, 2, 2.0)),
     "a living worker loses its lease": ("I8", stalled().but(expect=stories.EXPECT)),
@@ -112,6 +116,10 @@ class TestWhatIsNotAFault:
         back = (seen(Kind.CLAIM, 0.2), seen(Kind.SETTLED_OK, 0.3, to="pending"))
         story = Story((enqueued(), *back, *begin(0.5, epoch=2), *finish(1.0, epoch=2)), {"t": success(epoch=2)})
         assert story.report().ok
+
+    def test_a_lease_that_ran_out_before_the_task_was_started(self) -> None:
+        story = rescued().minus(Kind.START, epoch=1).minus(Kind.KILL)
+        assert story.report().ok, str(story.report())
 
     def test_a_recovery_whose_rescuer_was_killed_before_it_started(self) -> None:
         lost = (seen(Kind.CLAIM, 4.0, epoch=2, worker="b"), kill(4.1, "b"))

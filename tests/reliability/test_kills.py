@@ -41,6 +41,14 @@ def test_a_worker_that_comes_back_late_changes_nothing(worker_type: str, tmp_pat
 
 
 @pytest.mark.parametrize("worker_type", WORKERS)
+def test_a_worker_that_comes_back_late_starts_nothing_that_others_have_finished(
+    worker_type: str, tmp_path: Path
+) -> None:
+    outcome = play(scenarios.stalls(worker_type, tasks=200, seconds=0.3), tmp_path)
+    assert outcome.report.ok, str(outcome)
+
+
+@pytest.mark.parametrize("worker_type", WORKERS)
 def test_a_task_that_computes_for_three_leases_runs_once(worker_type: str, tmp_path: Path) -> None:
     outcome = play(scenarios.computing(worker_type), tmp_path)
     assert outcome.report.ok, str(outcome)

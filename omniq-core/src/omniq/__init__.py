@@ -11,7 +11,6 @@ Everything here is imported when it is first used.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from omniq.exports import lazy
@@ -50,5 +49,3 @@ __all__ = [
     "__version__",
     "current_task",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides what is shown

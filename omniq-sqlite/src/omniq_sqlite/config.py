@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from omniq.errors import ConfigError
-from omniq.models.config import DEFAULT_PROJECT, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
+from omniq.models.config import (
+    DEFAULT_PROJECT,
+    EventStorageConfig,
+    Name,
+    NotNegative,
+    ResultStorageConfig,
+    TaskQueueConfig,
+)
 
 DEFAULT_BASE_DIR = ".omniq"
 
 Synchronous = Literal["FULL", "NORMAL"]
-Seconds = Annotated[float, Meta(ge=0)]
 
 
 class DatabaseSettings(Struct, frozen=True):
@@ -32,7 +38,7 @@ class SQLiteConfig:
 
     __slots__ = ()
 
-    project_name: str | None
+    project_name: Name | None
     base_dir: str | None
     path: str | None
     synchronous: Synchronous
@@ -91,7 +97,7 @@ class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=
     """The file itself; it wins over `base_dir`."""
     synchronous: Synchronous = "FULL"
     """FULL: a commit survives a power loss; NORMAL: the death of the process only, but it's faster."""
-    busy_timeout: Seconds = 10.0
+    busy_timeout: NotNegative = 10.0
     """Seconds to wait for another process's write lock before `StoreUnavailable`."""
 
 
@@ -101,7 +107,7 @@ class SQLiteResultStorageConfig(SQLiteConfig, ResultStorageConfig, frozen=True, 
     base_dir: str | None = None
     path: str | None = None
     synchronous: Synchronous = "FULL"
-    busy_timeout: Seconds = 10.0
+    busy_timeout: NotNegative = 10.0
 
 
 class SQLiteEventStorageConfig(SQLiteConfig, EventStorageConfig, frozen=True, kw_only=True):
@@ -110,4 +116,4 @@ class SQLiteEventStorageConfig(SQLiteConfig, EventStorageConfig, frozen=True, kw
     base_dir: str | None = None
     path: str | None = None
     synchronous: Synchronous = "FULL"
-    busy_timeout: Seconds = 10.0
+    busy_timeout: NotNegative = 10.0

@@ -8,6 +8,10 @@ from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Struct
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
+from omniq.events.facade import EventStorage
+from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
@@ -111,3 +115,23 @@ def _event(row: _EventRow) -> TaskEvent:
         attempt=row.attempt,
         data=row.data or {},
     )
+
+
+class AsyncSQLiteEventStorage(Configured, AsyncEventStorage[SQLiteEventStorageConfig]):
+    """Events in a SQLite file. Takes the fields of `SQLiteEventStorageConfig`."""
+
+    config_class = SQLiteEventStorageConfig
+
+    @configured_by(SQLiteEventStorageConfig)
+    def __init__(self, config: SQLiteEventStorageConfig) -> None:
+        super().__init__(SQLiteEventStore, config)
+
+
+class SQLiteEventStorage(Configured, EventStorage):
+    """`AsyncSQLiteEventStorage` with methods that block; `aio` is its async core."""
+
+    config_class = SQLiteEventStorageConfig
+
+    @configured_by(SQLiteEventStorageConfig)
+    def __init__(self, config: SQLiteEventStorageConfig) -> None:
+        super().__init__(AsyncSQLiteEventStorage.from_config(config))

@@ -12,6 +12,10 @@ from functools import partial
 from typing import ClassVar
 
 from omniq import clock
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.facade import TaskQueue
 from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
@@ -31,9 +35,10 @@ from omniq.storage.records import (
 
 from omniq_sqlite.adding import add_tasks
 from omniq_sqlite.claiming import any_lapsed, claim_tasks, extend_leases, reap_tasks
-from omniq_sqlite.config import SQLiteTaskQueueConfig
+from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.finding import count_tasks, fetch_children, find_tasks, purge_tasks, select_old
+from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.schedules import delete_schedule, fetch_schedules, fire, put_schedule
 from omniq_sqlite.settling import settle
 from omniq_sqlite.watching import next_due
@@ -54,6 +59,14 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         super().__init__(config)
         self._idle = True
         """The last claim found nothing: look before the next one takes the write lock."""
+        self._results = SQLiteResultStore(
+            SQLiteResultStorageConfig(
+                path=config.file, synchronous=config.synchronous, busy_timeout=config.busy_timeout
+            )
+        )
+
+    def result_storage(self) -> SQLiteResultStore:
+        return self._results
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         if not tasks:
@@ -144,3 +157,23 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         """Wake this process's waiters at once. What is due later, or elsewhere, is the watcher's business."""
         if any_due:
             hints.tasks_added(self.location)
+
+
+class AsyncSQLiteTaskQueue(Configured, AsyncTaskQueue[SQLiteTaskQueueConfig]):
+    """A task queue in a SQLite file. Takes the fields of `SQLiteTaskQueueConfig`."""
+
+    config_class = SQLiteTaskQueueConfig
+
+    @configured_by(SQLiteTaskQueueConfig)
+    def __init__(self, config: SQLiteTaskQueueConfig) -> None:
+        super().__init__(SQLiteQueueStore, config)
+
+
+class SQLiteTaskQueue(Configured, TaskQueue):
+    """`AsyncSQLiteTaskQueue` with methods that block; `aio` is its async core."""
+
+    config_class = SQLiteTaskQueueConfig
+
+    @configured_by(SQLiteTaskQueueConfig)
+    def __init__(self, config: SQLiteTaskQueueConfig) -> None:
+        super().__init__(AsyncSQLiteTaskQueue.from_config(config))

@@ -11,7 +11,11 @@ from typing import ClassVar
 import msgspec
 from msgspec import Struct
 from omniq import clock
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
 from omniq.models.state import TaskState
+from omniq.results.engine import AsyncResultStorage
+from omniq.results.facade import ResultStorage
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
@@ -186,3 +190,23 @@ def _ttl(row: _ResultRow) -> float | None:
 
 def _any_expired(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute(_ANY_EXPIRED, (clock.now(),)).fetchone()[0])
+
+
+class AsyncSQLiteResultStorage(Configured, AsyncResultStorage[SQLiteResultStorageConfig]):
+    """Results in a SQLite file. Takes the fields of `SQLiteResultStorageConfig`."""
+
+    config_class = SQLiteResultStorageConfig
+
+    @configured_by(SQLiteResultStorageConfig)
+    def __init__(self, config: SQLiteResultStorageConfig) -> None:
+        super().__init__(SQLiteResultStore, config)
+
+
+class SQLiteResultStorage(Configured, ResultStorage):
+    """`AsyncSQLiteResultStorage` with methods that block; `aio` is its async core."""
+
+    config_class = SQLiteResultStorageConfig
+
+    @configured_by(SQLiteResultStorageConfig)
+    def __init__(self, config: SQLiteResultStorageConfig) -> None:
+        super().__init__(AsyncSQLiteResultStorage.from_config(config))

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from msgspec.structs import asdict, replace
 
-from omniq.config.files import load_yaml
 from omniq.models.config import ComponentConfig
 from omniq.storage.base import Store
 
@@ -92,6 +91,8 @@ class Configured:
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
         """As a YAML file with the fields at its top says. Raises `ConfigError` naming file and field."""
+        from omniq.config.files import load_yaml  # only who reads YAML pays for it
+
         return cls.from_dict(load_yaml(path))
 
     @classmethod

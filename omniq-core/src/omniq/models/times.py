@@ -38,4 +38,4 @@ def timestamp(name: str, value: dt.datetime | None) -> float | None:
 
 def as_datetime(value: float | None) -> dt.datetime | None:
     """Seconds since the epoch as an aware datetime in UTC."""
-    return None if value is None else dt.datetime.fromtimestamp(value, dt.timezone.utc)
+    return None if value is None else dt.datetime.fromtimestamp(value, dt.UTC)

@@ -66,7 +66,8 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         self.serialization = self.security.manager()
         self.events: AsyncEventLogger | None = None
         self.requests = RequestBuilder(self.serialization, config.queue_names, defaults or TaskDefaults())
-        self._results: BaseResultStorage | None = None
+        self._given_results: BaseResultStorage | None = None
+        self._own_results: BaseResultStorage | None = None
         self._adds = PerLoop(lambda: Batcher(self._add))
         self.scheduler = AsyncScheduler(self)
 
@@ -85,13 +86,20 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
     @property
     def results(self) -> BaseResultStorage | None:
         """Where results go: what was set by `use_results`, else where the queue is."""
-        if self._results is None:
-            self._results = self.store.result_storage()
-        return self._results
+        if self._given_results is not None:
+            return self._given_results
+        if self._own_results is None:
+            self._own_results = self.store.result_storage()
+        return self._own_results
 
     def use_results(self, results: BaseResultStorage) -> None:
-        """Let results go to this storage."""
-        self._results = results
+        """Let results go to this storage; whoever gives it closes it."""
+        self._given_results = results
+
+    async def close(self) -> None:
+        if self._own_results is not None:
+            await self._own_results.close()
+        await super().close()
 
     @property
     def settler(self) -> Settler:

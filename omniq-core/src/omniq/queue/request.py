@@ -153,8 +153,7 @@ class RequestBuilder:
         """The name, if it is declared; a task in an undeclared queue would wait for ever."""
         if name not in self._queues:
             raise InvalidTask(
-                f"queue_name: {name!r} isn't one of the declared queues ({self._queue_list}); "
-                f"add it with queues=[…]"
+                f"queue_name: {name!r} isn't one of the declared queues ({self._queue_list}); add it with queues=[…]"
             )
         return name
 

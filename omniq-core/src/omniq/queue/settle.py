@@ -17,6 +17,9 @@ RESULT_TTL = 86_400.0
 """Seconds for which a result is kept that nobody said anything about."""
 
 
+DUE = (TaskState.PENDING, TaskState.SCHEDULED)
+
+
 class Settler:
     """Applies changes that carry results.
 
@@ -59,7 +62,7 @@ def ending(
     return Change(
         task_id=record.id,
         to=to,
-        from_states=(record.state,),
+        from_states=DUE if record.state in DUE else (record.state,),
         epoch=record.epoch,
         if_expired=if_expired,
         result=ResultRecord(

@@ -3,7 +3,11 @@
 Everything is batch-first, and everything crosses as bytes, times and durations. A method returns one
 answer per item, in order. What a store can't do it says by `UnsupportedCapability`; what it can't reach
 by `StoreUnavailable`; what it refuses by `StoreError`: never by an error of its driver. Every method may
-be called from any event loop; connections are per loop. A cancelled call may have taken effect.
+be called from any event loop; connections are per loop. A cancelled call may have taken effect. A limit of
+0 hands out, finds or deletes nothing.
+
+Ids are printable text of 1 to 255 characters, queue names `omniq.models.config.NAME`; where ids are ordered,
+it is by code point.
 
 `omniq.testing.conformance` is the executable form of this page.
 """
@@ -107,6 +111,7 @@ class BaseTaskQueue(Store):
         """Apply each change whose conditions hold: the one write by which tasks end, retry, go back or cancel.
 
         A change is decided by `omniq.storage.rules.decide`; deciding and writing are one atomic step per task.
+        Several changes of one task apply in order.
         A change's `result` is stored in that same step (only with `ATOMIC_RESULTS`, else
         `UnsupportedCapability`), and not when the change isn't applied.
         """
@@ -131,7 +136,8 @@ class BaseTaskQueue(Store):
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete up to `limit` tasks that ended more than `older_than` seconds ago; returns how many.
 
-        A task that a WAITING child depends on is kept.
+        A task that a WAITING child depends on is kept; a child that is being added at the same time either
+        keeps it or finds an UNKNOWN_PARENT.
         """
 
     @abstractmethod
@@ -157,8 +163,9 @@ class BaseTaskQueue(Store):
     async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
         """Add this slot's task and move the schedule to `next_run`, if its version is `if_version`.
 
-        Returns whether this call did it. The task's id is derived from the slot and added idempotently, so
-        that a store which can't do both in one step may add first and move then.
+        Returns whether this call did it; at a version that is known to be past, it adds nothing. The task's id
+        is derived from the slot and added idempotently, so that a store which can't do both in one step may add
+        first and move then.
         """
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:

@@ -97,7 +97,9 @@ class Change(Struct, frozen=True, kw_only=True):
 
     task_id: str
     to: TaskState
+    """PENDING or a terminal state; not looked at with `request_cancel`."""
     from_states: tuple[TaskState, ...]
+    """Name PENDING and SCHEDULED together: which of the two a task that has come due reads as is the store's choice."""
     epoch: int | None = None
     """The epoch that the task must have; None only where no claim is at stake."""
     delay: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections import deque
 
@@ -21,6 +22,7 @@ class LoopRunner(Runner):
     def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
         super().__init__(desk, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._free = max_workers
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._sync: deque[Job] = deque()
@@ -42,30 +44,37 @@ class LoopRunner(Runner):
             self._slots.stop_job(job, why)
         elif job.ended_by is None:
             job.ended_by = why
-            if job.context is not None:
+            if job.context is not None:  # else it hasn't begun and won't
                 job.context.cancel()
-            task.cancel()
+                task.cancel()
 
     async def close(self) -> None:
         for job in list(self._tasks):
             self.stop_job(job, End.RELEASED)
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_PATIENCE)
+        while (job := self._take_sync()) is not None:
+            self._ended(job, Ran(end=End.RELEASED))
         give_up_all(self._slots)
 
     def _start(self, job: Job) -> None:
         call = self.execution.load(job)
         if isinstance(call, Ran):
-            self._ended(job, call)
+            self._free += 1
+            self.desk.done(job, call)
         elif inspect.iscoroutinefunction(call.func):
-            self._tasks[job] = self._loop.create_task(self._run(job, call))
+            # A copy of the worker's own context: whoever wakes this up may be in that of another task.
+            self._tasks[job] = self._loop.create_task(self._run(job, call), context=self._context.copy())
         else:
             self._sync.append(job)
             self._slots.wake()
 
     async def _run(self, job: Job, call: LoadedCall) -> None:
-        self.on_start(job)
-        ran = await self.execution.run_async(job, call)
+        if job.ended_by is None:
+            self.on_start(job)
+            ran = await self.execution.run_async(job, call)
+        else:
+            ran = Ran(end=job.ended_by)
         del self._tasks[job]
         self._ended(job, ran)
 

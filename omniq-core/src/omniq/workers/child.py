@@ -6,7 +6,6 @@ parent's `__main__`, so that a script needs no `if __name__ == "__main__"` guard
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import os
 import signal
@@ -102,7 +101,7 @@ def _run(job: Job, execution: Execution, loop: ThreadLoop) -> Ran:
         return call
     # The parent's clock enforces the timeout, by killing this process.
     await_ = functools.partial(loop.run, timeout=None)
-    return contextvars.copy_context().run(execution.run_sync, job, call, await_)
+    return execution.run_sync(job, call, await_)
 
 
 def _die_with(parent: int) -> None:

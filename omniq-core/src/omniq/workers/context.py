@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from typing import Any
 
 from omniq.errors import NoCurrentTask
+from omniq.models.task import Call
+from omniq.storage.records import TaskRecord
 
 
 class TaskContext:
     """The task that is running here: `omniq.current_task()`."""
 
     __slots__ = (
-        "_cancel",
+        "_cancelled",
         "attempt",
         "deadline",
         "epoch",
@@ -24,29 +25,18 @@ class TaskContext:
         "schedule_id",
     )
 
-    def __init__(
-        self,
-        *,
-        id: str,
-        queue_name: str,
-        attempt: int,
-        max_retries: int,
-        epoch: int,
-        timeout: float | None,
-        metadata: dict[str, Any],
-        schedule_id: str | None,
-    ) -> None:
-        self.id = id
-        self.queue_name = queue_name
-        self.attempt = attempt
+    def __init__(self, record: TaskRecord, call: Call) -> None:
+        self.id = record.id
+        self.queue_name = record.queue_name
+        self.attempt = record.attempts + 1
         """1 for the first attempt."""
-        self.max_retries = max_retries
-        self.epoch = epoch
+        self.max_retries = call.max_retries
+        self.epoch = record.epoch
         """Rises with every claim: a fencing token for the task's own writes elsewhere."""
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.deadline = None if call.timeout is None else time.monotonic() + call.timeout
         """On `time.monotonic()`'s clock; None when the task has no timeout."""
-        self.metadata = metadata
-        self.schedule_id = schedule_id
+        self.metadata = call.metadata
+        self.schedule_id = record.schedule_id
         self._cancelled = False
 
     @property

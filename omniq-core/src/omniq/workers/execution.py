@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any
 
 from omniq import clock
@@ -34,32 +35,31 @@ class Execution:
             return failure(job, error)
 
     async def run_async(self, job: Job, call: LoadedCall) -> Ran:
-        """Run an async function on the running loop."""
-        token = self._enter(job)
+        """Run an async function on the running loop, in a task and so in a context of its own."""
         try:
+            self._enter(job)
             value = await within(job.call.timeout, call.func(*call.args, **call.kwargs))
             return self._success(job, value)
         except BaseException as error:
             return failure(job, error)
-        finally:
-            current.reset(token)
 
     def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
-        """Run any function on this thread; what it awaits runs through `await_`."""
-        token = self._enter(job)
+        """Run any function on this thread, in a context of its own; what it awaits runs through `await_`."""
+        return copy_context().run(self._run_sync, job, call, await_)
+
+    def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
         try:
+            self._enter(job)
             value = call.func(*call.args, **call.kwargs)
             if inspect.isawaitable(value):
                 value = await_(value)
             return self._success(job, value)
         except BaseException as error:
             return failure(job, error)
-        finally:
-            current.reset(token)
 
-    def _enter(self, job: Job) -> Any:
+    def _enter(self, job: Job) -> None:
         job.started_at = clock.now()
-        return current.set(job.make_context())
+        current.set(job.make_context())
 
     def _success(self, job: Job, value: Any) -> Ran:
         try:

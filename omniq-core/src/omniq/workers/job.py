@@ -72,15 +72,5 @@ class Job:
 
     def make_context(self) -> TaskContext:
         """The context that the task sees; its deadline counts from now."""
-        record, call = self.record, self.call
-        self.context = TaskContext(
-            id=record.id,
-            queue_name=record.queue_name,
-            attempt=self.attempt,
-            max_retries=call.max_retries,
-            epoch=record.epoch,
-            timeout=call.timeout,
-            metadata=call.metadata,
-            schedule_id=record.schedule_id,
-        )
+        self.context = TaskContext(self.record, self.call)
         return self.context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import logging
@@ -141,8 +140,7 @@ class ThreadSlots:
             if job.call.timeout is not None:
                 self._loop.call_soon_threadsafe(self._arm, job, call)
             await_ = functools.partial(me.loop.run, timeout=job.call.timeout)
-            # A copy, so that context variables set by one task don't reach the next.
-            ran = contextvars.copy_context().run(self._execution.run_sync, job, call, await_)
+            ran = self._execution.run_sync(job, call, await_)
         with self._lock:
             given_up = self._running.pop(job, None) is None
         if not given_up:

@@ -26,6 +26,8 @@ NUMBERS = st.integers(0, 11)
 OFFSETS = st.sampled_from([0, 0, 0, -1, 1])
 """How far an epoch or a version is from the right one: mostly not at all."""
 SECONDS = st.sampled_from([0.0, 1000.0, 2000.0])
+SLOTS = st.sampled_from([None, -500.0, 500.0, 1500.0])
+"""Seconds from now to a schedule's next slot, if it has one."""
 LEASES = st.sampled_from([1000.0, 3000.0])
 LIMITS = st.integers(1, 4)
 ENDS = st.sampled_from(sorted(TERMINAL))

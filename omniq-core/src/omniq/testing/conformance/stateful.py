@@ -43,7 +43,7 @@ class Bench(Struct, frozen=True):
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call on the store's loop and wait for its answer, but not for ever."""
-        return asyncio.run_coroutine_threadsafe(call, self.loop).result(timeout=PATIENCE)
+        return asyncio.run_coroutine_threadsafe(call, self.loop).result(timeout=6 * PATIENCE)
 
     async def clear(self) -> None:
         """Empty the store by its own means, which tests them too."""
@@ -150,7 +150,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ── schedules ────────────────────────────────────────────────────────────
 
-    @rule(schedule_id=st.sampled_from(c.SCHEDULE_IDS), after=st.none() | c.SECONDS, paused=st.booleans())
+    @rule(schedule_id=st.sampled_from(c.SCHEDULE_IDS), after=c.SLOTS, paused=st.booleans())
     def put_schedule(self, schedule_id: str, after: float | None, paused: bool) -> None:
         self._put_schedule(schedule_id, self.schedules.version(schedule_id), after, paused=paused)
 
@@ -166,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         schedule_id=st.sampled_from(c.SCHEDULE_IDS),
         slot=st.sampled_from(c.SLOT_IDS),
-        after=st.none() | c.SECONDS,
+        after=c.SLOTS,
         offset=c.OFFSETS,
     )
     def fire(self, schedule_id: str, slot: str, after: float | None, offset: int) -> None:

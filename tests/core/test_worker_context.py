@@ -1,0 +1,102 @@
+"""What a task sees of itself, what it leaves to the next one, and what is called after its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omniq import AsyncOmniQ, current_task
+from omniq.errors import NoCurrentTask, SerializationError, TaskFailed
+
+from tests.core import tasks
+from tests.core.support import KINDS, SOON, Place, front_door, lines, results_of, until, working
+
+
+@pytest.mark.parametrize("func", [tasks.describe, tasks.describe_async])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_knows_about_itself(oq: AsyncOmniQ, kind: str, func: Callable[[], Any]) -> None:
+    task_id = await oq.enqueue(
+        func, queue_name="high", metadata={"user": 17}, max_retries=4, timeout=60, task_id=f"me-{kind}"
+    )
+    async with working(oq, kind):
+        assert await oq.get_result(task_id, timeout=SOON) == {
+            "id": task_id,
+            "queue_name": "high",
+            "attempt": 1,
+            "max_retries": 4,
+            "epoch": 1,
+            "metadata": {"user": 17},
+            "schedule_id": None,
+            "cancelled": False,
+            "has_time_left": True,
+        }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_of_many_tasks_in_one_slot_knows_about_itself(place: Place, kind: str) -> None:
+    async with front_door(place) as oq:
+        ids = [await oq.enqueue(func) for func in [tasks.describe_async, tasks.describe] * 4]
+        async with working(oq, kind, max_workers=1):
+            assert [found["id"] for found in await results_of(oq, ids)] == ids
+
+
+@pytest.mark.parametrize("func", [tasks.stain, tasks.stain_async])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_context_variables_do_not_reach_the_next_task(
+    oq: AsyncOmniQ, kind: str, func: Callable[[str], Any]
+) -> None:
+    ids = [await oq.enqueue(func, [f"stain {n}"]) for n in range(6)]
+    async with working(oq, kind, max_workers=1, prefetch=6):
+        assert await results_of(oq, ids) == ["clean"] * 6
+
+
+async def test_outside_a_task_there_is_no_current_one(oq: AsyncOmniQ) -> None:
+    async with working(oq, "async") as pool:
+        await oq.enqueue(tasks.nothing_async)
+        await pool.drain()
+        with pytest.raises(NoCurrentTask):
+            current_task()
+
+
+class TestCallbacks:
+    @pytest.mark.parametrize("callback", [tasks.called_back, tasks.called_back_async])
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_success_is_told_with_the_result(
+        self, oq: AsyncOmniQ, log: Path, kind: str, callback: Callable[..., Any]
+    ) -> None:
+        task_id = await oq.enqueue(tasks.echo, [f"{log}|fine"], on_success=callback, on_failure=tasks.fail_as_callback)
+        async with working(oq, kind):
+            await oq.get_result(task_id, timeout=SOON)
+        assert lines(log) == [f"success:{task_id}:fine"]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_failure_is_told_once_after_the_last_attempt(self, oq: AsyncOmniQ, log: Path, kind: str) -> None:
+        task_id = await oq.enqueue(
+            tasks.fail,
+            [f"{log}|broken"],
+            on_failure=tasks.called_back,
+            on_success=tasks.fail_as_callback,
+            max_retries=2,
+            retry_delay=0.01,
+        )
+        async with working(oq, kind):
+            with pytest.raises(TaskFailed):
+                await oq.get_result(task_id, timeout=SOON)
+        assert lines(log) == [f"error:{task_id}:broken"]
+
+    @pytest.mark.parametrize("callback", [tasks.fail_as_callback, tasks.exit_as_callback])
+    async def test_a_callback_that_raises_hurts_nobody(
+        self, oq: AsyncOmniQ, log: Path, callback: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        task_id = await oq.enqueue(tasks.echo, [str(log)], on_success=callback)
+        async with working(oq, "async"):
+            assert await oq.get_result(task_id, timeout=SOON) == str(log)
+            await until(lambda: f"task {task_id}: its callback" in caplog.text)
+            assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
+        assert lines(log) == [str(log)]
+
+    async def test_a_callback_that_no_worker_can_import_is_refused(self, oq: AsyncOmniQ) -> None:
+        with pytest.raises(SerializationError, match="on_success"):
+            await oq.enqueue(tasks.nothing, on_success=lambda result: None)

@@ -1,0 +1,102 @@
+"""Tasks that fail in every way that Python knows don't hurt the worker or the tasks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omniq import AsyncOmniQ
+from omniq.errors import TaskFailed
+from omniq.models import TaskState
+
+from tests.core import tasks
+from tests.core.support import KINDS, SOON, lines, results_of, working
+
+WAYS: dict[Callable[..., Any], tuple[str, str]] = {
+    tasks.exit_politely: ("SystemExit", "bye"),
+    tasks.exit_politely_async: ("SystemExit", "bye"),
+    tasks.interrupt: ("KeyboardInterrupt", ""),
+    tasks.interrupt_async: ("KeyboardInterrupt", ""),
+    tasks.cancel_itself: ("asyncio.exceptions.CancelledError", ""),
+    tasks.cancel_itself_async: ("asyncio.exceptions.CancelledError", ""),
+    tasks.recurse: ("RecursionError", "maximum recursion depth exceeded"),
+    tasks.fail_unprintably: ("tests.core.tasks.Unprintable", "its text can't be had"),
+    tasks.fail_with_half_a_character: ("ValueError", "half of one"),
+}
+"""By which error a task fails, and what its text begins with or says."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_error_of_a_task_ends_the_worker(oq: AsyncOmniQ, kind: str) -> None:
+    ids = {func: await oq.enqueue(func) for func in WAYS}
+    async with working(oq, kind, max_workers=1) as pool:
+        for func, (error_type, text) in WAYS.items():
+            with pytest.raises(TaskFailed) as failed:
+                await oq.get_result(ids[func], timeout=SOON)
+            assert failed.value.error_type == error_type
+            assert text in failed.value.error_message
+            assert func.__name__ in failed.value.remote_traceback
+        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
+        assert not pool.finished.is_set()
+    assert {(task.attempts, task.crashes) for task in await oq.list_dead()} == {(1, 0)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_called_and_awaited_runs_everywhere(oq: AsyncOmniQ, kind: str) -> None:
+    ids = [
+        await oq.enqueue(tasks.return_an_awaitable, [1, 2]),
+        await oq.enqueue(tasks.Adder(3), [4]),
+        await oq.enqueue(tasks.Adder, [5]),
+    ]
+    async with working(oq, kind):
+        awaited, called, made = await results_of(oq, ids)
+    assert (awaited, called) == (3, 7)
+    assert isinstance(made, tasks.Adder)
+    assert made.x == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_result_that_cannot_be_stored_fails_at_once(oq: AsyncOmniQ, log: Path, kind: str) -> None:
+    task_id = await oq.enqueue(tasks.return_a_generator, [str(log)], max_retries=5, retry_delay=0.01)
+    async with working(oq, kind):
+        with pytest.raises(TaskFailed, match="generator") as failed:
+            await oq.get_result(task_id, timeout=SOON)
+    assert failed.value.error_type == "omniq.errors.SerializationError"
+    assert len(lines(log)) == 1
+    task = await oq.get_task(task_id)
+    assert (task.state, task.attempts) == (TaskState.ERROR, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_text_that_is_no_unicode_is_a_result_like_any_other(oq: AsyncOmniQ, kind: str) -> None:
+    task_id = await oq.enqueue(tasks.return_half_a_character)
+    async with working(oq, kind):
+        assert await oq.get_result(task_id, timeout=SOON) == "\ud83d"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_tasks_whose_function_is_missing_do_not_end_the_worker(
+    oq: AsyncOmniQ, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "gone", tasks.add, raising=False)
+    monkeypatch.setattr(tasks.add, "__qualname__", "gone")
+    bad = [await oq.enqueue(tasks.add, [n, 1]) for n in range(10)]
+    monkeypatch.undo()
+    assert (await oq.get_task(bad[0])).func == "tests.core.tasks:gone"
+    good = await oq.enqueue(tasks.add, [1, 2])
+    async with working(oq, kind, max_workers=1, prefetch=1500):
+        for task_id in bad:
+            with pytest.raises(TaskFailed, match="gone") as failed:
+                await oq.get_result(task_id, timeout=SOON)
+            assert failed.value.error_type == "omniq.errors.FunctionNotFound"
+        assert await oq.get_result(good, timeout=SOON) == 3
+
+
+async def test_a_thousand_tasks_that_cannot_be_loaded_at_once(oq: AsyncOmniQ) -> None:
+    calls = 1200
+    ids = [f"t{n}" for n in range(calls)]
+    for id_ in ids:
+        await oq.enqueue(tasks.nothing, task_id=id_)
+    assert ids
