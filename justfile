@@ -1,5 +1,7 @@
 # One-word tasks: `uv run just TASK`. What CI does is `.ci/run`.
 
+set positional-arguments
+
 # The uv that runs this, wherever it is.
 uv := env("UV", "uv")
 
@@ -26,7 +28,7 @@ arch:
 
 # Run all tests, or those that the arguments select.
 test *ARGS:
-    {{uv}} run pytest {{ARGS}}
+    {{uv}} run pytest "$@"
 
 # Run every example in the README and in docs/.
 docs:
@@ -38,8 +40,8 @@ pin:
 
 # Compare the speed with a peer and with a bare probe of the same store.
 bench *ARGS="sqlite":
-    {{uv}} run python benchmarks/compare.py {{ARGS}}
+    {{uv}} run python benchmarks/compare.py "$@"
 
 # Kill workers for as long as you like, and check every promise afterwards.
 soak *ARGS:
-    {{uv}} run python -m tests.reliability.soak {{ARGS}}
+    {{uv}} run python -m tests.reliability.soak "$@"

@@ -8,9 +8,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlparse
 
 from measure import TASKS, report
@@ -87,14 +89,14 @@ def main(what: str, kind: str = "async") -> None:
     if what == "import":
         import_time()
         return
-    coroutine = {
+    measurements: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "enqueue": partial(enqueue, kind),
         "concurrent": concurrent,
         "work": partial(work, kind),
         "latency": latency,
-    }[what]
+    }
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(coroutine())
+        runner.run(measurements[what]())
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def poison(worker_type: str, *, innocents: int = 100, poisonous: int = 2, seed: 
 
 
 def crowd(worker_type: str, *, tasks: int = 400, seed: int = 1, plant: str = "") -> Scenario:
-    """Many short tasks and workers that get in each other's way, but nothing fails."""
-    naps = [_napping(worker_type, n, seconds=0.005) for n in range(tasks)]
+    """Many short async tasks and workers that get in each other's way, but nothing fails."""
+    naps = [Planned(id=f"t{n:05d}", func=work.nap, args=(0.005,)) for n in range(tasks)]
     return Scenario(tasks=naps, worker_type=worker_type, seed=seed, plant=plant)
 
 

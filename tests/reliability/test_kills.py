@@ -67,8 +67,9 @@ def test_every_slot_of_a_schedule_is_fired_once(tmp_path: Path) -> None:
     assert outcome.report.tasks > 22, "the schedule fired less than three times"
 
 
-def test_workers_in_each_others_way_have_no_trouble(tmp_path: Path) -> None:
-    outcome = play(scenarios.crowd("async"), tmp_path)
+@pytest.mark.parametrize("worker_type", WORKERS)
+def test_workers_in_each_others_way_have_no_trouble(worker_type: str, tmp_path: Path) -> None:
+    outcome = play(scenarios.crowd(worker_type), tmp_path)
     assert outcome.report.ok, str(outcome)
     assert not outcome.complaints, str(outcome)
 

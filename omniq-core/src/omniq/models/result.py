@@ -51,7 +51,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
         raise TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 
-class Outcome(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True):
+class Outcome(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a task ended: the part of a result that stores carry as opaque bytes."""
 
     value: bytes = b""

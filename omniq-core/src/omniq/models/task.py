@@ -56,7 +56,7 @@ class Task(Struct, frozen=True, kw_only=True, eq=False):
         return f"Task(id={self.id!r}, func={self.func!r}, queue_name={self.queue_name!r}, state={self.state.value!r})"
 
 
-class Call(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True):
+class Call(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a task runs and how: the part of a task that stores carry as opaque bytes."""
 
     func: str

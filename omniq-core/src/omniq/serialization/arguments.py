@@ -34,9 +34,10 @@ class ArgumentCodec:
 
     def unpack(self, func: Function, format: str, data: bytes) -> LoadedCall:
         """The function with its arguments. Raises what `ValueCodec.load` does."""
-        match self._values.load(format, data):
-            case [list(args), dict(kwargs)]:
-                return LoadedCall(func, args, kwargs)
+        packed = self._values.load(format, data)
+        # Spelt out, since a match statement would take longer than the decoding.
+        if type(packed) is list and len(packed) == 2 and type(packed[0]) is list and type(packed[1]) is dict:
+            return LoadedCall(func, packed[0], packed[1])
         raise CorruptPayload(f"arguments of {display_name(func)}: expected a list and a dict")
 
     def pack_with_function(self, func: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,8 @@
-"""What crosses the contract: bytes, times and durations; never a callable."""
+"""What crosses the contract: bytes, times and durations; never a callable.
+
+The records that are made by the thousand hold no containers that could form a cycle, and so stay out of the
+garbage collector's sight (`gc=False`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from msgspec import Struct
 from omniq.models.state import TaskState
 
 
-class NewTask(Struct, frozen=True, kw_only=True):
+class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     """A task to add. The store turns durations into times on its own clock."""
 
     id: str
@@ -27,7 +31,7 @@ class NewTask(Struct, frozen=True, kw_only=True):
     schedule_id: str | None = None
 
 
-class TaskRecord(Struct, frozen=True, kw_only=True):
+class TaskRecord(Struct, frozen=True, kw_only=True, gc=False):
     """A task as the store holds it. Times are seconds since the epoch on the store's clock."""
 
     id: str
@@ -61,21 +65,21 @@ class Added(StrEnum):
     """One of `depends_on` isn't there; nothing was stored of this task."""
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, gc=False):
     """A claim that a worker holds: the task's id and the epoch of the claim."""
 
     task_id: str
     epoch: int
 
 
-class LeaseStatus(Struct, frozen=True):
+class LeaseStatus(Struct, frozen=True, gc=False):
     """What `extend` found of one lease."""
 
     held: bool
     cancel_requested: bool = False
 
 
-class ResultRecord(Struct, frozen=True, kw_only=True):
+class ResultRecord(Struct, frozen=True, kw_only=True, gc=False):
     """How a task ended, as the store holds it."""
 
     task_id: str
@@ -92,7 +96,7 @@ class ResultRecord(Struct, frozen=True, kw_only=True):
     """Set by the store."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Change(Struct, frozen=True, kw_only=True, gc=False):
     """One compare-and-set on a task: if it is in `from_states` (and at `epoch`), it goes to `to`."""
 
     task_id: str
@@ -130,7 +134,7 @@ class ChangeStatus(StrEnum):
     """There is no task of that id."""
 
 
-class Changed(Struct, frozen=True):
+class Changed(Struct, frozen=True, gc=False):
     """What became of one change, and whether the task has children that may now be released."""
 
     status: ChangeStatus

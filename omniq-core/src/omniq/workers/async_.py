@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
+import sys
 from collections import deque
+from collections.abc import Coroutine
+from contextvars import Context, copy_context
+from typing import Any
 
 from omniq.serialization.calls import LoadedCall
 from omniq.workers.base import Worker
@@ -22,7 +25,8 @@ class LoopRunner(Runner):
     def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
         super().__init__(desk, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
+        self._context = copy_context()
+        self._waking = False
         self._free = max_workers
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._sync: deque[Job] = deque()
@@ -34,9 +38,18 @@ class LoopRunner(Runner):
         self._slots.on_start = self.on_start
 
     def wake(self) -> None:
-        while self._free > 0 and (job := self.desk.take()) is not None:
-            self._free -= 1
-            self._start(job)
+        if self._waking:  # a task has ended while it was being started below: that loop goes on
+            return
+        self._waking = True
+        try:
+            for _ in range(BURST):
+                if self._free == 0 or (job := self.desk.take()) is None:
+                    return
+                self._free -= 1
+                self._start(job)
+        finally:
+            self._waking = False
+        self._loop.call_soon(self.wake)
 
     def stop_job(self, job: Job, why: End) -> None:
         task = self._tasks.get(job)
@@ -53,8 +66,8 @@ class LoopRunner(Runner):
             self.stop_job(job, End.RELEASED)
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_PATIENCE)
-        while (job := self._take_sync()) is not None:
-            self._ended(job, Ran(end=End.RELEASED))
+        while (waiting := self._take_sync()) is not None:
+            self._ended(waiting, Ran(end=End.RELEASED))
         give_up_all(self._slots)
 
     def _start(self, job: Job) -> None:
@@ -64,10 +77,18 @@ class LoopRunner(Runner):
             self.desk.done(job, call)
         elif inspect.iscoroutinefunction(call.func):
             # A copy of the worker's own context: whoever wakes this up may be in that of another task.
-            self._tasks[job] = self._loop.create_task(self._run(job, call), context=self._context.copy())
+            task = self._create_task(self._run(job, call), self._context.copy())
+            if not task.done():
+                self._tasks[job] = task
         else:
             self._sync.append(job)
             self._slots.wake()
+
+    def _create_task(self, coroutine: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
+        if sys.version_info >= (3, 12):
+            # It runs up to its first wait at once, without a turn of the loop: many tasks never wait.
+            return asyncio.Task(coroutine, loop=self._loop, context=context, eager_start=True)
+        return self._loop.create_task(coroutine, context=context)
 
     async def _run(self, job: Job, call: LoadedCall) -> None:
         if job.ended_by is None:
@@ -75,7 +96,7 @@ class LoopRunner(Runner):
             ran = await self.execution.run_async(job, call)
         else:
             ran = Ran(end=job.ended_by)
-        del self._tasks[job]
+        self._tasks.pop(job, None)
         self._ended(job, ran)
 
     def _ended(self, job: Job, ran: Ran) -> None:
@@ -93,6 +114,8 @@ class LoopRunner(Runner):
         self._loop.call_soon_threadsafe(self._ended, job, ran)
 
 
+BURST = 100
+"""Tasks that are started before the loop gets its turn."""
 CANCEL_PATIENCE = 1.0
 """Seconds that a cancelled async task has to clean up when the worker closes."""
 

@@ -54,5 +54,7 @@ class CallbackManager:
                 await function(result)
             else:
                 await asyncio.to_thread(function, result)
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # a SystemExit would take the worker's loop along
             log.exception("task %s: its callback %s failed", job.record.id, reference)

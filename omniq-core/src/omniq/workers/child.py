@@ -75,6 +75,9 @@ _decode_tasks = msgspec.msgpack.Decoder(list[ChildTask]).decode
 def main() -> None:
     """Run tasks until the parent hangs up."""
     connection = Connection(int(sys.argv[1]))
+    # The parent takes the end of this line for our death: nothing that a task leaves behind may hold it open.
+    os.set_inheritable(connection.fileno(), False)
+    os.register_at_fork(after_in_child=connection.close)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     hello = msgspec.msgpack.decode(connection.recv_bytes(), type=Hello)
     sys.path[:] = hello.sys_path

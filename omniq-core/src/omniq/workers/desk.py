@@ -70,9 +70,11 @@ class Desk:
     # ── from the slots ───────────────────────────────────────────────────────
 
     def take(self) -> Job | None:
-        """The next job for a free slot."""
+        """The next job for a free slot. One that was stopped before it began is done already."""
         try:
-            return self._buffer.popleft()
+            while (job := self._buffer.popleft()).ended_by is not None:
+                self.done(job, Ran(end=job.ended_by))
+            return job
         except IndexError:
             return None
 
@@ -82,6 +84,7 @@ class Desk:
 
     def done(self, job: Job, ran: Ran) -> None:
         """Hand in what came of a job."""
+        job.done = True
         self._done.append((job, ran))
         if not self._signalled:
             self._signalled = True

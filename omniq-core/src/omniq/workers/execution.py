@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
@@ -11,10 +12,14 @@ from typing import Any
 
 from omniq import clock
 from omniq.config.security import Security
-from omniq.errors import CorruptPayload, Retry, SerializationError, SignatureError, TaskTimeout
+from omniq.errors import CorruptPayload, InvalidTask, Retry, SerializationError, SignatureError, TaskTimeout
+from omniq.models.config import TEN_YEARS
+from omniq.models.times import seconds
 from omniq.serialization.calls import LoadedCall
 from omniq.workers.context import current
 from omniq.workers.job import End, Job, Ran
+
+log = logging.getLogger("omniq.worker")
 
 Await = Callable[[Awaitable[Any]], Any]
 """Runs an awaitable to its end on a loop of this thread."""
@@ -94,9 +99,26 @@ def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
         error_type=qualified_name(type(error)),
         error_message=safe_text(error),
         traceback=remote_traceback(error),
-        delay=error.delay if isinstance(error, Retry) else None,
+        delay=_delay(error),
         started_at=job.started_at,
     )
+
+
+def _delay(error: BaseException) -> float | None:
+    """The delay that a task asked for, if it is one."""
+    if not isinstance(error, Retry):
+        return None
+    try:
+        delay = seconds("delay", error.delay)
+        return None if delay is None else min(delay, TEN_YEARS)
+    except InvalidTask as wrong:
+        log.warning("a task asks to be run again after no real time, its own backoff holds: %s", wrong)
+        return None
+
+
+def _encodable(text: str) -> str:
+    """The text with escapes for lone surrogates, which UTF-8 can't carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def qualified_name(cls: type) -> str:
@@ -107,7 +129,7 @@ def qualified_name(cls: type) -> str:
 def safe_text(error: BaseException) -> str:
     """The error's text; a task's own `__str__` may raise as well."""
     try:
-        return str(error)
+        return _encodable(str(error))
     except BaseException as second:
         return f"(its text can't be had: {type(second).__name__})"
 
@@ -118,6 +140,6 @@ def remote_traceback(error: BaseException) -> str:
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, frames))
+        return _encodable("".join(traceback.format_exception(type(error), error, frames)))
     except BaseException as second:
         return f"(the traceback can't be had: {type(second).__name__})"

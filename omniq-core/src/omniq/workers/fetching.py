@@ -20,7 +20,7 @@ from omniq.workers.runner import Runner
 
 log = logging.getLogger("omniq.worker")
 
-MAX_PREFETCH = 1000
+MAX_PREFETCH = 2000
 AHEAD = 0.1
 """Seconds of work that are claimed ahead of free slots."""
 STALE = 1.0
@@ -122,16 +122,25 @@ class Fetcher:
     # ── claiming ─────────────────────────────────────────────────────────────
 
     async def _claim(self, limit: int) -> list[TaskRecord]:
+        claim = asyncio.ensure_future(
+            self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker)
+        )
         try:
-            records = await self._store.claim(
-                self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker
-            )
+            records = await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            await self._return(claim)
+            raise
         except StoreError as error:
             log.warning("tasks can't be claimed, trying again: %s", error)
             await asyncio.sleep(self._config.poll_interval)
             return []
         self.last_fetch = time.monotonic()
         return records
+
+    async def _return(self, claim: asyncio.Future[list[TaskRecord]]) -> None:
+        """Hand back what a claim brings in whose answer this worker doesn't want any more."""
+        with suppress(StoreError):
+            self._hand_back([self._admission.admit(record)[0] for record in await claim])
 
     def _ordered(self) -> Sequence[str]:
         """The queues in the order of this claim: as configured, or drawn so that earlier ones come first more often."""
@@ -160,7 +169,11 @@ class Fetcher:
         log.info("task %s has crashed %d times: it runs alone", suspect.record.id, suspect.record.crashes)
         self._hand_back([*others, *self._desk.withdraw()])
         self._desk.hold(suspect)
-        await self._desk.until_held_at_most(1)
+        try:
+            await self._desk.until_held_at_most(1)
+        except asyncio.CancelledError:
+            self._hand_back([suspect])
+            raise
         self._desk.accept([suspect])
         self._runner.wake()
         await self._desk.until_held_at_most(0)

@@ -31,7 +31,7 @@ class End(StrEnum):
     """Its lease had passed on meanwhile: there is nothing to settle."""
 
 
-class Ran(Struct, array_like=True, kw_only=True, omit_defaults=True):
+class Ran(Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
     """What came of a run; it crosses process boundaries."""
 
     end: End
@@ -48,7 +48,7 @@ class Ran(Struct, array_like=True, kw_only=True, omit_defaults=True):
 class Job:
     """A claimed task in this worker's hands."""
 
-    __slots__ = ("alone", "call", "claimed_at", "context", "ended_by", "record", "renewed_at", "started_at")
+    __slots__ = ("alone", "call", "claimed_at", "context", "done", "ended_by", "record", "renewed_at", "started_at")
 
     def __init__(self, record: TaskRecord, call: Call, *, alone: bool = False) -> None:
         self.record = record
@@ -60,6 +60,8 @@ class Job:
         self.context: TaskContext | None = None
         self.ended_by: End | None = None
         """Why it is being stopped from outside, if it is."""
+        self.done = False
+        """Whether it has been handed in."""
 
     @property
     def lease(self) -> Lease:

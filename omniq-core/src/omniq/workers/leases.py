@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from omniq.errors import StoreError
+from omniq.errors import LeaseLost, StoreError
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import LeaseStatus
 from omniq.sync import Portal
 from omniq.workers.desk import Desk
-from omniq.workers.job import Job
+from omniq.workers.job import End, Job
 
 log = logging.getLogger("omniq.worker")
 
@@ -60,13 +60,15 @@ class LeaseKeeper:
         await self._store.close()
 
     async def _keep(self) -> None:
-        await self._store.connect()
         while True:
             await asyncio.sleep(self._lease / 6)
             try:
+                await self._store.connect()
                 await self._renew()
             except StoreError as error:
                 log.warning("leases can't be renewed, trying again: %s", error)
+            except Exception:  # whatever it is: nothing may end this loop as long as tasks run
+                log.exception("leases can't be renewed, trying again")
 
     async def _renew(self) -> None:
         now = time.monotonic()
@@ -80,7 +82,13 @@ class LeaseKeeper:
     def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> None:
         # Counted from before the request: the store may have acted on it at any time since.
         job.renewed_at = asked_at
+        if job.done:
+            return  # settling it is under way, or over: that tells what came of the lease
         if not status.held:
+            if job.ended_by is not End.LOST:
+                log.warning(
+                    "%s", LeaseLost(f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on")
+                )
             self._loop.call_soon_threadsafe(self._on_lost, job)
         elif status.cancel_requested:
             self._loop.call_soon_threadsafe(self._on_cancel, job)

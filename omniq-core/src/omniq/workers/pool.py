@@ -103,8 +103,9 @@ class AsyncWorkerPool:
         self._hand_back()
         await self._drain(self.config.grace_period if grace_period is None else grace_period)
         await self.runner.close()
-        await _cancel(settle)
+        self._hand_back()  # what came back from a process that died meanwhile
         await self._settle_rest()
+        await _cancel(settle)
         await self._leases.stop()
         await self._callbacks.close()
         if self._queue.events is not None:

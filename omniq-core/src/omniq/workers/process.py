@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
+from omniq import clock
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.workers.base import Worker
 from omniq.workers.child import READY, ChildTask, Hello
@@ -45,6 +46,9 @@ class Child:
         self.jobs: deque[Job] = deque()
         self.ready = False
         self.began = 0.0
+        self.dying = False
+        """Whether it was killed from here, or found dead."""
+        self.killed_for: Job | None = None
         self.timer: asyncio.TimerHandle | None = None
         ours, theirs = socket.socketpair()
         with theirs:
@@ -61,9 +65,12 @@ class Child:
         try:
             self._connection.send_bytes(_encode([ChildTask.of(job) for job in jobs]))
         except OSError:
-            self.process.kill()  # it is dead or dying: the reader will see it
+            self.kill()  # it is dead already: the reader will see it
 
-    def kill(self) -> None:
+    def kill(self, job: Job | None = None) -> None:
+        """Kill it because of this job; no other one is to blame."""
+        self.dying = True
+        self.killed_for = job
         self.process.kill()
 
     def close(self) -> None:
@@ -103,7 +110,7 @@ class ProcessRunner(Runner):
 
     def wake(self) -> None:
         for child in self._children:
-            if child.ready and not child.jobs:
+            if child.ready and not child.jobs and not child.dying:
                 jobs = self._chunk()
                 if not jobs:
                     return
@@ -116,7 +123,7 @@ class ProcessRunner(Runner):
             job.ended_by = why
             child = next((child for child in self._children if child.jobs and child.jobs[0] is job), None)
             if child is not None:
-                child.kill()
+                child.kill(job)
 
     async def close(self) -> None:
         self._closing = True
@@ -146,11 +153,12 @@ class ProcessRunner(Runner):
         """The child's first job has begun, as far as can be told from here."""
         job = child.jobs[0]
         child.began = time.monotonic()
+        job.started_at = clock.now()
         self.on_start(job)
         if job.ended_by is not None:
-            child.kill()
+            child.kill(job)
         elif job.call.timeout is not None:
-            child.timer = asyncio.get_running_loop().call_later(job.call.timeout, child.kill)
+            child.timer = asyncio.get_running_loop().call_later(job.call.timeout, child.kill, job)
 
     def _message(self, child: Child, data: bytes) -> None:
         if not child.ready:
@@ -175,10 +183,10 @@ class ProcessRunner(Runner):
     def _death(self, child: Child) -> None:
         child.close()
         self._children.discard(child)
-        if child.jobs:
+        if child.jobs and (not child.dying or child.killed_for is child.jobs[0]):
             job = child.jobs.popleft()
             self.desk.done(job, self._what_killed(child, job))
-            self.desk.put_back(child.jobs)
+        self.desk.put_back(child.jobs)
         if not child.ready:
             self._false_starts += 1
             if self._false_starts >= MAX_FALSE_STARTS:
@@ -189,9 +197,8 @@ class ProcessRunner(Runner):
 
     def _what_killed(self, child: Child, job: Job) -> Ran:
         if job.ended_by is not None:
-            return Ran(end=job.ended_by)
-        timeout = job.call.timeout
-        if timeout is not None and time.monotonic() - child.began >= timeout:
+            return Ran(end=job.ended_by, started_at=job.started_at)
+        if child.killed_for is job:
             return failure(job, TaskTimeout())
         log.error("task %s: its process died (exit code %s)", job.record.id, child.process.returncode)
         return Ran(end=End.CRASHED)

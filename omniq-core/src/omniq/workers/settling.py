@@ -144,12 +144,14 @@ class SettlingLoop:
         self._on_settled = on_settled
         self._settler = queue.settler
         self._children: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
         """Settle until cancelled."""
         while True:
             await self._desk.has_done.wait()
-            await self.settle(self._desk.collect(BATCH))
+            async with self._writing:
+                await self.settle(self._desk.collect(BATCH))
 
     async def settle(self, batch: Sequence[tuple[Job, Ran]]) -> None:
         """Settle one batch, however long the store takes."""
@@ -173,25 +175,24 @@ class SettlingLoop:
 
     def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
         parents: list[str] = []
+        quiet = self._queue.events is None
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
-            if outcome.status not in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
-                log.warning(
-                    "%s",
-                    LeaseLost(
-                        f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on; "
-                        f"its outcome ({ran.end}) is dropped"
-                    ),
-                )
+            if outcome.status is not ChangeStatus.APPLIED and outcome.status is not ChangeStatus.REPEATED:
+                self._lost(job, ran)
                 continue
             if outcome.has_children and change.to.is_terminal:
                 parents.append(job.record.id)
-            self._ended(job, ran, change)
+            if not (quiet and ran.end is End.SUCCESS and job.call.on_success is None):  # the common case is quiet
+                self._ended(job, ran, change)
         if parents:
             self._release_children(parents)
 
+    @staticmethod
+    def _lost(job: Job, ran: Ran) -> None:
+        lost = f"the lease of epoch {job.record.epoch} has passed on; its outcome ({ran.end}) is dropped"
+        log.warning("%s", LeaseLost(f"task {job.record.id}: {lost}"))
+
     def _ended(self, job: Job, ran: Ran, change: Change) -> None:
-        if ran.end is End.SUCCESS and job.call.on_success is None and self._queue.events is None:
-            return  # the common case, kept short
         log.debug("task %s: %s → %s", job.record.id, ran.end, change.to)
         event = EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None)
         if event is not None:
@@ -223,8 +224,13 @@ class SettlingLoop:
             log.warning("children of %d tasks aren't released yet, the sweep will: %s", len(parents), error)
 
     async def finish(self) -> None:
-        """Settle what is done by now, and see to the children."""
-        while batch := self._desk.collect(BATCH):
-            await self.settle(batch)
+        """Settle what is done by now, after the batch that is being written, and see to the children."""
+        async with self._writing:
+            while batch := self._desk.collect(BATCH):
+                await self.settle(batch)
+        await self.children_released()
+
+    async def children_released(self) -> None:
+        """Wait until the children of what has been settled may run."""
         if self._children:
             await asyncio.wait(set(self._children))

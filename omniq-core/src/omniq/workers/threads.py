@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
@@ -46,6 +47,7 @@ class ThreadSlots:
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._threads: set[_TaskThread] = set()
         self._running: dict[Job, _TaskThread] = {}
+        self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._abandoned = 0
         self._closing = False
         self.on_start: Callable[[Job], None] = lambda job: None
@@ -72,6 +74,8 @@ class ThreadSlots:
 
     def stop_job(self, job: Job, why: End) -> None:
         """Ask the task to stop: one on a thread's loop is cancelled, others see it in their context."""
+        if job.ended_by is not None:
+            return  # once is enough: a task that cleans up mustn't be cancelled again
         job.ended_by = why
         if job.context is not None:
             job.context.cancel()
@@ -88,6 +92,7 @@ class ThreadSlots:
             self._threads.discard(thread)
             self._abandoned += 1
             thread.abandoned = True
+        self._disarm(job)
         if job.context is not None:
             job.context.cancel()
         log.warning("task %s goes on running on a thread that was given up", job.record.id)
@@ -97,8 +102,9 @@ class ThreadSlots:
     def close(self) -> None:
         """Let the threads end after what they run."""
         self._closing = True
-        for _ in self._threads:
-            self._tokens.put(False)
+        with self._lock:
+            for _ in self._threads:
+                self._tokens.put(False)
 
     # ── on a thread ──────────────────────────────────────────────────────────
 
@@ -132,19 +138,22 @@ class ThreadSlots:
 
     def _run(self, job: Job, me: _TaskThread) -> None:
         self._running[job] = me
-        self.on_start(job)
-        call = self._execution.load(job)
-        if isinstance(call, Ran):
-            ran = call
-        else:
-            if job.call.timeout is not None:
-                self._loop.call_soon_threadsafe(self._arm, job, call)
-            await_ = functools.partial(me.loop.run, timeout=job.call.timeout)
-            ran = self._execution.run_sync(job, call, await_)
+        ran = self._ran(job, me) if job.ended_by is None else Ran(end=job.ended_by)
         with self._lock:
             given_up = self._running.pop(job, None) is None
         if not given_up:
+            if job.call.timeout is not None:
+                self._loop.call_soon_threadsafe(self._disarm, job)
             self._done(job, ran)
+
+    def _ran(self, job: Job, me: _TaskThread) -> Ran:
+        self.on_start(job)
+        call = self._execution.load(job)
+        if isinstance(call, Ran):
+            return call
+        if job.call.timeout is not None:
+            self._loop.call_soon_threadsafe(self._arm, job, call)
+        return self._execution.run_sync(job, call, functools.partial(me.loop.run, timeout=job.call.timeout))
 
     # ── timeouts, on the worker's loop ───────────────────────────────────────
 
@@ -152,9 +161,15 @@ class ThreadSlots:
         assert job.call.timeout is not None
         # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
         margin = 1.0 if inspect.iscoroutinefunction(call.func) else 0.0
-        self._loop.call_later(job.call.timeout + margin, self._time_out, job)
+        self._timers[job] = self._loop.call_later(job.call.timeout + margin, self._time_out, job)
+
+    def _disarm(self, job: Job) -> None:
+        timer = self._timers.pop(job, None)
+        if timer is not None:
+            timer.cancel()
 
     def _time_out(self, job: Job) -> None:
+        self._disarm(job)
         if job in self._running:
             self.give_up(job, failure(job, TaskTimeout()))
 
@@ -191,7 +206,8 @@ class ThreadLoop:
         """Run it to its end. Raises `TaskTimeout` after `timeout` seconds."""
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(self._limited(awaitable, timeout))
+        # In the caller's context: the runner's own would be that of the first task for all of them.
+        return self._runner.run(self._limited(awaitable, timeout), context=contextvars.copy_context())
 
     def cancel(self) -> None:
         """Cancel what runs; from any thread."""
