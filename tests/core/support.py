@@ -11,14 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.events import AsyncEventStorage
+from omniq.ids import new_id
 from omniq.models import EventStorageConfig, ResultStorageConfig, TaskQueueConfig, TaskState
 from omniq.queue import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage import BaseEventStorage, BaseResultStorage, BaseTaskQueue
+from omniq.storage.records import Added, NewTask
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 from omniq.workers import AsyncWorkerPool, WorkerPool
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
@@ -158,3 +161,17 @@ async def results_of(oq: AsyncOmniQ, task_ids: Sequence[str]) -> list[Any]:
 def lines(path: Path) -> list[str]:
     """What tasks have noted there."""
     return path.read_text().split() if path.exists() else []
+
+
+async def plant(oq: AsyncOmniQ, *, body: bytes | None = None, **call: Any) -> str:
+    """Add a task that `enqueue` wouldn't: with these bytes, or with these fields of its call changed."""
+    task_id, queue = new_id(), oq.task_queue
+    if body is None:
+        changed = replace(queue.serialization.build_call(noop, (), {}), **call)
+        body = queue.serialization.reseal(changed, task_id=task_id, queue_name="default")
+    assert await queue.store.add([NewTask(id=task_id, queue_name="default", body=body)]) == [Added.NEW]
+    return task_id
+
+
+def noop() -> None:
+    """Do nothing."""

@@ -95,7 +95,7 @@ class TestCallbacks:
             assert await oq.get_result(task_id, timeout=SOON) == str(log)
             await until(lambda: f"task {task_id}: its callback" in caplog.text)
             assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
-        assert lines(log) == [str(log)]
+        assert len(lines(log)) == 1
 
     async def test_a_callback_that_no_worker_can_import_is_refused(self, oq: AsyncOmniQ) -> None:
         with pytest.raises(SerializationError, match="on_success"):

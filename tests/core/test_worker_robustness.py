@@ -12,7 +12,7 @@ from omniq.errors import TaskFailed
 from omniq.models import TaskState
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, lines, results_of, working
+from tests.core.support import KINDS, SOON, front_door, lines, plant, reference_place, results_of, working
 
 WAYS: dict[Callable[..., Any], tuple[str, str]] = {
     tasks.exit_politely: ("SystemExit", "bye"),
@@ -77,26 +77,22 @@ async def test_text_that_is_no_unicode_is_a_result_like_any_other(oq: AsyncOmniQ
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_many_tasks_whose_function_is_missing_do_not_end_the_worker(
-    oq: AsyncOmniQ, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tasks, "gone", tasks.add, raising=False)
-    monkeypatch.setattr(tasks.add, "__qualname__", "gone")
-    bad = [await oq.enqueue(tasks.add, [n, 1]) for n in range(10)]
-    monkeypatch.undo()
-    assert (await oq.get_task(bad[0])).func == "tests.core.tasks:gone"
-    good = await oq.enqueue(tasks.add, [1, 2])
-    async with working(oq, kind, max_workers=1, prefetch=1500):
-        for task_id in bad:
-            with pytest.raises(TaskFailed, match="gone") as failed:
-                await oq.get_result(task_id, timeout=SOON)
-            assert failed.value.error_type == "omniq.errors.FunctionNotFound"
-        assert await oq.get_result(good, timeout=SOON) == 3
+async def test_tasks_whose_function_is_missing_fail_by_themselves(kind: str) -> None:
+    async with front_door(reference_place()) as oq:
+        missing = [await plant(oq, func="tests.core.tasks:gone") for _ in range(1200)]
+        good = await oq.enqueue(tasks.add, [1, 2])
+        async with working(oq, kind, max_workers=1, prefetch=1500):
+            assert await oq.get_result(good, timeout=SOON) == 3
+            for task_id in missing[::100]:
+                with pytest.raises(TaskFailed, match="gone") as failed:
+                    await oq.get_result(task_id, timeout=SOON)
+                assert failed.value.error_type == "omniq.errors.FunctionNotFound"
 
 
-async def test_a_thousand_tasks_that_cannot_be_loaded_at_once(oq: AsyncOmniQ) -> None:
-    calls = 1200
-    ids = [f"t{n}" for n in range(calls)]
-    for id_ in ids:
-        await oq.enqueue(tasks.nothing, task_id=id_)
-    assert ids
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_missing_function_is_looked_for_again(oq: AsyncOmniQ, kind: str) -> None:
+    task_id = await plant(oq, func="tests.core.tasks:gone", max_retries=2, retry_delay=0.01)
+    async with working(oq, kind):
+        with pytest.raises(TaskFailed, match="has no 'gone'"):
+            await oq.get_result(task_id, timeout=SOON)
+    assert (await oq.get_task(task_id)).attempts == 3

@@ -62,6 +62,7 @@ def claim_tasks(
 ) -> list[TaskRecord]:
     """The tasks claimed, in the order of the claim."""
     now = clock.now()
+    queues = list(dict.fromkeys(queues))
     connection.execute(_PROMOTE, (encode(queues), now, max(limit, PROMOTE_LIMIT)))
     ids: list[str] = []
     for queue in queues:

@@ -14,7 +14,7 @@ from omniq_sqlite.adding import add_tasks
 from omniq_sqlite.wire import conditions, encode, fetch_text, maybe_seconds, ticks_of
 
 _INSERT = """
-    insert into schedule (id, queue_name, body, next_run, paused, version) values (?, ?, ?, ?, ?, 1)
+    insert into schedule (id, queue_name, body, next_run, paused, version) values (?, ?, ?, ?, ?, ?)
     on conflict (id) do nothing
 """
 _UPDATE = """
@@ -47,7 +47,7 @@ def put_schedule(connection: sqlite3.Connection, schedule: ScheduleRecord, if_ve
     """Whether it was written."""
     s = schedule
     if if_version is None:
-        return connection.execute(_INSERT, (s.id, s.queue_name, s.body, s.next_run, s.paused)).rowcount == 1
+        return connection.execute(_INSERT, (s.id, s.queue_name, s.body, s.next_run, s.paused, s.version + 1)).rowcount == 1
     values = (s.queue_name, s.body, s.next_run, s.paused, s.id, if_version)
     return connection.execute(_UPDATE, values).rowcount == 1
 

@@ -18,15 +18,18 @@ from omniq.cli.exits import SIGNALLED
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 AT_ONCE: Final = 0.9
 """Seconds within which the process is gone after a second signal."""
-MARGIN: Final = 5.0
+MARGIN: Final = 3.0
 """Seconds beyond the grace period that are left for handing back and settling."""
+TOO_LATE: Final = "the worker didn't stop in time and is ended; what it held runs again when the leases are over"
 
 
 class Deadline(NamedTuple):
-    """When the process ends at the latest, on `time.monotonic()`'s clock, and with which exit code."""
+    """When the process ends at the latest, with which exit code and last words."""
 
     at: float
+    """On `time.monotonic()`'s clock."""
     code: int
+    note: str
 
     @property
     def left(self) -> float:
@@ -41,9 +44,10 @@ class LastResort:
         self._orders: SimpleQueue[Deadline | None] = SimpleQueue()
         threading.Thread(target=self._watch, name="omniq-last-resort", daemon=True).start()
 
-    def within(self, seconds: float, code: int) -> None:
+    def within(self, seconds: float, code: int, note: str = "") -> None:
         """Be gone in that time, or at an earlier deadline if there is one. May be called by a signal handler."""
-        self._orders.put(Deadline(time.monotonic() + seconds, code))  # which takes no lock of the interrupted code
+        # A `SimpleQueue`'s put takes no lock that the interrupted code could hold.
+        self._orders.put(Deadline(time.monotonic() + seconds, code, note))
 
     def call_off(self) -> None:
         """Forget the deadline."""
@@ -56,7 +60,7 @@ class LastResort:
                 order = self._orders.get(timeout=None if deadline is None else deadline.left)
             except Empty:
                 assert deadline is not None
-                end_now(deadline.code)
+                end_now(deadline.code, deadline.note)
             if deadline is not None and order is not None:
                 order = order._replace(at=min(deadline.at, order.at))
             deadline = order
@@ -92,7 +96,8 @@ class StopSignals:
     def _received(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         self.exit_code = SIGNALLED + number
-        self._last_resort.within(self.patience + MARGIN if self.count == 1 else AT_ONCE, self.exit_code)
+        seconds = self.patience + MARGIN if self.count == 1 else AT_ONCE
+        self._last_resort.within(seconds, self.exit_code, TOO_LATE)
         with suppress(RuntimeError):  # the loop is closed: the end is near
             self._loop.call_soon_threadsafe(self._tell)
 
@@ -102,15 +107,17 @@ class StopSignals:
             self.second.set()
 
 
-def end_now(code: int) -> NoReturn:
+def end_now(code: int, note: str = "") -> NoReturn:
     """End the process without waiting for anything in it, once what it printed is out."""
-    flushing = threading.Thread(target=_flush, daemon=True)
-    flushing.start()
-    flushing.join(0.1)  # whoever reads our output may be stuck
+    talking = threading.Thread(target=_last_words, args=(note,), daemon=True)
+    talking.start()
+    talking.join(0.1)  # whoever reads our output may be stuck
     os._exit(code)
 
 
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+def _last_words(note: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        if note:
+            print(f"error: {note}", file=sys.stderr)
+        sys.stderr.flush()

@@ -44,8 +44,10 @@ class RootGroup(CommandGroup):
         """The command of that name, imported now. Raises `Failure` if its plugin is broken."""
         try:
             spec = self._own.get(cmd_name) or _of_plugin(cmd_name)
-            return None if spec is None else _load(spec)
+            return None if spec is None else load_command(spec)
         except OmniQError as error:
+            if ctx.resilient_parsing:  # a shell completes something else, perhaps
+                return None
             raise Failure.of(error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,7 +87,8 @@ def _of_plugin(name: str) -> CommandSpec | None:
     return None
 
 
-def _load(spec: CommandSpec) -> click.Command:
+def load_command(spec: CommandSpec) -> click.Command:
+    """The command that a spec stands for. Raises `PluginError`."""
     from omniq.plugins.registry import load_object
 
     command = load_object(spec.command)

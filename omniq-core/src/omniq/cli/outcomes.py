@@ -24,6 +24,8 @@ async def wait_for_outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) 
 
 async def known_outcome(oq: AsyncOmniQ, task_id: str) -> TaskResult:
     """The outcome, if the task has ended by now. Raises `ResultTimeout` if it hasn't, else as `get_result` does."""
+    if (result := await oq.result_store.get(task_id)) is not None:
+        return result
     task = await oq.get_task(task_id)
     if not task.state.is_terminal:
         raise ResultTimeout(f"task {task_id} hasn't ended: it is {task.state}")

@@ -72,6 +72,11 @@ def cell_text(cell: Cell) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def count(number: int, what: str) -> str:
+    """So many of them: "1 task", "2 tasks"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def say(line: str) -> None:
     """Tell the user something that isn't the command's output."""
     click.echo(line, err=True)

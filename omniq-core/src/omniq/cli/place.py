@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -39,7 +40,8 @@ class Place:
             log_level=self.log_level or other.log_level,
         )
 
-    def load(self) -> OmniQConfig:
+    @functools.cached_property
+    def configuration(self) -> OmniQConfig:
         """The whole configuration. Raises `ConfigError`."""
         from omniq.config.loader import ConfigProvider
 
@@ -54,7 +56,7 @@ class Place:
         from omniq import build
         from omniq.core import AsyncOmniQ
 
-        config = self.load()
+        config = self.configuration
         oq = AsyncOmniQ(
             config.project_name,
             build.task_queue(config),
@@ -87,7 +89,7 @@ class Place:
 
         level = "WARNING" if self.log_level in (None, "DISABLED") else self.log_level
         logging.basicConfig(stream=sys.stderr, format=LOG_FORMAT, level=level)
-        apply(self.load().logging)
+        apply(self.configuration.logging)
 
 
 def use_working_directory() -> None:

@@ -9,17 +9,18 @@ import click
 from msgspec.structs import asdict
 
 from omniq.cli.exits import NOT_FOUND, Failure
-from omniq.cli.groups import CommandGroup
+from omniq.cli.groups import CommandGroup, load_command
 from omniq.cli.options import json_option
-from omniq.cli.output import Cell, print_fields, print_json, print_table
+from omniq.cli.output import Cell, count, print_fields, print_json, print_table
+from omniq.cli.root import COMMANDS
 from omniq.errors import PluginError
 from omniq.plugins.records import PluginRecord
 from omniq.plugins.registry import load_object, registry
-from omniq.plugins.specs import Spec, StoreSpec
+from omniq.plugins.specs import CommandSpec, Spec, StoreSpec
 from omniq.suggest import did_you_mean
 
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
-IMPORTS: Final = ("store", "config", "async_class", "blocking_class", "worker_class", "command")
+IMPORTS: Final = ("store", "config", "async_class", "blocking_class", "worker_class")
 """The fields of specs that hold import strings."""
 
 
@@ -62,28 +63,38 @@ def doctor() -> None:
     for record in registry().plugins():
         problems = list(_problems(record))
         broken += bool(problems)
-        verdict = "broken" if problems else record.status
+        verdict = "broken" if problems else "ok" if record.status == "active" else record.status
         click.echo(f"{verdict:<8}  {record.name} ({record.distribution} {record.version})")
         for problem in problems:
             click.echo(f"          {problem}")
     if broken:
-        raise Failure(f"{broken} of the plugins can't be used, or not in full")
+        raise Failure(f"{count(broken, 'plugin')} can't be used, or not in full")
 
 
 def _problems(record: PluginRecord) -> Iterator[str]:
     if record.status in ("broken", "incompatible", "conflict"):
         yield f"{record.status}: {record.error}"
     elif record.status == "active":
-        yield from _missing(record)
+        for spec in record.specs:
+            yield from _command_defects(spec) if isinstance(spec, CommandSpec) else _defects(spec)
 
 
-def _missing(record: PluginRecord) -> Iterator[str]:
-    """What can't be imported of all that the plugin promises: often a driver that isn't installed."""
-    for path in dict.fromkeys(path for spec in record.specs for path in _imports(spec)):
+def _defects(spec: Spec) -> Iterator[str]:
+    """What can't be imported of all that a spec promises, often for want of a driver."""
+    for path in _imports(spec):
         try:
             load_object(path)
         except PluginError as error:
             yield str(error)
+
+
+def _command_defects(spec: CommandSpec) -> Iterator[str]:
+    if spec.name in {own.name for own in COMMANDS}:
+        yield f"its command {spec.name!r} is hidden by OmniQ's own"
+    try:
+        load_command(spec)
+    except PluginError as error:
+        yield str(error)
 
 
 def _imports(spec: Spec) -> Iterator[str]:

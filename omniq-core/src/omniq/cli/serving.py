@@ -13,15 +13,15 @@ from msgspec import Struct
 
 from omniq.cli.ending import LastResort, StopSignals, end_now
 from omniq.cli.exits import FAILED
-from omniq.cli.output import say
+from omniq.cli.output import count, say
 from omniq.core import AsyncOmniQ
 from omniq.errors import StoreError
 from omniq.workers.pool import AsyncWorkerPool
 
 CLOSING: Final = 2.0
-"""Seconds that what tasks left behind (threads, for the most part) may keep the process when the worker has stopped."""
-CANCELLING: Final = 0.5
-"""Seconds that coroutines which tasks left behind have to end when they are cancelled."""
+"""Seconds that the process may take to end when the worker has stopped."""
+CLEARING: Final = 0.5
+"""Seconds that coroutines, and threads of the loop, which tasks left behind have to end."""
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -98,9 +98,8 @@ class Service:
     async def _stop(self, pool: AsyncWorkerPool) -> None:
         hurrying = asyncio.ensure_future(self._hurry(pool))
         if self._signals.count:
-            running = len(pool.desk.held) - pool.desk.buffered
-            grace = f"{pool.config.grace_period:g} s"
-            say(f"stopping, waiting up to {grace} for {running} running tasks; again to stop at once")
+            running = count(len(pool.desk.held) - pool.desk.buffered, "running task")
+            say(f"stopping, waiting up to {pool.config.grace_period:g} s for {running}; again to stop at once")
         await pool.stop()
         hurrying.cancel()
         with suppress(asyncio.CancelledError):
@@ -123,33 +122,34 @@ class Service:
     def _greeting(self, pool: AsyncWorkerPool) -> str:
         kind = self._options.type or self._oq.config.worker.type
         queues = ", ".join(pool.config.queues or self._oq.task_queue.queues)
-        slots = "1 slot" if pool.max_workers == 1 else f"{pool.max_workers} slots"
+        slots = count(pool.max_workers, "slot")
         return f"worker {pool.name} ({kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
 
     def _summary(self, pool: AsyncWorkerPool) -> str:
         line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s"
         if left := len(pool.desk.held):
-            line += f"; {left} tasks couldn't be handed back and will run again when their leases are over"
+            line += f"; {count(left, 'task')} couldn't be handed back, to be run again when the leases are over"
         return line
 
 
 def _close(runner: asyncio.Runner, exit_code: int, last_resort: LastResort) -> None:
     """Close the loop, but not at any price: tasks may have left behind what never ends."""
     last_resort.within(CLOSING, exit_code)
-    if not runner.run(_cancel_rest()):
+    if not runner.run(_clear()):
         end_now(exit_code)
     runner.close()
 
 
-async def _cancel_rest() -> bool:
-    """Cancel everything else on the loop; returns whether it has ended."""
+async def _clear() -> bool:
+    """Cancel everything else on the loop and end its threads; returns whether nothing is left."""
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:
         task.cancel()
-    if not rest:
-        return True
-    _, stubborn = await asyncio.wait(rest, timeout=CANCELLING)
-    return not stubborn
+    if rest and (await asyncio.wait(rest, timeout=CLEARING))[1]:
+        return False
+    # It is left to itself when it takes too long: cancelling it would wait for the threads.
+    ending = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
+    return not (await asyncio.wait([ending], timeout=CLEARING))[1]
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -22,6 +22,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     traceback: str | None = None
     """The traceback as the worker saw it."""
+    epoch: int = 0
+    """The claim that ended it."""
     attempts: int = 0
     """Attempts made, the last one included."""
     started_at: dt.datetime | None = None

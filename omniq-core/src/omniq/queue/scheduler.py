@@ -73,6 +73,7 @@ class AsyncScheduler:
             queue_name=queue_name,
             body=self._queue.serialization.pack_schedule(template, schedule_id=schedule_id),
             next_run=timing.after(clock.now()),
+            version=int(clock.now() * 1000),
         )
         while not await (await self._queue.ready()).put_schedule(record, if_version=await self._version(schedule_id)):
             continue

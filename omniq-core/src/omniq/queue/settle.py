@@ -31,15 +31,16 @@ class Settler:
     def __init__(self, queue: BaseTaskQueue, results: BaseResultStorage | None) -> None:
         self._queue = queue
         self._results = results
-        self._atomic = (
+        self.atomic = (
             results is not None
             and Capability.ATOMIC_RESULTS in queue.capabilities
             and results.location == queue.location
         )
+        """Whether a result is stored in the very step that ends its task."""
 
     async def settle(self, changes: Sequence[Change]) -> list[Changed]:
         """Apply the changes and store their results. Raises `StoreError` when a store failed: try again then."""
-        if not self._atomic:
+        if not self.atomic:
             changes = await self._results_first(changes)
         return await self._queue.transition(changes)
 

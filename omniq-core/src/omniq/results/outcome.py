@@ -20,6 +20,8 @@ log = logging.getLogger("omniq.results")
 
 LOOK = 2.0
 """Seconds between two looks at the task itself while its result is waited for."""
+STALE_PAUSE = 0.05
+"""Seconds between two looks while there is only an outdated result."""
 HINT_AFTER = 10.0
 """Seconds after which a task that nobody has started earns a hint in the log."""
 
@@ -43,22 +45,42 @@ class OutcomeWaiter:
         """The outcome, once there is one; raises as `value` does when there can't be one."""
         limit = seconds("timeout", timeout)
         began = time.monotonic()
-        hinted = False
-        if (result := await self._results.get(task_id)) is not None:
+        hint_at = began + HINT_AFTER
+        if (result := await self._results.get(task_id)) is not None and await self._is_final(result):
             return result
         while True:
             record = await self._look(task_id)
             left = None if limit is None else limit - (time.monotonic() - began)
             if left is not None and left <= 0:
                 raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s")
-            result = await self._results.wait(task_id, self._pause(record, left))
-            if result is not None:
+            if (result := await self._wait(record, left)) is not None:
                 return result
-            if not hinted and record.state is TaskState.PENDING and time.monotonic() - began > HINT_AFTER:
-                hinted = True
+            if record.state is TaskState.PENDING and time.monotonic() > hint_at:
+                hint_at = float("inf")
                 log.warning(
                     "task %s is due and nobody starts it: is a worker running for queue %r?", task_id, record.queue_name
                 )
+
+    async def _wait(self, record: TaskRecord, left: float | None) -> TaskResult | None:
+        """The result, if it comes within a moment and is that of the task's end."""
+        result = await self._results.wait(record.id, self._pause(record, left))
+        if (
+            result is None
+            or (self._queue.settler.atomic and result.epoch > record.epoch)
+            or await self._is_final(result)
+        ):
+            return result
+        await asyncio.sleep(STALE_PAUSE)
+        return None
+
+    async def _is_final(self, result: TaskResult) -> bool:
+        """Whether the task has ended by the claim that the result is of.
+
+        It hasn't while the task runs again after a requeue, or where the result was written to another store
+        by a claim whose end was then refused.
+        """
+        (record,) = await (await self._queue.ready()).get([result.task_id])
+        return record is None or (record.state.is_terminal and record.epoch == result.epoch)
 
     async def _look(self, task_id: str) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""

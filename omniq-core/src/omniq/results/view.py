@@ -24,6 +24,7 @@ def task_result(record: ResultRecord, serialization: SerializationManager) -> Ta
         error_type=outcome.error_type,
         error_message=outcome.error_message,
         traceback=outcome.traceback,
+        epoch=record.epoch,
         attempts=outcome.attempts,
         started_at=as_datetime(outcome.started_at),
         finished_at=as_datetime(record.finished_at),

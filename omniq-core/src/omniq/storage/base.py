@@ -6,6 +6,10 @@ by `StoreUnavailable`; what it refuses by `StoreError`: never by an error of its
 be called from any event loop; connections are per loop. A cancelled call may have taken effect. A limit of
 0 hands out, finds or deletes nothing.
 
+Times are data: they are compared with the store's clock plus `omniq.clock.offset()`, so a store's own timers
+(TTLs, delayed delivery) must not decide anything. A batch need not be atomic across its items, except where it
+says so; after `StoreUnavailable` some may be done, and the caller repeats the whole call.
+
 Ids are printable text of 1 to 255 characters, queue names `omniq.models.config.NAME`; where ids are ordered,
 it is by code point.
 
@@ -88,7 +92,8 @@ class BaseTaskQueue(Store):
         (an earlier one is emptied first), then priority (higher first), then `run_at`. Paused queues are
         passed over. Each task becomes RUNNING, its epoch rises by one, and the record returned has the new
         epoch, `claimed_at` (the store's now), `lease_until` and `worker`. Expired tasks are handed out too:
-        the caller compares `expires_at` with `claimed_at`.
+        the caller compares `expires_at` with `claimed_at`. It may return fewer than are due, even none, where
+        others were faster.
         """
 
     @abstractmethod
@@ -130,7 +135,7 @@ class BaseTaskQueue(Store):
 
     @abstractmethod
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
-        """For each task, the ids of the tasks that depend on it."""
+        """For each task, the ids of the tasks that depend on it; some may not exist, after a crash in `add`."""
 
     @abstractmethod
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
@@ -142,13 +147,14 @@ class BaseTaskQueue(Store):
 
     @abstractmethod
     async def pause(self, queue_name: str, *, paused: bool) -> None:
-        """Let `claim` pass over the queue, or no longer."""
+        """Let `claim` pass over the queue, or no longer: soon, where reading it at every claim would be dear."""
 
     @abstractmethod
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         """Write the schedule if its stored version is `if_version` (None: if there is none).
 
-        The stored version becomes `if_version + 1`, or 1. Returns whether it was written.
+        The stored version becomes `if_version + 1`, or for a new schedule `schedule.version + 1`. Returns whether
+        it was written.
         """
 
     @abstractmethod

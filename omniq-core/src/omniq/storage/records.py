@@ -135,7 +135,7 @@ class ChangeStatus(StrEnum):
 
 
 class Changed(Struct, frozen=True, gc=False):
-    """What became of one change, and whether the task has children that may now be released."""
+    """What became of one change, and whether the task has, or may have, children to be released now."""
 
     status: ChangeStatus
     has_children: bool = False
@@ -148,7 +148,8 @@ class TaskFilter(Struct, frozen=True, kw_only=True):
     queue_name: str | None = None
     schedule_id: str | None = None
     expired: bool = False
-    """Only tasks that aren't claimed or ended and whose `expires_at` has passed."""
+    """Only tasks that aren't claimed or ended and whose `expires_at` has passed. Asked for at every reap
+    interval: serve it from an index."""
 
 
 class TaskPage(Struct, frozen=True):
@@ -176,4 +177,5 @@ class ScheduleRecord(Struct, frozen=True, kw_only=True):
     """The next slot; None when there is none left."""
     paused: bool = False
     version: int = 0
-    """Set by the store; it rises with every write."""
+    """Rises with every write, and never repeats for one id: whoever adds a schedule begins at the clock's
+    milliseconds, so that a schedule which was deleted and added again isn't taken for the old one."""

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -85,17 +86,11 @@ def main() -> None:
     loop = ThreadLoop()
     threading.Thread(target=_die_with, args=(hello.parent,), daemon=True).start()
     connection.send_bytes(READY)
-    while (tasks := _receive(connection)) is not None:
-        for task in tasks:
-            connection.send_bytes(_encode(_run(task.job(), execution, loop)))
+    with suppress(EOFError, ConnectionError):  # the parent has hung up, or is gone
+        while True:
+            for task in _decode_tasks(connection.recv_bytes()):
+                connection.send_bytes(_encode(_run(task.job(), execution, loop)))
     loop.close()
-
-
-def _receive(connection: Connection) -> list[ChildTask] | None:
-    try:
-        return _decode_tasks(connection.recv_bytes())
-    except (EOFError, ConnectionError):
-        return None
 
 
 def _run(job: Job, execution: Execution, loop: ThreadLoop) -> Ran:

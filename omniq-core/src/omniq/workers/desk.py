@@ -8,7 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from omniq.workers.job import Job, Ran
+from omniq.workers.job import End, Job, Ran
+
+SAFE_PART = 0.9
+"""Part of a lease within which a job may still be begun."""
 
 
 class Desk:
@@ -17,7 +20,8 @@ class Desk:
     `take`, `done` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._buffer: deque[Job] = deque()
         self._done: deque[tuple[Job, Ran]] = deque()
@@ -70,13 +74,21 @@ class Desk:
     # ── from the slots ───────────────────────────────────────────────────────
 
     def take(self) -> Job | None:
-        """The next job for a free slot. One that was stopped before it began is done already."""
-        try:
-            while (job := self._buffer.popleft()).ended_by is not None:
+        """The next job for a free slot.
+
+        A job that was stopped meanwhile, or whose lease wasn't renewed in time, isn't begun: others may have it.
+        """
+        while True:
+            try:
+                job = self._buffer.popleft()
+            except IndexError:
+                return None
+            if job.ended_by is not None:
                 self.done(job, Ran(end=job.ended_by))
-            return job
-        except IndexError:
-            return None
+            elif time.monotonic() - job.renewed_at > SAFE_PART * self._lease:
+                self.done(job, Ran(end=End.RELEASED))
+            else:
+                return job
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Put jobs that were taken and not begun first in line again."""

@@ -80,8 +80,9 @@ class LeaseKeeper:
             self._note(job, status, now)
 
     def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> None:
-        # Counted from before the request: the store may have acted on it at any time since.
-        job.renewed_at = asked_at
+        if status.held:
+            # Counted from before the request: the store may have acted on it at any time since.
+            job.renewed_at = asked_at
         if job.done:
             return  # settling it is under way, or over: that tells what came of the lease
         if not status.held:

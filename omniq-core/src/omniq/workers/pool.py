@@ -132,7 +132,7 @@ class AsyncWorkerPool:
 
     def _assemble(self) -> None:
         queue, config = self._queue, self.config
-        self.desk = Desk()
+        self.desk = Desk(config.lease)
         execution = Execution(queue.security)
         self.runner = self._runner_class(self.desk, execution, max_workers=self.max_workers)
         self.runner.on_failure = self._fail

@@ -150,7 +150,7 @@ class ScheduleModel:
     def put(self, schedule: ScheduleRecord, if_version: int | None) -> bool:
         if self.version(schedule.id) != if_version:
             return False
-        self.rows[schedule.id] = replace(schedule, version=(if_version or 0) + 1)
+        self.rows[schedule.id] = replace(schedule, version=(schedule.version if if_version is None else if_version) + 1)
         return True
 
     def move(self, schedule_id: str, if_version: int, next_run: float | None) -> bool:

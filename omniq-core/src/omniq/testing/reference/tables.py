@@ -27,7 +27,9 @@ class ScheduleTable:
         row = self._rows.get(schedule.id)
         if (None if row is None else row.version) != if_version:
             return False
-        self._rows[schedule.id] = replace(schedule, version=1 if if_version is None else if_version + 1)
+        self._rows[schedule.id] = replace(
+            schedule, version=(schedule.version if if_version is None else if_version) + 1
+        )
         return True
 
     def find(self, ids: Iterable[str] | None) -> list[ScheduleRecord]:

@@ -1,0 +1,71 @@
+"""Tasks that kill the child process which runs them: they are parked, and nobody else suffers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from omniq import AsyncOmniQ
+from omniq.errors import TaskFailed
+from omniq.models import TaskState
+
+from tests.core import tasks
+from tests.core.support import SOON, lines, results_of, until, working
+
+
+@pytest.mark.parametrize("how", ["exit", "sigkill", "segfault"])
+async def test_poison_is_parked_after_three_deaths(oq: AsyncOmniQ, log: Path, how: str) -> None:
+    before = [await oq.enqueue(tasks.add, [n, 1]) for n in range(3)]
+    poison = await oq.enqueue(tasks.die, [str(log), how], max_retries=5)
+    after = [await oq.enqueue(tasks.add, [n, 2]) for n in range(9)]
+    async with working(oq, "process", max_workers=2, prefetch=20):
+        assert await results_of(oq, before) == [1, 2, 3]
+        assert await results_of(oq, after) == [n + 2 for n in range(9)]
+        with pytest.raises(TaskFailed, match="died 3 times") as failed:
+            await oq.get_result(poison, timeout=SOON)
+    assert failed.value.error_type == "omniq.errors.WorkerCrashed"
+    assert len(lines(log)) == 3
+    (dead,) = await oq.list_dead()
+    assert (dead.id, dead.state, dead.crashes, dead.attempts) == (poison, TaskState.ERROR, 3, 0)
+    assert {(task.attempts, task.crashes) for task in await oq.list_tasks(state="success")} == {(0, 0)}
+
+
+async def test_a_requeued_poison_gets_its_three_deaths_again(oq: AsyncOmniQ, log: Path) -> None:
+    poison = await oq.enqueue(tasks.die, [str(log), "exit"])
+    async with working(oq, "process", max_workers=1):
+        with pytest.raises(TaskFailed, match="died 3 times"):
+            await oq.get_result(poison, timeout=SOON)
+        await oq.requeue(poison)
+        with pytest.raises(TaskFailed, match="died 3 times"):
+            await oq.get_result(poison, timeout=SOON)
+    assert len(lines(log)) == 6
+
+
+async def test_how_many_deaths_are_too_many_can_be_said(oq: AsyncOmniQ, log: Path) -> None:
+    poison = await oq.enqueue(tasks.die, [str(log), "exit"])
+    async with working(oq, "process", max_workers=1, max_crashes=1):
+        with pytest.raises(TaskFailed, match="died 1 times"):
+            await oq.get_result(poison, timeout=SOON)
+    assert len(lines(log)) == 1
+
+
+async def test_a_death_is_noticed_though_a_copy_of_the_process_lives_on(oq: AsyncOmniQ, log: Path) -> None:
+    poison = await oq.enqueue(tasks.die_beside_a_fork, [str(log)])
+    async with working(oq, "process", max_workers=1, max_crashes=1):
+        with pytest.raises(TaskFailed, match="died 1 times"):
+            await oq.get_result(poison, timeout=SOON)
+    (left,) = lines(log)
+    os.kill(int(left), signal.SIGKILL)
+    await until(lambda: not psutil.pid_exists(int(left)))
+
+
+async def test_an_idle_child_that_is_killed_is_replaced_and_no_task_is_blamed(oq: AsyncOmniQ) -> None:
+    async with working(oq, "process", max_workers=1):
+        first = await oq.get_result(await oq.enqueue(tasks.process_id), timeout=SOON)
+        os.kill(first, signal.SIGKILL)
+        task_id = await oq.enqueue(tasks.process_id)
+        assert await oq.get_result(task_id, timeout=SOON) != first
+    assert (await oq.get_task(task_id)).crashes == 0
