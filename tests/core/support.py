@@ -21,7 +21,7 @@ from omniq.models import EventStorageConfig, ResultStorageConfig, TaskQueueConfi
 from omniq.queue import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage import BaseEventStorage, BaseResultStorage, BaseTaskQueue
-from omniq.storage.records import Added, NewTask
+from omniq.storage.records import Added, Change, Changed, NewTask, TaskRecord
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 from omniq.workers import AsyncWorkerPool, WorkerPool
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
@@ -161,6 +161,39 @@ async def results_of(oq: AsyncOmniQ, task_ids: Sequence[str]) -> list[Any]:
 def lines(path: Path) -> list[str]:
     """What tasks have noted there."""
     return path.read_text().split() if path.exists() else []
+
+
+class GatedQueueStore(ReferenceQueueStore):
+    """A reference store whose answers to some calls, once the calls have taken effect, can be held back."""
+
+    def __init__(self, place: ReferenceSpace) -> None:
+        super().__init__(place)
+        self.held: dict[str, asyncio.Event] = {}
+        self.reached: dict[str, asyncio.Event] = {}
+
+    def hold(self, call: str) -> None:
+        """Hold back the answers to this call from now on."""
+        self.held[call], self.reached[call] = asyncio.Event(), asyncio.Event()
+
+    def let_go(self, call: str) -> None:
+        """Give the answers."""
+        self.held[call].set()
+
+    async def _answer(self, call: str) -> None:
+        if call in self.held:
+            self.reached[call].set()
+            await self.held[call].wait()
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        claimed = await super().claim(queues, limit=limit, lease=lease, worker=worker)
+        if claimed:
+            await self._answer("claim")
+        return claimed
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        changed = await super().transition(changes)
+        await self._answer("transition")
+        return changed
 
 
 async def plant(oq: AsyncOmniQ, *, body: bytes | None = None, **call: Any) -> str:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Generator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from omniq import Retry, current_task
@@ -118,6 +119,16 @@ def wait_until_cancelled(log: str) -> NoReturn:
         time.sleep(0.005)
     note(log, "cancelled")
     raise asyncio.CancelledError
+
+
+async def stay(log: str, seconds: float) -> None:
+    """Wait so long, whatever anybody says."""
+    note(log)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+    note(log)
 
 
 def sleep_in_c(log: str) -> None:

@@ -59,13 +59,13 @@ async def test_a_death_is_noticed_though_a_copy_of_the_process_lives_on(oq: Asyn
             await oq.get_result(poison, timeout=SOON)
     (left,) = lines(log)
     os.kill(int(left), signal.SIGKILL)
-    await until(lambda: not psutil.pid_exists(int(left)))
 
 
 async def test_an_idle_child_that_is_killed_is_replaced_and_no_task_is_blamed(oq: AsyncOmniQ) -> None:
     async with working(oq, "process", max_workers=1):
         first = await oq.get_result(await oq.enqueue(tasks.process_id), timeout=SOON)
         os.kill(first, signal.SIGKILL)
+        await until(lambda: not psutil.pid_exists(first))
         task_id = await oq.enqueue(tasks.process_id)
         assert await oq.get_result(task_id, timeout=SOON) != first
     assert (await oq.get_task(task_id)).crashes == 0

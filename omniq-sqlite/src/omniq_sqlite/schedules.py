@@ -47,7 +47,8 @@ def put_schedule(connection: sqlite3.Connection, schedule: ScheduleRecord, if_ve
     """Whether it was written."""
     s = schedule
     if if_version is None:
-        return connection.execute(_INSERT, (s.id, s.queue_name, s.body, s.next_run, s.paused, s.version + 1)).rowcount == 1
+        new = (s.id, s.queue_name, s.body, s.next_run, s.paused, s.version + 1)
+        return connection.execute(_INSERT, new).rowcount == 1
     values = (s.queue_name, s.body, s.next_run, s.paused, s.id, if_version)
     return connection.execute(_UPDATE, values).rowcount == 1
 

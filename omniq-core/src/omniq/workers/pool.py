@@ -113,6 +113,12 @@ class AsyncWorkerPool:
         self.finished.set()
         log.info("worker %s has stopped", self.name)
 
+    async def disconnect(self) -> None:
+        """Give back the running loop's connections: for a loop that is the worker's own."""
+        for part in (self._queue.events, self._results, self._queue):
+            if part is not None:
+                await part.close()
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -234,7 +240,8 @@ class WorkerPool:
 
     @property
     def running(self) -> bool:
-        return self._portal is not None
+        """False after a fork, too: the worker stays with the parent."""
+        return self._portal is not None and self._portal.thread.is_alive()
 
     def start(self) -> None:
         """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
@@ -248,7 +255,7 @@ class WorkerPool:
 
     def stop(self, grace_period: float | None = None) -> None:
         """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
-        if self._portal is not None:
+        if self._portal is not None and self.running:
             try:
                 self._portal.call(self.aio.stop(grace_period))
             finally:
@@ -256,14 +263,17 @@ class WorkerPool:
 
     def drain(self) -> None:
         """Wait until the tasks there are have been worked off."""
-        if self._portal is None:
+        if self._portal is None or not self.running:
             raise WorkerError("the worker isn't running")
         self._portal.call(self.aio.drain())
 
     def _end(self) -> None:
         portal, self._portal = self._portal, None
         if portal is not None:
-            portal.stop()
+            try:
+                portal.call(self.aio.disconnect())
+            finally:
+                portal.stop()
 
 
 async def _cancel(*tasks: asyncio.Task[None]) -> None:
