@@ -130,17 +130,20 @@ async def test_a_result_that_is_being_written_is_not_lost(log: Path, gate: Path)
         await assert_uncharged(oq, [blocked])
 
 
-async def test_a_suspect_that_waits_to_run_alone_is_handed_back(log: Path, gate: Path) -> None:
-    space = ReferenceSpace()
-    async with front_door(reference_place(space)) as oq:
-        suspect = await oq.enqueue(tasks.nothing, priority=1)
+async def test_a_suspect_that_waits_to_run_alone_is_handed_back(
+    log: Path, gate: Path
+) -> None:
+    async with front_door(reference_place()) as oq:
+        suspect = await oq.enqueue(tasks.nothing)
         for _ in range(2):  # two workers die with it in their hands
             await oq.task_queue.store.claim(["default"], limit=1, lease=0.0, worker="dead")
             await oq.task_queue.store.reap(10)
-        running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], priority=2)
+        await oq.task_queue.pause_queue()
+        running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], queue_name="low")
         async with working(oq, "async", max_workers=1, prefetch=1, lease=60.0, grace_period=0.05):
-            await until_states(oq, [suspect, running], TaskState.RUNNING)
             await until(lambda: len(lines(log)) == 1)
+            await oq.task_queue.resume_queue()
+            await until_states(oq, [suspect, running], TaskState.RUNNING)
         task = await oq.get_task(suspect)
         assert (task.state, task.crashes, task.attempts) == (TaskState.PENDING, 2, 0)
 

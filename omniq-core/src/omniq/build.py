@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from omniq.config.choices import OmniQConfig
 from omniq.config.resolve import resolve
@@ -25,13 +25,7 @@ def core_of(component: A | Blocking[A] | None) -> A | None:
 
 def task_queue(config: OmniQConfig) -> AsyncTaskQueue[Any]:
     """The configured task queue, else the default one. Raises `ConfigError` or `PluginError`."""
-    spec, settings = resolve(
-        "task_queue",
-        config.task_queue,
-        config.project_name,
-        base_dir=config.base_dir,
-        fsspec_uri=config.fsspec_uri,
-    )
+    spec, settings = resolve("task_queue", config.task_queue, config.project_name, **_around(config))
     store = load_class(spec.store, BaseTaskQueue)  # type: ignore[type-abstract]
     security = _security(config, settings.serializer)
     return AsyncTaskQueue(store, settings, defaults=config.defaults, security=security)
@@ -41,13 +35,7 @@ def result_store(config: OmniQConfig) -> AsyncResultStorage[Any] | None:
     """The configured result storage; None where nothing was said: results go where the queue is."""
     if config.result_store is None:
         return None
-    spec, settings = resolve(
-        "result_store",
-        config.result_store,
-        config.project_name,
-        base_dir=config.base_dir,
-        fsspec_uri=config.fsspec_uri,
-    )
+    spec, settings = resolve("result_store", config.result_store, config.project_name, **_around(config))
     store = load_class(spec.store, BaseResultStorage)  # type: ignore[type-abstract]
     return AsyncResultStorage(store, settings, security=_security(config))
 
@@ -56,14 +44,18 @@ def event_store(config: OmniQConfig) -> AsyncEventStorage[Any] | None:
     """The configured event storage; None where nothing was said: there are no events."""
     if config.event_store is None:
         return None
-    spec, settings = resolve(
-        "event_store",
-        config.event_store,
-        config.project_name,
-        base_dir=config.base_dir,
-        fsspec_uri=config.fsspec_uri,
-    )
+    spec, settings = resolve("event_store", config.event_store, config.project_name, **_around(config))
     return AsyncEventStorage(load_class(spec.store, BaseEventStorage), settings)  # type: ignore[type-abstract]
+
+
+class _Around(TypedDict):
+    base_dir: str
+    fsspec_uri: str | None
+
+
+def _around(config: OmniQConfig) -> _Around:
+    """Where stores are that don't say it themselves."""
+    return {"base_dir": config.base_dir, "fsspec_uri": config.fsspec_uri}
 
 
 def _security(config: OmniQConfig, serializer: Serializer = "auto") -> Security:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeAlias, cast
 
 from omniq import build
 from omniq.backend.base import BaseBackend
@@ -37,7 +37,30 @@ AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage
 Kind: TypeAlias = Literal["latest", "first", "all"]
 
 
-class AsyncOmniQ:
+class FromSource:
+    """The constructors that take a whole configuration."""
+
+    @classmethod
+    def from_config(cls, config: OmniQConfig) -> Self:
+        """As a config struct says."""
+        return cls._from(config)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As a dict says, which is shaped as the YAML file is. Raises `ConfigError` naming the path."""
+        return cls._from(config)
+
+    @classmethod
+    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
+        return cls._from(path)
+
+    @classmethod
+    def _from(cls, source: Source) -> Self:
+        return cast("Callable[..., Self]", cls)(config=source)
+
+
+class AsyncOmniQ(FromSource):
     """A task queue with its results, its events and, if asked for, a worker.
 
     What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the environment, and
@@ -71,21 +94,6 @@ class AsyncOmniQ:
         self._worker: AsyncWorkerPool | None = None
 
     # ── other ways to say where ──────────────────────────────────────────────
-
-    @classmethod
-    def from_config(cls, config: OmniQConfig) -> Self:
-        """As a config struct says."""
-        return cls(config=config)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As a dict says, which is shaped as the YAML file is. Raises `ConfigError` naming the path."""
-        return cls(config=config)
-
-    @classmethod
-    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
-        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
-        return cls(config=path)
 
     @classmethod
     def from_backend(
@@ -234,7 +242,7 @@ class AsyncOmniQ:
         await self.close()
 
 
-class OmniQ(Blocking[AsyncOmniQ]):
+class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     """`AsyncOmniQ` with methods that block; `aio` is its async core.
 
     Its worker runs on a thread and an event loop of its own.
@@ -278,21 +286,6 @@ class OmniQ(Blocking[AsyncOmniQ]):
         Blocking.__init__(self, core)
         self._worker = None
         return self
-
-    @classmethod
-    def from_config(cls, config: OmniQConfig) -> Self:
-        """As a config struct says."""
-        return cls(config=config)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As a dict says, which is shaped as the YAML file is. Raises `ConfigError` naming the path."""
-        return cls(config=config)
-
-    @classmethod
-    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
-        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
-        return cls(config=path)
 
     @classmethod
     def from_backend(

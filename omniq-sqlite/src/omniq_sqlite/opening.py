@@ -158,7 +158,7 @@ def _configure(connection: sqlite3.Connection, settings: DatabaseSettings) -> No
     if _enter_wal_mode(connection, settings.busy_timeout) != "wal":
         raise StoreError(f"{settings.path}: this file system can't share memory, which SQLite's WAL mode needs")
     connection.execute(f"pragma synchronous = {settings.synchronous}")
-    connection.execute("pragma cache_size = -2000")
+    connection.execute("pragma temp_store = memory")
     connection.execute("pragma mmap_size = 0")
     connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}")
 

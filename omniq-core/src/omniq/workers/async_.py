@@ -69,6 +69,7 @@ class LoopRunner(Runner):
         while (waiting := self._take_sync()) is not None:
             self._ended(waiting, Ran(end=End.RELEASED))
         give_up_all(self._slots)
+        await asyncio.sleep(0)  # what was given up is handed in by then
 
     def _start(self, job: Job) -> None:
         call = self.execution.load(job)
