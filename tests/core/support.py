@@ -148,6 +148,21 @@ async def until_states(oq: AsyncOmniQ, task_ids: Sequence[str], *states: TaskSta
         await asyncio.sleep(0.005)
 
 
+async def until_outlived(oq: AsyncOmniQ, task_id: str, lease: float) -> None:
+    """Wait until the lease that the task has now would be over, had it not been renewed."""
+    first, deadline = await _lease_until(oq, task_id), time.monotonic() + SOON
+    while await _lease_until(oq, task_id) < first + lease:
+        assert time.monotonic() < deadline, "its lease isn't renewed"
+        await asyncio.sleep(0.005)
+
+
+async def _lease_until(oq: AsyncOmniQ, task_id: str) -> float:
+    (record,) = await oq.task_queue.store.get([task_id])
+    assert record is not None
+    assert record.lease_until is not None, f"it is {record.state}"
+    return record.lease_until
+
+
 async def states_of(oq: AsyncOmniQ, task_ids: Sequence[str]) -> list[TaskState]:
     """The states of these tasks."""
     return [(await oq.get_task(id_)).state for id_ in task_ids]

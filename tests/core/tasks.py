@@ -98,6 +98,11 @@ def wait_for(path: str, log: str) -> str:
     return "done"
 
 
+def wait_and_fail(path: str, log: str) -> NoReturn:
+    wait_for(path, log)
+    raise ValueError("late")
+
+
 async def wait_for_async(path: str, log: str) -> str:
     """Note that it runs, and wait for the file; a cancellation is noted, too."""
     note(log)
@@ -129,6 +134,31 @@ async def stay(log: str, seconds: float) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0.01)
     note(log)
+
+
+async def stay_away(log: str) -> None:
+    """Wait where a cancellation ends it."""
+    note(log)
+    await asyncio.sleep(PATIENCE)
+
+
+async def clean_up(log: str, seconds: float) -> None:
+    """Take some time after a cancellation, and note when all is clean."""
+    note(log)
+    try:
+        await asyncio.sleep(PATIENCE)
+    finally:
+        await asyncio.sleep(seconds)
+        note(log, "clean")
+
+
+def fail_once_cancelled(log: str) -> NoReturn:
+    """Look whether it should stop, and fail then."""
+    note(log)
+    deadline = time.monotonic() + PATIENCE
+    while not current_task().cancelled and time.monotonic() < deadline:
+        time.sleep(0.005)
+    raise ValueError("cancelled, and no way to end well")
 
 
 def sleep_in_c(log: str) -> None:
@@ -185,6 +215,10 @@ def ask_for_a_retry(log: str, delay: Any) -> str:
     if current_task().attempt == 1:
         raise Retry("come back", delay=delay)
     return "done"
+
+
+def fail_with_a_timeout() -> NoReturn:
+    raise TimeoutError("somebody else's")
 
 
 def exit_politely() -> NoReturn:

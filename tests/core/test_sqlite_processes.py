@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import AsyncIterator, Coroutine
 from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.resource_tracker import ensure_running
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
@@ -26,6 +27,12 @@ SPAWN: SpawnContext = multiprocessing.get_context("spawn")
 
 def new_task(task_id: str, delay: float = 0.0) -> NewTask:
     return NewTask(id=task_id, queue_name=QUEUE, body=b"", delay=delay)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def resource_tracker() -> None:
+    """The process that `multiprocessing` keeps for good isn't one that a test has left behind."""
+    ensure_running()
 
 
 @pytest.fixture

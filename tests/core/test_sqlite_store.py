@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -241,6 +242,21 @@ class TestGroupCommit:
         assert await queue.reap(10) == []
         assert await queue.purge(older_than=0.0) == 0
         assert await queue.get(["a"]) == [None]
+
+    async def test_a_busy_loop_does_not_starve_its_own_calls(self, queue: SQLiteQueueStore) -> None:
+        async def be_busy() -> None:
+            while True:
+                until = time.perf_counter() + 0.0002
+                while time.perf_counter() < until:
+                    pass
+                await asyncio.sleep(0)
+
+        busy = asyncio.create_task(be_busy())
+        async with asyncio.timeout(20):  # it takes less than a second, and without `_Breaks` up to a minute
+            for n in range(20):
+                await queue.add([task(f"{n}-{i}") for i in range(500)])
+                assert len(await claim(queue, limit=500)) == 500
+        busy.cancel()
 
     def test_two_loops_share_one_store(self, config: SQLiteTaskQueueConfig) -> None:
         store = SQLiteQueueStore(config)

@@ -149,9 +149,10 @@ async def test_a_suspect_that_waits_to_run_alone_is_handed_back(
 
 
 async def test_a_task_that_ignores_its_cancellation_does_not_keep_the_worker(oq: AsyncOmniQ, log: Path) -> None:
-    await oq.enqueue(tasks.stay, [str(log), 2.0])
-    async with working(oq, "async", grace_period=0.0) as pool:
+    task_id = await oq.enqueue(tasks.stay, [str(log), 1.8])
+    async with working(oq, "async", grace_period=0.0, lease=60.0) as pool:
         await until(lambda: len(lines(log)) == 1)
-        async with asyncio.timeout(1.8):
+        async with asyncio.timeout(1.7):
             await pool.stop()
+        await assert_uncharged(oq, [task_id])
         await until(lambda: len(lines(log)) == 2)

@@ -48,7 +48,7 @@ _REAP = """
 """
 
 
-class _CurrentLease(Struct, array_like=True, frozen=True):
+class _CurrentLease(Struct, array_like=True, frozen=True, gc=False):
     task_id: str
     epoch: int
     cancel_requested: int

@@ -68,7 +68,7 @@ _ANY_EXPIRED = "select exists (select 1 from result where expires_at <= ?)"
 _PURGE = "delete from result where task_id in (select task_id from result where expires_at <= ? limit ?)"
 
 
-class _ResultRow(Struct, array_like=True, frozen=True):
+class _ResultRow(Struct, array_like=True, frozen=True, gc=False):
     """A result as `_FETCH` prints it."""
 
     task_id: str

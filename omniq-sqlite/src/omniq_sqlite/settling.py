@@ -35,7 +35,7 @@ UPDATE = f"""
 """
 
 
-class _CurrentRow(Struct, array_like=True, frozen=True):
+class _CurrentRow(Struct, array_like=True, frozen=True, gc=False):
     id: str
     state: TaskState
     run_at: int

@@ -90,7 +90,7 @@ def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) ->
     return text
 
 
-class TaskRow(Struct, array_like=True, frozen=True):
+class TaskRow(Struct, array_like=True, frozen=True, gc=False):
     """A task as `FETCH_TASKS` prints it: times in ticks, the body in hexadecimal, or None for a large one."""
 
     id: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 from collections import deque
 from collections.abc import Coroutine
@@ -17,6 +18,9 @@ from omniq.workers.execution import Execution
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
 from omniq.workers.threads import ThreadSlots, give_up_all
+
+
+log = logging.getLogger("omniq.worker")
 
 
 class LoopRunner(Runner):
@@ -66,6 +70,9 @@ class LoopRunner(Runner):
             self.stop_job(job, End.RELEASED)
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_PATIENCE)
+        for job in self._tasks:
+            log.warning("task %s goes on running though it was cancelled", job.record.id)
+            self.desk.done(job, Ran(end=End.RELEASED, started_at=job.started_at))
         while (waiting := self._take_sync()) is not None:
             self._ended(waiting, Ran(end=End.RELEASED))
         give_up_all(self._slots)

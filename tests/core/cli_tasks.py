@@ -1,0 +1,52 @@
+"""Functions that the tests of the command line run as tasks: what is hard to stop, or hard to print."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+
+from tests.core.tasks import note
+
+LONG = 60.0
+"""Seconds that no test waits for."""
+
+
+def greet(name: str, times: int = 1) -> str:
+    """Say hello."""
+    return f"hello {name} " * times
+
+
+def birthday() -> dt.date:
+    """Return what JSON doesn't know."""
+    return dt.date(2020, 2, 29)
+
+
+def fail() -> None:
+    """Fail with a text of two lines."""
+    raise ValueError("one\ntwo")
+
+
+async def stay_awake(log: str) -> None:
+    """Wait, whatever anybody says."""
+    note(log)
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            continue
+
+
+async def block_the_loop(log: str) -> None:
+    """Compute on the loop without letting anything else onto it."""
+    note(log)
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+async def leave_a_thread_behind(log: str) -> None:
+    """Wait for a thread of the loop that goes on when nobody waits any more."""
+    note(log)
+    await asyncio.to_thread(time.sleep, LONG)

@@ -1,0 +1,182 @@
+"""Plugins on the command line: listing and checking them, and the commands that they add.
+
+Each test installs its plugins in a directory of their own, and runs the command as a process that finds them there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HEAD = """
+    from omniq.plugins import CommandSpec, TaskQueueSpec, hookimpl
+    omniq_api_version = (1, 0)
+    @hookimpl
+"""
+ZAP = f"""{HEAD}
+    def omniq_commands():
+        return [CommandSpec("zap", "acme_zap.commands:zap", help="Zap them all.")]
+"""
+
+
+def install(site: Path, name: str, plugin: str, **modules: str) -> None:
+    """Install a distribution with one plugin, as an installer would leave it."""
+    package = site / f"acme_{name}"
+    package.mkdir()
+    for module, text in {"__init__": "", "plugin": plugin, **modules}.items():
+        (package / f"{module}.py").write_text(textwrap.dedent(text))
+    info = site / f"acme_{name}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[omniq.plugins]\n{name} = acme_{name}.plugin\n")
+
+
+def omniq(site: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command where these distributions are installed."""
+    return subprocess.run(
+        [sys.executable, "-m", "omniq.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(site), **environ},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_installed_plugins_are_listed(tmp_path: Path) -> None:
+    install(tmp_path, "bad", "import nowhere")
+    listed = omniq(tmp_path, "plugins", "list")
+    assert listed.returncode == 0
+    head, *rows = (line.split() for line in listed.stdout.splitlines())
+    assert head == ["NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR"]
+    by_name = {row[0]: row for row in rows}
+    assert by_name["builtin"][4:6] == ["worker", "async,"]
+    assert by_name["bad"][1:5] == ["acme-bad", "1.2", "broken", "-"]
+    told = {plugin["name"]: plugin for plugin in json.loads(omniq(tmp_path, "plugins", "list", "--json").stdout)}
+    assert told["sqlite"]["status"] == "active"
+    assert {spec["kind"] for spec in told["sqlite"]["provides"]} == {"task_queue", "result_store", "event_store"}
+    assert told["bad"]["error"] == "ModuleNotFoundError: No module named 'nowhere'"
+
+
+def test_one_plugin_is_shown(tmp_path: Path) -> None:
+    shown = omniq(tmp_path, "plugins", "show", "sqlite")
+    assert "task queue    sqlite; sqlite://; atomic-results, cross-process, " in shown.stdout
+    assert json.loads(omniq(tmp_path, "plugins", "show", "sqlite", "--json").stdout)["distribution"] == "omniq-sqlite"
+    unknown = omniq(tmp_path, "plugins", "show", "sqlte")
+    assert (unknown.returncode, unknown.stderr) == (3, "error: there is no plugin 'sqlte', did you mean 'sqlite'?\n")
+
+
+def test_the_doctor_finds_nothing_wrong_with_core_and_sqlite(tmp_path: Path) -> None:
+    checked = omniq(tmp_path, "plugins", "doctor", OMNIQ_DISABLE_PLUGINS="postgres,redis,nats,file,gevent")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "ok        builtin (omniq-core " in checked.stdout
+
+
+def test_the_doctor_finds_what_does_not_load(tmp_path: Path) -> None:
+    install(tmp_path, "bad", "import nowhere")
+    install(
+        tmp_path,
+        "driverless",
+        f"""{HEAD}
+    def omniq_task_queues():
+        return [TaskQueueSpec("driverless", "acme_driverless.store:Store", "acme_driverless.store:Config")]
+    @hookimpl
+    def omniq_commands():
+        return [CommandSpec("worker", "acme_driverless.plugin:HEAD"), CommandSpec("number", "math:pi")]
+    """,
+        store="import driver_that_is_not_installed",
+    )
+    checked = omniq(tmp_path, "plugins", "doctor")
+    assert checked.returncode == 1
+    assert checked.stderr.endswith("plugins can't be used, or not in full\n")
+    assert "broken    bad (acme-bad 1.2)\n          broken: ModuleNotFoundError" in checked.stdout
+    assert "acme-driverless can't load acme_driverless.store:Store: ModuleNotFoundError" in checked.stdout
+    assert "its command 'worker' is hidden by OmniQ's own" in checked.stdout
+    assert "math:pi isn't a click command but of type float" in checked.stdout
+    assert "ok        builtin" in checked.stdout
+
+
+# ── commands of plugins ──────────────────────────────────────────────────────
+
+
+def test_a_plugin_adds_a_command_which_knows_the_place(tmp_path: Path) -> None:
+    commands = """
+        import click
+        @click.command()
+        @click.pass_obj
+        def zap(place):
+            click.echo(f"zapping {place.url}")
+    """
+    install(tmp_path, "zap", ZAP, commands=commands)
+    assert "Commands of plugins:\n  zap  Zap them all.\n" in omniq(tmp_path, "--help").stdout
+    assert omniq(tmp_path, "--url", "sqlite:///x.db", "zap").stdout == "zapping sqlite:///x.db\n"
+    assert "there is no command 'zpa', did you mean 'zap'?" in omniq(tmp_path, "zpa").stderr
+
+
+def test_a_broken_command_says_so_when_it_is_called_and_not_before(tmp_path: Path) -> None:
+    install(tmp_path, "zap", ZAP, commands="import nowhere")
+    listed = omniq(tmp_path, "--help")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "zap  Zap them all." in listed.stdout
+    called = omniq(tmp_path, "zap")
+    assert called.returncode == 1
+    assert called.stderr == (
+        "error: acme-zap can't load acme_zap.commands:zap: ModuleNotFoundError: No module named 'nowhere'\n"
+    )
+
+
+def test_the_command_of_a_plugin_that_is_in_conflict_says_so_when_it_is_called(tmp_path: Path) -> None:
+    install(tmp_path, "zap", ZAP, commands="import click; zap = click.Command('zap')")
+    both = ZAP.replace("return [", 'return [CommandSpec("zoom", "acme_zoom:zoom"), ')
+    install(tmp_path, "zoom", both)
+    assert omniq(tmp_path, "zap", "--help").returncode == 0
+    called = omniq(tmp_path, "zoom")
+    assert called.returncode == 1
+    assert called.stderr.startswith("error: plugin 'zoom' (acme-zoom 1.2) is in conflict: ")
+
+
+# ── starting up ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins", "list"], ["worker", "--help"]])
+def test_the_engine_is_not_imported_to_be_talked_about(tmp_path: Path, arguments: list[str]) -> None:
+    seen = omniq(tmp_path, *arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert seen.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in seen.stderr.splitlines()}
+    assert "click" in imported
+    assert not imported & {"asyncio", "dill", "omniq.core", "omniq.queue.engine", "yaml", "uvloop"}
+
+
+def test_the_command_is_installed() -> None:
+    found = subprocess.run(
+        [Path(sys.executable).with_name("omniq"), "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.startswith("omniq ")
+
+
+def test_a_store_that_lives_in_one_process_is_refused(tmp_path: Path) -> None:
+    plugin = f"""{HEAD}
+    def omniq_task_queues():
+        return [TaskQueueSpec("here", "acme_here.store:Store", "acme_here.store:Config", url_schemes=("here",))]
+    """
+    store = """
+        from omniq.models.config import TaskQueueConfig
+        from omniq.testing import ReferenceQueueStore
+        class Config(TaskQueueConfig):
+            @classmethod
+            def from_url(cls, url):
+                return cls()
+        class Store(ReferenceQueueStore):
+            def __init__(self, config):
+                super().__init__("somewhere")
+    """
+    install(tmp_path, "here", plugin, store=store)
+    refused = omniq(tmp_path, "--url", "here://", "tasks", "list")
+    complaint = "error: task_queue: reference:somewhere lives in one process, which no other can look into\n"
+    assert (refused.returncode, refused.stderr) == (1, complaint)

@@ -1,0 +1,132 @@
+"""A task that fails is tried again as often as it may be, later each time, and then parked."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from omniq import AsyncOmniQ
+from omniq.config.choices import TaskDefaults
+from omniq.errors import TaskFailed
+from omniq.models import TaskState
+from omniq.queue import RetryManager
+from omniq.testing import VirtualClock
+
+from tests.core import tasks
+from tests.core.support import (
+    KINDS,
+    SOON,
+    Place,
+    front_door,
+    lines,
+    reference_place,
+    until,
+    until_states,
+    working,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("max_retries", [0, 1, 4])
+async def test_a_task_is_run_once_more_than_it_is_retried(
+    oq: AsyncOmniQ, log: Path, kind: str, max_retries: int
+) -> None:
+    task_id = await oq.enqueue(tasks.fail_until, [str(log), 99], max_retries=max_retries, retry_delay=0.01)
+    async with working(oq, kind):
+        with pytest.raises(TaskFailed, match=f"attempt {max_retries + 1}"):
+            await oq.get_result(task_id, timeout=SOON)
+    assert len(lines(log)) == max_retries + 1
+    task, result = await oq.get_task(task_id), await oq.result_store.get(task_id)
+    assert (task.state, task.attempts, task.crashes) == (TaskState.ERROR, max_retries + 1, 0)
+    assert result is not None
+    assert result.attempts == max_retries + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_there_is_no_retry_after_success(oq: AsyncOmniQ, log: Path, kind: str) -> None:
+    task_id = await oq.enqueue(tasks.fail_until, [str(log), 3], max_retries=5, retry_delay=0.01)
+    async with working(oq, kind) as pool:
+        assert await oq.get_result(task_id, timeout=SOON) == 3
+        await pool.drain()
+    assert len(lines(log)) == 3
+    assert (await oq.get_task(task_id)).attempts == 2
+
+
+@pytest.mark.parametrize("delay", [3600, 3600.0, dt.timedelta(hours=1)])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_may_say_when_it_wants_to_be_run_again(
+    log: Path, virtual_clock: VirtualClock, kind: str, delay: float | dt.timedelta
+) -> None:
+    async with front_door(reference_place()) as oq:
+        task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
+        async with working(oq, kind):
+            await until_states(oq, [task_id], TaskState.SCHEDULED)
+            left = (await oq.get_task(task_id)).run_at.timestamp() - virtual_clock.now()
+            assert 3590 < left <= 3600
+            virtual_clock.advance(3601)
+            assert await oq.get_result(task_id, timeout=SOON) == "done"
+    assert len(lines(log)) == 2
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "soon", True])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_delay_that_is_no_time_hurts_nobody(log: Path, kind: str, delay: object) -> None:
+    async with front_door(reference_place()) as oq:
+        task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
+        async with working(oq, kind):
+            assert await oq.get_result(task_id, timeout=SOON) == "done"
+
+
+async def test_a_delay_beyond_all_measure_is_cut(place: Place, log: Path) -> None:
+    async with front_door(place) as oq, working(oq, "async"):
+        task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), 1e300], max_retries=1)
+        await until_states(oq, [task_id], TaskState.SCHEDULED)
+        assert (await oq.get_task(task_id)).run_at.year < 2100
+
+
+async def test_a_retry_that_is_asked_for_too_often_is_an_error(oq: AsyncOmniQ, log: Path) -> None:
+    task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), 0], max_retries=0)
+    async with working(oq, "async"):
+        with pytest.raises(TaskFailed, match="come back") as failed:
+            await oq.get_result(task_id, timeout=SOON)
+    assert failed.value.error_type == "omniq.errors.Retry"
+
+
+async def test_what_a_task_does_not_say_comes_from_the_defaults(place: Place, log: Path) -> None:
+    async with front_door(place, defaults=TaskDefaults(max_retries=2, retry_delay=0.01, timeout=9, ttl=60)) as oq:
+        task_id = await oq.enqueue(tasks.fail_until, [str(log), 99])
+        task = await oq.get_task(task_id)
+        assert (task.max_retries, task.retry_delay, task.timeout) == (2, 0.01, 9.0)
+        assert task.expires_at == task.run_at + dt.timedelta(seconds=60)
+        async with working(oq, "async"):
+            with pytest.raises(TaskFailed):
+                await oq.get_result(task_id, timeout=SOON)
+    assert len(lines(log)) == 3
+
+
+async def test_each_retry_waits_longer_than_the_last(log: Path, virtual_clock: VirtualClock) -> None:
+    async with front_door(reference_place()) as oq, working(oq, "async"):
+        task_id = await oq.enqueue(tasks.fail_until, [str(log), 99], max_retries=4, retry_delay=100)
+        for runs, delay in enumerate((100, 200, 400, 800), 1):
+            await until(lambda: len(lines(log)) == runs)  # noqa: B023 (awaited at once)
+            await until_states(oq, [task_id], TaskState.SCHEDULED)
+            left = (await oq.get_task(task_id)).run_at.timestamp() - virtual_clock.now()
+            assert delay / 2 - 5 < left <= delay
+            virtual_clock.advance(delay + 1)
+        await until_states(oq, [task_id], TaskState.ERROR)
+
+
+class TestBackoff:
+    def test_it_doubles_within_its_upper_half(self) -> None:
+        retries = RetryManager(seed=1)
+        for attempt, full in enumerate([1.5, 3.0, 6.0, 12.0], 1):
+            delays = [retries.delay(1.5, attempt) for _ in range(200)]
+            assert full / 2 <= min(delays) < max(delays) <= full
+
+    def test_it_has_an_upper_bound_however_often_it_fails(self) -> None:
+        retries = RetryManager(maximum=60, seed=1)
+        assert all(30 <= retries.delay(1.0, attempt) <= 60 for attempt in (10, 100, 10_000))
+
+    def test_nothing_stays_nothing(self) -> None:
+        assert RetryManager().delay(0.0, 50) == 0.0
