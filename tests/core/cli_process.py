@@ -24,7 +24,7 @@ class WorkerProcess:
     def __init__(self, url: str, *arguments: str, directory: Path, **environ: str) -> None:
         path = os.pathsep.join(filter(None, [environ.pop("PYTHONPATH", ""), str(ROOT)]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "omniq.cli", "--url", url, "worker", *arguments],
+            [sys.executable, "-P", "-m", "omniq.cli", "--url", url, "worker", *arguments],
             env={**os.environ, "PYTHONPATH": path, **environ},
             cwd=directory,
             stdout=subprocess.DEVNULL,

@@ -55,6 +55,11 @@ def echo(value: Any) -> Any:
     return value
 
 
+def echo_noted(log: str, value: Any) -> Any:
+    note(log)
+    return value
+
+
 def process_id() -> int:
     return os.getpid()
 
@@ -95,6 +100,14 @@ def wait_for(path: str, log: str) -> str:
     deadline = time.monotonic() + PATIENCE
     while not os.path.exists(path) and time.monotonic() < deadline:
         time.sleep(0.005)
+    return "done"
+
+
+def fail_without(path: str, log: str) -> str:
+    """Fail if there is no such file."""
+    note(log)
+    if not os.path.exists(path):
+        raise ValueError("no such file")
     return "done"
 
 

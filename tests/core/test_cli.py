@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-from omniq import OmniQ
+from omniq import AsyncOmniQ, OmniQ
 from omniq.cli.groups import CommandGroup
 from omniq.cli.options import duration, names, since, time
 from omniq.cli.output import value_text
@@ -18,6 +22,7 @@ from omniq.cli.root import COMMANDS, omniq
 from omniq.plugins.registry import load_object
 from omniq.plugins.specs import CommandSpec
 
+from tests.core.cli_process import ROOT
 from tests.core.cli_support import TASKS, Cli, run
 
 
@@ -246,3 +251,31 @@ def test_a_result_that_is_not_there(cli: Cli) -> None:
     cli.output("tasks", "cancel", cancelled)
     result = cli("result", cancelled)
     assert (result.exit_code, result.stderr) == (1, f"error: task {cancelled} was cancelled\n")
+
+
+def test_a_result_outlives_its_task_but_not_a_requeue(cli: Cli) -> None:
+    done = cli.output("enqueue", f"{TASKS}:greet", "name=Tom")
+    failed = cli.output("enqueue", f"{TASKS}:fail", "--max-retries", "0")
+    cli.work_off()
+    cli.output("tasks", "requeue", failed)
+    assert cli("result", failed).exit_code == 4
+    asyncio.run(purge(cli))
+    assert cli("tasks", "show", done).exit_code == 3
+    assert cli.output("result", done) == '"hello Tom "'
+
+
+async def purge(cli: Cli) -> None:
+    """Delete the tasks that have ended."""
+    async with AsyncOmniQ(config=cli.config) as oq:
+        assert await oq.task_queue.store.purge(older_than=0.0) == 1
+
+
+def test_ctrl_c_while_waiting_exits_with_130(cli: Cli) -> None:
+    command = [sys.executable, "-m", "omniq.cli", "--url", cli.url, "enqueue", f"{TASKS}:birthday", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        task_id = process.stderr.readline().strip()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output, errors) == (130, "", "\n")
+    assert cli.json("tasks", "show", task_id)["state"] == "pending"

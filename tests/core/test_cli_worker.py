@@ -123,6 +123,13 @@ def test_what_a_module_raises_keeps_its_traceback(start: Starter, tmp_path: Path
     assert worker.said[-1] == "ModuleNotFoundError: No module named 'nowhere'"
 
 
+def test_it_logs_what_it_is_asked_to(start: Starter) -> None:
+    with start("--burst", "--log-level", "info", OMNIQ_TSAK_TTL="1") as worker:
+        assert worker.ends() == 0
+    assert any(" WARNING omniq.config: unknown environment variable OMNIQ_TSAK_TTL" in line for line in worker.said)
+    assert any(" INFO omniq.worker: " in line for line in worker.said)
+
+
 # ── working until nothing is due ─────────────────────────────────────────────
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from omniq.errors import StoreError, StoreUnavailable
+from omniq.errors import StoreError, StoreUnavailable, TaskFailed
 from omniq.models import TaskState
 from omniq.storage.records import (
     Added,
@@ -32,6 +32,7 @@ from tests.core.support import (
     front_door,
     lines,
     reference_place,
+    results_of,
     until,
     until_outlived,
     until_states,
@@ -240,3 +241,26 @@ class TestResultOutages:
             await until(lambda: switch.refusals > 1)
             switch.away = False
             assert await waiting == "done"
+
+
+class NarrowResultStore(ReferenceResultStore):
+    """Results of which none may be large."""
+
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        if any(len(record.body) > 10_000 for record in records):
+            raise StoreError("too large")
+        return await super().put(records)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_result_that_the_store_refuses_fails_its_own_task_only(log: Path, kind: str) -> None:
+    elsewhere = ReferenceSpace()
+    async with front_door(reference_place(results=lambda _: NarrowResultStore(elsewhere))) as oq:
+        large = await oq.enqueue(tasks.echo_noted, [str(log), "x" * 20_000], max_retries=3)
+        small = [await oq.enqueue(tasks.add, [n, 1]) for n in range(5)]
+        async with working(oq, kind):
+            assert await results_of(oq, small) == [1, 2, 3, 4, 5]
+            with pytest.raises(TaskFailed, match="can't be stored: too large"):
+                await oq.get_result(large, timeout=SOON)
+    assert len(lines(log)) == 1
+    assert [task.id for task in await oq.list_dead()] == [large]

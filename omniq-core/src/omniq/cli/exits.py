@@ -33,7 +33,7 @@ class Failure(click.ClickException):
         return cls(str(error), exit_code(error))
 
     def show(self, file: object = None) -> None:
-        """Print the line."""
+        """Print the line on stderr."""
         click.echo(f"error: {self.message}", err=True)
 
 

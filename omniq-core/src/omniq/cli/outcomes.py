@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from omniq.cli.exits import FAILED, Failure
 from omniq.cli.output import json_value, print_json, say, value_text
-from omniq.errors import ResultTimeout
+from omniq.errors import ResultTimeout, TaskNotFound
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
@@ -24,11 +25,10 @@ async def wait_for_outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) 
 
 async def known_outcome(oq: AsyncOmniQ, task_id: str) -> TaskResult:
     """The outcome, if the task has ended by now. Raises `ResultTimeout` if it hasn't, else as `get_result` does."""
-    if (result := await oq.result_store.get(task_id)) is not None:
-        return result
-    task = await oq.get_task(task_id)
-    if not task.state.is_terminal:
-        raise ResultTimeout(f"task {task_id} hasn't ended: it is {task.state}")
+    with suppress(TaskNotFound):  # its result may be kept for longer
+        task = await oq.get_task(task_id)
+        if not task.state.is_terminal:
+            raise ResultTimeout(f"task {task_id} hasn't ended: it is {task.state}")
     return await wait_for_outcome(oq, task_id, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import click
@@ -79,4 +80,5 @@ def count(number: int, what: str) -> str:
 
 def say(line: str) -> None:
     """Tell the user something that isn't the command's output."""
-    click.echo(line, err=True)
+    with suppress(BrokenPipeError):  # nobody listens any more
+        click.echo(line, err=True)

@@ -25,7 +25,7 @@ class Place:
     """The options that every command takes; what isn't given comes from the environment, the file and the defaults."""
 
     config: str | None = None
-    """A YAML file; OMNIQ_CONFIG names another default than none."""
+    """A YAML file, else the one that OMNIQ_CONFIG names."""
     url: str | None = None
     """The task queue's URL."""
     project: str | None = None

@@ -15,7 +15,7 @@ from omniq.cli.ending import LastResort, StopSignals, end_now
 from omniq.cli.exits import FAILED
 from omniq.cli.output import count, say
 from omniq.core import AsyncOmniQ
-from omniq.errors import StoreError
+from omniq.errors import WorkerError
 from omniq.workers.pool import AsyncWorkerPool
 
 CLOSING: Final = 2.0
@@ -37,16 +37,20 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
 def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
     """Run a worker in the main thread until it is told to stop; returns the exit code.
 
-    Raises `OmniQError` if it can't start.
+    Raises `OmniQError` if it can't start or go on.
     """
     last_resort = LastResort()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     with StopSignals(runner.get_loop(), last_resort) as signals:
         service = Service(oq, options, signals)
+        complaint = ""
         try:
             return runner.run(service.serve())
+        except Exception as error:
+            complaint = str(error)
+            raise
         finally:
-            _close(runner, service.exit_code, last_resort)
+            _close(runner, last_resort, service.exit_code, complaint)
             if not signals.count:
                 last_resort.call_off()
 
@@ -62,38 +66,36 @@ class Service:
         self.exit_code = FAILED
 
     async def serve(self) -> int:
-        """Start, work, stop; returns the exit code. Raises `OmniQError` if it can't start."""
+        """Start, work, stop; returns the exit code. Raises `OmniQError` if it can't start or go on."""
         async with self._oq:
             pool = self._oq.worker_pool(self._options.type, **self._options.config)
             await pool.start()
             self._signals.patience = pool.config.grace_period
             say(self._greeting(pool))
-            await self._work(pool)
-            await self._stop(pool)
-            say(self._summary(pool))
+            try:
+                await self._work(pool)
+            finally:
+                await self._stop(pool)
+                say(self._summary(pool))
         return self.exit_code
 
     async def _work(self, pool: AsyncWorkerPool) -> None:
-        """Return when a signal came, the worker can't go on, or there is nothing left to do."""
-        self.exit_code = 0
+        """Return when a signal came, the worker can't go on, or there is nothing left to do. Raises `StoreError`."""
         reasons: list[asyncio.Future[object]] = [
             asyncio.ensure_future(self._signals.first.wait()),
             asyncio.ensure_future(pool.finished.wait()),
         ]
         if self._options.burst:
-            reasons.append(asyncio.ensure_future(self._drain(pool)))
+            reasons.append(asyncio.ensure_future(pool.drain()))
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         for reason in reasons:
             reason.cancel()
-        await asyncio.wait(reasons)
+        for outcome in await asyncio.gather(*reasons, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
         if pool.failure is not None:
-            self._fail(f"the worker can't go on: {pool.failure}")
-
-    async def _drain(self, pool: AsyncWorkerPool) -> None:
-        try:
-            await pool.drain()
-        except StoreError as error:
-            self._fail(str(error))
+            raise WorkerError(f"the worker can't go on: {pool.failure}") from pool.failure
+        self.exit_code = 0
 
     async def _stop(self, pool: AsyncWorkerPool) -> None:
         hurrying = asyncio.ensure_future(self._hurry(pool))
@@ -113,10 +115,6 @@ class Service:
         say("stopping at once")
         await pool.runner.close()
 
-    def _fail(self, reason: str) -> None:
-        say(f"error: {reason}")
-        self.exit_code = FAILED
-
     # ── what it says ─────────────────────────────────────────────────────────
 
     def _greeting(self, pool: AsyncWorkerPool) -> str:
@@ -132,11 +130,11 @@ class Service:
         return line
 
 
-def _close(runner: asyncio.Runner, exit_code: int, last_resort: LastResort) -> None:
+def _close(runner: asyncio.Runner, last_resort: LastResort, exit_code: int, complaint: str) -> None:
     """Close the loop, but not at any price: tasks may have left behind what never ends."""
-    last_resort.within(CLOSING, exit_code)
+    last_resort.within(CLOSING, exit_code, complaint)
     if not runner.run(_clear()):
-        end_now(exit_code)
+        end_now(exit_code, complaint)
     runner.close()
 
 

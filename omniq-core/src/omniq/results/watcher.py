@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Any
 
 from omniq.errors import StoreError
@@ -66,8 +65,10 @@ class ResultWatcher:
                     await self._hear(hint)
             finally:
                 hint.cancel()
-                with suppress(asyncio.CancelledError, StoreError):
-                    await hint
+            await asyncio.wait([hint])
+            if not hint.cancelled() and (error := hint.exception()) is not None:
+                log.warning("can't wait for results, polling: %s", error)
+                await asyncio.sleep(POLL)
 
     async def _look(self, ids: list[str]) -> bool:
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omniq.errors import LeaseLost, StoreError, WorkerCrashed
+from omniq.errors import LeaseLost, StoreError, StoreUnavailable, WorkerCrashed
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -20,6 +21,8 @@ from omniq.workers.job import End, Job, Ran
 log = logging.getLogger("omniq.worker")
 
 BATCH = 1000
+REFUSALS = 3
+"""Times that a store may refuse a write, though it can be reached, before the write is at fault."""
 
 FINAL_STATES = {
     End.SUCCESS: TaskState.SUCCESS,
@@ -120,6 +123,16 @@ def poisoned(crashes: int) -> Ran:
     )
 
 
+def unstorable(ran: Ran, error: StoreError) -> Ran:
+    """What is said of a task whose outcome the store refuses."""
+    return Ran(
+        end=End.FATAL,
+        error_type=qualified_name(type(error)),
+        error_message=f"its outcome ({ran.end}) can't be stored: {error}",
+        started_at=ran.started_at,
+    )
+
+
 class SettlingLoop:
     """Tells the store what came of the jobs that are done; while one batch is written, the next gathers.
 
@@ -156,19 +169,40 @@ class SettlingLoop:
     async def settle(self, batch: Sequence[tuple[Job, Ran]]) -> None:
         """Settle one batch, however long the store takes."""
         mine = [(job, ran) for job, ran in batch if ran.end is not End.LOST]
-        changes = [self._verdict.change(job, ran) for job, ran in mine]
-        if changes:
-            outcomes = await self._write(changes)
-            self._note(mine, changes, outcomes)
+        if mine:
+            await self._settle(mine)
         self._on_settled(len(mine))
         self._desk.settled(job for job, _ in batch)
 
-    async def _write(self, changes: Sequence[Change]) -> list[Changed]:
+    async def _settle(self, batch: Sequence[tuple[Job, Ran]], *, refusals: float = REFUSALS) -> None:
+        changes = [self._verdict.change(job, ran) for job, ran in batch]
+        try:
+            outcomes = await self._write(changes, refusals)
+        except StoreError as error:
+            await self._settle_refused(batch, error)
+        else:
+            self._note(batch, changes, outcomes)
+
+    async def _settle_refused(self, batch: Sequence[tuple[Job, Ran]], error: StoreError) -> None:
+        """Find the outcome that the store won't take, such as one that is too large, and let that task fail."""
+        if len(batch) > 1:
+            for pair in batch:
+                await self._settle([pair])
+        else:
+            ((job, ran),) = batch
+            log.error("task %s: the store refuses its outcome (%s): %s", job.record.id, ran.end, error)
+            await self._settle([(job, unstorable(ran, error))], refusals=math.inf)
+
+    async def _write(self, changes: Sequence[Change], refusals: float) -> list[Changed]:
+        """Apply the changes. Raises `StoreError` when the store can be reached and refuses them that often."""
         pause = 0.1
         while True:
             try:
                 return await self._settler.settle(changes)
             except StoreError as error:
+                refusals -= not isinstance(error, StoreUnavailable)
+                if refusals <= 0:
+                    raise
                 log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
