@@ -15,7 +15,7 @@ from omniq.storage.records import Change
 from omniq.testing import VirtualClock
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, lines, results_of, states_of, until, until_states, working
+from tests.core.support import KINDS, SOON, lines, results_of, states_of, until_states, working
 
 
 def call(task_id: str, log: Path, *parents: str, **options: Any) -> TaskCall:
@@ -241,4 +241,3 @@ async def test_a_sweep_heals_what_a_crash_left_waiting(oq: AsyncOmniQ) -> None:
     assert sorted(await states_of(oq, children)) == [TaskState.CANCELLED, TaskState.PENDING]
     held = [task.id for task in await oq.list_tasks(state="cancelled")]
     assert (grandchild in held) == (children[1] in held)
-    await until(lambda: True)

@@ -136,25 +136,38 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         """
         calls = list(calls)
         tasks = [self.requests.build(call.func, call.func_args, TaskOptions.of(call.options)) for call in calls]
-        tasks = parents_first(tasks)
-        for start in range(0, len(tasks), ADD_BATCH):
-            batch = tasks[start : start + ADD_BATCH]
+        ordered = parents_first(tasks)
+        await self._check_parents(ordered)
+        for start in range(0, len(ordered), ADD_BATCH):
+            batch = ordered[start : start + ADD_BATCH]
             await self._added(batch, await (await self.ready()).add(batch))
         return [task.id for task in tasks]
+
+    async def _check_parents(self, tasks: Sequence[NewTask]) -> None:
+        """Raise `UnknownParent` if one depends on a task that is neither among them nor in the store."""
+        own = {task.id for task in tasks}
+        others = list({parent for task in tasks for parent in task.depends_on} - own)
+        found = await (await self.ready()).get(others) if others else []
+        unknown = {id_ for id_, record in zip(others, found, strict=True) if record is None}
+        orphan = next((task for task in tasks if not unknown.isdisjoint(task.depends_on)), None)
+        if orphan is not None:
+            raise unknown_parent(orphan)
 
     async def _add(self, tasks: Sequence[NewTask]) -> Sequence[Added]:
         return await (await self.ready()).add(tasks)
 
     async def _added(self, tasks: Sequence[NewTask], added: Sequence[Added]) -> None:
-        """What follows an `add`: an error for unknown parents, events, and a look at parents that have ended."""
-        for task, outcome in zip(tasks, added, strict=True):
-            if outcome is Added.UNKNOWN_PARENT:
-                raise UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
+        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones."""
+        pairs = list(zip(tasks, added, strict=True))
+        for task, outcome in pairs:
             if outcome is Added.NEW and self.events is not None:
                 self.events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name)
-        children = [task.id for task in tasks if task.depends_on]
+        children = [task.id for task, outcome in pairs if task.depends_on and outcome is not Added.UNKNOWN_PARENT]
         if children:
             await self.dependencies.children_added(children)
+        orphan = next((task for task, outcome in pairs if outcome is Added.UNKNOWN_PARENT), None)
+        if orphan is not None:
+            raise unknown_parent(orphan)
 
     # ── one task ─────────────────────────────────────────────────────────────
 
@@ -303,6 +316,11 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
 
 def _store_class(backend: BaseBackend) -> Callable[[Any], BaseTaskQueue]:
     return load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
+
+
+def unknown_parent(task: NewTask) -> UnknownParent:
+    """The error for a task whose parents aren't all there."""
+    return UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
 
 
 def parents_first(tasks: list[NewTask]) -> list[NewTask]:

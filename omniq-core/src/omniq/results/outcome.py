@@ -51,7 +51,7 @@ class OutcomeWaiter:
         while True:
             record = await self._look(task_id)
             left = None if limit is None else limit - (time.monotonic() - began)
-            if left is not None and left <= 0:
+            if left is not None and left <= 0 and not record.state.is_terminal:
                 raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s")
             if (result := await self._wait(record, left)) is not None:
                 return result
@@ -107,7 +107,7 @@ class OutcomeWaiter:
 
     @staticmethod
     def _pause(record: TaskRecord, left: float | None) -> float:
-        pauses = [LOOK] if left is None else [LOOK, left]
+        pauses = [LOOK] if left is None else [LOOK, max(0.0, left)]
         if record.state in QUEUED and record.expires_at is not None:
             pauses.append(max(0.0, record.expires_at - clock.now()) + 0.01)
         return min(pauses)

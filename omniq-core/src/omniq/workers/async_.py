@@ -19,7 +19,6 @@ from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
 from omniq.workers.threads import ThreadSlots, give_up_all
 
-
 log = logging.getLogger("omniq.worker")
 
 
@@ -39,7 +38,7 @@ class LoopRunner(Runner):
         )
 
     async def open(self) -> None:
-        self._slots.on_start = self.on_start
+        self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
 
     def wake(self) -> None:
         if self._waking:  # a task has ended while it was being started below: that loop goes on
@@ -66,6 +65,9 @@ class LoopRunner(Runner):
                 task.cancel()
 
     async def close(self) -> None:
+        while (waiting := self._take_sync()) is not None:
+            self._ended(waiting, Ran(end=End.RELEASED))
+        give_up_all(self._slots)
         for job in list(self._tasks):
             self.stop_job(job, End.RELEASED)
         if self._tasks:
@@ -73,9 +75,6 @@ class LoopRunner(Runner):
         for job in self._tasks:
             log.warning("task %s goes on running though it was cancelled", job.record.id)
             self.desk.done(job, Ran(end=End.RELEASED, started_at=job.started_at))
-        while (waiting := self._take_sync()) is not None:
-            self._ended(waiting, Ran(end=End.RELEASED))
-        give_up_all(self._slots)
         await asyncio.sleep(0)  # what was given up is handed in by then
 
     def _start(self, job: Job) -> None:
@@ -124,7 +123,7 @@ class LoopRunner(Runner):
 
 BURST = 100
 """Tasks that are started before the loop gets its turn."""
-CANCEL_PATIENCE = 1.0
+CANCEL_PATIENCE = 0.5
 """Seconds that a cancelled async task has to clean up when the worker closes."""
 
 

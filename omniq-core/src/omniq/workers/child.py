@@ -25,6 +25,7 @@ from omniq.workers.execution import Execution
 from omniq.workers.job import Job, Ran
 from omniq.workers.threads import ThreadLoop
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 READY = b""
 """The child's first message."""
 
@@ -79,7 +80,7 @@ def main() -> None:
     # The parent takes the end of this line for our death: nothing that a task leaves behind may hold it open.
     os.set_inheritable(connection.fileno(), False)
     os.register_at_fork(after_in_child=connection.close)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _leave_signals_to_the_parent()
     hello = msgspec.msgpack.decode(connection.recv_bytes(), type=Hello)
     sys.path[:] = hello.sys_path
     execution = Execution(hello.security)
@@ -91,6 +92,17 @@ def main() -> None:
             for task in _decode_tasks(connection.recv_bytes()):
                 connection.send_bytes(_encode(_run(task.job(), execution, loop)))
     loop.close()
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C, and a supervisor's SIGTERM, reach the whole process group: the parent decides what becomes of tasks.
+
+    Handlers that do nothing, since ignored signals would stay ignored in programs that a task starts. The parent
+    blocked both until here.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _run(job: Job, execution: Execution, loop: ThreadLoop) -> Ran:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from contextlib import suppress
 
 from omniq.errors import StoreError
 from omniq.models.config import WorkerConfig
+from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import TaskRecord
 from omniq.workers.admission import Admission
@@ -70,6 +72,9 @@ class Fetcher:
         self._config = config
         self._worker = worker
         self._hint: asyncio.Future[None] | None = None
+        self._emptied_at = -math.inf
+        """When a claim began that found nothing."""
+        self._emptied = asyncio.Event()
         self.pace = Pace()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
@@ -81,13 +86,23 @@ class Fetcher:
                 await self._until_room()
                 self._listen()
                 await asyncio.sleep(0)  # so that it does listen before the claim looks
+                began = time.monotonic()
                 records = await self._claim(self._room())
                 if records:
                     await self._hand_out(records)
-                else:
+                elif records is not None:
+                    self._note_empty(began)
                     await self._idle()
         finally:
             self._stop_listening()
+
+    async def until_nothing_due(self) -> None:
+        """Wait for a claim that begins after now and finds nothing."""
+        now = time.monotonic()
+        hints.tasks_added(self._store.location)  # so that it is made at once
+        while self._emptied_at < now:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     # ── how many ─────────────────────────────────────────────────────────────
 
@@ -121,7 +136,8 @@ class Fetcher:
 
     # ── claiming ─────────────────────────────────────────────────────────────
 
-    async def _claim(self, limit: int) -> list[TaskRecord]:
+    async def _claim(self, limit: int) -> list[TaskRecord] | None:
+        """The tasks; None when the store failed."""
         claim = asyncio.ensure_future(
             self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker)
         )
@@ -133,7 +149,7 @@ class Fetcher:
         except StoreError as error:
             log.warning("tasks can't be claimed, trying again: %s", error)
             await asyncio.sleep(self._config.poll_interval)
-            return []
+            return None
         self.last_fetch = time.monotonic()
         return records
 
@@ -196,6 +212,10 @@ class Fetcher:
         except StoreError as error:
             log.warning("can't wait for tasks, polling: %s", error)
             await asyncio.sleep(self._config.poll_interval)
+
+    def _note_empty(self, began: float) -> None:
+        self._emptied_at = began
+        self._emptied.set()
 
     def _stop_listening(self) -> None:
         if self._hint is not None:

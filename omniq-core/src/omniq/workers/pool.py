@@ -7,7 +7,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from typing import Any, Self
 
@@ -64,6 +65,7 @@ class AsyncWorkerPool:
         if events is not None:
             queue.events = events
         self._loops: list[asyncio.Task[None]] = []
+        self._patience: Patience | None = None
         self.failure: BaseException | None = None
         """The error that ended the worker, if one did."""
         self.finished = asyncio.Event()
@@ -93,15 +95,20 @@ class AsyncWorkerPool:
     async def stop(self, grace_period: float | None = None) -> None:
         """Stop: claim no more, hand back what isn't begun, wait for what runs, then hand that back too.
 
-        `grace_period` (seconds) overrides the configured one. Safe to repeat.
+        `grace_period` (seconds) overrides the configured one; a second call while the first still waits may
+        give a shorter one.
         """
         if not self._loops:
+            if self._patience is not None:
+                self._patience.shorten(grace_period)
+                await self.finished.wait()
             return
         fetch, settle, *upkeep = self._loops
         self._loops = []
+        self._patience = Patience(self.config.grace_period if grace_period is None else grace_period)
         await _cancel(fetch, *upkeep)
         self._hand_back()
-        await self._drain(self.config.grace_period if grace_period is None else grace_period)
+        await self._patience.wait_for(self.desk.until_held_at_most(0))
         await self.runner.close()
         self._hand_back()  # what came back from a process that died meanwhile
         await self._settle_rest()
@@ -112,6 +119,11 @@ class AsyncWorkerPool:
             await self._queue.events.flush()
         self.finished.set()
         log.info("worker %s has stopped", self.name)
+
+    @property
+    def ended(self) -> Counter[End]:
+        """How many runs have ended in which way since the worker started."""
+        return self._settling.ended
 
     async def disconnect(self) -> None:
         """Give back the running loop's connections: for a loop that is the worker's own."""
@@ -130,9 +142,10 @@ class AsyncWorkerPool:
         """Wait until nothing is due, running or unsettled: the tasks there are have been worked off."""
         while True:
             await self.desk.until_held_at_most(0)
-            if not await self._anything_due():
+            await self._settling.children_released()
+            await self._fetcher.until_nothing_due()
+            if not self.desk.held and not await self._anything_running():
                 return
-            await asyncio.sleep(0.02)
 
     # ── parts ────────────────────────────────────────────────────────────────
 
@@ -207,11 +220,6 @@ class AsyncWorkerPool:
         for job in self.desk.withdraw():
             self.desk.done(job, Ran(end=End.RELEASED))
 
-    async def _drain(self, grace_period: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_period):
-                await self.desk.until_held_at_most(0)
-
     async def _settle_rest(self) -> None:
         """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
         try:
@@ -222,13 +230,36 @@ class AsyncWorkerPool:
                 "%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held)
             )
 
-    async def _anything_due(self) -> bool:
+    async def _anything_running(self) -> bool:
         store = await self._queue.ready()
         return any(
-            stats.counts.get(TaskState.PENDING, 0) or stats.counts.get(TaskState.RUNNING, 0)
+            stats.counts.get(TaskState.RUNNING, 0)
             for stats in await store.stats()
             if stats.name in self._queues and not stats.paused
         )
+
+
+class Patience:
+    """How long a stopping worker still waits; it can only get shorter."""
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + seconds
+        self._timeout: asyncio.Timeout | None = None
+
+    def shorten(self, seconds: float | None) -> None:
+        """End in so many seconds, if that is sooner; None changes nothing."""
+        if seconds is not None:
+            self._ends_at = min(self._ends_at, self._loop.time() + seconds)
+            if self._timeout is not None:
+                self._timeout.reschedule(self._ends_at)
+
+    async def wait_for(self, event: Awaitable[object]) -> None:
+        """Wait for the event, or until patience has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._ends_at) as self._timeout:
+                await event
+        self._timeout = None
 
 
 class WorkerPool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -18,7 +20,7 @@ import msgspec
 from omniq import clock
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.workers.base import Worker
-from omniq.workers.child import READY, ChildTask, Hello
+from omniq.workers.child import READY, SIGNALS, ChildTask, Hello
 from omniq.workers.desk import Desk
 from omniq.workers.execution import Execution, failure
 from omniq.workers.job import End, Job, Ran
@@ -54,7 +56,8 @@ class Child:
         with theirs:
             command = [sys.executable, "-m", "omniq.workers.child", str(theirs.fileno())]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+            with signals_blocked():  # until the child has handlers for them
+                self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
         self._connection = Connection(ours.detach())
         self._connection.send_bytes(_encode(hello))
         self._loop.add_reader(self._connection.fileno(), self._readable)
@@ -88,6 +91,16 @@ class Child:
                 self._on_message(self, self._connection.recv_bytes())
         except (EOFError, OSError):
             self._on_death(self)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Keep `SIGNALS` waiting, also in a process that is started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ProcessRunner(Runner):

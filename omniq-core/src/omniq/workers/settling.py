@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,6 +157,8 @@ class SettlingLoop:
         self._on_ended = on_ended
         self._on_settled = on_settled
         self._settler = queue.settler
+        self.ended: Counter[End] = Counter()
+        """How many runs have ended in which way since the worker started."""
         self._children: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
 
@@ -171,6 +174,7 @@ class SettlingLoop:
         mine = [(job, ran) for job, ran in batch if ran.end is not End.LOST]
         if mine:
             await self._settle(mine)
+            self.ended.update(ran.end for _, ran in mine)
         self._on_settled(len(mine))
         self._desk.settled(job for job, _ in batch)
 
@@ -227,7 +231,8 @@ class SettlingLoop:
         log.warning("%s", LeaseLost(f"task {job.record.id}: {lost}"))
 
     def _ended(self, job: Job, ran: Ran, change: Change) -> None:
-        log.debug("task %s: %s → %s", job.record.id, ran.end, change.to)
+        if ran.error_type is not None:
+            log.warning("task %s: attempt %d: %s; now %s", job.record.id, job.attempt, ran.error_type, change.to)
         event = EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None)
         if event is not None:
             self._log(event, job, ran)

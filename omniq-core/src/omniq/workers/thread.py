@@ -20,7 +20,7 @@ class ThreadRunner(Runner):
         )
 
     async def open(self) -> None:
-        self._slots.on_start = self.on_start
+        self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
 
     def wake(self) -> None:
         self._slots.wake()

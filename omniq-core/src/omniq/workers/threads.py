@@ -51,6 +51,7 @@ class ThreadSlots:
         self._abandoned = 0
         self._closing = False
         self.on_start: Callable[[Job], None] = lambda job: None
+        self.on_failure: Callable[[Exception], None] = lambda error: None
 
     @property
     def abandoned(self) -> int:
@@ -109,8 +110,11 @@ class ThreadSlots:
     # ── on a thread ──────────────────────────────────────────────────────────
 
     def _work(self, me: _TaskThread) -> None:
-        while not me.abandoned and (job := self._next()) is not None:
-            self._run(job, me)
+        try:
+            while not me.abandoned and (job := self._next()) is not None:
+                self._run(job, me)
+        except Exception as error:  # tasks can't raise here: it is ours, and the thread's job would be held for ever
+            self._loop.call_soon_threadsafe(self.on_failure, error)
         me.loop.close()
         with self._lock:
             self._threads.discard(me)
