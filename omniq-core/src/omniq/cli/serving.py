@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -16,6 +15,8 @@ from omniq.cli.exits import FAILED
 from omniq.cli.output import count, say
 from omniq.core import AsyncOmniQ
 from omniq.errors import WorkerError
+from omniq.sync import new_event_loop
+from omniq.workers.job import End
 from omniq.workers.pool import AsyncWorkerPool
 
 CLOSING: Final = 2.0
@@ -40,7 +41,7 @@ def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
     Raises `OmniQError` if it can't start or go on.
     """
     last_resort = LastResort()
-    runner = asyncio.Runner(loop_factory=_loop_factory())
+    runner = asyncio.Runner(loop_factory=new_event_loop)
     with StopSignals(runner.get_loop(), last_resort) as signals:
         service = Service(oq, options, signals)
         complaint = ""
@@ -110,10 +111,10 @@ class Service:
             self.exit_code = self._signals.exit_code
 
     async def _hurry(self, pool: AsyncWorkerPool) -> None:
-        """After a second signal: hand back what runs, which ends the waiting for it."""
+        """After a second signal: wait no longer for what runs."""
         await self._signals.second.wait()
         say("stopping at once")
-        await pool.runner.close()
+        await pool.stop(0)
 
     # ── what it says ─────────────────────────────────────────────────────────
 
@@ -124,10 +125,15 @@ class Service:
         return f"worker {pool.name} ({kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
 
     def _summary(self, pool: AsyncWorkerPool) -> str:
-        line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s"
+        line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s: {_ends(pool.ended)}"
         if left := len(pool.desk.held):
             line += f"; {count(left, 'task')} couldn't be handed back, to be run again when the leases are over"
         return line
+
+
+def _ends(ended: Mapping[End, int]) -> str:
+    """How many runs ended in which way, such as "12 success, 1 error"."""
+    return ", ".join(f"{number} {end}" for end, number in ended.items()) or "no task was run"
 
 
 def _close(runner: asyncio.Runner, last_resort: LastResort, exit_code: int, complaint: str) -> None:
@@ -148,14 +154,3 @@ async def _clear() -> bool:
     # It is left to itself when it takes too long: cancelling it would wait for the threads.
     ending = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
     return not (await asyncio.wait([ending], timeout=CLEARING))[1]
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed."""
-    if sys.platform == "win32":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -75,6 +75,7 @@ class Fetcher:
         self._emptied_at = -math.inf
         """When a claim began that found nothing."""
         self._emptied = asyncio.Event()
+        self._found = 0
         self.pace = Pace()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
@@ -89,6 +90,7 @@ class Fetcher:
                 began = time.monotonic()
                 records = await self._claim(self._room())
                 if records:
+                    self._found += len(records)
                     await self._hand_out(records)
                 elif records is not None:
                     self._note_empty(began)
@@ -96,13 +98,14 @@ class Fetcher:
         finally:
             self._stop_listening()
 
-    async def until_nothing_due(self) -> None:
-        """Wait for a claim that begins after now and finds nothing."""
-        now = time.monotonic()
+    async def until_nothing_due(self) -> bool:
+        """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile."""
+        now, found = time.monotonic(), self._found
         hints.tasks_added(self._store.location)  # so that it is made at once
         while self._emptied_at < now:
             self._emptied.clear()
             await self._emptied.wait()
+        return self._found == found
 
     # ── how many ─────────────────────────────────────────────────────────────
 

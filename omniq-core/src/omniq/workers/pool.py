@@ -143,8 +143,7 @@ class AsyncWorkerPool:
         while True:
             await self.desk.until_held_at_most(0)
             await self._settling.children_released()
-            await self._fetcher.until_nothing_due()
-            if not self.desk.held and not await self._anything_running():
+            if await self._fetcher.until_nothing_due() and not await self._anything_running():
                 return
 
     # ── parts ────────────────────────────────────────────────────────────────
