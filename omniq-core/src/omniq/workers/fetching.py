@@ -206,15 +206,18 @@ class Fetcher:
     def _listen(self) -> None:
         if self._hint is None or self._hint.done():
             pause = self._config.poll_interval * random.uniform(0.8, 1.2)
-            self._hint = asyncio.ensure_future(self._store.wait(self._queues, pause))
+            self._hint = asyncio.ensure_future(self._hear(pause))
+
+    async def _hear(self, pause: float) -> None:
+        try:
+            await self._store.wait(self._queues, pause)
+        except StoreError as error:
+            log.warning("can't wait for tasks, polling: %s", error)
+            await asyncio.sleep(pause)
 
     async def _idle(self) -> None:
         assert self._hint is not None
-        try:
-            await asyncio.shield(self._hint)
-        except StoreError as error:
-            log.warning("can't wait for tasks, polling: %s", error)
-            await asyncio.sleep(self._config.poll_interval)
+        await asyncio.shield(self._hint)
 
     def _note_empty(self, began: float) -> None:
         self._emptied_at = began
