@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import DependencyCycle, InvalidTask, TaskCancelled, TaskFailed, UnknownParent
 from omniq.models import TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.request import EnqueueOptions, TaskCall
 from omniq.storage.records import Change
 from omniq.testing import VirtualClock
 
@@ -20,9 +20,8 @@ from tests.core.support import KINDS, SOON, lines, results_of, states_of, until_
 
 def call(task_id: str, log: Path, *parents: str, **options: Any) -> TaskCall:
     """A task that notes its id."""
-    return TaskCall(
-        func=tasks.append, func_args=[str(log), task_id], options={"task_id": task_id, "depends_on": parents, **options}
-    )
+    options = {"task_id": task_id, "depends_on": parents, **options}
+    return TaskCall(func=tasks.append, func_args=[str(log), task_id], options=cast("EnqueueOptions", options))
 
 
 class TestEnqueueing:
@@ -67,9 +66,7 @@ class TestEnqueueing:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_children_come_in_any_order_and_run_after_their_parents(
-    oq: AsyncOmniQ, log: Path, kind: str
-) -> None:
+async def test_children_come_in_any_order_and_run_after_their_parents(oq: AsyncOmniQ, log: Path, kind: str) -> None:
     calls = [call("d", log, "b", "c"), call("b", log, "a"), call("c", log, "a"), call("a", log)]
     assert await oq.enqueue_many(calls) == ["d", "b", "c", "a"]
     async with working(oq, kind):

@@ -39,7 +39,7 @@ class TestGetResult:
         error = failed.value
         assert (error.task_id, error.error_type, error.error_message) == (task_id, "ValueError", "no luck today")
         assert error.remote_traceback.startswith("Traceback (most recent call last):")
-        assert 'in fail\n    raise ValueError(message)' in error.remote_traceback
+        assert "in fail\n    raise ValueError(message)" in error.remote_traceback
         assert "execution.py" not in error.remote_traceback
         assert str(error).startswith(f"task {task_id} failed: ValueError: no luck today\n\nOn the worker:\nTraceback")
 
@@ -72,9 +72,9 @@ class TestGetResult:
             await waiting
 
     async def test_a_task_or_a_schedule_has_to_be_named(self, oq: AsyncOmniQ) -> None:
-        for arguments in ({}, {"task_id": "t", "schedule_id": "s"}):
+        for task_id, schedule_id in ((None, None), ("t", "s")):
             with pytest.raises(InvalidTask, match="task_id: give a task_id or a schedule_id"):
-                await oq.get_result(**arguments)
+                await oq.get_result(task_id, schedule_id=schedule_id)
 
     async def test_many_wait_with_few_reads(self, log: Path, gate: Path) -> None:
         space, counts = ReferenceSpace(), [0]
@@ -148,9 +148,7 @@ class TestTimeToLive:
 
 
 class TestRetention:
-    async def test_a_result_is_kept_as_long_as_was_asked_for(
-        self, oq: AsyncOmniQ, virtual_clock: VirtualClock
-    ) -> None:
+    async def test_a_result_is_kept_as_long_as_was_asked_for(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
         task_id = await oq.enqueue(tasks.add, [1, 2], result_ttl=60)
         async with working(oq, "async"):
             assert await oq.get_result(task_id, timeout=SOON) == 3
@@ -162,9 +160,7 @@ class TestRetention:
         assert await oq.result_store.get(task_id) is None
 
     @pytest.mark.parametrize(("func", "error"), [(tasks.nothing, ResultExpired), (tasks.fail, TaskFailed)])
-    async def test_a_result_that_is_not_kept_at_all(
-        self, oq: AsyncOmniQ, func: object, error: type[Exception]
-    ) -> None:
+    async def test_a_result_that_is_not_kept_at_all(self, oq: AsyncOmniQ, func: object, error: type[Exception]) -> None:
         assert callable(func)
         task_id = await oq.enqueue(func, result_ttl=0)
         async with working(oq, "async") as pool:

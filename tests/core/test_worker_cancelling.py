@@ -92,9 +92,7 @@ async def test_a_task_that_cleans_up_is_cancelled_once(oq: AsyncOmniQ, log: Path
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
-async def test_a_task_that_fails_after_its_cancellation_is_not_run_again(
-    oq: AsyncOmniQ, log: Path, kind: str
-) -> None:
+async def test_a_task_that_fails_after_its_cancellation_is_not_run_again(oq: AsyncOmniQ, log: Path, kind: str) -> None:
     task_id = await oq.enqueue(tasks.fail_once_cancelled, [str(log)], max_retries=3, retry_delay=0.01)
     async with working(oq, kind, **QUICK):
         await until(lambda: len(lines(log)) == 1)

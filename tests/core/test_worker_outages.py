@@ -210,9 +210,7 @@ class TestOutages:
 
 class TestResultOutages:
     @pytest.mark.parametrize("kind", KINDS)
-    async def test_a_task_is_not_run_again_because_its_result_cannot_be_written(
-        self, log: Path, kind: str
-    ) -> None:
+    async def test_a_task_is_not_run_again_because_its_result_cannot_be_written(self, log: Path, kind: str) -> None:
         switch, elsewhere = Switch(), ReferenceSpace()
         place = reference_place(results=lambda _: FlakyResultStore(elsewhere, switch))
         async with front_door(place) as oq, working(oq, kind, lease=LEASE):

@@ -31,9 +31,7 @@ class Supervisor:
         """Start the process, and again when it has died, until it ends well."""
         while 0 not in self.exit_codes:
             with self._log.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command, cwd=ROOT, stdout=log, stderr=log
-                )
+                self._process = await asyncio.create_subprocess_exec(*self._command, cwd=ROOT, stdout=log, stderr=log)
             self.exit_codes.append(await self._process.wait())
 
     def stop(self) -> None:

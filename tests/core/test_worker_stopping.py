@@ -130,9 +130,7 @@ async def test_a_result_that_is_being_written_is_not_lost(log: Path, gate: Path)
         await assert_uncharged(oq, [blocked])
 
 
-async def test_a_suspect_that_waits_to_run_alone_is_handed_back(
-    log: Path, gate: Path
-) -> None:
+async def test_a_suspect_that_waits_to_run_alone_is_handed_back(log: Path, gate: Path) -> None:
     async with front_door(reference_place()) as oq:
         suspect = await oq.enqueue(tasks.nothing)
         for _ in range(2):  # two workers die with it in their hands

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from omniq.models.state import TaskState
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
+from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import (
     Added,
     Change,
@@ -73,6 +74,9 @@ class RecordingQueue(BaseTaskQueue):
 
     def result_storage(self) -> BaseResultStorage | None:
         return self._store.result_storage()
+
+    async def guarantees(self) -> Guarantees:
+        return await self._store.guarantees()
 
     async def connect(self) -> None:
         await self._store.connect()

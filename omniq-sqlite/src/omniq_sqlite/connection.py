@@ -8,6 +8,7 @@ import threading
 from typing import TypeVar
 
 from omniq.storage.base import Store
+from omniq.storage.guarantees import Guarantees
 from omniq.sync import PerLoop
 
 from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
@@ -86,6 +87,17 @@ class SQLiteStore(Store):
     @property
     def location(self) -> str:
         return f"sqlite:{self._settings.path}"
+
+    async def guarantees(self) -> Guarantees:
+        return Guarantees(
+            survives_process_kill=True,
+            survives_power_loss=self._settings.synchronous == "FULL",
+            survives_failover=False,
+            clock="host",
+            push=False,
+            atomic_results=True,
+            evidence=("journal_mode=wal", f"synchronous={self._settings.synchronous.lower()}"),
+        )
 
     async def connect(self) -> None:
         await self._database.read(_nothing)

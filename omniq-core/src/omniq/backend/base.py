@@ -9,6 +9,9 @@ from omniq.config.layers import given_fields
 from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.guarantees import Guarantees
+from omniq.sync import portal, refuse_in_loop
 
 C = TypeVar("C", bound=ComponentConfig)
 
@@ -75,6 +78,23 @@ class BaseBackend:
         spec = self.specs.event_store
         return None if spec is None else self._derive(load_class(spec.config, EventStorageConfig), overrides)
 
+    def guarantees(self) -> Guarantees:
+        """What the task queue's store promises, asked of the live server where that can be asked. Blocks.
+
+        Raises `StoreError` when the store can't be reached, `BlockingCallInLoop` inside a running loop.
+        """
+        refuse_in_loop(f"{type(self).__name__}.guarantees()")
+        store = load_class(self.specs.task_queue.store, BaseTaskQueue)(self.config)  # type: ignore[type-abstract, call-arg]
+        return portal().call(_guarantees_of(store))
+
     def _derive(self, type_: type[C], overrides: dict[str, Any]) -> C:
         shared = {name: value for name, value in given_fields(self.config).items() if name in type_.__struct_fields__}
         return convert({**shared, **overrides}, type_, type(self).__name__)
+
+
+async def _guarantees_of(store: BaseTaskQueue) -> Guarantees:
+    await store.connect()
+    try:
+        return await store.guarantees()
+    finally:
+        await store.close()

@@ -8,12 +8,14 @@ second sees both. A sweep heals what a crash between a parent's end and its chil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
+from omniq.errors import DependencyCycle, UnknownParent
 from omniq.models.result import Outcome
 from omniq.models.state import TaskState
 from omniq.queue.view import read_call
-from omniq.storage.records import Change, TaskFilter, TaskRecord
+from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
@@ -96,3 +98,22 @@ class DependencyResolver:
 
 def _release(child: TaskRecord) -> Change:
     return Change(task_id=child.id, to=TaskState.PENDING, from_states=(TaskState.WAITING,), epoch=child.epoch)
+
+
+def unknown_parent(task: NewTask) -> UnknownParent:
+    """The error for a task whose parents aren't all there."""
+    return UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
+
+
+def parents_first(tasks: list[NewTask]) -> list[NewTask]:
+    """The tasks in an order in which parents come before their children. Raises `DependencyCycle`."""
+    if not any(task.depends_on for task in tasks):
+        return tasks
+    by_id = {task.id: task for task in tasks}
+    sorter = TopologicalSorter({task.id: [p for p in task.depends_on if p in by_id] for task in tasks})
+    try:
+        return [by_id[id_] for id_ in sorter.static_order()]
+    except CycleError as error:
+        raise DependencyCycle(
+            f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}"
+        ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, Generic, TypeVar, Unpack
 
 from omniq.backend.base import BaseBackend
@@ -12,22 +11,23 @@ from omniq.backend.component import AsyncComponent
 from omniq.batching import Batcher
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
-from omniq.errors import DependencyCycle, InvalidTask, TaskNotFound, UnknownParent
+from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import QUEUED, EventType, TaskState
 from omniq.models.task import Task
-from omniq.models.times import Duration, seconds
+from omniq.models.times import Duration
 from omniq.plugins.registry import load_class
-from omniq.queue.dependencies import DependencyResolver
-from omniq.queue.request import EnqueueOptions, FuncArgs, RequestBuilder, TaskCall, TaskOptions
+from omniq.queue.dependencies import DependencyResolver, parents_first, unknown_parent
+from omniq.queue.request import EnqueueOptions, FuncArgs, RequestBuilder, TaskCall, TaskOptions, span
 from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.settle import Settler, ending
 from omniq.queue.ttl import TTLManager
 from omniq.queue.view import task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
+from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Added, Change, ChangeStatus, NewTask, QueueStats, TaskFilter, TaskRecord
 from omniq.sync import PerLoop
 
@@ -125,8 +125,12 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
 
         Raises `InvalidTask` or `SerializationError` naming the argument, `StoreError` if the store fails.
         """
-        task = self.requests.build(func, func_args, TaskOptions.of(options))
-        await self._added([task], [await self._adds.get().submit(task)])
+        checked = TaskOptions.of(options)
+        task = self.requests.build(func, func_args, checked)
+        if checked.connection is None:
+            await self._added([task], [await self._adds.get().submit(task)])
+        elif await (await self.ready()).add_within(checked.connection, [task]) == [Added.UNKNOWN_PARENT]:
+            raise unknown_parent(task)
         return task.id
 
     async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[str]:
@@ -262,6 +266,10 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         """How many tasks of each queue are in which state."""
         return await (await self.ready()).stats()
 
+    async def guarantees(self) -> Guarantees:
+        """What the store promises, asked of the live server where that can be asked."""
+        return await (await self.ready()).guarantees()
+
     async def pause_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers pass over the queue until `resume_queue`; what runs goes on."""
         await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=True)
@@ -286,7 +294,7 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         Any number of schedulers may run (every worker is one): each slot is fired once. With a `schedule_id`
         of your own, calling again replaces the schedule. Raises as `enqueue` does.
         """
-        timing = Timing(interval=seconds("interval", interval, minimum=MIN_INTERVAL))
+        timing = Timing(interval=span("interval", interval, minimum=MIN_INTERVAL))
         return await self.scheduler.add(func, func_args, timing, TaskOptions.of(options), schedule_id=schedule_id)
 
     async def get_schedule(self, schedule_id: str) -> Schedule:
@@ -316,25 +324,6 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
 
 def _store_class(backend: BaseBackend) -> Callable[[Any], BaseTaskQueue]:
     return load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
-
-
-def unknown_parent(task: NewTask) -> UnknownParent:
-    """The error for a task whose parents aren't all there."""
-    return UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
-
-
-def parents_first(tasks: list[NewTask]) -> list[NewTask]:
-    """The tasks in an order in which parents come before their children. Raises `DependencyCycle`."""
-    if not any(task.depends_on for task in tasks):
-        return tasks
-    by_id = {task.id: task for task in tasks}
-    sorter = TopologicalSorter({task.id: [p for p in task.depends_on if p in by_id] for task in tasks})
-    try:
-        return [by_id[id_] for id_ in sorter.static_order()]
-    except CycleError as error:
-        raise DependencyCycle(
-            f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}"
-        ) from None
 
 
 def _state(state: TaskState | str) -> TaskState:

@@ -25,6 +25,7 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     list_tasks = blocking(AsyncTaskQueue.list_tasks)
     list_dead = blocking(AsyncTaskQueue.list_dead)
     stats = blocking(AsyncTaskQueue.stats)
+    guarantees = blocking(AsyncTaskQueue.guarantees)
     pause_queue = blocking(AsyncTaskQueue.pause_queue)
     resume_queue = blocking(AsyncTaskQueue.resume_queue)
     schedule = blocking(AsyncTaskQueue.schedule)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from msgspec import Struct, field
@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from omniq import ids
 from omniq.config.choices import TaskDefaults
 from omniq.errors import InvalidTask
-from omniq.models.config import DEFAULT_QUEUE
+from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
 from omniq.models.task import Call, Task
 from omniq.models.times import Duration, seconds, timestamp
 from omniq.serialization.calls import CallOptions
@@ -23,6 +23,8 @@ FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
 MAX_ID_LENGTH = 255
+ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "connection")
+"""Options that the tasks of a schedule can't have."""
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -57,6 +59,8 @@ class EnqueueOptions(TypedDict, total=False):
     on_success: Callable[..., Any] | None
     """Called on the worker with the `TaskResult`, once, if it gets that far."""
     on_failure: Callable[..., Any] | None
+    connection: Any
+    """A connection of the store's driver with an open transaction: the task exists only if that commits."""
 
 
 class TaskOptions(Struct, kw_only=True):
@@ -77,6 +81,7 @@ class TaskOptions(Struct, kw_only=True):
     metadata: Mapping[str, Any] | None = None
     on_success: Callable[..., Any] | None = None
     on_failure: Callable[..., Any] | None = None
+    connection: Any = None
 
     @classmethod
     def of(cls, options: EnqueueOptions) -> TaskOptions:
@@ -133,13 +138,13 @@ class RequestBuilder:
 
     def _call_options(self, options: TaskOptions) -> CallOptions:
         defaults = self._defaults
-        retry_delay = seconds("retry_delay", options.retry_delay)
+        retry_delay = span("retry_delay", options.retry_delay)
         return CallOptions(
-            timeout=defaults.timeout if options.timeout is None else seconds("timeout", options.timeout, minimum=0.001),
+            timeout=defaults.timeout if options.timeout is None else span("timeout", options.timeout, minimum=0.001),
             max_retries=defaults.max_retries if options.max_retries is None else _retries(options.max_retries),
             retry_delay=defaults.retry_delay if retry_delay is None else retry_delay,
-            result_ttl=defaults.result_ttl if options.result_ttl is None else seconds("result_ttl", options.result_ttl),
-            metadata={} if options.metadata is None else dict(options.metadata),
+            result_ttl=defaults.result_ttl if options.result_ttl is None else span("result_ttl", options.result_ttl),
+            metadata=_metadata(options.metadata),
             on_success=options.on_success,
             on_failure=options.on_failure,
             on_parent_failure=_parent_failure(options.on_parent_failure),
@@ -147,11 +152,11 @@ class RequestBuilder:
 
     def ttl(self, options: TaskOptions) -> float | None:
         """Seconds for which a task may wait to be started."""
-        return self._defaults.ttl if options.ttl is None else seconds("ttl", options.ttl)
+        return self._defaults.ttl if options.ttl is None else span("ttl", options.ttl)
 
     def check_queue(self, name: str) -> str:
         """The name, if it is declared; a task in an undeclared queue would wait for ever."""
-        if name not in self._queues:
+        if not isinstance(name, str) or name not in self._queues:
             raise InvalidTask(
                 f"queue_name: {name!r} isn't one of the declared queues ({self._queue_list}); add it with queues=[…]"
             )
@@ -175,13 +180,28 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def check_id(task_id: object) -> str:
-    """The id, if it can be one; a new one where none is given."""
-    if task_id is None:
+def check_id(id_: object, name: str = "task_id") -> str:
+    """The id, if it can be one; a new one where none is given. `name` is that of the argument."""
+    if id_ is None:
         return ids.new_id()
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_LENGTH or not task_id.isprintable():
-        raise InvalidTask(f"task_id: expected 1 to {MAX_ID_LENGTH} printable characters, got {task_id!r:.80}")
-    return task_id
+    if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID_LENGTH or not id_.isprintable():
+        raise InvalidTask(f"{name}: expected 1 to {MAX_ID_LENGTH} printable characters, got {id_!r:.80}")
+    return id_
+
+
+def check_for_schedule(options: TaskOptions) -> None:
+    """Raise `InvalidTask` for an option that only a single task can have."""
+    bad = next((name for name in ONE_TASK_ONLY if getattr(options, name)), None)
+    if bad is not None:
+        raise InvalidTask(f"{bad}: the tasks of a schedule can't have it")
+
+
+def span(name: str, value: Duration | None, *, minimum: float = 0.0) -> float | None:
+    """`seconds`, and `InvalidTask` for more than ten years, beyond which times can't be told any more."""
+    checked = seconds(name, value, minimum=minimum)
+    if checked is not None and checked > TEN_YEARS:
+        raise InvalidTask(f"{name}: expected at most {TEN_YEARS:g} seconds (ten years), got {checked:g}")
+    return checked
 
 
 def check_priority(priority: object) -> int:
@@ -194,7 +214,7 @@ def check_priority(priority: object) -> int:
 def _due(options: TaskOptions) -> tuple[float, float | None]:
     if options.run_in is not None and options.run_at is not None:
         raise InvalidTask("run_in: give run_in or run_at, not both")
-    return seconds("run_in", options.run_in) or 0.0, timestamp("run_at", options.run_at)
+    return span("run_in", options.run_in) or 0.0, timestamp("run_at", options.run_at)
 
 
 def _retries(max_retries: object) -> int:
@@ -208,6 +228,8 @@ def _parents(depends_on: Sequence[str | Task] | str | Task, task_id: str) -> tup
         return ()
     if isinstance(depends_on, str | Task):
         depends_on = (depends_on,)
+    if not isinstance(depends_on, Iterable):
+        raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(depends_on).__name__}")
     parents = tuple(dict.fromkeys(_parent_id(parent) for parent in depends_on))
     if task_id in parents:
         raise InvalidTask(f"depends_on: task {task_id} can't depend on itself")
@@ -218,8 +240,16 @@ def _parent_id(parent: object) -> str:
     if isinstance(parent, Task):
         return parent.id
     if isinstance(parent, str):
-        return parent
+        return check_id(parent, "depends_on")
     raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(parent).__name__}")
+
+
+def _metadata(metadata: object) -> dict[str, Any]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidTask(f"metadata: expected a mapping, got {type(metadata).__name__}")
+    return dict(metadata)
 
 
 def _parent_failure(policy: str) -> str:

@@ -18,7 +18,7 @@ from omniq.errors import ScheduleNotFound, SerializationError, StoreError
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
 from omniq.models.times import as_datetime
-from omniq.queue.request import FuncArgs, TaskOptions, check_id, check_priority
+from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_id, check_priority
 from omniq.serialization.calls import ScheduledCall
 from omniq.storage import hints
 from omniq.storage.records import NewTask, ScheduleRecord
@@ -60,7 +60,8 @@ class AsyncScheduler:
     ) -> str:
         """Store a schedule, or replace the one of that id, and return its id."""
         requests = self._queue.requests
-        schedule_id = check_id(schedule_id)
+        schedule_id = check_id(schedule_id, "schedule_id")
+        check_for_schedule(options)
         queue_name = requests.check_queue(options.queue_name)
         template = ScheduledCall(
             timing=timing,
@@ -233,3 +234,8 @@ class Scheduler(Blocking[AsyncScheduler]):
         running, self._running = self._running, None
         if running is not None:
             running.cancel()
+
+    def close(self) -> None:
+        """Fire no more, and give back the queue's connections."""
+        self.stop()
+        super().close()

@@ -18,6 +18,7 @@ from omniq.storage.records import TaskRecord
 
 log = logging.getLogger("omniq.results")
 
+KINDS = ("latest", "first", "all")
 LOOK = 2.0
 """Seconds between two looks at the task itself while its result is waited for."""
 STALE_PAUSE = 0.05
@@ -117,6 +118,8 @@ class OutcomeWaiter:
 
         Raises `ScheduleNotFound`, or what `value` raises for the task in question.
         """
+        if kind not in KINDS:
+            raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
         if kind == "all":
             results = await self._results.find(schedule_id, newest_first=False, limit=10_000)
             return [result.unwrap() for result in results]

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from omniq.errors import UnsupportedCapability
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage import hints
 from omniq.storage.capabilities import Capability
+from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import (
     Added,
     Change,
@@ -59,6 +61,10 @@ class Store(ABC):
         many processes at once."""
 
     @abstractmethod
+    async def guarantees(self) -> Guarantees:
+        """What the store promises, asked of the live server where that can be asked."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Give back what `connect` opened for the running loop. Safe to repeat."""
 
@@ -83,6 +89,14 @@ class BaseTaskQueue(Store):
         else SCHEDULED if due later, else PENDING. When it returns, the tasks are as durable as the store
         promises.
         """
+
+    async def add_within(self, connection: Any, tasks: Sequence[NewTask]) -> list[Added]:
+        """As `add`, inside the transaction that the caller has open on this connection of the store's driver.
+
+        The tasks exist only if, and from when, the caller commits. Only with `TRANSACTIONAL_ENQUEUE`, else
+        `UnsupportedCapability`.
+        """
+        raise UnsupportedCapability(f"{self.location} can't enqueue within a transaction of the caller's")
 
     @abstractmethod
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:

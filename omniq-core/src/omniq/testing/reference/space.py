@@ -8,6 +8,7 @@ from typing import TypeAlias
 from omniq.ids import new_id
 from omniq.models.event import TaskEvent
 from omniq.storage.base import Store
+from omniq.storage.guarantees import Guarantees
 from omniq.testing.reference.tables import ResultTable, ScheduleTable
 from omniq.testing.reference.tasks import TaskTable
 
@@ -49,6 +50,16 @@ class ReferenceStore(Store):
     @property
     def location(self) -> str:
         return self.space.location
+
+    async def guarantees(self) -> Guarantees:
+        return Guarantees(
+            survives_process_kill=False,
+            survives_power_loss=False,
+            survives_failover=False,
+            clock="host",
+            push=False,
+            atomic_results=True,
+        )
 
     async def connect(self) -> None:
         """Safe to repeat."""
