@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, OmniQ
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.events import AsyncEventStorage
@@ -110,6 +110,16 @@ def front_door(
     )
 
 
+def blocking_door(place: Place, *, events: bool = False) -> OmniQ:
+    """OmniQ with methods that block, whose worker is a fast one."""
+    return OmniQ(
+        task_queue=task_queue(place),
+        result_store=result_storage(place),
+        event_store=event_storage(place) if events else None,
+        worker_config=FAST,
+    )
+
+
 @asynccontextmanager
 async def working(oq: AsyncOmniQ, kind: str, **config: Any) -> AsyncIterator[AsyncWorkerPool]:
     """A fast worker on the running loop, which must not have failed by its end."""
@@ -179,7 +189,7 @@ def lines(path: Path) -> list[str]:
 
 
 class GatedQueueStore(ReferenceQueueStore):
-    """A reference store whose answers to some calls, once the calls have taken effect, can be held back."""
+    """A reference store that can hold claims back once they have taken effect, and transitions before they do."""
 
     def __init__(self, place: ReferenceSpace) -> None:
         super().__init__(place)
@@ -187,14 +197,14 @@ class GatedQueueStore(ReferenceQueueStore):
         self.reached: dict[str, asyncio.Event] = {}
 
     def hold(self, call: str) -> None:
-        """Hold back the answers to this call from now on."""
+        """Hold this call back from now on."""
         self.held[call], self.reached[call] = asyncio.Event(), asyncio.Event()
 
     def let_go(self, call: str) -> None:
-        """Give the answers."""
+        """Let it pass."""
         self.held[call].set()
 
-    async def _answer(self, call: str) -> None:
+    async def _pass(self, call: str) -> None:
         if call in self.held:
             self.reached[call].set()
             await self.held[call].wait()
@@ -202,13 +212,12 @@ class GatedQueueStore(ReferenceQueueStore):
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         claimed = await super().claim(queues, limit=limit, lease=lease, worker=worker)
         if claimed:
-            await self._answer("claim")
+            await self._pass("claim")
         return claimed
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
-        changed = await super().transition(changes)
-        await self._answer("transition")
-        return changed
+        await self._pass("transition")
+        return await super().transition(changes)
 
 
 async def plant(oq: AsyncOmniQ, *, body: bytes | None = None, **call: Any) -> str:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from omniq import Retry, current_task
@@ -65,6 +66,27 @@ def count_lines(log: str) -> int:
     note(log)
     with open(log) as file:
         return len(file.readlines())
+
+
+class Canary:
+    """Sings when it is unpickled: adds a line."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return note, (self.path, "sang")
+
+
+class Homebody:
+    """Can't travel."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("I stay here")
+
+
+def make_canary(path: str) -> Canary:
+    return Canary(path)
 
 
 def process_id() -> int:
@@ -179,6 +201,10 @@ def fail_once_cancelled(log: str) -> NoReturn:
     while not current_task().cancelled and time.monotonic() < deadline:
         time.sleep(0.005)
     raise ValueError("cancelled, and no way to end well")
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def sleep_in_c(log: str) -> None:
@@ -373,6 +399,25 @@ def fail_as_callback(result: TaskResult) -> NoReturn:
     raise ValueError("the callback failed")
 
 
+async def wait_as_callback(result: TaskResult) -> None:
+    await asyncio.sleep(PATIENCE)
+
+
 def exit_as_callback(result: TaskResult) -> NoReturn:
     note(str(result.value or result.error_message))
     sys.exit("the callback exits")
+
+
+# ── ones that use OmniQ themselves ───────────────────────────────────────────
+
+
+def enqueue_another(directory: str) -> str:
+    """Enqueue through a blocking front door; returns the id."""
+    from tests.core.support import blocking_door, sqlite_place  # which few tasks need
+
+    with blocking_door(sqlite_place(Path(directory))) as oq:
+        return oq.enqueue(add, [1, 2])
+
+
+async def enqueue_another_async(directory: str) -> str:
+    return enqueue_another(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,16 @@ class TestCallbacks:
             await until(lambda: f"task {task_id}: its callback" in caplog.text)
             assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
         assert len(lines(log)) == 1
+
+    async def test_a_callback_that_does_not_end_does_not_keep_the_worker(
+        self, oq: AsyncOmniQ, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        task_id = await oq.enqueue(tasks.nothing, on_success=tasks.wait_as_callback)
+        async with working(oq, "async", grace_period=0.0) as pool:
+            await oq.get_result(task_id, timeout=SOON)
+            async with asyncio.timeout(3):
+                await pool.stop()
+        assert f"tests.core.tasks:wait_as_callback of task {task_id}" in caplog.text
 
     async def test_a_callback_that_no_worker_can_import_is_refused(self, oq: AsyncOmniQ) -> None:
         with pytest.raises(SerializationError, match="on_success"):

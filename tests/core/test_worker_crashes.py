@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from omniq import AsyncOmniQ
-from omniq.errors import TaskFailed
+from omniq.errors import TaskCancelled, TaskFailed
 from omniq.models import TaskState
 
 from tests.core import tasks
@@ -69,3 +71,38 @@ async def test_an_idle_child_that_is_killed_is_replaced_and_no_task_is_blamed(oq
         task_id = await oq.enqueue(tasks.process_id)
         assert await oq.get_result(task_id, timeout=SOON) != first
     assert (await oq.get_task(task_id)).crashes == 0
+
+
+async def one_bunch(oq: AsyncOmniQ, func: Callable[..., Any], args: list[Any], log: Path) -> tuple[str, list[str]]:
+    """A task with five short ones behind it, which one process gets at once, as it does once tasks are short."""
+    await results_of(oq, [await oq.enqueue(tasks.nothing) for _ in range(400)])
+    await oq.task_queue.pause_queue()
+    first = await oq.enqueue(func, args, priority=1)
+    behind = [await oq.enqueue(tasks.append, [str(log), f"t{n}"]) for n in range(5)]
+    await oq.task_queue.resume_queue()
+    return first, behind
+
+
+async def assert_ran_once(oq: AsyncOmniQ, task_ids: list[str], log: Path) -> None:
+    assert sorted(await results_of(oq, task_ids)) == [f"t{n}" for n in range(5)]
+    assert sorted(line for line in lines(log) if line.startswith("t")) == [f"t{n}" for n in range(5)]
+    found = [await oq.get_task(id_) for id_ in task_ids]
+    assert {(task.attempts, task.crashes, task.epoch) for task in found} == {(0, 0, 1)}
+
+
+async def test_tasks_behind_one_that_kills_their_process_are_not_charged(oq: AsyncOmniQ, log: Path) -> None:
+    async with working(oq, "process", max_workers=1, max_crashes=1, prefetch=400):
+        poison, behind = await one_bunch(oq, tasks.die, [str(log), "exit"], log)
+        with pytest.raises(TaskFailed, match="died 1 times"):
+            await oq.get_result(poison, timeout=SOON)
+        await assert_ran_once(oq, behind, log)
+
+
+async def test_tasks_behind_one_that_is_cancelled_are_not_charged(oq: AsyncOmniQ, log: Path) -> None:
+    async with working(oq, "process", max_workers=1, lease=0.6, prefetch=400):
+        slow, behind = await one_bunch(oq, tasks.sleep_in_c, [str(log)], log)
+        await until(lambda: len(lines(log)) == 1)
+        await oq.cancel(slow)
+        with pytest.raises(TaskCancelled):
+            await oq.get_result(slow, timeout=SOON)
+        await assert_ran_once(oq, behind, log)

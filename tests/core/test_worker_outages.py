@@ -39,7 +39,7 @@ from tests.core.support import (
     working,
 )
 
-LEASE = 0.6
+LEASE = 0.4
 
 
 class Switch:

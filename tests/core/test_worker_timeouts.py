@@ -16,18 +16,18 @@ from omniq.models import TaskState
 from omniq.workers.job import Job
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, lines, results_of, until, working
+from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, until_states, working
 
 
 async def assert_timed_out(oq: AsyncOmniQ, task_id: str) -> None:
-    with pytest.raises(TaskFailed, match=r"ran longer than its timeout of 0\.3 s") as failed:
+    with pytest.raises(TaskFailed, match=r"ran longer than its timeout of 0\.2 s") as failed:
         await oq.get_result(task_id, timeout=SOON)
     assert failed.value.error_type == "omniq.errors.TaskTimeout"
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_an_async_task_is_cancelled(oq: AsyncOmniQ, log: Path, gate: Path, kind: str) -> None:
-    slow = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], timeout=0.3)
+    slow = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], timeout=0.2)
     next_ = await oq.enqueue(tasks.add_async, [1, 2])
     async with working(oq, kind, max_workers=1):
         await assert_timed_out(oq, slow)
@@ -37,7 +37,7 @@ async def test_an_async_task_is_cancelled(oq: AsyncOmniQ, log: Path, gate: Path,
 
 @pytest.mark.parametrize("func", [tasks.sleep_in_c, tasks.loop_for_ever])
 async def test_a_process_is_killed_and_replaced(oq: AsyncOmniQ, log: Path, func: Callable[..., Any]) -> None:
-    slow = await oq.enqueue(func, [str(log)], timeout=0.3)
+    slow = await oq.enqueue(func, [str(log)], timeout=0.2)
     next_ = await oq.enqueue(tasks.process_id)
     async with working(oq, "process", max_workers=1):
         await assert_timed_out(oq, slow)
@@ -50,7 +50,7 @@ async def test_a_process_is_killed_and_replaced(oq: AsyncOmniQ, log: Path, func:
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_a_thread_is_given_up_and_its_slot_is_free(oq: AsyncOmniQ, log: Path, gate: Path, kind: str) -> None:
-    slow = await oq.enqueue(tasks.wait_for, [str(gate), str(log)], timeout=0.3)
+    slow = await oq.enqueue(tasks.wait_for, [str(gate), str(log)], timeout=0.2)
     next_ = [await oq.enqueue(tasks.add, [n, 2]) for n in range(3)]
     async with working(oq, kind, max_workers=1):
         await assert_timed_out(oq, slow)
@@ -62,7 +62,7 @@ async def test_a_thread_is_given_up_and_its_slot_is_free(oq: AsyncOmniQ, log: Pa
 
 
 async def test_a_task_on_a_thread_sees_that_its_time_is_over(oq: AsyncOmniQ, log: Path) -> None:
-    slow = await oq.enqueue(tasks.wait_until_cancelled, [str(log)], timeout=0.3)
+    slow = await oq.enqueue(tasks.wait_until_cancelled, [str(log)], timeout=0.2)
     async with working(oq, "thread", max_workers=1):
         await assert_timed_out(oq, slow)
         await until(lambda: lines(log)[1:] == ["cancelled"])
@@ -70,7 +70,7 @@ async def test_a_task_on_a_thread_sees_that_its_time_is_over(oq: AsyncOmniQ, log
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_timeout_is_tried_again_like_any_error(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    slow = await oq.enqueue(tasks.stay_away, [str(log)], timeout=0.3, max_retries=1, retry_delay=0.01)
+    slow = await oq.enqueue(tasks.stay_away, [str(log)], timeout=0.2, max_retries=1, retry_delay=0.01)
     async with working(oq, kind):
         await assert_timed_out(oq, slow)
         assert len(lines(log)) == 2
@@ -78,7 +78,7 @@ async def test_a_timeout_is_tried_again_like_any_error(oq: AsyncOmniQ, log: Path
     assert result is not None
     assert (result.attempts, (await oq.get_task(slow)).attempts) == (2, 2)
     assert result.duration is not None
-    assert 0.2 < result.duration < 2.0
+    assert 0.1 < result.duration < 2.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,3 +97,13 @@ async def test_finished_tasks_with_a_long_timeout_leave_nothing_behind(oq: Async
         await results_of(oq, ids)
         # Idle threads and loops may hold the last one that they had in hand.
         await until(lambda: sum(isinstance(found, Job) for found in gc.get_objects()) < 10)
+
+
+async def test_a_task_that_ends_just_as_its_time_is_over_harms_nobody() -> None:
+    async with front_door(reference_place()) as oq, working(oq, "process", max_workers=1, prefetch=50):
+        close = [await oq.enqueue(tasks.sleep, [0.03], timeout=0.03 + n * 0.0003) for n in range(8)]
+        others = [await oq.enqueue(tasks.add, [n, 1]) for n in range(20)]
+        assert await results_of(oq, others) == [n + 1 for n in range(20)]
+        await until_states(oq, close, TaskState.SUCCESS, TaskState.ERROR)
+        assert {(await oq.get_task(id_)).crashes for id_ in [*close, *others]} == {0}
+        assert {task.id for task in await oq.list_dead()} <= set(close)

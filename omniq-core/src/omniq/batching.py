@@ -52,7 +52,7 @@ class Batcher(Generic[T, R]):
 
     async def _flush_one(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:
-            results = await self._flush([item for item, _ in batch])
+            answered = list(zip(batch, await self._flush([item for item, _ in batch]), strict=True))
         except BaseException as error:
             for _, future in batch:
                 if not future.done():
@@ -60,6 +60,6 @@ class Batcher(Generic[T, R]):
             if not isinstance(error, Exception):
                 raise
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future), result in answered:
             if not future.done():
                 future.set_result(result)

@@ -205,9 +205,12 @@ class AsyncOmniQ(FromSource):
         """
         if self._worker is not None:
             raise WorkerError("the worker is running already")
-        pool = self.worker_pool(worker_type, **worker_config)
-        await pool.start()
-        self._worker = pool
+        pool = self._worker = self.worker_pool(worker_type, **worker_config)
+        try:
+            await pool.start()
+        except BaseException:
+            self._worker = None
+            raise
 
     async def stop_worker(self, grace_period: Duration | None = None) -> None:
         """Let the worker finish or hand back what it holds; returns when it has stopped."""
@@ -315,7 +318,7 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
 
         Raises `WorkerError` when one runs already, `StoreError` when a store can't be reached.
         """
-        if self._worker is not None:
+        if self._worker is not None and self._worker.running:
             raise WorkerError("the worker is running already")
         worker = WorkerPool(self.aio.worker_pool(worker_type, **worker_config))
         worker.start()

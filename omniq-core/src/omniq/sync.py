@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import logging
 import os
 import threading
 import weakref
@@ -27,6 +28,8 @@ class AsyncResource(Protocol):
 
     async def close(self) -> None: ...
 
+
+log = logging.getLogger("omniq.sync")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,7 +105,10 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for facade in list(_open_facades):
-        facade.close()
+        try:
+            facade.close()
+        except Exception:
+            log.exception("%s couldn't be closed at the interpreter's end", type(facade).__name__)
 
 
 if hasattr(os, "register_at_fork"):
@@ -141,14 +147,17 @@ class Blocking(Generic[A_co]):
         """Run a coroutine of the core on the shared loop."""
         try:
             refuse_in_loop(type(self).__name__)
-        except BlockingCallInLoop:
+            self._open()
+        except BaseException:
             coroutine.close()
             raise
+        return portal().call(coroutine)
+
+    def _open(self) -> None:
         if not self._opened:
+            portal().call(self.aio.connect())
             self._opened = True
             _open_facades.add(self)
-            portal().call(self.aio.connect())
-        return portal().call(coroutine)
 
     def connect(self) -> None:
         """Connect now instead of at the first call."""

@@ -156,6 +156,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     def _tell(self, any_due: bool) -> None:
         """Wake this process's waiters at once. What is due later, or elsewhere, is the watcher's business."""
         if any_due:
+            self._idle = False
             hints.tasks_added(self.location)
 
 

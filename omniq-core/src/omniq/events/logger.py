@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
 from omniq import clock
@@ -15,6 +16,10 @@ from omniq.storage.base import BaseEventStorage
 from omniq.sync import PerLoop
 
 log = logging.getLogger("omniq.events")
+
+
+MAX_FAILURES = 5
+"""In a row, after which the writer waits for the next event before it tries again."""
 
 
 class EventFields(TypedDict, total=False):
@@ -35,18 +40,18 @@ class AsyncEventLogger:
     """Takes events and writes them behind the caller's back.
 
     `capacity` events are kept while the store is slow or away; beyond that the newest are dropped and
-    counted in `dropped`. Nothing that goes wrong here reaches a task.
+    counted in `dropped`, as are those that the store refuses. Nothing that goes wrong here reaches a task.
     """
 
     def __init__(self, store: BaseEventStorage, *, capacity: int = 10_000, batch: int = 500) -> None:
-        self._store = store
+        self.store = store
         self._capacity = capacity
         self._batch = batch
         self._buffers = PerLoop(self._make_buffer)
         self.enabled = True
         """False stops events at the source."""
         self.dropped = 0
-        """How many events were dropped because the buffer was full."""
+        """How many events were dropped because the buffer was full, or the store refused them."""
 
     def log(self, type: EventType, **fields: Unpack[EventFields]) -> None:
         """Take an event of now; returns at once."""
@@ -56,59 +61,90 @@ class AsyncEventLogger:
         event = TaskEvent(type=type, **fields)
         buffer = self._buffers.get()
         if len(buffer.events) >= self._capacity:
-            self._drop()
+            self._drop(1)
             return
         buffer.push(event)
 
     async def connect(self) -> None:
         """Connect the store. Raises `StoreError`."""
-        await self._store.connect()
+        await self.store.connect()
 
     async def close(self) -> None:
-        """Write what was logged on this loop, and give back its connections."""
-        await self.flush()
-        await self._store.close()
+        """Write what was logged on this loop, or drop it if that fails, and give back the loop's connections."""
+        buffer = self._buffers.pop()
+        if buffer is not None:
+            await buffer.flushed()
+            await buffer.end()
+        await self.store.close()
 
     async def flush(self) -> None:
         """Wait until what was logged on this loop is written, or the store has failed."""
         await self._buffers.get().flushed()
 
-    def _drop(self) -> None:
-        self.dropped += 1
-        if self.dropped == 1 or self.dropped % 10_000 == 0:
-            log.warning("%d events dropped: the event store is slower than the tasks", self.dropped)
+    def _drop(self, count: int) -> None:
+        if self.dropped // 10_000 != (self.dropped + count) // 10_000 or self.dropped == 0:
+            log.warning("events are dropped, %d so far: the event store is too slow, or away", self.dropped + count)
+        self.dropped += count
 
     def _make_buffer(self) -> _Buffer:
-        return _Buffer(self._store, self._batch)
+        return _Buffer(self.store, self._batch, self._drop)
 
 
 class _Buffer:
     """The events of one loop, and the task that writes them."""
 
-    def __init__(self, store: BaseEventStorage, batch: int) -> None:
+    def __init__(self, store: BaseEventStorage, batch: int, drop: Callable[[int], None]) -> None:
         self.events: deque[TaskEvent] = deque()
         self._store = store
         self._batch = batch
+        self._drop = drop
         self._writer: asyncio.Task[None] | None = None
+        self._failures = 0
+        """In a row, just now."""
+        self._tried = asyncio.Event()
 
     def push(self, event: TaskEvent) -> None:
         self.events.append(event)
         if self._writer is None or self._writer.done():
+            self._failures = 0
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def flushed(self) -> None:
+        """Wait until all is written, or a write has failed."""
+        while self.events_in_hand and not self._failures:
+            self._tried.clear()
+            await self._tried.wait()
+
+    @property
+    def events_in_hand(self) -> bool:
+        return self._writer is not None and not self._writer.done()
+
+    async def end(self) -> None:
+        """Write no more; what is left is dropped."""
         if self._writer is not None:
+            self._writer.cancel()
             await asyncio.wait([self._writer])
+        if self.events:
+            self._drop(len(self.events))
 
     async def _write(self) -> None:
-        failures = 0
-        while self.events and failures < 5:
-            batch = [self.events.popleft() for _ in range(min(self._batch, len(self.events)))]
-            try:
-                await self._store.append(batch)
-                failures = 0
-            except StoreError as error:
-                failures += 1
-                self.events.extendleft(reversed(batch))
-                log.warning("events can't be written, trying again: %s", error)
-                await asyncio.sleep(0.1 * 2**failures)
+        try:
+            while self.events and self._failures < MAX_FAILURES:
+                await self._write_batch()
+        finally:
+            self._tried.set()
+
+    async def _write_batch(self) -> None:
+        batch = [self.events.popleft() for _ in range(min(self._batch, len(self.events)))]
+        try:
+            await self._store.append(batch)
+            self._failures = 0
+        except StoreError as error:
+            self._failures += 1
+            self._tried.set()
+            self.events.extendleft(reversed(batch))
+            log.warning("events can't be written, trying again: %s", error)
+            await asyncio.sleep(0.1 * 2**self._failures)
+        except Exception:
+            self._drop(len(batch))
+            log.exception("%d events can't be written", len(batch))

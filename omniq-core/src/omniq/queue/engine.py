@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
+from omniq import clock
 from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
 from omniq.batching import Batcher
@@ -97,6 +98,8 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         self._given_results = results
 
     async def close(self) -> None:
+        if self.events is not None:
+            await self.events.close()
         if self._own_results is not None:
             await self._own_results.close()
         await super().close()
@@ -128,7 +131,8 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         checked = TaskOptions.of(options)
         task = self.requests.build(func, func_args, checked)
         if checked.connection is None:
-            await self._added([task], [await self._adds.get().submit(task)])
+            began = clock.now()
+            await self._added([task], [await self._adds.get().submit(task)], began)
         elif await (await self.ready()).add_within(checked.connection, [task]) == [Added.UNKNOWN_PARENT]:
             raise unknown_parent(task)
         return task.id
@@ -143,8 +147,8 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         ordered = parents_first(tasks)
         await self._check_parents(ordered)
         for start in range(0, len(ordered), ADD_BATCH):
-            batch = ordered[start : start + ADD_BATCH]
-            await self._added(batch, await (await self.ready()).add(batch))
+            batch, began = ordered[start : start + ADD_BATCH], clock.now()
+            await self._added(batch, await (await self.ready()).add(batch), began)
         return [task.id for task in tasks]
 
     async def _check_parents(self, tasks: Sequence[NewTask]) -> None:
@@ -160,12 +164,15 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
     async def _add(self, tasks: Sequence[NewTask]) -> Sequence[Added]:
         return await (await self.ready()).add(tasks)
 
-    async def _added(self, tasks: Sequence[NewTask], added: Sequence[Added]) -> None:
-        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones."""
+    async def _added(self, tasks: Sequence[NewTask], added: Sequence[Added], began: float) -> None:
+        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones.
+
+        Its events are of when it `began`: a worker may have started a task before the reply was here.
+        """
         pairs = list(zip(tasks, added, strict=True))
         for task, outcome in pairs:
             if outcome is Added.NEW and self.events is not None:
-                self.events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name)
+                self.events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
         children = [task.id for task, outcome in pairs if task.depends_on and outcome is not Added.UNKNOWN_PARENT]
         if children:
             await self.dependencies.children_added(children)

@@ -154,7 +154,7 @@ class RequestBuilder:
         """Seconds for which a task may wait to be started."""
         return self._defaults.ttl if options.ttl is None else span("ttl", options.ttl)
 
-    def check_queue(self, name: str) -> str:
+    def check_queue(self, name: object) -> str:
         """The name, if it is declared; a task in an undeclared queue would wait for ever."""
         if not isinstance(name, str) or name not in self._queues:
             raise InvalidTask(

@@ -145,14 +145,15 @@ class AsyncScheduler:
         except SerializationError as error:
             log.error("schedule %s can't be read and doesn't fire: %s", record.id, error)
             return False
-        slot = template.timing.latest(record.next_run, clock.now())
+        began = clock.now()
+        slot = template.timing.latest(record.next_run, began)
         task = self._slot_task(record, template, slot)
         fired = await (await self._queue.ready()).fire(
             record.id, if_version=record.version, next_run=template.timing.after(slot), task=task
         )
         if fired and self._queue.events is not None:
             self._queue.events.log(
-                EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, schedule_id=record.id
+                EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, schedule_id=record.id, time=began
             )
         return fired
 

@@ -8,7 +8,15 @@ import time
 from typing import Any
 
 from omniq import clock
-from omniq.errors import ResultExpired, ResultTimeout, TaskCancelled, TaskExpired, TaskFailed, TaskNotFound
+from omniq.errors import (
+    InvalidTask,
+    ResultExpired,
+    ResultTimeout,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskNotFound,
+)
 from omniq.models.result import TaskResult
 from omniq.models.state import QUEUED, TaskState
 from omniq.models.times import Duration, seconds

@@ -17,7 +17,7 @@ from omniq.workers.desk import Desk
 from omniq.workers.execution import Execution
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
-from omniq.workers.threads import ThreadSlots, give_up_all
+from omniq.workers.threads import CANCEL_PATIENCE, ThreadSlots, give_up_all
 
 log = logging.getLogger("omniq.worker")
 
@@ -67,7 +67,10 @@ class LoopRunner(Runner):
     async def close(self) -> None:
         while (waiting := self._take_sync()) is not None:
             self._ended(waiting, Ran(end=End.RELEASED))
-        give_up_all(self._slots)
+        await asyncio.gather(give_up_all(self._slots), self._cancel_all())
+        await asyncio.sleep(0)  # what was given up is handed in by then
+
+    async def _cancel_all(self) -> None:
         for job in list(self._tasks):
             self.stop_job(job, End.RELEASED)
         if self._tasks:
@@ -75,7 +78,6 @@ class LoopRunner(Runner):
         for job in self._tasks:
             log.warning("task %s goes on running though it was cancelled", job.record.id)
             self.desk.done(job, Ran(end=End.RELEASED, started_at=job.started_at))
-        await asyncio.sleep(0)  # what was given up is handed in by then
 
     def _start(self, job: Job) -> None:
         call = self.execution.load(job)
@@ -123,8 +125,6 @@ class LoopRunner(Runner):
 
 BURST = 100
 """Tasks that are started before the loop gets its turn."""
-CANCEL_PATIENCE = 0.5
-"""Seconds that a cancelled async task has to clean up when the worker closes."""
 
 
 class AsyncWorker(Worker):

@@ -55,15 +55,26 @@ class Worker:
             self.runner,
             self.config,
             max_workers=self.config.max_workers or self.default_max_workers,
-            events=None if self._events is None else AsyncEventLogger(self._events.store),
+            events=self._event_logger(),
         )
+
+    @property
+    def _is_running(self) -> bool:
+        return self._async is not None or (self._blocking is not None and self._blocking.running)
+
+    def _event_logger(self) -> AsyncEventLogger | None:
+        """The logger that the queue has for this event store already, else a new one."""
+        current = self._queue.events
+        if self._events is None or (current is not None and current.store is self._events.store):
+            return current
+        return AsyncEventLogger(self._events.store)
 
     # ── blocking ─────────────────────────────────────────────────────────────
 
     def start(self) -> None:
         """Begin to work on a thread of its own and return. Raises `StoreError`, or `WorkerError` if it runs."""
         refuse_in_loop(f"{type(self).__name__}.start()")
-        if self._blocking is not None or self._async is not None:
+        if self._is_running:
             raise WorkerError("the worker is running already")
         blocking = WorkerPool(self.pool())
         blocking.start()
@@ -96,10 +107,11 @@ class Worker:
     # ── async ────────────────────────────────────────────────────────────────
 
     async def __aenter__(self) -> Self:
-        if self._blocking is not None or self._async is not None:
+        if self._is_running:
             raise WorkerError("the worker is running already")
-        self._async = self.pool()
-        await self._async.start()
+        pool = self.pool()
+        await pool.start()
+        self._async = pool
         return self
 
     async def __aexit__(self, *exc: object) -> None:

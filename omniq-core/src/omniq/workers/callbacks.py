@@ -36,14 +36,19 @@ class CallbackManager:
         succeeded = change.to is TaskState.SUCCESS
         reference = job.call.on_success if succeeded else job.call.on_failure
         if reference is not None:
-            call = asyncio.create_task(self._call(reference, job, change))
+            name = f"{reference} of task {job.record.id}"
+            call = asyncio.create_task(self._call(reference, job, change), name=name)
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
 
-    async def close(self) -> None:
-        """Wait for the callbacks that have begun."""
-        if self._calls:
-            await asyncio.wait(set(self._calls))
+    async def close(self, patience: float) -> None:
+        """Wait for the callbacks that have begun, at most `patience` seconds; cancel those that don't end."""
+        if not self._calls:
+            return
+        _, pending = await asyncio.wait(set(self._calls), timeout=patience)
+        for call in pending:
+            log.warning("a callback is given up, since its worker stops: %s", call.get_name())
+            call.cancel()
 
     async def _call(self, reference: str, job: Job, change: Change) -> None:
         assert change.result is not None

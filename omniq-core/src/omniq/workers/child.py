@@ -81,17 +81,21 @@ def main() -> None:
     os.set_inheritable(connection.fileno(), False)
     os.register_at_fork(after_in_child=connection.close)
     _leave_signals_to_the_parent()
+    loop = ThreadLoop()
+    with suppress(EOFError, ConnectionError):  # the parent has hung up, or is gone
+        _serve(connection, loop)
+    loop.close()
+
+
+def _serve(connection: Connection, loop: ThreadLoop) -> None:
     hello = msgspec.msgpack.decode(connection.recv_bytes(), type=Hello)
     sys.path[:] = hello.sys_path
     execution = Execution(hello.security)
-    loop = ThreadLoop()
     threading.Thread(target=_die_with, args=(hello.parent,), daemon=True).start()
     connection.send_bytes(READY)
-    with suppress(EOFError, ConnectionError):  # the parent has hung up, or is gone
-        while True:
-            for task in _decode_tasks(connection.recv_bytes()):
-                connection.send_bytes(_encode(_run(task.job(), execution, loop)))
-    loop.close()
+    while True:
+        for task in _decode_tasks(connection.recv_bytes()):
+            connection.send_bytes(_encode(_run(task.job(), execution, loop)))
 
 
 def _leave_signals_to_the_parent() -> None:

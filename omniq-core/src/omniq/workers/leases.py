@@ -53,7 +53,7 @@ class LeaseKeeper:
         if self._portal is not None:
             self._task.cancel()
             await asyncio.wrap_future(self._portal.submit(self._close()))
-            await asyncio.to_thread(self._portal.stop)
+            self._portal.stop()  # it has nothing left to do
             self._portal = None
 
     async def _close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import random
@@ -114,7 +115,7 @@ class AsyncWorkerPool:
         await self._settle_rest()
         await _cancel(settle)
         await self._leases.stop()
-        await self._callbacks.close()
+        await self._callbacks.close(max(1.0, self.config.grace_period))
         if self._queue.events is not None:
             await self._queue.events.flush()
         self.finished.set()
@@ -277,6 +278,7 @@ class WorkerPool:
         """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
         refuse_in_loop("start()")
         self._portal = Portal("omniq-worker")
+        _started.add(self)
         try:
             self._portal.call(self.aio.start())
         except BaseException:
@@ -298,12 +300,25 @@ class WorkerPool:
         self._portal.call(self.aio.drain())
 
     def _end(self) -> None:
+        _started.discard(self)
         portal, self._portal = self._portal, None
         if portal is not None:
             try:
                 portal.call(self.aio.disconnect())
             finally:
                 portal.stop()
+
+
+_started: set[WorkerPool] = set()
+
+
+def _stop_all() -> None:
+    """At the interpreter's end: hand back what runs, instead of letting leases run out."""
+    for pool in list(_started):
+        pool.stop()
+
+
+atexit.register(_stop_all)
 
 
 async def _cancel(*tasks: asyncio.Task[None]) -> None:

@@ -29,7 +29,7 @@ class ThreadRunner(Runner):
         self._slots.stop_job(job, why)
 
     async def close(self) -> None:
-        give_up_all(self._slots)
+        await give_up_all(self._slots)
 
 
 class ThreadPoolWorker(Worker):

@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
 from typing import Any
@@ -61,6 +62,11 @@ class ThreadSlots:
     @property
     def running(self) -> list[Job]:
         return list(self._running)
+
+    @property
+    def any_on_loops(self) -> bool:
+        """Whether an async task is running."""
+        return any(thread.loop.busy for thread in list(self._running.values()))
 
     def wake(self) -> None:
         """Let one more thread look for work."""
@@ -178,11 +184,19 @@ class ThreadSlots:
             self.give_up(job, failure(job, TaskTimeout()))
 
 
-def give_up_all(slots: ThreadSlots) -> None:
-    """Hand back what still runs on threads, which can't be stopped, and let the threads end."""
+CANCEL_PATIENCE = 0.5
+"""Seconds that cancelled async tasks have to clean up when a worker closes."""
+
+
+async def give_up_all(slots: ThreadSlots) -> None:
+    """Stop what still runs on threads, hand back what can't be stopped, and let the threads end."""
     slots.close()
     for job in slots.running:
         slots.stop_job(job, End.RELEASED)
+    deadline = time.monotonic() + CANCEL_PATIENCE
+    while slots.any_on_loops and time.monotonic() < deadline:  # noqa: ASYNC110 (they end on threads, and soon)
+        await asyncio.sleep(0.005)
+    for job in slots.running:
         slots.give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
 
 
@@ -212,6 +226,11 @@ class ThreadLoop:
             self._runner = asyncio.Runner()
         # In the caller's context: the runner's own would be that of the first task for all of them.
         return self._runner.run(self._limited(awaitable, timeout), context=contextvars.copy_context())
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs on it."""
+        return self._task is not None
 
     def cancel(self) -> None:
         """Cancel what runs; from any thread."""

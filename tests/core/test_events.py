@@ -1,0 +1,286 @@
+"""What happens to tasks and schedules is told in order, and nobody pays for it: neither tasks nor workers."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from omniq import AsyncOmniQ
+from omniq.errors import ConfigError, InvalidTask, StoreError, StoreUnavailable, TaskFailed
+from omniq.events import AsyncEventLogger, EventLogger, EventStorage
+from omniq.models import EventType, TaskState
+from omniq.models.event import TaskEvent
+from omniq.storage import BaseEventStorage
+from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
+
+from tests.core import tasks
+from tests.core.support import (
+    KINDS,
+    SOON,
+    Place,
+    event_storage,
+    front_door,
+    reference_place,
+    results_of,
+    task_queue,
+    until,
+    until_states,
+    working,
+    working_elsewhere,
+)
+
+E = EventType
+
+
+@pytest.fixture
+async def oq(place: Place) -> AsyncIterator[AsyncOmniQ]:
+    """OmniQ that keeps events."""
+    async with front_door(place, events=True) as oq:
+        yield oq
+
+
+async def told(oq: AsyncOmniQ, task_id: str, last: EventType) -> list[TaskEvent]:
+    """The events of a task, once the last one is there."""
+    async with asyncio.timeout(SOON):
+        while True:
+            found = await oq.list_events(task_id=task_id)
+            if found and found[-1].type is last:
+                return found
+            await asyncio.sleep(0.01)
+
+
+class TestTasks:
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_a_success_is_told_in_order(self, oq: AsyncOmniQ, kind: str) -> None:
+        async with working(oq, kind) as pool:
+            task_id = await oq.enqueue(tasks.add, [1, 2], queue_name="high")
+            await oq.get_result(task_id, timeout=SOON)
+            enqueued, executing, complete = await told(oq, task_id, E.COMPLETE)
+        assert [event.type for event in (enqueued, executing, complete)] == [E.ENQUEUED, E.EXECUTING, E.COMPLETE]
+        assert enqueued.time <= executing.time <= complete.time
+        assert {event.queue_name for event in (enqueued, executing, complete)} == {"high"}
+        assert [event.worker for event in (enqueued, executing, complete)] == [None, pool.name, pool.name]
+        assert [event.attempt for event in (enqueued, executing, complete)] == [None, 1, 1]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_each_attempt_is_told(self, oq: AsyncOmniQ, kind: str) -> None:
+        task_id = await oq.enqueue(tasks.fail, max_retries=2, retry_delay=0.01)
+        async with working(oq, kind):
+            found = await told(oq, task_id, E.ERROR)
+        assert [(event.type, event.attempt) for event in found[1:]] == [
+            (E.EXECUTING, 1),
+            (E.RETRY, 1),
+            (E.EXECUTING, 2),
+            (E.RETRY, 2),
+            (E.EXECUTING, 3),
+            (E.ERROR, 3),
+        ]
+        assert {event.data.get("error_type") for event in found if event.type in (E.RETRY, E.ERROR)} == {"ValueError"}
+
+    async def test_a_crash_is_told_as_a_retry(self, oq: AsyncOmniQ, log: Path) -> None:
+        task_id = await oq.enqueue(tasks.die, [str(log), "exit"])
+        async with working(oq, "process", max_crashes=2):
+            found = await told(oq, task_id, E.ERROR)
+        assert [event.type for event in found] == [E.ENQUEUED, E.EXECUTING, E.RETRY, E.EXECUTING, E.ERROR]
+
+    async def test_a_cancellation_is_told(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.nothing)
+        await oq.cancel(task_id)
+        assert [event.type for event in await told(oq, task_id, E.CANCELLED)] == [E.ENQUEUED, E.CANCELLED]
+
+    async def test_an_expiry_is_told(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+        task_id = await oq.enqueue(tasks.nothing, ttl=10)
+        virtual_clock.advance(11)
+        await oq.task_queue.ttl.expire()
+        assert [event.type for event in await told(oq, task_id, E.EXPIRED)] == [E.ENQUEUED, E.EXPIRED]
+
+    async def test_an_id_that_is_enqueued_again_is_told_once(self, oq: AsyncOmniQ) -> None:
+        for _ in range(3):
+            await oq.enqueue(tasks.nothing, task_id="mine")
+        assert len(await oq.list_events(task_id="mine")) == 1
+
+    async def test_events_of_a_worker_elsewhere_come_in_order_too(self, oq: AsyncOmniQ) -> None:
+        async with working_elsewhere(oq, "thread"):
+            ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(20)]
+            for task_id in ids:
+                found = await told(oq, task_id, E.COMPLETE)
+                assert [event.type for event in found] == [E.ENQUEUED, E.EXECUTING, E.COMPLETE]
+
+    async def test_no_event_holds_an_argument(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.fail, ["a secret"])
+        async with working(oq, "async"):
+            found = await told(oq, task_id, E.ERROR)
+        assert "secret" not in str(found)
+
+
+async def test_what_happens_to_a_schedule_is_told(oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+    schedule_id = await oq.schedule(tasks.nothing, interval=60)
+    virtual_clock.advance(61)
+    await oq.task_queue.scheduler.fire_due()
+    await oq.pause_schedule(schedule_id)
+    await oq.resume_schedule(schedule_id)
+    found = await oq.list_events(schedule_id=schedule_id)
+    assert [event.type for event in found] == [E.ENQUEUED, E.SCHEDULE_PAUSED, E.SCHEDULE_RESUMED]
+    assert found[0].task_id == (await oq.list_tasks())[0].id
+
+
+class TestListing:
+    async def test_by_type_time_and_number(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+        ids = []
+        for n in range(4):
+            ids.append(await oq.enqueue(tasks.nothing, task_id=f"t{n}"))
+            virtual_clock.advance(10)
+        await oq.cancel("t3")
+        assert [event.task_id for event in await oq.list_events(type="CANCELLED")] == ["t3"]
+        assert [event.task_id for event in await oq.list_events(type=[E.ENQUEUED, E.EXPIRED])] == ids
+        since = dt.datetime.fromtimestamp(virtual_clock.now() - 25, dt.UTC)
+        assert [event.task_id for event in await oq.list_events(type=E.ENQUEUED, since=since)] == ["t2", "t3"]
+        assert [event.task_id for event in await oq.list_events(type=E.ENQUEUED, limit=1)] == ["t3"]
+
+    async def test_a_type_that_does_not_exist_is_named(self, oq: AsyncOmniQ) -> None:
+        with pytest.raises(InvalidTask, match="^type: 'DONE'"):
+            await oq.list_events(type="DONE")
+
+    async def test_old_events_are_purged(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+        await oq.enqueue(tasks.nothing, task_id="old")
+        await oq.list_events()
+        virtual_clock.advance(3600)
+        await oq.enqueue(tasks.nothing, task_id="new")
+        assert oq.event_store is not None
+        assert await oq.event_store.purge(dt.timedelta(minutes=30)) == 1
+        assert [event.task_id for event in await oq.list_events()] == ["new"]
+
+
+async def test_without_an_event_store_there_are_no_events(place: Place) -> None:
+    async with front_door(place) as oq, working(oq, "async"):
+        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
+        assert oq.task_queue.events is None
+        with pytest.raises(ConfigError, match="event_store: none is configured"):
+            await oq.list_events()
+    store = event_storage(place)
+    assert await store.list() == []
+    await store.close()
+
+
+class FailingEventStore(ReferenceEventStore):
+    """Refuses events as long as it is told to, in the way that it is told."""
+
+    def __init__(self, place: ReferenceSpace, error: Exception) -> None:
+        super().__init__(place)
+        self.error: Exception | None = error
+        self.refused = 0
+
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        if self.error is not None:
+            self.refused += 1
+            raise self.error
+        await super().append(events)
+
+
+class TestFailingStores:
+    @pytest.mark.parametrize("error", [StoreUnavailable("away"), StoreError("no"), RuntimeError("a bug")])
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_a_store_that_fails_hurts_no_task(self, kind: str, error: Exception) -> None:
+        store = FailingEventStore(ReferenceSpace(), error)
+        place = reference_place(events=lambda _: store)
+        async with asyncio.timeout(SOON), front_door(place, events=True) as oq, working(oq, kind) as pool:
+            ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(10)]
+            bad = await oq.enqueue(tasks.fail)
+            assert await results_of(oq, ids) == [n + 1 for n in range(10)]
+            with pytest.raises(TaskFailed):
+                await oq.get_result(bad, timeout=SOON)
+            await until(lambda: store.refused > 0)
+            assert not pool.finished.is_set()
+        assert oq.events is not None
+        assert oq.events.dropped > 0
+
+    async def test_events_are_kept_until_the_store_is_back(self) -> None:
+        store = FailingEventStore(ReferenceSpace(), StoreUnavailable("away"))
+        async with front_door(reference_place(events=lambda _: store), events=True) as oq:
+            await oq.enqueue(tasks.nothing, task_id="t")
+            await until(lambda: store.refused == 1)
+            store.error = None
+            assert [event.type for event in await told(oq, "t", E.ENQUEUED)] == [E.ENQUEUED]
+        assert oq.events is not None
+        assert oq.events.dropped == 0
+
+
+class StuckEventStore(ReferenceEventStore):
+    """Takes events when it is let go."""
+
+    def __init__(self, place: ReferenceSpace) -> None:
+        super().__init__(place)
+        self.let_go = asyncio.Event()
+
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        await self.let_go.wait()
+        await super().append(events)
+
+
+class TestBuffer:
+    async def test_what_does_not_fit_is_dropped_and_counted(self, caplog: pytest.LogCaptureFixture) -> None:
+        store = StuckEventStore(ReferenceSpace())
+        logger = AsyncEventLogger(store, capacity=10, batch=5)
+        logger.log(E.ENQUEUED, task_id="first")
+        await asyncio.sleep(0)  # now the first one is being written
+        for n in range(100):
+            logger.log(E.ENQUEUED, task_id=f"t{n}")
+        assert logger.dropped == 90
+        store.let_go.set()
+        await logger.close()
+        assert [event.task_id for event in await store.query()] == ["first", *(f"t{n}" for n in range(10))]
+        assert [record.getMessage() for record in caplog.records] == [
+            "events are dropped, 1 so far: the event store is too slow, or away"
+        ]
+
+    async def test_events_are_written_in_batches(self) -> None:
+        store = StuckEventStore(ReferenceSpace())
+        logger = AsyncEventLogger(store)
+        for n in range(1200):
+            logger.log(E.ENQUEUED, task_id=f"t{n}")
+        store.let_go.set()
+        await logger.flush()
+        assert len(await store.query(limit=2000)) == 1200
+        await logger.close()
+
+    async def test_a_logger_can_be_turned_off_and_closed_twice(self) -> None:
+        store = ReferenceEventStore()
+        logger = AsyncEventLogger(store)
+        logger.enabled = False
+        logger.log(E.ENQUEUED, task_id="t")
+        await logger.close()
+        await logger.close()
+        assert await store.query() == []
+
+    async def test_flushing_does_not_wait_for_a_store_that_is_away(self) -> None:
+        store: BaseEventStorage = FailingEventStore(ReferenceSpace(), StoreUnavailable("away"))
+        logger = AsyncEventLogger(store)
+        logger.log(E.ENQUEUED, task_id="t")
+        async with asyncio.timeout(1):
+            await logger.flush()
+            await logger.close()
+        assert logger.dropped == 1
+
+
+async def test_one_worker_with_events_of_its_own(place: Place) -> None:
+    async with event_storage(place) as events, task_queue(place) as queue:
+        oq = AsyncOmniQ(task_queue=queue, event_store=events, result_store=front_door(place).result_store)
+        async with working(oq, "async"):
+            assert queue.events is oq.events
+            task_id = await oq.enqueue(tasks.nothing)
+            await until_states(oq, [task_id], TaskState.SUCCESS)
+            assert len(await told(oq, task_id, E.COMPLETE)) == 3
+        await oq.close()
+
+
+def test_blocking_code_logs_events_too(place: Place) -> None:
+    with EventStorage(event_storage(place)) as storage, EventLogger(storage) as logger:
+        for n in range(3):
+            logger.log(E.ENQUEUED, task_id=f"t{n}")
+        logger.log(E.COMPLETE, task_id="t0", data={"note": "by hand"})
+        logger.flush()
+        assert [event.type for event in storage.list(task_id="t0")] == [E.ENQUEUED, E.COMPLETE]
+        assert storage.list(task_id="t0")[-1].data == {"note": "by hand"}
