@@ -18,11 +18,12 @@ from omniq.errors import (
     TaskFailed,
     TaskNotFound,
     UnknownParent,
+    UnsupportedCapability,
 )
 from omniq.models import TaskState
 from omniq.queue.request import TaskCall
 
-from tests.core import tasks
+from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, Place, front_door, lines, plant, results_of, working
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -105,6 +106,13 @@ class TestOptions:
         with pytest.raises(InvalidTask, match=message):
             await oq.enqueue(tasks.nothing, **options)
 
+    async def test_a_transaction_of_the_callers_is_not_ignored(self, oq: AsyncOmniQ) -> None:
+        with pytest.raises(UnsupportedCapability, match="within a transaction"):
+            await oq.enqueue(tasks.nothing, connection=object())
+        with pytest.raises(InvalidTask, match="^connection: "):
+            await oq.enqueue_many([TaskCall(func=tasks.nothing, options={"connection": object()})])
+        assert await oq.list_tasks() == []
+
     @pytest.mark.parametrize("func", [None, 17, "tests.core.tasks:add", object()])
     async def test_a_function_is_callable(self, oq: AsyncOmniQ, func: Any) -> None:
         with pytest.raises(InvalidTask, match="^func: expected a function, got"):
@@ -153,7 +161,7 @@ class TestOptions:
 
 
 class TestArguments:
-    @pytest.mark.parametrize("value", [(n for n in range(3)), tasks.Homebody()], ids=["generator", "homebody"])
+    @pytest.mark.parametrize("value", [(n for n in range(3)), oddities.Homebody()], ids=["generator", "homebody"])
     async def test_an_argument_that_cannot_travel_is_named_at_once(self, oq: AsyncOmniQ, value: Any) -> None:
         with pytest.raises(SerializationError, match="argument 'value'"):
             await oq.enqueue(tasks.echo, {"value": value})
@@ -176,9 +184,9 @@ class TestHostileBytes:
     ) -> None:
         async with front_door(place) as attacker:
             hostile = [
-                await attacker.enqueue(tasks.echo, [tasks.Canary(str(log))]),
+                await attacker.enqueue(tasks.echo, [oddities.Canary(str(log))]),
                 await attacker.enqueue(lambda path: tasks.note(path), [str(log)]),
-                await plant(attacker, body=dill.dumps(tasks.Canary(str(log)))),
+                await plant(attacker, body=dill.dumps(oddities.Canary(str(log)))),
             ]
         assert lines(log) == []
         monkeypatch.setenv("OMNIQ_SIGNING_KEY", KEY)
@@ -195,7 +203,7 @@ class TestHostileBytes:
 
     async def test_a_result_that_somebody_else_wrote_is_not_decoded(self, place: Place, log: Path) -> None:
         async with front_door(place) as attacker, working(attacker, "async"):
-            task_id = await attacker.enqueue(tasks.make_canary, [str(log)])
+            task_id = await attacker.enqueue(oddities.make_canary, [str(log)])
             await attacker.result_store.store.wait([task_id], SOON)
             async with front_door(place, security=SIGNED) as oq:
                 with pytest.raises(SignatureError, match="not decoded"):

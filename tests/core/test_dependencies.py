@@ -14,7 +14,7 @@ from omniq.queue.request import EnqueueOptions, TaskCall
 from omniq.storage.records import Change
 from omniq.testing import VirtualClock
 
-from tests.core import tasks
+from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, lines, results_of, states_of, until_states, working
 
 
@@ -200,7 +200,7 @@ class TestParentsThatFail:
         assert await states_of(oq, [parent, child]) == [TaskState.EXPIRED, TaskState.CANCELLED]
 
     async def test_the_children_of_poison_are_cancelled(self, oq: AsyncOmniQ, log: Path) -> None:
-        parent = await oq.enqueue(tasks.die, [str(log), "exit"])
+        parent = await oq.enqueue(oddities.die, [str(log), "exit"])
         child = await oq.enqueue(tasks.nothing, depends_on=parent)
         async with working(oq, "process", max_crashes=1):
             with pytest.raises(TaskCancelled):

@@ -16,7 +16,7 @@ from omniq.models.event import TaskEvent
 from omniq.storage import BaseEventStorage
 from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
 
-from tests.core import tasks
+from tests.core import oddities, tasks
 from tests.core.support import (
     KINDS,
     SOON,
@@ -81,7 +81,7 @@ class TestTasks:
         assert {event.data.get("error_type") for event in found if event.type in (E.RETRY, E.ERROR)} == {"ValueError"}
 
     async def test_a_crash_is_told_as_a_retry(self, oq: AsyncOmniQ, log: Path) -> None:
-        task_id = await oq.enqueue(tasks.die, [str(log), "exit"])
+        task_id = await oq.enqueue(oddities.die, [str(log), "exit"])
         async with working(oq, "process", max_crashes=2):
             found = await told(oq, task_id, E.ERROR)
         assert [event.type for event in found] == [E.ENQUEUED, E.EXECUTING, E.RETRY, E.EXECUTING, E.ERROR]

@@ -130,6 +130,8 @@ class TestFiring:
         virtual_clock.advance(61)
         assert await fire(oq) == 1
         assert "schedule a can't be read and doesn't fire" in caplog.text
+        assert [schedule.func for schedule in await oq.list_schedules()] == ["(unreadable)", "tests.core.tasks:nothing"]
+        await oq.delete_schedule("a")
 
 
 class TestChanging:
@@ -241,7 +243,14 @@ class TestBadInput:
         assert await oq.list_schedules() == []
 
     @pytest.mark.parametrize(
-        "option", [{"run_in": 5}, {"run_at": dt.datetime.now(dt.UTC)}, {"depends_on": ["t"]}, {"task_id": "t"}]
+        "option",
+        [
+            {"run_in": 5},
+            {"run_at": dt.datetime.now(dt.UTC)},
+            {"depends_on": ["t"]},
+            {"task_id": "t"},
+            {"connection": 1},
+        ],
     )
     async def test_what_only_a_single_task_can_have_is_refused(self, oq: AsyncOmniQ, option: dict[str, Any]) -> None:
         with pytest.raises(InvalidTask, match=f"^{next(iter(option))}: "):

@@ -23,7 +23,7 @@ CANCELLABLE: list[tuple[str, Callable[..., Any]]] = [
     ("process", tasks.sleep_in_c),
     ("process", tasks.loop_for_ever),
 ]
-QUICK = {"lease": 0.6}
+QUICK = {"lease": 0.3}
 """A cancellation is heard of when leases are renewed."""
 
 

@@ -73,9 +73,9 @@ async def test_a_task_whose_lease_is_lost_is_stopped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     task_id = await oq.enqueue(func, [str(log)])
-    async with working(oq, kind, lease=0.6, reap_interval=60.0, max_workers=1) as pool:
+    async with working(oq, kind, lease=0.3, reap_interval=60.0, max_workers=1) as pool:
         await until(lambda: len(lines(log)) == 1)
-        await claim_instead(oq, virtual_clock, lease=0.6)
+        await claim_instead(oq, virtual_clock, lease=0.3)
         await pool.desk.until_held_at_most(0)
     assert f"task {task_id}: the lease of epoch 1 has passed on" in caplog.text
     assert (await oq.get_task(task_id)).worker == "rival"
@@ -85,9 +85,9 @@ async def test_the_process_of_a_task_whose_lease_is_lost_is_killed(
     oq: AsyncOmniQ, log: Path, virtual_clock: VirtualClock
 ) -> None:
     task_id = await oq.enqueue(tasks.sleep_in_c, [str(log)])
-    async with working(oq, "process", lease=0.6, reap_interval=60.0, max_workers=1) as pool:
+    async with working(oq, "process", lease=0.3, reap_interval=60.0, max_workers=1) as pool:
         await until(lambda: len(lines(log)) == 1)
-        await claim_instead(oq, virtual_clock, lease=0.6)
+        await claim_instead(oq, virtual_clock, lease=0.3)
         await pool.desk.until_held_at_most(0)
         assert not psutil.pid_exists(int(lines(log)[0]))
     assert (await oq.get_task(task_id)).crashes == 1  # by the reaping: what was killed here isn't charged
@@ -98,7 +98,7 @@ async def test_a_prefetched_task_whose_lease_is_lost_is_not_run(
 ) -> None:
     first = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], priority=1)
     ahead = await oq.enqueue(tasks.append, [str(log), "ran"])
-    async with working(oq, "async", lease=0.6, reap_interval=60.0, max_workers=1, prefetch=1) as pool:
+    async with working(oq, "async", lease=0.3, reap_interval=60.0, max_workers=1, prefetch=1) as pool:
         await until(lambda: len(pool.desk.held) == 2 and len(lines(log)) == 1)
         virtual_clock.advance(2)
         lost = {task.id for task in await oq.task_queue.store.reap(10)}
@@ -125,9 +125,9 @@ async def test_the_end_of_a_claim_can_be_repeated_but_not_that_of_an_older_one(o
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_lease_is_renewed_as_long_as_its_task_runs(oq: AsyncOmniQ, log: Path, gate: Path, kind: str) -> None:
     task_id = await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-    async with working(oq, kind, lease=0.4, reap_interval=0.05):
+    async with working(oq, kind, lease=0.3, reap_interval=0.05):
         await until(lambda: len(lines(log)) == 1)
-        await until_outlived(oq, task_id, 0.4)
+        await until_outlived(oq, task_id, 0.3)
         gate.touch()
         assert await oq.get_result(task_id, timeout=SOON) == "done"
     assert (await oq.get_task(task_id)).epoch == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from omniq.errors import TaskFailed
 
-from tests.core import tasks
+from tests.core import oddities, tasks
 from tests.core.support import SOON, front_door, lines, results_of, sqlite_place
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ async def test_poison_is_parked_after_three_deaths_of_its_worker(
 ) -> None:
     async with front_door(sqlite_place(tmp_path)) as oq:
         before = [await oq.enqueue(tasks.add, [n, 1]) for n in range(2)]
-        poison = await oq.enqueue(tasks.die, [str(log), how], max_retries=5)
+        poison = await oq.enqueue(oddities.die, [str(log), how], max_retries=5)
         after = [await oq.enqueue(tasks.add_async, [n, 2]) for n in range(10)]
         async with supervised(kind, tmp_path) as supervisor:
             with pytest.raises(TaskFailed, match="died 3 times") as failed:

@@ -13,7 +13,7 @@ from omniq.models import TaskState
 from omniq.queue import RetryManager
 from omniq.testing import VirtualClock
 
-from tests.core import tasks
+from tests.core import oddities
 from tests.core.support import (
     KINDS,
     SOON,
@@ -32,7 +32,7 @@ from tests.core.support import (
 async def test_a_task_is_run_once_more_than_it_is_retried(
     oq: AsyncOmniQ, log: Path, kind: str, max_retries: int
 ) -> None:
-    task_id = await oq.enqueue(tasks.fail_until, [str(log), 99], max_retries=max_retries, retry_delay=0.01)
+    task_id = await oq.enqueue(oddities.fail_until, [str(log), 99], max_retries=max_retries, retry_delay=0.01)
     async with working(oq, kind):
         with pytest.raises(TaskFailed, match=f"attempt {max_retries + 1}"):
             await oq.get_result(task_id, timeout=SOON)
@@ -45,7 +45,7 @@ async def test_a_task_is_run_once_more_than_it_is_retried(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_there_is_no_retry_after_success(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    task_id = await oq.enqueue(tasks.fail_until, [str(log), 3], max_retries=5, retry_delay=0.01)
+    task_id = await oq.enqueue(oddities.fail_until, [str(log), 3], max_retries=5, retry_delay=0.01)
     async with working(oq, kind) as pool:
         assert await oq.get_result(task_id, timeout=SOON) == 3
         await pool.drain()
@@ -59,7 +59,7 @@ async def test_a_task_may_say_when_it_wants_to_be_run_again(
     log: Path, virtual_clock: VirtualClock, kind: str, delay: float | dt.timedelta
 ) -> None:
     async with front_door(reference_place()) as oq:
-        task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
+        task_id = await oq.enqueue(oddities.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
         async with working(oq, kind):
             await until_states(oq, [task_id], TaskState.SCHEDULED)
             left = (await oq.get_task(task_id)).run_at.timestamp() - virtual_clock.now()
@@ -73,20 +73,20 @@ async def test_a_task_may_say_when_it_wants_to_be_run_again(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_delay_that_is_no_time_hurts_nobody(log: Path, kind: str, delay: object) -> None:
     async with front_door(reference_place()) as oq:
-        task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
+        task_id = await oq.enqueue(oddities.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
         async with working(oq, kind):
             assert await oq.get_result(task_id, timeout=SOON) == "done"
 
 
 async def test_a_delay_beyond_all_measure_is_cut(place: Place, log: Path) -> None:
     async with front_door(place) as oq, working(oq, "async"):
-        task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), 1e300], max_retries=1)
+        task_id = await oq.enqueue(oddities.ask_for_a_retry, [str(log), 1e300], max_retries=1)
         await until_states(oq, [task_id], TaskState.SCHEDULED)
         assert (await oq.get_task(task_id)).run_at.year < 2100
 
 
 async def test_a_retry_that_is_asked_for_too_often_is_an_error(oq: AsyncOmniQ, log: Path) -> None:
-    task_id = await oq.enqueue(tasks.ask_for_a_retry, [str(log), 0], max_retries=0)
+    task_id = await oq.enqueue(oddities.ask_for_a_retry, [str(log), 0], max_retries=0)
     async with working(oq, "async"):
         with pytest.raises(TaskFailed, match="come back") as failed:
             await oq.get_result(task_id, timeout=SOON)
@@ -95,7 +95,7 @@ async def test_a_retry_that_is_asked_for_too_often_is_an_error(oq: AsyncOmniQ, l
 
 async def test_what_a_task_does_not_say_comes_from_the_defaults(place: Place, log: Path) -> None:
     async with front_door(place, defaults=TaskDefaults(max_retries=2, retry_delay=0.01, timeout=9, ttl=60)) as oq:
-        task_id = await oq.enqueue(tasks.fail_until, [str(log), 99])
+        task_id = await oq.enqueue(oddities.fail_until, [str(log), 99])
         task = await oq.get_task(task_id)
         assert (task.max_retries, task.retry_delay, task.timeout) == (2, 0.01, 9.0)
         assert task.expires_at == task.run_at + dt.timedelta(seconds=60)
@@ -107,7 +107,7 @@ async def test_what_a_task_does_not_say_comes_from_the_defaults(place: Place, lo
 
 async def test_each_retry_waits_longer_than_the_last(log: Path, virtual_clock: VirtualClock) -> None:
     async with front_door(reference_place()) as oq, working(oq, "async"):
-        task_id = await oq.enqueue(tasks.fail_until, [str(log), 99], max_retries=4, retry_delay=100)
+        task_id = await oq.enqueue(oddities.fail_until, [str(log), 99], max_retries=4, retry_delay=100)
         for runs, delay in enumerate((100, 200, 400, 800), 1):
             await until(lambda: len(lines(log)) == runs)  # noqa: B023 (awaited at once)
             await until_states(oq, [task_id], TaskState.SCHEDULED)

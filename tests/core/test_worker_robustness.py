@@ -11,19 +11,19 @@ from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
 from omniq.models import TaskState
 
-from tests.core import tasks
+from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, front_door, lines, plant, reference_place, results_of, working
 
 WAYS: dict[Callable[..., Any], tuple[str, str]] = {
-    tasks.exit_politely: ("SystemExit", "bye"),
-    tasks.exit_politely_async: ("SystemExit", "bye"),
-    tasks.interrupt: ("KeyboardInterrupt", ""),
-    tasks.interrupt_async: ("KeyboardInterrupt", ""),
-    tasks.cancel_itself: ("asyncio.exceptions.CancelledError", ""),
-    tasks.cancel_itself_async: ("asyncio.exceptions.CancelledError", ""),
-    tasks.recurse: ("RecursionError", "maximum recursion depth exceeded"),
-    tasks.fail_unprintably: ("tests.core.tasks.Unprintable", "its text can't be had"),
-    tasks.fail_with_half_a_character: ("ValueError", "half of one"),
+    oddities.exit_politely: ("SystemExit", "bye"),
+    oddities.exit_politely_async: ("SystemExit", "bye"),
+    oddities.interrupt: ("KeyboardInterrupt", ""),
+    oddities.interrupt_async: ("KeyboardInterrupt", ""),
+    oddities.cancel_itself: ("asyncio.exceptions.CancelledError", ""),
+    oddities.cancel_itself_async: ("asyncio.exceptions.CancelledError", ""),
+    oddities.recurse: ("RecursionError", "maximum recursion depth exceeded"),
+    oddities.fail_unprintably: ("tests.core.oddities.Unprintable", "its text can't be had"),
+    oddities.fail_with_half_a_character: ("ValueError", "half of one"),
 }
 """By which error a task fails, and what its text begins with or says."""
 
@@ -46,20 +46,20 @@ async def test_no_error_of_a_task_ends_the_worker(oq: AsyncOmniQ, kind: str) -> 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_is_called_and_awaited_runs_everywhere(oq: AsyncOmniQ, kind: str) -> None:
     ids = [
-        await oq.enqueue(tasks.return_an_awaitable, [1, 2]),
-        await oq.enqueue(tasks.Adder(3), [4]),
-        await oq.enqueue(tasks.Adder, [5]),
+        await oq.enqueue(oddities.return_an_awaitable, [1, 2]),
+        await oq.enqueue(oddities.Adder(3), [4]),
+        await oq.enqueue(oddities.Adder, [5]),
     ]
     async with working(oq, kind):
         awaited, called, made = await results_of(oq, ids)
     assert (awaited, called) == (3, 7)
-    assert isinstance(made, tasks.Adder)
+    assert isinstance(made, oddities.Adder)
     assert made.x == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_result_that_cannot_be_stored_fails_at_once(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    task_id = await oq.enqueue(tasks.return_a_generator, [str(log)], max_retries=5, retry_delay=0.01)
+    task_id = await oq.enqueue(oddities.return_a_generator, [str(log)], max_retries=5, retry_delay=0.01)
     async with working(oq, kind):
         with pytest.raises(TaskFailed, match="generator") as failed:
             await oq.get_result(task_id, timeout=SOON)
@@ -71,7 +71,7 @@ async def test_a_result_that_cannot_be_stored_fails_at_once(oq: AsyncOmniQ, log:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_text_that_is_no_unicode_is_a_result_like_any_other(oq: AsyncOmniQ, kind: str) -> None:
-    task_id = await oq.enqueue(tasks.return_half_a_character)
+    task_id = await oq.enqueue(oddities.return_half_a_character)
     async with working(oq, kind):
         assert await oq.get_result(task_id, timeout=SOON) == "\ud83d"
 

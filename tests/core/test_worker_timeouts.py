@@ -15,7 +15,7 @@ from omniq.errors import TaskFailed
 from omniq.models import TaskState
 from omniq.workers.job import Job
 
-from tests.core import tasks
+from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, until_states, working
 
 
@@ -83,7 +83,7 @@ async def test_a_timeout_is_tried_again_like_any_error(oq: AsyncOmniQ, log: Path
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_error_that_looks_like_a_timeout_is_the_tasks_own(oq: AsyncOmniQ, kind: str) -> None:
-    task_id = await oq.enqueue(tasks.fail_with_a_timeout, timeout=30)
+    task_id = await oq.enqueue(oddities.fail_with_a_timeout, timeout=30)
     async with working(oq, kind):
         with pytest.raises(TaskFailed, match="somebody else's") as failed:
             await oq.get_result(task_id, timeout=SOON)

@@ -49,14 +49,8 @@ class AsyncComponent(Generic[C, S]):
 
     async def connect(self) -> None:
         """Connect now, on the running loop, instead of at the first call. Raises `StoreError`."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._connected:
-            self._connected.add(loop)
-            try:
-                await self.store.connect()
-            except BaseException:
-                self._connected.discard(loop)
-                raise
+        await self.store.connect()
+        self._connected.add(asyncio.get_running_loop())
 
     async def close(self) -> None:
         """Give back the running loop's connections; a later call opens them again."""

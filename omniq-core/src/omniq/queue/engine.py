@@ -143,7 +143,11 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         They may depend on each other. Raises as `enqueue` does; a bad call adds none of them.
         """
         calls = list(calls)
-        tasks = [self.requests.build(call.func, call.func_args, TaskOptions.of(call.options)) for call in calls]
+        options = [TaskOptions.of(call.options) for call in calls]
+        if any(checked.connection is not None for checked in options):
+            raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
+        pairs = zip(calls, options, strict=True)
+        tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
         ordered = parents_first(tasks)
         await self._check_parents(ordered)
         for start in range(0, len(ordered), ADD_BATCH):

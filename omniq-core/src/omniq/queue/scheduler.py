@@ -19,6 +19,7 @@ from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
 from omniq.models.times import as_datetime
 from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_id, check_priority
+from omniq.queue.view import UNREADABLE
 from omniq.serialization.calls import ScheduledCall
 from omniq.storage import hints
 from omniq.storage.records import NewTask, ScheduleRecord
@@ -200,8 +201,16 @@ class AsyncScheduler:
         records = await (await self._queue.ready()).schedules([schedule_id])
         return records[0].version if records else None
 
+    def _read(self, record: ScheduleRecord) -> ScheduledCall:
+        """Its template; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
+        try:
+            return self._queue.serialization.read_schedule(record.body, schedule_id=record.id)
+        except SerializationError as error:
+            log.warning("schedule %s can't be read: %s", record.id, error)
+            return ScheduledCall(timing=Timing(), call=UNREADABLE)
+
     def _view(self, record: ScheduleRecord) -> Schedule:
-        template = self._queue.serialization.read_schedule(record.body, schedule_id=record.id)
+        template = self._read(record)
         return Schedule(
             id=record.id,
             func=template.call.func,

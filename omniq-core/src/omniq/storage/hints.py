@@ -6,6 +6,7 @@ Hints only shorten waits; nothing depends on them. They cross threads and event 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,18 @@ from contextlib import contextmanager, suppress
 _lock = threading.Lock()
 _task_waiters: defaultdict[str, set[_Waiter]] = defaultdict(set)
 _result_waiters: defaultdict[str, dict[str, set[_Waiter]]] = defaultdict(dict)
+
+
+def _after_fork() -> None:
+    """The parent's waiters are not the child's, and the lock may have been held."""
+    global _lock
+    _lock = threading.Lock()
+    _task_waiters.clear()
+    _result_waiters.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Waiter:

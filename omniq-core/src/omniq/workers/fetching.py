@@ -25,6 +25,8 @@ log = logging.getLogger("omniq.worker")
 MAX_PREFETCH = 2000
 AHEAD = 0.1
 """Seconds of work that are claimed ahead of free slots."""
+MEMORY = 0.05
+"""Seconds within which a worker's pace is forgotten, so that it doesn't hoard once tasks take longer."""
 STALE = 1.0
 """Seconds after which work that was claimed ahead and isn't begun goes back for others to take."""
 
@@ -45,7 +47,8 @@ class Pace:
         now = time.monotonic()
         elapsed = now - self._since
         if elapsed >= 0.02:
-            self._rate = (self._rate + self._count / elapsed) / 2
+            remembered = math.exp(-elapsed / MEMORY)
+            self._rate = remembered * self._rate + (1 - remembered) * self._count / elapsed
             self._count, self._since = 0, now
         return min(MAX_PREFETCH, int(self._rate * AHEAD))
 

@@ -112,7 +112,8 @@ class ProcessRunner(Runner):
         super().__init__(desk, execution, max_workers=max_workers)
         self._children: set[Child] = set()
         self._false_starts = 0
-        self._task_seconds = 1.0
+        self._seconds: dict[str, float] = {}
+        """By function: how long its tasks take, as a moving average."""
         self._closing = False
 
     async def open(self) -> None:
@@ -153,13 +154,14 @@ class ProcessRunner(Runner):
         self._children.add(Child(hello, self._message, self._death))
 
     def _chunk(self) -> list[Job]:
-        """The jobs that a free child gets: one, or some that are short."""
-        limit = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / max(self._task_seconds, 1e-6))))
+        """The jobs that a free child gets: one, or some of functions that are known to be short."""
         jobs: list[Job] = []
-        while len(jobs) < limit and (job := self.desk.take()) is not None:
+        left = CHUNK_SECONDS
+        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.desk.take()) is not None:
             jobs.append(job)
             if job.alone or job.call.timeout is not None:
                 break
+            left -= self._seconds.get(job.call.func, CHUNK_SECONDS)
         return jobs
 
     def _begin(self, child: Child) -> None:
@@ -190,8 +192,12 @@ class ProcessRunner(Runner):
         if child.timer is not None:
             child.timer.cancel()
             child.timer = None
-        self._task_seconds += 0.2 * (time.monotonic() - child.began - self._task_seconds)
+        self._learn(job.call.func, time.monotonic() - child.began)
         self.desk.done(job, ran)
+
+    def _learn(self, func: str, seconds: float) -> None:
+        known = self._seconds.get(func, seconds)
+        self._seconds[func] = known + 0.2 * (seconds - known)
 
     def _death(self, child: Child) -> None:
         child.close()

@@ -56,8 +56,8 @@ class Verdict:
         """The change for a job that is done."""
         if ran.end is End.RELEASED:
             return self._back(job)
-        if ran.end is End.CRASHED:
-            return self._crashed(job, ran)
+        if ran.end is End.CRASHED and ran.error_type is None:  # else it was given up before it could run
+            return self._crashed(job)
         if ran.end is End.ERROR and not self._retries.exhausted(job.attempt, job.call.max_retries):
             delay = ran.delay
             if delay is None:
@@ -76,7 +76,7 @@ class Verdict:
             crashed=crashed,
         )
 
-    def _crashed(self, job: Job, ran: Ran) -> Change:
+    def _crashed(self, job: Job) -> Change:
         if job.record.crashes + 1 < self._max_crashes:
             return self._back(job, crashed=True)
         return self._final(job, poisoned(job.record.crashes + 1), crashed=True)
