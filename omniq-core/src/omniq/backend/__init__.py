@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq_postgres.backend import PostgresBackend as PostgresBackend
+    from omniq_redis.backend import RedisBackend as RedisBackend
     from omniq_sqlite.backend import SQLiteBackend as SQLiteBackend
 
     from omniq.backend.base import BaseBackend as BaseBackend

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq_postgres.config import PostgresEventStorageConfig as PostgresEventStorageConfig
+    from omniq_postgres.config import PostgresResultStorageConfig as PostgresResultStorageConfig
+    from omniq_postgres.config import PostgresTaskQueueConfig as PostgresTaskQueueConfig
+    from omniq_redis.config import RedisResultStorageConfig as RedisResultStorageConfig
+    from omniq_redis.config import RedisTaskQueueConfig as RedisTaskQueueConfig
     from omniq_sqlite.config import SQLiteEventStorageConfig as SQLiteEventStorageConfig
     from omniq_sqlite.config import SQLiteResultStorageConfig as SQLiteResultStorageConfig
     from omniq_sqlite.config import SQLiteTaskQueueConfig as SQLiteTaskQueueConfig

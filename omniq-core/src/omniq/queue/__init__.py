@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq_postgres.queue import AsyncPostgresTaskQueue as AsyncPostgresTaskQueue
+    from omniq_postgres.queue import PostgresTaskQueue as PostgresTaskQueue
+    from omniq_redis.queue import AsyncRedisTaskQueue as AsyncRedisTaskQueue
+    from omniq_redis.queue import RedisTaskQueue as RedisTaskQueue
     from omniq_sqlite.queue import AsyncSQLiteTaskQueue as AsyncSQLiteTaskQueue
     from omniq_sqlite.queue import SQLiteTaskQueue as SQLiteTaskQueue
 

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq_postgres.events import AsyncPostgresEventStorage as AsyncPostgresEventStorage
+    from omniq_postgres.events import PostgresEventStorage as PostgresEventStorage
+    from omniq_postgres.results import AsyncPostgresResultStorage as AsyncPostgresResultStorage
+    from omniq_postgres.results import PostgresResultStorage as PostgresResultStorage
+    from omniq_redis.results import AsyncRedisResultStorage as AsyncRedisResultStorage
+    from omniq_redis.results import RedisResultStorage as RedisResultStorage
     from omniq_sqlite.events import AsyncSQLiteEventStorage as AsyncSQLiteEventStorage
     from omniq_sqlite.events import SQLiteEventStorage as SQLiteEventStorage
     from omniq_sqlite.results import AsyncSQLiteResultStorage as AsyncSQLiteResultStorage

@@ -1,0 +1,150 @@
+"""Handing out tasks, keeping them, and taking them back from the dead."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import asyncpg
+from omniq import clock
+from omniq.storage.records import Lease, LeaseStatus, TaskRecord
+
+from omniq_postgres.connection import Session
+from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, task_record
+
+MIN_PROMOTED = 200
+"""SCHEDULED tasks of each queue that one claim makes PENDING, however few it is asked for: else twice as many."""
+
+CLAIM = f"""
+    with {CLOCK},
+    scheduled as materialized (
+        select min(first.run_at) as next_run
+        from unnest($2::text[]) as queue (name) cross join lateral (
+            select run_at from omniq.task where state = 'scheduled' and queue_name = queue.name
+            order by run_at limit 1) as first
+        where queue.name <> all (array(select queue_name from omniq.paused_queue))),
+    due as (
+        select next.ctid
+        from unnest($2::text[], $3::smallint[], $4::float8[], $5::text[])
+            with ordinality as queue (name, rank, run_at, id, place) cross join lateral (
+            select ctid from omniq.task
+            where state = 'pending' and queue_name = queue.name
+                and ((-priority), run_at, id) > (queue.rank, queue.run_at, queue.id)
+            order by (-priority), run_at, id limit $6 for no key update skip locked) as next
+        where queue.name <> all (array(select queue_name from omniq.paused_queue))
+            and ($7 or coalesce((select next_run > now from scheduled, clock), true))
+        order by queue.place limit $6),
+    walked as materialized (
+        select extract(epoch from clock_timestamp())::float8 + $1::float8 - now as took
+        from clock left join (select from due limit 1) as first on true),
+    claimed as (
+        update omniq.task
+        set state = 'running', epoch = epoch + 1, claimed_at = now, lease_until = now + $8::float8, worker = $9::text
+        from clock where ctid = any(array(select ctid from due))
+        returning {COLUMNS})
+    select claimed.*, next_run - now as until_next, took
+    from clock cross join scheduled cross join walked left join claimed on true
+"""
+PROMOTE = f"""
+    with {CLOCK}, due as (
+        select first.ctid
+        from clock, unnest($2::text[]) as queue (name) cross join lateral (
+            select ctid from omniq.task where state = 'scheduled' and queue_name = queue.name and run_at <= now
+            order by run_at limit $3 for no key update) as first
+        where queue.name <> all (array(select queue_name from omniq.paused_queue)))
+    update omniq.task set state = 'pending' where ctid = any(array(select ctid from due))
+"""
+_EXTEND = f"""
+    update omniq.task set lease_until = {NOW} + $4::float8
+    from unnest($2::text[], $3::int[]) as lease (id, epoch)
+    where task.id = lease.id and task.epoch = lease.epoch and {IS_RUNNING}
+    returning task.id, task.epoch, task.cancel_requested
+"""
+REAP = f"""
+    with lapsed as (
+        select ctid from omniq.task where state = 'running' and lease_until <= {NOW}
+        order by lease_until limit $2 for no key update skip locked)
+    update omniq.task set state = 'pending', crashes = crashes + 1, lease_until = null, worker = null
+    where ctid = any(array(select ctid from lapsed))
+    returning {COLUMNS}
+"""
+
+Place: TypeAlias = tuple[int, float, str]
+"""A place in a queue: the negated priority, `run_at` and id."""
+
+HEAD: Place = (-(1 << 15), -math.inf, "")
+
+
+class Bookmarks:
+    """Where the last claim from each queue ended, for times when the dead are many.
+
+    The server keeps the index entries of claimed tasks for as long as any open transaction could still see them,
+    and a claim that begins at the head of a queue steps over them all. While that is slow, claims begin where the
+    last one ended, but for one every `PATIENCE` seconds that finds what has taken a place before.
+    """
+
+    SLOW = 0.01
+    PATIENCE = 1.0
+
+    def __init__(self) -> None:
+        self._ends: dict[str, Place] = {}
+        self._head_again_at = 0.0
+
+    def start(self, queues: Sequence[str]) -> list[Place]:
+        """Where a claim begins in each queue."""
+        if time.monotonic() >= self._head_again_at:
+            return [HEAD] * len(queues)
+        return [self._ends.get(queue, HEAD) for queue in queues]
+
+    def note(self, claimed: Sequence[TaskRecord], began: Sequence[Place], took: float) -> None:
+        """A claim that began at these places took so many seconds until it had found its first task, or none."""
+        if took > self.SLOW and all(place == HEAD for place in began):
+            self._head_again_at = time.monotonic() + self.PATIENCE
+        last = {task.queue_name: task for task in claimed}
+        self._ends |= {queue: (-task.priority, task.run_at, task.id) for queue, task in last.items()}
+
+
+class Claimed(list[TaskRecord]):
+    """The tasks claimed, in the order of the claim."""
+
+    until_next: float | None = None
+    """Seconds until the first SCHEDULED task of the queues is due; zero or less where more are than were promoted."""
+
+
+async def claim_tasks(
+    session: Session, queues: Sequence[str], limit: int, lease: float, worker: str, bookmarks: Bookmarks
+) -> Claimed:
+    """Claim; where SCHEDULED tasks have come due, those take their places in line first."""
+    begin = bookmarks.start(queues)
+    ranks, run_ats, ids = zip(*begin, strict=True)
+
+    async def claim(*, promoted: bool) -> list[asyncpg.Record]:
+        places = (queues, ranks, run_ats, ids)
+        return await session.fetch(CLAIM, clock.offset(), *places, limit, promoted, lease, worker)
+
+    rows = await claim(promoted=False)
+    if rows[0]["until_next"] is not None and rows[0]["until_next"] <= 0:
+        await session.fetch(PROMOTE, clock.offset(), queues, max(2 * limit, MIN_PROMOTED))
+        rows = await claim(promoted=True)
+    claimed = Claimed(task_record(row) for row in rows if row["id"] is not None)
+    order = {queue: place for place, queue in enumerate(queues)}
+    claimed.sort(key=lambda task: (order[task.queue_name], -task.priority, task.run_at, task.id))
+    claimed.until_next = rows[0]["until_next"]
+    bookmarks.note(claimed, begin, rows[0]["took"])
+    return claimed
+
+
+async def extend_leases(session: Session, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:
+    """What was found of each lease."""
+    keys = [(held.task_id, held.epoch) for held in leases]
+    ids, epochs = zip(*sorted(keys), strict=True)  # those who lock rows in one order don't lock each other out
+    rows = await session.fetch(_EXTEND, clock.offset(), ids, epochs, lease)
+    requested = {(row[0], row[1]): row[2] for row in rows}
+    return [LeaseStatus(key in requested, requested.get(key, False)) for key in keys]
+
+
+async def reap_tasks(session: Session, limit: int) -> list[TaskRecord]:
+    """The tasks that were taken back."""
+    return [task_record(row) for row in await session.fetch(REAP, clock.offset(), limit)]

@@ -1,0 +1,184 @@
+"""The configuration of the PostgreSQL components: which server, database and schema, and how to talk to it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import msgspec
+from msgspec import Meta
+from omniq.errors import ConfigError
+from omniq.models.config import (
+    DEFAULT_PROJECT,
+    ComponentConfig,
+    EventStorageConfig,
+    Name,
+    Positive,
+    ResultStorageConfig,
+    TaskQueueConfig,
+)
+from omniq.models.redaction import Redacted
+
+DEFAULT_SCHEMA = "omniq"
+MAX_IDENTIFIER = 63
+"""Bytes of a name that PostgreSQL keeps."""
+
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+SchemaName = Annotated[str, Meta(pattern=rf"^[A-Za-z_][A-Za-z0-9_.-]{{0,{MAX_IDENTIFIER - 1}}}\Z")]
+PoolSize = Annotated[int, Meta(ge=1, le=1000)]
+CacheSize = Annotated[int, Meta(ge=0, le=10_000)]
+SSLMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+
+class ServerSettings(Redacted, frozen=True):
+    """What a connection needs to know; stores with equal settings share their connections."""
+
+    host: str
+    port: int
+    username: str
+    password: str | None
+    database: str
+    schema: str
+    project: str
+    pool_size: int
+    statement_cache_size: int | None
+    notify: bool | None
+    timeout: float
+    sslmode: SSLMode | None
+    sslrootcert: str | None
+    sslcert: str | None
+    sslkey: str | None
+
+    @property
+    def location(self) -> str:
+        """Where it is, without a secret."""
+        return f"postgres:{self.host}:{self.port}/{self.database}/{self.schema}"
+
+
+class PostgresConfig:
+    """What the three configurations do with the fields they share."""
+
+    __slots__ = ()
+
+    project_name: Name | None
+    host: str
+    port: Port
+    username: str
+    password: str | None
+    database: str | None
+    schema: SchemaName | None
+    pool_size: PoolSize
+    statement_cache_size: CacheSize | None
+    notify: bool | None
+    timeout: Positive
+    sslmode: SSLMode | None
+    sslrootcert: str | None
+    sslcert: str | None
+    sslkey: str | None
+
+    @property
+    def settings(self) -> ServerSettings:
+        project = self.project_name or DEFAULT_PROJECT
+        values = {name: getattr(self, name, None) for name in ServerSettings.__struct_fields__}
+        values["project"] = project
+        values["schema"] = self.schema or schema_of(project)
+        values["database"] = self.database or self.username
+        return msgspec.convert(values, ServerSettings)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`postgresql://user:password@host:port/database?schema=jobs`; the other fields are options too.
+
+        Several hosts, separated by commas, are tried in turn. Raises `ConfigError` for anything else.
+        """
+        parts = urlsplit(url, allow_fragments=False)
+        if parts.scheme not in ("postgresql", "postgres"):
+            raise ConfigError("url: expected postgresql://user:password@host:port/database")
+        try:
+            return msgspec.convert({**_place_of(parts), **_options_of(parts)}, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"url: {error}") from None
+        except ValueError:  # of the standard library: it may quote a piece of the password
+            raise ConfigError("url: the host, port or query can't be read") from None
+
+
+def schema_of(project: str) -> str:
+    """The schema of a project that was given none: `omniq` for the default one, `omniq_shop` for "shop"."""
+    if project == DEFAULT_PROJECT:
+        return DEFAULT_SCHEMA
+    name = f"{DEFAULT_SCHEMA}_{project}"
+    if len(name) <= MAX_IDENTIFIER:
+        return name
+    digest = hashlib.sha256(project.encode()).hexdigest()[:12]
+    return f"{name[: MAX_IDENTIFIER - 13]}_{digest}"
+
+
+def _place_of(parts: SplitResult) -> dict[str, Any]:
+    """Host, port, user and database, as far as they are given."""
+    user_info, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = user_info.partition(":")
+    one = urlsplit(f"//{hosts}")
+    host, port = (hosts, None) if "," in hosts else (one.hostname, one.port)
+    given = {"host": host, "port": port, "database": unquote(parts.path[1:])}
+    given |= {"username": unquote(username), "password": unquote(password)}
+    return {name: value for name, value in given.items() if value}
+
+
+def _options_of(parts: SplitResult) -> dict[str, Any]:
+    return dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+
+
+class PostgresTaskQueueConfig(PostgresConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a PostgreSQL task queue keeps its tasks. One schema belongs to one project."""
+
+    host: str = "localhost"
+    """A name, an address, the directory of a Unix socket, or several of them separated by commas."""
+    port: Port = 5432
+    username: str = "postgres"
+    password: str | None = None
+    """Without one, `PGPASSWORD` and `~/.pgpass` are asked."""
+    database: str | None = None
+    """By default the one that is named as the user."""
+    schema: SchemaName | None = None
+    """By default `omniq`, or `omniq_{project_name}`; it is created where it is missing."""
+    pool_size: PoolSize = 4
+    """Connections that an event loop opens at most, beside the one that listens."""
+    statement_cache_size: CacheSize | None = None
+    """Prepared statements kept per connection; by default 100, and 0 behind a pooler such as pgbouncer."""
+    notify: bool | None = None
+    """Whether to be woken by LISTEN on a connection of its own; by default yes, but not behind a pooler."""
+    timeout: Positive = 30.0
+    """Seconds after which a statement, or an attempt to connect, is given up."""
+    sslmode: SSLMode | None = None
+    """As in libpq, and by default `prefer`."""
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+
+
+class _StorageConfig(PostgresConfig, ComponentConfig, frozen=True, kw_only=True):
+    """The same fields for the two that have no others."""
+
+    host: str = "localhost"
+    port: Port = 5432
+    username: str = "postgres"
+    password: str | None = None
+    database: str | None = None
+    schema: SchemaName | None = None
+    pool_size: PoolSize = 4
+    statement_cache_size: CacheSize | None = None
+    notify: bool | None = None
+    timeout: Positive = 30.0
+    sslmode: SSLMode | None = None
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+
+
+class PostgresResultStorageConfig(_StorageConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Where a PostgreSQL result storage keeps its results. The fields are those of `PostgresTaskQueueConfig`."""
+
+
+class PostgresEventStorageConfig(_StorageConfig, EventStorageConfig, frozen=True, kw_only=True):
+    """Where a PostgreSQL event storage keeps its events. The fields are those of `PostgresTaskQueueConfig`."""

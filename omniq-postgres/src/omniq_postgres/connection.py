@@ -1,0 +1,255 @@
+"""What a process has open of a server: per event loop one pool, one listener and one notifier for all its stores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import asyncpg
+from omniq.errors import StoreUnavailable
+from omniq.storage.base import Store
+from omniq.storage.guarantees import Guarantees
+from omniq.sync import PerLoop
+
+from omniq_postgres.config import PostgresConfig, ServerSettings
+from omniq_postgres.guarantees import look_up_guarantees
+from omniq_postgres.opening import (
+    ensure_schema,
+    in_schema,
+    is_pooled,
+    is_transient,
+    open_connection,
+    store_errors,
+)
+from omniq_postgres.watching import Listener, Notifier
+
+if TYPE_CHECKING:
+    from omniq_postgres.opening import ForeignConnection
+
+T = TypeVar("T")
+
+RETRIES = 5
+REPEATABLE = (asyncpg.TransactionRollbackError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""After these, a job is done again: a deadlock, or a connection that was seen to be lost before anything was sent."""
+LONG_IDLE = 0.5
+"""Seconds without use after which a connection may have died without anybody looking."""
+
+
+class Session:
+    """A connection whose statements are written for the schema "omniq"."""
+
+    def __init__(self, connection: ForeignConnection, texts: dict[str, str], schema: str) -> None:
+        self.connection = connection
+        self.used_at = 0.0
+        self._texts = texts
+        self.schema = schema
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        """The rows that a statement returns."""
+        return await self.connection.fetch(self._texts.get(sql) or self._text(sql), *values)
+
+    def _text(self, sql: str) -> str:
+        text = self._texts[sql] = in_schema(sql, self.schema)
+        return text
+
+
+Job: TypeAlias = Callable[[Session], Awaitable[T]]
+"""Something to do with a session. It may be run again after a rollback."""
+
+
+class Database:
+    """One schema, as used by one event loop. It lives from the first `acquire` to the last `release`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.defunct = False
+        """It was opened before a fork, in the parent."""
+        self.pooled = False
+        """A pooler stands between us and the server."""
+        self._users = 0
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+        self._texts: dict[str, str] = {}
+        self._idle: list[Session] = []
+        self._slots = asyncio.Semaphore(settings.pool_size)
+        self.listener = Listener(self)
+        self.notifier = Notifier(self)
+
+    @classmethod
+    def acquire(cls, settings: ServerSettings) -> Database:
+        """The database that the running loop shares for these settings."""
+        with _lock:
+            databases = _open.setdefault(asyncio.get_running_loop(), {})
+            database = databases.get(settings)
+            if database is None:
+                database = databases[settings] = cls(settings)
+            database._users += 1
+        return database
+
+    async def release(self) -> None:
+        """Give it back; the last one closes the connections."""
+        with _lock:
+            self._users -= 1
+            if self._users or self.defunct:
+                return
+            del _open[asyncio.get_running_loop()][self.settings]
+        await self.notifier.close()
+        await self.listener.close()
+        while self._idle:
+            with suppress(StoreUnavailable), store_errors(self.settings.location):  # it was lost already
+                await self._idle.pop().connection.close(timeout=self.settings.timeout)
+
+    async def run(self, job: Job[T]) -> T:
+        """What the job returns. Raises `StoreUnavailable` or `StoreError`, and what the job raises."""
+        with store_errors(self.settings.location):
+            await self.prepare()
+            for _ in range(RETRIES):
+                try:
+                    return await self._run_once(job)
+                except REPEATABLE as error:
+                    if isinstance(error, ValueError):  # of the arguments
+                        raise
+            return await self._run_once(job)
+
+    async def join(self, connection: ForeignConnection, job: Job[T]) -> T:
+        """What the job returns, done in the transaction that the caller has open on a connection of its own.
+
+        Without one, it is done in one of its own. Raises `StoreUnavailable` or `StoreError`.
+        """
+        with store_errors(self.settings.location):
+            await self.prepare()
+            async with connection.transaction():
+                return await job(Session(connection, self._texts, self.settings.schema))
+
+    @property
+    def listens(self) -> bool:
+        """Whether notifications are to be had. Known once it is prepared."""
+        return not self.pooled if self.settings.notify is None else self.settings.notify
+
+    async def prepare(self) -> None:
+        """Find or create the schema, once."""
+        if self._prepared:
+            return
+        async with self._preparing:
+            if not self._prepared:
+                with store_errors(self.settings.location):
+                    await self._look_around()
+                self._prepared = True
+
+    async def _look_around(self) -> None:
+        connection = await open_connection(self.settings, direct=False)
+        try:
+            async with connection.transaction():
+                self.pooled = await is_pooled(connection)
+                await ensure_schema(connection, self.settings)
+            await connection.close(timeout=self.settings.timeout)
+        finally:
+            connection.terminate()
+        self._idle.append(await self._open())
+
+    async def _run_once(self, job: Job[T]) -> T:
+        async with self._session() as session:
+            if not self.pooled:
+                return await job(session)
+            async with session.connection.transaction():  # which a pooler keeps on one server
+                return await job(session)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        async with self._slots:
+            session = await self._take()
+            try:
+                yield session
+            except BaseException as error:
+                if not _is_refusal(error):  # else nobody knows what the connection is in the middle of
+                    session.connection.terminate()
+                raise
+            finally:
+                self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
+        if not self._users:
+            session.connection.terminate()
+        if not session.connection.is_closed():
+            session.used_at = time.monotonic()
+            self._idle.append(session)
+
+    async def _take(self) -> Session:
+        while self._idle:
+            session = self._idle.pop()
+            if time.monotonic() - session.used_at > LONG_IDLE:
+                await _let_the_loop_look()
+            if not session.connection.is_closed():
+                return session
+        return await self._open()
+
+    async def _open(self) -> Session:
+        connection = await open_connection(self.settings, direct=not self.pooled)
+        return Session(connection, self._texts, self.settings.schema)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the server answered, and its connection is as good as before."""
+    return isinstance(error, asyncpg.PostgresError) and not is_transient(error)
+
+
+async def _let_the_loop_look() -> None:
+    """Let the loop see that the server has hung up, if it has: in three turns it polls, reads and reports."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+_open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ServerSettings, Database]]
+_open = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    """The connections are the parent's: let the child open its own."""
+    global _lock
+    _lock = threading.Lock()
+    for databases in _open.values():
+        for database in databases.values():
+            database.defunct = True
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class PostgresStore(Store):
+    """What the three stores have in common."""
+
+    def __init__(self, config: PostgresConfig) -> None:
+        self._settings = config.settings
+        self._databases = PerLoop(lambda: Database.acquire(self._settings))
+
+    @property
+    def location(self) -> str:
+        return self._settings.location
+
+    async def guarantees(self) -> Guarantees:
+        return await look_up_guarantees(self._database)
+
+    async def connect(self) -> None:
+        await self._database.prepare()
+
+    async def close(self) -> None:
+        if database := self._databases.pop():
+            await database.release()
+
+    @property
+    def _database(self) -> Database:
+        """Opened at the first use in each loop, and again after a fork."""
+        database = self._databases.get()
+        if database.defunct:
+            self._databases.pop()
+            database = self._databases.get()
+        return database

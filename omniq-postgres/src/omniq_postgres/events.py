@@ -1,0 +1,134 @@
+"""What happened, in the table `event`: plain columns, and `data` as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import asyncpg
+import msgspec
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
+from omniq.events.facade import EventStorage
+from omniq.events.store import AsyncEventStorage
+from omniq.models.event import TaskEvent
+from omniq.models.state import EventType
+from omniq.storage.base import BaseEventStorage
+from omniq.storage.capabilities import Capability
+
+from omniq_postgres.config import PostgresEventStorageConfig
+from omniq_postgres.connection import PostgresStore
+from omniq_postgres.wire import conditions
+
+_APPEND = """
+    insert into omniq.event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
+    select time, type, task_id, schedule_id, queue_name, worker, attempt, data::jsonb
+    from unnest($1::float8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::text[])
+        with ordinality as event (time, type, task_id, schedule_id, queue_name, worker, attempt, data, place)
+    order by place
+"""
+_QUERY = """
+    select time, type, task_id, schedule_id, queue_name, worker, attempt, data from omniq.event
+    where {where} order by time desc, id desc limit {limit}
+"""
+_PURGE = """
+    with old as (select id from omniq.event where time < $1 order by time limit $2 for update skip locked)
+    delete from omniq.event using old where event.id = old.id returning event.id
+"""
+
+
+class PostgresEventStore(PostgresStore, BaseEventStorage):
+    """Events in a table that SQL can query."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
+
+    def __init__(self, config: PostgresEventStorageConfig) -> None:
+        super().__init__(config)
+
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        if events:
+            columns = zip(*map(_row, events), strict=True)
+            await self._database.run(lambda session: session.fetch(_APPEND, *map(list, columns)))
+
+    async def query(
+        self,
+        *,
+        task_id: str | None = None,
+        schedule_id: str | None = None,
+        types: Sequence[EventType] = (),
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[TaskEvent]:
+        wanted = {
+            "task_id = {}": task_id,
+            "schedule_id = {}": schedule_id,
+            "time >= {}": since,
+            "type = any({}::text[])": types or None,
+        }
+        where, values = conditions(wanted)
+        sql = _QUERY.format(where=where, limit=f"${len(values) + 1}")
+        rows = await self._database.run(lambda session: session.fetch(sql, *values, limit))
+        return [_event(row) for row in reversed(rows)]
+
+    async def purge(self, *, before: float, limit: int = 1000) -> int:
+        return len(await self._database.run(lambda session: session.fetch(_PURGE, before, limit)))
+
+
+def _row(event: TaskEvent) -> tuple[object, ...]:
+    return (
+        event.time,
+        event.type,
+        event.task_id,
+        event.schedule_id,
+        event.queue_name,
+        event.worker,
+        event.attempt,
+        _json(event.data) if event.data else None,
+    )
+
+
+def _json(data: dict[str, Any]) -> str:
+    """The data as JSON; without the character zero, which the server's text can't hold."""
+    text = msgspec.json.encode(data).decode()
+    return msgspec.json.encode(_without_zeros(data)).decode() if "\\u0000" in text else text
+
+
+def _without_zeros(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_without_zeros(key): _without_zeros(item) for key, item in value.items()}
+    return [_without_zeros(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _event(row: asyncpg.Record) -> TaskEvent:
+    return TaskEvent(
+        type=EventType(row["type"]),
+        time=row["time"],
+        task_id=row["task_id"],
+        schedule_id=row["schedule_id"],
+        queue_name=row["queue_name"],
+        worker=row["worker"],
+        attempt=row["attempt"],
+        data=msgspec.json.decode(row["data"]) if row["data"] else {},
+    )
+
+
+class AsyncPostgresEventStorage(Configured, AsyncEventStorage[PostgresEventStorageConfig]):
+    """Events in a PostgreSQL schema. Takes the fields of `PostgresEventStorageConfig`."""
+
+    config_class = PostgresEventStorageConfig
+
+    @configured_by(PostgresEventStorageConfig)
+    def __init__(self, config: PostgresEventStorageConfig) -> None:
+        super().__init__(PostgresEventStore, config)
+
+
+class PostgresEventStorage(Configured, EventStorage):
+    """`AsyncPostgresEventStorage` with methods that block; `aio` is its async core."""
+
+    config_class = PostgresEventStorageConfig
+
+    @configured_by(PostgresEventStorageConfig)
+    def __init__(self, config: PostgresEventStorageConfig) -> None:
+        super().__init__(AsyncPostgresEventStorage.from_config(config))

@@ -1,0 +1,149 @@
+"""A connection to a server: what it is told, the schema that it finds, and what becomes of the driver's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import urlencode
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+from omniq.errors import StoreError, StoreUnavailable
+
+from omniq_postgres.config import ServerSettings
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+    ForeignConnection: TypeAlias = Connection | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    """A caller's own, perhaps from a pool."""
+
+SCHEMA_VERSION: Final = 1
+CACHE_SIZE: Final = 100
+
+_TRANSIENT_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
+"""Connection, rollback, resources, operator's intervention, system."""
+_TRANSIENT: Final = frozenset({"25006", "25P03", "55P03"})
+"""A standby that only reads, a transaction that was idle for too long, a lock that wasn't to be had."""
+_NO_STATEMENT: Final = frozenset({"26000", "42P05"})
+
+_DIRECT: Final = {"enable_seqscan": "off", "jit": "off"}
+"""Each of our statements has its index, and a plan that was made while a table was small must not outlive that."""
+
+
+@contextmanager
+def store_errors(where: str) -> Iterator[None]:
+    """Turn the driver's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        kind = StoreUnavailable if is_transient(error) else StoreError
+        raise kind(f"{where}: {_words(error)}") from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        kind = StoreError if isinstance(error, ValueError) else StoreUnavailable
+        raise kind(f"{where}: {error}") from error
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{where}: no answer in time") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{where}: {error}") from error
+
+
+def is_transient(error: asyncpg.PostgresError) -> bool:
+    """Whether the same statement may succeed later, on another connection."""
+    code = error.sqlstate or ""
+    return code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT
+
+
+def _words(error: asyncpg.PostgresError) -> str:
+    """The server's message without its details, which may quote data."""
+    hint = " (behind a pooler, set statement_cache_size=0)" if error.sqlstate in _NO_STATEMENT else ""
+    return f"{error.args[0] if error.args else type(error).__name__}{hint}"
+
+
+async def open_connection(settings: ServerSettings, *, direct: bool) -> Connection:
+    """Connect. Without `direct`, nothing is asked for that a pooler between us and the server wouldn't bear."""
+    wanted = CACHE_SIZE if settings.statement_cache_size is None else settings.statement_cache_size
+    hosts, ports = _addresses(settings)
+    return await asyncpg.connect(
+        f"postgresql:///?{urlencode(_ssl_options(settings))}",
+        host=hosts,
+        port=ports,
+        user=settings.username,
+        password=settings.password,
+        database=settings.database,
+        timeout=settings.timeout,
+        command_timeout=settings.timeout,
+        statement_cache_size=wanted if direct or settings.statement_cache_size is not None else 0,
+        server_settings={"application_name": "omniq", **(_DIRECT if direct else {})},
+        target_session_attrs=SessionAttribute.read_write if len(hosts) > 1 else None,
+    )
+
+
+def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:
+    """The hosts and their ports: a host may bring its own."""
+    hosts, ports = [], []
+    for address in settings.host.split(","):
+        host, colon, port = address.rpartition(":")
+        own = bool(colon) and port.isdigit() and (":" not in host or host.endswith("]"))
+        hosts.append(host.strip("[]") if own else address)
+        ports.append(int(port) if own else settings.port)
+    return hosts, ports
+
+
+def _ssl_options(settings: ServerSettings) -> dict[str, str]:
+    given = {name: getattr(settings, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+async def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler stands between us and the server: it answers for another process than it announced."""
+    return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
+
+
+def in_schema(sql: str, schema: str) -> str:
+    """A statement that is written for the schema "omniq", for another one."""
+    return sql.replace("omniq.", f'"{schema}".')
+
+
+async def ensure_schema(connection: Connection, settings: ServerSettings) -> None:
+    """Create the schema where it is missing, in a transaction that the caller has open. Raises `StoreError`.
+
+    Safe for many processes at once: the lock is released with the transaction, and the next in line finds all done.
+    """
+    if not await _is_current(connection, settings):
+        await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", settings.schema)
+        if not await _is_current(connection, settings):
+            await _create(connection, settings)
+
+
+async def _is_current(connection: Connection, settings: ServerSettings) -> bool:
+    """Whether the schema is there. Raises `StoreError` if it is another project's or of a newer version."""
+    known = await connection.fetchval(
+        "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')", settings.schema
+    )
+    if not known:
+        return False
+    sql = in_schema("select version, project from omniq.installation", settings.schema)
+    version, project = await connection.fetchrow(sql) or (0, settings.project)
+    if project != settings.project:
+        raise StoreError(
+            f"{settings.location}: this schema belongs to the project {project!r}, not to {settings.project!r}: "
+            f"give each project a schema of its own"
+        )
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{settings.location}: a newer omniq-postgres made this schema (version {version}, this one knows "
+            f"{SCHEMA_VERSION}): upgrade omniq-postgres"
+        )
+    return bool(version == SCHEMA_VERSION)
+
+
+async def _create(connection: Connection, settings: ServerSettings) -> None:
+    exists = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", settings.schema)
+    if not exists:  # who may not create a schema may be given one
+        await connection.execute(f'create schema "{settings.schema}"')
+    ddl = resources.files("omniq_postgres").joinpath("schema.sql").read_text("utf-8")
+    await connection.execute(in_schema(ddl, settings.schema))
+    sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", settings.schema)
+    await connection.execute(sql, SCHEMA_VERSION, settings.project)

@@ -1,0 +1,150 @@
+"""How tasks ended, in the table `result`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import ClassVar
+
+import asyncpg
+import msgspec
+from omniq import clock
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
+from omniq.results.engine import AsyncResultStorage
+from omniq.results.facade import ResultStorage
+from omniq.storage import hints
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import ResultRecord
+
+from omniq_postgres.config import PostgresResultStorageConfig
+from omniq_postgres.connection import PostgresStore, Session
+from omniq_postgres.wire import CLOCK, NOW
+
+UNLESS_NEWER = """
+        on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
+            schedule_id = excluded.schedule_id, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
+            body = excluded.body
+        where excluded.epoch >= result.epoch
+"""
+_PUT = f"""
+    with {CLOCK}
+    insert into omniq.result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
+    select task_id, epoch, status, schedule_id, now, now + ttl, body
+    from clock, unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::bytea[])
+        as given (task_id, epoch, status, schedule_id, ttl, body)
+    {UNLESS_NEWER}
+    returning task_id
+"""
+_COLUMNS = """
+    task_id, epoch, status, schedule_id, finished_at, expires_at, body,
+    round((expires_at - finished_at)::numeric, 6)::float8 as ttl
+"""
+_GET = f"""
+    select {_COLUMNS} from omniq.result
+    where task_id = any($2::text[]) and (expires_at is null or expires_at > {NOW})
+"""
+_OF_SCHEDULE = f"""
+    select {_COLUMNS} from omniq.result
+    where schedule_id = $2 and (expires_at is null or expires_at > {NOW})
+    order by finished_at {{0}}, task_id {{0}} limit $3
+"""
+_PURGE = f"""
+    with old as (
+        select task_id from omniq.result where expires_at <= {NOW}
+        order by expires_at limit $2 for update skip locked)
+    delete from omniq.result using old where result.task_id = old.task_id returning result.task_id
+"""
+
+
+class PostgresResultStore(PostgresStore, BaseResultStorage):
+    """Results in a schema, by default the one in which the queue is."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
+
+    def __init__(self, config: PostgresResultStorageConfig) -> None:
+        super().__init__(config)
+
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        if not records:
+            return []
+        stored = await self._database.run(partial(_put, records=records))
+        self._database.notifier.results_stored([r.task_id for r, done in zip(records, stored, strict=True) if done])
+        return stored
+
+    async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        if not ids:
+            return []
+        rows = await self._database.run(lambda session: session.fetch(_GET, clock.offset(), ids))
+        found = {row["task_id"]: _record(row) for row in rows}
+        return [found.get(id_) for id_ in ids]
+
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
+        sql = _OF_SCHEDULE.format("desc" if newest_first else "asc")
+        rows = await self._database.run(lambda session: session.fetch(sql, clock.offset(), schedule_id, limit))
+        return [_record(row) for row in rows]
+
+    async def purge(self, *, limit: int = 1000) -> int:
+        return len(await self._database.run(lambda session: session.fetch(_PURGE, clock.offset(), limit)))
+
+    async def wait(self, ids: Sequence[str], timeout: float) -> None:
+        listener = self._database.listener
+        with hints.waiting_for_results(self.location, ids) as waiter, listener.for_results(ids, waiter.wake):
+            await waiter.wait(listener.patience(timeout))
+
+
+async def _put(session: Session, records: Sequence[ResultRecord]) -> list[bool]:
+    stored = [False] * len(records)
+    for wave in _waves(records):
+        rows = await session.fetch(_PUT, clock.offset(), *_arrays([records[index] for index in wave]))
+        ids = {row[0] for row in rows}
+        for index in wave:
+            stored[index] = records[index].task_id in ids
+    return stored
+
+
+def _waves(records: Sequence[ResultRecord]) -> Iterator[list[int]]:
+    """The records' indexes in order, so that no wave has two of one task: one statement can't write a row twice."""
+    left = list(range(len(records)))
+    while left:
+        first = {records[index].task_id: index for index in reversed(left)}
+        wave = sorted(first.values())
+        yield wave
+        left = [index for index in left if first[records[index].task_id] != index]
+
+
+def _arrays(records: Sequence[ResultRecord]) -> tuple[list[object], ...]:
+    """The records as arrays, one per column of `_PUT`."""
+    return (
+        [record.task_id for record in records],
+        [record.epoch for record in records],
+        [record.status for record in records],
+        [record.schedule_id for record in records],
+        [record.ttl for record in records],
+        [record.body for record in records],
+    )
+
+
+def _record(row: asyncpg.Record) -> ResultRecord:
+    return msgspec.convert(dict(row), ResultRecord)
+
+
+class AsyncPostgresResultStorage(Configured, AsyncResultStorage[PostgresResultStorageConfig]):
+    """Results in a PostgreSQL schema. Takes the fields of `PostgresResultStorageConfig`."""
+
+    config_class = PostgresResultStorageConfig
+
+    @configured_by(PostgresResultStorageConfig)
+    def __init__(self, config: PostgresResultStorageConfig) -> None:
+        super().__init__(PostgresResultStore, config)
+
+
+class PostgresResultStorage(Configured, ResultStorage):
+    """`AsyncPostgresResultStorage` with methods that block; `aio` is its async core."""
+
+    config_class = PostgresResultStorageConfig
+
+    @configured_by(PostgresResultStorageConfig)
+    def __init__(self, config: PostgresResultStorageConfig) -> None:
+        super().__init__(AsyncPostgresResultStorage.from_config(config))

@@ -1,0 +1,206 @@
+"""The configuration of the Redis components: which server, cluster or sentinels, and how to talk to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from msgspec import Meta, field
+from msgspec.structs import fields
+from omniq.config.convert import convert
+from omniq.errors import ConfigError
+from omniq.models.config import DEFAULT_PROJECT, Name, Positive, ResultStorageConfig, TaskQueueConfig
+from omniq.models.redaction import Redacted
+
+DEFAULT_PORT = 6379
+
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Database = Annotated[int, Meta(ge=0)]
+Prefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,64}\Z")]
+
+_EXPECTED = (
+    "expected redis://user:password@host:port/db, rediss:// for TLS, "
+    "redis+sentinel://host:port,host:port/master/db or redis+cluster://host:port,host:port"
+)
+
+
+class ServerSettings(Redacted, frozen=True):
+    """What a connection needs to know; stores with equal settings share their connections."""
+
+    nodes: tuple[tuple[str, int], ...]
+    """The server; or some nodes of the cluster, or the sentinels."""
+    db: int
+    username: str | None
+    password: str | None
+    cluster: bool
+    sentinel_master: str | None
+    sentinel_username: str | None
+    sentinel_password: str | None
+    ssl: bool
+    ssl_ca_certs: str | None
+    ssl_certfile: str | None
+    ssl_keyfile: str | None
+    timeout: float
+    namespace: str
+    """What all keys begin with. Its braces keep a project on one node of a cluster."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, without a secret."""
+        nodes = ",".join(f"{host}:{port}" for host, port in sorted(self.nodes))
+        kind = "redis+cluster" if self.cluster else "redis+sentinel" if self.sentinel_master else "redis"
+        return "/".join(filter(None, [f"{kind}:{nodes}", self.sentinel_master, str(self.db), self.namespace]))
+
+
+class RedisConfig:
+    """What both configurations do with the fields they share."""
+
+    __slots__ = ()
+
+    project_name: Name | None
+    host: str
+    port: Port
+    db: Database
+    username: str | None
+    password: str | None
+    nodes: list[str]
+    cluster: bool
+    sentinel_master: str | None
+    sentinel_username: str | None
+    sentinel_password: str | None
+    ssl: bool
+    ssl_ca_certs: str | None
+    ssl_certfile: str | None
+    ssl_keyfile: str | None
+    prefix: Prefix
+    timeout: Positive
+
+    def __post_init__(self) -> None:
+        if self.cluster and self.sentinel_master is not None:
+            raise ConfigError("cluster: sentinels don't watch over clusters: give either this or sentinel_master")
+        if self.cluster and self.db:
+            raise ConfigError("db: a cluster has no database but 0")
+        if self.nodes and not self.cluster and self.sentinel_master is None:
+            raise ConfigError("nodes: are those of a cluster or the sentinels: give cluster or sentinel_master too")
+        for address in self.nodes:
+            _node(address)
+
+    @property
+    def settings(self) -> ServerSettings:
+        derived: dict[str, Any] = {
+            "nodes": tuple(map(_node, self.nodes)) or ((self.host.lower(), self.port),),
+            "namespace": f"{{{self.prefix}:{self.project_name or DEFAULT_PROJECT}}}:",
+        }
+        names = (field.name for field in fields(ServerSettings))
+        return ServerSettings(**{name: derived.get(name) or getattr(self, name) for name in names})
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`redis://user:password@host:port/db`, with `rediss` for TLS; the other fields are options: `?timeout=5`.
+
+        `redis+sentinel://host:port,host:port/master/db` names sentinels and the master's name,
+        `redis+cluster://host:port,host:port` nodes of a cluster. Raises `ConfigError` for anything else.
+        """
+        parts = urlsplit(url, allow_fragments=False)
+        try:
+            return convert({**_place_of(parts), **_options_of(parts)}, cls, "url", strict=False)
+        except ConfigError:
+            raise
+        except ValueError:  # of the standard library: it may quote a piece of the password
+            raise ConfigError("url: the host, port or query can't be read") from None
+
+
+def _node(address: str, otherwise: str = "nodes: expected addresses such as 'localhost:6379'") -> tuple[str, int]:
+    """Host and port of an address such as `host:6379`. Raises `ConfigError` with that message."""
+    parts = urlsplit(f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or parts.netloc != address or set("@,") & set(address):
+        raise ConfigError(otherwise)
+    return host, port or DEFAULT_PORT
+
+
+def _place_of(parts: SplitResult) -> dict[str, Any]:
+    """Nodes, user, database and the kind of server, as far as they are given."""
+    transport, _, kind = parts.scheme.partition("+")
+    if transport not in ("redis", "rediss") or kind not in ("", "sentinel", "cluster"):
+        raise ConfigError(f"url: {_EXPECTED}")
+    user_info, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = user_info.partition(":")
+    given = {"username": unquote(username), "password": unquote(password), "ssl": transport == "rediss"}
+    given |= _server(hosts) if kind == "" else {"nodes": [host for host in hosts.split(",") if host]}
+    given |= _path_of(kind, [unquote(part) for part in parts.path.split("/")[1:]])
+    return {name: value for name, value in given.items() if value}
+
+
+def _server(address: str) -> dict[str, Any]:
+    host, port = _node(address, f"url: {_EXPECTED}") if address else ("", None)
+    return {"host": host, "port": port}
+
+
+def _path_of(kind: str, parts: list[str]) -> dict[str, Any]:
+    """What the path says: the database, and before it the name of the sentinels' master."""
+    given: dict[str, Any] = {"cluster": kind == "cluster"}
+    if kind == "sentinel":
+        given["sentinel_master"] = parts.pop(0) if parts else ""
+        if not given["sentinel_master"]:
+            raise ConfigError("url: sentinels need the master's name: redis+sentinel://host:port/master")
+    if len(parts) > 1:
+        raise ConfigError(f"url: {_EXPECTED}")
+    return {**given, "db": parts[0] if parts else ""}
+
+
+def _options_of(parts: SplitResult) -> dict[str, Any]:
+    return dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+
+
+class RedisTaskQueueConfig(RedisConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a Redis task queue keeps its tasks. The keys of a project are apart from those of all others."""
+
+    host: str = "localhost"
+    port: Port = DEFAULT_PORT
+    db: Database = 0
+    username: str | None = None
+    password: str | None = None
+    nodes: list[str] = field(default_factory=list)
+    """Some nodes of a cluster, or the sentinels, as "host:port"; by default `host` and `port`."""
+    cluster: bool = False
+    """The server is a node of a cluster. A project is kept on one of its nodes."""
+    sentinel_master: str | None = None
+    """The servers are sentinels, and this is the name of the master they watch over."""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    ssl: bool = False
+    """Encrypt the connection, and verify the server's certificate."""
+    ssl_ca_certs: str | None = None
+    """A file of certificates to trust, instead of the system's."""
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    """This client's own certificate and its key, where the server asks for one."""
+    prefix: Prefix = "omniq"
+    """What the names of all keys begin with, before the project's name."""
+    timeout: Positive = 10.0
+    """Seconds to wait for the server's answer before `StoreUnavailable`."""
+
+
+class RedisResultStorageConfig(RedisConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Where a Redis result storage keeps its results. The fields are those of `RedisTaskQueueConfig`."""
+
+    host: str = "localhost"
+    port: Port = DEFAULT_PORT
+    db: Database = 0
+    username: str | None = None
+    password: str | None = None
+    nodes: list[str] = field(default_factory=list)
+    cluster: bool = False
+    sentinel_master: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    ssl: bool = False
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    prefix: Prefix = "omniq"
+    timeout: Positive = 10.0

@@ -1,0 +1,139 @@
+"""What an event loop has open of a server: one client and one subscription for all its stores."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import msgspec
+from omniq import clock
+from omniq.errors import StoreError
+from omniq.storage.base import Store
+from omniq.storage.guarantees import Guarantees
+from omniq.sync import PerLoop
+from redis.exceptions import NoScriptError
+
+from omniq_redis.config import RedisConfig, ServerSettings
+from omniq_redis.opening import Server, ask_server, close_client, open_client, store_errors
+from omniq_redis.scripts import script
+from omniq_redis.watching import Watcher
+from omniq_redis.wire import encode
+
+LAYOUT = 1
+"""Version of the keys and of what they hold."""
+IN_FLIGHT = 32
+"""Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
+
+_log = logging.getLogger("omniq.redis")
+_decode_due = msgspec.msgpack.Decoder(list[float | bool]).decode
+_reported: set[str] = set()
+
+
+class Connection:
+    """A server, as used by one loop. It lives from the first `acquire` to the last `release`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._location = settings.location
+        self._users = 0
+        self._client = open_client(settings)
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._checked = False
+        self.watcher = Watcher(settings, self._next_due)
+
+    @classmethod
+    def acquire(cls, settings: ServerSettings) -> Connection:
+        """The connection that this loop shares for these settings."""
+        of_loop = _open.get()
+        connection = of_loop.get(settings)
+        if connection is None:
+            connection = of_loop[settings] = cls(settings)
+        connection._users += 1
+        return connection
+
+    async def release(self) -> None:
+        """Give it back; the last one closes it."""
+        self._users -= 1
+        if self._users == 0:
+            del _open.get()[self._settings]
+            await self.watcher.close()
+            await close_client(self._client)
+
+    async def call(self, name: str, args: object, bodies: bytes = b"") -> bytes:
+        """What the script answers. Raises `StoreUnavailable` or `StoreError`.
+
+        A cancelled call closes its connection, so that nobody else reads its answer.
+        """
+        wanted = script(name)
+        rest = (1, self._settings.namespace, clock.offset(), encode(args), bodies)
+        with store_errors(self._location):
+            async with self._slots:
+                try:
+                    answer = await self._client.execute_command("EVALSHA", wanted.digest, *rest)
+                except NoScriptError:
+                    answer = await self._client.execute_command("EVAL", wanted.source, *rest)
+        assert isinstance(answer, bytes)
+        return answer
+
+    async def check(self) -> None:
+        """Reach the server, and see that its keys are of a layout that this version knows. Raises `StoreError`."""
+        if self._checked:
+            return
+        layout = int(await self.call("open", [LAYOUT]))
+        if layout > LAYOUT:
+            raise StoreError(
+                f"{self._location}: a newer omniq-redis wrote this (layout {layout}, this one knows "
+                f"{LAYOUT}): upgrade omniq-redis"
+            )
+        if self._location not in _reported:
+            _reported.add(self._location)
+            _report(self._location, await self.server())
+        self._checked = True
+
+    async def server(self) -> Server:
+        """What the server says of itself. Raises `StoreUnavailable` or `StoreError`."""
+        with store_errors(self._location):
+            return await ask_server(self._client, self._settings.namespace)
+
+    async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
+        answers = _decode_due(await self.call("next_due", queues))
+        return {queue: due for queue, due in zip(queues, answers, strict=True) if due is not False}
+
+
+_open: PerLoop[dict[ServerSettings, Connection]] = PerLoop(dict)
+
+
+def _report(location: str, server: Server) -> None:
+    """Tell once what can be relied upon."""
+    _log.info("%s: version %s, %s", location, server.version, server.guarantees)
+    for warning in server.warnings:
+        _log.warning("%s: %s", location, warning)
+
+
+class RedisStore(Store):
+    """What both stores have in common."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._settings = config.settings
+        self._location = self._settings.location
+        self._connections = PerLoop(lambda: Connection.acquire(self._settings))
+
+    @property
+    def location(self) -> str:
+        return self._location
+
+    async def connect(self) -> None:
+        await self._connection.check()
+
+    async def close(self) -> None:
+        if connection := self._connections.pop():
+            await connection.release()
+
+    async def guarantees(self) -> Guarantees:
+        return (await self._connection.server()).guarantees
+
+    @property
+    def _connection(self) -> Connection:
+        """Opened at the first use in each loop."""
+        return self._connections.get()

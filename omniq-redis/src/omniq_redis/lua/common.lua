@@ -1,0 +1,78 @@
+-- Stands before every script. KEYS[1] is what all keys begin with; ARGV are the seconds by which tests move the clock,
+-- the arguments as msgpack, and the bodies of the tasks or results among them, one behind the other.
+--
+-- Scripts read all at once, change what they have read, and write all at once: to the server, a batch of 500 tasks
+-- is a dozen commands.
+local call = redis.call
+local pack = cmsgpack.pack
+local prefix = KEYS[1]
+local time = call('TIME')
+local now = time[1] + time[2] / 1e6 + ARGV[1]
+local args = cmsgpack.unpack(ARGV[2])
+
+-- Lua can unpack some 8,000 values at once.
+local SLICE = 2000
+-- Bytes of bodies that one reply should hold.
+local MAX_BODIES = 4 * 1024 * 1024
+
+local function in_slices(command, key, list)
+  for first = 1, #list, SLICE do
+    call(command, prefix .. key, unpack(list, first, math.min(first + SLICE - 1, #list)))
+  end
+end
+
+-- The fields of a hash, false for those that aren't there.
+local function fields(key, names)
+  if #names <= SLICE then return #names > 0 and call('HMGET', prefix .. key, unpack(names)) or {} end
+  local found = {}
+  for first = 1, #names, SLICE do
+    local slice = call('HMGET', prefix .. key, unpack(names, first, math.min(first + SLICE - 1, #names)))
+    for i = 1, #slice do found[first + i - 1] = slice[i] end
+  end
+  return found
+end
+
+-- Changes of the less busy sorted sets, by key: a member's score, or false to take it away. The last word counts.
+local scores = {}
+
+local function put(key, member, score)
+  scores[key] = scores[key] or {}
+  scores[key][member] = score
+end
+
+local function drop(key, member) put(key, member, false) end
+
+local function write_scores()
+  for key, members in pairs(scores) do
+    local added, removed = {}, {}
+    for member, score in pairs(members) do
+      if score then
+        added[#added + 1] = score
+        added[#added + 1] = member
+      else
+        removed[#removed + 1] = member
+      end
+    end
+    in_slices('ZADD', key, added)
+    in_slices('ZREM', key, removed)
+  end
+  scores = {}
+end
+
+-- What is kept is packed by `struct` into a string, as Python's `wire` reads it. For a time that isn't: NEVER.
+local NEVER = math.huge
+local struct_pack, struct_unpack = struct.pack, struct.unpack
+
+local function bytes(value) return '\198' .. struct_pack('>I4', #value) .. value end
+
+local NIL = '\192'
+
+local function packed_list(items) return '\221' .. struct_pack('>I4', #items) .. table.concat(items) end
+
+-- Hands out the bodies of a call, in order.
+local position = 1
+local function next_body(size)
+  local body = ARGV[3]:sub(position, position + size - 1)
+  position = position + size
+  return body
+end

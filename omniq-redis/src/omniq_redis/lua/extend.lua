@@ -1,0 +1,17 @@
+-- lease, ids, epochs → a letter for each: the lease is lost, held, or held by a task that is to be cancelled
+local lease, ids, epochs_held = unpack(args)
+read_tasks(ids)
+local answers = {}
+for i, id in ipairs(ids) do
+  local t = tasks[id]
+  if t and t[STATE] == RUNNING and t[EPOCH] == epochs_held[i] then
+    t[LEASE_UNTIL] = now + lease
+    touch(t)
+    put('lease', id, t[LEASE_UNTIL])
+    answers[i] = t[CANCEL] == 1 and 'c' or 'h'
+  else
+    answers[i] = 'l'
+  end
+end
+write_tasks()
+return table.concat(answers)

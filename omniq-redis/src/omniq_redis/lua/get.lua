@@ -1,0 +1,25 @@
+-- ids, filter → how many of the ids this reply is about, and the rows of those that match; without a filter, nil for
+-- those that aren't there
+local ids, where = args[1], args[2]
+
+local function matches(t)
+  local states, queue, schedule, expired = unpack(where, 1, 4)
+  return t
+    and bit.band(states, 2 ^ t[STATE]) ~= 0
+    and (not queue or t[QUEUE] == queue)
+    and (not schedule or t[SCHEDULE] == schedule)
+    and (not expired or t[STATE] <= WAITING and t[EXPIRES_AT] <= now)
+end
+
+read_tasks(ids)
+local picked, total, done = {}, 0, 0
+for i, id in ipairs(ids) do
+  local t = tasks[id]
+  if not where or matches(t) then
+    total = total + (t and t[SIZE] or 0)
+    if total > MAX_BODIES and #picked > 0 then break end
+    picked[#picked + 1] = id
+  end
+  done = i
+end
+return '\146' .. pack(done) .. rows(picked)

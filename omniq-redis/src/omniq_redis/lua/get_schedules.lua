@@ -1,0 +1,12 @@
+-- ids, due, offset, limit → id and record of those ids, or of a page of the due ones, or of all
+local ids, due, offset, limit = unpack(args, 1, 4)
+if due then
+  ids = call('ZRANGEBYSCORE', prefix .. 'slot', '-inf', now, 'LIMIT', offset, limit)
+elseif not ids then
+  ids = call('ZRANGE', prefix .. 'schedules', offset, offset + limit - 1)
+end
+local items = {}
+for i, record in ipairs(fields('schedule', ids)) do
+  items[i] = record and '\146' .. pack(ids[i]) .. bytes(record) or NIL
+end
+return packed_list(items)

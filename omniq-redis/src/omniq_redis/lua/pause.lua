@@ -1,0 +1,9 @@
+-- queue, paused
+local queue, paused = unpack(args)
+if paused then
+  call('SADD', prefix .. 'paused', queue)
+else
+  call('SREM', prefix .. 'paused', queue)
+  call('PUBLISH', prefix .. 'tasks', pack({ { queue, 0 } }))
+end
+return 'ok'

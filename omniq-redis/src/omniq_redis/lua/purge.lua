@@ -1,0 +1,16 @@
+-- older_than, limit → how many tasks were deleted
+local older_than, limit = unpack(args)
+local ids = call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', now - older_than, 'LIMIT', 0, limit)
+read_tasks(ids)
+for _, id in ipairs(ids) do
+  local t = tasks[id]
+  leave(t)
+  if t[SCHEDULE] ~= '' then drop('tasks_of:' .. t[SCHEDULE], id) end
+  for _, parent in ipairs(parents_of(t)) do drop('children:' .. parent, id) end
+end
+write_tasks()
+in_slices('ZREM', 'ids', ids)
+in_slices('HDEL', 'task', ids)
+in_slices('HDEL', 'body', ids)
+for _, id in ipairs(ids) do call('UNLINK', prefix .. 'children:' .. id) end
+return tostring(#ids)

@@ -1,0 +1,6 @@
+-- id, queue, next_run, paused, version, if_version → whether it was written
+local id, queue, next_run, paused, version, if_version = unpack(args, 1, 6)
+local stored = read_schedule(id)
+if (stored and stored[3]) ~= if_version then return '0' end
+write_schedule(id, paused and 1 or 0, next_run or NEVER, (if_version or version) + 1, queue, ARGV[3])
+return '1'

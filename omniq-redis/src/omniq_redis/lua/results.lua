@@ -1,0 +1,60 @@
+-- Results are in the hash `result`. A call has them as lists: what several may share, ids, which of those kinds each
+-- is of, epochs, and the sizes of the bodies.
+local RESULT = '>BI4dddI2c0'
+
+local result_kinds, result_ids, result_kind, result_epochs, result_sizes
+local epochs, schedules = {}, {}
+local stored, written_results, expiries = {}, {}, {}
+
+local function read_results(batch)
+  result_kinds, result_ids, result_kind, result_epochs, result_sizes = unpack(batch)
+  for i, record in ipairs(fields('result', result_ids)) do
+    if record then
+      local id = result_ids[i]
+      local _, epoch, _, _, _, schedule = struct_unpack(RESULT, record)
+      epochs[id], schedules[id] = epoch, schedule
+    end
+  end
+end
+
+local function write_results()
+  in_slices('HSET', 'result', written_results)
+  in_slices('ZADD', 'result_expiring', expiries)
+  write_scores()
+  written_results, expiries = {}, {}
+end
+
+local function forget_result(id)
+  write_results() -- it may be of this very call
+  drop('result_expiring', id)
+  if schedules[id] ~= '' then drop('results_of:' .. schedules[id], id) end
+  write_scores()
+end
+
+-- Whether the result of that place was stored: that of an older claim never replaces that of a newer one.
+local function store_result(place)
+  local id, epoch = result_ids[place], result_epochs[place]
+  local status, ttl, schedule = unpack(result_kinds[result_kind[place]], 1, 3)
+  local body = next_body(result_sizes[place])
+  if epochs[id] then
+    if epochs[id] > epoch then return false end
+    forget_result(id)
+  end
+  epochs[id], schedules[id] = epoch, schedule
+  local n = #written_results
+  written_results[n + 1] = id
+  written_results[n + 2] = struct_pack(RESULT, status, epoch, now, ttl or NEVER, now + (ttl or NEVER), #schedule, schedule)
+    .. body
+  if ttl then
+    n = #expiries
+    expiries[n + 1], expiries[n + 2] = now + ttl, id
+  end
+  if schedule ~= '' then put('results_of:' .. schedule, id, now) end
+  stored[#stored + 1] = id
+  return true
+end
+
+local function publish_results()
+  write_results()
+  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack(stored)) end
+end

@@ -1,0 +1,18 @@
+-- Schedules are in the hash `schedule`; the set `schedules` has all, and `slot` the active ones by their next slot.
+local SCHEDULE_RECORD = '>BddI2c0'
+
+-- Whether it is paused, its next slot, version, queue and body.
+local function read_schedule(id)
+  local record = call('HGET', prefix .. 'schedule', id)
+  if not record then return nil end
+  local paused, next_run, version, queue, position = struct_unpack(SCHEDULE_RECORD, record)
+  return { paused, next_run, version, queue, record:sub(position) }
+end
+
+local function write_schedule(id, paused, next_run, version, queue, body)
+  put('schedules', id, 0)
+  put('slot', id, paused == 0 and next_run < NEVER and next_run)
+  write_scores()
+  local record = struct_pack(SCHEDULE_RECORD, paused, next_run, version, #queue, queue)
+  call('HSET', prefix .. 'schedule', id, record .. body)
+end

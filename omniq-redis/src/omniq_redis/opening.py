@@ -1,0 +1,187 @@
+"""A client for a server, a cluster or sentinels, what becomes of its errors, and what a server says of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Struct
+from omniq.errors import StoreError, StoreUnavailable
+from omniq.storage.guarantees import Guarantees
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from omniq_redis.config import ServerSettings
+
+# After a lost reply only the caller knows whether to ask again: nothing is sent twice behind its back.
+RETRIES = 0
+_FOR_GOOD = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+    redis_errors.RedisClusterException,
+)
+_TRANSIENT = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.TryAgainError,
+    redis_errors.ClusterDownError,
+    redis_errors.MasterDownError,
+    OSError,
+)
+# In scripts, old servers put these codes into the midst of their message.
+_TRANSIENT_CODE = re.compile(r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN)\b")
+
+
+Client: TypeAlias = Redis | RedisCluster
+
+
+@contextmanager
+def store_errors(where: str) -> Iterator[None]:
+    """Turn redis-py's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
+    try:
+        yield
+    except (redis_errors.RedisError, OSError) as error:
+        kind = StoreUnavailable if _is_transient(error) else StoreError
+        raise kind(f"{where}: {str(error) or type(error).__name__}") from error
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{where}: an answer can't be read: {error}") from error
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, _FOR_GOOD):
+        return False
+    return isinstance(error, _TRANSIENT) or _TRANSIENT_CODE.search(str(error)) is not None
+
+
+def open_client(settings: ServerSettings) -> Client:
+    """A client for the running loop, which connects at its first command."""
+    options = _options(settings)
+    if settings.cluster:
+        nodes = [ClusterNode(host, port) for host, port in settings.nodes]
+        return RedisCluster(startup_nodes=nodes, **options)
+    if settings.sentinel_master is not None:
+        own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
+        sentinels = Sentinel(settings.nodes, sentinel_kwargs={**options, **own})  # type: ignore[no-untyped-call]
+        client: Redis = sentinels.master_for(settings.sentinel_master, db=settings.db, **options)
+        return client
+    host, port = settings.nodes[0]
+    return Redis(host=host, port=port, db=settings.db, **options)
+
+
+async def close_client(client: Client) -> None:
+    """Close its connections, those to sentinels too."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+async def open_subscriber(settings: ServerSettings) -> Redis:
+    """A client for subscriptions: in a cluster, of the node that has the project's keys."""
+    client = open_client(settings)
+    if not isinstance(client, RedisCluster):
+        return client
+    try:
+        await client.initialize()
+        node = client.get_node_from_key(settings.namespace)
+        if node is None:
+            raise redis_errors.ClusterDownError("no node has the project's keys")
+        return Redis(host=node.host, port=int(node.port), **_options(settings))
+    finally:
+        await close_client(client)
+
+
+def _options(settings: ServerSettings) -> dict[str, Any]:
+    encryption = {
+        "ssl": True,
+        "ssl_ca_certs": settings.ssl_ca_certs,
+        "ssl_certfile": settings.ssl_certfile,
+        "ssl_keyfile": settings.ssl_keyfile,
+    }
+    return {
+        "username": settings.username,
+        "password": settings.password,
+        "socket_timeout": settings.timeout,
+        "socket_connect_timeout": settings.timeout,
+        "retry": Retry(NoBackoff(), RETRIES),
+        "protocol": 2,
+        **(encryption if settings.ssl else {}),
+    }
+
+
+class Server(Struct, frozen=True):
+    """What a server says of itself; None where it doesn't."""
+
+    version: str
+    evicts: str | None
+    """What it does when memory is short: noeviction, or what it drops."""
+    appends: bool | None
+    """Whether it writes an append-only file."""
+    syncs: str | None
+    """When it syncs that: always, everysec or no."""
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What that amounts to. What isn't known isn't promised."""
+        appends = self.appends is True
+        return Guarantees(
+            survives_process_kill=appends,
+            survives_power_loss=appends and self.syncs == "always",
+            survives_failover=False,  # replication is asynchronous
+            clock="server",
+            push=True,
+            atomic_results=True,
+            evidence=(
+                f"version={self.version}",
+                f"appendonly={_said(self.appends)}",
+                f"appendfsync={_said(self.syncs)}",
+                f"maxmemory-policy={_said(self.evicts)}",
+            ),
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its operator should know."""
+        found = []
+        if self.appends is False:
+            found.append("it keeps no append-only file: what is acknowledged dies with it; set appendonly yes")
+        if self.evicts not in (None, "noeviction"):
+            found.append(f"it drops tasks when memory is short: set maxmemory-policy noeviction, not {self.evicts}")
+        return found
+
+
+def _said(value: str | bool | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+async def ask_server(client: Client, namespace: str) -> Server:
+    """What the server that holds the keys says of itself."""
+    node = await _node_of(client, namespace)
+    info = await client.execute_command("INFO", **node)
+    settings: dict[str, str] = {}
+    with suppress(redis_errors.ResponseError):  # managed servers and narrow ACLs forbid it
+        settings = await client.execute_command("CONFIG GET", "appendfsync", **node)
+    return Server(
+        version=str(info.get("valkey_version", info.get("redis_version"))),
+        evicts=info.get("maxmemory_policy"),
+        appends=None if "aof_enabled" not in info else bool(info["aof_enabled"]),
+        syncs=settings.get("appendfsync"),
+    )
+
+
+async def _node_of(client: Client, namespace: str) -> dict[str, Any]:
+    """The options that send a command to the node that has the namespace's keys."""
+    if not isinstance(client, RedisCluster):
+        return {}
+    await client.initialize()
+    return {"target_nodes": client.get_node_from_key(namespace)}

@@ -1,0 +1,190 @@
+"""Tasks and schedules in Redis, in the order of the contract.
+
+Each method runs one Lua script, or the same one for each part of a large batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
+from omniq.models.state import TaskState
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.facade import TaskQueue
+from omniq.storage import hints
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    QueueStats,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+
+from omniq_redis.config import RedisTaskQueueConfig
+from omniq_redis.connection import RedisStore
+from omniq_redis.finding import count_tasks, fetch_children, fetch_tasks, find_tasks
+from omniq_redis.results import RedisResultStore
+from omniq_redis.schedules import delete_schedule, fetch_schedules, fire, put_schedule
+from omniq_redis.wire import (
+    ADDED,
+    CHANGED,
+    LEASES,
+    PARCEL,
+    TaskRow,
+    changes_batch,
+    parcels,
+    task_record,
+    tasks_batch,
+    weight_of_change,
+    weight_of_task,
+)
+
+_decode_rows = msgspec.msgpack.Decoder(list[TaskRow]).decode
+
+
+class RedisQueueStore(RedisStore, BaseTaskQueue):
+    """Tasks and schedules on a Redis server."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {
+            Capability.ATOMIC_RESULTS,
+            Capability.CROSS_PROCESS,
+            Capability.PERSISTENT,
+            Capability.PRIORITY,
+            Capability.PUSH,
+        }
+    )
+
+    def __init__(self, config: RedisTaskQueueConfig) -> None:
+        super().__init__(config)
+        self._results = RedisResultStore(config)
+
+    def result_storage(self) -> RedisResultStore:
+        return self._results
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        added: list[Added] = []
+        for parcel in parcels(tasks, weight_of_task):
+            added += [ADDED[letter] for letter in await self._connection.call("add", *tasks_batch(parcel))]
+            hints.tasks_added(self.location)
+        return added
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        claimed: list[TaskRecord] = []
+        names = list(dict.fromkeys(queues))
+        while len(claimed) < limit:
+            count = min(limit - len(claimed), PARCEL)
+            rows = _decode_rows(await self._connection.call("claim", (names, count, lease, worker)))
+            claimed += map(task_record, rows)
+            if len(rows) < count:
+                break
+        return claimed
+
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        statuses: list[LeaseStatus] = []
+        for start in range(0, len(leases), PARCEL):
+            parcel = leases[start : start + PARCEL]
+            args = (lease, [held.task_id for held in parcel], [held.epoch for held in parcel])
+            statuses += [LEASES[letter] for letter in await self._connection.call("extend", args)]
+        return statuses
+
+    async def reap(self, limit: int) -> list[TaskRecord]:
+        reaped: list[TaskRecord] = []
+        while len(reaped) < limit:
+            count = min(limit - len(reaped), PARCEL)
+            rows = _decode_rows(await self._connection.call("reap", [count]))
+            reaped += map(task_record, rows)
+            if len(rows) < count:
+                break
+        if reaped:
+            hints.tasks_added(self.location)
+        return reaped
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        answers: list[Changed] = []
+        for parcel in parcels(changes, weight_of_change):
+            answers += [CHANGED[letter] for letter in await self._connection.call("transition", *changes_batch(parcel))]
+            self._tell(parcel)
+        return answers
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        """Wake this process's waiters at once; the others hear it from the server."""
+        if any(change.to is TaskState.PENDING for change in changes):
+            hints.tasks_added(self.location)
+        hints.results_stored(self.location, [c.result.task_id for c in changes if c.result is not None])
+
+    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        return await fetch_tasks(self._connection, ids)
+
+    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+        return await find_tasks(self._connection, where, limit, cursor)
+
+    async def stats(self) -> list[QueueStats]:
+        return await count_tasks(self._connection)
+
+    async def children(self, ids: Sequence[str]) -> list[list[str]]:
+        return await fetch_children(self._connection, ids)
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        purged = 0
+        while purged < limit:
+            count = min(limit - purged, PARCEL)
+            deleted = int(await self._connection.call("purge", (older_than, count)))
+            purged += deleted
+            if deleted < count:
+                break
+        return purged
+
+    async def pause(self, queue_name: str, *, paused: bool) -> None:
+        await self._connection.call("pause", (queue_name, paused))
+        hints.tasks_added(self.location)
+
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        return await put_schedule(self._connection, schedule, if_version)
+
+    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
+        return await fetch_schedules(self._connection, ids, due)
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        return await delete_schedule(self._connection, schedule_id)
+
+    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+        fired = await fire(self._connection, schedule_id, if_version, next_run, task)
+        hints.tasks_added(self.location)
+        return fired
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        watcher = self._connection.watcher
+        with hints.waiting_for_tasks(self.location) as waiter, watcher.for_tasks(queues, waiter.wake):
+            await waiter.wait(await watcher.patience(timeout, queues))
+
+
+class AsyncRedisTaskQueue(Configured, AsyncTaskQueue[RedisTaskQueueConfig]):
+    """A task queue on a Redis server. Takes the fields of `RedisTaskQueueConfig`."""
+
+    config_class = RedisTaskQueueConfig
+
+    @configured_by(RedisTaskQueueConfig)
+    def __init__(self, config: RedisTaskQueueConfig) -> None:
+        super().__init__(RedisQueueStore, config)
+
+
+class RedisTaskQueue(Configured, TaskQueue):
+    """`AsyncRedisTaskQueue` with methods that block; `aio` is its async core."""
+
+    config_class = RedisTaskQueueConfig
+
+    @configured_by(RedisTaskQueueConfig)
+    def __init__(self, config: RedisTaskQueueConfig) -> None:
+        super().__init__(AsyncRedisTaskQueue.from_config(config))

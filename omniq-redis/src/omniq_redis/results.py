@@ -1,0 +1,101 @@
+"""How tasks ended, in the hash `result`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+from omniq.backend.component import Configured
+from omniq.config.arguments import configured_by
+from omniq.results.engine import AsyncResultStorage
+from omniq.results.facade import ResultStorage
+from omniq.storage import hints
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.capabilities import Capability
+from omniq.storage.records import ResultRecord
+
+from omniq_redis.config import RedisResultStorageConfig
+from omniq_redis.connection import RedisStore
+from omniq_redis.wire import PARCEL, parcels, result_record, results_batch, weight_of_result
+
+_decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
+_decode_ids = msgspec.msgpack.Decoder(list[str]).decode
+
+
+class RedisResultStore(RedisStore, BaseResultStorage):
+    """Results on a Redis server, by default the one that has the queue."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.CROSS_PROCESS, Capability.PERSISTENT, Capability.PUSH}
+    )
+
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        stored: list[bool] = []
+        for parcel in parcels(records, weight_of_result):
+            answer = await self._connection.call("put_results", *results_batch(parcel))
+            stored += [letter == ord("1") for letter in answer]
+        hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])
+        return stored
+
+    async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        found: list[ResultRecord | None] = []
+        while len(found) < len(ids):
+            parcel = ids[len(found) : len(found) + PARCEL]
+            now, records = _decode_records(await self._connection.call("get_results", parcel))
+            found += [_current(id_, record, now) for id_, record in zip(parcel, records, strict=False)]
+        return found
+
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
+        found: list[ResultRecord] = []
+        offset = 0
+        while len(found) < limit:
+            args = (schedule_id, newest_first, offset, PARCEL)
+            ids = _decode_ids(await self._connection.call("find_results", args))
+            found += [record for record in await self.get(ids) if record is not None]
+            offset += len(ids)
+            if len(ids) < PARCEL:
+                break
+        return found[:limit]
+
+    async def purge(self, *, limit: int = 1000) -> int:
+        purged = 0
+        while purged < limit:
+            count = min(limit - purged, PARCEL)
+            deleted = int(await self._connection.call("purge_results", [count]))
+            purged += deleted
+            if deleted < count:
+                break
+        return purged
+
+    async def wait(self, ids: Sequence[str], timeout: float) -> None:
+        watcher = self._connection.watcher
+        with hints.waiting_for_results(self.location, ids) as waiter, watcher.for_results(ids, waiter.wake):
+            await waiter.wait(await watcher.patience(timeout))
+
+
+def _current(task_id: str, record: bytes | None, now: float) -> ResultRecord | None:
+    """The result, unless it isn't there or has expired."""
+    result = None if record is None else result_record(task_id, record)
+    expired = result is not None and result.expires_at is not None and result.expires_at <= now
+    return None if expired else result
+
+
+class AsyncRedisResultStorage(Configured, AsyncResultStorage[RedisResultStorageConfig]):
+    """Results on a Redis server. Takes the fields of `RedisResultStorageConfig`."""
+
+    config_class = RedisResultStorageConfig
+
+    @configured_by(RedisResultStorageConfig)
+    def __init__(self, config: RedisResultStorageConfig) -> None:
+        super().__init__(RedisResultStore, config)
+
+
+class RedisResultStorage(Configured, ResultStorage):
+    """`AsyncRedisResultStorage` with methods that block; `aio` is its async core."""
+
+    config_class = RedisResultStorageConfig
+
+    @configured_by(RedisResultStorageConfig)
+    def __init__(self, config: RedisResultStorageConfig) -> None:
+        super().__init__(AsyncRedisResultStorage.from_config(config))

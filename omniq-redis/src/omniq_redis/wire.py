@@ -1,0 +1,258 @@
+"""What crosses to the scripts and back.
+
+A batch goes as lists of ids, epochs and sizes, with what its items may share told once for all that do, and with their
+bodies joined behind: to a script, a list of 500 numbers costs far less than 500 short lists. Tasks, results and
+schedules are kept, and come back, as strings that the scripts pack with Lua's `struct`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+from omniq.models.state import TaskState
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    ChangeStatus,
+    LeaseStatus,
+    NewTask,
+    ResultRecord,
+    ScheduleRecord,
+    TaskRecord,
+)
+
+T = TypeVar("T")
+Kind: TypeAlias = tuple[Hashable, ...]
+
+PARCEL = 1000
+"""Items that one script call handles at most: it takes some milliseconds, in which the server does nothing else."""
+PARCEL_BYTES = 4 * 1024 * 1024
+"""Bytes of bodies that one call carries, unless a single one is larger."""
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_parents = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+
+# As in the scripts.
+_TASK = Struct(">BbIIIIIBdddddd")
+_RESULT = Struct(">BIdddH")
+_SCHEDULE = Struct(">BddH")
+_NEVER = math.inf
+_STATES = (
+    TaskState.PENDING,
+    TaskState.SCHEDULED,
+    TaskState.WAITING,
+    TaskState.RUNNING,
+    TaskState.SUCCESS,
+    TaskState.ERROR,
+    TaskState.CANCELLED,
+    TaskState.EXPIRED,
+)
+_CODES = {state: code for code, state in enumerate(_STATES, 1)}
+
+ADDED = {ord("n"): Added.NEW, ord("d"): Added.DUPLICATE, ord("u"): Added.UNKNOWN_PARENT}
+LEASES = {
+    ord("l"): LeaseStatus(held=False),
+    ord("h"): LeaseStatus(held=True),
+    ord("c"): LeaseStatus(held=True, cancel_requested=True),
+}
+_STATUSES = {
+    "a": ChangeStatus.APPLIED,
+    "p": ChangeStatus.REPEATED,
+    "r": ChangeStatus.REFUSED,
+    "m": ChangeStatus.MISSING,
+}
+CHANGED = {ord(letter): Changed(status) for letter, status in _STATUSES.items()} | {
+    ord(letter.upper()): Changed(status, has_children=True) for letter, status in _STATUSES.items()
+}
+"""What a letter of a script's answer means; a capital tells of children that wait."""
+
+
+class Batch(NamedTuple):
+    """The arguments of a script, and the bodies that go with them."""
+
+    args: object
+    bodies: bytes
+
+
+# ── to the scripts ───────────────────────────────────────────────────────────
+
+
+def tasks_batch(tasks: Sequence[NewTask]) -> Batch:
+    kinds, kind = _sorted_out(map(task_kind, tasks))
+    ids = [task.id for task in tasks]
+    return Batch((kinds, ids, kind, [len(task.body) for task in tasks]), b"".join([task.body for task in tasks]))
+
+
+def task_kind(task: NewTask) -> Kind:
+    """What a task may share with others."""
+    return (
+        task.queue_name,
+        task.priority,
+        task.run_at,
+        task.delay,
+        task.ttl,
+        task.depends_on or None,
+        task.schedule_id,
+    )
+
+
+def results_batch(results: Sequence[ResultRecord]) -> Batch:
+    kinds, kind = _sorted_out((_CODES[r.status], r.ttl, r.schedule_id or "") for r in results)
+    ids = [result.task_id for result in results]
+    bodies = [result.body for result in results]
+    epochs = [result.epoch for result in results]
+    return Batch((kinds, ids, kind, epochs, list(map(len, bodies))), b"".join(bodies))
+
+
+def changes_batch(changes: Sequence[Change]) -> Batch:
+    kinds, kind = _sorted_out(map(_change_kind, changes))
+    ids = [change.task_id for change in changes]
+    # A Lua list has no holes: `false` for what isn't given.
+    epochs = [False if change.epoch is None else change.epoch for change in changes]
+    results = results_batch([change.result for change in changes if change.result is not None])
+    return Batch((kinds, ids, kind, epochs, results.args), results.bodies)
+
+
+def _change_kind(change: Change) -> Kind:
+    return (
+        states_mask(change.from_states),
+        _CODES[change.to],
+        change.delay,
+        change.attempted,
+        change.crashed,
+        change.fresh,
+        change.if_expired,
+        change.request_cancel,
+        change.result is not None,
+    )
+
+
+@functools.lru_cache
+def states_mask(states: tuple[TaskState, ...]) -> int:
+    """A bit for each state."""
+    return sum(1 << _CODES[state] for state in set(states))
+
+
+def _sorted_out(kinds: Iterable[Kind]) -> tuple[list[Kind], list[int]]:
+    """The different kinds, and which of them each is, counted from 1 as Lua does."""
+    places: dict[Kind, int] = {}
+    which = [places.setdefault(kind, len(places) + 1) for kind in kinds]
+    return list(places), which
+
+
+def parcels(items: Sequence[T], weight: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """The items in order, in parts that one script call can handle; the weight is in bytes."""
+    start = total = 0
+    for index, item in enumerate(items):
+        total += weight(item)
+        if index > start and (index - start == PARCEL or total > PARCEL_BYTES):
+            yield items[start:index]
+            start, total = index, weight(item)
+    if start < len(items):
+        yield items[start:]
+
+
+def weight_of_task(task: NewTask) -> int:
+    """That of its body; a parent, which is read and written too, counts as some more."""
+    return len(task.body) + PARCEL_BYTES // PARCEL * len(task.depends_on)
+
+
+def weight_of_change(change: Change) -> int:
+    return 0 if change.result is None else len(change.result.body)
+
+
+def weight_of_result(result: ResultRecord) -> int:
+    return len(result.body)
+
+
+# ── and back ─────────────────────────────────────────────────────────────────
+
+
+class TaskRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A task as `tasks.lua` keeps it."""
+
+    id: str
+    record: bytes
+    body: bytes
+
+
+class ScheduleRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A schedule as `schedules.lua` keeps it."""
+
+    id: str
+    record: bytes
+
+
+def task_record(row: TaskRow) -> TaskRecord:
+    record = row.record
+    state, priority, epoch, attempts, crashes, _, _, cancel, created, due, expires, finished, lease, claimed = (
+        _TASK.unpack_from(record)
+    )
+    queue_name, worker, schedule_id, depends_on = _texts(record[_TASK.size :])
+    return TaskRecord(
+        id=row.id,
+        queue_name=queue_name,
+        body=row.body,
+        state=_STATES[state - 1],
+        priority=priority,
+        created_at=created,
+        run_at=due,
+        expires_at=None if expires == _NEVER else expires,
+        finished_at=None if finished == _NEVER else finished,
+        epoch=epoch,
+        attempts=attempts,
+        crashes=crashes,
+        lease_until=None if lease == _NEVER else lease,
+        claimed_at=None if claimed == _NEVER else claimed,
+        worker=worker,
+        cancel_requested=cancel == 1,
+        depends_on=depends_on,
+        schedule_id=schedule_id,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _texts(packed: bytes) -> tuple[str, str | None, str | None, tuple[str, ...]]:
+    """Queue, worker, schedule and parents: the same for most tasks of a batch."""
+    texts = []
+    at = 0
+    for _ in range(3):
+        end = at + 2 + int.from_bytes(packed[at : at + 2])
+        texts.append(packed[at + 2 : end].decode())
+        at = end
+    queue_name, worker, schedule_id = texts
+    return queue_name, worker or None, schedule_id or None, _decode_parents(packed[at:]) if packed[at:] else ()
+
+
+def result_record(task_id: str, record: bytes) -> ResultRecord:
+    status, epoch, finished_at, ttl, expires_at, size = _RESULT.unpack_from(record)
+    end = _RESULT.size + size
+    return ResultRecord(
+        task_id=task_id,
+        epoch=epoch,
+        status=_STATES[status - 1],
+        body=record[end:],
+        ttl=None if ttl == _NEVER else ttl,
+        schedule_id=record[_RESULT.size : end].decode() or None,
+        finished_at=finished_at,
+        expires_at=None if expires_at == _NEVER else expires_at,
+    )
+
+
+def schedule_record(row: ScheduleRow) -> ScheduleRecord:
+    paused, next_run, version, size = _SCHEDULE.unpack_from(row.record)
+    end = _SCHEDULE.size + size
+    return ScheduleRecord(
+        id=row.id,
+        queue_name=row.record[_SCHEDULE.size : end].decode(),
+        body=row.record[end:],
+        next_run=None if next_run == _NEVER else next_run,
+        paused=bool(paused),
+        version=int(version),
+    )

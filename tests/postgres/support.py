@@ -1,0 +1,75 @@
+"""Short ways to say what the tests of PostgreSQL's own features are about."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from omniq.models.state import TaskState
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
+from omniq_postgres.queue import PostgresQueueStore
+
+if TYPE_CHECKING:
+    from omniq_postgres.connection import Database
+
+QUEUE = "default"
+PATIENCE = 10.0
+"""Seconds within which what should happen at once must have happened, on a slow machine too."""
+
+
+def task(task_id: str, *, body: bytes = b"body", priority: int = 0, parents: tuple[str, ...] = ()) -> NewTask:
+    return NewTask(id=task_id, queue_name=QUEUE, body=body, priority=priority, depends_on=parents)
+
+
+def tasks(count: int, prefix: str = "t") -> list[NewTask]:
+    return [task(f"{prefix}{number:06}") for number in range(count)]
+
+
+async def claim(store: BaseTaskQueue, limit: int = 100) -> list[TaskRecord]:
+    return await store.claim([QUEUE], limit=limit, lease=30.0, worker="w")
+
+
+def success(record: TaskRecord, body: bytes = b"result") -> Change:
+    result = ResultRecord(task_id=record.id, epoch=record.epoch, status=TaskState.SUCCESS, body=body)
+    return Change(
+        task_id=record.id,
+        to=TaskState.SUCCESS,
+        from_states=(TaskState.RUNNING,),
+        epoch=record.epoch,
+        result=result,
+    )
+
+
+def database_of(store: PostgresQueueStore) -> Database:
+    """What the running loop has open for a store."""
+    return store._database
+
+
+async def until(probe: Callable[[], Awaitable[object]], *, patience: float = PATIENCE) -> float:
+    """Ask until the answer is true; returns the seconds that it took."""
+    began = time.monotonic()
+    while not await probe():
+        assert time.monotonic() - began < patience, "it didn't happen"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def seconds_of(call: Awaitable[object]) -> float:
+    """How long a call took."""
+    began = time.monotonic()
+    await call
+    return time.monotonic() - began
+
+
+async def listening(store: PostgresQueueStore) -> None:
+    """Wait until notifications reach the store."""
+    waiting = asyncio.create_task(store.wait(["nothing"], PATIENCE))
+    await until(lambda: _value(database_of(store).listener.live))
+    await waiting  # it began before, and so is short
+
+
+async def _value(value: object) -> object:
+    return value

@@ -1,0 +1,79 @@
+"""What the tests of Redis share: stores, tasks and changes in one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from omniq.ids import new_id
+from omniq.models.state import TaskState
+from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
+from omniq_redis.config import RedisTaskQueueConfig
+from omniq_redis.queue import RedisQueueStore
+
+from tests.servers.redis import RedisServer
+
+QUEUE = "default"
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisQueueStore]:
+    """A connected store, which is closed afterwards."""
+    store = RedisQueueStore(RedisTaskQueueConfig.from_url(url))
+    await store.connect()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def task(task_id: str | None = None, *, body: bytes = b"body", delay: float = 0.0, ttl: float | None = None) -> NewTask:
+    return NewTask(id=task_id or new_id(), queue_name=QUEUE, body=body, delay=delay, ttl=ttl)
+
+
+async def claim(store: RedisQueueStore, limit: int = 100) -> list[TaskRecord]:
+    return await store.claim([QUEUE], limit=limit, lease=30.0, worker="w")
+
+
+def success(record: TaskRecord, body: bytes = b"result", ttl: float | None = None) -> Change:
+    result = ResultRecord(
+        task_id=record.id,
+        epoch=record.epoch,
+        status=TaskState.SUCCESS,
+        body=body,
+        ttl=ttl,
+        schedule_id=record.schedule_id,
+    )
+    return Change(
+        task_id=record.id,
+        to=TaskState.SUCCESS,
+        from_states=(TaskState.RUNNING,),
+        epoch=record.epoch,
+        result=result,
+    )
+
+
+async def elapsed(call: Awaitable[object]) -> float:
+    """How many seconds it takes."""
+    began = time.monotonic()
+    await call
+    return time.monotonic() - began
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Ask again until the answer is yes."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def listening(store: RedisQueueStore, server: RedisServer) -> None:
+    """Wait until the store's subscription stands."""
+    await store.wait([QUEUE], 0.01)
+
+    async def subscribed() -> bool:
+        return bool(server.ask("PUBSUB NUMSUB", "{omniq:default}:tasks")[0][1] > 0)
+
+    await until(subscribed)

