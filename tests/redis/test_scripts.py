@@ -81,7 +81,8 @@ class TestLargeBodies:
         ]  # fmt: skip
         found = await store.find(TaskFilter())
         assert [record.id for record in found.tasks] == [f"t{n}" for n in range(8)]
-        assert len(records := await claim(store)) == 3
+        records = await claim(store)
+        assert len(records) == 3
         while more := await claim(store):
             records += more
         assert len(records) == 8

@@ -40,13 +40,11 @@ def store_errors(where: str) -> Iterator[None]:
     except asyncpg.PostgresError as error:
         kind = StoreUnavailable if is_transient(error) else StoreError
         raise kind(f"{where}: {_words(error)}") from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        # Those that are ValueErrors too complain of an argument, or of a certificate.
         kind = StoreError if isinstance(error, ValueError) else StoreUnavailable
-        raise kind(f"{where}: {error}") from error
-    except TimeoutError as error:
-        raise StoreUnavailable(f"{where}: no answer in time") from error
-    except OSError as error:
-        raise StoreUnavailable(f"{where}: {error}") from error
+        words = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        raise kind(f"{where}: {words}") from error
 
 
 def is_transient(error: asyncpg.PostgresError) -> bool:

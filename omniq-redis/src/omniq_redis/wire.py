@@ -30,7 +30,7 @@ from omniq.storage.records import (
 T = TypeVar("T")
 Kind: TypeAlias = tuple[Hashable, ...]
 
-PARCEL = 1000
+PARCEL = 500
 """Items that one script call handles at most: it takes some milliseconds, in which the server does nothing else."""
 PARCEL_BYTES = 4 * 1024 * 1024
 """Bytes of bodies that one call carries, unless a single one is larger."""
