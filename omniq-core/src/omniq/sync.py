@@ -226,6 +226,19 @@ class PerLoop(Generic[T]):
         return self._values.pop(asyncio.get_running_loop(), None)
 
 
+CANCEL_AGAIN = 0.2
+"""Seconds after which a task that goes on in spite of its cancellation is cancelled again."""
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel the tasks and wait for their end: again and again, since a driver may swallow a cancellation."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+
+
 class Delegated(Generic[P, R]):
     """A descriptor: this object's method is that of the part it keeps in `attribute`, signature kept."""
 

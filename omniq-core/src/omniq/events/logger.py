@@ -13,7 +13,7 @@ from omniq.errors import StoreError
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
-from omniq.sync import PerLoop
+from omniq.sync import PerLoop, cancel_and_wait
 
 log = logging.getLogger("omniq.events")
 
@@ -122,8 +122,7 @@ class _Buffer:
     async def end(self) -> None:
         """Write no more; what is left is dropped."""
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
+            await cancel_and_wait(self._writer)
         if self.events:
             self._drop(len(self.events))
 

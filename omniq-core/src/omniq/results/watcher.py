@@ -9,6 +9,7 @@ from typing import Any
 from omniq.errors import StoreError
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
+from omniq.sync import cancel_and_wait
 
 log = logging.getLogger("omniq.results")
 
@@ -40,8 +41,7 @@ class ResultWatcher:
     async def close(self) -> None:
         """Stop watching; whoever still waits is cancelled."""
         if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+            await cancel_and_wait(self._runner)
         for futures in self._waiting.values():
             for future in futures:
                 future.cancel()

@@ -21,7 +21,7 @@ from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.retry import RetryManager
 from omniq.results.engine import AsyncResultStorage
-from omniq.sync import Portal, refuse_in_loop
+from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
 from omniq.workers.admission import Admission
 from omniq.workers.callbacks import CallbackManager
 from omniq.workers.desk import Desk
@@ -107,13 +107,13 @@ class AsyncWorkerPool:
         fetch, settle, *upkeep = self._loops
         self._loops = []
         self._patience = Patience(self.config.grace_period if grace_period is None else grace_period)
-        await _cancel(fetch, *upkeep)
+        await cancel_and_wait(fetch, *upkeep)
         self._hand_back()
         await self._patience.wait_for(self.desk.until_held_at_most(0))
         await self.runner.close()
         self._hand_back()  # what came back from a process that died meanwhile
         await self._settle_rest()
-        await _cancel(settle)
+        await cancel_and_wait(settle)
         await self._leases.stop()
         await self._callbacks.close(max(1.0, self.config.grace_period))
         if self._queue.events is not None:
@@ -319,9 +319,3 @@ def _stop_all() -> None:
 
 
 atexit.register(_stop_all)
-
-
-async def _cancel(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
