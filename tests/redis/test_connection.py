@@ -14,8 +14,9 @@ from omniq_redis import connection
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 from omniq_redis.scripts import script
+from omniq_redis.wire import PARCEL
 
-from tests.redis.support import QUEUE, claim, opened, success, task, until
+from tests.redis.support import QUEUE, claim, elapsed, opened, success, task, until
 from tests.servers.redis import RedisServer, redis_server, redis_url
 
 __all__ = ["redis_server", "redis_url"]
@@ -100,7 +101,7 @@ class TestRestart:
     ) -> None:
         await store.add([task("t")])
         with redis_server.client() as client, client.pipeline(transaction=False) as pipeline:
-            for n in range(20_000):
+            for n in range(10_000):
                 pipeline.set("other", n)
             pipeline.execute()
         await asyncio.to_thread(redis_server.kill)
@@ -133,6 +134,19 @@ class TestScripts:
         answers = await asyncio.gather(*(store.add([task(f"t{n}")]) for n in range(100)))
         assert answers == [[Added.NEW]] * 100
 
+    async def test_a_large_batch_may_find_them_forgotten(
+        self, redis_server: RedisServer, store: RedisQueueStore
+    ) -> None:
+        for _ in range(3):
+            redis_server.ask("SCRIPT FLUSH")
+            tasks = [task() for _ in range(2 * PARCEL + 1)]
+            assert await store.add(tasks) == [Added.NEW] * len(tasks)
+            redis_server.ask("SCRIPT FLUSH")
+            records = await claim(store, len(tasks))
+            redis_server.ask("SCRIPT FLUSH")
+            changed = await store.transition(list(map(success, records)))
+            assert [change.status for change in changed] == ["applied"] * len(tasks)
+
     def test_a_digest_is_that_of_the_source(self, redis_server: RedisServer) -> None:
         for name in ("add", "claim", "transition"):
             assert redis_server.ask("SCRIPT LOAD", script(name).source) == script(name).digest
@@ -151,6 +165,18 @@ class TestCancelling:
             await asyncio.gather(*calls, return_exceptions=True)
             answers = await asyncio.gather(*(shared.get([f"t{n}"]) for n in range(10)))
             assert [record and record.id for (record,) in answers] == [f"t{n}" for n in range(10)]
+
+    @pytest.mark.parametrize("turns", range(0, 24, 3))
+    async def test_a_large_batch_leaves_none_either(self, shared: RedisQueueStore, turns: int) -> None:
+        await shared.add([task(f"t{n}") for n in range(10)])
+        many = [task() for _ in range(2 * PARCEL)]
+        calls = [asyncio.ensure_future(shared.add(many))]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        calls[0].cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        answers = await asyncio.gather(*(shared.get([f"t{n}"]) for n in range(10)))
+        assert [record and record.id for (record,) in answers] == [f"t{n}" for n in range(10)]
 
     async def test_cancelled_calls_use_no_connections_up(
         self, redis_server: RedisServer, store: RedisQueueStore
@@ -205,12 +231,20 @@ class TestRefusals:
             await store.connect()
         await store.close()
 
-    async def test_nobody_there_is_unavailable(self) -> None:
-        store = RedisQueueStore(RedisTaskQueueConfig(host="127.0.0.1", port=1, password="s3cret"))
+    @pytest.mark.parametrize("place", ["redis://{}", "redis+cluster://{}", "redis+sentinel://{}/primary"])
+    async def test_nobody_there_is_unavailable(self, place: str) -> None:
+        store = RedisQueueStore(RedisTaskQueueConfig.from_url(place.format(":s3cret@127.0.0.1:1")))
         with pytest.raises(StoreUnavailable) as refused:
             await store.connect()
+        assert 0.9 < await elapsed(store.wait([QUEUE], 60)) < 1.5
         await store.close()
         assert "s3cret" not in str(refused.value)
+
+    async def test_a_server_that_is_no_cluster_is_told(self, redis_server: RedisServer) -> None:
+        store = RedisQueueStore(RedisTaskQueueConfig(host="127.0.0.1", port=redis_server.port, cluster=True))
+        with pytest.raises(StoreError, match="Cluster mode is not enabled"):
+            await store.connect()
+        await store.close()
 
 
 class TestGuarantees:

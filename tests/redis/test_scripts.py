@@ -110,12 +110,12 @@ class TestScale:
         await store.add([self._task(n, 0.0) for n in range(1000)])
         few = await self._claim_time(store)
         await self._fill(store, 0.0)
-        assert await self._claim_time(store) < 3 * few
+        assert await self._claim_time(store) < 3 * few + 0.002
 
     async def test_an_idle_claim_takes_no_longer_with_many_tasks_delayed(self, store: RedisQueueStore) -> None:
         few = await self._claim_time(store)
         await self._fill(store, 1000.0)
-        assert await self._claim_time(store) < 3 * few
+        assert await self._claim_time(store) < 3 * few + 0.002
 
     async def test_many_children_are_all_told(self, store: RedisQueueStore) -> None:
         await store.add([task("parent"), task("other")])

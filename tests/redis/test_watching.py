@@ -21,6 +21,8 @@ __all__ = ["redis_server"]
 
 LONG = 60.0
 SOON = 0.05
+PUSHED = 0.5
+"""Seconds within which only a push ends a wait, on a busy machine too."""
 POLL = 1.1
 
 
@@ -65,7 +67,7 @@ class TestPush:
         await asyncio.sleep(0.1)
         assert not wait.done()
         await there.transition([success(by_id["t"])])
-        assert await elapsed(wait) < SOON
+        assert await elapsed(wait) < PUSHED
         await results.close()
 
     async def test_other_queues_end_no_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
@@ -76,13 +78,13 @@ class TestPush:
         await there.add([task("t")])
         (record,) = await claim(there)
         back = Change(task_id="t", to=TaskState.PENDING, from_states=(TaskState.RUNNING,), epoch=record.epoch)
-        assert await woken(here.wait([QUEUE], LONG), there.transition([back])) < SOON
+        assert await woken(here.wait([QUEUE], LONG), there.transition([back])) < PUSHED
 
     async def test_a_resumed_queue_ends_a_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.pause(QUEUE, paused=True)
         await there.add([task()])
         await here.wait([QUEUE], 0.1)
-        assert await woken(here.wait([QUEUE], LONG), there.pause(QUEUE, paused=False)) < SOON
+        assert await woken(here.wait([QUEUE], LONG), there.pause(QUEUE, paused=False)) < PUSHED
 
     async def test_what_is_due_already_ends_a_wait_at_once(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.add([task()])
@@ -97,12 +99,12 @@ class TestDueLater:
         if known:
             await listening(here, redis_server)
         await there.add([task("late", delay=50), task("soon", delay=0.5)])
-        assert 0.4 < await elapsed(here.wait([QUEUE], LONG)) < 0.5 + 2 * SOON
+        assert 0.4 < await elapsed(here.wait([QUEUE], LONG)) < 0.5 + PUSHED
         assert [record.id for record in await claim(here)] == ["soon"]
 
     async def test_a_sooner_task_ends_it_sooner(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.add([task("late", delay=50)])
-        assert 0.3 < await woken(here.wait([QUEUE], LONG), there.add([task("soon", delay=0.4)])) < 0.4 + 2 * SOON
+        assert 0.3 < await woken(here.wait([QUEUE], LONG), there.add([task("soon", delay=0.4)])) < 0.4 + PUSHED
 
     async def test_the_next_one_ends_the_next_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.add([task("first", delay=0.3), task("second", delay=0.6)])
@@ -110,7 +112,7 @@ class TestDueLater:
         for name in ("first", "second"):
             await here.wait([QUEUE], LONG)
             assert [record.id for record in await claim(here)] == [name]
-        assert time.monotonic() - began < 0.6 + 2 * SOON
+        assert time.monotonic() - began < 0.6 + PUSHED
 
 
 class TestWithoutPush:
@@ -125,7 +127,7 @@ class TestWithoutPush:
             assert await elapsed(here.wait([QUEUE], LONG)) < POLL
             assert len(await claim(here)) == 1
             await here.wait([QUEUE], 0.2)
-            assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < SOON
+            assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < PUSHED
             assert time.monotonic() - killed < 2.0
             assert len(await claim(here)) == 1
 
@@ -152,7 +154,7 @@ class TestWithoutPush:
             redis_server.ask("PUBLISH", f"{{omniq:default}}:{channel}", "not msgpack")
         await listening(here, redis_server)
         await here.wait([QUEUE], 0.2)
-        assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < SOON
+        assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < PUSHED
 
 
 class TestQuiet:

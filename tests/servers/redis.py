@@ -15,12 +15,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omniq_redis.config import RedisTaskQueueConfig
+from omniq_redis.opening import close_client, open_client
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
@@ -165,14 +167,16 @@ def shared_url(kind: str) -> str:
 
 
 @pytest.fixture(params=kinds())
-def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
+async def redis_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     """The URL of an empty place on a shared server; its keys go afterwards. Each kind of server in turn."""
     prefix = f"test-{secrets.token_hex(4)}"
-    url = shared_url(request.param)
-    yield f"{url}{'&' if '?' in url else '?'}prefix={prefix}"
-    with Redis.from_url(url) as client:
-        for key in client.scan_iter(f"{{{prefix}:*", count=1000):
-            client.unlink(key)
+    shared = shared_url(request.param)
+    url = f"{shared}{'&' if '?' in shared else '?'}prefix={prefix}"
+    yield url
+    client = open_client(RedisTaskQueueConfig.from_url(url).settings)
+    async for key in client.scan_iter(match=f"{{{prefix}:*", count=1000):
+        await client.unlink(key)
+    await close_client(client)
 
 
 @pytest.fixture(params=list(PROGRAMS))
@@ -184,9 +188,9 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     server.remove()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def redis_cluster() -> Iterator[list[RedisServer]]:
-    """A cluster of three nodes."""
+    """A cluster of three nodes, which the tests of a module share."""
     nodes = [RedisServer("valkey9", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(3)]
     for number, node in enumerate(nodes):
         node.start()

@@ -49,7 +49,7 @@ class ServerSettings(Redacted, frozen=True):
         """Where it is, without a secret."""
         nodes = ",".join(f"{host}:{port}" for host, port in sorted(self.nodes))
         kind = "redis+cluster" if self.cluster else "redis+sentinel" if self.sentinel_master else "redis"
-        return "/".join(filter(None, [f"{kind}:{nodes}", self.sentinel_master, str(self.db), self.namespace]))
+        return "/".join(filter(None, [f"{kind}:{nodes}", self.sentinel_master, str(self.db), self.namespace[:-1]]))
 
 
 class RedisConfig:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 from omniq import clock
@@ -12,18 +15,23 @@ from omniq.errors import StoreError
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
 from omniq.sync import PerLoop
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig, ServerSettings
 from omniq_redis.opening import Server, ask_server, close_client, open_client, store_errors
 from omniq_redis.scripts import script
 from omniq_redis.watching import Watcher
-from omniq_redis.wire import encode
+from omniq_redis.wire import Batch, encode
 
+AT_ONCE = 2
+"""Scripts that are sent at once: the server does them in a row, while all others wait."""
 LAYOUT = 1
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
+
+_PROCESS = secrets.token_hex(4)
 
 _log = logging.getLogger("omniq.redis")
 _decode_due = msgspec.msgpack.Decoder(list[float | bool]).decode
@@ -40,7 +48,8 @@ class Connection:
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._checked = False
-        self.watcher = Watcher(settings, self._next_due)
+        self._sender = f"{_PROCESS}-{os.getpid()}-{self._location}"
+        self.watcher = Watcher(settings, self._sender, self._next_due)
 
     @classmethod
     def acquire(cls, settings: ServerSettings) -> Connection:
@@ -66,7 +75,7 @@ class Connection:
         A cancelled call closes its connection, so that nobody else reads its answer.
         """
         wanted = script(name)
-        rest = (1, self._settings.namespace, clock.offset(), encode(args), bodies)
+        rest = self._arguments(args, bodies)
         with store_errors(self._location):
             async with self._slots:
                 try:
@@ -75,6 +84,36 @@ class Connection:
                     answer = await self._client.execute_command("EVAL", wanted.source, *rest)
         assert isinstance(answer, bytes)
         return answer
+
+    async def calls(self, name: str, batches: Iterable[Batch]) -> list[bytes]:
+        """What the script answers to each batch, one after the other, with no time lost between them.
+
+        Raises as `call` does; some of the batches may be done then.
+        """
+        answers: list[bytes] = []
+        remaining = iter(batches)
+        while some := list(islice(remaining, AT_ONCE)):
+            if len(some) == 1 or isinstance(self._client, RedisCluster):
+                answers += [await self.call(name, *batch) for batch in some]
+            else:
+                answers += await self._pipelined(self._client, name, some)
+        return answers
+
+    async def _pipelined(self, client: Redis, name: str, batches: Sequence[Batch]) -> list[bytes]:
+        with store_errors(self._location):
+            async with self._slots, client.pipeline(transaction=False) as pipeline:
+                for batch in batches:
+                    pipeline.execute_command("EVALSHA", script(name).digest, *self._arguments(*batch))
+                answers = await pipeline.execute(raise_on_error=False)
+            if not all(isinstance(answer, NoScriptError) for answer in answers):
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+                return answers
+        return [await self.call(name, *batch) for batch in batches]  # the first one brings the script
+
+    def _arguments(self, args: object, bodies: bytes) -> tuple[str | int | float | bytes, ...]:
+        return (1, self._settings.namespace, clock.offset(), encode(args), bodies, self._sender)
 
     async def check(self) -> None:
         """Reach the server, and see that its keys are of a layout that this version knows. Raises `StoreError`."""

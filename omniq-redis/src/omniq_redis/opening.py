@@ -20,13 +20,12 @@ from redis.backoff import NoBackoff
 
 from omniq_redis.config import ServerSettings
 
-# After a lost reply only the caller knows whether to ask again: nothing is sent twice behind its back.
+DRIVER_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
+"""What redis-py raises."""
 RETRIES = 0
-_FOR_GOOD = (
-    redis_errors.AuthenticationError,
-    redis_errors.AuthorizationError,
-    redis_errors.RedisClusterException,
-)
+"""Nothing is sent twice: after a lost reply only the caller knows whether to ask again."""
+
+_FOR_GOOD = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 _TRANSIENT = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -35,11 +34,13 @@ _TRANSIENT = (
     redis_errors.TryAgainError,
     redis_errors.ClusterDownError,
     redis_errors.MasterDownError,
+    redis_errors.NoScriptError,
     OSError,
 )
-# In scripts, old servers put these codes into the midst of their message.
-_TRANSIENT_CODE = re.compile(r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN)\b")
-
+# In scripts, old servers put their codes into the midst of the message.
+_TRANSIENT_TEXT = re.compile(
+    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|cannot be connected)\b"
+)
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -49,7 +50,7 @@ def store_errors(where: str) -> Iterator[None]:
     """Turn redis-py's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
     try:
         yield
-    except (redis_errors.RedisError, OSError) as error:
+    except DRIVER_ERRORS as error:
         kind = StoreUnavailable if _is_transient(error) else StoreError
         raise kind(f"{where}: {str(error) or type(error).__name__}") from error
     except msgspec.DecodeError as error:
@@ -59,7 +60,7 @@ def store_errors(where: str) -> Iterator[None]:
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, _FOR_GOOD):
         return False
-    return isinstance(error, _TRANSIENT) or _TRANSIENT_CODE.search(str(error)) is not None
+    return isinstance(error, _TRANSIENT) or _TRANSIENT_TEXT.search(str(error)) is not None
 
 
 def open_client(settings: ServerSettings) -> Client:

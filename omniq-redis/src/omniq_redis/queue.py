@@ -5,12 +5,14 @@ Each method runs one Lua script, or the same one for each part of a large batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 import msgspec
 from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
+from omniq.errors import StoreError
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
@@ -41,6 +43,7 @@ from omniq_redis.wire import (
     CHANGED,
     LEASES,
     PARCEL,
+    Batch,
     TaskRow,
     changes_batch,
     parcels,
@@ -74,22 +77,27 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return self._results
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
-        added: list[Added] = []
-        for parcel in parcels(tasks, weight_of_task):
-            added += [ADDED[letter] for letter in await self._connection.call("add", *tasks_batch(parcel))]
-            hints.tasks_added(self.location)
-        return added
+        batches = map(tasks_batch, parcels(tasks, weight_of_task))
+        answers = await self._connection.calls("add", batches)
+        hints.tasks_added(self.location)
+        return [ADDED[letter] for answer in answers for letter in answer]
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        claimed: list[TaskRecord] = []
         names = list(dict.fromkeys(queues))
-        while len(claimed) < limit:
-            count = min(limit - len(claimed), PARCEL)
-            rows = _decode_rows(await self._connection.call("claim", (names, count, lease, worker)))
-            claimed += map(task_record, rows)
-            if len(rows) < count:
-                break
-        return claimed
+
+        def claims(wanted: int) -> list[Batch]:
+            counts = (min(PARCEL, wanted - start) for start in range(0, wanted, PARCEL))
+            return [Batch((names, count, lease, worker)) for count in counts]
+
+        rows = await self._rows("claim", claims(min(limit, PARCEL)))
+        if len(rows) == PARCEL:  # there may be more
+            with suppress(StoreError):  # else what is claimed already would be lost; the next call will tell
+                rows += await self._rows("claim", claims(limit - PARCEL))
+        return list(map(task_record, rows))
+
+    async def _rows(self, name: str, batches: Iterable[Batch]) -> list[TaskRow]:
+        answers = await self._connection.calls(name, batches)
+        return [row for answer in answers for row in _decode_rows(answer)]
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         statuses: list[LeaseStatus] = []
@@ -103,7 +111,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         reaped: list[TaskRecord] = []
         while len(reaped) < limit:
             count = min(limit - len(reaped), PARCEL)
-            rows = _decode_rows(await self._connection.call("reap", [count]))
+            rows = await self._rows("reap", [Batch([count])])
             reaped += map(task_record, rows)
             if len(rows) < count:
                 break
@@ -112,11 +120,10 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
-        answers: list[Changed] = []
-        for parcel in parcels(changes, weight_of_change):
-            answers += [CHANGED[letter] for letter in await self._connection.call("transition", *changes_batch(parcel))]
-            self._tell(parcel)
-        return answers
+        batches = map(changes_batch, parcels(changes, weight_of_change))
+        answers = await self._connection.calls("transition", batches)
+        self._tell(changes)
+        return [CHANGED[letter] for answer in answers for letter in answer]
 
     def _tell(self, changes: Sequence[Change]) -> None:
         """Wake this process's waiters at once; the others hear it from the server."""

@@ -8,7 +8,22 @@ from importlib import resources
 
 from msgspec import Struct
 
-_SHARED = ("common", "tasks", "results", "schedules")
+_PARTS: dict[str, tuple[str, ...]] = {
+    "add": ("tasks", "moving", "adding"),
+    "claim": ("tasks", "moving"),
+    "extend": ("tasks", "moving"),
+    "find": ("tasks",),
+    "fire": ("tasks", "moving", "adding", "schedules"),
+    "get": ("tasks",),
+    "get_schedules": ("schedules",),
+    "purge": ("tasks", "moving"),
+    "purge_results": ("results",),
+    "put_results": ("results",),
+    "put_schedule": ("schedules",),
+    "reap": ("tasks", "moving"),
+    "transition": ("tasks", "moving", "results"),
+}
+"""What each script needs besides `common`: what it doesn't need would cost every call of it some microseconds."""
 
 
 class Script(Struct, frozen=True):
@@ -20,7 +35,8 @@ class Script(Struct, frozen=True):
 
 @functools.cache
 def script(name: str) -> Script:
-    """`lua/{name}.lua` behind the parts that all scripts share."""
+    """`lua/{name}.lua` behind the parts that it needs."""
     folder = resources.files("omniq_redis").joinpath("lua")
-    source = "\n".join(folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*_SHARED, name))
+    parts = ("common", *_PARTS.get(name, ()), name)
+    source = "\n".join(folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts)
     return Script(source, hashlib.sha1(source.encode()).hexdigest())

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 from omniq.errors import StoreError
+from omniq.sync import cancel_and_wait
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
 from omniq_redis.config import ServerSettings
-from omniq_redis.opening import close_client, open_subscriber
+from omniq_redis.opening import DRIVER_ERRORS, close_client, open_subscriber
 
 POLL = 1.0
 """Seconds that a wait takes at most while nothing can be heard."""
@@ -29,8 +30,8 @@ PATIENCE = 5.0
 MAX_PAUSE = 1.0
 
 _log = logging.getLogger("omniq.redis")
-_decode_tasks = msgspec.msgpack.Decoder(list[tuple[str, float]]).decode
-_decode_results = msgspec.msgpack.Decoder(list[str]).decode
+_decode_tasks = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]]]).decode
+_decode_results = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
 NextDue = Callable[[Sequence[str]], Awaitable[dict[str, float]]]
 """Asks from when on, in seconds from now, each of the queues has something to claim; empty ones are left out."""
@@ -47,8 +48,9 @@ class _Watch:
 class Watcher:
     """The subscription of one loop; it begins with the first wait."""
 
-    def __init__(self, settings: ServerSettings, next_due: NextDue) -> None:
+    def __init__(self, settings: ServerSettings, sender: str, next_due: NextDue) -> None:
         self._settings = settings
+        self._sender = sender
         self._next_due = next_due
         self._queues: set[_Watch] = set()
         self._results: set[_Watch] = set()
@@ -83,8 +85,7 @@ class Watcher:
     async def close(self) -> None:
         """End the subscription."""
         if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait([self._listener])
+            await cancel_and_wait(self._listener)
             self._listener = None
         self._forget()
 
@@ -140,7 +141,7 @@ class Watcher:
         while True:
             try:
                 await self._listen()
-            except (redis_errors.RedisError, msgspec.DecodeError, OSError) as error:
+            except (*DRIVER_ERRORS, msgspec.DecodeError) as error:
                 _log.debug("the subscription ended: %s", error)
             pause = 0.0 if self._up.is_set() else min(2 * pause + 0.05, MAX_PAUSE)
             self._forget()
@@ -164,10 +165,14 @@ class Watcher:
         if kind == "subscribe" and data == 2:
             self._up.set()
         elif kind == "message" and of_tasks:
-            for queue, seconds in _decode_tasks(data):
-                self._learn(queue, seconds)
+            sender, news = _decode_tasks(data)
+            for queue, seconds in news:
+                if seconds > 0 or sender != self._sender:  # else `hints` has told everybody here
+                    self._learn(queue, seconds)
         elif kind == "message" and self._results:
-            self._stored(_decode_results(data))
+            sender, ids = _decode_results(data)
+            if sender != self._sender:
+                self._stored(ids)
 
     def _stored(self, ids: Sequence[str]) -> None:
         for watch in [watch for watch in self._results if not watch.names.isdisjoint(ids)]:

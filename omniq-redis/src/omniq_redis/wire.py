@@ -40,7 +40,7 @@ _decode_parents = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 # As in the scripts.
 _TASK = Struct(">BbIIIIIBdddddd")
-_RESULT = Struct(">BIdddH")
+_RESULT = Struct(">IBdddH")
 _SCHEDULE = Struct(">BddH")
 _NEVER = math.inf
 _STATES = (
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
     """The arguments of a script, and the bodies that go with them."""
 
     args: object
-    bodies: bytes
+    bodies: bytes = b""
 
 
 # ── to the scripts ───────────────────────────────────────────────────────────
@@ -220,18 +220,23 @@ def task_record(row: TaskRow) -> TaskRecord:
 @functools.lru_cache(maxsize=1024)
 def _texts(packed: bytes) -> tuple[str, str | None, str | None, tuple[str, ...]]:
     """Queue, worker, schedule and parents: the same for most tasks of a batch."""
-    texts = []
-    at = 0
-    for _ in range(3):
-        end = at + 2 + int.from_bytes(packed[at : at + 2])
-        texts.append(packed[at + 2 : end].decode())
-        at = end
-    queue_name, worker, schedule_id = texts
-    return queue_name, worker or None, schedule_id or None, _decode_parents(packed[at:]) if packed[at:] else ()
+    queue_name, at = _text(packed, 0, 2)
+    schedule_id, at = _text(packed, at, 2)
+    parents, at = _text(packed, at, 4)
+    worker, _ = _text(packed, at, 2)
+    depends_on = _decode_parents(parents) if parents else ()
+    return queue_name.decode(), worker.decode() or None, schedule_id.decode() or None, depends_on
+
+
+def _text(packed: bytes, at: int, width: int) -> tuple[bytes, int]:
+    """What follows its size, which takes so many bytes; and where it ends."""
+    start = at + width
+    end = start + int.from_bytes(packed[at:start])
+    return packed[start:end], end
 
 
 def result_record(task_id: str, record: bytes) -> ResultRecord:
-    status, epoch, finished_at, ttl, expires_at, size = _RESULT.unpack_from(record)
+    epoch, status, finished_at, ttl, expires_at, size = _RESULT.unpack_from(record)
     end = _RESULT.size + size
     return ResultRecord(
         task_id=task_id,

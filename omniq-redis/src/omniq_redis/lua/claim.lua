@@ -7,10 +7,11 @@ local budget = math.max(limit, PROMOTED)
 local function promote(queue)
   local ids = call('ZRANGEBYSCORE', prefix .. 'later:' .. queue, '-inf', now, 'LIMIT', 0, budget)
   budget = budget - #ids
-  read_tasks(ids)
+  read_records(ids)
   for _, id in ipairs(ids) do
-    move(tasks[id])
-    tasks[id][STATE] = PENDING
+    local t = task(id)
+    move(t)
+    t[STATE] = PENDING
   end
 end
 
@@ -21,20 +22,44 @@ for _, queue in ipairs(queues) do
     promote(queue)
   end
 end
-write_tasks(true) -- who waits has set its alarm for what has come due
+write_tasks() -- and tell no news: who waits has set its alarm for what has come due
 
-local ids = {}
-for _, queue in ipairs(open) do
-  if #ids < limit then
-    for _, id in ipairs(call('ZRANGE', prefix .. 'ready:' .. queue, 0, limit - #ids - 1)) do ids[#ids + 1] = id end
+local claimed, written = {}, {}
+local lease_until = now + lease
+local times = struct_pack('>dd', lease_until, now)
+local packed_worker = struct_pack('>I2c0', #worker, worker)
+local room = MAX_BODIES
+
+-- As many as the limit and the size of one reply allow.
+local function claim(queue)
+  local ids = call('ZRANGE', prefix .. 'ready:' .. queue, 0, limit - #claimed - 1)
+  local taken = 0
+  for i, record in ipairs(fields('task', ids)) do
+    local id = ids[i]
+    local epoch, size, expires_at = struct_unpack(LOOK_TO_CLAIM, record)
+    room = room - size
+    if room < 0 and #claimed > 0 then break end
+    if expires_at ~= NEVER then
+      drop('expiring', id)
+      drop('overdue', id)
+    end
+    taken = i
+    records[id] = claimed_record(record, epoch + 1, times, packed_worker)
+    local n = #claimed
+    claimed[n + 1] = id
+    written[2 * n + 1], written[2 * n + 2] = id, records[id]
+  end
+  if taken > 0 then
+    call('ZREMRANGEBYRANK', prefix .. 'ready:' .. queue, 0, taken - 1)
+    count(queue, PENDING, -taken)
+    count(queue, RUNNING, taken)
   end
 end
-read_tasks(ids)
-ids = affordable(ids)
-for _, id in ipairs(ids) do
-  local t = tasks[id]
-  move(t)
-  t[STATE], t[EPOCH], t[CLAIMED_AT], t[LEASE_UNTIL], t[WORKER] = RUNNING, t[EPOCH] + 1, now, now + lease, worker
+
+for _, queue in ipairs(open) do
+  if #claimed < limit and room > 0 then claim(queue) end
 end
-write_tasks()
-return rows(ids)
+in_slices('ZADD', 'lease', scored(lease_until, claimed))
+in_slices('HSET', 'task', written)
+write_scores()
+return rows(claimed)

@@ -1,14 +1,15 @@
--- Stands before every script. KEYS[1] is what all keys begin with; ARGV are the seconds by which tests move the clock,
--- the arguments as msgpack, and the bodies of the tasks or results among them, one behind the other.
+-- Stands before every script. KEYS[1] is what all keys begin with. ARGV are the seconds by which tests move the clock,
+-- the arguments as msgpack, the bodies of the tasks or results among them, one behind the other, and who calls.
 --
--- Scripts read all at once, change what they have read, and write all at once: to the server, a batch of 500 tasks
--- is a dozen commands.
+-- Scripts read all at once, change what they have read, and write all at once: to the server, a batch of hundreds of
+-- tasks is a dozen commands.
 local call = redis.call
 local pack = cmsgpack.pack
 local prefix = KEYS[1]
 local time = call('TIME')
 local now = time[1] + time[2] / 1e6 + ARGV[1]
 local args = cmsgpack.unpack(ARGV[2])
+local sender = ARGV[4]
 
 -- Lua can unpack some 8,000 values at once.
 local SLICE = 2000
@@ -21,10 +22,28 @@ local function in_slices(command, key, list)
   end
 end
 
+-- A number as the argument of a command: most of a batch are the same, and each would be printed anew.
+local texts = {}
+local function text(number)
+  local found = texts[number]
+  if not found then
+    found = ('%.17g'):format(number)
+    texts[number] = found
+  end
+  return found
+end
+
+-- What ZADD takes, for ids that have one score.
+local function scored(score, ids)
+  local found, at = {}, text(score)
+  for i, id in ipairs(ids) do found[2 * i - 1], found[2 * i] = at, id end
+  return found
+end
+
 -- The fields of a hash, false for those that aren't there.
 local function fields(key, names)
-  if #names <= SLICE then return #names > 0 and call('HMGET', prefix .. key, unpack(names)) or {} end
   local found = {}
+  if #names > 0 and #names <= SLICE then return call('HMGET', prefix .. key, unpack(names)) end
   for first = 1, #names, SLICE do
     local slice = call('HMGET', prefix .. key, unpack(names, first, math.min(first + SLICE - 1, #names)))
     for i = 1, #slice do found[first + i - 1] = slice[i] end

@@ -1,9 +1,9 @@
 -- lease, ids, epochs → a letter for each: the lease is lost, held, or held by a task that is to be cancelled
 local lease, ids, epochs_held = unpack(args)
-read_tasks(ids)
+read_records(ids)
 local answers = {}
 for i, id in ipairs(ids) do
-  local t = tasks[id]
+  local t = task(id)
   if t and t[STATE] == RUNNING and t[EPOCH] == epochs_held[i] then
     t[LEASE_UNTIL] = now + lease
     touch(t)

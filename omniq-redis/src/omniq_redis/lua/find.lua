@@ -1,5 +1,5 @@
--- filter, cursor, limit → lists of ids in which are the next `limit` ones after the cursor of tasks that may match, and
--- whether more tasks have expired than this call could see to
+-- filter, cursor, limit → lists in which are the next `limit` ids after the cursor of tasks that may match, and whether
+-- more tasks have expired than this call could see to
 local where, cursor, limit = unpack(args, 1, 3)
 local states, queue, schedule, expired = unpack(where, 1, 4)
 local EXPIRED = 1000

@@ -11,10 +11,10 @@ local function matches(t)
     and (not expired or t[STATE] <= WAITING and t[EXPIRES_AT] <= now)
 end
 
-read_tasks(ids)
+read_records(ids)
 local picked, total, done = {}, 0, 0
 for i, id in ipairs(ids) do
-  local t = tasks[id]
+  local t = task(id)
   if not where or matches(t) then
     total = total + (t and t[SIZE] or 0)
     if total > MAX_BODIES and #picked > 0 then break end

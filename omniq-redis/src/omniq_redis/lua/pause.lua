@@ -4,6 +4,6 @@ if paused then
   call('SADD', prefix .. 'paused', queue)
 else
   call('SREM', prefix .. 'paused', queue)
-  call('PUBLISH', prefix .. 'tasks', pack({ { queue, 0 } }))
+  call('PUBLISH', prefix .. 'tasks', pack({ sender, { { queue, 0 } } }))
 end
 return 'ok'

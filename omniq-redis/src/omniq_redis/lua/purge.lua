@@ -1,9 +1,9 @@
 -- older_than, limit → how many tasks were deleted
 local older_than, limit = unpack(args)
 local ids = call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', now - older_than, 'LIMIT', 0, limit)
-read_tasks(ids)
+read_records(ids)
 for _, id in ipairs(ids) do
-  local t = tasks[id]
+  local t = task(id)
   leave(t)
   if t[SCHEDULE] ~= '' then drop('tasks_of:' .. t[SCHEDULE], id) end
   for _, parent in ipairs(parents_of(t)) do drop('children:' .. parent, id) end

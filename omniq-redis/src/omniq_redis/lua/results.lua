@@ -1,17 +1,28 @@
 -- Results are in the hash `result`. A call has them as lists: what several may share, ids, which of those kinds each
 -- is of, epochs, and the sizes of the bodies.
-local RESULT = '>BI4dddI2c0'
+local RESULT = '>I4BdddI2c0'
+local AFTER_EPOCH = '>BdddI2c0'
 
 local result_kinds, result_ids, result_kind, result_epochs, result_sizes
 local epochs, schedules = {}, {}
 local stored, written_results, expiries = {}, {}, {}
 
+local function prepared_result(kind)
+  local status, ttl, schedule = unpack(kind, 1, 3)
+  return {
+    record = struct_pack(AFTER_EPOCH, status, now, ttl or NEVER, now + (ttl or NEVER), #schedule, schedule),
+    expires = ttl and text(now + ttl),
+    schedule = schedule,
+  }
+end
+
 local function read_results(batch)
   result_kinds, result_ids, result_kind, result_epochs, result_sizes = unpack(batch)
+  for i, kind in ipairs(result_kinds) do result_kinds[i] = prepared_result(kind) end
   for i, record in ipairs(fields('result', result_ids)) do
     if record then
       local id = result_ids[i]
-      local _, epoch, _, _, _, schedule = struct_unpack(RESULT, record)
+      local epoch, _, _, _, _, schedule = struct_unpack(RESULT, record)
       epochs[id], schedules[id] = epoch, schedule
     end
   end
@@ -33,28 +44,27 @@ end
 
 -- Whether the result of that place was stored: that of an older claim never replaces that of a newer one.
 local function store_result(place)
-  local id, epoch = result_ids[place], result_epochs[place]
-  local status, ttl, schedule = unpack(result_kinds[result_kind[place]], 1, 3)
+  local id, epoch, kind = result_ids[place], result_epochs[place], result_kinds[result_kind[place]]
   local body = next_body(result_sizes[place])
   if epochs[id] then
     if epochs[id] > epoch then return false end
     forget_result(id)
   end
-  epochs[id], schedules[id] = epoch, schedule
+  epochs[id], schedules[id] = epoch, kind.schedule
   local n = #written_results
-  written_results[n + 1] = id
-  written_results[n + 2] = struct_pack(RESULT, status, epoch, now, ttl or NEVER, now + (ttl or NEVER), #schedule, schedule)
-    .. body
-  if ttl then
+  written_results[n + 1], written_results[n + 2] = id, struct_pack('>I4', epoch) .. kind.record .. body
+  if kind.expires then
     n = #expiries
-    expiries[n + 1], expiries[n + 2] = now + ttl, id
+    expiries[n + 1], expiries[n + 2] = kind.expires, id
   end
-  if schedule ~= '' then put('results_of:' .. schedule, id, now) end
+  if kind.schedule ~= '' then put('results_of:' .. kind.schedule, id, now) end
   stored[#stored + 1] = id
   return true
 end
 
+local function pass_over_result(place) next_body(result_sizes[place]) end
+
 local function publish_results()
   write_results()
-  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack(stored)) end
+  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack({ sender, stored })) end
 end

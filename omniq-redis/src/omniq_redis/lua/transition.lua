@@ -1,30 +1,82 @@
 -- what several changes may share, ids, which of those kinds each is of, epochs, results → a letter for what became of
 -- each, a capital if children wait for its task. Decides as omniq.storage.rules does.
-local kinds, ids, kind, epochs_wanted, results = unpack(args)
+local kinds, ids, kind, epochs_held, results = unpack(args)
 
-local function decide(t, epoch, from_states, to, if_expired)
+for i, shared in ipairs(kinds) do
+  local from_states, to, delay, attempted, crashed, fresh, if_expired, request_cancel, has_result = unpack(shared, 1, 9)
+  local special = delay or attempted or crashed or fresh or if_expired or request_cancel
+  kinds[i] = {
+    from_states = from_states, to = to, delay = delay, attempted = attempted, crashed = crashed, fresh = fresh,
+    if_expired = if_expired, request_cancel = request_cancel, has_result = has_result,
+    plain_end = to >= SUCCESS and bit.band(from_states, 2 ^ RUNNING) ~= 0 and not special,
+  }
+end
+
+-- Most changes are a worker's that ends what it holds, and come by the hundred.
+local end_times = struct_pack('>dd', now, NEVER)
+local endings, ended_records = {}, {}
+
+local function gather_ending(queue, state, id, awaited)
+  local key = queue .. ' ' .. state
+  local list = endings[key]
+  if not list then
+    list = { queue = queue, state = state, ids = {}, unawaited = {} }
+    endings[key] = list
+  end
+  list.ids[#list.ids + 1] = id
+  if awaited == 0 then list.unawaited[#list.unawaited + 1] = id end
+end
+
+-- The outcome if it is such a change, else nil.
+local function end_at_once(id, epoch, change)
+  local record = records[id]
+  if not record or tasks[id] or not change.plain_end then return nil end
+  local state, held, awaited, queue = struct_unpack(LOOK_TO_END, record)
+  if state ~= RUNNING or held ~= epoch then return nil end
+  gather_ending(queue, change.to, id, awaited)
+  records[id] = ended_record(record, change.to, end_times)
+  local n = #ended_records
+  ended_records[n + 1], ended_records[n + 2] = id, records[id]
+  return awaited > 0 and 'A' or 'a'
+end
+
+local function write_endings()
+  for _, list in pairs(endings) do
+    in_slices('ZREM', 'lease', list.ids)
+    in_slices('ZADD', 'ended', scored(now, list.unawaited))
+    if RARE[list.state] then in_slices('ZADD', RARE[list.state], scored(0, list.ids)) end
+    count(list.queue, RUNNING, -#list.ids)
+    count(list.queue, list.state, #list.ids)
+  end
+  in_slices('HSET', 'task', ended_records)
+end
+
+local function decide(t, epoch, change)
   if not t then return 'm' end
   if epoch and t[EPOCH] ~= epoch then return 'r' end
-  if bit.band(from_states, 2 ^ t[STATE]) == 0 then
-    return epoch and to >= SUCCESS and t[STATE] == to and 'p' or 'r'
+  if bit.band(change.from_states, 2 ^ t[STATE]) == 0 then
+    return epoch and change.to >= SUCCESS and t[STATE] == change.to and 'p' or 'r'
   end
-  if if_expired and t[EXPIRES_AT] > now then return 'r' end
+  if change.if_expired and t[EXPIRES_AT] > now then return 'r' end
   return 'a'
 end
 
-local function charge(t, delay, attempted, crashed)
-  if delay then t[RUN_AT] = now + delay end
-  if attempted then t[ATTEMPTS] = t[ATTEMPTS] + 1 end
-  if crashed then t[CRASHES] = t[CRASHES] + 1 end
-end
-
-local function start_afresh(t)
-  t[RUN_AT], t[EXPIRES_AT], t[ATTEMPTS], t[CRASHES], t[CANCEL] = now, NEVER, 0, 0, 0
+local function charge(t, change)
+  if change.fresh then
+    t[RUN_AT], t[EXPIRES_AT], t[ATTEMPTS], t[CRASHES], t[CANCEL] = now, NEVER, 0, 0, 0
+  else
+    if change.delay then t[RUN_AT] = now + change.delay end
+    if change.attempted then t[ATTEMPTS] = t[ATTEMPTS] + 1 end
+    if change.crashed then t[CRASHES] = t[CRASHES] + 1 end
+  end
 end
 
 local function go(t, to)
   if t[STATE] == WAITING then
-    each_parent(t, function(parent) await(parent, -1) end)
+    for _, id in ipairs(distinct(parents_of(t))) do
+      local parent = task(id)
+      if parent then await(parent, -1) end
+    end
   end
   t[LEASE_UNTIL] = NEVER
   if to == PENDING then
@@ -35,30 +87,37 @@ local function go(t, to)
   end
 end
 
-local results_seen = 0
-
-local function apply(t, epoch, shared)
-  local from_states, to, delay, attempted, crashed, fresh, if_expired, request_cancel, has_result = unpack(shared, 1, 9)
-  local outcome = decide(t, epoch, from_states, to, if_expired)
-  if has_result then
-    results_seen = results_seen + 1
-    if outcome == 'a' then store_result(results_seen) else next_body(result_sizes[results_seen]) end
-  end
-  if outcome == 'a' and request_cancel then
+local function apply(id, epoch, change)
+  local t = task(id)
+  local outcome = decide(t, epoch, change)
+  if outcome == 'a' and change.request_cancel then
     t[CANCEL] = 1
     touch(t)
   elseif outcome == 'a' then
     move(t)
-    if fresh then start_afresh(t) else charge(t, delay, attempted, crashed) end
-    go(t, to)
+    charge(t, change)
+    go(t, change.to)
   end
   return t and t[AWAITED] > 0 and outcome:upper() or outcome
 end
 
-read_tasks(ids)
+local results_seen = 0
+
+local function settle(id, epoch, change)
+  local outcome = end_at_once(id, epoch, change) or apply(id, epoch, change)
+  if change.has_result then
+    results_seen = results_seen + 1
+    if outcome:lower() == 'a' then store_result(results_seen) else pass_over_result(results_seen) end
+  end
+  return outcome
+end
+
+read_records(ids)
 read_results(results)
-local answers = {}
-for i, id in ipairs(ids) do answers[i] = apply(tasks[id], epochs_wanted[i], kinds[kind[i]]) end
+local outcomes = {}
+for i, id in ipairs(ids) do outcomes[i] = settle(id, epochs_held[i], kinds[kind[i]]) end
+write_endings()
 write_tasks()
+tell_news()
 publish_results()
-return table.concat(answers)
+return table.concat(outcomes)

@@ -1,0 +1,136 @@
+-- Changing tasks: the sets they are in follow from what they are, and are brought up to date when they are written.
+local function score(t)
+  local state = t[STATE]
+  if state == PENDING then
+    -- Higher priority first, then by milliseconds; 2^42 of them end in the year 2109.
+    return math.floor(math.min(math.max(t[RUN_AT] * 1000, 0), 2 ^ 42 - 1)) - t[PRIORITY] * 2 ^ 42
+  end
+  if state == SCHEDULED then return t[RUN_AT] end
+  if state == RUNNING then return t[LEASE_UNTIL] end
+  -- An ended task can be purged once no child waits for it.
+  return t[AWAITED] == 0 and t[FINISHED_AT]
+end
+
+local function count(queue, state, difference)
+  local key = queue .. ' ' .. NAMES[state]
+  if call('HINCRBY', prefix .. 'count', key, difference) == 0 then call('HDEL', prefix .. 'count', key) end
+end
+
+-- Who waits hears of a queue that gets something due, or something due sooner than before: of the rest it has heard.
+local heard = {}
+
+local function note_news(queue, state, soonest)
+  if state == PENDING then
+    if call('EXISTS', prefix .. 'ready:' .. queue) == 0 then heard[#heard + 1] = { queue, 0 } end
+  elseif state == SCHEDULED then
+    local head = call('ZRANGE', prefix .. 'later:' .. queue, 0, 0, 'WITHSCORES')[2]
+    if not head or soonest < tonumber(head) then heard[#heard + 1] = { queue, soonest - now } end
+  end
+end
+
+local function tell_news()
+  if #heard > 0 then call('PUBLISH', prefix .. 'tasks', pack({ sender, heard })) end
+end
+
+-- The tasks that leave their sets and those that enter theirs, by queue and state.
+local leaving, entering = {}, {}
+
+local function gather(lists, t)
+  local key = t[QUEUE] .. ' ' .. t[STATE]
+  local list = lists[key]
+  if not list then
+    list = { queue = t[QUEUE], state = t[STATE], size = 0, soonest = NEVER }
+    lists[key] = list
+  end
+  list.size = list.size + 1
+  list[list.size] = t
+  if t[RUN_AT] < list.soonest then list.soonest = t[RUN_AT] end
+end
+
+local function leave(t)
+  gather(leaving, t)
+  if t[EXPIRES_AT] ~= NEVER then
+    drop('expiring', t[ID])
+    drop('overdue', t[ID])
+  end
+end
+
+local function enter(t)
+  gather(entering, t)
+  if RARE[t[STATE]] then put(RARE[t[STATE]], t[ID], 0) end
+  if t[EXPIRES_AT] ~= NEVER and t[STATE] <= WAITING then put('expiring', t[ID], t[EXPIRES_AT]) end
+end
+
+local function write_leaving(list)
+  local ids = {}
+  for i = 1, list.size do ids[i] = list[i][ID] end
+  local ordering, rare = ordering_set(list.state, list.queue), RARE[list.state]
+  if ordering then in_slices('ZREM', ordering, ids) end
+  if rare then in_slices('ZREM', rare, ids) end
+  count(list.queue, list.state, -list.size)
+end
+
+local function write_entering(list)
+  local members, n = {}, 0
+  local ordering = ordering_set(list.state, list.queue)
+  for i = 1, ordering and list.size or 0 do
+    local at = score(list[i])
+    if at then
+      members[n + 1], members[n + 2] = text(at), list[i][ID]
+      n = n + 2
+    end
+  end
+  if ordering then in_slices('ZADD', ordering, members) end
+  count(list.queue, list.state, list.size)
+end
+
+-- The tasks to be written at the end, and those among them whose place in the sets may change.
+local changed, touched, moved = {}, {}, {}
+
+local function touch(t)
+  if not touched[t] then
+    touched[t] = true
+    changed[#changed + 1] = t
+  end
+end
+
+local function move(t)
+  if not moved[t] then
+    moved[t] = true
+    leave(t)
+    touch(t)
+  end
+end
+
+local function write_tasks()
+  local written = {}
+  for i, t in ipairs(changed) do
+    if moved[t] then enter(t) end
+    local record = record_of(t)
+    records[t[ID]] = record
+    written[2 * i - 1], written[2 * i] = t[ID], record
+  end
+  for _, list in pairs(leaving) do write_leaving(list) end
+  for _, list in pairs(entering) do
+    note_news(list.queue, list.state, list.soonest)
+    write_entering(list)
+  end
+  in_slices('HSET', 'task', written)
+  write_scores()
+  changed, touched, moved, leaving, entering = {}, {}, {}, {}, {}
+end
+
+local function await(parent, difference)
+  if parent[STATE] >= SUCCESS then move(parent) else touch(parent) end
+  parent[AWAITED] = parent[AWAITED] + difference
+end
+
+-- Each id once.
+local function distinct(ids)
+  local found, seen = {}, {}
+  for _, id in ipairs(ids) do
+    if not seen[id] then found[#found + 1] = id end
+    seen[id] = true
+  end
+  return found
+end
