@@ -31,14 +31,12 @@ class LeaseKeeper:
         desk: Desk,
         *,
         lease: float,
-        on_lost: Callable[[Job], None],
-        on_cancel: Callable[[Job], None],
+        stop_job: Callable[[Job, End], None],
     ) -> None:
         self._store = store
         self._desk = desk
         self._lease = lease
-        self._on_lost = on_lost
-        self._on_cancel = on_cancel
+        self._stop_job = stop_job
         self._loop = asyncio.get_running_loop()
         self._portal: Portal | None = None
         self._stopping = threading.Event()
@@ -76,20 +74,27 @@ class LeaseKeeper:
         if not due:
             return
         statuses = await self._store.extend([job.lease for job in due], lease=self._lease)
-        for job, status in zip(due, statuses, strict=True):
-            self._note(job, status, now)
+        stops = [
+            (job, end) for job, status in zip(due, statuses, strict=True) if (end := self._note(job, status, now))
+        ]
+        # In one go, and first those that haven't begun: one that is stopped lets its slot take the next.
+        stops.sort(key=lambda stop: stop[0].context is not None)
+        if stops:
+            self._loop.call_soon_threadsafe(self._stop_all, stops)
 
-    def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> None:
+    def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> End | None:
+        """Take note of what the store said of a lease, and tell why its job must be stopped, if it must."""
         if status.held:
             # Counted from before the request: the store may have acted on it at any time since.
             job.renewed_at = asked_at
         if job.done:
-            return  # settling it is under way, or over: that tells what came of the lease
-        if not status.held:
-            if job.ended_by is not End.LOST:
-                log.warning(
-                    "%s", LeaseLost(f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on")
-                )
-            self._loop.call_soon_threadsafe(self._on_lost, job)
-        elif status.cancel_requested:
-            self._loop.call_soon_threadsafe(self._on_cancel, job)
+            return None  # settling it is under way, or over: that tells what came of the lease
+        if status.held:
+            return End.CANCELLED if status.cancel_requested else None
+        if job.ended_by is not End.LOST:
+            log.warning("%s", LeaseLost(f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on"))
+        return End.LOST
+
+    def _stop_all(self, stops: list[tuple[Job, End]]) -> None:
+        for job, why in stops:
+            self._stop_job(job, why)

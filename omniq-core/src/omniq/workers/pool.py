@@ -179,8 +179,7 @@ class AsyncWorkerPool:
             queue.store,
             self.desk,
             lease=config.lease,
-            on_lost=lambda job: self.runner.stop_job(job, End.LOST),
-            on_cancel=lambda job: self.runner.stop_job(job, End.CANCELLED),
+            stop_job=self.runner.stop_job,
         )
         self._upkeep = Upkeep(queue, config)
 
