@@ -97,9 +97,9 @@ class FlakyQueueStore(ReferenceQueueStore):
         self._switch.check()
         return await super().children(ids)
 
-    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
         self._switch.check()
-        return await super().schedules(ids, due=due)
+        return await super().schedules(ids, within=within)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         self._switch.check()

@@ -111,8 +111,8 @@ class RecordingQueue(BaseTaskQueue):
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         return await self._store.put_schedule(schedule, if_version=if_version)
 
-    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
-        return await self._store.schedules(ids, due=due)
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        return await self._store.schedules(ids, within=within)
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await self._store.delete_schedule(schedule_id)

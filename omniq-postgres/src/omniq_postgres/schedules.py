@@ -41,9 +41,12 @@ async def put_schedule(session: Session, schedule: ScheduleRecord, if_version: i
     return bool(await session.fetch(sql, s.id, s.queue_name, s.body, s.next_run, s.paused, version))
 
 
-async def fetch_schedules(session: Session, ids: Sequence[str] | None, due: bool) -> list[ScheduleRecord]:
-    """Those of `ids`, or all; with `due`, only active ones whose slot has come; by id."""
-    rows = await (session.fetch(_DUE, clock.offset(), ids) if due else session.fetch(_ALL, ids))
+async def fetch_schedules(session: Session, ids: Sequence[str] | None, within: float | None) -> list[ScheduleRecord]:
+    """Those of `ids`, or all; with `within`, only active ones whose slot comes within so many seconds; by id."""
+    if within is None:
+        rows = await session.fetch(_ALL, ids)
+    else:
+        rows = await session.fetch(_DUE, clock.offset() + within, ids)
     return [msgspec.convert(dict(row), ScheduleRecord) for row in rows]
 
 

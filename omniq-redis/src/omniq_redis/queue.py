@@ -160,8 +160,8 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         return await put_schedule(self._connection, schedule, if_version)
 
-    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
-        return await fetch_schedules(self._connection, ids, due)
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        return await fetch_schedules(self._connection, ids, within)
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await delete_schedule(self._connection, schedule_id)

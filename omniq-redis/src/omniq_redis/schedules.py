@@ -20,11 +20,13 @@ async def put_schedule(connection: Connection, schedule: ScheduleRecord, if_vers
     return await connection.call("put_schedule", args, s.body) == b"1"
 
 
-async def fetch_schedules(connection: Connection, ids: Sequence[str] | None, due: bool) -> list[ScheduleRecord]:
-    """Those of `ids`, or all; with `due`, only active ones whose slot has come; by id."""
+async def fetch_schedules(
+    connection: Connection, ids: Sequence[str] | None, within: float | None
+) -> list[ScheduleRecord]:
+    """Those of `ids`, or all; with `within`, only active ones whose slot comes within so many seconds; by id."""
     rows: list[ScheduleRow | None] = []
-    if ids is None or due:
-        while len(page := await _page(connection, due, len(rows))) == PARCEL:
+    if ids is None or within is not None:
+        while len(page := await _page(connection, within, len(rows))) == PARCEL:
             rows += page
         rows += page
     else:
@@ -34,8 +36,8 @@ async def fetch_schedules(connection: Connection, ids: Sequence[str] | None, due
     return [found[id_] for id_ in sorted(found)]
 
 
-async def _page(connection: Connection, due: bool, offset: int) -> list[ScheduleRow | None]:
-    return _decode_rows(await connection.call("get_schedules", [None, due, offset, PARCEL]))
+async def _page(connection: Connection, within: float | None, offset: int) -> list[ScheduleRow | None]:
+    return _decode_rows(await connection.call("get_schedules", [None, within, offset, PARCEL]))
 
 
 async def delete_schedule(connection: Connection, schedule_id: str) -> bool:

@@ -134,8 +134,8 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         return await self._database.write(partial(put_schedule, schedule=schedule, if_version=if_version))
 
-    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
-        return await self._database.read(partial(fetch_schedules, ids=ids, due=due))
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        return await self._database.read(partial(fetch_schedules, ids=ids, within=within))
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await self._database.write(partial(delete_schedule, schedule_id=schedule_id))

@@ -53,12 +53,14 @@ def put_schedule(connection: sqlite3.Connection, schedule: ScheduleRecord, if_ve
     return connection.execute(_UPDATE, values).rowcount == 1
 
 
-def fetch_schedules(connection: sqlite3.Connection, ids: Sequence[str] | None, due: bool) -> list[ScheduleRecord]:
-    """Those of `ids`, or all; with `due`, only active ones whose slot has come; by id."""
+def fetch_schedules(
+    connection: sqlite3.Connection, ids: Sequence[str] | None, within: float | None
+) -> list[ScheduleRecord]:
+    """Those of `ids`, or all; with `within`, only active ones whose slot comes within so many seconds; by id."""
     where, values = conditions(
         {
             "id in (select value from json_each(?))": None if ids is None else encode(ids),
-            "paused = 0 and next_run <= ?": clock.now() if due else None,
+            "paused = 0 and next_run <= ?": None if within is None else clock.now() + within,
         }
     )
     rows = _decode_schedules(fetch_text(connection, _FETCH.format(where=where), *values))

@@ -7,7 +7,8 @@ schedule to its next slot. Slots follow from the stored last one, never from whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +113,7 @@ class AsyncScheduler:
             with hints.waiting_for_tasks(self.topic) as news:
                 pause = poll_interval
                 try:
-                    await self.fire_due()
-                    pause = await self.seconds_until_due(poll_interval)
+                    pause = await self._fire_within(poll_interval)
                 except StoreError as error:
                     log.warning("schedules can't be fired, trying again: %s", error)
                 await news.wait(pause)
@@ -124,28 +124,39 @@ class AsyncScheduler:
         A scheduler that comes late fires the latest missed slot only.
         """
         fired = 0
-        for record in await (await self._queue.ready()).schedules(due=True):
-            fired += await self._fire(record)
+        for record, template in await self._upcoming(within=0.0):
+            fired += await self._fire(record, template)
         return fired
 
-    async def seconds_until_due(self, at_most: float) -> float:
-        """Seconds until the next slot of any schedule."""
-        records = await (await self._queue.ready()).schedules()
-        slots = [record.next_run for record in records if record.next_run is not None and not record.paused]
-        return max(0.0, min([at_most, *(slot - clock.now() for slot in slots)]))
+    async def _fire_within(self, ahead: float) -> float:
+        """Fire what is due; returns the seconds until there may be more, at most `ahead`.
+
+        One read serves both, so that an idle worker asks little of its store.
+        """
+        upcoming = await self._upcoming(within=ahead)
+        slots = [record.next_run or 0.0 for record, _ in upcoming]
+        for (record, template), slot in zip(upcoming, slots, strict=True):
+            if slot <= clock.now():
+                await self._fire(record, template)
+        return max(0.0, min([ahead, *(slot - clock.now() for slot in slots)]))
+
+    async def _upcoming(self, *, within: float) -> Sequence[tuple[ScheduleRecord, ScheduledCall]]:
+        """The schedules whose slot comes within so many seconds; those that can't be read don't fire."""
+        upcoming = deque[tuple[ScheduleRecord, ScheduledCall]]()
+        for record in await (await self._queue.ready()).schedules(within=within):
+            try:
+                upcoming.append((record, self._queue.serialization.read_schedule(record.body, schedule_id=record.id)))
+            except SerializationError as error:
+                log.error("schedule %s can't be read and doesn't fire: %s", record.id, error)
+        return upcoming
 
     async def next_task_id(self, schedule_id: str) -> str:
         """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
         record = await self._record(schedule_id)
         return ids.slot_id(record.id, record.next_run or 0.0)
 
-    async def _fire(self, record: ScheduleRecord) -> bool:
+    async def _fire(self, record: ScheduleRecord, template: ScheduledCall) -> bool:
         assert record.next_run is not None
-        try:
-            template = self._queue.serialization.read_schedule(record.body, schedule_id=record.id)
-        except SerializationError as error:
-            log.error("schedule %s can't be read and doesn't fire: %s", record.id, error)
-            return False
         began = clock.now()
         slot = template.timing.latest(record.next_run, began)
         task = self._slot_task(record, template, slot)

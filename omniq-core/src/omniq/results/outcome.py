@@ -73,14 +73,19 @@ class OutcomeWaiter:
     async def _wait(self, record: TaskRecord, left: float | None) -> TaskResult | None:
         """The result, if it comes within a moment and is that of the task's end."""
         result = await self._results.wait(record.id, self._pause(record, left))
-        if (
-            result is None
-            or (self._queue.settler.atomic and result.epoch > record.epoch)
-            or await self._is_final(result)
-        ):
+        if result is None or self._is_news(result, record) or await self._is_final(result):
             return result
         await asyncio.sleep(STALE_PAUSE)
         return None
+
+    def _is_news(self, result: TaskResult, record: TaskRecord) -> bool:
+        """Whether the result alone tells that the task has ended since it was looked at.
+
+        Where a result comes in one step with the end of its claim, that of the claim which was running then, or
+        of a later one, can only be new.
+        """
+        running = record.state is TaskState.RUNNING and result.epoch == record.epoch
+        return self._queue.settler.atomic and (running or result.epoch > record.epoch)
 
     async def _is_final(self, result: TaskResult) -> bool:
         """Whether the task has ended by the claim that the result is of.

@@ -172,8 +172,11 @@ class BaseTaskQueue(Store):
         """
 
     @abstractmethod
-    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
-        """All schedules by id, or those of `ids` that exist; with `due`, only active ones whose slot has come."""
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        """All schedules by id, or those of `ids` that exist.
+
+        With `within`, only active ones whose slot has come, or comes within so many seconds.
+        """
 
     @abstractmethod
     async def delete_schedule(self, schedule_id: str) -> bool:

@@ -74,9 +74,7 @@ class LeaseKeeper:
         if not due:
             return
         statuses = await self._store.extend([job.lease for job in due], lease=self._lease)
-        stops = [
-            (job, end) for job, status in zip(due, statuses, strict=True) if (end := self._note(job, status, now))
-        ]
+        stops = [(job, end) for job, status in zip(due, statuses, strict=True) if (end := self._note(job, status, now))]
         # In one go, and first those that haven't begun: one that is stopped lets its slot take the next.
         stops.sort(key=lambda stop: stop[0].context is not None)
         if stops:

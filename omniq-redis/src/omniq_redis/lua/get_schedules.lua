@@ -1,7 +1,7 @@
--- ids, due, offset, limit → id and record of those ids, or of a page of the due ones, or of all
-local ids, due, offset, limit = unpack(args, 1, 4)
-if due then
-  ids = call('ZRANGEBYSCORE', prefix .. 'slot', '-inf', now, 'LIMIT', offset, limit)
+-- ids, within, offset, limit → id and record of those ids, or of a page of those due within so many seconds, or of all
+local ids, within, offset, limit = unpack(args, 1, 4)
+if within then
+  ids = call('ZRANGEBYSCORE', prefix .. 'slot', '-inf', now + within, 'LIMIT', offset, limit)
 elseif not ids then
   ids = call('ZRANGE', prefix .. 'schedules', offset, offset + limit - 1)
 end

@@ -160,11 +160,13 @@ class ScheduleModel:
     def delete(self, schedule_id: str) -> bool:
         return self.rows.pop(schedule_id, None) is not None
 
-    def listed(self, *, due: bool) -> list[ScheduleRecord]:
-        """All by id, or the active ones whose slot has come."""
-        now = clock.now()
+    def listed(self, *, within: float | None) -> list[ScheduleRecord]:
+        """All by id, or the active ones whose slot has come by then."""
+        by = clock.now() + (within or 0.0)
         rows = [self.rows[id_] for id_ in sorted(self.rows)]
-        return [row for row in rows if not due or (not row.paused and row.next_run is not None and row.next_run <= now)]
+        if within is None:
+            return rows
+        return [row for row in rows if not row.paused and row.next_run is not None and row.next_run <= by]
 
 
 def _check_choice(chosen: Collection[str], eligible: set[str], limit: int) -> None:

@@ -44,9 +44,9 @@ async def read_schedule(store: BaseTaskQueue, schedule_id: str = "nightly") -> S
     return schedule
 
 
-async def names(store: BaseTaskQueue, *schedule_ids: str, due: bool = False) -> list[str]:
+async def names(store: BaseTaskQueue, *schedule_ids: str, within: float | None = None) -> list[str]:
     """The ids of all schedules, or of those that exist."""
-    return [schedule.id for schedule in await store.schedules(schedule_ids or None, due=due)]
+    return [schedule.id for schedule in await store.schedules(schedule_ids or None, within=within)]
 
 
 class PutTests(Conformance):
@@ -120,17 +120,18 @@ class ListTests(Conformance):
         await put(store, new_schedule("paused", next_run=soon, paused=True))
         await put(store, new_schedule("over", next_run=None))
         await put(store, new_schedule("later", next_run=soon + 1000))
-        assert await names(store, due=True) == []
+        assert await names(store, within=0.0) == await names(store, within=50.0) == []
+        assert await names(store, within=70.0) == ["due"]
         clock.advance(100)
-        assert await names(store, due=True) == ["due"]
-        assert await names(store, "due", "paused", "later", due=True) == ["due"]
-        assert await names(store, "paused", "later", due=True) == []
+        assert await names(store, within=0.0) == ["due"]
+        assert await names(store, "due", "paused", "later", within=0.0) == ["due"]
+        assert await names(store, "paused", "later", within=0.0) == []
 
     async def test_a_deleted_one_is_gone(self, store: BaseTaskQueue) -> None:
         await put(store, new_schedule(next_run=0.0))
         assert await store.delete_schedule("nightly")
         assert not await store.delete_schedule("nightly")
-        assert await names(store) == await names(store, "nightly") == await names(store, due=True) == []
+        assert await names(store) == await names(store, "nightly") == await names(store, within=0.0) == []
 
     async def test_a_deleted_one_can_be_put_anew(self, store: BaseTaskQueue) -> None:
         await put(store, new_schedule(next_run=None))
@@ -156,7 +157,7 @@ class FireTests(Conformance):
         await put(store, new_schedule(next_run=0.0))
         assert await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
         assert (await read_schedule(store)).next_run is None
-        assert await names(store, due=True) == []
+        assert await names(store, within=0.0) == []
 
     @pytest.mark.parametrize("version", [0, 1, 3])
     async def test_another_version_is_not_fired(self, store: BaseTaskQueue, version: int) -> None:

@@ -196,8 +196,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.tasks.check(task_id, record)
         for task_id, children in zip(ALL_IDS, await self.store.children(ALL_IDS), strict=True):
             self.tasks.check_children(task_id, children)
-        for due in (False, True):
-            assert await self.store.schedules(due=due) == self.schedules.listed(due=due)
+        for within in (None, 0.0, 20.0):
+            assert await self.store.schedules(within=within) == self.schedules.listed(within=within)
 
 
 def machine_for(bench: Bench) -> type[RuleBasedStateMachine]:

@@ -104,10 +104,10 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
         with self.space.lock:
             return self.space.schedules.put(schedule, if_version)
 
-    async def schedules(self, ids: Sequence[str] | None = None, *, due: bool = False) -> list[ScheduleRecord]:
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
         with self.space.lock:
             found = self.space.schedules.find(ids)
-        return [row for row in found if not due or _is_due(row, clock.now())]
+        return [row for row in found if within is None or _is_due(row, clock.now() + within)]
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         with self.space.lock:
@@ -131,5 +131,5 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             await waiter.wait(max(0.0, min(timeout, due_in)))
 
 
-def _is_due(schedule: ScheduleRecord, now: float) -> bool:
-    return not schedule.paused and schedule.next_run is not None and schedule.next_run <= now
+def _is_due(schedule: ScheduleRecord, by: float) -> bool:
+    return not schedule.paused and schedule.next_run is not None and schedule.next_run <= by
