@@ -69,6 +69,8 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         }
     )
 
+    settle_batch = 250
+
     def __init__(self, config: RedisTaskQueueConfig) -> None:
         super().__init__(config)
         self._results = RedisResultStore(config)

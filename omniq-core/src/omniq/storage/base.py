@@ -72,6 +72,9 @@ class Store(ABC):
 class BaseTaskQueue(Store):
     """Tasks and schedules. All of a queue's writes are compare-and-set."""
 
+    settle_batch: ClassVar[int] = 1000
+    """How many changes a busy worker had best tell in one call: fewer where a long one delays the next claim."""
+
     def result_storage(self) -> BaseResultStorage | None:
         """The result storage at this queue's own `location`, or None if the store keeps no results.
 

@@ -21,7 +21,6 @@ from omniq.workers.job import End, Job, Ran
 
 log = logging.getLogger("omniq.worker")
 
-BATCH = 1000
 REFUSALS = 3
 """Times that a store may refuse a write, though it can be reached, before the write is at fault."""
 
@@ -157,6 +156,7 @@ class SettlingLoop:
         self._on_ended = on_ended
         self._on_settled = on_settled
         self._settler = queue.settler
+        self._batch = queue.store.settle_batch
         self.ended: Counter[End] = Counter()
         """How many runs have ended in which way since the worker started."""
         self._children: set[asyncio.Task[None]] = set()
@@ -167,7 +167,7 @@ class SettlingLoop:
         while True:
             await self._desk.has_done.wait()
             async with self._writing:
-                await self.settle(self._desk.collect(BATCH))
+                await self.settle(self._desk.collect(self._batch))
 
     async def settle(self, batch: Sequence[tuple[Job, Ran]]) -> None:
         """Settle one batch, however long the store takes."""
@@ -265,7 +265,7 @@ class SettlingLoop:
     async def finish(self) -> None:
         """Settle what is done by now, after the batch that is being written, and see to the children."""
         async with self._writing:
-            while batch := self._desk.collect(BATCH):
+            while batch := self._desk.collect(self._batch):
                 await self.settle(batch)
         await self.children_released()
 
