@@ -21,6 +21,8 @@ from omniq.workers.job import End, Job, Ran
 
 log = logging.getLogger("omniq.worker")
 
+MAX_PAUSE = 1.0
+"""Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""
 REFUSALS = 3
 """Times that a store may refuse a write, though it can be reached, before the write is at fault."""
 
@@ -209,7 +211,7 @@ class SettlingLoop:
                     raise
                 log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), pause, error)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, MAX_PAUSE)
 
     def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
         parents: list[str] = []
