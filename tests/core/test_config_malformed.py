@@ -114,7 +114,7 @@ def test_malformed_arguments_are_named_too(source: dict[Any, Any], message: str)
         ({"config": {"path": ""}}, "task_queue.config.path: '' isn't the name of a file"),
         ({"url": "nonsense"}, "task_queue.url: expected a URL such as sqlite:///path/to/file.db, got 'nonsense'"),
         ({"url": "sqlite://host/x.db"}, "task_queue.url: expected sqlite:///"),
-        ({"url": "sqlite:///x.db?mode=ro"}, "task_queue.url: unknown option 'mode'"),
+        ({"url": "sqlite:///x.db?mode=ro"}, "task_queue.url.mode: unknown name"),
         (
             {"type": "sqlite", "url": "redis://h/0"},
             "task_queue.url: redis:// doesn't fit type 'sqlite', which takes sqlite://",

@@ -11,6 +11,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from omniq.models import Task, TaskState
 from omniq.queue.request import TaskCall
+from omniq.storage.records import TaskPage
 from omniq.testing import VirtualClock
 
 from tests.core import tasks
@@ -193,6 +194,24 @@ class TestDeadLetters:
         async with working(oq, "async"):
             assert await oq.get_result(cancelled, timeout=SOON) == 3
             assert await oq.get_result(expired, timeout=SOON) == 7
+
+
+class TestExpiry:
+    async def test_what_was_claimed_while_it_was_looked_for_is_its_worker_s(
+        self, oq: AsyncOmniQ, virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its worker may have begun it just in time."""
+        task_id = await oq.enqueue(tasks.nothing, ttl=10)
+        virtual_clock.advance(20)
+        store = oq.task_queue.store
+
+        async def find(*args: object, **options: object) -> TaskPage:
+            (record,) = await store.claim(["default"], limit=1, lease=60.0, worker="w")
+            return TaskPage([record], None)
+
+        monkeypatch.setattr(store, "find", find)
+        assert await oq.task_queue.ttl.expire() == []
+        assert (await oq.get_task(task_id)).state is TaskState.RUNNING
 
 
 class TestLists:

@@ -85,6 +85,7 @@ class AsyncOmniQ(FromSource):
         self.event_store = build.core_of(event_store) or build.event_store(self.config)
         for component in self._components():
             component.use_project(self.config.project_name)
+        self.task_queue.requests.use_defaults(self.config.defaults)
         if self._results is not None:
             self.task_queue.use_results(self._results.store)
         self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
@@ -109,15 +110,14 @@ class AsyncOmniQ(FromSource):
         """All components from one backend, or each from its own.
 
         Events go to `event_store_backend`, else to `backend` if it keeps events; `events=False` turns them off.
+        Raises `ConfigError` if an `event_store_backend` keeps none.
         """
-        event_backend = event_store_backend or backend
+        event_backend = event_store_backend or (backend if backend.has_events else None)
         return cls(
             project_name=backend.project_name,
             task_queue=AsyncTaskQueue.from_backend(backend),
             result_store=AsyncResultStorage.from_backend(result_store_backend or backend),
-            event_store=AsyncEventStorage.from_backend(event_backend)
-            if events and event_backend.specs.event_store
-            else None,
+            event_store=AsyncEventStorage.from_backend(event_backend) if event_backend and events else None,
             worker_type=worker_type,
             worker_config=worker_config,
         )

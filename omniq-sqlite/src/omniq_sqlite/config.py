@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from typing import Literal, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
-import msgspec
 from msgspec import Struct
+from omniq.config.urls import read_url
 from omniq.errors import ConfigError
 from omniq.models.config import (
     DEFAULT_PROJECT,
@@ -68,24 +68,13 @@ class SQLiteConfig:
 
         Raises `ConfigError` for anything else.
         """
-        parts = urlsplit(url, allow_fragments=False)
-        try:
-            return msgspec.convert({"path": _path_of(parts), **_options_of(parts)}, cls, strict=False)
-        except ValueError as error:
-            raise ConfigError(f"url: {error}") from error
+        return read_url(url, cls, _place_of)
 
 
-def _path_of(parts: SplitResult) -> str:
+def _place_of(parts: SplitResult) -> dict[str, str]:
     if parts.scheme != "sqlite" or parts.netloc:
-        raise ConfigError("expected sqlite:///relative/file.db or sqlite:////absolute/file.db")
-    return unquote(parts.path[1:])
-
-
-def _options_of(parts: SplitResult) -> dict[str, str]:
-    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    if unknown := sorted(options.keys() - {"synchronous", "busy_timeout"}):
-        raise ConfigError(f"unknown option {unknown[0]!r}: synchronous and busy_timeout are known")
-    return options
+        raise ConfigError("url: expected sqlite:///relative/file.db or sqlite:////absolute/file.db")
+    return {"path": unquote(parts.path[1:])}
 
 
 class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from omniq import clock
@@ -69,12 +70,23 @@ def find_tasks(connection: sqlite3.Connection, where: TaskFilter, limit: int, cu
             "expires_at <= ?": clock.now() if where.expired else None,
         }
     )
-    ids: list[str] = []
-    for scan in scans(where):
-        sql = FIND.format(scan=scan, restrictions=restrictions)
-        ids += decode_texts(fetch_text(connection, sql, *values, limit + 1))
-    page = sorted(ids)[:limit]
-    return TaskPage(fetch_tasks(connection, page), page[-1] if page and len(ids) > limit else None)
+    with _snapshot(connection):  # so that what is told of a task is what it was found by
+        ids: list[str] = []
+        for scan in scans(where):
+            sql = FIND.format(scan=scan, restrictions=restrictions)
+            ids += decode_texts(fetch_text(connection, sql, *values, limit + 1))
+        page = sorted(ids)[:limit]
+        return TaskPage(fetch_tasks(connection, page), page[-1] if page and len(ids) > limit else None)
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let the statements see one state of the file."""
+    connection.execute("begin")
+    try:
+        yield
+    finally:
+        connection.execute("rollback")  # nothing was written
 
 
 def scans(where: TaskFilter) -> list[str]:

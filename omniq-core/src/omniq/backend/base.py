@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
+from omniq.backend.component import Configured
 from omniq.config.convert import convert
 from omniq.config.layers import given_fields
 from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
@@ -24,7 +25,7 @@ class BackendSpecs(NamedTuple):
     event_store: EventStoreSpec | None
 
 
-class BaseBackend:
+class BaseBackend(Configured):
     """The task queue, results and events that have one name, under the queue's configuration.
 
     A subclass gives the name, and a constructor that is decorated with `configured_by`:
@@ -44,6 +45,12 @@ class BaseBackend:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """As a URL of its task queue says. Raises `ConfigError`."""
+        spec = registry().task_queue(cls.name)
+        return cls.from_config(load_class(spec.config, TaskQueueConfig).from_url(url))
 
     @property
     def project_name(self) -> str | None:

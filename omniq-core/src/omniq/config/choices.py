@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from omniq.config.convert import convert
+from omniq.config.env import EnvConfig
+from omniq.config.layers import from_settings
 from omniq.config.logging import LoggingConfig
 from omniq.config.settings import RetryCount, Settings, WorkerCount
 from omniq.models.config import Name, NotNegative, Positive, WorkerConfig
@@ -46,6 +49,11 @@ class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_retries: RetryCount = Settings.RETRY_ATTEMPTS
     retry_delay: NotNegative = Settings.RETRY_DELAY
     result_ttl: NotNegative | None = Settings.RESULT_TTL
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """As OMNIQ_TASK_TIMEOUT, OMNIQ_RETRY_ATTEMPTS and the like say. Raises `ConfigError`."""
+        return convert(from_settings(EnvConfig().given()).get("defaults", {}), cls)
 
 
 class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):

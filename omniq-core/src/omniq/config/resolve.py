@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypedDict, Unpack, overload
 
 from omniq.config.choices import ComponentChoice
-from omniq.config.convert import convert
+from omniq.config.convert import convert, describe
 from omniq.config.env import EnvConfig
 from omniq.config.layers import given_fields
 from omniq.errors import ConfigError, UnknownBackend
@@ -23,6 +24,8 @@ CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
     "result_store": ResultStorageConfig,
     "event_store": EventStorageConfig,
 }
+
+_IN_URL: Final = re.compile(r"\Aurl(: |\.)")
 
 
 class Around(TypedDict, total=False):
@@ -108,13 +111,14 @@ def _placed(
 
 
 def _from_url(path: str, type_: type[ComponentConfig], url: str) -> dict[str, Any]:
+    """What the URL says. Raises `ConfigError`, such as `task_queue.url.port: expected int, got str`."""
     try:
         return given_fields(type_.from_url(url))
     except ConfigError as error:
-        reason = str(error).removeprefix("url: ").replace(url, mask_url(url))
+        reason = _IN_URL.sub("", str(error), count=1).replace(url, mask_url(url))
     except ValueError:  # of the standard library, which may quote a piece of the password
         reason = f"not a URL that {type_.__name__} understands: {mask_url(url)}"
-    raise ConfigError(f"{path}: {mask_url(reason)}")
+    raise ConfigError(mask_url(describe(reason, type_, path)))
 
 
 def default_choice(kind: StoreKind, plugins: Registry | None = None) -> ComponentChoice:

@@ -66,7 +66,7 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         self.security = security or Security.from_environment(config.serializer)
         self.serialization = self.security.manager()
         self.events: AsyncEventLogger | None = None
-        self.requests = RequestBuilder(self.serialization, config.queue_names, defaults or TaskDefaults())
+        self.requests = RequestBuilder(self.serialization, config.queue_names, defaults)
         self._given_results: BaseResultStorage | None = None
         self._own_results: BaseResultStorage | None = None
         self._adds = PerLoop(lambda: Batcher(self._add))

@@ -106,11 +106,19 @@ class TaskCall(Struct, kw_only=True):
 class RequestBuilder:
     """Checks what a user asks for, field by field, and packs it."""
 
-    def __init__(self, serialization: SerializationManager, queues: Sequence[str], defaults: TaskDefaults) -> None:
+    def __init__(
+        self, serialization: SerializationManager, queues: Sequence[str], defaults: TaskDefaults | None = None
+    ) -> None:
         self._serialization = serialization
         self._queues = frozenset(queues)
         self._queue_list = ", ".join(queues)
-        self._defaults = defaults
+        self._own_defaults = defaults is not None
+        self._defaults = defaults or TaskDefaults.from_environment()
+
+    def use_defaults(self, defaults: TaskDefaults) -> None:
+        """Take over OmniQ's defaults, unless this queue was given its own."""
+        if not self._own_defaults:
+            self._defaults = defaults
 
     def build(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> NewTask:
         """The task to add. Raises `InvalidTask` or `SerializationError`, naming the argument."""

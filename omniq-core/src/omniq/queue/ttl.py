@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omniq.models.result import Outcome
-from omniq.models.state import TaskState
+from omniq.models.state import QUEUED, TaskState
 from omniq.storage.records import TaskFilter, TaskRecord
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class TTLManager:
         cursor: str | None = None
         while True:
             page = await (await self._queue.ready()).find(TaskFilter(expired=True), limit=BATCH, cursor=cursor)
-            ended += await self.expire_records(page.tasks)
+            # One that was claimed while the page was put together is its worker's to end, or to finish.
+            ended += await self.expire_records([record for record in page.tasks if record.state in QUEUED])
             cursor = page.cursor
             if cursor is None:
                 return ended

@@ -94,7 +94,7 @@ class OutcomeWaiter:
         by a claim whose end was then refused.
         """
         (record,) = await (await self._queue.ready()).get([result.task_id])
-        return record is None or (record.state.is_terminal and record.epoch == result.epoch)
+        return record is None or _ends(result, record)
 
     async def _look(self, task_id: str) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
@@ -109,7 +109,8 @@ class OutcomeWaiter:
 
     async def _ended(self, record: TaskRecord) -> None:
         """Raise what the state alone tells, unless the result has just come."""
-        if await self._results.get(record.id) is not None:
+        result = await self._results.get(record.id)
+        if result is not None and (result.epoch > record.epoch or _ends(result, record)):
             return
         if record.state is TaskState.CANCELLED:
             raise TaskCancelled(f"task {record.id} was cancelled")
@@ -134,8 +135,7 @@ class OutcomeWaiter:
         if kind not in KINDS:
             raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
         if kind == "all":
-            results = await self._results.find(schedule_id, newest_first=False, limit=10_000)
-            return [result.unwrap() for result in results]
+            return [result.unwrap() for result in await self._found(schedule_id, newest=False, limit=10_000)]
         limit = seconds("timeout", timeout)
         try:
             async with asyncio.timeout(limit):
@@ -145,8 +145,27 @@ class OutcomeWaiter:
 
     async def _scheduled_result(self, schedule_id: str, *, newest: bool) -> TaskResult:
         while True:
-            found = await self._results.find(schedule_id, newest_first=newest, limit=1)
+            found = await self._found(schedule_id, newest=newest, limit=1 if self._queue.settler.atomic else 100)
             if found:
                 return found[0]
             slot_task = await self._queue.scheduler.next_task_id(schedule_id)
             await self._results.wait(slot_task, LOOK / 4)
+
+    async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
+        """The results among these by which tasks of the schedule have ended."""
+        found = await self._results.find(schedule_id, newest_first=newest, limit=limit)
+        if self._queue.settler.atomic or not found:
+            return found
+        records = await (await self._queue.ready()).get([result.task_id for result in found])
+        pairs = zip(found, records, strict=True)
+        return [result for result, record in pairs if record is None or _ends(result, record)]
+
+
+def _ends(result: TaskResult, record: TaskRecord) -> bool:
+    """Whether the task has ended, and by this result.
+
+    A claim that lost its lease may have left one behind. It is told by its epoch, and where the task was ended
+    since without another claim, as by a cancel, by its status.
+    """
+    ended = (record.state.is_terminal, record.epoch, record.state.value)
+    return ended == (True, result.epoch, result.status.value)

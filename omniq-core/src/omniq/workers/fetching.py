@@ -27,6 +27,8 @@ AHEAD = 0.1
 """Seconds of work that are claimed ahead of free slots."""
 MEMORY = 0.05
 """Seconds within which a worker's pace is forgotten, so that it doesn't hoard once tasks take longer."""
+RETRY_PAUSE = 1.0
+"""Seconds at most until a store is asked again that has failed."""
 STALE = 1.0
 """Seconds after which work that was claimed ahead and isn't begun goes back for others to take."""
 
@@ -154,7 +156,7 @@ class Fetcher:
             raise
         except StoreError as error:
             log.warning("tasks can't be claimed, trying again: %s", error)
-            await asyncio.sleep(self._config.poll_interval)
+            await asyncio.sleep(min(self._config.poll_interval, RETRY_PAUSE))
             return None
         self.last_fetch = time.monotonic()
         return records

@@ -62,12 +62,13 @@ class PutTests(Conformance):
     async def test_it_may_have_no_slot_left(self, store: BaseTaskQueue) -> None:
         assert (await put(store, new_schedule(next_run=None))).next_run is None
 
-    async def test_the_version_rises_by_one(self, store: BaseTaskQueue) -> None:
+    @pytest.mark.parametrize("version", [99, 4_000_000_000_000])
+    async def test_the_version_rises_by_one(self, store: BaseTaskQueue, version: int) -> None:
         """Of a new schedule from its record's, so that it needn't repeat those of one that was deleted."""
-        stored = await put(store, replace(new_schedule(next_run=None), version=99))
-        assert stored.version == 100
-        assert await store.put_schedule(replace(stored, version=7), if_version=100)
-        assert (await read_schedule(store)).version == 101
+        stored = await put(store, replace(new_schedule(next_run=None), version=version))
+        assert stored.version == version + 1
+        assert await store.put_schedule(replace(stored, version=7), if_version=version + 1)
+        assert (await read_schedule(store)).version == version + 2
 
     async def test_a_new_one_does_not_replace_another(self, store: BaseTaskQueue) -> None:
         before = await put(store, new_schedule(next_run=None))
