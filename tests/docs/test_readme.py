@@ -2,8 +2,9 @@
 
 The `python` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a process and
 a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what the
-page's `output` blocks show. A `yaml` block must be a whole configuration. `sh` blocks aren't run, but the commands of
-`omniq` in them must exist. Blocks in other languages (`py`, `text`, …) are left alone.
+page's `output` blocks show. Where it names a server, it gets one of its own. A `yaml` block must be a whole
+configuration. `sh` blocks aren't run, but the commands of `omniq` in them must exist. Blocks in other
+languages (`py`, `text`, …) are left alone.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
 import pytest
 from omniq.config import ConfigProvider, OmniQConfig
 
+from tests.idle.places import place
+
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/*.md"), ROOT.glob("omniq-*/*.md")))
+PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md"), ROOT.glob("omniq-*/*.md")))
+SERVERS = {"postgresql://postgres@localhost/postgres": "postgres", "redis://localhost:6379": "redis"}
+"""How programs name a server, and which one they get."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 OUR_COMMAND = re.compile(r"^(?:uv run )?omniq((?: [a-z]+\b(?![.:=]))+)", re.MULTILINE)
@@ -48,10 +55,27 @@ def program(page: Path) -> str:
     return "\n".join(lines)
 
 
+@contextmanager
+def with_servers(text: str) -> Iterator[str]:
+    """The program, with the URLs of servers that run."""
+    with ExitStack() as running:
+        for url, name in SERVERS.items():
+            if url in text:
+                text = text.replace(url, running.enter_context(place(name)).url)
+        yield text
+
+
+@pytest.fixture
+def script(page: Path, tmp_path: Path) -> Iterator[Path]:
+    """The page's program in a file, ready to be run."""
+    with with_servers(program(page)) as text:
+        script = tmp_path / f"{page.stem}.md.py"
+        script.write_text(text, "utf-8")
+        yield script
+
+
 @each_page("python", "output")
-def test_the_programs_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
-    script = tmp_path / f"{page.stem}.md.py"
-    script.write_text(program(page), "utf-8")
+def test_the_programs_of_a_page_print_what_it_shows(page: Path, script: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
     command = [sys.executable, "-W", "error", script.name]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)

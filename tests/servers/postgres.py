@@ -83,7 +83,9 @@ class PostgresServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         self._process.wait()
-        psutil.wait_procs(family, timeout=PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while not all(_is_dead(child) for child in family) and time.monotonic() < deadline:
+            time.sleep(0.005)
         self._process = None
 
     def restart(self) -> None:
@@ -123,6 +125,14 @@ class PostgresServer:
             return programs
         shutil.copytree(programs.parent, self._home / "installation", symlinks=True)
         return self._home / "installation" / "bin"
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    """Whether it holds nothing any more; whoever inherited it may take his time to bury it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def unprivileged(command: list[str], log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:

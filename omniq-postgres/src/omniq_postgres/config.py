@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
+from omniq.config.urls import hosts_of, read_url, user_of
 from omniq.errors import ConfigError
 from omniq.models.config import (
     DEFAULT_PROJECT,
@@ -92,15 +93,7 @@ class PostgresConfig:
 
         Several hosts, separated by commas, are tried in turn. Raises `ConfigError` for anything else.
         """
-        parts = urlsplit(url, allow_fragments=False)
-        if parts.scheme not in ("postgresql", "postgres"):
-            raise ConfigError("url: expected postgresql://user:password@host:port/database")
-        try:
-            return msgspec.convert({**_place_of(parts), **_options_of(parts)}, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"url: {error}") from None
-        except ValueError:  # of the standard library: it may quote a piece of the password
-            raise ConfigError("url: the host, port or query can't be read") from None
+        return read_url(url, cls, _place_of)
 
 
 def schema_of(project: str) -> str:
@@ -116,17 +109,13 @@ def schema_of(project: str) -> str:
 
 def _place_of(parts: SplitResult) -> dict[str, Any]:
     """Host, port, user and database, as far as they are given."""
-    user_info, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = user_info.partition(":")
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ConfigError("url: expected postgresql://user:password@host:port/database")
+    hosts = hosts_of(parts)
     one = urlsplit(f"//{hosts}")
     host, port = (hosts, None) if "," in hosts else (one.hostname, one.port)
-    given = {"host": host, "port": port, "database": unquote(parts.path[1:])}
-    given |= {"username": unquote(username), "password": unquote(password)}
+    given = {"host": host, "port": port, "database": unquote(parts.path[1:]), **user_of(parts)}
     return {name: value for name, value in given.items() if value}
-
-
-def _options_of(parts: SplitResult) -> dict[str, Any]:
-    return dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
 
 
 class PostgresTaskQueueConfig(PostgresConfig, TaskQueueConfig, frozen=True, kw_only=True):

@@ -37,7 +37,7 @@ T = TypeVar("T")
 RETRIES = 5
 REPEATABLE = (asyncpg.TransactionRollbackError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """After these, a job is done again: a deadlock, or a connection that was seen to be lost before anything was sent."""
-LONG_IDLE = 0.5
+LONG_IDLE = 0.1
 """Seconds without use after which a connection may have died without anybody looking."""
 
 

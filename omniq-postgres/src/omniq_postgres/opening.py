@@ -13,6 +13,7 @@ from asyncpg.connect_utils import SessionAttribute
 from omniq.errors import StoreError, StoreUnavailable
 
 from omniq_postgres.config import ServerSettings
+from omniq_postgres.tls import tls_errors
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -63,19 +64,20 @@ async def open_connection(settings: ServerSettings, *, direct: bool) -> Connecti
     """Connect. Without `direct`, nothing is asked for that a pooler between us and the server wouldn't bear."""
     wanted = CACHE_SIZE if settings.statement_cache_size is None else settings.statement_cache_size
     hosts, ports = _addresses(settings)
-    return await asyncpg.connect(
-        f"postgresql:///?{urlencode(_ssl_options(settings))}",
-        host=hosts,
-        port=ports,
-        user=settings.username,
-        password=settings.password,
-        database=settings.database,
-        timeout=settings.timeout,
-        command_timeout=settings.timeout,
-        statement_cache_size=wanted if direct or settings.statement_cache_size is not None else 0,
-        server_settings={"application_name": "omniq", **(_DIRECT if direct else {})},
-        target_session_attrs=SessionAttribute.read_write if len(hosts) > 1 else None,
-    )
+    with tls_errors(settings):
+        return await asyncpg.connect(
+            f"postgresql:///?{urlencode(_ssl_options(settings))}",
+            host=hosts,
+            port=ports,
+            user=settings.username,
+            password=settings.password,
+            database=settings.database,
+            timeout=settings.timeout,
+            command_timeout=settings.timeout,
+            statement_cache_size=wanted if direct or settings.statement_cache_size is not None else 0,
+            server_settings={"application_name": "omniq", **(_DIRECT if direct else {})},
+            target_session_attrs=SessionAttribute.read_write if len(hosts) > 1 else None,
+        )
 
 
 def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:

@@ -13,7 +13,8 @@ from omniq_postgres.connection import Session
 from omniq_postgres.wire import NOW
 
 _INSERT = """
-    insert into omniq.schedule (id, queue_name, body, next_run, paused, version) values ($1, $2, $3, $4, $5, $6 + 1)
+    insert into omniq.schedule (id, queue_name, body, next_run, paused, version)
+    values ($1, $2, $3, $4, $5, $6::bigint + 1)
     on conflict (id) do nothing returning true
 """
 _UPDATE = """

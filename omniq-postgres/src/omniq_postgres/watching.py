@@ -207,14 +207,18 @@ class Listener:
             try:
                 connection.add_termination_listener(lambda _: lost.set())
                 await connection.add_listener(settings.schema, self._hear)
-                self.live = True  # waits that began before are short, and so miss nothing for long
+                self.live = True
+                self._wake_all()  # what was told before isn't heard: they look, and wait for longer then
                 while not await _happened(lost, HEARTBEAT):
                     await connection.execute("select 1", timeout=HEARTBEAT / 2)
             finally:
                 self.live = False
                 connection.terminate()
-                for wakers in (*self._for_tasks.values(), *self._for_results.values()):
-                    _wake(wakers)  # they look, and know then how long to wait
+                self._wake_all()  # they look, and know then how long to wait
+
+    def _wake_all(self) -> None:
+        for wakers in (*self._for_tasks.values(), *self._for_results.values()):
+            _wake(wakers)
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         try:

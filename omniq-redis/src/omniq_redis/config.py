@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Meta, field
 from msgspec.structs import fields
-from omniq.config.convert import convert
+from omniq.config.urls import hosts_of, read_url, user_of
 from omniq.errors import ConfigError
 from omniq.models.config import DEFAULT_PROJECT, Name, Positive, ResultStorageConfig, TaskQueueConfig
 from omniq.models.redaction import Redacted
@@ -101,13 +101,7 @@ class RedisConfig:
         `redis+sentinel://host:port,host:port/master/db` names sentinels and the master's name,
         `redis+cluster://host:port,host:port` nodes of a cluster. Raises `ConfigError` for anything else.
         """
-        parts = urlsplit(url, allow_fragments=False)
-        try:
-            return convert({**_place_of(parts), **_options_of(parts)}, cls, "url", strict=False)
-        except ConfigError:
-            raise
-        except ValueError:  # of the standard library: it may quote a piece of the password
-            raise ConfigError("url: the host, port or query can't be read") from None
+        return read_url(url, cls, _place_of)
 
 
 def _node(address: str, otherwise: str = "nodes: expected addresses such as 'localhost:6379'") -> tuple[str, int]:
@@ -127,9 +121,8 @@ def _place_of(parts: SplitResult) -> dict[str, Any]:
     transport, _, kind = parts.scheme.partition("+")
     if transport not in ("redis", "rediss") or kind not in ("", "sentinel", "cluster"):
         raise ConfigError(f"url: {_EXPECTED}")
-    user_info, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = user_info.partition(":")
-    given = {"username": unquote(username), "password": unquote(password), "ssl": transport == "rediss"}
+    hosts = hosts_of(parts)
+    given = {"ssl": transport == "rediss", **user_of(parts)}
     given |= _server(hosts) if kind == "" else {"nodes": [host for host in hosts.split(",") if host]}
     given |= _path_of(kind, [unquote(part) for part in parts.path.split("/")[1:]])
     return {name: value for name, value in given.items() if value}
@@ -152,10 +145,6 @@ def _path_of(kind: str, parts: list[str]) -> dict[str, Any]:
     return {**given, "db": parts[0] if parts else ""}
 
 
-def _options_of(parts: SplitResult) -> dict[str, Any]:
-    return dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-
-
 class RedisTaskQueueConfig(RedisConfig, TaskQueueConfig, frozen=True, kw_only=True):
     """Where a Redis task queue keeps its tasks. The keys of a project are apart from those of all others."""
 
@@ -175,7 +164,7 @@ class RedisTaskQueueConfig(RedisConfig, TaskQueueConfig, frozen=True, kw_only=Tr
     ssl: bool = False
     """Encrypt the connection, and verify the server's certificate."""
     ssl_ca_certs: str | None = None
-    """A file of certificates to trust, instead of the system's."""
+    """A file of certificates to trust, besides the system's."""
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     """This client's own certificate and its key, where the server asks for one."""

@@ -76,7 +76,7 @@ class Connection:
         """
         wanted = script(name)
         rest = self._arguments(args, bodies)
-        with store_errors(self._location):
+        with store_errors(self._settings):
             async with self._slots:
                 try:
                     answer = await self._client.execute_command("EVALSHA", wanted.digest, *rest)
@@ -100,7 +100,7 @@ class Connection:
         return answers
 
     async def _pipelined(self, client: Redis, name: str, batches: Sequence[Batch]) -> list[bytes]:
-        with store_errors(self._location):
+        with store_errors(self._settings):
             async with self._slots, client.pipeline(transaction=False) as pipeline:
                 for batch in batches:
                     pipeline.execute_command("EVALSHA", script(name).digest, *self._arguments(*batch))
@@ -132,7 +132,7 @@ class Connection:
 
     async def server(self) -> Server:
         """What the server says of itself. Raises `StoreUnavailable` or `StoreError`."""
-        with store_errors(self._location):
+        with store_errors(self._settings):
             return await ask_server(self._client, self._settings.namespace)
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from omniq_redis.config import ServerSettings
+from omniq_redis.tls import tls_advice
 
 DRIVER_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
 """What redis-py raises."""
@@ -46,15 +47,16 @@ Client: TypeAlias = Redis | RedisCluster
 
 
 @contextmanager
-def store_errors(where: str) -> Iterator[None]:
+def store_errors(settings: ServerSettings) -> Iterator[None]:
     """Turn redis-py's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
     try:
         yield
     except DRIVER_ERRORS as error:
         kind = StoreUnavailable if _is_transient(error) else StoreError
-        raise kind(f"{where}: {str(error) or type(error).__name__}") from error
+        words = tls_advice(error, settings) or str(error) or type(error).__name__
+        raise kind(f"{settings.location}: {words}") from error
     except msgspec.DecodeError as error:
-        raise StoreError(f"{where}: an answer can't be read: {error}") from error
+        raise StoreError(f"{settings.location}: an answer can't be read: {error}") from error
 
 
 def _is_transient(error: Exception) -> bool:

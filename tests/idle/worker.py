@@ -1,0 +1,44 @@
+"""A worker in a process of its own: `python -m tests.idle.worker URL [POLL_INTERVAL]`.
+
+It prints a line of JSON for each task that starts, and one for each line of its input: how often it has asked its
+store so far. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+
+from omniq import AsyncOmniQ, current_task
+from omniq.sync import new_event_loop
+
+from tests.idle.counting import count_calls
+
+
+async def tell_start() -> None:
+    """The task: says when it started, on the clock that all processes of a machine share."""
+    tell(started=time.monotonic(), task_id=current_task().id)
+
+
+def tell(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+async def main(url: str, poll_interval: str | None = None) -> None:
+    worker_config = {} if poll_interval is None else {"poll_interval": float(poll_interval)}
+    calls: Counter[str] = Counter()
+    async with AsyncOmniQ(config={"task_queue": {"url": url}}, worker_config=worker_config) as oq:
+        for store in (oq.task_queue.store, oq.result_store.store):
+            count_calls(store, calls)
+        await oq.start_worker("async")
+        tell(ready=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            tell(calls=calls)
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main(*sys.argv[1:]))
