@@ -1,0 +1,46 @@
+"""Empty places on real servers, and OmniQ with its parts in several of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from omniq import AsyncOmniQ
+
+from tests.core.conftest import gate, log, nothing_left_behind
+from tests.mixes.support import MIXES, Mix, MixedPlace, Url
+from tests.servers import postgres, redis
+from tests.servers.postgres import postgres_server, postgres_url
+from tests.servers.redis import redis_server, redis_url
+
+__all__ = ["gate", "log", "nothing_left_behind", "postgres_server", "postgres_url", "redis_server", "redis_url"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_servers() -> None:
+    """Start the servers before a test does, which would have to leave them behind."""
+    postgres.shared_url()
+    for kind in redis.kinds():
+        redis.shared_url(kind)
+
+
+@pytest.fixture
+def urls(postgres_url: Url, redis_url: Url, tmp_path: Path) -> dict[str, Url]:
+    """An empty place in each store. A test doesn't need its commits to survive a power loss."""
+    sqlite_url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
+    return {"postgres": postgres_url, "redis": redis_url, "sqlite": sqlite_url}
+
+
+@pytest.fixture(params=MIXES, ids=str)
+def place(request: pytest.FixtureRequest, urls: dict[str, Url]) -> MixedPlace:
+    """An empty place of each mix."""
+    mix: Mix = request.param
+    return MixedPlace(mix, urls)
+
+
+@pytest.fixture
+async def oq(place: MixedPlace) -> AsyncIterator[AsyncOmniQ]:
+    """OmniQ with the queues "high", "default" and "low", without retries and without a worker."""
+    async with place.front_door() as oq:
+        yield oq

@@ -1,0 +1,114 @@
+"""A server dies while tasks end, and comes back: no result is lost, each task ends, and none is run again for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from omniq import AsyncOmniQ
+from omniq.models import TaskState
+from omniq.workers import AsyncWorkerPool
+
+from tests.core import tasks
+from tests.core.support import SOON, lines, results_of, states_of, until, working
+from tests.mixes.support import SPREAD, Mix, MixedPlace, Url
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer, kinds
+
+Server: TypeAlias = PostgresServer | RedisServer
+
+COUNT = 30
+LEASE = 8.0
+"""Longer than the outage, which would cost the tasks their claims."""
+
+on_one_server = pytest.mark.parametrize("redis_server", kinds()[:1], indirect=True)
+
+
+@pytest.fixture
+def urls(redis_server: RedisServer, postgres_server: PostgresServer, tmp_path: Path) -> dict[str, Url]:
+    """Places on servers that can be killed."""
+    sqlite_url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
+    return {"postgres": postgres_server.url, "redis": redis_server.url, "sqlite": sqlite_url}
+
+
+@pytest.fixture
+def servers(redis_server: RedisServer, postgres_server: PostgresServer) -> dict[str, Server]:
+    """The same, to kill them."""
+    return {"redis": redis_server, "postgres": postgres_server}
+
+
+@on_one_server
+@pytest.mark.parametrize(
+    ("mix", "dies"),
+    [
+        (Mix("postgres", "redis", "sqlite"), "redis"),
+        (SPREAD, "postgres"),
+        (SPREAD, "redis"),
+    ],
+    ids=["results-in-redis", "results-in-postgres", "queue-in-redis"],
+)
+async def test_tasks_that_end_while_a_store_is_away(
+    urls: dict[str, Url],
+    servers: dict[str, Server],
+    log: Path,
+    gate: Path,
+    caplog: pytest.LogCaptureFixture,
+    mix: Mix,
+    dies: str,
+) -> None:
+    async with (
+        MixedPlace(mix, urls).front_door() as oq,
+        working(oq, "async", max_workers=COUNT, lease=LEASE, reap_interval=0.5) as pool,
+    ):
+        ids = [await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)]) for _ in range(COUNT)]
+        await until(lambda: len(lines(log)) == COUNT)
+        await asyncio.to_thread(servers[dies].kill)
+        gate.touch()
+        await until(_all_done(pool))
+        await until(lambda: "can't be settled, trying again" in caplog.text)
+        await asyncio.to_thread(servers[dies].start)
+        await _assert_all_ended_once(oq, ids, log)
+        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=30) == 3
+
+
+def _all_done(pool: AsyncWorkerPool) -> Callable[[], bool]:
+    """Whether all that it holds has been run, and none of it settled."""
+    return lambda: sum(job.done for job in pool.desk.held.values()) == COUNT
+
+
+async def _assert_all_ended_once(oq: AsyncOmniQ, ids: list[str], log: Path) -> None:
+    assert await results_of(oq, ids) == ["done"] * COUNT
+    assert Counter(await states_of(oq, ids)) == {TaskState.SUCCESS: COUNT}
+    assert len(lines(log)) == COUNT
+    results = [await oq.result_store.get(id_) for id_ in ids]
+    assert [result and result.epoch for result in results] == [1] * COUNT
+
+
+@on_one_server
+async def test_a_dead_event_store_keeps_nobody_waiting(
+    urls: dict[str, Url], postgres_server: PostgresServer, log: Path
+) -> None:
+    async with MixedPlace(Mix("redis", "redis", "postgres"), urls).front_door() as oq, working(oq, "async"):
+        before = await oq.enqueue(tasks.add, [1, 2])
+        assert await oq.get_result(before, timeout=SOON) == 3
+        await oq.list_events()
+        await asyncio.to_thread(postgres_server.kill)
+        meanwhile = [await oq.enqueue(tasks.echo_noted, [str(log), n]) for n in range(COUNT)]
+        assert await results_of(oq, meanwhile) == list(range(COUNT))
+        await asyncio.to_thread(postgres_server.start)
+        after = await oq.enqueue(tasks.add, [3, 4])
+        assert await oq.get_result(after, timeout=SOON) == 7
+        await _until_complete(oq, {before, *meanwhile, after})
+
+
+async def _until_complete(oq: AsyncOmniQ, ids: set[str]) -> None:
+    """Wait until the events tell of the end of each of these tasks."""
+    deadline = time.monotonic() + SOON
+    while {event.task_id for event in await oq.list_events(type="COMPLETE", limit=1000)} != ids:
+        assert time.monotonic() < deadline, "events are lost"
+        await asyncio.sleep(0.02)
