@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
+from pathlib import Path
+
+from counter import SharedCounter
 from measure import tick
 
 
@@ -15,5 +20,16 @@ def count_sync() -> int:
     return 1
 
 
+async def count_shared() -> int:
+    counter().increment()
+    return 1
+
+
 async def nothing() -> int:
     return 1
+
+
+@cache
+def counter() -> SharedCounter:
+    """The one that BENCH_COUNTER names."""
+    return SharedCounter(Path(os.environ["BENCH_COUNTER"]))

@@ -1,4 +1,4 @@
-"""huey on SQLite: `huey_sqlite.py enqueue|work`, in the file that BENCH_FILE names."""
+"""huey on SQLite, in the file that BENCH_FILE names: `python -m peers.huey_sqlite enqueue|work`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from huey import SqliteHuey
 from measure import TASKS, report, tick
