@@ -62,6 +62,8 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         }
     )
 
+    add_batch = 5000
+
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(config)
         self._bookmarks = Bookmarks()

@@ -36,7 +36,6 @@ log = logging.getLogger("omniq.queue")
 
 C = TypeVar("C", bound=TaskQueueConfig)
 
-ADD_BATCH = 1000
 MAX_PAGE = 10_000
 MIN_INTERVAL = 0.001
 ENDINGS = {
@@ -150,8 +149,9 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
         ordered = parents_first(tasks)
         await self._check_parents(ordered)
-        for start in range(0, len(ordered), ADD_BATCH):
-            batch, began = ordered[start : start + ADD_BATCH], clock.now()
+        size = self.store.add_batch
+        for start in range(0, len(ordered), size):
+            batch, began = ordered[start : start + size], clock.now()
             await self._added(batch, await (await self.ready()).add(batch), began)
         return [task.id for task in tasks]
 

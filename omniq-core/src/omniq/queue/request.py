@@ -63,7 +63,7 @@ class EnqueueOptions(TypedDict, total=False):
     """A connection of the store's driver with an open transaction: the task exists only if that commits."""
 
 
-class TaskOptions(Struct, kw_only=True):
+class TaskOptions(Struct, frozen=True, kw_only=True):
     """`EnqueueOptions` with their defaults; None means what the configuration says."""
 
     queue_name: str = DEFAULT_QUEUE
@@ -86,6 +86,8 @@ class TaskOptions(Struct, kw_only=True):
     @classmethod
     def of(cls, options: EnqueueOptions) -> TaskOptions:
         """The options as given. Raises `InvalidTask` for a name that doesn't exist."""
+        if not options:
+            return NO_OPTIONS
         try:
             return cls(**options)
         except TypeError:
@@ -93,6 +95,9 @@ class TaskOptions(Struct, kw_only=True):
             close = difflib.get_close_matches(unknown, cls.__struct_fields__, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InvalidTask(f"{unknown}: no such option{hint}") from None
+
+
+NO_OPTIONS = TaskOptions()
 
 
 class TaskCall(Struct, kw_only=True):
@@ -113,12 +118,16 @@ class RequestBuilder:
         self._queues = frozenset(queues)
         self._queue_list = ", ".join(queues)
         self._own_defaults = defaults is not None
-        self._defaults = defaults or TaskDefaults.from_environment()
+        self._set_defaults(defaults or TaskDefaults.from_environment())
 
     def use_defaults(self, defaults: TaskDefaults) -> None:
         """Take over OmniQ's defaults, unless this queue was given its own."""
         if not self._own_defaults:
-            self._defaults = defaults
+            self._set_defaults(defaults)
+
+    def _set_defaults(self, defaults: TaskDefaults) -> None:
+        self._defaults = defaults
+        self._without_options = self._call_options(NO_OPTIONS)
 
     def build(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> NewTask:
         """The task to add. Raises `InvalidTask` or `SerializationError`, naming the argument."""
@@ -142,7 +151,8 @@ class RequestBuilder:
         if not callable(func):
             raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
         args, kwargs = split_args(func_args)
-        return self._serialization.build_call(func, args, kwargs, self._call_options(options))
+        checked = self._without_options if options is NO_OPTIONS else self._call_options(options)
+        return self._serialization.build_call(func, args, kwargs, checked)
 
     def _call_options(self, options: TaskOptions) -> CallOptions:
         defaults = self._defaults

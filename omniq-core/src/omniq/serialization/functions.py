@@ -92,6 +92,8 @@ def _import(module: str) -> ModuleType:
 
 def _walk(holder: ModuleType, qualname: str) -> Any:
     """What the path leads to, over nothing but classes that the module itself defines."""
+    if "." not in qualname:  # as nearly always
+        return _attribute(holder, qualname)
     owner: object = holder
     *classes, name = qualname.split(".")
     for part in classes:
@@ -119,6 +121,7 @@ def _check(found: Any, ref: str) -> Function:
 
 
 def _is_same(found: object, func: Function) -> bool:
+    if found is func:
+        return True
     # A class method is a new object at each look-up, equal to the last.
-    is_class_method = isinstance(func, MethodType) and isinstance(func.__self__, type)
-    return found is func or (is_class_method and found == func)
+    return isinstance(func, MethodType) and isinstance(func.__self__, type) and found == func

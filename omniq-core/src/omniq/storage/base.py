@@ -72,6 +72,8 @@ class Store(ABC):
 class BaseTaskQueue(Store):
     """Tasks and schedules. All of a queue's writes are compare-and-set."""
 
+    add_batch: ClassVar[int] = 1000
+    """How many tasks are best added in one call where there are many."""
     settle_batch: ClassVar[int] = 1000
     """How many changes a busy worker had best tell in one call: fewer where a long one delays the next claim."""
 
