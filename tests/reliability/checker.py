@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
 from tests.reliability.history import Event, Kind
 from tests.reliability.invariants import INVARIANTS
+from tests.reliability.returns import had_work, returns
 from tests.reliability.run import Expectations, Final, Run
 
 SHOWN = 20
@@ -18,11 +19,12 @@ class Violation(Struct, frozen=True):
 
     invariant: str
     """Its name, such as `I3`."""
-    task_id: str
+    subject: str
+    """The id of the task or schedule, or the name of the worker process."""
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.invariant} {self.task_id}: {self.detail}"
+        return f"{self.invariant} {self.subject}: {self.detail}"
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -33,12 +35,17 @@ class Report(Struct, frozen=True, kw_only=True):
     starts: int
     re_executions: int
     kills: int
+    outages: int
     cut: int
     """Starts that a kill cut short."""
     refused: int
     """Changes that the store refused to a claim's holder."""
     slowest_recovery: float
     """Seconds from a kill to the next start of a task that it cut short; 0.0 without one."""
+    comebacks: int
+    """How often a worker took up new work after an outage, with work to be had all the time."""
+    slowest_comeback: float
+    """Seconds from the server's return, or the worker's start if that came later; 0.0 without one."""
 
     @property
     def ok(self) -> bool:
@@ -53,7 +60,8 @@ class Report(Struct, frozen=True, kw_only=True):
         figures = (
             f"{self.tasks} tasks, {self.starts} starts, {self.kills} kills that cut {self.cut} starts short, "
             f"{self.re_executions} re-executions, {self.refused} refused, "
-            f"slowest recovery {self.slowest_recovery:.2f} s: {len(self.violations)} violations"
+            f"slowest recovery {self.slowest_recovery:.2f} s, {self.outages} server kills, after which workers came "
+            f"back {self.comebacks} times, slowest {self.slowest_comeback:.2f} s: {len(self.violations)} violations"
         )
         hidden = len(self.violations) - SHOWN
         lines = [figures, *(f"  {violation}" for violation in self.violations[:SHOWN])]
@@ -64,14 +72,24 @@ def check(history: Sequence[Event], final: Mapping[str, Final], expect: Expectat
     """Hold the run against every invariant."""
     run = Run(history, final, expect)
     violations = [Violation(name, *broken) for name, invariant in INVARIANTS.items() for broken in invariant(run)]
-    cuts = run.cuts()
+    cuts, comebacks = run.cuts(), list(_comebacks(run))
     return Report(
         violations=violations,
         tasks=len(final),
         starts=sum(len(task.starts) for task in run.tasks.values()),
         re_executions=len(run.re_executions()),
-        kills=len(run.kills),
+        kills=sum(event.kind is Kind.KILL for event in run.gone.values()),
+        outages=len(run.outages),
         cut=len(cuts),
         refused=sum(len(task.of(Kind.SETTLED_LOST)) for task in run.tasks.values()),
         slowest_recovery=max((cut.recovery for cut in cuts if cut.recovery is not None), default=0.0),
+        comebacks=len(comebacks),
+        slowest_comeback=max(comebacks, default=0.0),
     )
+
+
+def _comebacks(run: Run) -> Iterator[float]:
+    """How long workers took until they had taken up new work, where there was some for them all the time."""
+    for back in returns(run):
+        if back.took is not None and had_work(run, back.since, back.since + back.took):
+            yield back.took

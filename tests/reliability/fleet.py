@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from tests.reliability.history import PATH_VARIABLE, WORKER_VARIABLE, History
+from tests.reliability.history import PATH_VARIABLE, UNREACHABLE, WORKER_VARIABLE, History
 from tests.reliability.worker_main import WorkerOptions
 
 ROOT = Path(__file__).parents[2]
+WARNINGS = ("WARNING",)
+ERRORS = ("ERROR", "CRITICAL", "Traceback")
+"""How lines of a worker's log begin."""
 
 
 class WorkerProcess:
@@ -70,16 +73,18 @@ class Fleet:
         self._environment.update(variables)
 
     def tend(self) -> None:
-        """Bury who has died by itself, and bring the fleet back to its size."""
+        """Bury who has ended by itself, and bring the fleet back to its size, as a supervisor does."""
         for worker in list(self._workers):
-            if worker.exit_code is not None:
-                self.deaths.append(f"{worker.name} ended with {worker.exit_code}, see {worker.log}")
+            if (code := worker.exit_code) is not None:
+                if code != UNREACHABLE:  # else the checker says whether that was right
+                    self.deaths.append(f"{worker.name} ended with {code}, see {worker.log}")
                 self._bury(worker)
         while len(self._workers) < self._size:
             self._workers.append(self._spawn())
 
     def kill_one(self) -> None:
         """Kill a random worker without a warning."""
+        self.tend()
         worker = self._random.choice(self._workers)
         worker.send(signal.SIGKILL)
         worker.wait(10.0)
@@ -105,19 +110,25 @@ class Fleet:
             worker.send(signal.SIGKILL)
             worker.wait(10.0)
 
-    def complaints(self) -> Iterator[str]:
-        """What the workers logged as a warning or worse, and how those ended that died by themselves."""
+    def complaints(self, beginnings: tuple[str, ...] = WARNINGS + ERRORS) -> Iterator[str]:
+        """What the workers logged, of lines that begin so, and how those ended that died by themselves."""
         yield from self.deaths
         for path in sorted(self._directory.glob("w*.log")):
             for line in path.read_text(errors="replace").splitlines():
-                if line.startswith(("WARNING", "ERROR", "CRITICAL", "Traceback")):
+                if line.startswith(beginnings):
                     yield f"{path.stem}: {line}"
 
     def _spawn(self) -> WorkerProcess:
         self._started += 1
         name = f"w{self._started:03d}"
-        return WorkerProcess(name, self._options, self._directory, self._history.path, self._environment)
+        worker = WorkerProcess(name, self._options, self._directory, self._history.path, self._environment)
+        self._history.spawn(name, worker.pid)
+        return worker
 
     def _bury(self, worker: WorkerProcess) -> None:
-        self._history.kill(worker.name, worker.pid)
+        code = worker.exit_code
+        if code is None or code < 0:  # by a signal: ours, or its own task's
+            self._history.kill(worker.name, worker.pid)
+        else:
+            self._history.exit(worker.name, worker.pid, code)
         self._workers.remove(worker)

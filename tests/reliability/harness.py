@@ -1,4 +1,4 @@
-"""Runs a scenario: workers that are killed and stalled at seeded random moments while they work off tasks.
+"""Runs a scenario: workers and server are killed at seeded random moments while tasks are worked off.
 
 Then it waits until all tasks have ended, and holds history and final states against the invariants.
 """
@@ -7,92 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 from signal import SIGCONT
-from typing import Any
+from typing import TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
-from omniq.errors import StoreError
+from omniq import AsyncOmniQ
+from omniq.errors import StoreUnavailable
 
 from tests.reliability import history, survey
 from tests.reliability.checker import Report, check
-from tests.reliability.fleet import Fleet
+from tests.reliability.feeding import Feeder
+from tests.reliability.fleet import ERRORS, WARNINGS, Fleet
 from tests.reliability.history import History, Kind
+from tests.reliability.outages import Outages, Server
 from tests.reliability.planted import PLANT_VARIABLE
-from tests.reliability.run import Expectations, Slot
+from tests.reliability.run import Slot
+from tests.reliability.scenario import Scenario
 from tests.reliability.work import nap
 from tests.reliability.worker_main import WorkerOptions, front_door
 
 SCHEDULE = "ticks"
-BATCH = 25
-"""Tasks that are enqueued together."""
 
-
-class Planned(Struct, frozen=True, kw_only=True):
-    """A task to enqueue."""
-
-    id: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    parents: tuple[str, ...] = ()
-    dead: bool = False
-    """Whether it must end as a dead letter."""
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-class Scenario(Struct, frozen=True, kw_only=True):
-    """What to do to which workers while they do what. Durations are seconds."""
-
-    tasks: Sequence[Planned]
-    worker_type: str = "async"
-    processes: int = 4
-    max_workers: int = 4
-    prefetch: int = 4
-    lease: float = 2.0
-    reap_interval: float = 0.5
-    kills: int = 0
-    stalls: int = 0
-    """How often a worker is frozen for longer than its lease, and thawed."""
-    pause: tuple[float, float] = (0.2, 1.0)
-    """Between two kills or stalls: from, to."""
-    max_crashes: int = 3
-    max_attempts: int = 1
-    schedule: float | None = None
-    """Interval of a schedule that fires while the workers are disturbed."""
-    time_limit: float = 60.0
-    """By when all tasks must have ended."""
-    seed: int = 1
-    plant: str = ""
-    """A bug to plant in the workers, by name."""
-
-    @property
-    def worker_config(self) -> dict[str, Any]:
-        return {
-            "max_workers": self.max_workers,
-            "prefetch": self.prefetch,
-            "lease": self.lease,
-            "reap_interval": self.reap_interval,
-            "max_crashes": self.max_crashes,
-            "poll_interval": 0.2,
-            "grace_period": 3.0,
-        }
-
-    @property
-    def expectations(self) -> Expectations:
-        return Expectations(
-            lease=self.lease,
-            reap_interval=self.reap_interval,
-            pickup=1.5,
-            in_flight=self.max_workers + self.prefetch,
-            lost_leases=self.stalls * (self.max_workers + self.prefetch),
-            max_attempts=self.max_attempts,
-            max_crashes=self.max_crashes,
-            dead=frozenset(task.id for task in self.tasks if task.dead),
-        )
+T = TypeVar("T")
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -102,7 +42,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     unfinished: int
     """Tasks that hadn't ended when time was up."""
     complaints: list[str]
-    """What workers logged as warnings or worse, and how they ended if not as asked to."""
+    """What workers logged as warnings (errors, where the server was killed) or worse, and how they ended if not as
+    asked to."""
     seconds: float
 
     def __str__(self) -> str:
@@ -110,26 +51,31 @@ class Outcome(Struct, frozen=True, kw_only=True):
         return f"{self.seconds:.1f} s, {self.unfinished} unfinished; {self.report}{shown}"
 
 
-def run(scenario: Scenario, url: str, directory: Path) -> Outcome:
-    """Play the scenario on the store at `url`; `directory` takes the history and the workers' logs."""
-    return asyncio.run(_Play(scenario, url, directory).play())
+def run(scenario: Scenario, url: str, directory: Path, *, server: Server | None = None) -> Outcome:
+    """Play the scenario on the empty store at `url`; `directory` takes the history and the workers' logs.
+
+    `server` is what has to be killed for the scenario's `server_kills`.
+    """
+    return asyncio.run(_Play(scenario, url, directory, server).play())
 
 
 class _Play:
     """One scenario being played."""
 
-    def __init__(self, scenario: Scenario, url: str, directory: Path) -> None:
+    def __init__(self, scenario: Scenario, url: str, directory: Path, server: Server | None) -> None:
         self._scenario = scenario
         self._history = History(directory / "history.jsonl")
         self._random = Random(scenario.seed)
         self._began = time.monotonic()
         self._oq = front_door(url)
-        self._left = iter(scenario.tasks)
-        self._refused: list[str] = []
+        self._feeder = Feeder(
+            self._oq, self._history, scenario.tasks, rate=scenario.rate, may_go_on=lambda: not self._time_is_up
+        )
         options = WorkerOptions(url=url, worker_type=scenario.worker_type, worker_config=scenario.worker_config)
         self._fleet = Fleet(
             options, size=scenario.processes, directory=directory, history=self._history, seed=scenario.seed
         )
+        self._outages = Outages(server, self._history, down=scenario.down, seed=scenario.seed) if server else None
 
     async def play(self) -> Outcome:
         """Enqueue, disturb, wait, stop, judge."""
@@ -143,29 +89,22 @@ class _Play:
             self._history.close()
 
     async def _play(self) -> Outcome:
-        await self._enqueue(BATCH)  # so that there is work when the workers come
+        await self._feeder.feed()  # so that there is work when the workers come
         self._fleet.tend()
         await self._until_something_runs()
         first_slot = await self._begin_schedule()
-        await self._disturb()
-        await self._enqueue(len(self._scenario.tasks))
+        async with asyncio.TaskGroup() as group:
+            feeding = group.create_task(self._feeder.feed_all())
+            await self._disturb()
+            self._feeder.hurry.set()
+            while not feeding.done():
+                await self._pass(0.1)
         slots = await self._end_schedule(first_slot)
         unfinished = await self._wait()
         endings = await asyncio.to_thread(self._fleet.stop, 10.0)
         return await self._judge(unfinished, endings, slots)
 
     # ── what happens meanwhile ───────────────────────────────────────────────
-
-    async def _enqueue(self, limit: int) -> None:
-        """Enqueue up to `limit` more tasks, one by one."""
-        for task in islice(self._left, limit):
-            try:
-                await self._oq.enqueue(task.func, task.args, task_id=task.id, depends_on=task.parents, **task.options)
-            except StoreError as error:
-                self._history.enqueued(task.id, task.parents, known=False)
-                self._refused.append(f"{task.id} wasn't enqueued: {error}")
-            else:
-                self._history.enqueued(task.id, task.parents)
 
     async def _until_something_runs(self) -> None:
         """Python takes a while to start: disturb nobody before there is something to disturb."""
@@ -175,19 +114,25 @@ class _Play:
             await asyncio.sleep(0.1)
 
     async def _disturb(self) -> None:
-        """Kill and freeze workers in a random order."""
-        blows = [self._kill] * self._scenario.kills + [self._freeze] * self._scenario.stalls
+        """Kill and freeze workers, and kill the server, in a random order."""
+        scenario = self._scenario
+        blows = [self._kill] * scenario.kills + [self._freeze] * scenario.stalls
+        blows += [self._kill_server] * scenario.server_kills
         self._random.shuffle(blows)
+        pause = scenario.pause
         for blow in blows:
-            await self._pass(self._random.uniform(*self._scenario.pause))
+            await self._pass(self._random.uniform(*pause))
             await blow()
+            # Some of the workers that are killed next can't be replaced before the server is back.
+            pause = (0.0, scenario.down[1]) if blow == self._kill_server else scenario.pause
+        if self._outages is not None:
+            await self._outages.over()
 
     async def _pass(self, seconds: float) -> None:
-        """Let time pass, with workers alive and tasks coming in."""
+        """Let time pass, with workers alive."""
         until = time.monotonic() + seconds
-        self._fleet.tend()
         while time.monotonic() < until:
-            await self._enqueue(BATCH)
+            self._fleet.tend()
             await asyncio.sleep(0.05)
 
     async def _kill(self) -> None:
@@ -197,6 +142,14 @@ class _Play:
         worker = self._fleet.freeze_one()
         await self._pass(self._scenario.lease + self._scenario.reap_interval + 1.0)
         worker.send(SIGCONT)
+
+    async def _kill_server(self) -> None:
+        """Kill it while tasks are being enqueued, so that it may take the answer along."""
+        assert self._outages is not None, "the scenario kills the server: give one"
+        self._feeder.hurry.set()
+        await asyncio.sleep(0.02)  # then it has begun
+        await self._outages.begin()
+        self._feeder.hurry.clear()
 
     # ── the schedule ─────────────────────────────────────────────────────────
 
@@ -224,19 +177,36 @@ class _Play:
 
     async def _wait(self) -> int:
         """Wait until all tasks have ended, or time is up; returns how many haven't."""
-        while (left := await survey.unfinished(self._oq)) and not self._time_is_up:
+        while (left := await self._ask(survey.unfinished)) and not self._time_is_up:
             self._fleet.tend()
             await asyncio.sleep(0.1)
         return left
 
+    async def _ask(self, question: Callable[[AsyncOmniQ], Awaitable[T]]) -> T:
+        """What the store says, which may have been away up to now."""
+        while True:
+            try:
+                return await question(self._oq)
+            except StoreUnavailable:
+                if self._outages is None or self._time_is_up:
+                    raise
+                await asyncio.sleep(0.1)
+
     async def _judge(self, unfinished: int, endings: list[str], slots: frozenset[Slot]) -> Outcome:
         expect = replace(self._scenario.expectations, slots=slots)
         return Outcome(
-            report=check(history.read(self._history.path), await survey.final_states(self._oq), expect),
+            report=check(history.read(self._history.path), await self._ask(survey.final_states), expect),
             unfinished=unfinished,
-            complaints=[*self._refused, *endings, *self._fleet.complaints()],
+            complaints=[*self._complaints(), *endings],
             seconds=time.monotonic() - self._began,
         )
+
+    def _complaints(self) -> Iterator[str]:
+        """What store and workers had to say; not, where the server is killed, the warnings that it is away."""
+        yield from self._feeder.refused.values()
+        if self._outages is None:
+            yield from self._feeder.unavailable.values()
+        yield from self._fleet.complaints(WARNINGS + ERRORS if self._outages is None else ERRORS)
 
     @property
     def _time_is_up(self) -> bool:

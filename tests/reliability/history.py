@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,8 @@ PATH_VARIABLE = "OMNIQ_TEST_HISTORY"
 """Environment variable with the log's path."""
 WORKER_VARIABLE = "OMNIQ_TEST_WORKER"
 """Environment variable with the name of the worker process, which its children inherit."""
+UNREACHABLE: Final = 75
+"""Exit code (sysexits' EX_TEMPFAIL) of a worker process that couldn't reach the store at its start, and did nothing."""
 
 
 class Kind(StrEnum):
@@ -43,8 +46,16 @@ class Kind(StrEnum):
     """The store accepted a change of the claim's holder."""
     SETTLED_LOST = "settled_lost"
     """The store refused a change of the claim's holder."""
+    SPAWN = "spawn"
+    """A worker process was started."""
     KILL = "kill"
     """A worker process was killed and is gone."""
+    EXIT = "exit"
+    """A worker process has ended by itself, without being asked to."""
+    SERVER_DOWN = "server_down"
+    """The store's server was killed and is gone."""
+    SERVER_UP = "server_up"
+    """The store's server has been started again and answers."""
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,7 +70,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The worker process; a task in a child process bears its parent's name."""
     pid: int = 0
     value: str = ""
-    """With `done`: what the function returns."""
+    """With `done`: what the function returns; with `exit`: the exit code."""
     to: str = ""
     """With `settled_ok` and `settled_lost`: the state that was asked for."""
     parents: tuple[str, ...] = ()
@@ -108,9 +119,25 @@ class History:
         """Log what the store answered to a change by the claim's holder."""
         self._log(Kind.SETTLED_OK if accepted else Kind.SETTLED_LOST, id, epoch, to=to)
 
+    def spawn(self, worker: str, pid: int) -> None:
+        """Log that a worker process was started."""
+        self._write(Event(kind=Kind.SPAWN, time=time.monotonic(), worker=worker, pid=pid))
+
     def kill(self, worker: str, pid: int) -> None:
         """Log that a worker process is dead; call it once it has been waited for."""
         self._write(Event(kind=Kind.KILL, time=time.monotonic(), worker=worker, pid=pid))
+
+    def exit(self, worker: str, pid: int, code: int) -> None:
+        """Log that a worker process has ended by itself."""
+        self._write(Event(kind=Kind.EXIT, time=time.monotonic(), worker=worker, pid=pid, value=str(code)))
+
+    def server_down(self) -> None:
+        """Log that the server is dead; call it once it has been waited for."""
+        self._write(Event(kind=Kind.SERVER_DOWN, time=time.monotonic()))
+
+    def server_up(self) -> None:
+        """Log that the server answers again."""
+        self._write(Event(kind=Kind.SERVER_UP, time=time.monotonic()))
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -12,7 +12,8 @@ from itertools import chain
 
 from omniq.models.state import TaskState
 
-from tests.reliability.history import Kind
+from tests.reliability.history import UNREACHABLE, Event, Kind
+from tests.reliability.returns import had_work, returns
 from tests.reliability.run import Run, TaskLog
 
 Broken = Iterator[tuple[str, str]]
@@ -89,21 +90,20 @@ def leases_are_honoured(run: Run) -> Broken:
         for epoch in sorted({event.epoch for event in task.of(Kind.CLAIM, Kind.START)}):
             later = task.next_start(epoch)
             if later is not None and not _may_have_been_given_back(run, task, epoch):
-                early = _held_from(run, task, epoch) + run.expect.lease - run.expect.slack - later.time
+                early = run.held_from(task, epoch) + run.expect.lease - run.expect.slack - later.time
                 if early > 0:
                     yield task.id, f"epoch {later.epoch} started {early:.3f} s before epoch {epoch}'s lease ended"
 
 
 def re_executions_are_paid_for(run: Run) -> Broken:
-    """Tasks run again only for what kills cut short, and for leases that the run made workers lose.
+    """Tasks run again only for what kills cut short, and for leases that outages or the run made workers lose.
 
     Retries and hand-backs are no re-executions.
     """
-    again = run.re_executions()
-    allowed = run.in_flight_at_kills() + run.expect.lost_leases
+    again, allowed = run.unexplained(), run.expect.lost_leases
     if len(again) > allowed:
         for event in again:
-            yield event.id, f"epoch {event.epoch} is one of {len(again)} re-executions; {allowed} are accounted for"
+            yield event.id, f"epoch {event.epoch} is one of {len(again)} unexplained re-executions; {allowed} may be"
 
 
 def attempts_are_bounded(run: Run) -> Broken:
@@ -156,15 +156,35 @@ def recovery_is_prompt(run: Run) -> Broken:
 
     Where epochs in between were never started (their process was killed as well, or they were handed
     back), each may have cost the same again. A start that is known to have failed may have been settled as
-    a retry, whose delay is the task's own, and isn't judged.
+    a retry, whose delay is the task's own, and isn't judged. While the server is away, leases run out, but
+    nobody can take note of it.
     """
-    bound = run.expect.lease + run.expect.reap_interval + run.expect.pickup
     for cut in run.cuts():
         if cut.next_start is not None and not _failed(cut.task, cut.start.epoch):
-            took = cut.next_start.time - cut.killed_at
-            allowed = bound * (cut.next_start.epoch - cut.start.epoch)
-            if took > allowed:
+            due = _recovery_due(run, cut.killed_at, cut.next_start.epoch - cut.start.epoch)
+            if cut.next_start.time > due:
+                took, allowed = cut.next_start.time - cut.killed_at, due - cut.killed_at
                 yield cut.task.id, f"started again {took:.2f} s after the kill; {allowed:.2f} s are allowed"
+
+
+def workers_come_back(run: Run) -> Broken:
+    """Every worker process takes up new work within `comeback` of the server's return, if there is any.
+
+    One that is started later has as long from its start on. What it had claimed before the server went down
+    is no new work. It isn't judged if it is killed, or the server is, before its time is up.
+    """
+    for back in returns(run):
+        due = back.since + run.expect.comeback
+        late = back.first is None or back.first.time > due
+        if late and due <= back.until and had_work(run, back.since, due):
+            yield back.worker, f"took up nothing within {run.expect.comeback:g} s of the server's return"
+
+
+def workers_live_on(run: Run) -> Broken:
+    """No worker process ends by itself, but at its start, while the server is away."""
+    for name, event in run.gone.items():
+        if event.kind is Kind.EXIT and not _found_nobody(run, event):
+            yield name, f"ended by itself with exit code {event.value}"
 
 
 INVARIANTS: dict[str, Callable[[Run], Broken]] = {
@@ -181,6 +201,8 @@ INVARIANTS: dict[str, Callable[[Run], Broken]] = {
     "I11": one_run_per_slot,
     "I12": only_the_poisonous_are_dead,
     "I13": recovery_is_prompt,
+    "I14": workers_come_back,
+    "I15": workers_live_on,
 }
 
 
@@ -188,16 +210,34 @@ def _failed(task: TaskLog, epoch: int) -> bool:
     return bool(task.of(Kind.FAILED, epoch=epoch))
 
 
-def _held_from(run: Run, task: TaskLog, epoch: int) -> float:
-    """The last time from which a whole lease must have passed before the task could be handed on."""
-    known = [event.time for event in task.of(Kind.CLAIM, Kind.BEAT, epoch=epoch)]
-    return max(known) if known else task.of(Kind.START, epoch=epoch)[0].time - run.expect.start_wait
-
-
 def _may_have_been_given_back(run: Run, task: TaskLog, epoch: int) -> bool:
-    """Whether the holder gave the task back, or was killed at a point where it may just have done so unseen."""
+    """Whether the holder gave the task back, or may just have done so unseen: it was killed then, or the server was."""
     if task.of(Kind.SETTLED_OK, epoch=epoch):
         return True
     seen = task.of(Kind.CLAIM, Kind.START, epoch=epoch)
-    killed = any(event.worker in run.kills for event in seen)
-    return killed and (_failed(task, epoch) or not task.of(Kind.START, epoch=epoch))
+    killed = any(event.worker in run.gone for event in seen)
+    return _answer_was_lost(run, task, epoch) or (
+        killed and (_failed(task, epoch) or not task.of(Kind.START, epoch=epoch))
+    )
+
+
+def _answer_was_lost(run: Run, task: TaskLog, epoch: int) -> bool:
+    """Whether a hand-back was refused after an outage, as it is when the one before it took effect unseen."""
+    refused = [event for event in task.of(Kind.SETTLED_LOST, epoch=epoch) if event.to == TaskState.PENDING]
+    asked_at = run.claimed_at(task, epoch)
+    return any(asked_at < outage.down < event.time for event in refused for outage in run.outages)
+
+
+def _recovery_due(run: Run, killed_at: float, epochs: int) -> float:
+    """By when what a kill cut short must run again, if so many epochs, the last one not counted, came to nothing."""
+    due = killed_at
+    for step in (run.expect.lease, run.expect.reap_interval, run.expect.pickup) * epochs:
+        due = run.at_work(due + step)
+    return due
+
+
+def _found_nobody(run: Run, ended: Event) -> bool:
+    """Whether the worker process ended because the server was away when it started."""
+    began = run.spawned.get(ended.worker, ended.time)
+    away = any(outage.down < ended.time and began < outage.up for outage in run.outages)
+    return away and ended.value == str(UNREACHABLE)

@@ -8,19 +8,25 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
+from omniq.errors import StoreError
 from omniq.queue.settle import Settler
 from omniq.storage import rules
 from omniq.storage.records import Change, Changed, ChangeStatus, TaskRecord
 from omniq.workers.admission import Admission
+from omniq.workers.fetching import Fetcher
 from omniq.workers.leases import LeaseKeeper
 from omniq_sqlite import lanes, settling
 
 PLANT_VARIABLE = "OMNIQ_TEST_PLANT"
 WINDOW = 0.3
 """Seconds between acknowledgement and result where they come in the wrong order: as behind a slow network."""
+
+SULKING = 8.0
+"""Seconds for which a worker claims nothing that couldn't reach its store."""
 
 
 def plant_from_environment() -> None:
@@ -94,10 +100,32 @@ def no_quarantine() -> None:
     Admission.is_suspect = lambda self, record: False  # type: ignore[method-assign]
 
 
+def sulk() -> None:
+    """A worker that couldn't reach its store claims nothing for a while, though the store is back."""
+    until = 0.0
+    settle, claim = Settler.settle, Fetcher._claim
+
+    async def settle_or_sulk(self: Settler, changes: Sequence[Change]) -> list[Changed]:
+        nonlocal until
+        try:
+            return await settle(self, changes)
+        except StoreError:
+            until = time.monotonic() + SULKING
+            raise
+
+    async def claim_later(self: Fetcher, limit: int) -> list[TaskRecord] | None:
+        await asyncio.sleep(until - time.monotonic())
+        return await claim(self, limit)
+
+    Settler.settle = settle_or_sulk  # type: ignore[method-assign]
+    Fetcher._claim = claim_later  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "drop-epoch-check": drop_epoch_check,
     "acknowledge-first": acknowledge_first,
     "read-then-write": read_then_write,
     "beat-on-the-loop": beat_on_the_loop,
     "no-quarantine": no_quarantine,
+    "sulk": sulk,
 }

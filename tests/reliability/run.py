@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
@@ -36,6 +37,10 @@ class Expectations(Struct, frozen=True, kw_only=True):
     reap_interval: float
     pickup: float = 1.0
     """How long a task that is back in the queue may wait for a free worker."""
+    comeback: float = 5.0
+    """How long after the server's return every worker must have taken up new work."""
+    renewal: float = 0.0
+    """How long after the server's return a lease may be that wasn't renewed yet."""
     slack: float = 0.1
     """How far the wall clock (leases) and the monotonic one (history) may drift apart within a lease."""
     start_wait: float = 0.5
@@ -78,6 +83,11 @@ class TaskLog:
         return self.of(Kind.START)
 
     @property
+    def first_held(self) -> Event | None:
+        """The first that is known of anybody's holding it."""
+        return min(self.of(Kind.CLAIM, Kind.START), key=lambda e: e.time, default=None)
+
+    @property
     def accepted(self) -> list[Event]:
         """Changes by a claim's holder that ended the task and were accepted."""
         return [e for e in self.of(Kind.SETTLED_OK) if TaskState(e.to).is_terminal]
@@ -101,6 +111,15 @@ class Cut(Struct, frozen=True):
         return None if self.next_start is None else self.next_start.time - self.killed_at
 
 
+class Outage(Struct, frozen=True):
+    """The server was away."""
+
+    down: float
+    """When it was gone."""
+    up: float
+    """When it answered again; infinite if it never did."""
+
+
 class Run:
     """A run's history by task, with what it led to and what was expected."""
 
@@ -108,39 +127,91 @@ class Run:
         self.final = final
         self.expect = expect
         self.tasks: dict[str, TaskLog] = {}
-        self.kills: dict[str, float] = {}
-        """When which worker process was killed."""
+        self.spawned: dict[str, float] = {}
+        """When which worker process was started, where that was logged."""
+        self.gone: dict[str, Event] = {}
+        """How and when worker processes were killed, or ended without being asked to."""
+        self.outages: list[Outage] = []
+        self.ended_at = max((event.time for event in history), default=0.0)
         for event in sorted(history, key=lambda e: e.time):
-            if event.kind is Kind.KILL:
-                self.kills[event.worker] = event.time
-            else:
-                self.tasks.setdefault(event.id, TaskLog(event.id)).append(event)
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if event.kind is Kind.SPAWN:
+            self.spawned[event.worker] = event.time
+        elif event.kind in (Kind.KILL, Kind.EXIT):
+            self.gone[event.worker] = event
+        elif event.kind is Kind.SERVER_DOWN:
+            self.outages.append(Outage(event.time, math.inf))
+        elif event.kind is Kind.SERVER_UP:
+            self.outages[-1] = Outage(self.outages[-1].down, event.time)
+        else:
+            self.tasks.setdefault(event.id, TaskLog(event.id)).append(event)
 
     def ended(self) -> Iterator[tuple[TaskLog, Final]]:
         """The tasks that have a history and are in the store."""
         return ((task, self.final[id_]) for id_, task in self.tasks.items() if id_ in self.final)
 
     def cuts(self) -> list[Cut]:
-        """The starts that a kill cut short."""
+        """The starts that the end of their worker process cut short."""
         return [
-            Cut(task, start, self.kills[start.worker], task.next_start(start.epoch))
+            Cut(task, start, self.gone[start.worker].time, task.next_start(start.epoch))
             for task in self.tasks.values()
             for start in task.starts
-            if start.worker in self.kills and not task.of(Kind.SETTLED_OK, epoch=start.epoch)
+            if start.worker in self.gone and not task.of(Kind.SETTLED_OK, Kind.SETTLED_LOST, epoch=start.epoch)
         ]
 
-    def re_executions(self) -> list[Event]:
-        """Starts that neither a failed attempt nor a hand-back before them accounts for."""
+    # ── leases ───────────────────────────────────────────────────────────────
+
+    def claimed_at(self, task: TaskLog, epoch: int) -> float:
+        """When the claim of a started epoch was asked for, at the earliest."""
+        known = [event.time for event in task.of(Kind.CLAIM, epoch=epoch)]
+        return known[0] if known else task.of(Kind.START, epoch=epoch)[0].time - self.expect.start_wait
+
+    def held_from(self, task: TaskLog, epoch: int) -> float:
+        """The last time from which a whole lease must have passed before the task could be handed on."""
+        renewed = [event.time for event in task.of(Kind.BEAT, epoch=epoch)]
+        known = [event.time for event in task.of(Kind.CLAIM, epoch=epoch)] + renewed
+        return max(known) if known else self.claimed_at(task, epoch)
+
+    # ── re-executions ────────────────────────────────────────────────────────
+
+    def re_executions(self) -> list[tuple[Event, Event]]:
+        """Starts that neither a failed attempt nor a hand-back before them accounts for, each after the one before."""
         return [
-            later
+            (earlier, later)
             for task in self.tasks.values()
             for earlier, later in pairwise(task.starts)
             if later.epoch != earlier.epoch and not task.of(Kind.FAILED, Kind.SETTLED_OK, epoch=earlier.epoch)
         ]
 
-    def in_flight_at_kills(self) -> int:
-        """How many starts the kills may have cut short, going by what the workers could hold at most."""
-        cut: defaultdict[str, int] = defaultdict(int)
-        for each in self.cuts():
-            cut[each.start.worker] += 1
-        return sum(min(count, self.expect.in_flight) for count in cut.values())
+    def unexplained(self) -> list[Event]:
+        """Re-executions that aren't due to a kill or an outage, which repeat at most what a worker could hold."""
+        repeated: Counter[tuple[str, float]] = Counter()
+        unexplained: list[Event] = []
+        for earlier, later in self.re_executions():
+            cause = self._cause(earlier, later)
+            if cause is None or repeated[cause] == self.expect.in_flight:
+                unexplained.append(later)
+            else:
+                repeated[cause] += 1
+        return unexplained
+
+    def _cause(self, earlier: Event, later: Event) -> tuple[str, float] | None:
+        """Whom it befell, and when, that the earlier start came to nothing; None if nothing is known to have."""
+        killed_at = self.gone[earlier.worker].time if earlier.worker in self.gone else math.inf
+        lease_end = self.held_from(self.tasks[earlier.id], earlier.epoch) + self.expect.lease
+        if killed_at > lease_end:
+            for outage in self.outages:
+                if outage.down < lease_end < outage.up + self.expect.renewal:
+                    return earlier.worker, outage.down
+        return (earlier.worker, killed_at) if killed_at < later.time else None
+
+    # ── outages ──────────────────────────────────────────────────────────────
+
+    def at_work(self, moment: float) -> float:
+        """The moment, or when the workers must be at work again if the server is away then, or hardly back."""
+        for outage in self.outages:
+            if outage.down <= moment < outage.up + self.expect.comeback:
+                moment = outage.up + self.expect.comeback
+        return moment

@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from random import Random
 
 from tests.reliability import work
-from tests.reliability.harness import Planned, Scenario
+from tests.reliability.scenario import Planned, Scenario
 
 OFTEN = 1000
 """Crashes that a task survives where workers are killed at random: it isn't the task's fault."""
+PROCESSES = 4
+SLOTS = 4
+"""Of each process."""
+MEAN_SECONDS = 0.2
+"""What a task of the mixture takes."""
 
 
 def kills(worker_type: str, *, tasks: int = 200, kills: int = 6, seed: int = 1, plant: str = "") -> Scenario:
@@ -20,6 +25,28 @@ def kills(worker_type: str, *, tasks: int = 200, kills: int = 6, seed: int = 1, 
         kills=kills,
         max_crashes=OFTEN,
         time_limit=30.0 + tasks * 0.05 + kills * 3.0,
+        seed=seed,
+        plant=plant,
+    )
+
+
+def outages(
+    worker_type: str, *, tasks: int = 300, kills: int = 3, server_kills: int = 1, seed: int = 1, plant: str = ""
+) -> Scenario:
+    """Workers and their server are killed, spread over the time that the tasks take, and enqueueing goes on."""
+    seconds = tasks * MEAN_SECONDS / (PROCESSES * SLOTS)
+    pause = seconds / (kills + server_kills)
+    return Scenario(
+        tasks=list(_mixture(worker_type, tasks, Random(seed))),
+        rate=1.5 * tasks / seconds,
+        worker_type=worker_type,
+        processes=PROCESSES,
+        max_workers=SLOTS,
+        kills=kills,
+        server_kills=server_kills,
+        pause=(0.3 * pause, 1.3 * pause),
+        max_crashes=OFTEN,
+        time_limit=30.0 + tasks * 0.05 + kills * 3.0 + server_kills * 10.0,
         seed=seed,
         plant=plant,
     )

@@ -1,4 +1,7 @@
-"""The kill test at length: `python -m tests.reliability.soak --tasks 2000 --kills 20`, on any store by `--url`."""
+"""The kill test at length, on SQLite, on any store by `--url`, or on a server that is killed too:
+
+`python -m tests.reliability.soak --tasks 5000 --kills 20 --server postgres --server-kills 3`
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,39 @@ import tempfile
 from pathlib import Path
 
 from tests.reliability import scenarios
-from tests.reliability.harness import run
+from tests.reliability.harness import Outcome, run
+from tests.reliability.servers import KINDS, running
 
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
     parser.add_argument("--tasks", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="of workers")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each round adds one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--worker", default="async", help="async, thread or process")
-    parser.add_argument("--url", default="", help="of an empty task queue; SQLite in a new directory if not given")
+    store = parser.add_mutually_exclusive_group()
+    store.add_argument("--url", default="", help="of an empty task queue; SQLite in a new directory if not given")
+    store.add_argument("--server", choices=KINDS, help="start a new one, which can be killed")
+    parser.add_argument("--server-kills", type=int, default=0)
     options = parser.parse_args()
     if options.url and options.rounds > 1:
         parser.error("--rounds needs an empty task queue for each round: leave --url out")
+    if options.server_kills and not options.server:
+        parser.error("--server-kills needs a --server")
     return options
+
+
+def play(options: argparse.Namespace, seed: int, directory: Path) -> Outcome:
+    """Play one round."""
+    size = {"tasks": options.tasks, "kills": options.kills, "seed": seed}
+    if not options.server:
+        url = options.url or f"sqlite:///{directory}/queue.db"
+        return run(scenarios.kills(options.worker, **size), url, directory)
+    scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
+    with running(options.server) as server:
+        return run(scenario, server.url, directory, server=server)
 
 
 def main() -> int:
@@ -32,9 +52,7 @@ def main() -> int:
     kept = True
     for seed in range(options.seed, options.seed + options.rounds):
         directory = Path(tempfile.mkdtemp(prefix="omniq-soak-"))
-        url = options.url or f"sqlite:///{directory}/queue.db"
-        scenario = scenarios.kills(options.worker, tasks=options.tasks, kills=options.kills, seed=seed)
-        outcome = run(scenario, url, directory)
+        outcome = play(options, seed, directory)
         print(f"seed {seed}, {directory}: {outcome}", flush=True)
         kept = kept and outcome.report.ok and outcome.unfinished == 0
     return 0 if kept else 1

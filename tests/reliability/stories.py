@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from omniq.models.state import TaskState
 
 from tests.reliability.checker import Report, check
-from tests.reliability.history import Event, Kind
+from tests.reliability.history import UNREACHABLE, Event, Kind
 from tests.reliability.run import Expectations, Final
 
 LEASE = 2.0
-EXPECT = Expectations(lease=LEASE, reap_interval=0.5, pickup=1.0)
+EXPECT = Expectations(lease=LEASE, reap_interval=0.5, pickup=1.0, comeback=5.0, renewal=0.5)
 """Recovery is due within 3.5 seconds."""
 
 
@@ -80,8 +80,27 @@ def finish(at: float, id: str = "t", epoch: int = 1, worker: str = "a") -> tuple
     return seen(Kind.DONE, at, id, epoch, worker), seen(Kind.SETTLED_OK, at + 0.1, id, epoch, worker, to="success")
 
 
+def spawn(at: float, worker: str = "a") -> Event:
+    return Event(kind=Kind.SPAWN, time=at, worker=worker)
+
+
 def kill(at: float, worker: str = "a") -> Event:
     return Event(kind=Kind.KILL, time=at, worker=worker)
+
+
+def leave(at: float, worker: str = "a", *, code: int = UNREACHABLE) -> Event:
+    """A worker process ends by itself."""
+    return Event(kind=Kind.EXIT, time=at, worker=worker, value=str(code))
+
+
+def outage(since: float, until: float) -> tuple[Event, ...]:
+    """The server is killed and comes back."""
+    return Event(kind=Kind.SERVER_DOWN, time=since), Event(kind=Kind.SERVER_UP, time=until)
+
+
+def both(one: Story, other: Story) -> Story:
+    """Two runs in one, with the events that they share only once."""
+    return Story(tuple(dict.fromkeys(one.events + other.events)), one.final | other.final, one.expect)
 
 
 def plain(id: str = "t") -> Story:
@@ -141,3 +160,38 @@ def poisoned() -> Story:
     return Story(
         (enqueued(), *(e for death in deaths for e in death)), {"t": final}, replace(EXPECT, dead=frozenset("t"))
     )
+
+
+def restarted(*, back_at: float = 3.0, worker: str = "b") -> Story:
+    """The server is away from 1.5 to 2.5; one worker starts something new at 2.8, and another one at `back_at`.
+
+    Until 11.0, there is always something to do.
+    """
+    runs = (
+        (*begin(1.0, "t"), *finish(2.6, "t")),
+        (*begin(2.7, "u"), *finish(3.5, "u")),
+        (*begin(back_at - 0.1, "v", worker=worker), *finish(back_at + 0.5, "v", worker=worker)),
+        (*begin(11.0, "w"), *finish(12.0, "w")),
+    )
+    events = (spawn(0.0, "a"), spawn(0.0, "b"), *(enqueued(id_) for id_ in "tuvw"), *outage(1.5, 2.5))
+    return Story((*events, *(e for run in runs for e in run)), {id_: success(id_) for id_ in "tuvw"})
+
+
+def outlived(id: str = "t", *, up: float = 4.0, again: float = 4.4) -> Story:
+    """The server is away for longer than a lease: another worker runs the task when the server is back."""
+    late = (seen(Kind.DONE, 1.8, id), seen(Kind.SETTLED_LOST, again + 0.3, id, to="success"))
+    runs = (*begin(1.0, id), *begin(again, id, epoch=2, worker="b"), *finish(again + 1.0, id, epoch=2, worker="b"))
+    return Story((enqueued(id), *outage(1.5, up), *runs, *late), {id: success(id, epoch=2, crashes=1)})
+
+
+def rescued_late(at: float = 10.3) -> Story:
+    """A worker is killed, then the server: the lease ends while it is away, and all have to come back first."""
+    again = (*begin(at - 0.1, epoch=2, worker="b"), *finish(at + 1.0, epoch=2, worker="b"))
+    return Story((enqueued(), *begin(1.0), kill(1.5), *outage(1.6, 4.0), *again), {"t": success(epoch=2, crashes=1)})
+
+
+def given_back_unseen() -> Story:
+    """An attempt fails, and the server dies when it has noted that, but not said so: its holder asks once more."""
+    lost = (seen(Kind.FAILED, 1.2), *outage(1.3, 1.6), seen(Kind.SETTLED_LOST, 2.0, to="pending"))
+    again = (*begin(1.8, epoch=2, worker="b"), *finish(2.5, epoch=2, worker="b"))
+    return Story((enqueued(), *begin(1.0), *lost, *again), {"t": success(epoch=2, attempts=1)}, retried().expect)

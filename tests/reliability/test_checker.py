@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
-from pathlib import Path
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 from omniq.models.state import TaskState
 
-from tests.reliability import history, stories
-from tests.reliability.history import History, Kind
+from tests.reliability import stories
+from tests.reliability.history import Kind
 from tests.reliability.invariants import INVARIANTS
 from tests.reliability.run import Final
 from tests.reliability.stories import (
     Story,
     begin,
+    both,
     enqueued,
     family,
     finish,
+    given_back_unseen,
     kill,
+    leave,
+    outage,
+    outlived,
     plain,
     poisoned,
     rescued,
+    rescued_late,
+    restarted,
     retried,
     scheduled,
     seen,
+    spawn,
     stalled,
     success,
 )
@@ -38,7 +40,19 @@ from tests.reliability.stories import (
 RUNNING = Final(state=TaskState.RUNNING, epoch=1)
 DEAD = Final(state=TaskState.ERROR, epoch=1)
 
-GOOD: list[Callable[[], Story]] = [plain, rescued, stalled, retried, family, scheduled, poisoned]
+GOOD: list[Callable[[], Story]] = [
+    plain,
+    rescued,
+    stalled,
+    retried,
+    family,
+    scheduled,
+    poisoned,
+    restarted,
+    outlived,
+    rescued_late,
+    given_back_unseen,
+]
 
 FAULTS: dict[str, tuple[str, Story]] = {
     "a task vanishes from the store": ("I1", replace(plain(), final={})),
@@ -59,7 +73,23 @@ FAULTS: dict[str, tuple[str, Story]] = {
     ),
     "a renewed lease is ignored": ("I7", rescued().plus(seen(Kind.BEAT, 1.45))),
     "a task is handed on early, with no claims logged": ("I7", rescued().minus(Kind.CLAIM).moved(Kind.START, 2, 2.0)),
+    "a failed task is handed on early": ("I7", given_back_unseen().minus(Kind.SERVER_DOWN).minus(Kind.SERVER_UP)),
+    "a failed task is handed on early after an outage": (
+        "I7",
+        given_back_unseen().minus(Kind.SERVER_DOWN).minus(Kind.SERVER_UP).plus(*outage(0.2, 0.5)),
+    ),
     "a living worker loses its lease": ("I8", stalled().but(expect=stories.EXPECT)),
+    "a worker loses its lease before it is killed": ("I8", stalled().but(expect=stories.EXPECT).plus(kill(9.0))),
+    "a living worker loses its lease before an outage": (
+        "I8",
+        stalled().but(expect=stories.EXPECT).plus(*outage(6.0, 7.0)),
+    ),
+    "a lease isn't renewed after an outage": ("I8", outlived(up=2.0, again=3.2)),
+    "a lease is lost that was renewed after the outage": (
+        "I8",
+        outlived(again=6.3).plus(seen(Kind.BEAT, 4.1)),
+    ),
+    "an outage repeats more than a worker can hold": ("I8", both(outlived("t"), outlived("u"))),
     "attempts are charged beyond the limit": ("I9", retried().but(ending={"t": success(epoch=2, attempts=2)})),
     "crashes are charged beyond the limit": ("I9", rescued().but(ending={"t": success(epoch=2, crashes=4)})),
     "a child starts before its parent returns": ("I10", family().moved(Kind.START, 1, 1.1)),
@@ -71,6 +101,18 @@ FAULTS: dict[str, tuple[str, Story]] = {
     "an innocent is dead-lettered": ("I12", plain().but(ending={"t": DEAD})),
     "poison is not parked": ("I12", poisoned().plus(*finish(10.0, epoch=4)).but(ending={"t": success(epoch=4)})),
     "recovery takes too long": ("I13", rescued().delayed(2, by=2.0)),
+    "recovery takes too long after an outage": ("I13", rescued_late(at=10.6)),
+    "a worker doesn't come back": ("I14", restarted(back_at=7.6)),
+    "a worker only starts what it had claimed before": (
+        "I14",
+        restarted(back_at=7.6)
+        .plus(enqueued("x"), seen(Kind.CLAIM, 1.4, "x", worker="b"), seen(Kind.START, 2.7, "x", worker="b"))
+        .plus(*finish(3.0, "x", worker="b"))
+        .but(ending={"x": success("x")}),
+    ),
+    "a worker that is started after the outage doesn't begin": ("I14", restarted().plus(spawn(4.0, "c"))),
+    "a worker gives up": ("I15", restarted().plus(leave(9.0, "b", code=1))),
+    "a worker doesn't find the server that is there": ("I15", restarted().plus(spawn(3.0, "c"), leave(4.0, "c"))),
 }
 
 
@@ -127,6 +169,41 @@ class TestWhatIsNotAFault:
         story = Story((enqueued(), *begin(1.0), kill(1.5), *lost, *end), {"t": success(epoch=3, crashes=2)})
         assert story.report().ok, str(story.report())
 
+    def test_a_lease_that_ends_before_it_can_be_renewed_after_an_outage(self) -> None:
+        story = outlived(up=2.6, again=3.2)
+        assert story.report().ok, str(story.report())
+
+    def test_a_worker_that_is_killed_after_an_outage_has_cost_it_a_lease_and_holds_another_one(self) -> None:
+        lost = (*begin(1.0), *outage(1.5, 4.0), seen(Kind.SETTLED_LOST, 4.3, to="success"))
+        cut = (enqueued("x"), *begin(4.5, "x"), kill(5.0))
+        again = [
+            e for at, id_ in ((6.0, "t"), (7.2, "x")) for e in (*begin(at, id_, 2, "b"), *finish(at + 1, id_, 2, "b"))
+        ]
+        final = {id_: success(id_, epoch=2, crashes=1) for id_ in "tx"}
+        story = Story((enqueued(), *lost, *cut, *again), final)
+        assert story.report().ok, str(story.report())
+
+    def test_a_worker_that_finds_the_server_away_when_it_starts(self) -> None:
+        story = restarted().plus(spawn(2.0, "c"), leave(2.4, "c"))
+        assert story.report().ok, str(story.report())
+
+    def test_a_worker_that_is_started_after_the_outage_and_takes_its_time(self) -> None:
+        run = (*begin(8.5, "x", worker="c"), *finish(9.0, "x", worker="c"))
+        story = restarted().plus(enqueued("x"), spawn(4.0, "c"), *run).but(ending={"x": success("x")})
+        assert story.report().ok, str(story.report())
+
+    def test_a_worker_that_is_killed_before_it_must_be_back(self) -> None:
+        story = restarted(back_at=7.6, worker="a").plus(kill(7.4, "b"))
+        assert story.report().ok, str(story.report())
+
+    def test_a_worker_to_which_the_server_is_lost_again_before_it_must_be_back(self) -> None:
+        story = restarted(back_at=9.0).plus(*outage(7.0, 8.0))
+        assert story.report().ok, str(story.report())
+
+    def test_a_worker_for_which_there_was_nothing_to_do_for_a_moment(self) -> None:
+        story = restarted(back_at=7.6).moved(Kind.ENQ_OK, 0, 2.52)
+        assert story.report().ok, str(story.report())
+
 
 def test_a_report_tells_what_it_looked_at() -> None:
     report = rescued().report()
@@ -135,57 +212,18 @@ def test_a_report_tells_what_it_looked_at() -> None:
     assert "1 kills that cut 1 starts short" in str(report)
 
 
+def test_a_report_tells_how_workers_came_back() -> None:
+    report = restarted(back_at=4.2).report()
+    assert (report.outages, report.comebacks) == (1, 2)
+    assert report.slowest_comeback == pytest.approx(1.7)
+    assert "1 server kills, after which workers came back 2 times, slowest 1.70 s" in str(report)
+
+
+def test_a_report_tells_only_of_comebacks_to_work_that_was_there() -> None:
+    report = restarted(back_at=9.0).moved(Kind.ENQ_OK, 0, 2.55).report()
+    assert (report.outages, report.comebacks) == (1, 0)
+
+
 def test_a_report_is_cut_short_when_much_is_broken() -> None:
     many = Story(tuple(enqueued(f"t{n}") for n in range(30)), {})
     assert str(many.report()).endswith("and 10 more")
-
-
-class TestHistory:
-    """The log itself."""
-
-    def test_events_come_back_as_written(self, tmp_path: Path) -> None:
-        log = History(tmp_path / "log", worker="w")
-        log.enqueued("t", ["p"])
-        log.claim("t", 1, asked_at=5.0)
-        log.beat("t", 1, asked_at=6.0)
-        log.start("t", 1)
-        log.done("t", 1, "v")
-        log.settled("t", 1, "success", accepted=True)
-        log.kill("w", 7)
-        log.close()
-        events = history.read(tmp_path / "log")
-        assert [e.kind for e in events] == ["enq_ok", "claim", "beat", "start", "done", "settled_ok", "kill"]
-        assert (events[0].parents, events[1].time, events[4].value, events[3].pid) == (("p",), 5.0, "v", os.getpid())
-        assert {e.worker for e in events[1:]} == {"w"}
-
-    def test_lines_of_many_writers_stay_whole(self, tmp_path: Path) -> None:
-        path = tmp_path / "log"
-        code = (
-            "import sys, pathlib; from tests.reliability.history import History; "
-            "from tests.reliability.test_checker import write_many; write_many(History(pathlib.Path(sys.argv[1])))"
-        )
-        processes = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=_root()) for _ in range(3)]
-        log = History(path)
-        threads = [threading.Thread(target=write_many, args=(log,)) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert [process.wait() for process in processes] == [0, 0, 0]
-        assert len(history.read(path)) == 2500
-        log.close()
-
-    def test_a_damaged_line_is_an_error(self, tmp_path: Path) -> None:
-        (tmp_path / "log").write_text('{"kind":"start"')
-        with pytest.raises(msgspec.DecodeError):
-            history.read(tmp_path / "log")
-
-
-def write_many(log: History) -> None:
-    """Write 500 lines of some 350 bytes."""
-    for epoch in range(500):
-        log.start("t" * 300, epoch)
-
-
-def _root() -> Path:
-    return Path(__file__).parents[2]

@@ -6,19 +6,25 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 from omniq import AsyncOmniQ
+from omniq.errors import StoreUnavailable
 from omniq.queue import AsyncTaskQueue
-from omniq.workers import AsyncWorkerPool
+from omniq.workers import AsyncWorkerPool, upkeep
 
-from tests.reliability.history import History
+from tests.reliability.history import UNREACHABLE, History
 from tests.reliability.planted import plant_from_environment
 from tests.reliability.recording import recording
 
 PROJECT = "reliability"
+SWEEP_INTERVAL = 3.0
+"""Seconds between two looks for children that a crash left waiting: as leases are short here, so is this."""
+
+log = logging.getLogger(__name__)
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -50,10 +56,14 @@ async def serve(options: WorkerOptions) -> int:
     """Work until SIGTERM; returns the exit code: 0 for a stop that was asked for."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with recorded(front_door(options.url), History.from_environment()) as oq:
-        pool = oq.worker_pool(options.worker_type, **options.worker_config)
-        async with pool:
-            await _until_either(stop, pool)
+    async with AsyncExitStack() as stack:
+        try:
+            oq = await stack.enter_async_context(recorded(front_door(options.url), History.from_environment()))
+            pool = await stack.enter_async_context(oq.worker_pool(options.worker_type, **options.worker_config))
+        except StoreUnavailable as error:
+            log.info("not started: %s", error)
+            return UNREACHABLE
+        await _until_either(stop, pool)
     return 0 if pool.failure is None else 1
 
 
@@ -67,6 +77,7 @@ async def _until_either(stop: asyncio.Event, pool: AsyncWorkerPool) -> None:
 def main() -> int:
     """Read the options, plant a bug if told to, and serve."""
     plant_from_environment()
+    upkeep.SWEEP_INTERVAL = SWEEP_INTERVAL
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     return asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
 

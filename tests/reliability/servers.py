@@ -1,0 +1,32 @@
+"""Servers for runs: each is new and empty, and there only for its run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from tests.reliability.outages import Server
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
+
+POSTGRES: Final = "postgres"
+REDIS: Final = {"redis": "valkey9", "redis6": "redis6"}
+"""What the servers of the Redis protocol are called here, and what they are."""
+KINDS: Final = (POSTGRES, *REDIS)
+
+
+@contextmanager
+def running(kind: str) -> Iterator[Server]:
+    """A new server of this kind, one of `KINDS`; it is deleted afterwards."""
+    server: PostgresServer | RedisServer
+    if kind == POSTGRES:
+        server = PostgresServer()
+        server.create()
+    else:
+        server = RedisServer(REDIS[kind])
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
