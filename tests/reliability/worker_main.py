@@ -14,15 +14,13 @@ from msgspec import Struct, field
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
 from omniq.queue import AsyncTaskQueue
-from omniq.workers import AsyncWorkerPool, upkeep
+from omniq.workers import AsyncWorkerPool
 
 from tests.reliability.history import UNREACHABLE, History
 from tests.reliability.planted import plant_from_environment
 from tests.reliability.recording import recording
 
 PROJECT = "reliability"
-SWEEP_INTERVAL = 3.0
-"""Seconds between two looks for children that a crash left waiting: as leases are short here, so is this."""
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +75,6 @@ async def _until_either(stop: asyncio.Event, pool: AsyncWorkerPool) -> None:
 def main() -> int:
     """Read the options, plant a bug if told to, and serve."""
     plant_from_environment()
-    upkeep.SWEEP_INTERVAL = SWEEP_INTERVAL
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     return asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
 

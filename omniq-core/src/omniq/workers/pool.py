@@ -225,6 +225,7 @@ class AsyncWorkerPool:
             async with asyncio.timeout(max(1.0, self.config.grace_period)):
                 await self._settling.finish()
         except (TimeoutError, StoreError):
+            await self._settling.give_up()
             log.error(
                 "%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held)
             )

@@ -15,13 +15,14 @@ from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.retry import RetryManager
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
+from omniq.sync import cancel_and_wait
 from omniq.workers.desk import Desk
 from omniq.workers.execution import qualified_name
 from omniq.workers.job import End, Job, Ran
 
 log = logging.getLogger("omniq.worker")
 
-MAX_PAUSE = 1.0
+FIRST_PAUSE, MAX_PAUSE = 0.1, 1.0
 """Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""
 REFUSALS = 3
 """Times that a store may refuse a write, though it can be reached, before the write is at fault."""
@@ -201,7 +202,7 @@ class SettlingLoop:
 
     async def _write(self, changes: Sequence[Change], refusals: float) -> list[Changed]:
         """Apply the changes. Raises `StoreError` when the store can be reached and refuses them that often."""
-        pause = 0.1
+        pause = FIRST_PAUSE
         while True:
             try:
                 return await self._settler.settle(changes)
@@ -259,10 +260,18 @@ class SettlingLoop:
         task.add_done_callback(self._children.discard)
 
     async def _resolve(self, parents: list[str]) -> None:
-        try:
-            await self._queue.dependencies.parents_ended(parents)
-        except StoreError as error:
-            log.warning("children of %d tasks aren't released yet, the sweep will: %s", len(parents), error)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._queue.dependencies.parents_ended(parents)
+                return
+            except StoreUnavailable as error:
+                log.warning("the children of %d tasks can't be released, trying again: %s", len(parents), error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MAX_PAUSE)
+            except StoreError as error:
+                log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
+                return
 
     async def finish(self) -> None:
         """Settle what is done by now, after the batch that is being written, and see to the children."""
@@ -270,6 +279,10 @@ class SettlingLoop:
             while batch := self._desk.collect(self._batch):
                 await self.settle(batch)
         await self.children_released()
+
+    async def give_up(self) -> None:
+        """Leave the children to the sweep, of this worker's successor or of another one."""
+        await cancel_and_wait(*self._children)
 
     async def children_released(self) -> None:
         """Wait until the children of what has been settled may run."""

@@ -45,24 +45,28 @@ class Upkeep:
             log.warning("upkeep failed, trying again: %s", error)
 
     async def _look(self) -> None:
-        await self._reap()
+        somebody_died = await self._reap()
         await self._queue.ttl.expire()
         now = time.monotonic()
-        if now - self._swept > SWEEP_INTERVAL:
-            self._swept = now
+        # Who died may have ended a task and not have come to release its children.
+        if somebody_died or now - self._swept > SWEEP_INTERVAL:
             await self._queue.dependencies.sweep()
+            self._swept = now
         if now - self._purged > PURGE_INTERVAL:
-            self._purged = now
             await self._queue.ttl.purge(retention=max(self._config.retention, 10 * self._config.lease))
+            self._purged = now
 
-    async def _reap(self) -> None:
+    async def _reap(self) -> bool:
+        """Whether there was a lease that had run out."""
+        found = False
         while True:
             records = await self._queue.store.reap(REAP_BATCH)
+            found = found or bool(records)
             for record in records:
                 log.warning("task %s: its lease ran out (crash %d), it goes back", record.id, record.crashes)
             await self._bury([record for record in records if record.crashes >= self._config.max_crashes])
             if len(records) < REAP_BATCH:
-                return
+                return found
 
     async def _bury(self, records: Sequence[TaskRecord]) -> None:
         """Dead-letter tasks whose process died too often."""
