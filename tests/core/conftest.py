@@ -43,23 +43,23 @@ def gate(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """After each test, no thread of ours, no child process, and no error that only the event loop saw."""
-    before = set(psutil.Process().children(recursive=True))
+    threads, children = _threads(), _children()
     yield
-    _soon(lambda: not _threads(), lambda: f"threads are left: {_threads()}")
-    _soon(lambda: not _children(before), lambda: f"child processes are left: {_children(before)}")
+    _soon(lambda: _threads() <= threads, lambda: f"threads are left: {_threads() - threads}")
+    _soon(lambda: _children() <= children, lambda: f"child processes are left: {_children() - children}")
     records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
     unseen = [record.getMessage() for record in records if _is_unseen(record)]
     assert not unseen, unseen
 
 
-def _threads() -> list[str]:
+def _threads() -> set[threading.Thread]:
     """Our threads, except for the loop that all facades of the process share."""
-    names = (thread.name for thread in threading.enumerate())
-    return [name for name in names if name.startswith("omniq") and name != "omniq-portal"]
+    running = threading.enumerate()
+    return {thread for thread in running if thread.name.startswith("omniq") and thread.name != "omniq-portal"}
 
 
-def _children(before: set[psutil.Process]) -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child not in before]
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
 def _is_unseen(record: logging.LogRecord) -> bool:

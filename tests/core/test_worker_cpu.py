@@ -11,7 +11,7 @@ import pytest
 from tests.core import tasks
 from tests.core.support import SOON, Place, front_door, lines, working, working_elsewhere
 
-LEASE = 0.4
+LEASE = 0.8
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,9 @@ async def test_the_end_of_a_claim_can_be_repeated_but_not_that_of_an_older_one(o
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_lease_is_renewed_as_long_as_its_task_runs(oq: AsyncOmniQ, log: Path, gate: Path, kind: str) -> None:
     task_id = await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-    async with working(oq, kind, lease=0.3, reap_interval=0.05):
+    async with working(oq, kind, lease=0.8, reap_interval=0.05):
         await until(lambda: len(lines(log)) == 1)
-        await until_outlived(oq, task_id, 0.3)
+        await until_outlived(oq, task_id, 0.8)
         gate.touch()
         assert await oq.get_result(task_id, timeout=SOON) == "done"
     assert (await oq.get_task(task_id)).epoch == 1
