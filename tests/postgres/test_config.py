@@ -58,7 +58,7 @@ class TestUrls:
         [
             ("mysql://h/d", "url: expected postgresql://"),
             (f"postgresql://u:{SECRET}@h:port/d", "url: the host, port or query can't be read"),
-            ("postgresql://h/d?scheme=x", "url: Object contains unknown field `scheme`"),
+            ("postgresql://h/d?scheme=x", "url.scheme: unknown name, did you mean 'schema'"),
             ("postgresql://h/d?pool_size=0", "pool_size"),
             ("postgresql://h/d?schema=a%22b", "schema"),
             ("postgresql://h/d?sslmode=maybe", "sslmode"),
