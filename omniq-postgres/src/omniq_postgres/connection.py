@@ -102,12 +102,12 @@ class Database:
         await self.notifier.close()
         await self.listener.close()
         while self._idle:
-            with suppress(StoreUnavailable), store_errors(self.settings.location):  # it was lost already
+            with suppress(StoreUnavailable), store_errors(self.settings):  # it was lost already
                 await self._idle.pop().connection.close(timeout=self.settings.timeout)
 
     async def run(self, job: Job[T]) -> T:
         """What the job returns. Raises `StoreUnavailable` or `StoreError`, and what the job raises."""
-        with store_errors(self.settings.location):
+        with store_errors(self.settings):
             await self.prepare()
             for _ in range(RETRIES):
                 try:
@@ -122,7 +122,7 @@ class Database:
 
         Without one, it is done in one of its own. Raises `StoreUnavailable` or `StoreError`.
         """
-        with store_errors(self.settings.location):
+        with store_errors(self.settings):
             await self.prepare()
             async with connection.transaction():
                 return await job(Session(connection, self._texts, self.settings.schema))
@@ -138,7 +138,7 @@ class Database:
             return
         async with self._preparing:
             if not self._prepared:
-                with store_errors(self.settings.location):
+                with store_errors(self.settings):
                     await self._look_around()
                 self._prepared = True
 

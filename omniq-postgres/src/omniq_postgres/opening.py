@@ -13,7 +13,7 @@ from asyncpg.connect_utils import SessionAttribute
 from omniq.errors import StoreError, StoreUnavailable
 
 from omniq_postgres.config import ServerSettings
-from omniq_postgres.tls import tls_errors
+from omniq_postgres.tls import tls_advice
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -34,18 +34,19 @@ _DIRECT: Final = {"enable_seqscan": "off", "jit": "off"}
 
 
 @contextmanager
-def store_errors(where: str) -> Iterator[None]:
+def store_errors(settings: ServerSettings) -> Iterator[None]:
     """Turn the driver's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
     try:
         yield
     except asyncpg.PostgresError as error:
         kind = StoreUnavailable if is_transient(error) else StoreError
-        raise kind(f"{where}: {_words(error)}") from error
+        raise kind(f"{settings.location}: {_words(error)}") from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        # Those that are ValueErrors too complain of an argument, or of a certificate.
-        kind = StoreError if isinstance(error, ValueError) else StoreUnavailable
+        advice = tls_advice(error, settings)
+        # Those that are ValueErrors too complain of an argument.
+        kind = StoreError if isinstance(error, ValueError) and advice is None else StoreUnavailable
         words = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        raise kind(f"{where}: {words}") from error
+        raise kind(f"{settings.location}: {advice or words}") from error
 
 
 def is_transient(error: asyncpg.PostgresError) -> bool:
@@ -64,20 +65,19 @@ async def open_connection(settings: ServerSettings, *, direct: bool) -> Connecti
     """Connect. Without `direct`, nothing is asked for that a pooler between us and the server wouldn't bear."""
     wanted = CACHE_SIZE if settings.statement_cache_size is None else settings.statement_cache_size
     hosts, ports = _addresses(settings)
-    with tls_errors(settings):
-        return await asyncpg.connect(
-            f"postgresql:///?{urlencode(_ssl_options(settings))}",
-            host=hosts,
-            port=ports,
-            user=settings.username,
-            password=settings.password,
-            database=settings.database,
-            timeout=settings.timeout,
-            command_timeout=settings.timeout,
-            statement_cache_size=wanted if direct or settings.statement_cache_size is not None else 0,
-            server_settings={"application_name": "omniq", **(_DIRECT if direct else {})},
-            target_session_attrs=SessionAttribute.read_write if len(hosts) > 1 else None,
-        )
+    return await asyncpg.connect(
+        f"postgresql:///?{urlencode(_ssl_options(settings))}",
+        host=hosts,
+        port=ports,
+        user=settings.username,
+        password=settings.password,
+        database=settings.database,
+        timeout=settings.timeout,
+        command_timeout=settings.timeout,
+        statement_cache_size=wanted if direct or settings.statement_cache_size is not None else 0,
+        server_settings={"application_name": "omniq", **(_DIRECT if direct else {})},
+        target_session_attrs=SessionAttribute.read_write if len(hosts) > 1 else None,
+    )
 
 
 def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:

@@ -201,7 +201,7 @@ class Listener:
     async def _listen(self) -> None:
         """Listen until the connection is lost."""
         settings = self._database.settings
-        with store_errors(settings.location):
+        with store_errors(settings):
             connection = await open_connection(settings, direct=False)
             lost = asyncio.Event()
             try:

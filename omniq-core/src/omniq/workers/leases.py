@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -39,7 +38,6 @@ class LeaseKeeper:
         self._stop_job = stop_job
         self._loop = asyncio.get_running_loop()
         self._portal: Portal | None = None
-        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Begin to renew."""
