@@ -77,6 +77,15 @@ def insert_schedule(connection: sqlite3.Connection, *, schedule_id: str) -> int:
     return connection.execute(sql, (schedule_id,)).rowcount
 
 
+async def refusal(config: SQLiteTaskQueueConfig, error: type[StoreError] = StoreError) -> str:
+    """Why the file isn't opened."""
+    store = SQLiteQueueStore(config)
+    with pytest.raises(error) as refused:
+        await store.connect()
+    await store.close()
+    return str(refused.value)
+
+
 class TestConfig:
     def test_the_project_has_its_own_file(self, tmp_path: Path) -> None:
         config = SQLiteTaskQueueConfig(base_dir=str(tmp_path), project_name="shop")
@@ -149,34 +158,28 @@ class TestOpening:
 
     async def test_a_file_that_is_no_database_is_named(self, config: SQLiteTaskQueueConfig, tmp_path: Path) -> None:
         (tmp_path / "default.db").write_bytes(b"something else, long enough to be read as a header" * 100)
-        await self.refused(config, StoreError, "default.db: file is not a database")
+        assert "default.db: file is not a database" in await refusal(config)
 
     async def test_a_newer_schema_is_refused(
         self, config: SQLiteTaskQueueConfig, connection: sqlite3.Connection
     ) -> None:
         connection.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
-        await self.refused(config, StoreError, "default.db: a newer omniq-sqlite")
+        assert "default.db: a newer omniq-sqlite" in await refusal(config)
 
     async def test_a_foreign_database_is_left_alone(self, config: SQLiteTaskQueueConfig) -> None:
         foreign = sqlite3.connect(config.file)
         foreign.execute("create table task (x)")
         foreign.close()
-        await self.refused(config, StoreError, "isn't OmniQ's")
+        assert "isn't OmniQ's" in await refusal(config)
 
     async def test_a_directory_that_is_a_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "taken").touch()
         for base_dir in (tmp_path / "taken", tmp_path / "taken" / "below"):
-            await self.refused(SQLiteTaskQueueConfig(base_dir=str(base_dir)), StoreError, f"^{base_dir}: ")
+            assert (await refusal(SQLiteTaskQueueConfig(base_dir=str(base_dir)))).startswith(f"{base_dir}: ")
 
     async def test_a_path_that_is_a_directory_is_named(self, tmp_path: Path) -> None:
         config = SQLiteTaskQueueConfig(path=str(tmp_path))
-        await self.refused(config, StoreUnavailable, f"^{tmp_path}: unable to open")
-
-    async def refused(self, config: SQLiteTaskQueueConfig, error: type[StoreError], message: str) -> None:
-        store = SQLiteQueueStore(config)
-        with pytest.raises(error, match=message):
-            await store.connect()
-        await store.close()
+        assert (await refusal(config, StoreUnavailable)).startswith(f"{tmp_path}: unable to open")
 
 
 class TestGroupCommit:

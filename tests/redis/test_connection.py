@@ -81,10 +81,13 @@ class TestRestart:
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
         await asyncio.gather(*(verb(store) for verb in VERBS.values()))  # so that many connections are open
-        for verb in VERBS.values():
+        done = []
+        for name, verb in VERBS.items():
             await asyncio.to_thread(redis_server.kill)
             await asyncio.to_thread(redis_server.start)
             await verb(store)
+            done.append(name)
+        assert done == list(VERBS)
 
     async def test_every_verb_says_that_the_server_is_away(
         self, redis_server: RedisServer, store: RedisQueueStore
@@ -123,9 +126,12 @@ class TestScripts:
     async def test_a_server_that_forgot_the_scripts_gets_them_again(
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
-        for verb in VERBS.values():
+        done = []
+        for name, verb in VERBS.items():
             redis_server.ask("SCRIPT FLUSH")
             await verb(store)
+            done.append(name)
+        assert done == list(VERBS)
 
     async def test_concurrent_calls_may_all_find_them_forgotten(
         self, redis_server: RedisServer, store: RedisQueueStore
