@@ -31,6 +31,9 @@ def load_and_resolve(source: dict[str, Any], environ: dict[str, str]) -> None:
         (f"s3://bucket?secret_key={SECRET}", "s3://bucket?secret_key=***"),
         (f"nats://a:{SECRET}@h1,nats://b:{SECRET}@h2", "nats://a:***@h2"),
         (f"can't reach 'redis://me:{SECRET}@host': refused", "can't reach 'redis://me:***@host': refused"),
+        (f"me:{SECRET}@host/db", "me:***@host/db"),
+        (f"can't read 'me:{SECRET}@host'", "can't read 'me:***@host'"),
+        (f"{SECRET}@host", "***@host"),
         ("sqlite:///some/file.db", "sqlite:///some/file.db"),
         ("s3://bucket/prefix", "s3://bucket/prefix"),
         ("no url at all", "no url at all"),
@@ -43,6 +46,8 @@ def test_urls_are_masked(url: str, masked: str) -> None:
 def test_masking_a_long_text_takes_no_time_that_grows_with_its_square() -> None:
     assert mask_url("a" * 200_000) == "a" * 200_000
     assert mask_url("?" * 200_000) == "?" * 200_000
+    assert mask_url("a:" * 100_000) == "a:" * 100_000
+    assert mask_url(" a" * 100_000) == " a" * 100_000
 
 
 def test_data_is_redacted_by_the_names_of_its_keys() -> None:

@@ -16,6 +16,8 @@ _SECRET_NAME = re.compile(r"pass(word|wd|phrase)|pwd|secret|token|key|credential
 _USER_INFO = re.compile(
     r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:/?#@]*)(?P<secret>[^\s'\"]*)@"
 )
+# Whoever forgets the scheme may still have written a password.
+_NO_SCHEME = re.compile(r"(?<![^\s'\"])(?![A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s'\":@]*:)?[^\s'\"]+@")
 _QUERY = re.compile(r"(?P<name>[?&;](?P<key>[^\s=?&;#]+)=)[^\s&;#'\"]*")
 
 
@@ -30,7 +32,8 @@ def mask_url(text: str) -> str:
     A lone user name goes too, since some servers take a token in its place. Where a malformed URL leaves
     doubt, too much is masked rather than too little.
     """
-    return _QUERY.sub(_mask_parameter, _USER_INFO.sub(_mask_user_info, text))
+    with_users = _NO_SCHEME.sub(rf"\g<user>{MASK}@", _USER_INFO.sub(_mask_user_info, text))
+    return _QUERY.sub(_mask_parameter, with_users)
 
 
 def _mask_user_info(match: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from omniq.errors import ConfigError, PluginError
-from omniq.models.redaction import MASK, mask_url
+from omniq.models.redaction import mask_url
 from omniq.plugins.index import Index
 from omniq.plugins.missing import inactive, not_found
 from omniq.plugins.records import EntryPoint, PluginRecord
@@ -169,9 +169,7 @@ def url_scheme(url: str) -> str:
     """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
-        # Whoever forgets the scheme may still have written a password before an "@".
-        shown = f"{MASK}@{url.rpartition('@')[2]}" if "@" in url else mask_url(url)
-        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {shown!r}")
+        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
     return scheme.lower()
 
 
