@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
+from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.storage import hints
 
@@ -30,7 +31,8 @@ POLL_INTERVAL = 0.8
 """Seconds that a wait lasts at most while nothing is heard."""
 HEARTBEAT = 10.0
 """Seconds after which a silent connection is asked whether it lives, and half of that for its answer."""
-RECONNECT_PAUSES = (0.05, 0.2, 0.5, 1.0)
+FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
+"""Seconds between two attempts to listen."""
 MAX_PAYLOAD = 7900
 """Bytes; the server refuses 8,000."""
 
@@ -140,6 +142,7 @@ class Listener:
         self._for_tasks: defaultdict[str, set[Callable[[], None]]] = defaultdict(set)
         self._for_results: defaultdict[str, set[Callable[[], None]]] = defaultdict(set)
         self._runner: asyncio.Task[None] | None = None
+        self._backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
 
     @contextmanager
     def for_tasks(self, queues: Sequence[str], wake: Callable[[], None]) -> Iterator[None]:
@@ -182,15 +185,12 @@ class Listener:
 
     async def _run(self) -> None:
         """Listen, and again after each loss, until cancelled."""
-        failures = 0
         while await self._wanted():
             try:
                 await self._listen()
-                failures = 0
             except StoreError as error:
-                failures += 1
                 _log.debug("can't listen, polling: %s", error)
-            await asyncio.sleep(RECONNECT_PAUSES[min(failures, len(RECONNECT_PAUSES) - 1)])
+            await self._backoff.pause()
 
     async def _wanted(self) -> bool:
         """Through a pooler, notifications don't come."""
@@ -208,6 +208,7 @@ class Listener:
                 connection.add_termination_listener(lambda _: lost.set())
                 await connection.add_listener(settings.schema, self._hear)
                 self.live = True
+                self._backoff.reset()
                 self._wake_all()  # what was told before isn't heard: they look, and wait for longer then
                 while not await _happened(lost, HEARTBEAT):
                     await connection.execute("select 1", timeout=HEARTBEAT / 2)

@@ -13,6 +13,7 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 import msgspec
+from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.sync import cancel_and_wait
 from redis import exceptions as redis_errors
@@ -27,7 +28,8 @@ QUIET = 10.0
 """Seconds of silence after which the server is asked whether it is still there."""
 PATIENCE = 5.0
 """Seconds that it may take to answer."""
-MAX_PAUSE = 1.0
+FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
+"""Seconds between two attempts to subscribe."""
 
 _log = logging.getLogger("omniq.redis")
 _decode_tasks = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]]]).decode
@@ -137,15 +139,16 @@ class Watcher:
             watch.wake()
 
     async def _run(self) -> None:
-        pause = 0.0
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
                 await self._listen()
             except (*DRIVER_ERRORS, msgspec.DecodeError) as error:
                 _log.debug("the subscription ended: %s", error)
-            pause = 0.0 if self._up.is_set() else min(2 * pause + 0.05, MAX_PAUSE)
+            if self._up.is_set():
+                backoff.reset()
             self._forget()
-            await asyncio.sleep(pause)
+            await backoff.pause()
 
     async def _listen(self) -> None:
         """Subscribe, and pass on what comes, until the connection breaks. Raises redis-py's errors."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from omniq.backoff import Backoff
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, WorkerCrashed
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
@@ -202,7 +203,7 @@ class SettlingLoop:
 
     async def _write(self, changes: Sequence[Change], refusals: float) -> list[Changed]:
         """Apply the changes. Raises `StoreError` when the store can be reached and refuses them that often."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
                 return await self._settler.settle(changes)
@@ -210,9 +211,8 @@ class SettlingLoop:
                 refusals -= not isinstance(error, StoreUnavailable)
                 if refusals <= 0:
                     raise
-                log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), pause, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE)
+                log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), backoff.next, error)
+                await backoff.pause()
 
     def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
         parents: list[str] = []
@@ -260,15 +260,14 @@ class SettlingLoop:
         task.add_done_callback(self._children.discard)
 
     async def _resolve(self, parents: list[str]) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
                 await self._queue.dependencies.parents_ended(parents)
                 return
             except StoreUnavailable as error:
                 log.warning("the children of %d tasks can't be released, trying again: %s", len(parents), error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE)
+                await backoff.pause()
             except StoreError as error:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
                 return
