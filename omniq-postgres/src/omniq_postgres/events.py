@@ -42,9 +42,6 @@ class PostgresEventStore(PostgresStore, BaseEventStorage):
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
-    def __init__(self, config: PostgresEventStorageConfig) -> None:
-        super().__init__(config)
-
     async def append(self, events: Sequence[TaskEvent]) -> None:
         if events:
             columns = zip(*map(_row, events), strict=True)

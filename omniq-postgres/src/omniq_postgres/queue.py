@@ -32,7 +32,7 @@ from omniq.storage.records import (
 
 from omniq_postgres.adding import add_tasks, can_copy, copy_tasks, due_in
 from omniq_postgres.claiming import Bookmarks, claim_tasks, extend_leases, reap_tasks
-from omniq_postgres.config import PostgresResultStorageConfig, PostgresTaskQueueConfig
+from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.connection import PostgresStore, Session
 from omniq_postgres.finding import count_tasks, fetch_children, find_tasks, purge_tasks
 from omniq_postgres.results import PostgresResultStore
@@ -67,11 +67,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(config)
         self._bookmarks = Bookmarks()
-        self._results = PostgresResultStore(
-            PostgresResultStorageConfig(
-                **{name: getattr(config, name) for name in PostgresResultStorageConfig.__struct_fields__}
-            )
-        )
+        self._results = PostgresResultStore(config)
 
     def result_storage(self) -> PostgresResultStore:
         return self._results

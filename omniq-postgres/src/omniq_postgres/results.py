@@ -63,9 +63,6 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
-    def __init__(self, config: PostgresResultStorageConfig) -> None:
-        super().__init__(config)
-
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         if not records:
             return []

@@ -55,9 +55,6 @@ class SQLiteEventStore(SQLiteStore, BaseEventStorage):
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
-    def __init__(self, config: SQLiteEventStorageConfig) -> None:
-        super().__init__(config)
-
     async def append(self, events: Sequence[TaskEvent]) -> None:
         if events:
             rows = encode([_row(event) for event in events])

@@ -35,7 +35,7 @@ from omniq.storage.records import (
 
 from omniq_sqlite.adding import add_tasks
 from omniq_sqlite.claiming import any_lapsed, claim_tasks, extend_leases, reap_tasks
-from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
+from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.finding import count_tasks, fetch_children, find_tasks, purge_tasks, select_old
 from omniq_sqlite.results import SQLiteResultStore
@@ -59,11 +59,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         super().__init__(config)
         self._idle = True
         """The last claim found nothing: look before the next one takes the write lock."""
-        self._results = SQLiteResultStore(
-            SQLiteResultStorageConfig(
-                path=config.file, synchronous=config.synchronous, busy_timeout=config.busy_timeout
-            )
-        )
+        self._results = SQLiteResultStore(config)
 
     def result_storage(self) -> SQLiteResultStore:
         return self._results

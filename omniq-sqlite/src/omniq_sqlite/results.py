@@ -89,9 +89,6 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
-    def __init__(self, config: SQLiteResultStorageConfig) -> None:
-        super().__init__(config)
-
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         stored = await self._database.write(partial(_put, records=records)) if records else []
         hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])
