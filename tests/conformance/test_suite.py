@@ -92,11 +92,11 @@ class ReadsThenWrites(ReferenceQueueStore):
             return [self.space.tasks.write(row) for row in rows]
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        ready = (await self.find(TaskFilter(states=(TaskState.PENDING,)), limit=limit)).tasks
+        ready = (await self.find(TaskFilter(states=(TaskState.PENDING,)), limit=limit, bodies=True)).tasks
         return await self._overwrite([rules.claimed(row, wall.now(), lease=lease, worker=worker) for row in ready])
 
     async def reap(self, limit: int) -> list[TaskRecord]:
-        held = (await self.find(TaskFilter(states=(TaskState.RUNNING,)))).tasks
+        held = (await self.find(TaskFilter(states=(TaskState.RUNNING,)), bodies=True)).tasks
         lapsed = [row for row in held if row.lease_until is not None and row.lease_until <= wall.now()]
         return await self._overwrite([rules.reaped(row) for row in lapsed[:limit]])
 
@@ -121,15 +121,17 @@ class ForgetsPauses(ReferenceQueueStore):
 
 
 class PagesByNumber(ReferenceQueueStore):
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
         start = int(cursor or 0)
-        found = (await super().find(where, limit=start + limit)).tasks[start:]
+        found = (await super().find(where, limit=start + limit, bodies=bodies)).tasks[start:]
         return TaskPage(found, str(start + limit) if len(found) == limit else None)
 
 
 class PurgesByBirth(ReferenceQueueStore):
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        ended = (await self.find(TaskFilter(states=tuple(TERMINAL)))).tasks
+        ended = (await self.find(TaskFilter(states=tuple(TERMINAL)), bodies=True)).tasks
         with self.space.lock:
             for row in ended:
                 self.space.tasks.write(replace(row, finished_at=row.created_at))

@@ -158,7 +158,8 @@ class TestDeadLetters:
         await run_all(oq)
         assert {task.id for task in await oq.list_dead()} == {bad, worse}
         (task,) = await oq.list_dead(queue_name="low")
-        assert (task.id, task.attempts, task.metadata) == (bad, 1, {"order": 5})
+        assert (task.id, task.attempts) == (bad, 1)
+        assert (await oq.get_task(bad)).metadata == {"order": 5}
         assert len(await oq.list_dead(limit=1)) == 1
 
     async def test_a_requeued_task_starts_afresh(self, oq: AsyncOmniQ, log: Path) -> None:

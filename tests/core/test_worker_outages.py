@@ -85,13 +85,15 @@ class FlakyQueueStore(ReferenceQueueStore):
         self._switch.check()
         return await super().transition(changes)
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         self._switch.check()
-        return await super().get(ids)
+        return await super().get(ids, bodies=bodies)
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
         self._switch.check()
-        return await super().find(where, limit=limit, cursor=cursor)
+        return await super().find(where, limit=limit, cursor=cursor, bodies=bodies)
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         self._switch.check()

@@ -90,11 +90,13 @@ class RecordingQueue(BaseTaskQueue):
     async def reap(self, limit: int) -> list[TaskRecord]:
         return await self._store.reap(limit)
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        return await self._store.get(ids)
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        return await self._store.get(ids, bodies=bodies)
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
-        return await self._store.find(where, limit=limit, cursor=cursor)
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
+        return await self._store.find(where, limit=limit, cursor=cursor, bodies=bodies)
 
     async def stats(self) -> list[QueueStats]:
         return await self._store.stats()

@@ -45,6 +45,13 @@ class DependencyCycle(InvalidTask):
     """Raised when tasks that are enqueued together depend on each other in a circle."""
 
 
+class PayloadTooLarge(InvalidTask):
+    """Raised when a call has more bytes than `max_body` allows, or than the store takes; the message has both numbers.
+
+    A result that is too large is its task's error: this one.
+    """
+
+
 class ScheduleNotFound(OmniQError, LookupError):
     """Raised when no schedule has the given id."""
 

@@ -13,20 +13,20 @@ from omniq_postgres.wire import CLOCK, array_literal
 
 COPY_FROM = 50
 """Tasks from which on COPY is faster."""
-COPIED = ("id", "queue_name", "priority", "schedule_id", "body")
+COPIED = ("id", "queue_name", "priority", "schedule_id", "name", "body")
 
 INSERT = f"""
     with {CLOCK}, given as (
         select u.*, now, coalesce(given_run_at, now + delay) as run_at
         from clock, unnest($2::text[], $3::text[], $4::smallint[], $5::float8[], $6::float8[], $7::float8[],
-            $8::text[], $9::text[], $10::bytea[])
-            as u (id, queue_name, priority, given_run_at, delay, ttl, schedule_id, depends_on, body)),
+            $8::text[], $9::text[], $10::text[], $11::bytea[])
+            as u (id, queue_name, priority, given_run_at, delay, ttl, schedule_id, depends_on, name, body)),
     added as (
         insert into omniq.task (id, queue_name, state, priority, created_at, run_at, expires_at, schedule_id,
-            depends_on, body)
+            depends_on, name, body)
         select id, queue_name,
             case when depends_on is not null then 'waiting' when run_at <= now then 'pending' else 'scheduled' end,
-            priority, now, run_at, run_at + ttl, schedule_id, depends_on::text[], body
+            priority, now, run_at, run_at + ttl, schedule_id, depends_on::text[], name, body
         from given
         on conflict (id) do nothing
         returning id, depends_on),
@@ -42,7 +42,7 @@ _EXISTING = "select id from omniq.task where id = any($1::text[])"
 
 async def copy_tasks(session: Session, tasks: Sequence[NewTask]) -> bool:
     """Add tasks that are due now and have no parents, twice as fast; False if one is there already, and adds none."""
-    rows = [(task.id, task.queue_name, task.priority, task.schedule_id, task.body) for task in tasks]
+    rows = [(task.id, task.queue_name, task.priority, task.schedule_id, task.name, task.body) for task in tasks]
     try:
         await session.connection.copy_records_to_table("task", schema_name=session.schema, columns=COPIED, records=rows)
     except asyncpg.UniqueViolationError:
@@ -113,6 +113,7 @@ async def _insert(session: Session, tasks: Sequence[NewTask]) -> set[str]:
         [task.ttl for task in tasks],
         [task.schedule_id for task in tasks],
         [array_literal(task.depends_on) for task in tasks],
+        [task.name for task in tasks],
         [task.body for task in tasks],
     )
     return {row[0] for row in rows}

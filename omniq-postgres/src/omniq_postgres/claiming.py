@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 import asyncpg
 from omniq import clock
+from omniq.batching import MAX_BYTES
 from omniq.storage.records import Lease, LeaseStatus, TaskRecord
 
 from omniq_postgres.connection import Session
-from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, task_record
+from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, task_record
 
 MIN_PROMOTED = 200
 """SCHEDULED tasks of each queue that one claim makes PENDING, however few it is asked for: else twice as many."""
@@ -25,17 +26,20 @@ CLAIM = f"""
             select run_at from omniq.task where state = 'scheduled' and queue_name = queue.name
             order by run_at limit 1) as first
         where queue.name <> all (array(select queue_name from omniq.paused_queue))),
-    due as (
-        select next.ctid
+    first as (
+        select next.ctid, next.size
         from unnest($2::text[], $3::smallint[], $4::float8[], $5::text[])
             with ordinality as queue (name, rank, run_at, id, place) cross join lateral (
-            select ctid from omniq.task
+            select ctid, octet_length(body) as size from omniq.task
             where state = 'pending' and queue_name = queue.name
                 and ((-priority), run_at, id) > (queue.rank, queue.run_at, queue.id)
             order by (-priority), run_at, id limit $6 for no key update skip locked) as next
         where queue.name <> all (array(select queue_name from omniq.paused_queue))
             and ($7 or coalesce((select next_run > now from scheduled, clock), true))
         order by queue.place limit $6),
+    due as (
+        select ctid from (select ctid, size, sum(size) over (rows unbounded preceding) as total from first) as first
+        where total <= {MAX_BYTES} or total = size),
     walked as materialized (
         select extract(epoch from clock_timestamp())::float8 + $1::float8 - now as took
         from clock left join (select from due limit 1) as first on true),
@@ -68,7 +72,7 @@ REAP = f"""
         order by lease_until limit $2 for no key update skip locked)
     update omniq.task set state = 'pending', crashes = crashes + 1, lease_until = null, worker = null
     where ctid = any(array(select ctid from lapsed))
-    returning {COLUMNS}
+    returning {WITHOUT_BODY}
 """
 
 Place: TypeAlias = tuple[int, float, str]

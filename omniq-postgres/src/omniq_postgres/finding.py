@@ -10,14 +10,14 @@ from omniq.models.state import TaskState
 from omniq.storage.records import QueueStats, TaskFilter, TaskPage
 
 from omniq_postgres.connection import Session
-from omniq_postgres.wire import COLUMNS, NOW, NOW_AT, conditions, task_record
+from omniq_postgres.wire import COLUMNS, NOW, NOW_AT, WITHOUT_BODY, conditions, task_record
 
-FIND = f"select {COLUMNS} from omniq.task where {{where}} order by id limit {{limit}}"
-FIND_EXPIRED = f"""
+FIND = "select {columns} from omniq.task where {where} order by id limit {limit}"
+FIND_EXPIRED = """
     with task as materialized (
-        select {COLUMNS} from omniq.task
-        where state in ('pending', 'scheduled', 'waiting') and {{where}})
-    select * from task order by id limit {{limit}}
+        select {columns} from omniq.task
+        where state in ('pending', 'scheduled', 'waiting') and {where})
+    select * from task order by id limit {limit}
 """
 """Materialized, so that nobody walks all ids in their order to find that none of them has expired."""
 
@@ -48,7 +48,9 @@ _DELETE = f"delete from omniq.task where id = any($1::text[]) and {_NOT_AWAITED}
 _DELETE_EDGES = "delete from omniq.edge where parent = any($1::text[]) or child = any($1::text[])"
 
 
-async def find_tasks(session: Session, where: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
+async def find_tasks(
+    session: Session, where: TaskFilter, limit: int, cursor: str | None, *, bodies: bool = False
+) -> TaskPage:
     """A page in the order of the ids; the cursor is the last id."""
     restrictions, values = conditions(
         {
@@ -59,7 +61,11 @@ async def find_tasks(session: Session, where: TaskFilter, limit: int, cursor: st
         }
     )
     sql = FIND_EXPIRED if where.expired else FIND
-    sql = sql.format(where=f"{restrictions} and {_any_of(where.states)}", limit=f"${len(values) + 1}")
+    sql = sql.format(
+        columns=COLUMNS if bodies else WITHOUT_BODY,
+        where=f"{restrictions} and {_any_of(where.states)}",
+        limit=f"${len(values) + 1}",
+    )
     tasks = [task_record(row) for row in await session.fetch(sql, *values, limit + 1)]
     page = tasks[:limit]
     return TaskPage(page, page[-1].id if page and len(tasks) > limit else None)

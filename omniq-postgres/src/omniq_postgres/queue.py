@@ -127,12 +127,15 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
             Changed(status, change.task_id in parents) for status, change in zip(settled.statuses, changes, strict=True)
         ]
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        found = await self._database.run(partial(fetch_tasks, ids=ids)) if ids else {}
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        found = await self._database.run(partial(fetch_tasks, ids=ids, bodies=bodies)) if ids else {}
         return [found.get(id_) for id_ in ids]
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
-        return await self._database.run(partial(find_tasks, where=where, limit=limit, cursor=cursor))
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
+        job = partial(find_tasks, where=where, limit=limit, cursor=cursor, bodies=bodies)
+        return await self._database.run(job)
 
     async def stats(self) -> list[QueueStats]:
         return await self._database.run(count_tasks)

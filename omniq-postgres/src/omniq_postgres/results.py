@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 from omniq import clock
 from omniq.backend.component import Configured
+from omniq.batching import MAX_BYTES, parts
 from omniq.config.arguments import configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
@@ -21,6 +22,9 @@ from omniq.storage.records import ResultRecord
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore, Session
 from omniq_postgres.wire import CLOCK, NOW
+
+LARGE = 64 * 1024
+"""Bytes of a body from which on it is read apart, so that no answer becomes giant."""
 
 UNLESS_NEWER = """
         on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
@@ -37,14 +41,19 @@ _PUT = f"""
     {UNLESS_NEWER}
     returning task_id
 """
-_COLUMNS = """
-    task_id, epoch, status, schedule_id, finished_at, expires_at, body,
+_REST = """
+    task_id, epoch, status, schedule_id, finished_at, expires_at,
     round((expires_at - finished_at)::numeric, 6)::float8 as ttl
 """
+_COLUMNS = f"{_REST}, body"
 _GET = f"""
-    select {_COLUMNS} from omniq.result
+    select {{columns}} from omniq.result
     where task_id = any($2::text[]) and (expires_at is null or expires_at > {NOW})
 """
+_GET_WHOLE = _GET.format(columns=_COLUMNS)
+_GET_SMALL = _GET.format(
+    columns=f"{_REST}, case when octet_length(body) <= {LARGE} then body end as body, octet_length(body) as size"
+)
 _OF_SCHEDULE = f"""
     select {_COLUMNS} from omniq.result
     where schedule_id = $2 and (expires_at is null or expires_at > {NOW})
@@ -73,9 +82,16 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         if not ids:
             return []
-        rows = await self._database.run(lambda session: session.fetch(_GET, clock.offset(), ids))
-        found = {row["task_id"]: _record(row) for row in rows}
+        rows = await self._database.run(lambda session: session.fetch(_GET_SMALL, clock.offset(), ids))
+        large = [row for row in rows if row["body"] is None]
+        found = {row["task_id"]: _record(row) for row in rows if row["body"] is not None}
+        for part in parts(large, _size, limit=len(large), max_bytes=MAX_BYTES):
+            found |= await self._get_whole([row["task_id"] for row in part])
         return [found.get(id_) for id_ in ids]
+
+    async def _get_whole(self, ids: Sequence[str]) -> dict[str, ResultRecord]:
+        rows = await self._database.run(lambda session: session.fetch(_GET_WHOLE, clock.offset(), ids))
+        return {row["task_id"]: _record(row) for row in rows}
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
         sql = _OF_SCHEDULE.format("desc" if newest_first else "asc")
@@ -121,6 +137,11 @@ def _arrays(records: Sequence[ResultRecord]) -> tuple[list[object], ...]:
         [record.ttl for record in records],
         [record.body for record in records],
     )
+
+
+def _size(row: asyncpg.Record) -> int:
+    size: int = row["size"]
+    return size
 
 
 def _record(row: asyncpg.Record) -> ResultRecord:

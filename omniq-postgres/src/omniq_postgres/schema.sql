@@ -1,4 +1,4 @@
--- Version 1, for the schema "omniq"; another name is put in its place. Times are seconds since the epoch on the
+-- Version 2, for the schema "omniq"; another name is put in its place. Times are seconds since the epoch on the
 -- server's clock (`to_timestamp(run_at)` shows them); ids and names compare by code point.
 
 create table omniq.installation (
@@ -25,6 +25,7 @@ create table omniq.task (
     cancel_requested boolean not null default false,
     depends_on       text[],
     schedule_id      text collate "C",
+    name             text not null default '',
     body             bytea not null
 ) with (
     fillfactor = 70,

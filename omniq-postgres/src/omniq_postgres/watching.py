@@ -73,6 +73,8 @@ class Notifier:
         self._ended: list[str] = []
         self._sending: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        """On the loop's clock. Kept here, since uvloop gives a handle that doesn't know it for what is due at once."""
         self.sender = os.urandom(6).hex()
         """Who sends: this loop's own listener doesn't listen to it."""
 
@@ -99,9 +101,10 @@ class Notifier:
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds + 0.001  # better late by a hair than in vain
         if self._alarm is not None:
-            if loop.time() <= self._alarm.when() <= when:
+            if loop.time() <= self._alarm_at <= when:
                 return
             self._alarm.cancel()
+        self._alarm_at = when
         self._alarm = loop.call_at(when, hints.tasks_added, self._database.settings.location)
 
     def _send_soon(self) -> None:

@@ -24,9 +24,11 @@ and in it the dead of all that ran."""
 COLUMNS = (
     "id, queue_name, state, priority, created_at, run_at, expires_at, finished_at, epoch, attempts, crashes, "
     "lease_until, claimed_at, worker, cancel_requested, coalesce(depends_on, array[]::text[]) as depends_on, "
-    "schedule_id, body"
+    "schedule_id, name, body"
 )
+WITHOUT_BODY = COLUMNS.removesuffix(", body")
 _FETCH_TASKS = f"select {COLUMNS} from omniq.task where id = any($1::text[])"
+_FETCH_WITHOUT_BODIES = f"select {WITHOUT_BODY} from omniq.task where id = any($1::text[])"
 
 
 def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
@@ -44,9 +46,9 @@ def array_literal(texts: Sequence[str]) -> str | None:
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
-async def fetch_tasks(session: Session, ids: Sequence[str]) -> dict[str, TaskRecord]:
+async def fetch_tasks(session: Session, ids: Sequence[str], *, bodies: bool) -> dict[str, TaskRecord]:
     """Those of the tasks that exist."""
-    records = map(task_record, await session.fetch(_FETCH_TASKS, ids))
+    records = map(task_record, await session.fetch(_FETCH_TASKS if bodies else _FETCH_WITHOUT_BODIES, ids))
     return {record.id: record for record in records}
 
 

@@ -7,11 +7,13 @@ import logging
 import os
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import msgspec
 from omniq import clock
-from omniq.errors import StoreError
+from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
 from omniq.sync import PerLoop
@@ -19,14 +21,15 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig, ServerSettings
-from omniq_redis.opening import Server, ask_server, close_client, open_client, store_errors
+from omniq_redis.limits import LONGEST, SHORTEST, ask_limit, find_limit
+from omniq_redis.opening import DRIVER_ERRORS, Server, ask_server, close_client, open_client, store_errors
 from omniq_redis.scripts import script
 from omniq_redis.watching import Watcher
 from omniq_redis.wire import Batch, encode
 
 AT_ONCE = 2
 """Scripts that are sent at once: the server does them in a row, while all others wait."""
-LAYOUT = 1
+LAYOUT = 2
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
@@ -34,6 +37,8 @@ IN_FLIGHT = 32
 _PROCESS = secrets.token_hex(4)
 
 _log = logging.getLogger("omniq.redis")
+_limits: dict[str, int] = {}
+"""By location: bytes of the longest string that the server takes."""
 _decode_due = msgspec.msgpack.Decoder(list[float | bool]).decode
 _reported: set[str] = set()
 
@@ -76,12 +81,16 @@ class Connection:
         """
         wanted = script(name)
         rest = self._arguments(args, bodies)
-        with store_errors(self._settings):
-            async with self._slots:
-                try:
-                    answer = await self._client.execute_command("EVALSHA", wanted.digest, *rest)
-                except NoScriptError:
-                    answer = await self._client.execute_command("EVAL", wanted.source, *rest)
+        try:
+            with store_errors(self._settings):
+                async with self._slots:
+                    try:
+                        answer = await self._client.execute_command("EVALSHA", wanted.digest, *rest)
+                    except NoScriptError:
+                        answer = await self._client.execute_command("EVAL", wanted.source, *rest)
+        except StoreUnavailable:
+            await self._cut_off(len(bodies))
+            raise
         assert isinstance(answer, bytes)
         return answer
 
@@ -100,11 +109,12 @@ class Connection:
         return answers
 
     async def _pipelined(self, client: Redis, name: str, batches: Sequence[Batch]) -> list[bytes]:
+        try:
+            answers = await self._pipeline(client, name, batches)
+        except StoreUnavailable:
+            await self._cut_off(max(len(batch.bodies) for batch in batches))
+            raise
         with store_errors(self._settings):
-            async with self._slots, client.pipeline(transaction=False) as pipeline:
-                for batch in batches:
-                    pipeline.execute_command("EVALSHA", script(name).digest, *self._arguments(*batch))
-                answers = await pipeline.execute(raise_on_error=False)
             if not all(isinstance(answer, NoScriptError) for answer in answers):
                 for answer in answers:
                     if isinstance(answer, Exception):
@@ -112,8 +122,18 @@ class Connection:
                 return answers
         return [await self.call(name, *batch) for batch in batches]  # the first one brings the script
 
+    async def _pipeline(self, client: Redis, name: str, batches: Sequence[Batch]) -> list[Any]:
+        with store_errors(self._settings):
+            async with self._slots, client.pipeline(transaction=False) as pipeline:
+                for batch in batches:
+                    pipeline.execute_command("EVALSHA", script(name).digest, *self._arguments(*batch))
+                return await pipeline.execute(raise_on_error=False)
+
     def _arguments(self, args: object, bodies: bytes) -> tuple[str | int | float | bytes, ...]:
-        return (1, self._settings.namespace, clock.offset(), encode(args), bodies, self._sender)
+        packed = encode(args)
+        if (size := max(len(packed), len(bodies))) > self.limit:
+            raise PayloadTooLarge(f"{size:,} bytes at once; {self._location} allows {self.limit:,}")
+        return (1, self._settings.namespace, clock.offset(), packed, bodies, self._sender)
 
     async def check(self) -> None:
         """Reach the server, and see that its keys are of a layout that this version knows. Raises `StoreError`."""
@@ -125,10 +145,32 @@ class Connection:
                 f"{self._location}: a newer omniq-redis wrote this (layout {layout}, this one knows "
                 f"{LAYOUT}): upgrade omniq-redis"
             )
+        await self._learn_limit()
         if self._location not in _reported:
             _reported.add(self._location)
             _report(self._location, await self.server())
         self._checked = True
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the longest string that the server takes, as far as is known."""
+        return _limits.get(self._location, LONGEST)
+
+    async def _cut_off(self, size: int) -> None:
+        """A call with a string of that size was cut off: see whether it was too long, so that a repeat is split."""
+        if size > SHORTEST:
+            with suppress(StoreError):
+                await self._learn_limit(size)
+
+    async def _learn_limit(self, size: int = 0) -> None:
+        """What the server says it takes; where it won't, what it is found to take, if that is less than `size`."""
+        namespace = self._settings.namespace
+        with store_errors(self._settings):
+            limit = await ask_limit(self._client, namespace)
+            if limit is None and size:
+                limit = await find_limit(self._client, namespace, size, DRIVER_ERRORS)
+        if limit is not None:
+            _limits[self._location] = limit
 
     async def server(self) -> Server:
         """What the server says of itself. Raises `StoreUnavailable` or `StoreError`."""
@@ -161,6 +203,10 @@ class RedisStore(Store):
     @property
     def location(self) -> str:
         return self._location
+
+    @property
+    def max_item_bytes(self) -> int:
+        return _limits.get(self._location, LONGEST)
 
     async def connect(self) -> None:
         await self._connection.check()

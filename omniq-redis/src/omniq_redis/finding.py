@@ -21,24 +21,28 @@ _decode_families = msgspec.msgpack.Decoder(list[list[str]]).decode
 _decode_stats = msgspec.msgpack.Decoder(tuple[list[str], list[str]]).decode
 
 
-async def fetch_tasks(connection: Connection, ids: Sequence[str], where: Kind | None = None) -> list[TaskRecord | None]:
+async def fetch_tasks(
+    connection: Connection, ids: Sequence[str], where: Kind | None = None, *, bodies: bool
+) -> list[TaskRecord | None]:
     """The tasks, None for those that aren't there; with a filter, those that match."""
     found: list[TaskRecord | None] = []
     start = 0
     while start < len(ids):
-        done, rows = _decode_rows(await connection.call("get", [ids[start : start + PARCEL], where]))
+        done, rows = _decode_rows(await connection.call("get", [ids[start : start + PARCEL], where, bodies]))
         found += [None if row is None else task_record(row) for row in rows]
         start += done
     return found
 
 
-async def find_tasks(connection: Connection, where: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
+async def find_tasks(
+    connection: Connection, where: TaskFilter, limit: int, cursor: str | None, *, bodies: bool
+) -> TaskPage:
     """A page in the order of the ids; the cursor is the last id."""
     tasks: list[TaskRecord] = []
     count = min(limit + 1, PARCEL)
     while len(tasks) <= limit:
         ids = await _next_ids(connection, where, cursor, count)
-        found = await fetch_tasks(connection, ids, _filter(where)) if ids else []
+        found = await fetch_tasks(connection, ids, _filter(where), bodies=bodies) if ids else []
         tasks += [task for task in found if task is not None]
         if len(ids) < count:
             break

@@ -169,7 +169,7 @@ def _said(value: str | bool | None) -> str:
 
 async def ask_server(client: Client, namespace: str) -> Server:
     """What the server that holds the keys says of itself."""
-    node = await _node_of(client, namespace)
+    node = await node_of(client, namespace)
     info = await client.execute_command("INFO", **node)
     settings: dict[str, str] = {}
     with suppress(redis_errors.ResponseError):  # managed servers and narrow ACLs forbid it
@@ -182,7 +182,7 @@ async def ask_server(client: Client, namespace: str) -> Server:
     )
 
 
-async def _node_of(client: Client, namespace: str) -> dict[str, Any]:
+async def node_of(client: Client, namespace: str) -> dict[str, Any]:
     """The options that send a command to the node that has the namespace's keys."""
     if not isinstance(client, RedisCluster):
         return {}

@@ -32,6 +32,7 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
+from omniq.storage.sizes import change_bytes
 
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import RedisStore
@@ -49,7 +50,6 @@ from omniq_redis.wire import (
     parcels,
     task_record,
     tasks_batch,
-    weight_of_change,
     weight_of_task,
 )
 
@@ -79,7 +79,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return self._results
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
-        batches = map(tasks_batch, parcels(tasks, weight_of_task))
+        batches = map(tasks_batch, parcels(tasks, weight_of_task, self.max_item_bytes))
         answers = await self._connection.calls("add", batches)
         hints.tasks_added(self.location)
         return [ADDED[letter] for answer in answers for letter in answer]
@@ -122,7 +122,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
-        batches = map(changes_batch, parcels(changes, weight_of_change))
+        batches = map(changes_batch, parcels(changes, change_bytes, self.max_item_bytes))
         answers = await self._connection.calls("transition", batches)
         self._tell(changes)
         return [CHANGED[letter] for answer in answers for letter in answer]
@@ -133,11 +133,13 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
             hints.tasks_added(self.location)
         hints.results_stored(self.location, [c.result.task_id for c in changes if c.result is not None])
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        return await fetch_tasks(self._connection, ids)
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        return await fetch_tasks(self._connection, ids, bodies=bodies)
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
-        return await find_tasks(self._connection, where, limit, cursor)
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
+        return await find_tasks(self._connection, where, limit, cursor, bodies=bodies)
 
     async def stats(self) -> list[QueueStats]:
         return await count_tasks(self._connection)

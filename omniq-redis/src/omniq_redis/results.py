@@ -14,10 +14,11 @@ from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import ResultRecord
+from omniq.storage.sizes import result_bytes
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import PARCEL, parcels, result_record, results_batch, weight_of_result
+from omniq_redis.wire import PARCEL, parcels, result_record, results_batch
 
 _decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[str]).decode
@@ -32,7 +33,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         stored: list[bool] = []
-        for parcel in parcels(records, weight_of_result):
+        for parcel in parcels(records, result_bytes, self.max_item_bytes):
             answer = await self._connection.call("put_results", *results_batch(parcel))
             stored += [letter == ord("1") for letter in answer]
         hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])

@@ -14,6 +14,7 @@ from struct import Struct
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
+from omniq.batching import parts
 from omniq.models.state import TaskState
 from omniq.storage.records import (
     Added,
@@ -99,6 +100,7 @@ def task_kind(task: NewTask) -> Kind:
         task.ttl,
         task.depends_on or None,
         task.schedule_id,
+        task.name,
     )
 
 
@@ -146,29 +148,14 @@ def _sorted_out(kinds: Iterable[Kind]) -> tuple[list[Kind], list[int]]:
     return list(places), which
 
 
-def parcels(items: Sequence[T], weight: Callable[[T], int]) -> Iterator[Sequence[T]]:
-    """The items in order, in parts that one script call can handle; the weight is in bytes."""
-    start = total = 0
-    for index, item in enumerate(items):
-        total += weight(item)
-        if index > start and (index - start == PARCEL or total > PARCEL_BYTES):
-            yield items[start:index]
-            start, total = index, weight(item)
-    if start < len(items):
-        yield items[start:]
+def parcels(items: Sequence[T], weight: Callable[[T], int], max_bytes: int) -> Iterator[Sequence[T]]:
+    """The items in order, in parts that one script call can handle: their bodies go as one string of the protocol."""
+    return parts(items, weight, limit=PARCEL, max_bytes=min(PARCEL_BYTES, max_bytes))
 
 
 def weight_of_task(task: NewTask) -> int:
     """That of its body; a parent, which is read and written too, counts as some more."""
     return len(task.body) + PARCEL_BYTES // PARCEL * len(task.depends_on)
-
-
-def weight_of_change(change: Change) -> int:
-    return 0 if change.result is None else len(change.result.body)
-
-
-def weight_of_result(result: ResultRecord) -> int:
-    return len(result.body)
 
 
 # ── and back ─────────────────────────────────────────────────────────────────
@@ -179,7 +166,7 @@ class TaskRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     id: str
     record: bytes
-    body: bytes
+    body: bytes = b""
 
 
 class ScheduleRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -194,11 +181,12 @@ def task_record(row: TaskRow) -> TaskRecord:
     state, priority, epoch, attempts, crashes, _, _, cancel, created, due, expires, finished, lease, claimed = (
         _TASK.unpack_from(record)
     )
-    queue_name, worker, schedule_id, depends_on = _texts(record[_TASK.size :])
+    queue_name, name, worker, schedule_id, depends_on = _texts(record[_TASK.size :])
     return TaskRecord(
         id=row.id,
         queue_name=queue_name,
         body=row.body,
+        name=name,
         state=_STATES[state - 1],
         priority=priority,
         created_at=created,
@@ -218,14 +206,15 @@ def task_record(row: TaskRow) -> TaskRecord:
 
 
 @functools.lru_cache(maxsize=1024)
-def _texts(packed: bytes) -> tuple[str, str | None, str | None, tuple[str, ...]]:
-    """Queue, worker, schedule and parents: the same for most tasks of a batch."""
+def _texts(packed: bytes) -> tuple[str, str, str | None, str | None, tuple[str, ...]]:
+    """Queue, function, worker, schedule and parents: the same for most tasks of a batch."""
     queue_name, at = _text(packed, 0, 2)
     schedule_id, at = _text(packed, at, 2)
     parents, at = _text(packed, at, 4)
+    name, at = _text(packed, at, 2)
     worker, _ = _text(packed, at, 2)
     depends_on = _decode_parents(parents) if parents else ()
-    return queue_name.decode(), worker.decode() or None, schedule_id.decode() or None, depends_on
+    return queue_name.decode(), name.decode(), worker.decode() or None, schedule_id.decode() or None, depends_on
 
 
 def _text(packed: bytes, at: int, width: int) -> tuple[bytes, int]:

@@ -24,9 +24,10 @@ from omniq_sqlite.wire import (
 
 _INSERT = f"""
     with row as materialized (select value from json_each(?1))
-    insert into task (id, queue_name, state, priority, created_at, run_at, expires_at, depends_on, schedule_id, body)
+    insert into task (id, queue_name, state, priority, created_at, run_at, expires_at, depends_on, schedule_id, name,
+        body)
     select value ->> 0, value ->> 1, value ->> 2, value ->> 3, {time_at(4)}, {time_at(5)}, {time_at(6)},
-        value ->> 7, value ->> 8, {body_at(9)}
+        value ->> 7, value ->> 8, value ->> 9, {body_at(10)}
     from row
 """
 _INSERT_LARGE = "insert into large_body (task_id, body) values (?, ?)"
@@ -95,5 +96,6 @@ def _row(record: TaskRecord, bodies: Bodies) -> tuple[object, ...]:
         maybe_ticks(record.expires_at),
         record.depends_on or None,
         record.schedule_id,
+        record.name,
         *(bodies.place(record.body) if len(record.body) <= LARGE_BODY else (None, None)),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import accumulate
 
 import msgspec
 from msgspec import Struct
 from omniq import clock
+from omniq.batching import MAX_BYTES
 from omniq.storage.records import Lease, LeaseStatus, TaskRecord
 
 from omniq_sqlite.wire import decode_texts, encode, fetch_tasks, fetch_text
@@ -23,8 +25,8 @@ _PROMOTE = """
         limit ?3)
 """
 SELECT_DUE = """
-    select json_group_array(id) from (
-        select id from task
+    select json_array(json_group_array(id), json_group_array(size)) from (
+        select id, (select length(body) from large_body where task_id = task.id) as size from task
         where state = 'pending' and queue_name = ?1 and ?1 not in (select queue_name from paused_queue)
         order by priority desc, run_at, id limit ?2)
 """
@@ -54,23 +56,41 @@ class _CurrentLease(Struct, array_like=True, frozen=True, gc=False):
     cancel_requested: int
 
 
+_decode_due = msgspec.json.Decoder(tuple[list[str], list[int | None]]).decode
 _decode_leases = msgspec.json.Decoder(list[_CurrentLease]).decode
 
 
 def claim_tasks(
-    connection: sqlite3.Connection, queues: Sequence[str], limit: int, lease: float, worker: str
+    connection: sqlite3.Connection,
+    queues: Sequence[str],
+    limit: int,
+    lease: float,
+    worker: str,
+    max_bytes: int = MAX_BYTES,
 ) -> list[TaskRecord]:
     """The tasks claimed, in the order of the claim."""
     now = clock.now()
     queues = list(dict.fromkeys(queues))
     connection.execute(_PROMOTE, (encode(queues), now, max(limit, PROMOTE_LIMIT)))
     ids: list[str] = []
+    sizes: list[int | None] = []
     for queue in queues:
         if len(ids) < limit:
-            ids += decode_texts(fetch_text(connection, SELECT_DUE, queue, limit - len(ids)))
+            found, large = _decode_due(fetch_text(connection, SELECT_DUE, queue, limit - len(ids)))
+            ids += found
+            sizes += large
+    ids = ids[: _affordable(sizes, max_bytes)]
     if ids:
         connection.execute(_CLAIM, (encode(ids), now, now + lease, worker))
     return fetch_tasks(connection, ids)
+
+
+def _affordable(sizes: Sequence[int | None], max_bytes: int) -> int:
+    """How many of the tasks have large bodies of no more than `max_bytes` together; small ones aren't counted."""
+    if not any(sizes):
+        return len(sizes)
+    totals = accumulate(size or 0 for size in sizes)
+    return next((max(1, count) for count, total in enumerate(totals) if total > max_bytes), len(sizes))
 
 
 def extend_leases(connection: sqlite3.Connection, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:
@@ -99,4 +119,4 @@ def reap_tasks(connection: sqlite3.Connection, limit: int) -> list[TaskRecord]:
     ids = decode_texts(fetch_text(connection, _SELECT_LAPSED, clock.now(), limit))
     if ids:
         connection.execute(_REAP, (encode(ids),))
-    return fetch_tasks(connection, ids)
+    return fetch_tasks(connection, ids, bodies=False)

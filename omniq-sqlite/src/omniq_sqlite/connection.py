@@ -13,10 +13,13 @@ from omniq.sync import PerLoop
 
 from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
 from omniq_sqlite.lanes import Job, Reader, Writer
-from omniq_sqlite.opening import Link
+from omniq_sqlite.opening import Link, longest_row
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
+
+BESIDE_A_BODY = 64 * 1024
+"""Bytes that the other columns of a row may have."""
 
 _open: dict[DatabaseSettings, Database] = {}
 _lock = threading.Lock()
@@ -87,6 +90,10 @@ class SQLiteStore(Store):
     @property
     def location(self) -> str:
         return f"sqlite:{self._settings.path}"
+
+    @property
+    def max_item_bytes(self) -> int:
+        return longest_row() - BESIDE_A_BODY
 
     async def guarantees(self) -> Guarantees:
         return Guarantees(

@@ -60,7 +60,9 @@ _decode_counts = msgspec.json.Decoder(list[tuple[str, TaskState, int]]).decode
 _decode_edges = msgspec.json.Decoder(list[tuple[str, str]]).decode
 
 
-def find_tasks(connection: sqlite3.Connection, where: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
+def find_tasks(
+    connection: sqlite3.Connection, where: TaskFilter, limit: int, cursor: str | None, *, bodies: bool = False
+) -> TaskPage:
     """A page in the order of the ids; the cursor is the last id."""
     restrictions, values = conditions(
         {
@@ -76,7 +78,8 @@ def find_tasks(connection: sqlite3.Connection, where: TaskFilter, limit: int, cu
             sql = FIND.format(scan=scan, restrictions=restrictions)
             ids += decode_texts(fetch_text(connection, sql, *values, limit + 1))
         page = sorted(ids)[:limit]
-        return TaskPage(fetch_tasks(connection, page), page[-1] if page and len(ids) > limit else None)
+        tasks = fetch_tasks(connection, page, bodies=bodies)
+        return TaskPage(tasks, page[-1] if page and len(ids) > limit else None)
 
 
 @contextmanager

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import resources
 
 import msgspec
-from omniq.errors import StoreError, StoreUnavailable
+from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 
 from omniq_sqlite.config import DatabaseSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OLDEST_SQLITE = (3, 38, 0)
 
 _CHECKPOINT_PAGES = 4000
@@ -35,10 +36,13 @@ _TRANSIENT = frozenset(
 
 @contextmanager
 def store_errors(path: str) -> Iterator[None]:
-    """Turn SQLite's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
+    """Turn SQLite's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`, and into
+    `PayloadTooLarge` where a value has too many bytes."""
     try:
         yield
     except sqlite3.Error as error:
+        if primary_code(error) == sqlite3.SQLITE_TOOBIG:
+            raise PayloadTooLarge(f"{path}: {error}") from error
         kind = StoreUnavailable if primary_code(error) in _TRANSIENT else StoreError
         raise kind(f"{path}: {error}") from error
     except msgspec.DecodeError as error:
@@ -140,6 +144,13 @@ def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.C
         connection.close()
         raise
     return connection
+
+
+@functools.cache
+def longest_row() -> int:
+    """Bytes that this SQLite takes as one row or one value."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
 
 
 def _text(raw: bytes) -> str:

@@ -74,7 +74,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         if limit < 1 or (self._idle and not await self._anything_due(queues)):
             return []
-        job = partial(claim_tasks, queues=queues, limit=limit, lease=lease, worker=worker)
+        job = partial(claim_tasks, queues=queues, limit=limit, lease=lease, worker=worker, max_bytes=self.max_bytes)
         claimed = await self._database.write(job)
         self._idle = not claimed
         return claimed
@@ -101,12 +101,15 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         hints.results_stored(self.location, [result.task_id for result in settled.results])
         return settled.answers
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        found = {task.id: task for task in await self._database.read(partial(fetch_tasks, ids=ids))}
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        found = {task.id: task for task in await self._database.read(partial(fetch_tasks, ids=ids, bodies=bodies))}
         return [found.get(id_) for id_ in ids]
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
-        return await self._database.read(partial(find_tasks, where=where, limit=limit, cursor=cursor))
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
+        job = partial(find_tasks, where=where, limit=limit, cursor=cursor, bodies=bodies)
+        return await self._database.read(job)
 
     async def stats(self) -> list[QueueStats]:
         return await self._database.read(count_tasks)

@@ -1,4 +1,4 @@
--- Version 1. Times are seconds since the epoch. The tables are STRICT and checked, so that nobody's slip of the
+-- Version 2. Times are seconds since the epoch. The tables are STRICT and checked, so that nobody's slip of the
 -- hand at a prompt leaves a row behind which a worker can't read.
 
 create table if not exists task (
@@ -20,6 +20,7 @@ create table if not exists task (
     cancel_requested integer not null default 0 check (cancel_requested in (0, 1)),
     depends_on       text check (json_type(depends_on) = 'array'),
     schedule_id      text,
+    name             text not null default '',
     body             blob                    -- null where it is in large_body
 ) strict, without rowid;
 

@@ -110,28 +110,32 @@ class TaskRow(Struct, array_like=True, frozen=True, gc=False):
     cancel_requested: int
     depends_on: tuple[str, ...] | None
     schedule_id: str | None
+    name: str
     body: str | None
 
 
+_BODY = "case when body is not null then hex(body) end"
 _FETCH_TASKS = f"""
     select json_group_array(json_array(id, queue_name, state, priority, {ticks_of("created_at")},
         {ticks_of("run_at")}, {ticks_of("expires_at")}, {ticks_of("finished_at")}, epoch, attempts, crashes,
         {ticks_of("lease_until")}, {ticks_of("claimed_at")}, worker, cancel_requested, json(depends_on),
-        schedule_id, case when body is not null then hex(body) end))
+        schedule_id, name, {{body}}))
     from task where id in (select value from json_each(?))
 """
+_FETCH_WITH_BODIES = _FETCH_TASKS.format(body=_BODY)
+_FETCH_WITHOUT = _FETCH_TASKS.format(body="''")
 _FETCH_LARGE = "select task_id, body from large_body where task_id in (select value from json_each(?))"
 _decode_tasks = msgspec.json.Decoder(list[TaskRow]).decode
 
 
-def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str]) -> list[TaskRecord]:
+def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord]:
     """Those of the tasks that exist, in the order of `ids`."""
     if not ids:
         return []
-    rows = _decode_tasks(fetch_text(connection, _FETCH_TASKS, encode(ids)))
+    rows = _decode_tasks(fetch_text(connection, _FETCH_WITH_BODIES if bodies else _FETCH_WITHOUT, encode(ids)))
     large = [row.id for row in rows if row.body is None]
-    bodies: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE, [encode(large)])) if large else {}
-    records = {row.id: _record(row, body) for row in rows if (body := _body(row, bodies)) is not None}
+    apart: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE, [encode(large)])) if large else {}
+    records = {row.id: _record(row, body) for row in rows if (body := _body(row, apart)) is not None}
     return [record for id_ in ids if (record := records.get(id_)) is not None]
 
 
@@ -145,6 +149,7 @@ def _record(row: TaskRow, body: bytes) -> TaskRecord:
         id=row.id,
         queue_name=row.queue_name,
         body=body,
+        name=row.name,
         state=row.state,
         priority=row.priority,
         created_at=to_seconds(row.created_at),

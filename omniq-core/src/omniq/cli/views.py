@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 TASK_COLUMNS: Final = ("ID", "STATE", "QUEUE", "FUNCTION", "RUN-AT", "PRIORITY", "FAILED")
 DEAD_COLUMNS: Final = ("ID", "QUEUE", "FUNCTION", "FINISHED-AT", "FAILED", "ERROR")
+CALL_FIELDS: Final = ("max_retries", "retry_delay", "timeout", "result_ttl", "metadata", "body")
+"""What only a task's call tells."""
 STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))
 SCHEDULE_COLUMNS: Final = ("ID", "STATE", "TIMING", "NEXT-RUN", "QUEUE", "FUNCTION")
 EVENT_COLUMNS: Final = ("TIME", "TYPE", "TASK", "SCHEDULE", "QUEUE", "ATTEMPT", "WORKER", "DATA")
 
 
 def task_data(task: Task) -> dict[str, object]:
-    """A task for JSON."""
-    data = asdict(task)
-    del data["body"]
-    return data
+    """A task for JSON: without its bytes, and in a list without what only those tell."""
+    unread = CALL_FIELDS if task.max_retries is None else ("body",)
+    return {name: value for name, value in asdict(task).items() if name not in unread}
 
 
 def task_row(task: Task) -> tuple[Cell, ...]:

@@ -34,6 +34,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "FSSPEC_URI": "fsspec_uri",
     "GEVENT_WORKERS": "worker.sizes.gevent",
     "LOG_LEVEL": "logging.level",
+    "MAX_BODY": "task_queue.config.max_body",
     "MAX_WORKERS": "worker.config.max_workers",
     "PROCESS_WORKERS": "worker.sizes.process",
     "PROJECT_NAME": "project_name",

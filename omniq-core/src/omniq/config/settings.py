@@ -7,7 +7,16 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from omniq.models.config import DEFAULT_PROJECT, DEFAULT_QUEUE, Name, NotNegative, Positive, Serializer
+from omniq.models.config import (
+    DEFAULT_MAX_BODY,
+    DEFAULT_PROJECT,
+    DEFAULT_QUEUE,
+    Bytes,
+    Name,
+    NotNegative,
+    Positive,
+    Serializer,
+)
 from omniq.models.redaction import redact
 
 LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "DISABLED"]
@@ -36,6 +45,8 @@ class Settings:
     QUEUES: tuple[Name, ...] = (DEFAULT_QUEUE,)
     """The named queues in order of priority; comma-separated in the environment."""
     SERIALIZER: Serializer = "auto"
+    MAX_BODY: Bytes = DEFAULT_MAX_BODY
+    """Bytes that the call of a task, or its result, may have."""
     RESULT_STORAGE_TYPE: str | None = None
     RESULT_STORAGE_URL: str | None = None
     EVENT_STORAGE_TYPE: str | None = None

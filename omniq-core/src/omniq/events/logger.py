@@ -8,16 +8,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
+import msgspec
+
 from omniq import clock
 from omniq.errors import StoreError
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
 from omniq.sync import PerLoop, cancel_and_wait
+from omniq.texts import cut
 
 log = logging.getLogger("omniq.events")
+_encode = msgspec.json.Encoder().encode
 
-
+MAX_TEXT = 1024
+"""Characters of a text in an event's data."""
+MAX_DATA = 16 * 1024
+"""Bytes of an event's data, as JSON."""
 MAX_FAILURES = 5
 """In a row, after which the writer waits for the next event before it tries again."""
 
@@ -33,7 +40,7 @@ class EventFields(TypedDict, total=False):
     worker: str | None
     attempt: int | None
     data: dict[str, Any]
-    """Plain JSON types."""
+    """Plain JSON types. Texts are cut to 1,024 characters; of data with more than 16 KiB only the size is kept."""
 
 
 class AsyncEventLogger:
@@ -58,6 +65,15 @@ class AsyncEventLogger:
         if not self.enabled:
             return
         fields.setdefault("time", clock.now())
+        if fields.get("data"):
+            try:
+                fields["data"] = _bounded(fields["data"])
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                log.warning(
+                    "an event is dropped, since its data can't be written as JSON: %s", error.__class__.__name__
+                )
+                self._drop(1)
+                return
         event = TaskEvent(type=type, **fields)
         buffer = self._buffers.get()
         if len(buffer.events) >= self._capacity:
@@ -88,6 +104,13 @@ class AsyncEventLogger:
 
     def _make_buffer(self) -> _Buffer:
         return _Buffer(self.store, self._batch, self._drop)
+
+
+def _bounded(data: dict[str, Any]) -> dict[str, Any]:
+    """The data, or what is kept of it where it is large."""
+    short = {key: cut(value, MAX_TEXT) if isinstance(value, str) else value for key, value in data.items()}
+    size = len(_encode(short))
+    return short if size <= MAX_DATA else {"omitted_bytes": size}
 
 
 class _Buffer:

@@ -20,11 +20,14 @@ DEFAULT_PROJECT = "default"
 DEFAULT_QUEUE = "default"
 
 TEN_YEARS = 315_576_000.0
+DEFAULT_MAX_BODY = 128 * 1024 * 1024
+"""Bytes that the call of a task, or its result, may have by default."""
 
 Name = Annotated[str, Meta(pattern=rf"^{NAME.pattern}\Z")]
 Positive = Annotated[float, Meta(gt=0, le=TEN_YEARS)]
 NotNegative = Annotated[float, Meta(ge=0, le=TEN_YEARS)]
 Serializer = Literal["auto", "msgspec"]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 
 
 class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +53,8 @@ class TaskQueueConfig(ComponentConfig, frozen=True, kw_only=True):
     """The named queues in strict order of priority; "default" is always there, last."""
     serializer: Serializer = "auto"
     """`auto`: msgspec, and dill for what it can't carry exactly; `msgspec`: never dill."""
+    max_body: Bytes = DEFAULT_MAX_BODY
+    """Bytes that the call of a task, or its result, may have; a store may take less."""
 
     @property
     def queue_names(self) -> tuple[str, ...]:

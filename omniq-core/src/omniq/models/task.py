@@ -11,11 +11,16 @@ from omniq.models.state import TaskState
 
 
 class Task(Struct, frozen=True, kw_only=True, eq=False):
-    """A task as the queue holds it. Two tasks are equal when their ids are."""
+    """A task as the queue holds it. Two tasks are equal when their ids are.
+
+    Lists don't read the tasks' calls, which may be large: what only a call tells is None there, and `body` empty.
+    `get_task` fills in all.
+    """
 
     id: str
     func: str
-    """`module:qualname`, or the name of a function that travels by value."""
+    """`module:qualname`, or the name of a function that travels by value. A name to show: in a list it is what is kept
+    beside the call, cut to 255 characters and not signed. What runs is what the call says."""
     queue_name: str
     state: TaskState
     priority: int
@@ -35,16 +40,17 @@ class Task(Struct, frozen=True, kw_only=True, eq=False):
     cancel_requested: bool = False
     depends_on: tuple[str, ...] = ()
     schedule_id: str | None = None
-    max_retries: int = 0
-    retry_delay: float = 0.0
+    max_retries: int | None = None
+    """None in lists, as `retry_delay` and `metadata` are."""
+    retry_delay: float | None = None
     """Seconds before the first retry; it doubles from one to the next."""
     timeout: float | None = None
-    """Seconds that one run may take."""
+    """Seconds that one run may take; None in lists, and where there is no limit."""
     result_ttl: float | None = None
-    """Seconds for which the result is kept."""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    """Seconds for which the result is kept; None in lists, and where that is without end."""
+    metadata: dict[str, Any] | None = None
     body: bytes = b""
-    """The stored bytes of the call, as they are: for a look at what can't be read."""
+    """The stored bytes of the call, as they are: for a look at what can't be read. Empty in lists."""
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Task) else NotImplemented

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
 
 BATCH = 500
+FEW = 25
+"""Tasks whose calls are read at once, since those may be large."""
 
 PARENT_FAILED = Outcome(error_type="ParentFailed", error_message="a task that it depends on didn't succeed")
 
@@ -52,20 +54,31 @@ class DependencyResolver:
             if cursor is None:
                 return
 
+    async def check_parents(self, tasks: Sequence[NewTask]) -> None:
+        """Raise `UnknownParent` if one depends on a task that is neither among them nor in the store."""
+        own = {task.id for task in tasks}
+        others = list({parent for task in tasks for parent in task.depends_on} - own)
+        found = await (await self._queue.ready()).get(others, bodies=False) if others else []
+        unknown = {id_ for id_, record in zip(others, found, strict=True) if record is None}
+        orphan = next((task for task in tasks if not unknown.isdisjoint(task.depends_on)), None)
+        if orphan is not None:
+            raise unknown_parent(orphan)
+
     async def _resolve(self, child_ids: Sequence[str]) -> list[str]:
         """Release or end these tasks if their parents allow or forbid it; returns those it ended."""
         if not child_ids:
             return []
-        records = await (await self._queue.ready()).get(list(dict.fromkeys(child_ids)))
+        records = await (await self._queue.ready()).get(list(dict.fromkeys(child_ids)), bodies=False)
         return await self._resolve_records([record for record in records if record is not None])
 
     async def _resolve_records(self, records: Sequence[TaskRecord]) -> list[str]:
         waiting = [record for record in records if record.state is TaskState.WAITING]
         parents = await self._parents(waiting)
-        released = [child for child in waiting if self._may_run(child, parents)]
+        policies = await self._policies([child for child in waiting if _any_failed(child, parents)])
+        released = [child for child in waiting if _may_run(child, parents, policies)]
         if released:
             await self._queue.store.transition([_release(child) for child in released])
-        doomed = [child for child in waiting if self._must_end(child, parents)]
+        doomed = [child for child in waiting if policies.get(child.id) == "cancel"]
         ended = await self._queue.end_tasks(doomed, TaskState.CANCELLED, PARENT_FAILED, release_children=False)
         return [record.id for record in ended]
 
@@ -76,24 +89,29 @@ class DependencyResolver:
         would have decided the child long before.
         """
         ids = list({parent for child in children for parent in child.depends_on})
-        records = await self._queue.store.get(ids) if ids else []
+        records = await self._queue.store.get(ids, bodies=False) if ids else []
         return {
             id_: TaskState.SUCCESS if record is None else record.state for id_, record in zip(ids, records, strict=True)
         }
 
-    def _may_run(self, child: TaskRecord, parents: dict[str, TaskState]) -> bool:
-        states = [parents[id_] for id_ in child.depends_on]
-        if all(state is TaskState.SUCCESS for state in states):
-            return True
-        return all(state.is_terminal for state in states) and self._policy(child) == "run"
+    async def _policies(self, children: Sequence[TaskRecord]) -> dict[str, str]:
+        """What is to become of these tasks now that a parent of theirs has failed: their calls say it."""
+        policies: dict[str, str] = {}
+        for start in range(0, len(children), FEW):
+            records = await self._queue.store.get([child.id for child in children[start : start + FEW]])
+            calls = {record.id: read_call(record, self._queue.serialization) for record in records if record}
+            policies |= {id_: call.on_parent_failure for id_, call in calls.items()}
+        return policies
 
-    def _must_end(self, child: TaskRecord, parents: dict[str, TaskState]) -> bool:
-        states = [parents[id_] for id_ in child.depends_on]
-        failed = any(state.is_terminal and state is not TaskState.SUCCESS for state in states)
-        return failed and self._policy(child) == "cancel"
 
-    def _policy(self, child: TaskRecord) -> str:
-        return read_call(child, self._queue.serialization).on_parent_failure
+def _any_failed(child: TaskRecord, parents: dict[str, TaskState]) -> bool:
+    states = [parents[id_] for id_ in child.depends_on]
+    return any(state.is_terminal and state is not TaskState.SUCCESS for state in states)
+
+
+def _may_run(child: TaskRecord, parents: dict[str, TaskState], policies: dict[str, str]) -> bool:
+    states = [parents[id_] for id_ in child.depends_on]
+    return all(state.is_terminal for state in states) and policies.get(child.id, "run") == "run"
 
 
 def _release(child: TaskRecord) -> Change:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, Unpack
 from omniq import clock
 from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
-from omniq.batching import Batcher
+from omniq.batching import Batcher, parts
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
@@ -22,27 +22,31 @@ from omniq.models.task import Task
 from omniq.models.times import Duration
 from omniq.plugins.registry import load_class
 from omniq.queue.dependencies import DependencyResolver, parents_first, unknown_parent
-from omniq.queue.request import EnqueueOptions, FuncArgs, RequestBuilder, TaskCall, TaskOptions, span
+from omniq.queue.request import (
+    EnqueueOptions,
+    FuncArgs,
+    RequestBuilder,
+    TaskCall,
+    TaskOptions,
+    check_limit,
+    check_state,
+    span,
+)
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.settle import Settler, ending
+from omniq.queue.settle import ENDINGS, Settler, ending
 from omniq.queue.ttl import TTLManager
-from omniq.queue.view import task_view
+from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Added, Change, ChangeStatus, NewTask, QueueStats, TaskFilter, TaskRecord
+from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit, task_bytes
 from omniq.sync import PerLoop
 
 log = logging.getLogger("omniq.queue")
 
 C = TypeVar("C", bound=TaskQueueConfig)
 
-MAX_PAGE = 10_000
 MIN_INTERVAL = 0.001
-ENDINGS = {
-    TaskState.CANCELLED: EventType.CANCELLED,
-    TaskState.EXPIRED: EventType.EXPIRED,
-    TaskState.ERROR: EventType.ERROR,
-}
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
 
 
@@ -68,7 +72,8 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         self.requests = RequestBuilder(self.serialization, config.queue_names, defaults)
         self._given_results: BaseResultStorage | None = None
         self._own_results: BaseResultStorage | None = None
-        self._adds = PerLoop(lambda: Batcher(self._add))
+        self._adds = PerLoop(lambda: Batcher(self._add, size=task_bytes, max_bytes=self.store.max_bytes))
+        self._surely_fits = min(config.max_body, ALWAYS_TAKEN)
         self.scheduler = AsyncScheduler(self)
 
     @classmethod
@@ -125,10 +130,13 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         `func_args`: a mapping gives keyword arguments, a sequence positional ones. The options are those of
         `EnqueueOptions`. Concurrent calls share one write to the store.
 
-        Raises `InvalidTask` or `SerializationError` naming the argument, `StoreError` if the store fails.
+        Raises `InvalidTask` or `SerializationError` naming the argument, `PayloadTooLarge` for too many bytes,
+        `StoreError` if the store fails.
         """
         checked = TaskOptions.of(options)
         task = self.requests.build(func, func_args, checked)
+        if len(task.body) > self._surely_fits:
+            await self.check_size(task.body, task.name)
         if checked.connection is None:
             began = clock.now()
             await self._added([task], [await self._adds.get().submit(task)], began)
@@ -147,23 +155,21 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
             raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
         pairs = zip(calls, options, strict=True)
         tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
+        for place, task in enumerate(tasks):
+            if len(task.body) > self._surely_fits:
+                await self.check_size(task.body, task.name, f"calls[{place}].func_args")
         ordered = parents_first(tasks)
-        await self._check_parents(ordered)
-        size = self.store.add_batch
-        for start in range(0, len(ordered), size):
-            batch, began = ordered[start : start + size], clock.now()
-            await self._added(batch, await (await self.ready()).add(batch), began)
+        await self.dependencies.check_parents(ordered)
+        store = await self.ready()
+        for batch in parts(ordered, task_bytes, limit=store.add_batch, max_bytes=store.max_bytes):
+            began = clock.now()
+            await self._added(batch, await store.add(batch), began)
         return [task.id for task in tasks]
 
-    async def _check_parents(self, tasks: Sequence[NewTask]) -> None:
-        """Raise `UnknownParent` if one depends on a task that is neither among them nor in the store."""
-        own = {task.id for task in tasks}
-        others = list({parent for task in tasks for parent in task.depends_on} - own)
-        found = await (await self.ready()).get(others) if others else []
-        unknown = {id_ for id_, record in zip(others, found, strict=True) if record is None}
-        orphan = next((task for task in tasks if not unknown.isdisjoint(task.depends_on)), None)
-        if orphan is not None:
-            raise unknown_parent(orphan)
+    async def check_size(self, body: bytes, func: str, argument: str = "func_args") -> None:
+        """Raise `PayloadTooLarge` if the packed call is larger than `max_body` or than the store takes."""
+        limit = SizeLimit.of(self.config.max_body, await self.ready())
+        limit.check(len(body), f"{argument}: the call of {func}")
 
     async def _add(self, tasks: Sequence[NewTask]) -> Sequence[Added]:
         return await (await self.ready()).add(tasks)
@@ -187,11 +193,11 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
     # ── one task ─────────────────────────────────────────────────────────────
 
     async def get_task(self, task_id: str) -> Task:
-        """The task as it is now. Raises `TaskNotFound`."""
+        """The task as it is now, with the options of its call. Raises `TaskNotFound`."""
         (record,) = await (await self.ready()).get([task_id])
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self.store.location}")
-        return task_view(record, self.serialization)
+        return task_details(record, self.serialization)
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel the task; returns False if it had ended already.
@@ -201,7 +207,7 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         Raises `TaskNotFound`.
         """
         while True:
-            (record,) = await (await self.ready()).get([task_id])
+            (record,) = await (await self.ready()).get([task_id], bodies=False)
             if record is None:
                 raise TaskNotFound(f"no task {task_id} in {self.store.location}")
             if record.state.is_terminal:
@@ -263,11 +269,14 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
     async def list_tasks(
         self, *, state: TaskState | str | None = None, queue_name: str | None = None, limit: int = 100
     ) -> list[Task]:
-        """Up to `limit` tasks in the order of their ids, which is that of their creation."""
-        states = () if state is None else (_state(state),)
+        """Up to `limit` tasks in the order of their ids, which is that of their creation.
+
+        Their calls aren't read, however large they are: `get_task` tells a task's options.
+        """
+        states = () if state is None else (check_state(state),)
         where = TaskFilter(states=states, queue_name=queue_name)
-        page = await (await self.ready()).find(where, limit=_limit(limit))
-        return [task_view(record, self.serialization) for record in page.tasks]
+        page = await (await self.ready()).find(where, limit=check_limit(limit))
+        return [task_view(record) for record in page.tasks]
 
     async def list_dead(self, *, queue_name: str | None = None, limit: int = 100) -> list[Task]:
         """The dead-letter queue: tasks that ended in an error."""
@@ -335,16 +344,3 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
 
 def _store_class(backend: BaseBackend) -> Callable[[Any], BaseTaskQueue]:
     return load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
-
-
-def _state(state: TaskState | str) -> TaskState:
-    try:
-        return TaskState(state)
-    except ValueError:
-        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
-
-
-def _limit(limit: int) -> int:
-    if not 0 < limit <= MAX_PAGE:
-        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
-    return limit

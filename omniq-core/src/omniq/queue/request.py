@@ -13,16 +13,19 @@ from omniq import ids
 from omniq.config.choices import TaskDefaults
 from omniq.errors import InvalidTask
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
+from omniq.models.state import TaskState
 from omniq.models.task import Call, Task
 from omniq.models.times import Duration, seconds, timestamp
 from omniq.serialization.calls import CallOptions
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import NewTask
+from omniq.texts import shown_name
 
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
 MAX_ID_LENGTH = 255
+MAX_PAGE = 10_000
 ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "connection")
 """Options that the tasks of a schedule can't have."""
 
@@ -55,7 +58,7 @@ class EnqueueOptions(TypedDict, total=False):
     task_id: str | None
     """An id of your own: enqueueing it again changes nothing."""
     metadata: Mapping[str, Any] | None
-    """Kept with the task, for people and tools; plain values."""
+    """Kept with the task, for people and tools; plain values, of 64 KiB at most."""
     on_success: Callable[..., Any] | None
     """Called on the worker with the `TaskResult`, once, if it gets that far."""
     on_failure: Callable[..., Any] | None
@@ -139,6 +142,7 @@ class RequestBuilder:
             id=task_id,
             queue_name=queue_name,
             body=self._serialization.reseal(call, task_id=task_id, queue_name=queue_name),
+            name=shown_name(call.func),
             priority=check_priority(options.priority),
             run_at=run_at,
             delay=delay,
@@ -227,6 +231,21 @@ def check_priority(priority: object) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or not -100 <= priority <= 100:
         raise InvalidTask(f"priority: expected a whole number from -100 to 100, got {priority!r:.80}")
     return priority
+
+
+def check_state(state: TaskState | str) -> TaskState:
+    """The state of that name."""
+    try:
+        return TaskState(state)
+    except ValueError:
+        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
+
+
+def check_limit(limit: int) -> int:
+    """How many to list, if it is within bounds."""
+    if not 0 < limit <= MAX_PAGE:
+        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
+    return limit
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:

@@ -25,6 +25,7 @@ from omniq.serialization.calls import ScheduledCall
 from omniq.storage import hints
 from omniq.storage.records import NewTask, ScheduleRecord
 from omniq.sync import Blocking, blocking, portal
+from omniq.texts import shown_name
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
@@ -71,10 +72,12 @@ class AsyncScheduler:
             priority=check_priority(options.priority),
             ttl=requests.ttl(options),
         )
+        body = self._queue.serialization.pack_schedule(template, schedule_id=schedule_id)
+        await self._queue.check_size(body, template.call.func)
         record = ScheduleRecord(
             id=schedule_id,
             queue_name=queue_name,
-            body=self._queue.serialization.pack_schedule(template, schedule_id=schedule_id),
+            body=body,
             next_run=timing.after(clock.now()),
             version=int(clock.now() * 1000),
         )
@@ -175,6 +178,7 @@ class AsyncScheduler:
             id=task_id,
             queue_name=record.queue_name,
             body=self._queue.serialization.reseal(template.call, task_id=task_id, queue_name=record.queue_name),
+            name=shown_name(template.call.func),
             priority=template.priority,
             run_at=slot,
             ttl=template.ttl,

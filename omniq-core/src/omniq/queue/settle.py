@@ -6,16 +6,24 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from omniq.batching import parts
+from omniq.errors import StoreUnavailable
 from omniq.models.result import Outcome
-from omniq.models.state import TaskState
+from omniq.models.state import EventType, TaskState
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import Change, Changed, ResultRecord, TaskRecord
+from omniq.storage.sizes import change_bytes
 
 RESULT_TTL = 86_400.0
 """Seconds for which a result is kept that nobody said anything about."""
 
+ENDINGS = {
+    TaskState.CANCELLED: EventType.CANCELLED,
+    TaskState.EXPIRED: EventType.EXPIRED,
+    TaskState.ERROR: EventType.ERROR,
+}
 
 DUE = (TaskState.PENDING, TaskState.SCHEDULED)
 
@@ -37,12 +45,32 @@ class Settler:
             and results.location == queue.location
         )
         """Whether a result is stored in the very step that ends its task."""
+        self._max_bytes = min(store.max_bytes for store in (queue, results) if store is not None)
 
     async def settle(self, changes: Sequence[Change]) -> list[Changed]:
-        """Apply the changes and store their results. Raises `StoreError` when a store failed: try again then."""
+        """Apply the changes and store their results, in calls that no store finds too large.
+
+        Raises `StoreError` when a store failed: try again then; and `PayloadTooLarge` for a result that it won't take.
+        """
+        changed: list[Changed] = []
+        for part in parts(changes, change_bytes, limit=len(changes), max_bytes=self._max_bytes):
+            changed += await self._settle(part)
+        return changed
+
+    async def _settle(self, changes: Sequence[Change]) -> list[Changed]:
         if not self.atomic:
             changes = await self._results_first(changes)
         return await self._queue.transition(changes)
+
+    async def answers(self) -> bool:
+        """Whether the stores can be reached just now."""
+        try:
+            await self._queue.get([""], bodies=False)
+            if not self.atomic and self._results is not None:
+                await self._results.get([""])
+        except StoreUnavailable:
+            return False
+        return True
 
     async def _results_first(self, changes: Sequence[Change]) -> list[Change]:
         records = [change.result for change in changes if change.result is not None]

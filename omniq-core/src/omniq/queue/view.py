@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 
+from msgspec.structs import replace
+
 from omniq.errors import SerializationError
 from omniq.models.task import Call, Task
 from omniq.models.times import as_datetime
@@ -25,12 +27,11 @@ def read_call(record: TaskRecord, serialization: SerializationManager) -> Call:
         return UNREADABLE
 
 
-def task_view(record: TaskRecord, serialization: SerializationManager) -> Task:
-    """The task as users see it."""
-    call = read_call(record, serialization)
+def task_view(record: TaskRecord) -> Task:
+    """The task as lists show it: by what is kept beside its call."""
     return Task(
         id=record.id,
-        func=call.func,
+        func=record.name,
         queue_name=record.queue_name,
         state=record.state,
         priority=record.priority,
@@ -45,6 +46,15 @@ def task_view(record: TaskRecord, serialization: SerializationManager) -> Task:
         cancel_requested=record.cancel_requested,
         depends_on=record.depends_on,
         schedule_id=record.schedule_id,
+    )
+
+
+def task_details(record: TaskRecord, serialization: SerializationManager) -> Task:
+    """The task with all that its call tells."""
+    call = read_call(record, serialization)
+    return replace(
+        task_view(record),
+        func=call.func,
         max_retries=call.max_retries,
         retry_delay=call.retry_delay,
         timeout=call.timeout,

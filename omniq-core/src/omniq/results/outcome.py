@@ -93,12 +93,12 @@ class OutcomeWaiter:
         It hasn't while the task runs again after a requeue, or where the result was written to another store
         by a claim whose end was then refused.
         """
-        (record,) = await (await self._queue.ready()).get([result.task_id])
+        (record,) = await (await self._queue.ready()).get([result.task_id], bodies=False)
         return record is None or _ends(result, record)
 
     async def _look(self, task_id: str) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
-        (record,) = await (await self._queue.ready()).get([task_id])
+        (record,) = await (await self._queue.ready()).get([task_id], bodies=False)
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
         if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
@@ -156,7 +156,7 @@ class OutcomeWaiter:
         found = await self._results.find(schedule_id, newest_first=newest, limit=limit)
         if self._queue.settler.atomic or not found:
             return found
-        records = await (await self._queue.ready()).get([result.task_id for result in found])
+        records = await (await self._queue.ready()).get([result.task_id for result in found], bodies=False)
         pairs = zip(found, records, strict=True)
         return [result for result, record in pairs if record is None or _ends(result, record)]
 

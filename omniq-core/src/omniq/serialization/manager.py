@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.msgpack import Decoder, Encoder
 
-from omniq.errors import CorruptPayload, SerializationError
+from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
 from omniq.models.result import Outcome
 from omniq.models.task import Call
 from omniq.serialization.arguments import ArgumentCodec
@@ -19,6 +19,8 @@ from omniq.serialization.functions import Function, FunctionRegistry, display_na
 from omniq.serialization.msgspec_ import StructSerializer
 from omniq.serialization.signing import VARIABLE, Role, Signer
 
+MAX_METADATA: Final = 64 * 1024
+"""Bytes of a task's metadata, packed."""
 _DEFAULTS: Final = CallOptions()
 _encode_metadata = Encoder().encode
 _decode_metadata = Decoder(dict[str, Any]).decode
@@ -185,11 +187,14 @@ def _callback(name: str, func: Function | None) -> str | None:
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
     try:
-        returned: object = _decode_metadata(_encode_metadata(metadata))
+        packed = _encode_metadata(metadata)
+        returned: object = _decode_metadata(packed)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SerializationError(f"metadata: {error}") from error
     if returned != metadata:
         raise SerializationError("metadata: expected None, bools, numbers, text, bytes, and lists and dicts of them")
+    if len(packed) > MAX_METADATA:
+        raise PayloadTooLarge(f"metadata: it has {len(packed):,} bytes; {MAX_METADATA:,} are allowed")
 
 
 def _dill_if(condition: bool) -> Format:

@@ -10,6 +10,9 @@ Times are data: they are compared with the store's clock plus `omniq.clock.offse
 (TTLs, delayed delivery) must not decide anything. A batch need not be atomic across its items, except where it
 says so; after `StoreUnavailable` some may be done, and the caller repeats the whole call.
 
+Sizes are bounded by the caller: no call brings more than `max_bytes` of bodies, unless it brings one item alone, and no
+item more than `max_item_bytes`.
+
 Ids are printable text of 1 to 255 characters, queue names `omniq.models.config.NAME`; where ids are ordered,
 it is by code point.
 
@@ -22,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from omniq.batching import MAX_BYTES
 from omniq.errors import UnsupportedCapability
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
@@ -43,11 +47,25 @@ from omniq.storage.records import (
     TaskRecord,
 )
 
+MAX_ITEM_BYTES = 1_000_000_000
+"""Bytes of a body where a store says nothing else."""
+
 
 class Store(ABC):
     """What queues, results and events have in common."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    max_bytes: ClassVar[int] = MAX_BYTES
+    """Bytes of bodies that one call brings at most: what is more is split by the caller, and a larger item comes alone.
+    A `claim` hands out no more than that either."""
+
+    @property
+    def max_item_bytes(self) -> int:
+        """Bytes of the largest body that the store takes, at least 512 KiB. Known once it is connected.
+
+        The caller sends nothing larger, but a store may raise `PayloadTooLarge` for a body whose size it knows better.
+        """
+        return MAX_ITEM_BYTES
 
     @property
     @abstractmethod
@@ -112,7 +130,8 @@ class BaseTaskQueue(Store):
         passed over. Each task becomes RUNNING, its epoch rises by one, and the record returned has the new
         epoch, `claimed_at` (the store's now), `lease_until` and `worker`. Expired tasks are handed out too:
         the caller compares `expires_at` with `claimed_at`. It may return fewer than are due, even none, where
-        others were faster.
+        others were faster; and it stops before their bodies are more than `max_bytes` together, though one is
+        handed out whatever its size.
         """
 
     @abstractmethod
@@ -127,7 +146,7 @@ class BaseTaskQueue(Store):
         """Put up to `limit` RUNNING tasks whose lease has run out back to PENDING and charge each a crash.
 
         One atomic step per task that loses against a concurrent `extend` or `transition`. The epoch stays.
-        Returns the tasks as they are now.
+        Returns the tasks as they are now, without their bodies.
         """
 
     @abstractmethod
@@ -141,12 +160,17 @@ class BaseTaskQueue(Store):
         """
 
     @abstractmethod
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        """The tasks, or None for those that aren't there."""
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        """The tasks, or None for those that aren't there. Without `bodies`, those are empty, and aren't read."""
 
     @abstractmethod
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
-        """A page of the tasks that match, in the order of their ids."""
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
+        """A page of the tasks that match, in the order of their ids.
+
+        Without `bodies`, those are empty, and aren't read.
+        """
 
     @abstractmethod
     async def stats(self) -> list[QueueStats]:

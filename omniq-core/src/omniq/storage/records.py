@@ -19,6 +19,8 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     id: str
     queue_name: str
     body: bytes
+    name: str = ""
+    """The function's name, for lists: printable, at most 255 characters. It isn't signed, and nothing is run by it."""
     priority: int = 0
     """-100 to 100; higher first."""
     run_at: float | None = None
@@ -36,7 +38,9 @@ class TaskRecord(Struct, frozen=True, kw_only=True, gc=False):
 
     id: str
     queue_name: str
-    body: bytes
+    body: bytes = b""
+    """Empty where bodies weren't asked for."""
+    name: str = ""
     state: TaskState
     priority: int
     created_at: float

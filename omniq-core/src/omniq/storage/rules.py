@@ -19,6 +19,7 @@ def new_record(task: NewTask, now: float) -> TaskRecord:
         id=task.id,
         queue_name=task.queue_name,
         body=task.body,
+        name=task.name,
         state=TaskState.WAITING if task.depends_on else due_state(run_at, now),
         priority=task.priority,
         created_at=now,

@@ -21,6 +21,7 @@ from omniq.config.security import Security
 from omniq.models.state import TaskState
 from omniq.models.task import Call
 from omniq.storage.records import TaskRecord
+from omniq.storage.sizes import SizeLimit
 from omniq.workers.execution import Execution
 from omniq.workers.job import Job, Ran
 from omniq.workers.threads import ThreadLoop
@@ -35,6 +36,7 @@ class Hello(Struct, array_like=True):
 
     sys_path: list[str]
     security: Security
+    max_result: SizeLimit
     parent: int
 
 
@@ -90,7 +92,7 @@ def main() -> None:
 def _serve(connection: Connection, loop: ThreadLoop) -> None:
     hello = msgspec.msgpack.decode(connection.recv_bytes(), type=Hello)
     sys.path[:] = hello.sys_path
-    execution = Execution(hello.security)
+    execution = Execution(hello.security, hello.max_result)
     threading.Thread(target=_die_with, args=(hello.parent,), daemon=True).start()
     connection.send_bytes(READY)
     while True:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from omniq.workers.job import End, Job, Ran
+from omniq.workers.job import LARGE, End, Job, Ran
 
 SAFE_PART = 0.9
 """Part of a lease within which a job may still be begun."""
@@ -26,11 +27,13 @@ class Desk:
         self._buffer: deque[Job] = deque()
         self._done: deque[tuple[Job, Ran]] = deque()
         self._signalled = False
+        self._in_line = 0
+        self._counting = threading.Lock()
         self.held: dict[str, Job] = {}
         """Every job whose lease is ours, by task id."""
         self.has_done = asyncio.Event()
         self.changed = asyncio.Event()
-        """Set whenever a job has been settled."""
+        """Set whenever a job has been settled, or a large one has left the line."""
 
     # ── from the fetcher ─────────────────────────────────────────────────────
 
@@ -38,6 +41,7 @@ class Desk:
         """Put claimed jobs in line for a slot."""
         for job in jobs:
             self.held[job.record.id] = job
+            self._count(job.size)
             self._buffer.append(job)
 
     def hold(self, job: Job) -> None:
@@ -57,11 +61,24 @@ class Desk:
                 jobs.append(self._buffer.pop())
             except IndexError:  # a slot was faster
                 break
+            self._count(-jobs[-1].size)
         return jobs
 
     @property
     def buffered(self) -> int:
         return len(self._buffer)
+
+    @property
+    def bytes_in_line(self) -> int:
+        """Bytes of the large arguments that wait for a slot, and of the large results that wait for the store."""
+        return self._in_line
+
+    def _count(self, size: int) -> None:
+        if abs(size) >= LARGE:  # many small ones are bounded by their number, and must cost nothing
+            with self._counting:
+                self._in_line += size
+            if size < 0:
+                self.call_soon(self.changed.set)
 
     @property
     def oldest_wait(self) -> float:
@@ -83,6 +100,7 @@ class Desk:
                 job = self._buffer.popleft()
             except IndexError:
                 return None
+            self._count(-job.size)
             if job.ended_by is not None:
                 self.done(job, Ran(end=job.ended_by))
             elif time.monotonic() - job.renewed_at > SAFE_PART * self._lease:
@@ -92,11 +110,14 @@ class Desk:
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Put jobs that were taken and not begun first in line again."""
-        self._buffer.extendleft(reversed(list(jobs)))
+        for job in reversed(list(jobs)):
+            self._count(job.size)
+            self._buffer.appendleft(job)
 
     def done(self, job: Job, ran: Ran) -> None:
         """Hand in what came of a job."""
         job.done = True
+        self._count(len(ran.value))
         self._done.append((job, ran))
         if not self._signalled:
             self._signalled = True
@@ -108,13 +129,19 @@ class Desk:
 
     # ── from the settler ─────────────────────────────────────────────────────
 
-    def collect(self, limit: int) -> list[tuple[Job, Ran]]:
-        """Up to `limit` jobs that are done."""
+    def collect(self, limit: int, max_bytes: int) -> list[tuple[Job, Ran]]:
+        """Up to `limit` jobs that are done, with results of `max_bytes` together; a larger one comes alone."""
         self._signalled = False
         self.has_done.clear()
         batch: list[tuple[Job, Ran]] = []
+        total = 0
         while self._done and len(batch) < limit:
+            size = len(self._done[0][1].value)
+            total += size
+            if total > max_bytes and batch:
+                break
             batch.append(self._done.popleft())
+            self._count(-size)
         if self._done:
             self.has_done.set()
         return batch

@@ -12,10 +12,20 @@ from typing import Any
 
 from omniq import clock
 from omniq.config.security import Security
-from omniq.errors import CorruptPayload, InvalidTask, Retry, SerializationError, SignatureError, TaskTimeout
+from omniq.errors import (
+    CorruptPayload,
+    InvalidTask,
+    PayloadTooLarge,
+    Retry,
+    SerializationError,
+    SignatureError,
+    TaskTimeout,
+)
 from omniq.models.config import TEN_YEARS
 from omniq.models.times import seconds
 from omniq.serialization.calls import LoadedCall
+from omniq.storage.sizes import SizeLimit
+from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, shown_name
 from omniq.workers.context import current
 from omniq.workers.job import End, Job, Ran
 
@@ -28,8 +38,9 @@ Await = Callable[[Awaitable[Any]], Any]
 class Execution:
     """Loads, runs and packs; it never raises: whatever a task does ends as a `Ran`."""
 
-    def __init__(self, security: Security) -> None:
+    def __init__(self, security: Security, max_result: SizeLimit) -> None:
         self.security = security
+        self.max_result = max_result
         self._serialization = security.manager()
 
     def load(self, job: Job) -> LoadedCall | Ran:
@@ -69,7 +80,8 @@ class Execution:
     def _success(self, job: Job, value: Any) -> Ran:
         try:
             value_format, packed = self._serialization.dump_value(value)
-        except SerializationError as error:
+            self.max_result.check(len(packed), "the result")
+        except (SerializationError, PayloadTooLarge) as error:
             return failure(job, error, fatal=True)
         return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
 
@@ -96,7 +108,7 @@ def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
     broken = fatal or isinstance(error, CorruptPayload | SignatureError)
     return Ran(
         end=End.FATAL if broken else End.ERROR,
-        error_type=qualified_name(type(error)),
+        error_type=shown_name(qualified_name(type(error))),
         error_message=safe_text(error),
         traceback=remote_traceback(error),
         delay=_delay(error),
@@ -127,19 +139,19 @@ def qualified_name(cls: type) -> str:
 
 
 def safe_text(error: BaseException) -> str:
-    """The error's text; a task's own `__str__` may raise as well."""
+    """The error's text, cut to `MAX_MESSAGE`; a task's own `__str__` may raise as well."""
     try:
-        return _encodable(str(error))
+        return _encodable(cut(str(error), MAX_MESSAGE))
     except BaseException as second:
         return f"(its text can't be had: {type(second).__name__})"
 
 
 def remote_traceback(error: BaseException) -> str:
-    """The traceback from the task's own first line on, without this module's frames."""
+    """The traceback from the task's own first line on, without this module's frames, cut to `MAX_TRACEBACK`."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
     try:
-        return _encodable("".join(traceback.format_exception(type(error), error, frames)))
+        return _encodable(cut("".join(traceback.format_exception(type(error), error, frames)), MAX_TRACEBACK))
     except BaseException as second:
         return f"(the traceback can't be had: {type(second).__name__})"

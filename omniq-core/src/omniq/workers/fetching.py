@@ -27,6 +27,8 @@ AHEAD = 0.1
 """Seconds of work that are claimed ahead of free slots."""
 MEMORY = 0.05
 """Seconds within which a worker's pace is forgotten, so that it doesn't hoard once tasks take longer."""
+MAX_IN_LINE = 64 * 1024 * 1024
+"""Bytes of large arguments and results that wait in a worker's hands before it claims more."""
 RETRY_PAUSE = 1.0
 """Seconds at most until a store is asked again that has failed."""
 STALE = 1.0
@@ -93,7 +95,7 @@ class Fetcher:
                 self._listen()
                 await asyncio.sleep(0)  # so that it does listen before the claim looks
                 began = time.monotonic()
-                records = await self._claim(self._room())
+                records = await self._claim(max(1, self._room()))  # a result may have taken the room meanwhile
                 if records:
                     self._found += len(records)
                     await self._hand_out(records)
@@ -120,6 +122,8 @@ class Fetcher:
         return self._runner.max_workers + (self.pace.ahead() if prefetch is None else prefetch)
 
     def _room(self) -> int:
+        if self._desk.bytes_in_line >= MAX_IN_LINE:
+            return 0
         return max(0, self._capacity - len(self._desk.held))
 
     async def _until_room(self) -> None:

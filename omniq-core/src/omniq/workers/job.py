@@ -6,10 +6,14 @@ import time
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from omniq.models.task import Call
 from omniq.storage.records import Lease, TaskRecord
 from omniq.workers.context import TaskContext
+
+LARGE = 64 * 1024
+"""Bytes from which on a payload is worth the trouble of counting it, and of letting go of it early."""
 
 
 class End(StrEnum):
@@ -48,10 +52,23 @@ class Ran(Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
 class Job:
     """A claimed task in this worker's hands."""
 
-    __slots__ = ("alone", "call", "claimed_at", "context", "done", "ended_by", "record", "renewed_at", "started_at")
+    __slots__ = (
+        "alone",
+        "call",
+        "claimed_at",
+        "context",
+        "done",
+        "ended_by",
+        "record",
+        "renewed_at",
+        "size",
+        "started_at",
+    )
 
     def __init__(self, record: TaskRecord, call: Call, *, alone: bool = False) -> None:
-        self.record = record
+        self.size = max(len(record.body), len(call.args))
+        """Bytes of its packed call."""
+        self.record = record if self.size < LARGE else replace(record, body=b"")
         self.call = call
         self.alone = alone
         """Whether nothing else may run beside it: its next crash would be its last."""
@@ -73,6 +90,11 @@ class Job:
         return self.record.attempts + 1
 
     def make_context(self) -> TaskContext:
-        """The context that the task sees; its deadline counts from now."""
+        """The context that the task sees; its deadline counts from now.
+
+        Its packed arguments have been unpacked by then, and large ones are let go of.
+        """
+        if self.size >= LARGE:
+            self.call = replace(self.call, args=b"")
         self.context = TaskContext(self.record, self.call)
         return self.context

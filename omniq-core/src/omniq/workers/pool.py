@@ -21,6 +21,7 @@ from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.retry import RetryManager
 from omniq.results.engine import AsyncResultStorage
+from omniq.storage.sizes import BESIDE_A_VALUE, SizeLimit
 from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
 from omniq.workers.admission import Admission
 from omniq.workers.callbacks import CallbackManager
@@ -152,7 +153,9 @@ class AsyncWorkerPool:
     def _assemble(self) -> None:
         queue, config = self._queue, self.config
         self.desk = Desk(config.lease)
-        execution = Execution(queue.security)
+        results = queue.results or queue.store
+        max_result = SizeLimit.of(queue.config.max_body, results, beside=BESIDE_A_VALUE)
+        execution = Execution(queue.security, max_result)
         self.runner = self._runner_class(self.desk, execution, max_workers=self.max_workers)
         self.runner.on_failure = self._fail
         if queue.events is not None:

@@ -150,7 +150,8 @@ class ProcessRunner(Runner):
     # ── children ─────────────────────────────────────────────────────────────
 
     def _spawn(self) -> None:
-        hello = Hello(sys_path=sys.path, security=self.execution.security, parent=os.getpid())
+        security, max_result = self.execution.security, self.execution.max_result
+        hello = Hello(sys_path=sys.path, security=security, max_result=max_result, parent=os.getpid())
         self._children.add(Child(hello, self._message, self._death))
 
     def _chunk(self) -> list[Job]:

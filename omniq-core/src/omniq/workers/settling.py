@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from omniq.backoff import Backoff
-from omniq.errors import LeaseLost, StoreError, StoreUnavailable, WorkerCrashed
+from omniq.errors import LeaseLost, PayloadTooLarge, StoreError, StoreUnavailable, WorkerCrashed
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.retry import RetryManager
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
+from omniq.storage.sizes import ALWAYS_TAKEN, change_bytes
 from omniq.sync import cancel_and_wait
+from omniq.texts import MAX_MESSAGE, cut
 from omniq.workers.desk import Desk
 from omniq.workers.execution import qualified_name
 from omniq.workers.job import End, Job, Ran
@@ -127,12 +129,12 @@ def poisoned(crashes: int) -> Ran:
     )
 
 
-def unstorable(ran: Ran, error: StoreError) -> Ran:
+def unstorable(ran: Ran, error: StoreError | PayloadTooLarge) -> Ran:
     """What is said of a task whose outcome the store refuses."""
     return Ran(
         end=End.FATAL,
         error_type=qualified_name(type(error)),
-        error_message=f"its outcome ({ran.end}) can't be stored: {error}",
+        error_message=cut(f"its outcome ({ran.end}) can't be stored: {error}", MAX_MESSAGE),
         started_at=ran.started_at,
     )
 
@@ -161,6 +163,7 @@ class SettlingLoop:
         self._on_settled = on_settled
         self._settler = queue.settler
         self._batch = queue.store.settle_batch
+        self._max_bytes = min(store.max_bytes for store in (queue.store, queue.results) if store is not None)
         self.ended: Counter[End] = Counter()
         """How many runs have ended in which way since the worker started."""
         self._children: set[asyncio.Task[None]] = set()
@@ -171,7 +174,10 @@ class SettlingLoop:
         while True:
             await self._desk.has_done.wait()
             async with self._writing:
-                await self.settle(self._desk.collect(self._batch))
+                await self.settle(self._collect())
+
+    def _collect(self) -> list[tuple[Job, Ran]]:
+        return self._desk.collect(self._batch, self._max_bytes)
 
     async def settle(self, batch: Sequence[tuple[Job, Ran]]) -> None:
         """Settle one batch, however long the store takes."""
@@ -186,33 +192,39 @@ class SettlingLoop:
         changes = [self._verdict.change(job, ran) for job, ran in batch]
         try:
             outcomes = await self._write(changes, refusals)
-        except StoreError as error:
+        except (StoreError, PayloadTooLarge) as error:
             await self._settle_refused(batch, error)
         else:
             self._note(batch, changes, outcomes)
 
-    async def _settle_refused(self, batch: Sequence[tuple[Job, Ran]], error: StoreError) -> None:
+    async def _settle_refused(self, batch: Sequence[tuple[Job, Ran]], error: StoreError | PayloadTooLarge) -> None:
         """Find the outcome that the store won't take, such as one that is too large, and let that task fail."""
         if len(batch) > 1:
-            for pair in batch:
-                await self._settle([pair])
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._settle(half, refusals=REFUSALS if len(half) == 1 else 1)
         else:
             ((job, ran),) = batch
             log.error("task %s: the store refuses its outcome (%s): %s", job.record.id, ran.end, error)
             await self._settle([(job, unstorable(ran, error))], refusals=math.inf)
 
     async def _write(self, changes: Sequence[Change], refusals: float) -> list[Changed]:
-        """Apply the changes. Raises `StoreError` when the store can be reached and refuses them that often."""
+        """Apply the changes. Raises `StoreError` when the store can be reached and refuses them that often, and
+        `PayloadTooLarge` at once."""
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
                 return await self._settler.settle(changes)
             except StoreError as error:
-                refusals -= not isinstance(error, StoreUnavailable)
+                refusals -= not isinstance(error, StoreUnavailable) or await self._may_be_too_many(changes)
                 if refusals <= 0:
                     raise
                 log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), backoff.next, error)
                 await backoff.pause()
+
+    async def _may_be_too_many(self, changes: Sequence[Change]) -> bool:
+        """Whether the store seems to be away for this batch only, which is large, and not for a small question."""
+        return len(changes) > 1 and sum(map(change_bytes, changes)) > ALWAYS_TAKEN and await self._settler.answers()
 
     def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
         parents: list[str] = []
@@ -275,7 +287,7 @@ class SettlingLoop:
     async def finish(self) -> None:
         """Settle what is done by now, after the batch that is being written, and see to the children."""
         async with self._writing:
-            while batch := self._desk.collect(self._batch):
+            while batch := self._collect():
                 await self.settle(batch)
         await self.children_released()
 

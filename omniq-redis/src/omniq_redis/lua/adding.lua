@@ -1,12 +1,12 @@
 -- New tasks come as lists: what several of them share, ids, which of those kinds each is of, and the sizes of the
 -- bodies. What tasks of one kind have in common is worked out, and written, once for all of them.
 local function prepared(kind)
-  local queue, priority, run_at, delay, ttl, parents, schedule = unpack(kind, 1, 7)
+  local queue, priority, run_at, delay, ttl, parents, schedule, name = unpack(kind, 1, 8)
   run_at = run_at or now + delay
   local t = {
     '', parents and WAITING or run_at <= now and PENDING or SCHEDULED, priority, 0, 0, 0, 0, 0, 0,
     now, run_at, ttl and run_at + ttl or NEVER, NEVER, NEVER, NEVER,
-    queue, schedule or '', parents and pack(parents) or '', '',
+    queue, schedule or '', parents and pack(parents) or '', name, '',
   }
   return { task = t, parents = distinct(parents or {}), records = {}, ids = {} }
 end

@@ -1,6 +1,6 @@
--- ids, filter → how many of the ids this reply is about, and the rows of those that match; without a filter, nil for
--- those that aren't there
-local ids, where = args[1], args[2]
+-- ids, filter, bodies → how many of the ids this reply is about, and the rows of those that match, with bodies if asked
+-- for; without a filter, nil for those that aren't there
+local ids, where, bodies = unpack(args, 1, 3)
 
 local function matches(t)
   local states, queue, schedule, expired = unpack(where, 1, 4)
@@ -16,10 +16,10 @@ local picked, total, done = {}, 0, 0
 for i, id in ipairs(ids) do
   local t = task(id)
   if not where or matches(t) then
-    total = total + (t and t[SIZE] or 0)
+    total = total + (t and bodies and t[SIZE] or 0)
     if total > MAX_BODIES and #picked > 0 then break end
     picked[#picked + 1] = id
   end
   done = i
 end
-return '\146' .. pack(done) .. rows(picked)
+return '\146' .. pack(done) .. (bodies and rows or rows_without_bodies)(picked)

@@ -1,7 +1,6 @@
--- limit → rows of the tasks that were taken back
+-- limit → rows of the tasks that were taken back, without bodies
 local ids = call('ZRANGEBYSCORE', prefix .. 'lease', '-inf', now, 'LIMIT', 0, args[1])
 read_records(ids)
-ids = affordable(ids)
 for _, id in ipairs(ids) do
   local t = task(id)
   move(t)
@@ -9,4 +8,4 @@ for _, id in ipairs(ids) do
 end
 write_tasks()
 tell_news()
-return rows(ids)
+return rows_without_bodies(ids)

@@ -1,9 +1,9 @@
 -- Tasks are in the hash `task`, their bodies apart in `body`, so that changes of state don't write them again.
 -- A task that has been read is a list: its id, then the fields of its record.
-local TASK = '>BbI4I4I4I4I4BddddddI2c0I2c0I4c0I2c0'
+local TASK = '>BbI4I4I4I4I4BddddddI2c0I2c0I4c0I2c0I2c0'
 local ID, STATE, PRIORITY, EPOCH, ATTEMPTS, CRASHES, SIZE, AWAITED, CANCEL = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local CREATED_AT, RUN_AT, EXPIRES_AT, FINISHED_AT, LEASE_UNTIL, CLAIMED_AT = 10, 11, 12, 13, 14, 15
-local QUEUE, SCHEDULE, PARENTS, WORKER = 16, 17, 18, 19
+local QUEUE, SCHEDULE, PARENTS, NAME, WORKER = 16, 17, 18, 19, 20
 -- SIZE is that of the body, AWAITED the number of children that wait for the task, PARENTS a list as msgpack.
 
 local PENDING, SCHEDULED, WAITING, RUNNING, SUCCESS = 1, 2, 3, 4, 5
@@ -12,9 +12,9 @@ local NAMES = { 'pending', 'scheduled', 'waiting', 'running', 'success', 'error'
 local function parsed(id, record) return { id, struct_unpack(TASK, record) } end
 
 local function record_of(t)
-  local queue, schedule, parents, worker = t[QUEUE], t[SCHEDULE], t[PARENTS], t[WORKER]
+  local queue, schedule, parents, name, worker = t[QUEUE], t[SCHEDULE], t[PARENTS], t[NAME], t[WORKER]
   return struct_pack(TASK, t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15],
-    #queue, queue, #schedule, schedule, #parents, parents, #worker, worker)
+    #queue, queue, #schedule, schedule, #parents, parents, #name, name, #worker, worker)
 end
 
 -- Most tasks are claimed once and end once: their records are spliced, since that takes half as long as the above.
@@ -64,17 +64,14 @@ local function ordering_set(state, queue)
   return state ~= WAITING and 'ended'
 end
 
--- As many of the ids as have bodies that one reply should hold.
-local function affordable(ids)
-  local total = 0
-  for i, id in ipairs(ids) do
-    total = total + task(id)[SIZE]
-    if total > MAX_BODIES and i > 1 then return { unpack(ids, 1, i - 1) } end
-  end
-  return ids
+-- Id and record of each task, nil for those that aren't there.
+local function rows_without_bodies(ids)
+  local items = {}
+  for i, id in ipairs(ids) do items[i] = records[id] and '\146' .. pack(id) .. bytes(records[id]) or NIL end
+  return packed_list(items)
 end
 
--- Id, record and body of each task, nil for those that aren't there.
+-- The same, and the bodies.
 local function rows(ids)
   local items = {}
   for i, body in ipairs(fields('body', ids)) do

@@ -105,6 +105,17 @@ class ClaimTests(StoreConformance):
         await add(store, *new_tasks(3), *new_tasks(2, queue="second"))
         assert len(await claim(store, QUEUE, "second", limit=limit)) == min(limit, 5)
 
+    async def test_no_more_bytes_than_max_bytes_are_handed_out(self, store: BaseTaskQueue) -> None:
+        third = store.max_bytes // 3
+        sizes = [third, third, third + 10, 10, store.max_bytes + 10, 10]
+        for priority, size in enumerate(sizes):
+            await add(store, new_task(f"t{priority}", body=bytes(size), priority=-priority))
+        handed: list[int] = []
+        while batch := [len(record.body) for record in await claim(store)]:
+            assert sum(batch) <= store.max_bytes or len(batch) == 1
+            handed += batch
+        assert sorted(handed) == sorted(sizes)
+
     async def test_other_queues_are_untouched(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t", queue="other"))
         assert await claim(store, QUEUE, "unheard-of") == []

@@ -130,8 +130,8 @@ class ReapTests(StoreConformance):
     async def test_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
         (back,) = await store.reap(10)
-        assert_same(back, rules.reaped(record))
-        assert back == await read(store, record.id)
+        assert_same(back, replace(rules.reaped(record), body=b""))
+        assert replace(back, body=record.body) == await read(store, record.id)
 
     async def test_a_crash_is_charged_and_no_attempt(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)

@@ -11,6 +11,7 @@ from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance
 from omniq.testing.conformance.builders import (
     HOUR,
+    IN_LINE,
     QUEUE,
     add,
     cancel,
@@ -20,6 +21,7 @@ from omniq.testing.conformance.builders import (
     ids,
     new_task,
     new_tasks,
+    read,
     running,
     until_equal,
 )
@@ -129,8 +131,24 @@ class FindTests(StoreConformance):
 
     async def test_records_are_those_that_get_returns(self, store: BaseTaskQueue) -> None:
         await zoo(store)
-        tasks = (await store.find(TaskFilter())).tasks
-        assert await store.get([record.id for record in tasks]) == tasks
+        for bodies in (False, True):
+            tasks = (await store.find(TaskFilter(), bodies=bodies)).tasks
+            assert await store.get([record.id for record in tasks], bodies=bodies) == tasks
+
+    async def test_bodies_are_told_only_where_they_are_asked_for(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("large", body=bytes(100_000)), new_task("small", body=b"body"))
+        told = {"large": bytes(100_000), "small": b"body"}
+        for where in (TaskFilter(), TaskFilter(states=IN_LINE), TaskFilter(queue_name=QUEUE)):
+            assert {record.body for record in (await store.find(where)).tasks} == {b""}
+            assert {record.id: record.body for record in (await store.find(where, bodies=True)).tasks} == told
+        assert [record and record.body for record in await store.get(list(told), bodies=False)] == [b"", b""]
+
+    async def test_the_functions_name_is_told_beside_the_body(self, store: BaseTaskQueue) -> None:
+        names = {"a": "shop.tasks:größe", "b": "", "c": "x" * 255}
+        await add(store, *[new_task(id_, name=name) for id_, name in names.items()])
+        assert {record.id: record.name for record in (await store.find(TaskFilter())).tasks} == names
+        assert {record.id: record.name for record in await claim(store)} == names
+        assert {id_: (await read(store, id_)).name for id_ in names} == names
 
 
 class PageTests(StoreConformance):

@@ -46,7 +46,8 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         with self.space.lock:
-            return self.space.tasks.claim(queues, clock.now(), limit=limit, lease=lease, worker=worker)
+            now, size = clock.now(), self.max_bytes
+            return self.space.tasks.claim(queues, now, limit=limit, max_bytes=size, lease=lease, worker=worker)
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         with self.space.lock:
@@ -58,7 +59,7 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             back = self.space.tasks.reap(clock.now(), limit)
         if back:
             hints.tasks_added(self.location)
-        return back
+        return list(map(_bodiless, back))
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         with self.space.lock:
@@ -75,13 +76,17 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             self.space.results.put(change.result, now)
         return Changed(status, bool(self.space.tasks.children(change.task_id)))
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         with self.space.lock:
-            return [self.space.tasks.get(id_) for id_ in ids]
+            found = [self.space.tasks.get(id_) for id_ in ids]
+        return [record if bodies or record is None else _bodiless(record) for record in found]
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
         with self.space.lock:
-            return self.space.tasks.find(where, clock.now(), limit=limit, cursor=cursor)
+            page = self.space.tasks.find(where, clock.now(), limit=limit, cursor=cursor)
+        return page if bodies else TaskPage(list(map(_bodiless, page.tasks)), page.cursor)
 
     async def stats(self) -> list[QueueStats]:
         with self.space.lock:
@@ -129,6 +134,10 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             with self.space.lock:
                 due_in = self.space.tasks.next_due(queues) - clock.now()
             await waiter.wait(max(0.0, min(timeout, due_in)))
+
+
+def _bodiless(record: TaskRecord) -> TaskRecord:
+    return replace(record, body=b"")
 
 
 def _is_due(schedule: ScheduleRecord, by: float) -> bool:

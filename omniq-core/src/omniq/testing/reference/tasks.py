@@ -59,12 +59,19 @@ class TaskTable:
             self._children[parent][task.id] = None
         return Added.NEW
 
-    def claim(self, queues: Sequence[str], now: float, *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        """Hand out up to `limit` due tasks in order."""
+    def claim(
+        self, queues: Sequence[str], now: float, *, limit: int, max_bytes: int, lease: float, worker: str
+    ) -> list[TaskRecord]:
+        """Hand out up to `limit` due tasks in order, with bodies of `max_bytes` together."""
         taken: list[TaskRecord] = []
+        room = max_bytes
         for line in self._open_lines(queues):
             self._promote(line, now)
-            while len(taken) < limit and (row := line.due.take()) is not None:
+            while len(taken) < limit and (row := line.due.first()) is not None:
+                room -= len(row.body)
+                if room < 0 and taken:
+                    return taken
+                line.due.take()
                 taken.append(self.write(rules.claimed(row, now, lease=lease, worker=worker)))
         return taken
 
