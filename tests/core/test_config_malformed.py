@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omniq.config import ComponentChoice, ConfigProvider
+from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig
+from omniq.config.convert import convert
 from omniq.config.resolve import resolve
 from omniq.errors import ConfigError, PluginError
 
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
 A_NAME = "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
+
+EMPTY = "it is empty; leave it out where nothing is meant"
+WITH_ZONE = "expected datetime with a timezone component"
 
 MALFORMED: list[tuple[Any, str]] = [
     ({"project_name": 5}, "project_name: expected str, got int"),
@@ -69,6 +76,14 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"logging": {"disable": "yes"}}, "logging.disable: expected bool, got str"),
     ({"signing_key": 5}, "signing_key: expected str, got int"),
     ({"allowed_modules": "app.tasks"}, "allowed_modules: expected list, got str"),
+    ({"allowed_modules": []}, "allowed_modules: expected list of length >= 1"),
+    ({"allowed_modules": [" "]}, f"allowed_modules[0]: {EMPTY}"),
+    ({"allowed_modules": None}, f"allowed_modules: {EMPTY}"),
+    ({"signing_key": ""}, f"signing_key: {EMPTY}"),
+    ({"signing_key": " \t"}, f"signing_key: {EMPTY}"),
+    ({"signing_key": None}, f"signing_key: {EMPTY}"),
+    ({"accept_unsigned_until": dt.datetime(2030, 1, 1)}, f"accept_unsigned_until: {WITH_ZONE}"),
+    ({"accept_unsigned_until": ""}, "accept_unsigned_until: Invalid RFC3339 encoded datetime"),
     ({"base_dir": None, "fsspec_uri": 1}, "fsspec_uri: expected str, got int"),
 ]
 
@@ -149,6 +164,11 @@ def test_an_unknown_type_is_a_plugin_error_of_whoever_resolves_it() -> None:
         ("a: 1\n---\nb: 2", ":2:1", "but found another document"),
         ("task_queue: &a\n  config: *a", ":1:13", "found unconstructable recursive node"),
         ("a: \x00", "", "not YAML text"),
+        ("a: &b 1\nc: &b 2", ":2:4", "an anchor is given twice"),
+        ("a: !!int x", ":1:4", "a value isn't of its type"),
+        ("a: 2024-99-99", ":1:4", "a value isn't of its type"),
+        ("a: &b {c: 1}\nd:\n  <<: *b", ":3:3", "merge keys (<<) aren't supported"),
+        ("a: " + 3000 * "[", "", "it is nested too deeply"),
         ("- task_queue", "", "expected a mapping at the top, got list"),
         ("just text", "", "expected a mapping at the top, got str"),
     ],
@@ -183,3 +203,72 @@ def test_a_wrong_value_in_a_file_names_the_path_and_the_file(tmp_path: Path) -> 
     with pytest.raises(ConfigError) as caught:
         ConfigProvider(path, environ={}).load()
     assert str(caught.value) == f"worker.config.max_workers: expected int, got str (in {path})"
+
+
+# ── what stands for more than it should ──────────────────────────────────────
+
+
+def nested_aliases(levels: int) -> str:
+    """A short text that stands for nine to the power of so many items."""
+    names = [f"a{number}" for number in range(levels)]
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in pairwise(names)]
+    return "\n".join(lines)
+
+
+def knot() -> dict[str, Any]:
+    """A mapping with one that contains itself."""
+    config: dict[str, Any] = {}
+    config["again"] = config
+    return {"task_queue": {"config": config}}
+
+
+def doubled(times: int) -> list[Any]:
+    """A list of one item, that many times doubled by sharing."""
+    items: list[Any] = [1]
+    for _ in range(times):
+        items = [items, items]
+    return items
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("levels", [8, 30])
+def test_nested_aliases_are_refused_before_anybody_walks_them(tmp_path: Path, levels: int) -> None:
+    path = tmp_path / "omniq.yaml"
+    path.write_text(nested_aliases(levels))
+    with pytest.raises(ConfigError, match="more than 100000 items"):
+        ConfigProvider(path, environ={}).load()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (knot(), "nested deeper than 64 levels, or contains itself"),
+        ({"task_queue": {"config": {"x": doubled(60)}}}, "more than 100000 items"),
+        ({"allowed_modules": doubled(60)}, "more than 100000 items"),
+        ({"task_queue": {"config": {"x": doubled(70)}}}, "nested deeper than 64 levels"),
+    ],
+    ids=["knot", "shared", "list", "deep"],
+)
+def test_dicts_that_stand_for_too_much_are_refused(config: dict[str, Any], reason: str) -> None:
+    loads: list[Callable[[], object]] = [
+        lambda: ConfigProvider(config, environ={}).load(),
+        lambda: ConfigProvider(environ={}).load(**config),
+        lambda: convert(config, OmniQConfig),
+    ]
+    for load in loads:
+        with pytest.raises(ConfigError, match=reason):
+            load()
+
+
+def test_an_alias_that_stands_for_little_is_fine(tmp_path: Path) -> None:
+    path = tmp_path / "omniq.yaml"
+    path.write_text("task_queue: &place sqlite:///x.db\nresult_store: *place\n")
+    config = ConfigProvider(path, environ={}).load()
+    assert config.task_queue == config.result_store
+
+
+def test_json_that_is_nested_too_deeply_is_an_error_of_its_variable() -> None:
+    with pytest.raises(ConfigError, match="^OMNIQ_COMPONENT_LOG_LEVELS: expected JSON"):
+        ConfigProvider({}, environ={"OMNIQ_COMPONENT_LOG_LEVELS": "[" * 100_000}).load()

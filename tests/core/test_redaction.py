@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omniq import OmniQ
 from omniq.config import ConfigProvider, EnvConfig, mask_url, redact
 from omniq.config.resolve import resolve
+from omniq.config.security import Security
 from omniq.errors import ConfigError, OmniQError
+from omniq.models.result import Outcome, StoredValue, TaskResult
+from omniq.models.schedule import Timing
+from omniq.models.state import ResultStatus, TaskState
+from omniq.models.task import Call
+from omniq.queue import SQLiteTaskQueue
+from omniq.queue.request import TaskCall, TaskOptions
+from omniq.serialization import CallOptions, LoadedCall, ScheduledCall
+from omniq.storage.records import Change, NewBody, NewTask, ResultRecord, ScheduleRecord, TaskRecord
+from omniq.workers.child import ChildTask
+from omniq.workers.job import End, Job, Ran
 
 SECRET = "hunter2"
 
@@ -99,6 +111,128 @@ def test_no_error_shows_a_secret(source: dict[str, Any], environ: dict[str, str]
     with pytest.raises(OmniQError) as caught:
         load_and_resolve(source, environ)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"password: *{SECRET}",
+        f"password: !!int {SECRET}",
+        f"password: !!float {SECRET}",
+        f"password: !!bool {SECRET}",
+        f"password: !!timestamp {SECRET}",
+        f'password: !!int "{SECRET}\'\\""',
+        f"password: !{SECRET}",
+        f"password: !{SECRET}!x y",
+        f"password: !<{SECRET}> y",
+        f"password: !!python/object/apply:os.{SECRET} []",
+        f"x: &{SECRET} 1\ny: &{SECRET} 2",
+        f"password: {{{SECRET}, {SECRET}}}",
+        f"password: %{SECRET}",
+        f"password: @{SECRET}",
+        f"password: \t{SECRET}",
+        f'password: "\\{SECRET}"',
+        f'password: "{SECRET}',
+        f"password: [{SECRET}",
+        f"password: |{SECRET}",
+        f"password: &{SECRET}* x",
+        f"password: {SECRET}: x",
+        f"? [{SECRET}]\n: 1",
+        f"%YAML {SECRET}\n---\na: 1",
+        f"{SECRET}\n---\n{SECRET}",
+        f"- {SECRET}",
+        SECRET,
+        f"task_queue: {{'redis://:{SECRET}@h': 1}}",
+        f"logging: {{level: 'redis://:{SECRET}@h'}}",
+        f"worker: {{config: {{queues: ['redis://:{SECRET}@h']}}}}",
+    ],
+)
+def test_no_mistake_in_a_file_is_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "omniq.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        ConfigProvider(path, environ={}).load()
+    assert str(path) in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ALLOWED_MODULES",
+        "COMPONENT_LOG_LEVELS",
+        "CONFIG",
+        "EVENT_STORAGE_TYPE",
+        "LOG_LEVEL",
+        "MAX_WORKERS",
+        "PROJECT_NAME",
+        "QUEUES",
+        "RESULT_STORAGE_TYPE",
+        "SERIALIZER",
+        "TASK_QUEUE_TYPE",
+    ],
+)
+def test_a_url_in_the_wrong_variable_is_masked(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"OMNIQ_{name}", f"redis://me:{SECRET}@host:6379/0")
+    try:
+        shown = repr(OmniQ())
+    except OmniQError as error:
+        shown = "".join(traceback.format_exception(error))
+    assert SECRET not in shown
+
+
+def test_a_url_in_the_place_of_a_file_is_masked() -> None:
+    for read in (OmniQ.from_config_file, SQLiteTaskQueue.from_config_file):
+        with pytest.raises(ConfigError, match=r"redis://me:\*\*\*@host/0: No such file") as caught:
+            read(f"redis://me:{SECRET}@host/0")
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+CALL = Call(func="m:f", args=SECRET.encode(), args_format="m", metadata={"note": SECRET})
+RECORDS: list[object] = [
+    CALL,
+    NewTask(id="t1", queue_name="q", body=SECRET.encode()),
+    NewBody(task_id="t1", old=SECRET.encode(), body=SECRET.encode()),
+    TaskRecord(
+        id="t1",
+        queue_name="q",
+        body=SECRET.encode(),
+        state=TaskState.PENDING,
+        priority=0,
+        created_at=0.0,
+        run_at=0.0,
+    ),
+    RESULT := ResultRecord(task_id="t1", epoch=1, status=TaskState.SUCCESS, body=SECRET.encode()),
+    Change(task_id="t1", to=TaskState.SUCCESS, from_states=(), result=RESULT),
+    ScheduleRecord(id="t1", queue_name="q", body=SECRET.encode(), next_run=None),
+    Outcome(value=SECRET.encode(), error_message=SECRET, traceback=SECRET, worker="t1"),
+    LoadedCall(print, [SECRET], {"x": SECRET}),
+    ScheduledCall(timing=Timing(interval=1.0), call=CALL),
+    CallOptions(metadata={"note": SECRET}),
+    Ran(end=End.ERROR, value=SECRET.encode(), error_message=SECRET, traceback=SECRET),
+    ChildTask("t1", "q", 1, 0, None, CALL),
+    TaskCall(func=print, func_args=[SECRET], options={"metadata": {"note": SECRET}}),
+    TaskOptions(metadata={"note": SECRET}, task_id="t1"),
+    TaskResult(task_id="t1", status=ResultStatus.ERROR, stored=StoredValue.of(SECRET), error_message=SECRET),
+    Security(signing_key=SECRET * 3),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_no_repr_of_a_record_shows_what_users_passed(record: Any) -> None:
+    shown = [repr(record), f"{record}", repr([record])]
+    if hasattr(record, "__rich_repr__"):  # what rich shows of a local variable in a traceback
+        shown.append(repr(list(record.__rich_repr__())))
+    assert SECRET not in "".join(shown)
+    assert type(record).__name__ in shown[0]
+
+
+def test_a_job_shows_nothing_of_its_task() -> None:
+    record = TaskRecord(
+        id="t1", queue_name="q", body=b"", state=TaskState.RUNNING, priority=0, created_at=0.0, run_at=0.0
+    )
+    assert SECRET not in repr(Job(record, CALL))
 
 
 def test_a_syntax_error_quotes_no_line_of_the_file(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import pytest
-from omniq.errors import FunctionNotFound, SerializationError
+from omniq.errors import CorruptPayload, FunctionNotFound, SerializationError
 from omniq.models.result import Outcome
 from omniq.models.schedule import Timing
+from omniq.models.state import TaskState
 from omniq.serialization import (
     CallOptions,
     ScheduledCall,
@@ -24,7 +25,15 @@ class Ids(TypedDict):
     queue_name: str
 
 
+class Ended(TypedDict):
+    task_id: str
+    epoch: int
+    status: TaskState
+    schedule_id: str | None
+
+
 IDS: Ids = {"task_id": "t1", "queue_name": "default"}
+ENDED: Ended = {"task_id": "t1", "epoch": 3, "status": TaskState.SUCCESS, "schedule_id": None}
 
 
 def add(x: int, y: int = 0) -> int:
@@ -156,17 +165,18 @@ def test_an_outcome_comes_back(value: Any) -> None:
     manager = SerializationManager(signer=Signer("k" * 16))
     format, packed = manager.dump_value(value)
     outcome = Outcome(value=packed, value_format=format, attempts=2, started_at=1.5, worker="w")
-    read = manager.read_outcome(manager.pack_outcome(outcome, task_id="t1", epoch=3), task_id="t1", epoch=3)
+    read = manager.read_outcome(manager.pack_outcome(outcome, **ENDED), **ENDED)
     assert read == outcome
     assert manager.load_value(read.value_format, read.value) == value
 
 
-def test_an_outcome_without_a_value_loads_as_none() -> None:
+def test_an_outcome_without_a_value_is_none_of_a_success() -> None:
     manager = SerializationManager()
     outcome = Outcome(error_type="ValueError", error_message="no", traceback="…", attempts=1)
-    read = manager.read_outcome(manager.pack_outcome(outcome, task_id="t1", epoch=1), task_id="t1", epoch=1)
+    read = manager.read_outcome(manager.pack_outcome(outcome, **ENDED), **ENDED)
     assert read == outcome
-    assert manager.load_value(read.value_format, read.value) is None
+    with pytest.raises(CorruptPayload, match="unknown format ''"):
+        manager.load_value(read.value_format, read.value)
 
 
 def test_a_result_that_cannot_be_packed_names_its_type() -> None:
@@ -180,7 +190,8 @@ def test_a_schedule_keeps_a_call_for_each_firing(function: Callable[[int], int])
     scheduled = ScheduledCall(
         timing=Timing(interval=60.0), call=manager.build_call(function, (1,), {}), priority=5, ttl=30.0
     )
-    read = manager.read_schedule(manager.pack_schedule(scheduled, schedule_id="s1"), schedule_id="s1")
+    place = {"schedule_id": "s1", "queue_name": "default"}
+    read = manager.read_schedule(manager.pack_schedule(scheduled, **place), **place)
     assert read == scheduled
     loaded = manager.load_call(manager.read_call(manager.reseal(read.call, **IDS), **IDS))
     assert loaded.func(*loaded.args) == function(1)

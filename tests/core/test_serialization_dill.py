@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,7 +17,6 @@ from omniq.serialization import (
     NotCarried,
     SerializationManager,
     Signer,
-    codec,
 )
 
 
@@ -139,27 +137,6 @@ def test_allowed_modules_take_a_signer_for_dill() -> None:
     assert trip(signed, lambda: 1).func() == 1
     with pytest.raises(FunctionNotFound, match="isn't among allowed_modules"):
         trip(signed, len, [])
-
-
-@pytest.fixture
-def fresh_warning() -> Iterator[None]:
-    codec._warned.clear()
-    yield
-    codec._warned.clear()
-
-
-@pytest.mark.usefixtures("fresh_warning")
-def test_unsigned_dill_on_a_network_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "omniq.serialization")
-    place = "redis:db.example:6379/0"
-    SerializationManager(signer=Signer("k" * 16), networked=place).dump_value(range(1))
-    SerializationManager().dump_value(range(1))
-    assert not caplog.records
-    for _ in range(2):
-        SerializationManager(networked=place).dump_value(range(1))
-    (record,) = caplog.records
-    assert place in record.getMessage()
-    assert "OMNIQ_SIGNING_KEY" in record.getMessage()
 
 
 def test_dill_is_imported_when_it_is_first_needed() -> None:

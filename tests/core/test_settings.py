@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Iterator
 
 import pytest
+from omniq import OmniQ
 from omniq.config import ConfigProvider, EnvConfig, LoggingConfig, Settings, configure_logging
 from omniq.config import env as env_module
 from omniq.config.layers import from_settings
 from omniq.config.logging import OFF, apply
 from omniq.errors import ConfigError
+from omniq.queue import SQLiteTaskQueue
+from omniq.storage import SQLiteResultStorage
 
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
 A_NAME = "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
@@ -69,6 +73,52 @@ def test_variables_are_converted() -> None:
         "ALLOWED_MODULES": ("app.tasks", "app.mail"),
         "TASK_QUEUE_URL": "redis://host",
     }
+
+
+@pytest.mark.parametrize("text", ["", " \t"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ALLOWED_MODULES",
+        "CONFIG",
+        "EVENT_STORAGE_URL",
+        "RESULT_STORAGE_URL",
+        "SERIALIZER",
+        "SIGNING_KEY",
+        "TASK_QUEUE_URL",
+    ],
+)
+def test_an_empty_variable_turns_no_protection_off_and_leads_to_no_other_store(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^OMNIQ_{name}: it is empty; unset it where nothing is meant"):
+        ConfigProvider(environ={f"OMNIQ_{name}": text}).load()
+
+
+def test_a_list_of_modules_without_a_name_is_refused() -> None:
+    for text in (",", " , ,"):
+        with pytest.raises(ConfigError, match="^OMNIQ_ALLOWED_MODULES: expected list of length >= 1"):
+            EnvConfig({"OMNIQ_ALLOWED_MODULES": text}).given()
+
+
+def test_other_empty_variables_are_as_good_as_unset() -> None:
+    never_empty = {*env_module.NEVER_EMPTY}
+    environ = {f"OMNIQ_{name}": " " for name in Settings.__dataclass_fields__ if name not in never_empty}
+    assert EnvConfig(environ).given() == {}
+
+
+@pytest.mark.parametrize("key", ["id:", "id: ", "short", "id:short", f"id:{' ' * 20}"])
+def test_a_key_that_is_none_is_refused_where_components_are_made(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_SIGNING_KEY", key)
+    for make in (OmniQ, SQLiteTaskQueue, SQLiteResultStorage):
+        with pytest.raises(ConfigError, match="^OMNIQ_SIGNING_KEY: "):
+            make()
+
+
+def test_a_time_until_which_unsigned_payloads_are_accepted_has_a_zone() -> None:
+    text = "2030-12-31T08:30:00+01:00"
+    given = EnvConfig({"OMNIQ_ACCEPT_UNSIGNED_UNTIL": text}).given()
+    assert given == {"ACCEPT_UNSIGNED_UNTIL": dt.datetime.fromisoformat(text)}
+    with pytest.raises(ConfigError, match="expected datetime with a timezone component"):
+        EnvConfig({"OMNIQ_ACCEPT_UNSIGNED_UNTIL": "2030-12-31T08:30:00"}).given()
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES", "On"])

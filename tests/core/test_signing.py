@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dill
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omniq.errors import ConfigError, CorruptPayload, FunctionNotFound, OmniQError, SerializationError, SignatureError
+from omniq.errors import (
+    ConfigError,
+    CorruptPayload,
+    FunctionNotFound,
+    KeyMissing,
+    OmniQError,
+    SerializationError,
+    SignatureError,
+)
 from omniq.models.result import Outcome
 from omniq.models.schedule import Timing
+from omniq.models.state import TERMINAL, TaskState
 from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
 from omniq.serialization.base import Format
 from omniq.serialization.envelope import Envelope
@@ -19,6 +30,7 @@ from omniq.serialization.signing import Role
 SECRET, OTHER = "s3cret-of-twenty-two-b", "an0ther-secret-just-as"
 signed = SerializationManager(signer=Signer(f"k1:{SECRET}"))
 unsigned = SerializationManager()
+SUCCESS = TaskState.SUCCESS
 
 
 def add(x: object, y: object = 0) -> tuple[object, object]:
@@ -54,12 +66,16 @@ def call_of(manager: SerializationManager, value: object, task_id: str = "t1", q
 
 def outcome_of(manager: SerializationManager, value: object, epoch: int = 1) -> bytes:
     format, packed = manager.dump_value(value)
-    return manager.pack_outcome(Outcome(value=packed, value_format=format), task_id="t1", epoch=epoch)
+    return manager.pack_outcome(
+        Outcome(value=packed, value_format=format), task_id="t1", epoch=epoch, status=SUCCESS, schedule_id=None
+    )
 
 
-def schedule_of(manager: SerializationManager, value: object, schedule_id: str = "t1") -> bytes:
+def schedule_of(
+    manager: SerializationManager, value: object, schedule_id: str = "t1", queue_name: str = "default"
+) -> bytes:
     scheduled = ScheduledCall(timing=Timing(interval=1.0), call=manager.build_call(add, (value,), {}))
-    return manager.pack_schedule(scheduled, schedule_id=schedule_id)
+    return manager.pack_schedule(scheduled, schedule_id=schedule_id, queue_name=queue_name)
 
 
 def load_call(manager: SerializationManager, data: bytes) -> object:
@@ -67,12 +83,12 @@ def load_call(manager: SerializationManager, data: bytes) -> object:
 
 
 def load_outcome(manager: SerializationManager, data: bytes) -> object:
-    outcome = manager.read_outcome(data, task_id="t1", epoch=1)
+    outcome = manager.read_outcome(data, task_id="t1", epoch=1, status=SUCCESS, schedule_id=None)
     return manager.load_value(outcome.value_format, outcome.value)
 
 
 def load_schedule(manager: SerializationManager, data: bytes) -> object:
-    return manager.load_call(manager.read_schedule(data, schedule_id="t1").call).args[0]
+    return manager.load_call(manager.read_schedule(data, schedule_id="t1", queue_name="default").call).args[0]
 
 
 Pack = Callable[[SerializationManager, object], bytes]
@@ -107,15 +123,20 @@ def test_unsigned_payloads_are_refused_whatever_their_format(pack: Pack, load: L
 @roles
 def test_signed_payloads_are_refused_without_a_key(pack: Pack, load: Load, canary: Canary) -> None:
     for value in (1, canary):
-        with pytest.raises(SignatureError, match="signed with key id 'k1', and OMNIQ_SIGNING_KEY isn't set"):
+        with pytest.raises(KeyMissing, match="signed with key id 'k1', and OMNIQ_SIGNING_KEY isn't set") as raised:
             load(unsigned, pack(signed, value))
+        assert raised.value.key_id == "k1"
 
 
 @roles
 def test_payloads_of_another_key_are_refused(pack: Pack, load: Load, canary: Canary) -> None:
-    for keys, told in ((f"k1:{OTHER}", "its signature is wrong"), (f"k9:{SECRET}", "key id 'k9', which")):
-        with pytest.raises(SignatureError, match=told):
+    for keys, told, kind in (
+        (f"k1:{OTHER}", "its signature is wrong", SignatureError),
+        (f"k9:{SECRET}", "key id 'k9', which", KeyMissing),
+    ):
+        with pytest.raises(SignatureError, match=told) as raised:
             load(signed, pack(SerializationManager(signer=Signer(keys)), canary))
+        assert type(raised.value) is kind
 
 
 @roles
@@ -134,10 +155,36 @@ def test_a_payload_of_another_task_queue_claim_or_schedule_is_refused(canary: Ca
         (load_call, call_of(signed, canary, task_id="t", queue_name="1default")),
         (load_outcome, outcome_of(signed, canary, epoch=2)),
         (load_schedule, schedule_of(signed, canary, schedule_id="t2")),
+        (load_schedule, schedule_of(signed, canary, queue_name="low")),
     ]
     for load, data in moved:
         with pytest.raises(SignatureError, match="its signature is wrong"):
             load(signed, data)
+
+
+@roles
+def test_a_payload_of_another_project_is_refused(pack: Pack, load: Load, canary: Canary) -> None:
+    elsewhere = SerializationManager(signer=Signer(f"k1:{SECRET}"), project="elsewhere")
+    with pytest.raises(SignatureError, match="its signature is wrong"):
+        load(signed, pack(elsewhere, canary))
+
+
+def test_an_outcome_is_bound_to_its_status_and_schedule() -> None:
+    outcome = Outcome(error_type="ValueError")
+    for status in TERMINAL:
+        for schedule in (None, "s1"):
+            data = signed.pack_outcome(outcome, task_id="t1", epoch=1, status=status, schedule_id=schedule)
+            assert signed.read_outcome(data, task_id="t1", epoch=1, status=status, schedule_id=schedule) == outcome
+            for other in [(s, schedule) for s in TERMINAL - {status}] + [(status, "s2")]:
+                with pytest.raises(SignatureError, match="its signature is wrong"):
+                    signed.read_outcome(data, task_id="t1", epoch=1, status=other[0], schedule_id=other[1])
+
+
+def test_a_call_is_bound_to_the_schedule_that_fired_it() -> None:
+    data = signed.reseal(signed.build_call(add, (1,), {}), task_id="t1", queue_name="default", schedule_id="s1")
+    for other in ("s2", None):
+        with pytest.raises(SignatureError, match="its signature is wrong"):
+            signed.read_call(data, task_id="t1", queue_name="default", schedule_id=other)
 
 
 def test_the_body_of_one_payload_does_not_fit_the_envelope_of_another(canary: Canary) -> None:
@@ -220,6 +267,7 @@ def test_the_header_and_the_role_are_signed_too() -> None:
         (data.replace(b"OQ1m", b"OQ1d"), Role.CALL),
         (data.replace(b"k1", b"k2"), Role.CALL),
         (data, Role.RESULT),
+        (data, Role.ENDING),
         (data, Role.SCHEDULE),
     ):
         with pytest.raises(SignatureError, match="its signature is wrong"):
@@ -251,6 +299,12 @@ def test_signers_show_key_ids_and_no_secret() -> None:
     assert SECRET not in repr(vars(signer))
 
 
+def test_keys_do_not_travel_with_what_is_pickled() -> None:
+    for pickler in (pickle, dill):
+        with pytest.raises(TypeError, match="signing keys aren't serialized"):
+            pickler.dumps(Signer(SECRET))
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -264,8 +318,12 @@ def test_signers_show_key_ids_and_no_secret() -> None:
         f"bad id:{SECRET}",
         f":{SECRET}",
         f"k1:{SECRET},",
+        "k1:",
+        " " * 20,
+        f"k1:{' ' * 20}",
         {},
         {"k1": b"short"},
+        {"k1": b" " * 20},
         {"bad id": SECRET.encode()},
         {"k" * 33: SECRET.encode()},
     ],

@@ -41,7 +41,11 @@ async def succeed(oq: AsyncOmniQ, record: TaskRecord, value: object, *, ttl: flo
     serialization = oq.task_queue.serialization
     format, body = serialization.dump_value(value)
     outcome = serialization.pack_outcome(
-        Outcome(value=body, value_format=format), task_id=record.id, epoch=record.epoch
+        Outcome(value=body, value_format=format),
+        task_id=record.id,
+        epoch=record.epoch,
+        status=TaskState.SUCCESS,
+        schedule_id=record.schedule_id,
     )
     result = ResultRecord(
         task_id=record.id,

@@ -8,7 +8,6 @@ from omniq.config.choices import OmniQConfig
 from omniq.config.resolve import resolve
 from omniq.config.security import Security
 from omniq.events.store import AsyncEventStorage
-from omniq.models.config import Serializer
 from omniq.plugins.registry import load_class
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage
@@ -27,8 +26,7 @@ def task_queue(config: OmniQConfig) -> AsyncTaskQueue[Any]:
     """The configured task queue, else the default one. Raises `ConfigError` or `PluginError`."""
     spec, settings = resolve("task_queue", config.task_queue, config.project_name, **_around(config))
     store = load_class(spec.store, BaseTaskQueue)  # type: ignore[type-abstract]
-    security = _security(config, settings.serializer)
-    return AsyncTaskQueue(store, settings, defaults=config.defaults, security=security)
+    return AsyncTaskQueue(store, settings, defaults=config.defaults, security=Security.of(config))
 
 
 def result_store(config: OmniQConfig) -> AsyncResultStorage[Any] | None:
@@ -37,7 +35,7 @@ def result_store(config: OmniQConfig) -> AsyncResultStorage[Any] | None:
         return None
     spec, settings = resolve("result_store", config.result_store, config.project_name, **_around(config))
     store = load_class(spec.store, BaseResultStorage)  # type: ignore[type-abstract]
-    return AsyncResultStorage(store, settings, security=_security(config))
+    return AsyncResultStorage(store, settings)
 
 
 def event_store(config: OmniQConfig) -> AsyncEventStorage[Any] | None:
@@ -56,7 +54,3 @@ class _Around(TypedDict):
 def _around(config: OmniQConfig) -> _Around:
     """Where stores are that don't say it themselves."""
     return {"base_dir": config.base_dir, "fsspec_uri": config.fsspec_uri}
-
-
-def _security(config: OmniQConfig, serializer: Serializer = "auto") -> Security:
-    return Security(serializer=serializer, signing_key=config.signing_key, allowed_modules=config.allowed_modules)

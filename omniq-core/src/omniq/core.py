@@ -13,6 +13,7 @@ from omniq.backend.component import AsyncComponent
 from omniq.config.choices import OmniQConfig
 from omniq.config.layers import given_fields
 from omniq.config.loader import ConfigProvider
+from omniq.config.security import Security
 from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events.facade import EventStorage
 from omniq.events.logger import AsyncEventLogger
@@ -85,9 +86,11 @@ class AsyncOmniQ(FromSource):
         self.event_store = build.core_of(event_store) or build.event_store(self.config)
         for component in self._components():
             component.use_project(self.config.project_name)
+        self.task_queue.use_security(Security.of(self.config))
         self.task_queue.requests.use_defaults(self.config.defaults)
         if self._results is not None:
             self.task_queue.use_results(self._results.store)
+            self._results.use_serialization(self.task_queue.serialization)
         self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
         self.task_queue.events = self.events
         self._worker_type = worker_type or self.config.worker.type

@@ -67,6 +67,17 @@ class SignatureError(SerializationError):
     """Raised when a payload is unsigned or its signature is wrong; it was not decoded."""
 
 
+class KeyMissing(SignatureError):
+    """Raised when a payload is signed with a key that this process doesn't have; it was not decoded.
+
+    That says nothing against the payload: a process that has the key (`key_id` names it) can read it.
+    """
+
+    def __init__(self, message: str, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
 class CorruptPayload(SerializationError):
     """Raised when stored bytes aren't a payload that OmniQ wrote."""
 

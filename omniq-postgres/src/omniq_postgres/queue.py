@@ -22,6 +22,7 @@ from omniq.storage.records import (
     Changed,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     ScheduleRecord,
@@ -35,6 +36,7 @@ from omniq_postgres.claiming import Bookmarks, claim_tasks, extend_leases, reap_
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.connection import PostgresStore, Session
 from omniq_postgres.finding import count_tasks, fetch_children, find_tasks, purge_tasks
+from omniq_postgres.resigning import replace_task_bodies
 from omniq_postgres.results import PostgresResultStore
 from omniq_postgres.schedules import delete_schedule, fetch_schedules, fire, put_schedule
 from omniq_postgres.settling import settle, with_children
@@ -126,6 +128,9 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         return [
             Changed(status, change.task_id in parents) for status, change in zip(settled.statuses, changes, strict=True)
         ]
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        return await self._database.run(partial(replace_task_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         found = await self._database.run(partial(fetch_tasks, ids=ids, bodies=bodies)) if ids else {}

@@ -17,10 +17,11 @@ from omniq.results.facade import ResultStorage
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import ResultRecord
+from omniq.storage.records import NewBody, ResultRecord
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore, Session
+from omniq_postgres.resigning import replace_result_bodies
 from omniq_postgres.wire import CLOCK, NOW
 
 LARGE = 64 * 1024
@@ -78,6 +79,9 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
         stored = await self._database.run(partial(_put, records=records))
         self._database.notifier.results_stored([r.task_id for r, done in zip(records, stored, strict=True) if done])
         return stored
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        return await self._database.run(partial(replace_result_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         if not ids:

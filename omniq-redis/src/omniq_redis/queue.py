@@ -25,6 +25,7 @@ from omniq.storage.records import (
     Changed,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     ScheduleRecord,
@@ -46,10 +47,12 @@ from omniq_redis.wire import (
     PARCEL,
     Batch,
     TaskRow,
+    bodies_batch,
     changes_batch,
     parcels,
     task_record,
     tasks_batch,
+    weight_of_body,
     weight_of_task,
 )
 
@@ -132,6 +135,11 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         if any(change.to is TaskState.PENDING for change in changes):
             hints.tasks_added(self.location)
         hints.results_stored(self.location, [c.result.task_id for c in changes if c.result is not None])
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
+        answers = await self._connection.calls("replace_bodies", batches)
+        return [letter == ord("1") for answer in answers for letter in answer]
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         return await fetch_tasks(self._connection, ids, bodies=bodies)

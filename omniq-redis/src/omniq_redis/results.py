@@ -13,12 +13,12 @@ from omniq.results.facade import ResultStorage
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import ResultRecord
+from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.sizes import result_bytes
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import PARCEL, parcels, result_record, results_batch
+from omniq_redis.wire import PARCEL, bodies_batch, parcels, result_record, results_batch, weight_of_body
 
 _decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[str]).decode
@@ -38,6 +38,11 @@ class RedisResultStore(RedisStore, BaseResultStorage):
             stored += [letter == ord("1") for letter in answer]
         hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])
         return stored
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
+        answers = await self._connection.calls("replace_results", batches)
+        return [letter == ord("1") for answer in answers for letter in answer]
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         found: list[ResultRecord | None] = []

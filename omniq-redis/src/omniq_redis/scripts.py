@@ -20,6 +20,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "purge_results": ("results",),
     "put_results": ("results",),
     "put_schedule": ("schedules",),
+    "replace_bodies": ("tasks",),
+    "replace_results": ("results",),
     "reap": ("tasks", "moving"),
     "transition": ("tasks", "moving", "results"),
 }

@@ -22,6 +22,7 @@ from omniq.storage.records import (
     Changed,
     ChangeStatus,
     LeaseStatus,
+    NewBody,
     NewTask,
     ResultRecord,
     ScheduleRecord,
@@ -112,6 +113,12 @@ def results_batch(results: Sequence[ResultRecord]) -> Batch:
     return Batch((kinds, ids, kind, epochs, list(map(len, bodies))), b"".join(bodies))
 
 
+def bodies_batch(bodies: Sequence[NewBody]) -> Batch:
+    ids = [new.task_id for new in bodies]
+    sizes = [len(new.old) for new in bodies], [len(new.body) for new in bodies]
+    return Batch((ids, *sizes), b"".join(part for new in bodies for part in (new.old, new.body)))
+
+
 def changes_batch(changes: Sequence[Change]) -> Batch:
     kinds, kind = _sorted_out(map(_change_kind, changes))
     ids = [change.task_id for change in changes]
@@ -156,6 +163,10 @@ def parcels(items: Sequence[T], weight: Callable[[T], int], max_bytes: int) -> I
 def weight_of_task(task: NewTask) -> int:
     """That of its body; a parent, which is read and written too, counts as some more."""
     return len(task.body) + PARCEL_BYTES // PARCEL * len(task.depends_on)
+
+
+def weight_of_body(new: NewBody) -> int:
+    return len(new.old) + len(new.body)
 
 
 # ── and back ─────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
@@ -82,6 +82,8 @@ if hasattr(os, "register_at_fork"):
 
 class SQLiteStore(Store):
     """What the three stores have in common."""
+
+    networked: ClassVar[bool] = False
 
     def __init__(self, config: SQLiteConfig) -> None:
         self._settings = config.settings

@@ -25,6 +25,7 @@ from omniq.storage.records import (
     Changed,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     ScheduleRecord,
@@ -38,6 +39,7 @@ from omniq_sqlite.claiming import any_lapsed, claim_tasks, extend_leases, reap_t
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.finding import count_tasks, fetch_children, find_tasks, purge_tasks, select_old
+from omniq_sqlite.resigning import replace_task_bodies
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.schedules import delete_schedule, fetch_schedules, fire, put_schedule
 from omniq_sqlite.settling import settle
@@ -100,6 +102,9 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         self._tell(settled.any_due)
         hints.results_stored(self.location, [result.task_id for result in settled.results])
         return settled.answers
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        return await self._database.write(partial(replace_task_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         found = {task.id: task for task in await self._database.read(partial(fetch_tasks, ids=ids, bodies=bodies))}

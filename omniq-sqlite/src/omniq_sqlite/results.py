@@ -19,10 +19,11 @@ from omniq.results.facade import ResultStorage
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import ResultRecord
+from omniq.storage.records import NewBody, ResultRecord
 
 from omniq_sqlite.config import SQLiteResultStorageConfig
 from omniq_sqlite.connection import SQLiteStore
+from omniq_sqlite.resigning import replace_result_bodies
 from omniq_sqlite.wire import (
     LARGE_BODY,
     Bodies,
@@ -93,6 +94,9 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
         stored = await self._database.write(partial(_put, records=records)) if records else []
         hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])
         return stored
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        return await self._database.write(partial(replace_result_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         found = await self._database.read(partial(_fetch, ids=ids)) if ids else {}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from omniq.cli.exits import FAILED, Failure
-from omniq.cli.output import json_value, print_json, say, value_text
+from omniq.cli.output import print_json, say, value_text
+from omniq.cli.views import result_data
 from omniq.errors import ResultTimeout, TaskNotFound
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def print_outcome(result: TaskResult, *, as_json: bool) -> None:
     from omniq.models.state import ResultStatus
 
     if as_json:
-        from msgspec.structs import asdict
-
-        print_json({**asdict(result), "value": json_value(result.value)})
+        print_json(result_data(result))
     elif result.status is ResultStatus.SUCCESS:
         click.echo(value_text(result.value))
     if result.status is not ResultStatus.SUCCESS:

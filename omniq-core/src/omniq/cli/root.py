@@ -18,6 +18,7 @@ COMMANDS: Final = (
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),
     CommandSpec("schedules", "omniq.cli.schedules:schedules", "List, pause, resume and delete schedules."),
     CommandSpec("events", "omniq.cli.events:events", "Print what happened to tasks."),
+    CommandSpec("resign", "omniq.cli.resign:resign", "Sign what a store holds with the first signing key."),
     CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins."),
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from omniq.cli.output import Cell
+from omniq.cli.output import Cell, json_value
 from omniq.models.state import TaskState
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ def dead_data(task: Task, result: TaskResult | None) -> dict[str, object]:
 def error_text(result: TaskResult | None) -> str | None:
     """What the task ended with, where that is still known."""
     return None if result is None else f"{result.error_type}: {result.error_message}"
+
+
+def result_data(result: TaskResult) -> dict[str, object]:
+    """A result for JSON, its value as far as JSON can say it. Raises `SerializationError` if it can't be rebuilt."""
+    data = asdict(result)
+    del data["stored"]
+    return {**data, "value": json_value(result.value)}
 
 
 def stats_row(stats: QueueStats) -> tuple[Cell, ...]:

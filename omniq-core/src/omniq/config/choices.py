@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from omniq.config.convert import convert
@@ -12,7 +12,7 @@ from omniq.config.env import EnvConfig
 from omniq.config.layers import from_settings
 from omniq.config.logging import LoggingConfig
 from omniq.config.settings import RetryCount, Settings, WorkerCount
-from omniq.models.config import Name, NotNegative, Positive, WorkerConfig
+from omniq.models.config import Moment, Name, NotBlank, NotNegative, Positive, WorkerConfig
 from omniq.models.redaction import Redacted
 
 PoolKind: TypeAlias = Literal["thread", "process", "gevent"]
@@ -70,5 +70,7 @@ class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     worker: WorkerChoice = field(default_factory=WorkerChoice)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    signing_key: str | None = Settings.SIGNING_KEY
-    allowed_modules: list[str] | None = None
+    signing_key: NotBlank | None = Settings.SIGNING_KEY
+    accept_unsigned_until: Moment | None = None
+    """Switches signing on with a live queue: until then, what isn't signed is accepted too."""
+    allowed_modules: Annotated[list[NotBlank], Meta(min_length=1)] | None = None

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from omniq.config.bounds import check_bounds
 from omniq.errors import ConfigError
-from omniq.models.config import NAME
+from omniq.models.config import NAME, NOT_BLANK
+from omniq.models.redaction import mask_url
 from omniq.suggest import did_you_mean
 
 T = TypeVar("T")
@@ -26,12 +28,14 @@ _OWN_PATH = re.compile(r"\w+: ")
 def convert(data: object, type_: type[T], where: str = "", *, strict: bool = True) -> T:
     """The data as that type. Raises `ConfigError`, such as `where.port: expected int, got str`.
 
-    `where` is the path of the data itself. Values aren't shown, unless one of a few words is expected.
+    `where` is the path of the data itself. Values aren't shown, unless one of a few words is expected. What contains
+    itself, or stands for more than it should, is refused too.
     """
+    check_bounds(data, where)
     try:
         return msgspec.convert(_plain(data), type_, strict=strict)
     except msgspec.ValidationError as error:
-        raise ConfigError(describe(str(error), type_, where)) from None
+        raise ConfigError(mask_url(describe(str(error), type_, where))) from None
 
 
 def _plain(data: object) -> object:
@@ -77,6 +81,8 @@ def _words(what: str, type_: Any, inside: str) -> str:
         return f"expected one of {', '.join(map(repr, choices_at(type_, inside)))}, got {invalid[1]}"
     if NAME.pattern in what:
         return "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
+    if what.endswith(repr(NOT_BLANK)):
+        return "it is empty; leave it out where nothing is meant"
     if what.startswith("Expected `"):
         words = what.replace("`", "").replace(" | null", "").replace("E", "e", 1)
         return words.replace("object", "mapping").replace("array", "list")

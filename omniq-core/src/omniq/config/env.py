@@ -21,6 +21,18 @@ log = logging.getLogger("omniq.config")
 PREFIX: Final = "OMNIQ_"
 CONFIG_FILE: Final = "OMNIQ_CONFIG"
 """The configuration file that is read when none is given."""
+NEVER_EMPTY: Final = frozenset(
+    {
+        "ALLOWED_MODULES",
+        "EVENT_STORAGE_URL",
+        "RESULT_STORAGE_URL",
+        "SERIALIZER",
+        "SIGNING_KEY",
+        "TASK_QUEUE_URL",
+    }
+)
+"""Settings whose loss would go unnoticed and do harm: it would turn a protection off, or lead to another store. So an
+empty variable, such as a script makes of one that isn't set, is an error and not the default."""
 OTHERS: Final = frozenset({CONFIG_FILE, "OMNIQ_PLUGINS_STRICT", "OMNIQ_DISABLE_PLUGINS"})
 """Variables that aren't settings. `OMNIQ_TEST_…` is left to tests."""
 
@@ -34,13 +46,16 @@ _FLAGS: Final = {
     "no": False,
     "off": False,
 }
+MAX_SHOWN: Final = 200
+"""Characters of a value that an error still quotes."""
 _GOT: Final = re.compile(r", got [^,]*\Z")
 _warned: set[str] = set()
 
 
 class EnvConfig:
-    """The settings that the environment gives. A variable that is unset or empty gives none.
+    """The settings that the environment gives.
 
+    A variable that is unset gives none, and so does an empty one, except for `NEVER_EMPTY`, where it is an error.
     `environ` stands in for the process's environment. Reading raises `ConfigError` naming the variable.
     """
 
@@ -50,8 +65,13 @@ class EnvConfig:
     def given(self) -> dict[str, Any]:
         """The settings that are set, by name. A variable that looks like ours but isn't is warned of, once."""
         self._warn_of_unknown()
-        texts = {name: self._environ.get(PREFIX + name, "") for name in _hints()}
-        return {name: _parse(name, text) for name, text in texts.items() if text.strip()}
+        texts = {name: self._environ[PREFIX + name] for name in _hints() if PREFIX + name in self._environ}
+        return {name: _parse(name, text) for name, text in texts.items() if not _is_blank(PREFIX + name, text)}
+
+    def config_file(self) -> str | None:
+        """The configuration file that OMNIQ_CONFIG names. Raises `ConfigError` if it is set and empty."""
+        file = self._environ.get(CONFIG_FILE)
+        return None if file is None or _is_blank(CONFIG_FILE, file) else file
 
     def settings(self) -> Settings:
         """All settings: the environment's, and the defaults for the rest."""
@@ -71,16 +91,28 @@ def _hints() -> dict[str, Any]:
     return get_type_hints(Settings, include_extras=True)
 
 
+def _is_blank(variable: str, text: str) -> bool:
+    if text.strip():
+        return False
+    if variable == CONFIG_FILE or variable.removeprefix(PREFIX) in NEVER_EMPTY:
+        raise ConfigError(f"{variable}: it is empty; unset it where nothing is meant")
+    return True
+
+
 def _parse(name: str, text: str) -> object:
     variable = PREFIX + name
     try:
         value = _READERS.get(name, str)(text.strip())
         return convert(value, _hints()[name], variable, strict=False)
-    except json.JSONDecodeError:
-        raise ConfigError(f'{variable}: expected JSON, such as {{"worker": "DEBUG"}}, got {text!r}') from None
+    except (json.JSONDecodeError, RecursionError):
+        raise ConfigError(f'{variable}: expected JSON, such as {{"worker": "DEBUG"}}{_got(text)}') from None
     except ConfigError as error:
-        shown = "" if is_secret(name) else f", got {mask_url(text)!r}"
-        raise ConfigError(_GOT.sub("", str(error)) + shown) from None
+        raise ConfigError(_GOT.sub("", str(error)) + ("" if is_secret(name) else _got(text))) from None
+
+
+def _got(text: str) -> str:
+    masked = mask_url(text)
+    return f", got {masked!r}" if len(masked) <= MAX_SHOWN else ""
 
 
 def _flag(text: str) -> bool | str:

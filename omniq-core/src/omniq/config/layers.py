@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, get_args
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
+from omniq.config.bounds import check_bounds
 from omniq.errors import ConfigError, PluginError
 from omniq.models.config import EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import Registry
@@ -24,6 +25,7 @@ COMMON: Final[Mapping[StoreKind, frozenset[str]]] = {
 """What the configurations of all stores of a kind have."""
 
 _SETTINGS: Final[Mapping[str, str]] = {
+    "ACCEPT_UNSIGNED_UNTIL": "accept_unsigned_until",
     "ALLOWED_MODULES": "allowed_modules",
     "BASE_DIR": "base_dir",
     "COMPONENT_LOG_LEVELS": "logging.components",
@@ -68,6 +70,7 @@ def from_settings(given: Mapping[str, Any]) -> Layer:
 
 def from_source(source: Mapping[str, Any] | Struct) -> Layer:
     """A dict, a struct or arguments as a layer: what is None isn't given, "redis://…" and "redis" are short forms."""
+    check_bounds(source)
     layer = {key: value for key, value in _plain(source).items() if value is not None}
     for kind in STORE_KINDS:
         if isinstance(text := layer.get(kind), str):

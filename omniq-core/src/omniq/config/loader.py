@@ -9,9 +9,10 @@ from typing import Any
 from omniq.config import layers
 from omniq.config.choices import OmniQConfig
 from omniq.config.convert import convert
-from omniq.config.env import CONFIG_FILE, EnvConfig
+from omniq.config.env import EnvConfig
 from omniq.config.layers import Layer
 from omniq.errors import ConfigError
+from omniq.models.redaction import mask_url
 from omniq.plugins.registry import Registry, registry
 
 
@@ -30,7 +31,7 @@ class ConfigProvider:
         plugins: Registry | None = None,
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._source = source if source is not None else self._environ.get(CONFIG_FILE) or None
+        self._source = source if source is not None else EnvConfig(self._environ).config_file()
         self._registry = plugins or registry()
 
     def load(self, **arguments: Any) -> OmniQConfig:
@@ -52,14 +53,23 @@ class ConfigProvider:
         if self._source is None:
             return {}
         if isinstance(self._source, Mapping | OmniQConfig):
-            return _checked(self._source)
+            return _checked_source(self._source)
         from omniq.config.files import load_yaml  # it imports yaml, which few need
 
         try:
-            return _checked(load_yaml(self._source))
+            return _checked_source(load_yaml(self._source))
         except ConfigError as error:
-            name = os.fspath(self._source)
+            name = mask_url(os.fspath(self._source))
             raise ConfigError(str(error) if name in str(error) else f"{error} (in {name})") from None
+
+
+def _checked_source(source: Mapping[str, Any] | OmniQConfig) -> Layer:
+    """A file's or dict's layer, in which protections aren't turned off by values that turned out empty."""
+    if isinstance(source, Mapping):
+        empty = next((name for name in ("signing_key", "allowed_modules") if source.get(name, "") is None), None)
+        if empty is not None:
+            raise ConfigError(f"{empty}: it is empty; leave it out where nothing is meant")
+    return _checked(source)
 
 
 def _checked(source: Mapping[str, Any] | OmniQConfig) -> Layer:

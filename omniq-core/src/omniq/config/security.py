@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
+
+from omniq.config.convert import convert
 from omniq.config.env import EnvConfig
-from omniq.models.config import Serializer
+from omniq.errors import ConfigError
+from omniq.models.config import DEFAULT_PROJECT, Serializer
 from omniq.models.redaction import Redacted
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.signing import Signer
 
+if TYPE_CHECKING:
+    from omniq.config.choices import OmniQConfig
+
+_SERIALIZER: Final[Any] = Serializer
+
 
 class Security(Redacted, frozen=True, kw_only=True, array_like=True):
-    """What a `SerializationManager` is made of; it crosses to child processes, and never to logs."""
+    """What a `SerializationManager` is made of; it crosses to child processes, and never to logs.
+
+    It is one for a task queue, its results and its workers: what an OmniQ is configured with holds for the
+    components that it is given too, unless they were given a `Security` of their own.
+    """
 
     serializer: Serializer = "auto"
     signing_key: str | None = None
     allowed_modules: list[str] | None = None
+    accept_unsigned_until: float | None = None
+    """Seconds since the epoch until which unsigned payloads are accepted although there is a key."""
 
     @classmethod
-    def from_environment(cls, serializer: Serializer = "auto") -> Security:
-        """As OMNIQ_SIGNING_KEY and OMNIQ_ALLOWED_MODULES say. Raises `ConfigError`."""
+    def from_environment(cls) -> Security:
+        """As OMNIQ_SIGNING_KEY, OMNIQ_SERIALIZER, OMNIQ_ALLOWED_MODULES and OMNIQ_ACCEPT_UNSIGNED_UNTIL say.
+
+        Raises `ConfigError`.
+        """
         settings = EnvConfig().settings()
-        allowed = settings.ALLOWED_MODULES
+        allowed, until = settings.ALLOWED_MODULES, settings.ACCEPT_UNSIGNED_UNTIL
         return cls(
-            serializer=serializer,
+            serializer=settings.SERIALIZER,
             signing_key=settings.SIGNING_KEY,
             allowed_modules=None if allowed is None else list(allowed),
+            accept_unsigned_until=None if until is None else until.timestamp(),
         )
 
-    def manager(self) -> SerializationManager:
-        """The serialization that follows from it. Raises `ConfigError` when a key is too short."""
-        signer = Signer(self.signing_key) if self.signing_key else None
-        return SerializationManager(self.serializer, signer, self.allowed_modules)
+    @classmethod
+    def of(cls, config: OmniQConfig) -> Security:
+        """As a whole configuration says. Raises `ConfigError`."""
+        queue = {} if config.task_queue is None else config.task_queue.config
+        until = config.accept_unsigned_until
+        return cls(
+            serializer=convert(queue.get("serializer", "auto"), _SERIALIZER, "task_queue.config.serializer"),
+            signing_key=config.signing_key,
+            allowed_modules=config.allowed_modules,
+            accept_unsigned_until=None if until is None else until.timestamp(),
+        )
+
+    def narrowed(self, serializer: Serializer) -> Security:
+        """The same; without dill if either this or a component's own configuration turns it off."""
+        return replace(self, serializer="msgspec") if serializer == "msgspec" else self
+
+    def manager(self, project: str = DEFAULT_PROJECT) -> SerializationManager:
+        """The serialization that follows from it for a project. Raises `ConfigError` for keys that are no good."""
+        if self.allowed_modules is not None and not any(name.strip() for name in self.allowed_modules):
+            raise ConfigError("allowed_modules: none given; leave it out to allow all")
+        signer = None if self.signing_key is None else Signer(self.signing_key)
+        return SerializationManager(
+            self.serializer,
+            signer,
+            self.allowed_modules,
+            project=project,
+            unsigned_until=self.accept_unsigned_until,
+        )

@@ -12,7 +12,9 @@ from omniq.models.config import (
     DEFAULT_PROJECT,
     DEFAULT_QUEUE,
     Bytes,
+    Moment,
     Name,
+    NotBlank,
     NotNegative,
     Positive,
     Serializer,
@@ -62,9 +64,11 @@ class Settings:
     RETRY_ATTEMPTS: RetryCount = 3
     RETRY_DELAY: NotNegative = 1.0
     RESULT_TTL: NotNegative | None = 86_400.0
-    SIGNING_KEY: str | None = None
+    SIGNING_KEY: NotBlank | None = None
     """Signs payloads, and refuses unsigned ones."""
-    ALLOWED_MODULES: tuple[str, ...] | None = None
+    ACCEPT_UNSIGNED_UNTIL: Moment | None = None
+    """A time, such as "2030-12-31T08:30Z", until which unsigned payloads are accepted all the same."""
+    ALLOWED_MODULES: Annotated[tuple[NotBlank, ...], Meta(min_length=1)] | None = None
     """The only modules from which workers import functions; comma-separated in the environment."""
 
     def __repr__(self) -> str:

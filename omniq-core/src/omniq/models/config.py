@@ -6,6 +6,7 @@ YAML or a dict, or from a URL; all four meet in one `msgspec.convert` into a str
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,7 @@ from omniq.models.redaction import Redacted
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 """What projects and queues may be called: file stores make directories of them, so no dot comes first."""
+NOT_BLANK = r"\S"
 DEFAULT_PROJECT = "default"
 DEFAULT_QUEUE = "default"
 
@@ -26,6 +28,8 @@ DEFAULT_MAX_BODY = 128 * 1024 * 1024
 Name = Annotated[str, Meta(pattern=rf"^{NAME.pattern}\Z")]
 Positive = Annotated[float, Meta(gt=0, le=TEN_YEARS)]
 NotNegative = Annotated[float, Meta(ge=0, le=TEN_YEARS)]
+NotBlank = Annotated[str, Meta(pattern=NOT_BLANK)]
+Moment = Annotated[dt.datetime, Meta(tz=True)]
 Serializer = Literal["auto", "msgspec"]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 

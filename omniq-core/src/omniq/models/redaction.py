@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sized
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -64,5 +64,57 @@ class Redacted(Struct, frozen=True):
     """A struct whose repr shows no secrets."""
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in redact(asdict(self)).items())
-        return f"{type(self).__name__}({fields})"
+        return _shown(self, self.__rich_repr__())
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(redact(asdict(self)).items())
+
+
+class Veiled:
+    """A mixin for structs: the repr shows ids, states and times, and only how much there is of what users pass."""
+
+    __slots__ = ()
+    __struct_fields__: ClassVar[tuple[str, ...]]
+
+    def __repr__(self) -> str:
+        return _shown(self, self.__rich_repr__())
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, _veiled(name, getattr(self, name))) for name in self.__struct_fields__]
+
+
+class Veil:
+    """Stands for a payload in a repr."""
+
+    def __init__(self, payload: object) -> None:
+        self._text = f"<{len(payload)}>" if isinstance(payload, Sized) else "<...>"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+PAYLOADS = frozenset(
+    {
+        "args",
+        "body",
+        "connection",
+        "error_message",
+        "func_args",
+        "kwargs",
+        "metadata",
+        "old",
+        "options",
+        "stored",
+        "traceback",
+        "value",
+    }
+)
+"""Fields whose content comes from users' calls: it may hold anything."""
+
+
+def _veiled(name: str, value: object) -> object:
+    return Veil(value) if name in PAYLOADS and value is not None else value
+
+
+def _shown(struct: object, fields: Iterable[tuple[str, Any]]) -> str:
+    return f"{type(struct).__name__}({', '.join(f'{name}={value!r}' for name, value in fields)})"

@@ -3,20 +3,77 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
 from omniq.errors import TaskCancelled, TaskExpired, TaskFailed
+from omniq.models.redaction import Veiled
 from omniq.models.state import ResultStatus
 
+_UNREAD = object()
+_KNOWN = "known"
 
-class TaskResult(Struct, frozen=True, kw_only=True):
-    """A snapshot of a task's outcome. `value` is what the function returned."""
+
+class StoredValue:
+    """A value as it is stored, which is rebuilt when it is first asked for.
+
+    `load` makes the value of `format` and `data`; it raises `SerializationError`. Two are equal when their bytes are.
+    """
+
+    __slots__ = ("_data", "_format", "_load", "_value")
+
+    def __init__(self, format: str, data: bytes, load: Callable[[str, bytes], Any]) -> None:
+        self._format = format
+        self._data = data
+        self._load = load
+        self._value: Any = _UNREAD
+
+    def get(self) -> Any:
+        """The value. Raises `SerializationError` when it can't be rebuilt here."""
+        if self._value is _UNREAD:
+            self._value = self._load(self._format, self._data)
+        return self._value
+
+    @classmethod
+    def of(cls, value: object) -> StoredValue:
+        """A value that needn't be rebuilt."""
+        stored = cls(_KNOWN, b"", _no_load)
+        stored._value = value
+        return stored
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StoredValue):
+            return NotImplemented
+        same = (self._format, self._data) == (other._format, other._data)
+        return same and (self._format != _KNOWN or bool(self._value == other._value))
+
+    def __hash__(self) -> int:
+        return hash((self._format, self._data))
+
+    def __repr__(self) -> str:
+        return f"<{len(self._data)} bytes>"  # never the value
+
+    def __reduce__(self) -> tuple[Callable[..., StoredValue], tuple[Any]]:
+        # What loads it knows the signing keys, which must not travel with a copy.
+        return StoredValue.of, (self.get(),)
+
+
+def _no_load(format: str, data: bytes) -> None:
+    """Never called: the value is there."""
+
+
+NO_VALUE = StoredValue.of(None)
+
+
+class TaskResult(Veiled, Struct, frozen=True, kw_only=True):
+    """A snapshot of a task's outcome."""
 
     task_id: str
     status: ResultStatus
-    value: Any = None
+    stored: StoredValue = NO_VALUE
+    """What the function returned, as it is stored: see `value`."""
     error_type: str | None = None
     """Qualified name of the exception."""
     error_message: str | None = None
@@ -33,6 +90,14 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     schedule_id: str | None = None
 
     @property
+    def value(self) -> Any:
+        """What the function returned; None where the task didn't succeed.
+
+        It is decoded when it is first asked for. Raises `SerializationError` when that can't be done here.
+        """
+        return self.stored.get()
+
+    @property
     def duration(self) -> float | None:
         """Seconds that the last attempt ran."""
         if self.started_at is None or self.finished_at is None:
@@ -42,7 +107,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     def unwrap(self) -> Any:
         """Return `value`.
 
-        Raises `TaskFailed`, `TaskCancelled` or `TaskExpired` when there is none.
+        Raises `TaskFailed`, `TaskCancelled` or `TaskExpired` when there is none, and what `value` raises.
         """
         if self.status is ResultStatus.SUCCESS:
             return self.value
@@ -53,7 +118,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
         raise TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 
-class Outcome(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Outcome(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a task ended: the part of a result that stores carry as opaque bytes."""
 
     value: bytes = b""

@@ -7,10 +7,11 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from omniq.models.redaction import Veiled
 from omniq.models.state import TaskState
 
 
-class Task(Struct, frozen=True, kw_only=True, eq=False):
+class Task(Veiled, Struct, frozen=True, kw_only=True, eq=False):
     """A task as the queue holds it. Two tasks are equal when their ids are.
 
     Lists don't read the tasks' calls, which may be large: what only a call tells is None there, and `body` empty.
@@ -62,7 +63,7 @@ class Task(Struct, frozen=True, kw_only=True, eq=False):
         return f"Task(id={self.id!r}, func={self.func!r}, queue_name={self.queue_name!r}, state={self.state.value!r})"
 
 
-class Call(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Call(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a task runs and how: the part of a task that stores carry as opaque bytes."""
 
     func: str

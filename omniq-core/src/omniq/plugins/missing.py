@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from omniq.errors import PluginError, UnknownBackend
+from omniq.models.redaction import mask_url
 from omniq.plugins.firstparty import EXTRAS, distribution
 from omniq.plugins.index import Index
 from omniq.plugins.records import PluginRecord
@@ -40,6 +41,7 @@ def _would_provide(record: PluginRecord, type_: type[Spec], word: str) -> bool:
 
 
 def _unknown(type_: type[Spec], word: str, index: Index) -> str:
+    word = mask_url(word)  # somebody may have put a URL in the place of a name
     names = ", ".join(spec.name for spec in index.all(type_)) or "none"
     if index.knows(word):
         return f"{word!r} provides no {type_.title}; installed: {names}"

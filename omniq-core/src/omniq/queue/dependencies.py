@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from omniq.errors import DependencyCycle, UnknownParent
+from omniq.errors import DependencyCycle, KeyMissing, SerializationError, UnknownParent
 from omniq.models.result import Outcome
 from omniq.models.state import TaskState
-from omniq.queue.view import read_call
+from omniq.queue.view import UNREADABLE, log, verified_call
 from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 
 if TYPE_CHECKING:
@@ -99,9 +99,18 @@ class DependencyResolver:
         policies: dict[str, str] = {}
         for start in range(0, len(children), FEW):
             records = await self._queue.store.get([child.id for child in children[start : start + FEW]])
-            calls = {record.id: read_call(record, self._queue.serialization) for record in records if record}
-            policies |= {id_: call.on_parent_failure for id_, call in calls.items()}
+            policies |= {record.id: self._policy(record) for record in records if record is not None}
         return policies
+
+    def _policy(self, child: TaskRecord) -> str:
+        """Its `on_parent_failure`; it waits for somebody who can read it where the key is missing here."""
+        try:
+            return verified_call(child, self._queue.serialization).on_parent_failure
+        except KeyMissing:
+            return "hold"
+        except SerializationError as error:
+            log.warning("task %s can't be read: %s", child.id, error)
+            return UNREADABLE.on_parent_failure
 
 
 def _any_failed(child: TaskRecord, parents: dict[str, TaskState]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from omniq import clock
 from omniq.backend.base import BaseBackend
-from omniq.backend.component import AsyncComponent
+from omniq.backend.secured import SecuredComponent
 from omniq.batching import Batcher, parts
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
@@ -50,7 +50,7 @@ MIN_INTERVAL = 0.001
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
 
 
-class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
+class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     """A task queue on a store.
 
     `store` makes the implementation of the contract from `config`; a backend's own classes, such as
@@ -65,11 +65,9 @@ class AsyncTaskQueue(AsyncComponent[C, BaseTaskQueue], Generic[C]):
         defaults: TaskDefaults | None = None,
         security: Security | None = None,
     ) -> None:
-        super().__init__(store, config)
-        self.security = security or Security.from_environment(config.serializer)
-        self.serialization = self.security.manager()
+        super().__init__(store, config, security)
         self.events: AsyncEventLogger | None = None
-        self.requests = RequestBuilder(self.serialization, config.queue_names, defaults)
+        self.requests = RequestBuilder(self, config.queue_names, defaults)
         self._given_results: BaseResultStorage | None = None
         self._own_results: BaseResultStorage | None = None
         self._adds = PerLoop(lambda: Batcher(self._add, size=task_bytes, max_bytes=self.store.max_bytes))

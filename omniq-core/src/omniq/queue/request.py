@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict, cast
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, cast
 
 from msgspec import Struct, field
 
@@ -13,6 +13,7 @@ from omniq import ids
 from omniq.config.choices import TaskDefaults
 from omniq.errors import InvalidTask
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
+from omniq.models.redaction import Veiled
 from omniq.models.state import TaskState
 from omniq.models.task import Call, Task
 from omniq.models.times import Duration, seconds, timestamp
@@ -66,7 +67,7 @@ class EnqueueOptions(TypedDict, total=False):
     """A connection of the store's driver with an open transaction: the task exists only if that commits."""
 
 
-class TaskOptions(Struct, frozen=True, kw_only=True):
+class TaskOptions(Veiled, Struct, frozen=True, kw_only=True):
     """`EnqueueOptions` with their defaults; None means what the configuration says."""
 
     queue_name: str = DEFAULT_QUEUE
@@ -103,7 +104,7 @@ class TaskOptions(Struct, frozen=True, kw_only=True):
 NO_OPTIONS = TaskOptions()
 
 
-class TaskCall(Struct, kw_only=True):
+class TaskCall(Veiled, Struct, kw_only=True):
     """One call for `enqueue_many`: a function, its arguments and options as for `enqueue`."""
 
     func: Callable[..., Any]
@@ -111,13 +112,18 @@ class TaskCall(Struct, kw_only=True):
     options: EnqueueOptions = field(default_factory=EnqueueOptions)
 
 
+class Packing(Protocol):
+    """Whoever knows by which keys calls are packed."""
+
+    @property
+    def serialization(self) -> SerializationManager: ...
+
+
 class RequestBuilder:
     """Checks what a user asks for, field by field, and packs it."""
 
-    def __init__(
-        self, serialization: SerializationManager, queues: Sequence[str], defaults: TaskDefaults | None = None
-    ) -> None:
-        self._serialization = serialization
+    def __init__(self, packing: Packing, queues: Sequence[str], defaults: TaskDefaults | None = None) -> None:
+        self._packing = packing
         self._queues = frozenset(queues)
         self._queue_list = ", ".join(queues)
         self._own_defaults = defaults is not None
@@ -141,7 +147,7 @@ class RequestBuilder:
         return NewTask(
             id=task_id,
             queue_name=queue_name,
-            body=self._serialization.reseal(call, task_id=task_id, queue_name=queue_name),
+            body=self._packing.serialization.reseal(call, task_id=task_id, queue_name=queue_name),
             name=shown_name(call.func),
             priority=check_priority(options.priority),
             run_at=run_at,
@@ -156,7 +162,7 @@ class RequestBuilder:
             raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
         args, kwargs = split_args(func_args)
         checked = self._without_options if options is NO_OPTIONS else self._call_options(options)
-        return self._serialization.build_call(func, args, kwargs, checked)
+        return self._packing.serialization.build_call(func, args, kwargs, checked)
 
     def _call_options(self, options: TaskOptions) -> CallOptions:
         defaults = self._defaults

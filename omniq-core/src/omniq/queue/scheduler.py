@@ -38,6 +38,8 @@ class AsyncScheduler:
 
     def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
         self._queue = queue
+        self._unreadable: set[str] = set()
+        """The upcoming schedules that couldn't be read at the last look: somebody else may, or this one later."""
 
     @property
     def topic(self) -> str:
@@ -72,7 +74,7 @@ class AsyncScheduler:
             priority=check_priority(options.priority),
             ttl=requests.ttl(options),
         )
-        body = self._queue.serialization.pack_schedule(template, schedule_id=schedule_id)
+        body = self._queue.serialization.pack_schedule(template, schedule_id=schedule_id, queue_name=queue_name)
         await self._queue.check_size(body, template.call.func)
         record = ScheduleRecord(
             id=schedule_id,
@@ -146,11 +148,15 @@ class AsyncScheduler:
     async def _upcoming(self, *, within: float) -> Sequence[tuple[ScheduleRecord, ScheduledCall]]:
         """The schedules whose slot comes within so many seconds; those that can't be read don't fire."""
         upcoming = deque[tuple[ScheduleRecord, ScheduledCall]]()
+        unreadable: set[str] = set()
         for record in await (await self._queue.ready()).schedules(within=within):
             try:
-                upcoming.append((record, self._queue.serialization.read_schedule(record.body, schedule_id=record.id)))
+                upcoming.append((record, self._template(record)))
             except SerializationError as error:
-                log.error("schedule %s can't be read and doesn't fire: %s", record.id, error)
+                unreadable.add(record.id)
+                if record.id not in self._unreadable:  # once, not at every look
+                    log.error("schedule %s can't be read and doesn't fire here: %s", record.id, error)
+        self._unreadable = unreadable
         return upcoming
 
     async def next_task_id(self, schedule_id: str) -> str:
@@ -177,7 +183,9 @@ class AsyncScheduler:
         return NewTask(
             id=task_id,
             queue_name=record.queue_name,
-            body=self._queue.serialization.reseal(template.call, task_id=task_id, queue_name=record.queue_name),
+            body=self._queue.serialization.reseal(
+                template.call, task_id=task_id, queue_name=record.queue_name, schedule_id=record.id
+            ),
             name=shown_name(template.call.func),
             priority=template.priority,
             run_at=slot,
@@ -200,7 +208,7 @@ class AsyncScheduler:
             self._queue.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)
 
     def _next_run(self, record: ScheduleRecord) -> float | None:
-        timing = self._queue.serialization.read_schedule(record.body, schedule_id=record.id).timing
+        timing = self._template(record).timing
         now = clock.now()
         if record.next_run is None or record.next_run > now:
             return record.next_run
@@ -216,10 +224,14 @@ class AsyncScheduler:
         records = await (await self._queue.ready()).schedules([schedule_id])
         return records[0].version if records else None
 
+    def _template(self, record: ScheduleRecord) -> ScheduledCall:
+        """What the schedule fires. Raises `SerializationError`."""
+        return self._queue.serialization.read_schedule(record.body, schedule_id=record.id, queue_name=record.queue_name)
+
     def _read(self, record: ScheduleRecord) -> ScheduledCall:
         """Its template; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
         try:
-            return self._queue.serialization.read_schedule(record.body, schedule_id=record.id)
+            return self._template(record)
         except SerializationError as error:
             log.warning("schedule %s can't be read: %s", record.id, error)
             return ScheduledCall(timing=Timing(), call=UNREADABLE)

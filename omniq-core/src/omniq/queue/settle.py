@@ -98,7 +98,9 @@ def ending(
             task_id=record.id,
             epoch=record.epoch,
             status=to,
-            body=serialization.pack_outcome(outcome, task_id=record.id, epoch=record.epoch),
+            body=serialization.pack_outcome(
+                outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
+            ),
             ttl=RESULT_TTL,
             schedule_id=record.schedule_id,
         ),

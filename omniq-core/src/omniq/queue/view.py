@@ -18,10 +18,17 @@ log = logging.getLogger("omniq.queue")
 UNREADABLE = Call(func="(unreadable)", args=b"", args_format="")
 
 
+def verified_call(record: TaskRecord, serialization: SerializationManager) -> Call:
+    """The record's call. Raises `SerializationError`, and `KeyMissing` where only the key is missing here."""
+    return serialization.read_call(
+        record.body, task_id=record.id, queue_name=record.queue_name, schedule_id=record.schedule_id
+    )
+
+
 def read_call(record: TaskRecord, serialization: SerializationManager) -> Call:
     """The record's call; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
     try:
-        return serialization.read_call(record.body, task_id=record.id, queue_name=record.queue_name)
+        return verified_call(record, serialization)
     except SerializationError as error:
         log.warning("task %s can't be read: %s", record.id, error)
         return UNREADABLE

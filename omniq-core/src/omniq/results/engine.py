@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from omniq.backend.base import BaseBackend
-from omniq.backend.component import AsyncComponent
+from omniq.backend.secured import SecuredComponent
 from omniq.batching import Batcher
 from omniq.config.security import Security
 from omniq.models.config import ResultStorageConfig
@@ -16,6 +16,7 @@ from omniq.models.times import Duration, seconds
 from omniq.plugins.registry import load_class
 from omniq.results.view import task_result
 from omniq.results.watcher import ResultWatcher
+from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.sync import PerLoop
@@ -23,12 +24,11 @@ from omniq.sync import PerLoop
 C = TypeVar("C", bound=ResultStorageConfig)
 
 
-class AsyncResultStorage(AsyncComponent[C, BaseResultStorage], Generic[C]):
+class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
     """A result storage on a store."""
 
     def __init__(self, store: Callable[[C], BaseResultStorage], config: C, *, security: Security | None = None) -> None:
-        super().__init__(store, config)
-        self.serialization = (security or Security.from_environment()).manager()
+        super().__init__(store, config, security)
         self._gets = PerLoop(lambda: Batcher(self._get_many))
         self._watchers = PerLoop(lambda: ResultWatcher(self.store))
 
@@ -38,10 +38,16 @@ class AsyncResultStorage(AsyncComponent[C, BaseResultStorage], Generic[C]):
         store = load_class(backend.specs.result_store.store, BaseResultStorage)  # type: ignore[type-abstract]
         return AsyncResultStorage(store, backend.result_store_config(**overrides))
 
+    def use_serialization(self, serialization: SerializationManager) -> None:
+        """Read results as the task queue writes them, unless this storage was given a `Security` of its own."""
+        if not self._own_security:
+            self.serialization = serialization
+
     async def get(self, task_id: str) -> TaskResult | None:
         """The result as it is now, or None when there is none (yet, or no longer). Doesn't wait.
 
-        Raises `SerializationError` when it is damaged or not signed by us.
+        Its value is decoded when it is asked for. Raises `SerializationError` when the result is damaged or not
+        signed by us.
         """
         record = await self._gets.get().submit(task_id)
         return None if record is None else task_result(record, self.serialization)

@@ -12,6 +12,7 @@ from omniq.errors import (
     InvalidTask,
     ResultExpired,
     ResultTimeout,
+    SignatureError,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -112,6 +113,13 @@ class OutcomeWaiter:
         result = await self._results.get(record.id)
         if result is not None and (result.epoch > record.epoch or _ends(result, record)):
             return
+        if result is not None and self._must_agree(result, record):
+            if await self._is_unchanged(record):
+                raise SignatureError(
+                    f"task {record.id}: its state is {record.state}, but its signed result says {result.status}: one "
+                    "of them was changed"
+                )
+            return
         if record.state is TaskState.CANCELLED:
             raise TaskCancelled(f"task {record.id} was cancelled")
         if record.state is TaskState.EXPIRED:
@@ -119,6 +127,19 @@ class OutcomeWaiter:
         if record.state is TaskState.ERROR:
             raise TaskFailed(record.id, "unknown", "its result is no longer kept")
         raise ResultExpired(f"task {record.id} has succeeded, and its result is no longer kept")
+
+    def _must_agree(self, result: TaskResult, record: TaskRecord) -> bool:
+        """Whether a task can't be in another state than its signed result says, unless somebody changed it.
+
+        Where the result isn't stored in the step that ends the task, a claim that lost its lease may have left one
+        of another status, but never for a task that has succeeded.
+        """
+        one_step = self._queue.settler.atomic or record.state is TaskState.SUCCESS
+        return one_step and self._queue.serialization.signs and result.epoch == record.epoch
+
+    async def _is_unchanged(self, record: TaskRecord) -> bool:
+        (now,) = await (await self._queue.ready()).get([record.id])
+        return now is not None and (now.state, now.epoch) == (record.state, record.epoch)
 
     @staticmethod
     def _pause(record: TaskRecord, left: float | None) -> float:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from omniq.models.result import TaskResult
-from omniq.models.state import ResultStatus
+from omniq.models.result import NO_VALUE, StoredValue, TaskResult
+from omniq.models.state import ResultStatus, TaskState
 from omniq.models.times import as_datetime
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import ResultRecord
 
 
 def task_result(record: ResultRecord, serialization: SerializationManager) -> TaskResult:
-    """The result as users see it. Raises `SerializationError` when it is damaged or not signed by us."""
-    outcome = serialization.read_outcome(record.body, task_id=record.task_id, epoch=record.epoch)
-    value: Any = None
-    if outcome.value_format:
-        value = serialization.load_value(outcome.value_format, outcome.value)
+    """The result as users see it, its value still packed.
+
+    Raises `SerializationError` when it is damaged or not signed by us.
+    """
+    outcome = serialization.read_outcome(
+        record.body,
+        task_id=record.task_id,
+        epoch=record.epoch,
+        status=record.status,
+        schedule_id=record.schedule_id,
+    )
+    succeeded = record.status is TaskState.SUCCESS  # what failed has no value, whatever its record says
     return TaskResult(
         task_id=record.task_id,
         status=ResultStatus(record.status.value),
-        value=value,
+        stored=StoredValue(outcome.value_format, outcome.value, serialization.load_value) if succeeded else NO_VALUE,
         error_type=outcome.error_type,
         error_message=outcome.error_message,
         traceback=outcome.traceback,

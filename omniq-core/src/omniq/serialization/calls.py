@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from omniq.models.redaction import Veiled
 from omniq.models.schedule import Timing
 from omniq.models.task import Call
 from omniq.serialization.functions import Function
 
 
-class CallOptions(Struct, frozen=True, kw_only=True):
+class CallOptions(Veiled, Struct, frozen=True, kw_only=True):
     """How a call is to be run. Durations are seconds."""
 
     timeout: float | None = None
@@ -27,7 +28,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     on_parent_failure: str = "cancel"
 
 
-class LoadedCall(Struct, frozen=True):
+class LoadedCall(Veiled, Struct, frozen=True):
     """A call that is ready to run: `func(*args, **kwargs)`."""
 
     func: Function

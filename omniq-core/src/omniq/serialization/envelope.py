@@ -3,27 +3,34 @@
     unsigned   "OQ1"  format  0x00                                  body
     signed     "OQ1"  format  length of key id  key id  MAC (32)    body
 
-The MAC covers the header, the role (call, result, schedule), what the payload is bound to (such as the
-task's id and queue) and the body. So a payload that is moved to another task, queue, claim or role fails like
-one that was changed. It is verified before anything in the body is decoded.
+The MAC covers the header, the role (call, result, ending, schedule), what the payload is bound to (such as the
+task's id, queue and project) and the body. So a payload that is moved to another task, queue, claim, project or role
+fails like one that was changed. It is verified before anything in the body is decoded.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import logging
 from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
 from msgspec.msgpack import Encoder
 
-from omniq.errors import CorruptPayload, SignatureError
+from omniq import clock
+from omniq.errors import CorruptPayload, KeyMissing, SignatureError
 from omniq.serialization.base import Format
 from omniq.serialization.signing import MAC_LENGTH, VARIABLE, Role, Signer
 
 _MAGIC: Final = b"OQ1"
 _HEADER_LENGTH: Final = 5
+FOREVER: Final = float("inf")
+"""As `unsigned_until`: without end."""
 _PLAIN: Final = {format: _MAGIC + format.encode() + b"\0" for format in Format}
 _PLAIN_MSGSPEC: Final = _PLAIN[Format.MSGSPEC]
+
+_log: Final = logging.getLogger("omniq.serialization")
 
 # MessagePack prefixes every part with its length, so no two lists of parts have the same bytes.
 _frame = Encoder().encode
@@ -43,12 +50,18 @@ class _Parts(Struct, frozen=True):
 class Envelope:
     """Seals with a signer, or without one.
 
-    A signer accepts nothing unsigned. Without one, nothing signed is accepted, in either format: whoever
-    signs payloads expects them to be verified, so a reader without the key is a mistake to be heard of.
+    A signer accepts nothing unsigned, unless it is told to until a time (seconds since the epoch), and then dill
+    only if it is told that too. Without a signer, nothing signed is accepted, in either format: whoever signs payloads
+    expects them to be verified, so a reader without the key is a mistake to be heard of.
     """
 
-    def __init__(self, signer: Signer | None = None) -> None:
+    def __init__(
+        self, signer: Signer | None = None, *, unsigned_until: float | None = None, unsigned_dill: bool = True
+    ) -> None:
         self._signer = signer
+        self._unsigned_until = unsigned_until
+        self._unsigned_dill = unsigned_dill
+        self._warned = False
 
     def seal(self, format: Format, body: bytes, *, role: Role, binding: Sequence[str]) -> bytes:
         """The body in its envelope."""
@@ -62,27 +75,54 @@ class Envelope:
     def unseal(self, data: bytes, *, role: Role, binding: Sequence[str]) -> tuple[Format, bytes]:
         """Format and body of a payload that `seal` made with the same role and binding.
 
-        Raises `SignatureError` when it isn't signed as it must be, and `CorruptPayload` when it is no
-        envelope at all. Either way the body was not decoded.
+        Raises `SignatureError` when it isn't signed as it must be, `KeyMissing` when that can't be told for want of
+        the key, and `CorruptPayload` when it is no envelope at all. In no case the body was decoded.
         """
         if self._signer is None and data.startswith(_PLAIN_MSGSPEC):
             return Format.MSGSPEC, data[_HEADER_LENGTH:]
         parts = _split(data)
         try:
             self._verify(parts, role, binding)
+        except KeyMissing as error:
+            raise KeyMissing(_told(error, role, binding), error.key_id) from None
         except SignatureError as error:
-            raise SignatureError(f"{role} of {binding[0]}: {error}; it was not decoded") from None
+            raise SignatureError(_told(error, role, binding)) from None
         return parts.format, parts.body
+
+    def resign(self, data: bytes, *, role: Role, binding: Sequence[str]) -> bytes:
+        """The same payload, signed with the first key. Raises as `unseal` does."""
+        format, body = self.unseal(data, role=role, binding=binding)
+        return self.seal(format, body, role=role, binding=binding)
 
     def _verify(self, parts: _Parts, role: Role, binding: Sequence[str]) -> None:
         if self._signer is None:
             if parts.key_id:
-                raise SignatureError(f"it is signed with key id {parts.key_id!r}, and {VARIABLE} isn't set")
+                raise KeyMissing(f"it is signed with key id {parts.key_id!r}, and {VARIABLE} isn't set", parts.key_id)
         elif not parts.key_id:
-            raise SignatureError(f"it is unsigned, and {VARIABLE} is set")
+            self._check_unsigned(parts.format)
         else:
             message = _message(parts.header, role, binding, parts.body)
             self._signer.verify(parts.mac, role, message, key_id=parts.key_id)
+
+    def _check_unsigned(self, format: Format) -> None:
+        """Return if it is accepted without a signature. Raises `SignatureError`."""
+        if self._unsigned_until is None or clock.now() >= self._unsigned_until:
+            raise SignatureError(f"it is unsigned, and {VARIABLE} is set")
+        if format is Format.DILL and not self._unsigned_dill:
+            raise SignatureError("it is unsigned dill, which could run more than allowed_modules allows")
+        if not self._warned:
+            self._warned = True
+            _log.warning("unsigned payloads are accepted %s: until then, signatures protect nothing", self._until())
+
+    def _until(self) -> str:
+        assert self._unsigned_until is not None
+        if self._unsigned_until == FOREVER:
+            return "by this call"
+        return f"until {dt.datetime.fromtimestamp(self._unsigned_until, dt.UTC).isoformat()}"
+
+
+def _told(error: SignatureError, role: Role, binding: Sequence[str]) -> str:
+    return f"{role} of {binding[0]}: {error}; it was not decoded"
 
 
 def _message(header: bytes, role: Role, binding: Sequence[str], body: bytes) -> bytes:

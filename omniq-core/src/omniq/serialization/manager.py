@@ -8,7 +8,9 @@ from typing import Any, Final
 from msgspec.msgpack import Decoder, Encoder
 
 from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
+from omniq.models.config import DEFAULT_PROJECT
 from omniq.models.result import Outcome
+from omniq.models.state import TaskState
 from omniq.models.task import Call
 from omniq.serialization.arguments import ArgumentCodec
 from omniq.serialization.base import Format
@@ -31,11 +33,12 @@ class SerializationManager:
 
     `read_…` verifies and tells what is there, and neither imports a function nor unpickles anything;
     `load_…` does. Both raise `SignatureError` or `CorruptPayload` for bytes that weren't packed here, or not
-    for the task, queue, claim or schedule that they are read for.
+    for the project, task, queue, claim, status or schedule that they are read for, and `KeyMissing` for those
+    that are signed with a key which isn't here.
 
     `mode` is `auto`, or `msgspec` so that dill is neither written nor read. With `allowed_modules`, functions
-    of no other modules are run; as dill can't be held to that, it then takes a signer too. `networked` is the
-    location of a store that others can reach, for the warning that dill without a signer is worth.
+    of no other modules are run; as dill can't be held to that, it then takes a signer too. `unsigned_until`
+    (seconds since the epoch) lets a signer accept unsigned payloads until then.
     """
 
     def __init__(
@@ -44,12 +47,21 @@ class SerializationManager:
         signer: Signer | None = None,
         allowed_modules: Sequence[str] | None = None,
         *,
-        networked: str | None = None,
+        project: str = DEFAULT_PROJECT,
+        unsigned_until: float | None = None,
     ) -> None:
         restricted = allowed_modules is not None
-        self._values = ValueCodec(_refusal(mode, signer, restricted), None if signer else networked)
+        refusal = _refusal(mode, signer, restricted)
+        self.signs = signer is not None
+        """Whether payloads are signed, and those of others refused."""
+        self.runs_dill_of_anybody = signer is None and refusal is None
+        """Whether it unpickles what anybody may have written."""
+        self.calls_anything = signer is None and not restricted
+        """Whether it calls any function that anybody may have named."""
+        self._project = project
+        self._values = ValueCodec(refusal)
         self._arguments = ArgumentCodec(self._values)
-        self._envelope = Envelope(signer)
+        self._envelope = Envelope(signer, unsigned_until=unsigned_until, unsigned_dill=not restricted)
         self._functions = FunctionRegistry(allowed_modules)
         self._calls = StructSerializer(Call)
         self._outcomes = StructSerializer(Outcome)
@@ -101,17 +113,23 @@ class SerializationManager:
             on_parent_failure=options.on_parent_failure,
         )
 
-    def reseal(self, call: Call, *, task_id: str, queue_name: str) -> bytes:
-        """The call as the bytes of one task: of a new one, or after its task moved to another queue."""
-        body = self._calls.dumps(call)
-        return self._envelope.seal(_format_of(call), body, role=Role.CALL, binding=(task_id, queue_name))
+    def reseal(self, call: Call, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
+        """The call as the bytes of one task; `schedule_id` is that of the schedule which fired it, if one did."""
+        binding = (task_id, queue_name, schedule_id or "", self._project)
+        return self._envelope.seal(_format_of(call), self._calls.dumps(call), role=Role.CALL, binding=binding)
 
-    def read_call(self, data: bytes, *, task_id: str, queue_name: str) -> Call:
+    def read_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> Call:
         """The call with its options, verified; its function and arguments stay packed."""
-        format, body = self._envelope.unseal(data, role=Role.CALL, binding=(task_id, queue_name))
+        binding = (task_id, queue_name, schedule_id or "", self._project)
+        format, body = self._envelope.unseal(data, role=Role.CALL, binding=binding)
         call = self._calls.loads(body)
         _check_format(format, _format_of(call))
         return call
+
+    def resign_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
+        """The same call, verified and signed with the first key; like the next two of its kind, it decodes nothing."""
+        binding = (task_id, queue_name, schedule_id or "", self._project)
+        return self._envelope.resign(data, role=Role.CALL, binding=binding)
 
     def load_call(self, call: Call) -> LoadedCall:
         """Function and arguments of a call from `read_call`.
@@ -134,36 +152,53 @@ class SerializationManager:
         return self._values.dump(value)
 
     def load_value(self, format: str, data: bytes) -> Any:
-        """The result in an outcome from `read_outcome`; None where there is none. Raises `SerializationError`."""
-        return self._values.load(format, data) if format else None
+        """The result in a successful outcome from `read_outcome`. Raises `SerializationError`."""
+        return self._values.load(format, data)
 
-    def pack_outcome(self, outcome: Outcome, *, task_id: str, epoch: int) -> bytes:
-        """The outcome of one claim of a task."""
+    def pack_outcome(
+        self, outcome: Outcome, *, task_id: str, epoch: int, status: TaskState, schedule_id: str | None
+    ) -> bytes:
+        """How a task ended, by or after one claim, in that state."""
+        binding = (task_id, str(epoch), status.value, schedule_id or "", self._project)
         format = _dill_if(outcome.value_format == Format.DILL)
-        return self._envelope.seal(
-            format, self._outcomes.dumps(outcome), role=Role.RESULT, binding=(task_id, str(epoch))
-        )
+        return self._envelope.seal(format, self._outcomes.dumps(outcome), role=_role_of(status), binding=binding)
 
-    def read_outcome(self, data: bytes, *, task_id: str, epoch: int) -> Outcome:
+    def read_outcome(
+        self, data: bytes, *, task_id: str, epoch: int, status: TaskState, schedule_id: str | None
+    ) -> Outcome:
         """The outcome, verified; its value stays packed."""
-        format, body = self._envelope.unseal(data, role=Role.RESULT, binding=(task_id, str(epoch)))
+        binding = (task_id, str(epoch), status.value, schedule_id or "", self._project)
+        format, body = self._envelope.unseal(data, role=_role_of(status), binding=binding)
         outcome = self._outcomes.loads(body)
         _check_format(format, _dill_if(outcome.value_format == Format.DILL))
         return outcome
 
+    def resign_outcome(
+        self, data: bytes, *, task_id: str, epoch: int, status: TaskState, schedule_id: str | None
+    ) -> bytes:
+        """The same outcome, verified and signed with the first key."""
+        binding = (task_id, str(epoch), status.value, schedule_id or "", self._project)
+        return self._envelope.resign(data, role=_role_of(status), binding=binding)
+
     # ── schedules ────────────────────────────────────────────────────────────
 
-    def pack_schedule(self, scheduled: ScheduledCall, *, schedule_id: str) -> bytes:
+    def pack_schedule(self, scheduled: ScheduledCall, *, schedule_id: str, queue_name: str) -> bytes:
         """A schedule's timing and call."""
+        binding = (schedule_id, queue_name, self._project)
         body = self._schedules.dumps(scheduled)
-        return self._envelope.seal(_format_of(scheduled.call), body, role=Role.SCHEDULE, binding=(schedule_id,))
+        return self._envelope.seal(_format_of(scheduled.call), body, role=Role.SCHEDULE, binding=binding)
 
-    def read_schedule(self, data: bytes, *, schedule_id: str) -> ScheduledCall:
+    def read_schedule(self, data: bytes, *, schedule_id: str, queue_name: str) -> ScheduledCall:
         """The schedule, verified; `reseal` its call for each task that it fires."""
-        format, body = self._envelope.unseal(data, role=Role.SCHEDULE, binding=(schedule_id,))
+        binding = (schedule_id, queue_name, self._project)
+        format, body = self._envelope.unseal(data, role=Role.SCHEDULE, binding=binding)
         scheduled = self._schedules.loads(body)
         _check_format(format, _format_of(scheduled.call))
         return scheduled
+
+    def resign_schedule(self, data: bytes, *, schedule_id: str, queue_name: str) -> bytes:
+        """The same schedule, verified and signed with the first key."""
+        return self._envelope.resign(data, role=Role.SCHEDULE, binding=(schedule_id, queue_name, self._project))
 
 
 def _refusal(mode: Mode, signer: Signer | None, restricted: bool) -> str | None:
@@ -195,6 +230,11 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         raise SerializationError("metadata: expected None, bools, numbers, text, bytes, and lists and dicts of them")
     if len(packed) > MAX_METADATA:
         raise PayloadTooLarge(f"metadata: it has {len(packed):,} bytes; {MAX_METADATA:,} are allowed")
+
+
+def _role_of(status: TaskState) -> Role:
+    # An end without a value has a role of its own, so that none is ever taken for a success with the value None.
+    return Role.RESULT if status is TaskState.SUCCESS else Role.ENDING
 
 
 def _dill_if(condition: bool) -> Format:

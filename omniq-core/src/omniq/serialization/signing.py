@@ -6,9 +6,9 @@ import hmac
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Final, NoReturn
 
-from omniq.errors import ConfigError, SignatureError
+from omniq.errors import ConfigError, KeyMissing, SignatureError
 
 VARIABLE: Final = "OMNIQ_SIGNING_KEY"
 MIN_KEY_LENGTH: Final = 16
@@ -26,6 +26,9 @@ class Role(StrEnum):
 
     CALL = "call"
     RESULT = "result"
+    """How a task succeeded, with its value."""
+    ENDING = "ending"
+    """How it ended otherwise, whether it was run or not: there is no value, and it can't be passed off as one."""
     SCHEDULE = "schedule"
 
 
@@ -33,7 +36,7 @@ class Signer:
     """Signs with its first key and verifies with all of them, so that keys can be replaced one by one.
 
     Keys come as a mapping from key id to secret, or as text: `secret`, or `new:secret,old:secret`. A
-    secret without an id has the id `default`. Raises `ConfigError` when a secret is shorter than 16 bytes.
+    secret without an id has the id `default`. Raises `ConfigError` when a secret is blank or shorter than 16 bytes.
     """
 
     def __init__(self, keys: Mapping[str, bytes] | str) -> None:
@@ -49,15 +52,18 @@ class Signer:
     def __repr__(self) -> str:
         return f"Signer(key_ids={list(self._key_ids)!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("signing keys aren't serialized")
+
     def mac(self, role: Role, message: bytes) -> bytes:
         """The first key's signature of the message."""
         return hmac.digest(self._derived[self.key_id, role], message, "sha256")
 
     def verify(self, mac: bytes, role: Role, message: bytes, *, key_id: str) -> None:
-        """Return if the signature is right. Raises `SignatureError`."""
+        """Return if the signature is right. Raises `SignatureError`, and `KeyMissing` for a key that isn't here."""
         key = self._derived.get((key_id, role))
         if key is None:
-            raise SignatureError(f"it is signed with key id {key_id!r}, which {VARIABLE} doesn't have")
+            raise KeyMissing(f"it is signed with key id {key_id!r}, which {VARIABLE} doesn't have", key_id)
         if not hmac.compare_digest(hmac.digest(key, message, "sha256"), mac):
             raise SignatureError("its signature is wrong: it was changed, moved, or signed with another key")
 
@@ -81,6 +87,8 @@ def _parse(text: str) -> dict[str, bytes]:
 def _check(key_id: str, secret: bytes) -> None:
     if not _KEY_ID.fullmatch(key_id):
         raise ConfigError(f"{VARIABLE}: a key id has 1 to 32 letters, digits, '_', '.' or '-'")
+    if not secret.strip():
+        raise ConfigError(f"{VARIABLE}: key {key_id!r} is empty")
     if len(secret) < MIN_KEY_LENGTH:
         raise ConfigError(
             f"{VARIABLE}: key {key_id!r} has {len(secret)} bytes, and at least {MIN_KEY_LENGTH} are needed"

@@ -38,6 +38,7 @@ from omniq.storage.records import (
     Changed,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     ResultRecord,
@@ -66,6 +67,9 @@ class Store(ABC):
         The caller sends nothing larger, but a store may raise `PayloadTooLarge` for a body whose size it knows better.
         """
         return MAX_ITEM_BYTES
+
+    networked: ClassVar[bool] = True
+    """Whether others than this machine's users may reach the data; False for a local file, or for memory."""
 
     @property
     @abstractmethod
@@ -159,6 +163,14 @@ class BaseTaskQueue(Store):
         `UnsupportedCapability`), and not when the change isn't applied.
         """
 
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        """Replace the bodies of tasks that have the old one, whatever their state; returns whether each was replaced.
+
+        Nothing else of a task changes. Comparing and writing are one atomic step per task. It is how tasks are signed
+        with another key; a store without it raises `UnsupportedCapability`.
+        """
+        raise UnsupportedCapability(f"{self.location} can't replace the bodies of tasks")
+
     @abstractmethod
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         """The tasks, or None for those that aren't there. Without `bodies`, those are empty, and aren't read."""
@@ -238,6 +250,14 @@ class BaseResultStorage(Store):
 
         The store sets `finished_at` to now and `expires_at` to `ttl` seconds from now.
         """
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        """Replace the bodies of results that have the old one; returns whether each was replaced.
+
+        Nothing else of a result changes, neither its times nor its place among those of its schedule. As for tasks, a
+        store without it raises `UnsupportedCapability`.
+        """
+        raise UnsupportedCapability(f"{self.location} can't replace the bodies of results")
 
     @abstractmethod
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:

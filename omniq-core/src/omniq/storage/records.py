@@ -10,10 +10,11 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from omniq.models.redaction import Veiled
 from omniq.models.state import TaskState
 
 
-class NewTask(Struct, frozen=True, kw_only=True, gc=False):
+class NewTask(Veiled, Struct, frozen=True, kw_only=True, gc=False):
     """A task to add. The store turns durations into times on its own clock."""
 
     id: str
@@ -33,7 +34,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     schedule_id: str | None = None
 
 
-class TaskRecord(Struct, frozen=True, kw_only=True, gc=False):
+class TaskRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
     """A task as the store holds it. Times are seconds since the epoch on the store's clock."""
 
     id: str
@@ -83,7 +84,7 @@ class LeaseStatus(Struct, frozen=True, gc=False):
     cancel_requested: bool = False
 
 
-class ResultRecord(Struct, frozen=True, kw_only=True, gc=False):
+class ResultRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
     """How a task ended, as the store holds it."""
 
     task_id: str
@@ -145,6 +146,16 @@ class Changed(Struct, frozen=True, gc=False):
     has_children: bool = False
 
 
+class NewBody(Veiled, Struct, frozen=True, kw_only=True, gc=False):
+    """One compare-and-set on the body of a task or a result."""
+
+    task_id: str
+    old: bytes
+    """The body that must be there."""
+    body: bytes
+    """What takes its place."""
+
+
 class TaskFilter(Struct, frozen=True, kw_only=True):
     """Which tasks `find` returns; conditions that are set must all hold."""
 
@@ -171,7 +182,7 @@ class QueueStats(Struct, frozen=True, kw_only=True):
     counts: dict[TaskState, int]
 
 
-class ScheduleRecord(Struct, frozen=True, kw_only=True):
+class ScheduleRecord(Veiled, Struct, frozen=True, kw_only=True):
     """A schedule as the store holds it."""
 
     id: str

@@ -43,6 +43,8 @@ class Worker:
         self.config = convert(config, WorkerConfig, type(self).__name__)
         self._queue = queue.aio if isinstance(queue, TaskQueue) else queue
         self._results = result_store.aio if isinstance(result_store, ResultStorage) else result_store
+        if self._results is not None:
+            self._results.use_serialization(self._queue.serialization)
         self._events = event_store.aio if isinstance(event_store, EventStorage) else event_store
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
@@ -130,4 +132,6 @@ def own_results(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
     results = queue.results
     if results is None:
         raise WorkerError(f"{queue.store.location} keeps no results: give a result_store")
-    return AsyncResultStorage(lambda _: results, ResultStorageConfig(project_name=queue.config.project_name))
+    storage = AsyncResultStorage(lambda _: results, ResultStorageConfig(project_name=queue.config.project_name))
+    storage.use_serialization(queue.serialization)
+    return storage

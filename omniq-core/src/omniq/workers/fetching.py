@@ -10,12 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.models.config import WorkerConfig
 from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import TaskRecord
-from omniq.workers.admission import Admission
+from omniq.workers.admission import FIRST_WAIT, MAX_WAIT, Admission
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
@@ -83,6 +84,9 @@ class Fetcher:
         """When a claim began that found nothing."""
         self._emptied = asyncio.Event()
         self._found = 0
+        self._unreadable = Backoff(2 * FIRST_WAIT, MAX_WAIT)
+        """Between claims that bring nothing but tasks this worker lacks the key for: longer than those wait, so that
+        others get them."""
         self.pace = Pace()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
@@ -184,6 +188,10 @@ class Fetcher:
         for job, ran in admitted:
             if ran is not None:
                 self._desk.accept_done(job, ran)
+        if all(ran is not None and ran.end is End.RELEASED for _, ran in admitted):
+            await self._unreadable.pause()
+            return
+        self._unreadable.reset()
         jobs = [job for job, ran in admitted if ran is None]
         suspect = next((job for job in jobs if job.alone), None)
         if suspect is None or self._runner.isolates:

@@ -60,7 +60,7 @@ class Verdict:
     def change(self, job: Job, ran: Ran) -> Change:
         """The change for a job that is done."""
         if ran.end is End.RELEASED:
-            return self._back(job)
+            return self._back(job, delay=ran.delay)
         if ran.end is End.CRASHED and ran.error_type is None:  # else it was given up before it could run
             return self._crashed(job)
         if ran.end is End.ERROR and not self._retries.exhausted(job.attempt, job.call.max_retries):
@@ -110,7 +110,9 @@ class Verdict:
                 task_id=record.id,
                 epoch=record.epoch,
                 status=to,
-                body=self._serialization.pack_outcome(outcome, task_id=record.id, epoch=record.epoch),
+                body=self._serialization.pack_outcome(
+                    outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
+                ),
                 ttl=job.call.result_ttl,
                 schedule_id=record.schedule_id,
             ),

@@ -23,7 +23,7 @@ import pytest
 
 _MODULES = (
     "adding atomic base builders claiming commands events leasing model processes purging queue reading results "
-    "schedules stateful transition_races transition_table transitions waiting"
+    "rewriting schedules stateful transition_races transition_table transitions waiting"
 )
 # Before their first import: pytest explains a failed assert only in modules that it has rewritten.
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES.split()))

@@ -11,6 +11,7 @@ from omniq.testing.conformance.claiming import ClaimOrderTests, ClaimRaceTests, 
 from omniq.testing.conformance.leasing import ExtendTests, LeaseRaceTests, ReapTests
 from omniq.testing.conformance.purging import PurgeTests
 from omniq.testing.conformance.reading import ChildrenTests, FindTests, GetTests, PageTests, StatsTests
+from omniq.testing.conformance.rewriting import TaskBodyTests
 from omniq.testing.conformance.transition_races import TransitionRaceTests
 from omniq.testing.conformance.transition_table import TransitionTableTests
 from omniq.testing.conformance.transitions import (
@@ -45,6 +46,7 @@ class TaskQueueConformance(
     StatsTests,
     ChildrenTests,
     PurgeTests,
+    TaskBodyTests,
     WaitTests,
     CallTests,
 ):

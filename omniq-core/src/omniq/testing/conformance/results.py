@@ -15,6 +15,7 @@ from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.adding import BODIES, ODD_IDS
 from omniq.testing.conformance.base import OVERRIDE, StoreConformance
 from omniq.testing.conformance.builders import HOUR, PATIENCE, exactly, in_other_loops, now, result_of, together, woken
+from omniq.testing.conformance.rewriting import ResultBodyTests
 
 
 async def read(store: BaseResultStorage, task_id: str) -> ResultRecord:
@@ -211,7 +212,9 @@ class WaitResultTests(StoreConformance):
             await store.put([result_of("t")])
 
 
-class ResultStorageConformance(PutResultTests, GetResultTests, FindResultTests, PurgeResultTests, WaitResultTests):
+class ResultStorageConformance(
+    PutResultTests, GetResultTests, FindResultTests, PurgeResultTests, ResultBodyTests, WaitResultTests
+):
     """Everything that `BaseResultStorage` promises."""
 
     @pytest.fixture

@@ -19,6 +19,7 @@ from omniq.storage.records import (
     ChangeStatus,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     ScheduleRecord,
@@ -75,6 +76,10 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
         if status is ChangeStatus.APPLIED and change.result is not None:
             self.space.results.put(change.result, now)
         return Changed(status, bool(self.space.tasks.children(change.task_id)))
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        with self.space.lock:
+            return [self.space.tasks.replace_body(new) for new in bodies]
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         with self.space.lock:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from omniq import clock
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
-from omniq.storage.records import ResultRecord
+from omniq.storage.records import NewBody, ResultRecord
 from omniq.testing.reference.space import ReferenceStore
 
 
@@ -20,6 +20,10 @@ class ReferenceResultStore(ReferenceStore, BaseResultStorage):
             stored = [self.space.results.put(record, now) for record in records]
         hints.results_stored(self.location, [record.task_id for record in records])
         return stored
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        with self.space.lock:
+            return [self.space.results.replace_body(new) for new in bodies]
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         with self.space.lock:

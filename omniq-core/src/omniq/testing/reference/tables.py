@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from omniq.storage.records import ResultRecord, ScheduleRecord
+from omniq.storage.records import NewBody, ResultRecord, ScheduleRecord
 from omniq.testing.reference.index import Index, Key
 
 
@@ -59,6 +59,14 @@ class ResultTable:
             self._delete(old)
         expires_at = None if record.ttl is None else now + record.ttl
         self._insert(replace(record, finished_at=now, expires_at=expires_at))
+        return True
+
+    def replace_body(self, new: NewBody) -> bool:
+        """Replace a result's body; returns whether it had the old one."""
+        row = self._rows.get(new.task_id)
+        if row is None or row.body != new.old:
+            return False
+        self._rows[row.task_id] = replace(row, body=new.body)
         return True
 
     def get(self, task_id: str, now: float) -> ResultRecord | None:

@@ -17,6 +17,7 @@ from omniq.storage.records import (
     ChangeStatus,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     TaskFilter,
@@ -96,6 +97,14 @@ class TaskTable:
         if row is not None:
             self.write(row)
         return status
+
+    def replace_body(self, new: NewBody) -> bool:
+        """Replace a task's body; returns whether it had the old one."""
+        row = self._rows.get(new.task_id)
+        if row is None or row.body != new.old:
+            return False
+        self._rows[row.id] = replace(row, body=new.body)
+        return True
 
     def purge(self, before: float, limit: int) -> int:
         """Delete up to `limit` tasks that ended by that time, except parents that a child waits for."""
