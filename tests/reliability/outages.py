@@ -25,6 +25,14 @@ class Server(Protocol):
         """Start it again; returns when it answers."""
         ...
 
+    def freeze(self) -> None:
+        """Stop it where it stands: connections stay open, and nobody answers."""
+        ...
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        ...
+
 
 class Outages:
     """Kills a server and lets it come back after a seeded random time, `down` seconds at least and at most."""

@@ -88,6 +88,22 @@ class PostgresServer:
             time.sleep(0.005)
         self._process = None
 
+    def freeze(self) -> None:
+        """Stop all of it where it stands: connections stay open, new ones are accepted, and nobody answers."""
+        for process in self._family():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        for process in reversed(self._family()):
+            process.resume()
+
+    def _family(self) -> list[psutil.Process]:
+        if self._process is None:
+            return []
+        parent = psutil.Process(self._process.pid)
+        return [parent, *parent.children(recursive=True)]
+
     def restart(self) -> None:
         """`kill`, and start again."""
         self.kill()

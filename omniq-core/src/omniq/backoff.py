@@ -1,8 +1,24 @@
-"""Pauses between attempts to reach what is away."""
+"""Pauses between attempts to reach what is away, and calls that are made again."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from omniq.errors import StoreFull, StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REPEATS = 4
+"""How often a call is made again whose answer was lost."""
+FIRST_PAUSE, MAX_PAUSE = 0.05, 0.4
+"""Seconds before it is made again."""
+PATIENCE = 5.0
+"""Seconds after which a call isn't made again: a store that is silent had its time."""
 
 
 class Backoff:
@@ -22,3 +38,29 @@ class Backoff:
         """Wait before the next attempt."""
         pause, self.next = self.next, min(2 * self.next, self._most)
         await asyncio.sleep(pause)
+
+
+async def repeated(call: Callable[[bool], Awaitable[T]]) -> T:
+    """What an idempotent call to a store returns, made again where its answer was lost.
+
+    `call` is told whether it was made before, and so may have taken effect. Raises what it raises.
+    """
+    began, backoff = time.monotonic(), Backoff(FIRST_PAUSE, MAX_PAUSE)
+    for attempt in range(REPEATS):
+        try:
+            return await call(attempt > 0)
+        except StoreUnavailable as error:
+            if isinstance(error, StoreFull) or time.monotonic() - began > PATIENCE:
+                raise
+        await backoff.pause()
+    return await call(True)
+
+
+def repeating(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a method that is as good twice as once be called again where its answer was lost."""
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await repeated(lambda _: method(*args, **kwargs))
+
+    return call

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from typing import Self
+
 
 class OmniQError(Exception):
     """Base of all errors that OmniQ raises on purpose."""
@@ -45,13 +49,6 @@ class DependencyCycle(InvalidTask):
     """Raised when tasks that are enqueued together depend on each other in a circle."""
 
 
-class PayloadTooLarge(InvalidTask):
-    """Raised when a call has more bytes than `max_body` allows, or than the store takes; the message has both numbers.
-
-    A result that is too large is its task's error: this one.
-    """
-
-
 class ScheduleNotFound(OmniQError, LookupError):
     """Raised when no schedule has the given id."""
 
@@ -90,11 +87,43 @@ class FunctionNotFound(OmniQError, LookupError):
 
 
 class StoreError(OmniQError):
-    """Raised when a store refuses or fails an operation; `__cause__` is the driver's error."""
+    """Raised when a store refuses or fails an operation; `__cause__` is the driver's error.
+
+    From `enqueue`, `enqueue_many` and `schedule` it carries the ids of what was to be stored, so that the call can be
+    repeated with them (`task_id`, `schedule_id`) and nothing is stored twice.
+    """
+
+    task_ids: tuple[str, ...] = ()
+    """The tasks of the call, in its order, whether their ids were given by the caller or not."""
+    added: tuple[str, ...] = ()
+    """Those among them that are known to be stored. Of the others it isn't known."""
+    schedule_id: str | None = None
+    """The schedule of the call."""
+
+    def about(self, task_ids: Sequence[str] = (), *, added: Sequence[str] = (), schedule_id: str | None = None) -> Self:
+        """A copy that carries these ids: one error may be told to many callers."""
+        error = copy.copy(self)
+        error.task_ids, error.added, error.schedule_id = tuple(task_ids), tuple(added), schedule_id
+        return error
+
+
+class ValueRefused(StoreError):
+    """Raised when a store refuses something for its size or content, which no repeat will change."""
+
+
+class PayloadTooLarge(ValueRefused, InvalidTask):
+    """Raised when a call has more bytes than `max_body` allows, or than the store takes; the message has both numbers.
+
+    A result that is too large is its task's error: this one.
+    """
 
 
 class StoreUnavailable(StoreError):
     """Raised when a store can't be reached or is too busy; the same call may succeed later."""
+
+
+class StoreFull(StoreUnavailable):
+    """Raised when a store has no room for more; nothing was stored, and what it holds is safe."""
 
 
 class LeaseLost(OmniQError):
@@ -144,7 +173,7 @@ class ResultExpired(ResultError):
 
 
 class ResultTimeout(ResultError, TimeoutError):
-    """Raised by `get_result` when the task hasn't ended within `timeout` seconds."""
+    """Raised when a task hasn't ended within `timeout` seconds, or the store hasn't told by then that it has."""
 
 
 # ── inside a task ────────────────────────────────────────────────────────────

@@ -154,17 +154,14 @@ class Blocking(Generic[A_co]):
         return portal().call(coroutine)
 
     def _open(self) -> None:
+        """Note that there will be something to close. The core connects within the call, and its deadline."""
         if not self._opened:
-            portal().call(self.aio.connect())
             self._opened = True
             _open_facades.add(self)
 
     def connect(self) -> None:
         """Connect now instead of at the first call."""
-
-        async def nothing() -> None: ...
-
-        self._call(nothing())
+        self._call(self.aio.connect())
 
     def close(self) -> None:
         """Give back every connection of this object; a later call opens it again."""

@@ -37,6 +37,8 @@ T = TypeVar("T")
 RETRIES = 5
 REPEATABLE = (asyncpg.TransactionRollbackError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """After these, a job is done again: a deadlock, or a connection that was seen to be lost before anything was sent."""
+FAREWELL = 0.2
+"""Seconds that a server may take to hear of the end of a connection, which is closed then without it."""
 LONG_IDLE = 0.1
 """Seconds without use after which a connection may have died without anybody looking."""
 
@@ -101,9 +103,12 @@ class Database:
             del _open[asyncio.get_running_loop()][self.settings]
         await self.notifier.close()
         await self.listener.close()
-        while self._idle:
-            with suppress(StoreUnavailable), store_errors(self.settings):  # it was lost already
-                await self._idle.pop().connection.close(timeout=self.settings.timeout)
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(self._close, idle))
+
+    async def _close(self, session: Session) -> None:
+        with suppress(StoreUnavailable), store_errors(self.settings):  # it was lost already
+            await session.connection.close(timeout=FAREWELL)
 
     async def run(self, job: Job[T]) -> T:
         """What the job returns. Raises `StoreUnavailable` or `StoreError`, and what the job raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -10,7 +11,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
-from omniq.errors import StoreError, StoreUnavailable
+from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.storage.transport import is_transport_error
 
 from omniq_postgres.config import ServerSettings
 from omniq_postgres.tls import tls_advice
@@ -27,6 +29,9 @@ _TRANSIENT_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
 """Connection, rollback, resources, operator's intervention, system."""
 _TRANSIENT: Final = frozenset({"25006", "25P03", "55P03"})
 """A standby that only reads, a transaction that was idle for too long, a lock that wasn't to be had."""
+_OF_VALUES: Final = frozenset({"22", "54"})
+"""Data that can't be, and what is too large."""
+_DISK_FULL: Final = "53100"
 _NO_STATEMENT: Final = frozenset({"26000", "42P05"})
 
 _DIRECT: Final = {"enable_seqscan": "off", "jit": "off"}
@@ -35,18 +40,31 @@ _DIRECT: Final = {"enable_seqscan": "off", "jit": "off"}
 
 @contextmanager
 def store_errors(settings: ServerSettings) -> Iterator[None]:
-    """Turn the driver's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
+    """Turn what asyncpg and the event loop raise into the `StoreError` that it amounts to."""
     try:
         yield
-    except asyncpg.PostgresError as error:
-        kind = StoreUnavailable if is_transient(error) else StoreError
-        raise kind(f"{settings.location}: {_words(error)}") from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        advice = tls_advice(error, settings)
-        # Those that are ValueErrors too complain of an argument.
-        kind = StoreError if isinstance(error, ValueError) and advice is None else StoreUnavailable
-        words = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        raise kind(f"{settings.location}: {advice or words}") from error
+    except (Exception, asyncio.CancelledError) as error:
+        kind, advice = kind_of(error), tls_advice(error, settings)
+        if kind is None:
+            raise
+        kind = StoreUnavailable if advice else kind
+        raise kind(f"{settings.location}: {advice or _words(error)}") from error
+
+
+def kind_of(error: BaseException) -> type[StoreError] | None:
+    """`StoreUnavailable` where a repeat may succeed, else `StoreError`; None for what isn't of driver or network."""
+    if isinstance(error, asyncpg.PostgresError):
+        code = error.sqlstate or ""
+        if code == _DISK_FULL:
+            return StoreFull
+        if code[:2] in _OF_VALUES:
+            return ValueRefused
+        return StoreUnavailable if is_transient(error) else StoreError
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            return StoreError
+        return ValueRefused if isinstance(error, ValueError) else StoreUnavailable
+    return StoreUnavailable if is_transport_error(error) else None
 
 
 def is_transient(error: asyncpg.PostgresError) -> bool:
@@ -55,8 +73,12 @@ def is_transient(error: asyncpg.PostgresError) -> bool:
     return code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT
 
 
-def _words(error: asyncpg.PostgresError) -> str:
-    """The server's message without its details, which may quote data."""
+def _words(error: BaseException) -> str:
+    """The message, and the server's without its details, which may quote data."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if not isinstance(error, asyncpg.PostgresError):
+        return str(error) or type(error).__name__
     hint = " (behind a pooler, set statement_cache_size=0)" if error.sqlstate in _NO_STATEMENT else ""
     return f"{error.args[0] if error.args else type(error).__name__}{hint}"
 

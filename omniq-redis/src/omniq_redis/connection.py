@@ -22,7 +22,7 @@ from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig, ServerSettings
 from omniq_redis.limits import LONGEST, SHORTEST, ask_limit, find_limit
-from omniq_redis.opening import DRIVER_ERRORS, Server, ask_server, close_client, open_client, store_errors
+from omniq_redis.opening import Server, ask_server, close_client, open_client, store_errors
 from omniq_redis.scripts import script
 from omniq_redis.watching import Watcher
 from omniq_redis.wire import Batch, encode
@@ -79,10 +79,10 @@ class Connection:
 
         A cancelled call closes its connection, so that nobody else reads its answer.
         """
-        wanted = script(name)
         rest = self._arguments(args, bodies)
         try:
             with store_errors(self._settings):
+                wanted = script(name)
                 async with self._slots:
                     try:
                         answer = await self._client.execute_command("EVALSHA", wanted.digest, *rest)
@@ -168,7 +168,7 @@ class Connection:
         with store_errors(self._settings):
             limit = await ask_limit(self._client, namespace)
             if limit is None and size:
-                limit = await find_limit(self._client, namespace, size, DRIVER_ERRORS)
+                limit = await find_limit(self._client, namespace, size)
         if limit is not None:
             _limits[self._location] = limit
 

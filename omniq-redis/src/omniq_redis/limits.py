@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from omniq.errors import StoreUnavailable
 from redis import exceptions as redis_errors
 
-from omniq_redis.opening import Client, node_of
+from omniq_redis.opening import Client, kind_of, node_of
 
 LONGEST = 512 * 1024 * 1024
 """Bytes of `proto-max-bulk-len` where nobody has changed it."""
@@ -28,15 +29,20 @@ async def ask_limit(client: Client, namespace: str) -> int | None:
     return None
 
 
-async def find_limit(client: Client, namespace: str, size: int, lost: tuple[type[Exception], ...]) -> int | None:
+async def find_limit(client: Client, namespace: str, size: int) -> int | None:
     """Bytes of the longest string that the server takes, if that is less than `size`; found by trying."""
     node = await node_of(client, namespace)
 
     async def takes(length: int) -> bool:
         for _ in range(TRIES):
-            with suppress(*lost):
-                with suppress(redis_errors.ResponseError):  # it was read, though it may not be said
-                    await client.execute_command("ECHO", bytes(length), **node)
+            try:
+                await client.execute_command("ECHO", bytes(length), **node)
+            except redis_errors.ResponseError:  # it was read, though it may not be said
+                return True
+            except Exception as error:
+                if kind_of(error) is not StoreUnavailable:
+                    raise
+            else:
                 return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,11 +10,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from omniq.errors import StoreError, StoreUnavailable
+from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.transport import is_transport_error
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -21,8 +24,6 @@ from redis.backoff import NoBackoff
 from omniq_redis.config import ServerSettings
 from omniq_redis.tls import tls_advice
 
-DRIVER_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError)
-"""What redis-py raises."""
 RETRIES = 0
 """Nothing is sent twice: after a lost reply only the caller knows whether to ask again."""
 
@@ -30,33 +31,49 @@ _FOR_GOOD = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 _TRANSIENT = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
+    redis_errors.InvalidResponse,
     redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
     redis_errors.TryAgainError,
     redis_errors.ClusterDownError,
     redis_errors.MasterDownError,
     redis_errors.NoScriptError,
-    OSError,
 )
 # In scripts, old servers put their codes into the midst of the message.
 _TRANSIENT_TEXT = re.compile(
-    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|cannot be connected)\b"
+    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN|cannot be connected)\b"
 )
+_FULL_TEXT = re.compile(r"\bOOM\b")
+_TOO_LARGE_TEXT = re.compile(r"invalid bulk length|exceeds maximum allowed size|proto-max-bulk-len")
 
 Client: TypeAlias = Redis | RedisCluster
 
 
 @contextmanager
 def store_errors(settings: ServerSettings) -> Iterator[None]:
-    """Turn redis-py's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`."""
+    """Turn what redis-py and the event loop raise into the `StoreError` that it amounts to."""
     try:
         yield
-    except DRIVER_ERRORS as error:
-        kind = StoreUnavailable if _is_transient(error) else StoreError
+    except (Exception, asyncio.CancelledError) as error:
+        kind = kind_of(error)
+        if kind is None:
+            raise
         words = tls_advice(error, settings) or str(error) or type(error).__name__
         raise kind(f"{settings.location}: {words}") from error
-    except msgspec.DecodeError as error:
-        raise StoreError(f"{settings.location}: an answer can't be read: {error}") from error
+
+
+def kind_of(error: BaseException) -> type[StoreError] | None:
+    """`StoreUnavailable` where a repeat may succeed, else `StoreError`; None for what isn't of driver or network."""
+    if is_transport_error(error) or type(error).__module__ == "hiredis":
+        return StoreUnavailable
+    if isinstance(error, msgspec.DecodeError):
+        return StoreError
+    if not isinstance(error, redis_errors.RedisError | redis_errors.RedisClusterException):
+        return None
+    if isinstance(error, redis_errors.OutOfMemoryError) or _FULL_TEXT.search(str(error)):
+        return StoreFull
+    if _TOO_LARGE_TEXT.search(str(error)):
+        return ValueRefused
+    return StoreUnavailable if _is_transient(error) else StoreError
 
 
 def _is_transient(error: Exception) -> bool:
@@ -70,14 +87,33 @@ def open_client(settings: ServerSettings) -> Client:
     options = _options(settings)
     if settings.cluster:
         nodes = [ClusterNode(host, port) for host, port in settings.nodes]
-        return RedisCluster(startup_nodes=nodes, **options)
+        cluster = RedisCluster(startup_nodes=nodes, **options)
+        kind = cluster.connection_kwargs["connection_class"]
+        cluster.connection_kwargs["connection_class"] = _watchful(kind)
+        return cluster
     if settings.sentinel_master is not None:
         own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
         sentinels = Sentinel(settings.nodes, sentinel_kwargs={**options, **own})  # type: ignore[no-untyped-call]
         client: Redis = sentinels.master_for(settings.sentinel_master, db=settings.db, **options)
-        return client
-    host, port = settings.nodes[0]
-    return Redis(host=host, port=port, db=settings.db, **options)
+    else:
+        host, port = settings.nodes[0]
+        client = Redis(host=host, port=port, db=settings.db, **options)
+    client.connection_pool.connection_class = _watchful(client.connection_pool.connection_class)
+    return client
+
+
+class _Watchful(AbstractConnection):
+    """A connection that notices before it is used again that it was reset meanwhile."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self._reader is not None and self._reader.exception() is not None:
+            await self.disconnect(nowait=True)
+        await super().send_packed_command(command, check_health)
+
+
+def _watchful(connection_class: Any) -> Any:
+    """The same kind of connection, watchful."""
+    return type("WatchfulConnection", (_Watchful, connection_class), {})
 
 
 async def close_client(client: Client) -> None:

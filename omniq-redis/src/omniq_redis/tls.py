@@ -14,7 +14,7 @@ FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _OTHER_HOST: Final = "give a host that is in it"
 
 
-def tls_advice(error: Exception, settings: ServerSettings) -> str | None:
+def tls_advice(error: BaseException, settings: ServerSettings) -> str | None:
     """What to do about redis-py's error; None where it isn't one of TLS."""
     if not settings.ssl:
         return None

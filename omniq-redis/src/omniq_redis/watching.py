@@ -20,7 +20,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
 from omniq_redis.config import ServerSettings
-from omniq_redis.opening import DRIVER_ERRORS, close_client, open_subscriber
+from omniq_redis.opening import close_client, open_subscriber, store_errors
 
 POLL = 1.0
 """Seconds that a wait takes at most while nothing can be heard."""
@@ -143,7 +143,7 @@ class Watcher:
         while True:
             try:
                 await self._listen()
-            except (*DRIVER_ERRORS, msgspec.DecodeError) as error:
+            except StoreError as error:
                 _log.debug("the subscription ended: %s", error)
             if self._up.is_set():
                 backoff.reset()
@@ -151,7 +151,11 @@ class Watcher:
             await backoff.pause()
 
     async def _listen(self) -> None:
-        """Subscribe, and pass on what comes, until the connection breaks. Raises redis-py's errors."""
+        """Subscribe, and pass on what comes, until the connection breaks. Raises `StoreError`."""
+        with store_errors(self._settings):
+            await self._subscribe()
+
+    async def _subscribe(self) -> None:
         tasks, results = f"{self._settings.namespace}tasks", f"{self._settings.namespace}results"
         client = await open_subscriber(self._settings)
         try:

@@ -7,13 +7,14 @@ import sqlite3
 import threading
 from typing import ClassVar, TypeVar
 
+from omniq.errors import StoreError
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
 from omniq.sync import PerLoop
 
 from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
 from omniq_sqlite.lanes import Job, Reader, Writer
-from omniq_sqlite.opening import Link, longest_row
+from omniq_sqlite.opening import Link, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
@@ -36,6 +37,18 @@ class Database:
         self._writer = Writer("omniq-sqlite-writer", Link(settings))
         self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
         self.watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True))
+        self._start()
+
+    def _start(self) -> None:
+        threads = (self._writer, self._reader, self.watcher)
+        try:
+            with store_errors(self._settings.path):
+                for thread in threads:
+                    thread.start()
+        except StoreError:
+            for thread in threads:
+                thread.stop()
+            raise
 
     @classmethod
     def acquire(cls, settings: DatabaseSettings) -> Database:

@@ -39,7 +39,15 @@ class LinkThread(ABC):
         self._link = link
         self._on_end: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin. Raises `RuntimeError` when no thread is to be had."""
         self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread end without waiting for it, if it has begun."""
+        if self._thread.is_alive():
+            self._stop()
 
     async def end(self) -> None:
         """Let the thread finish what it was asked for, and wait for its end."""

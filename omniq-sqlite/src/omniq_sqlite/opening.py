@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import functools
+import logging
+import math
 import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 
 import msgspec
-from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
+from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import DatabaseSettings
+from omniq_sqlite.identity import OpenFiles
 
 SCHEMA_VERSION = 2
 OLDEST_SQLITE = (3, 38, 0)
 
+LOOK_INTERVAL = 0.05
+"""Seconds, while a connection is in use, between two looks whether its file is still the one at its path."""
+
+_log = logging.getLogger("omniq.sqlite")
 _CHECKPOINT_PAGES = 4000
 _RETRY_EVERY = 0.01
 _TRANSIENT = frozenset(
@@ -27,26 +35,44 @@ _TRANSIENT = frozenset(
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
     }
 )
+_OF_VALUES = frozenset({sqlite3.SQLITE_MISMATCH})
 
 
 @contextmanager
 def store_errors(path: str) -> Iterator[None]:
-    """Turn SQLite's errors into `StoreUnavailable` where a repeat may succeed, else into `StoreError`, and into
-    `PayloadTooLarge` where a value has too many bytes."""
+    """Turn what SQLite and the system raise into the `StoreError` that it amounts to."""
     try:
         yield
-    except sqlite3.Error as error:
-        if primary_code(error) == sqlite3.SQLITE_TOOBIG:
-            raise PayloadTooLarge(f"{path}: {error}") from error
-        kind = StoreUnavailable if primary_code(error) in _TRANSIENT else StoreError
-        raise kind(f"{path}: {error}") from error
-    except msgspec.DecodeError as error:
-        raise StoreError(f"{path}: a row can't be read: {error}") from error
+    except (sqlite3.Error, OSError, RuntimeError, OverflowError, msgspec.DecodeError) as error:
+        kind = kind_of(error)
+        if kind is None:
+            raise
+        words = "a row can't be read: " if isinstance(error, msgspec.DecodeError) else ""
+        raise kind(f"{path}: {words}{error}") from error
+
+
+def kind_of(error: Exception) -> type[StoreError] | None:
+    """`StoreUnavailable` where a repeat may succeed, else `StoreError`; None for what isn't of SQLite or the system."""
+    if isinstance(error, sqlite3.Error):
+        code = primary_code(error)
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFull
+        if code == sqlite3.SQLITE_TOOBIG:
+            return PayloadTooLarge
+        if code in _OF_VALUES or isinstance(error, sqlite3.DataError):
+            return ValueRefused
+        moved = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED
+        return StoreUnavailable if moved or code in _TRANSIENT else StoreError
+    if isinstance(error, msgspec.DecodeError):
+        return StoreError
+    if isinstance(error, OverflowError):
+        return ValueRefused
+    return StoreUnavailable if is_transport_error(error) else None
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -69,16 +95,45 @@ class Link:
         self._settings = settings
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
+        self._files: OpenFiles | None = None
+        self._next_look = -math.inf
         with _links_lock:
             _links.add(self)
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone. Raises what `open_connection` raises."""
+        self._look_at_files()
         with self.lock:
             if self._connection is None:
                 self._connection = open_connection(self._settings, read_only=self._read_only)
+                self._files = OpenFiles(self.path)
             yield self._connection
+
+    def _look_at_files(self) -> None:
+        """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
+        files = self._files
+        if files is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_INTERVAL
+        if harm := files.harm:
+            _log.error(
+                "%s: %s while it was in use: tasks and results that were written to it may be lost; "
+                "going on with the file that is there now, or a new one",
+                self.path,
+                harm,
+            )
+            self._leave(files)
+
+    def _leave(self, files: OpenFiles) -> None:
+        """Close all connections of this process to the file, and leave nothing of it beside a new one."""
+        with self.lock, suppress(sqlite3.Error):
+            if self._connection is not None and files.may_move_wal:
+                self._connection.execute("pragma wal_checkpoint(truncate)")
+        with _links_lock:
+            for link in [link for link in _links if link.path == self.path]:
+                link.close()
+        files.clear_away()
 
     def close(self) -> None:
         """Close the connection, which the next use opens again."""
@@ -87,7 +142,7 @@ class Link:
 
     def drop(self) -> None:
         """`close` for who holds `lock`."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._files = self._connection, None, None
         if connection is not None:
             connection.close()
 

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from omniq import clock
-from omniq.errors import StoreError
+from omniq.errors import StoreError, ValueRefused
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
@@ -27,6 +28,8 @@ MAX_DATA = 16 * 1024
 """Bytes of an event's data, as JSON."""
 MAX_FAILURES = 5
 """In a row, after which the writer waits for the next event before it tries again."""
+SILENCE = 2.0
+"""Seconds for which a flush waits for the answer to one write."""
 
 
 class EventFields(TypedDict, total=False):
@@ -133,10 +136,12 @@ class _Buffer:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def flushed(self) -> None:
-        """Wait until all is written, or a write has failed."""
-        while self.events_in_hand and not self._failures:
-            self._tried.clear()
-            await self._tried.wait()
+        """Wait until all is written, or a write has failed, or the store doesn't answer."""
+        with suppress(TimeoutError):
+            while self.events_in_hand and not self._failures:
+                self._tried.clear()
+                async with asyncio.timeout(SILENCE):
+                    await self._tried.wait()
 
     @property
     def events_in_hand(self) -> bool:
@@ -161,6 +166,10 @@ class _Buffer:
         try:
             await self._store.append(batch)
             self._failures = 0
+            self._tried.set()
+        except ValueRefused as error:
+            self._drop(len(batch))
+            log.error("%d events are dropped, since the store refuses what they hold: %s", len(batch), error)
         except StoreError as error:
             self._failures += 1
             self._tried.set()

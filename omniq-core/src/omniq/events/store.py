@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from omniq import clock
 from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
+from omniq.backoff import repeating
 from omniq.errors import ConfigError, InvalidTask
 from omniq.models.config import EventStorageConfig
 from omniq.models.event import TaskEvent
@@ -34,6 +35,7 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
             raise ConfigError(f"event_store: {backend.name} keeps no events")
         return AsyncEventStorage(load_class(spec.store, BaseEventStorage), config)  # type: ignore[type-abstract]
 
+    @repeating
     async def list(
         self,
         *,

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
-from omniq import clock
 from omniq.backend.base import BaseBackend
 from omniq.backend.secured import SecuredComponent
-from omniq.batching import Batcher, parts
+from omniq.backoff import repeated, repeating
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
@@ -21,7 +20,8 @@ from omniq.models.state import QUEUED, EventType, TaskState
 from omniq.models.task import Task
 from omniq.models.times import Duration
 from omniq.plugins.registry import load_class
-from omniq.queue.dependencies import DependencyResolver, parents_first, unknown_parent
+from omniq.queue.adding import TaskAdder
+from omniq.queue.dependencies import DependencyResolver
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -38,9 +38,8 @@ from omniq.queue.ttl import TTLManager
 from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
-from omniq.storage.records import Added, Change, ChangeStatus, NewTask, QueueStats, TaskFilter, TaskRecord
-from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit, task_bytes
-from omniq.sync import PerLoop
+from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskFilter, TaskRecord
+from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit
 
 log = logging.getLogger("omniq.queue")
 
@@ -70,8 +69,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         self.requests = RequestBuilder(self, config.queue_names, defaults)
         self._given_results: BaseResultStorage | None = None
         self._own_results: BaseResultStorage | None = None
-        self._adds = PerLoop(lambda: Batcher(self._add, size=task_bytes, max_bytes=self.store.max_bytes))
         self._surely_fits = min(config.max_body, ALWAYS_TAKEN)
+        self._adder = TaskAdder(self)
         self.scheduler = AsyncScheduler(self)
 
     @classmethod
@@ -129,23 +128,24 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         `EnqueueOptions`. Concurrent calls share one write to the store.
 
         Raises `InvalidTask` or `SerializationError` naming the argument, `PayloadTooLarge` for too many bytes,
-        `StoreError` if the store fails.
+        `StoreError` with the task's id if the store fails. Where only the store's answer was lost, it is asked again,
+        with the same id.
         """
         checked = TaskOptions.of(options)
         task = self.requests.build(func, func_args, checked)
         if len(task.body) > self._surely_fits:
             await self.check_size(task.body, task.name)
         if checked.connection is None:
-            began = clock.now()
-            await self._added([task], [await self._adds.get().submit(task)], began)
-        elif await (await self.ready()).add_within(checked.connection, [task]) == [Added.UNKNOWN_PARENT]:
-            raise unknown_parent(task)
+            await self._adder.add(task, own_id=checked.task_id is None)
+        else:
+            await self._adder.add_within(checked.connection, task)
         return task.id
 
     async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[str]:
         """Add many tasks in as few writes as possible and return their ids in order.
 
-        They may depend on each other. Raises as `enqueue` does; a bad call adds none of them.
+        They may depend on each other. Raises as `enqueue` does, with all their ids and those that are `added` already;
+        a bad call adds none of them.
         """
         calls = list(calls)
         options = [TaskOptions.of(call.options) for call in calls]
@@ -156,12 +156,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         for place, task in enumerate(tasks):
             if len(task.body) > self._surely_fits:
                 await self.check_size(task.body, task.name, f"calls[{place}].func_args")
-        ordered = parents_first(tasks)
-        await self.dependencies.check_parents(ordered)
-        store = await self.ready()
-        for batch in parts(ordered, task_bytes, limit=store.add_batch, max_bytes=store.max_bytes):
-            began = clock.now()
-            await self._added(batch, await store.add(batch), began)
+        own_ids = {task.id for task, checked in zip(tasks, options, strict=True) if checked.task_id is None}
+        await self._adder.add_many(tasks, own_ids)
         return [task.id for task in tasks]
 
     async def check_size(self, body: bytes, func: str, argument: str = "func_args") -> None:
@@ -169,33 +165,18 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         limit = SizeLimit.of(self.config.max_body, await self.ready())
         limit.check(len(body), f"{argument}: the call of {func}")
 
-    async def _add(self, tasks: Sequence[NewTask]) -> Sequence[Added]:
-        return await (await self.ready()).add(tasks)
-
-    async def _added(self, tasks: Sequence[NewTask], added: Sequence[Added], began: float) -> None:
-        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones.
-
-        Its events are of when it `began`: a worker may have started a task before the reply was here.
-        """
-        pairs = list(zip(tasks, added, strict=True))
-        for task, outcome in pairs:
-            if outcome is Added.NEW and self.events is not None:
-                self.events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
-        children = [task.id for task, outcome in pairs if task.depends_on and outcome is not Added.UNKNOWN_PARENT]
-        if children:
-            await self.dependencies.children_added(children)
-        orphan = next((task for task, outcome in pairs if outcome is Added.UNKNOWN_PARENT), None)
-        if orphan is not None:
-            raise unknown_parent(orphan)
-
     # ── one task ─────────────────────────────────────────────────────────────
 
     async def get_task(self, task_id: str) -> Task:
         """The task as it is now, with the options of its call. Raises `TaskNotFound`."""
-        (record,) = await (await self.ready()).get([task_id])
+        return task_details(await self._record(task_id, bodies=True), self.serialization)
+
+    @repeating
+    async def _record(self, task_id: str, *, bodies: bool = False) -> TaskRecord:
+        (record,) = await (await self.ready()).get([task_id], bodies=bodies)
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self.store.location}")
-        return task_details(record, self.serialization)
+        return record
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel the task; returns False if it had ended already.
@@ -205,9 +186,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         Raises `TaskNotFound`.
         """
         while True:
-            (record,) = await (await self.ready()).get([task_id], bodies=False)
-            if record is None:
-                raise TaskNotFound(f"no task {task_id} in {self.store.location}")
+            record = await self._record(task_id)
             if record.state.is_terminal:
                 return False
             if record.state in QUEUED:
@@ -222,7 +201,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         change = Change(
             task_id=record.id, to=TaskState.RUNNING, from_states=running, epoch=record.epoch, request_cancel=True
         )
-        (changed,) = await self.store.transition([change])
+        (changed,) = await repeated(lambda _: self.store.transition([change]))
         return changed.status is ChangeStatus.APPLIED
 
     async def end_tasks(
@@ -242,7 +221,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             return []
         changes = [ending(record, to, outcome, self.serialization, if_expired=if_expired) for record in records]
         await self.ready()
-        changed = await self.settler.settle(changes)
+        changed = await self.settler.end(changes)
         applied = [pair for pair in zip(records, changed, strict=True) if pair[1].status is ChangeStatus.APPLIED]
         for record, _ in applied:
             self._log(ENDINGS[to], record.id, record.queue_name)
@@ -256,14 +235,27 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
         Its attempts and crashes are forgotten, and its TTL. Raises `TaskNotFound`.
         """
-        change = Change(task_id=task_id, to=TaskState.PENDING, from_states=REQUEUABLE, fresh=True)
-        (changed,) = await (await self.ready()).transition([change])
-        if changed.status is ChangeStatus.MISSING:
-            raise TaskNotFound(f"no task {task_id} in {self.store.location}")
-        return changed.status is ChangeStatus.APPLIED
+        while True:
+            record = await self._record(task_id)
+            if record.state not in REQUEUABLE:
+                return False
+            if await self._requeue(record):
+                return True
+
+    async def _requeue(self, record: TaskRecord) -> bool:
+        to, from_states = TaskState.PENDING, (record.state,)
+        change = Change(task_id=record.id, to=to, from_states=from_states, epoch=record.epoch, fresh=True)
+
+        async def requeue(again: bool) -> bool:
+            (changed,) = await self.store.transition([change])
+            # A task that isn't any more as it was seen has been requeued, most likely by the first of these calls.
+            return changed.status is ChangeStatus.APPLIED or (again and changed.status is ChangeStatus.REFUSED)
+
+        return await repeated(requeue)
 
     # ── many tasks ───────────────────────────────────────────────────────────
 
+    @repeating
     async def list_tasks(
         self, *, state: TaskState | str | None = None, queue_name: str | None = None, limit: int = 100
     ) -> list[Task]:
@@ -280,18 +272,22 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """The dead-letter queue: tasks that ended in an error."""
         return await self.list_tasks(state=TaskState.ERROR, queue_name=queue_name, limit=limit)
 
+    @repeating
     async def stats(self) -> list[QueueStats]:
         """How many tasks of each queue are in which state."""
         return await (await self.ready()).stats()
 
+    @repeating
     async def guarantees(self) -> Guarantees:
         """What the store promises, asked of the live server where that can be asked."""
         return await (await self.ready()).guarantees()
 
+    @repeating
     async def pause_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers pass over the queue until `resume_queue`; what runs goes on."""
         await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=True)
 
+    @repeating
     async def resume_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers take from the queue again."""
         await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=False)

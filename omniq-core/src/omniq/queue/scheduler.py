@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from omniq import clock, ids
+from omniq.backoff import repeated, repeating
 from omniq.errors import ScheduleNotFound, SerializationError, StoreError
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
@@ -83,30 +84,45 @@ class AsyncScheduler:
             next_run=timing.after(clock.now()),
             version=int(clock.now() * 1000),
         )
-        while not await (await self._queue.ready()).put_schedule(record, if_version=await self._version(schedule_id)):
-            continue
+        try:
+            await repeated(lambda _: self._put(record))
+        except StoreError as error:
+            raise error.about(schedule_id=schedule_id) from error.__cause__
         hints.tasks_added(self.topic)
         return schedule_id
 
+    async def _put(self, record: ScheduleRecord) -> None:
+        store = await self._queue.ready()
+        while not await store.put_schedule(record, if_version=await self._version(record.id)):
+            continue
+
+    @repeating
     async def get(self, schedule_id: str) -> Schedule:
         """The schedule. Raises `ScheduleNotFound`."""
         return self._view(await self._record(schedule_id))
 
+    @repeating
     async def list(self) -> list[Schedule]:
         """All schedules."""
         return [self._view(record) for record in await (await self._queue.ready()).schedules()]
 
+    @repeating
     async def pause(self, schedule_id: str) -> None:
         """Stop firing. Raises `ScheduleNotFound`."""
         await self._set_paused(schedule_id, True)
 
+    @repeating
     async def resume(self, schedule_id: str) -> None:
         """Fire again, from the first slot after now. Raises `ScheduleNotFound`."""
         await self._set_paused(schedule_id, False)
 
     async def delete(self, schedule_id: str) -> None:
         """Forget the schedule. Raises `ScheduleNotFound`."""
-        if not await (await self._queue.ready()).delete_schedule(schedule_id):
+
+        async def delete(again: bool) -> bool:
+            return await (await self._queue.ready()).delete_schedule(schedule_id) or again
+
+        if not await repeated(delete):
             raise ScheduleNotFound(f"no schedule {schedule_id}")
 
     async def run(self, poll_interval: float = 1.0) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from omniq.backoff import repeated
 from omniq.batching import parts
 from omniq.errors import StoreUnavailable
 from omniq.models.result import Outcome
@@ -13,7 +14,7 @@ from omniq.models.state import EventType, TaskState
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import Change, Changed, ResultRecord, TaskRecord
+from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
 from omniq.storage.sizes import change_bytes
 
 RESULT_TTL = 86_400.0
@@ -72,11 +73,24 @@ class Settler:
             return False
         return True
 
+    async def end(self, changes: Sequence[Change]) -> list[Changed]:
+        """As `settle`, made again where the answer was lost: what is found done then was done by the first call."""
+
+        async def settle(again: bool) -> list[Changed]:
+            changed = await self.settle(changes)
+            return [_as_applied(each) for each in changed] if again else changed
+
+        return await repeated(settle)
+
     async def _results_first(self, changes: Sequence[Change]) -> list[Change]:
         records = [change.result for change in changes if change.result is not None]
         if records and self._results is not None:
             await self._results.put(records)
         return [change if change.result is None else replace(change, result=None) for change in changes]
+
+
+def _as_applied(changed: Changed) -> Changed:
+    return replace(changed, status=ChangeStatus.APPLIED) if changed.status is ChangeStatus.REPEATED else changed
 
 
 def ending(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from omniq.backend.base import BaseBackend
 from omniq.backend.secured import SecuredComponent
+from omniq.backoff import repeating
 from omniq.batching import Batcher
 from omniq.config.security import Security
+from omniq.deadlines import within
+from omniq.errors import ResultTimeout
 from omniq.models.config import ResultStorageConfig
 from omniq.models.result import TaskResult
 from omniq.models.times import Duration, seconds
@@ -22,6 +25,10 @@ from omniq.storage.records import ResultRecord
 from omniq.sync import PerLoop
 
 C = TypeVar("C", bound=ResultStorageConfig)
+T = TypeVar("T")
+
+LAST_ANSWER = 0.3
+"""Seconds beyond a deadline within which the store may still tell how things stand."""
 
 
 class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
@@ -53,17 +60,25 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         return None if record is None else task_result(record, self.serialization)
 
     async def wait(self, task_id: str, timeout: Duration | None = None) -> TaskResult | None:
-        """Wait until the task has ended, at most `timeout` seconds; None when it hasn't by then."""
+        """Wait until the task has ended, at most `timeout` seconds; None when it hasn't by then.
+
+        Raises `ResultTimeout` when the store hasn't answered by then.
+        """
+        limit = seconds("timeout", timeout)
+        return await answered(f"task {task_id}", limit, self.within(task_id, limit))
+
+    async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
+        """As `wait`, and on top of it as long as the store takes to answer."""
         record = await self._gets.get().submit(task_id)
         if record is None:
-            limit = seconds("timeout", timeout)
             try:
-                async with asyncio.timeout(limit):
+                async with asyncio.timeout(seconds):
                     record = await self._watchers.get().wait(task_id)
             except TimeoutError:
                 record = await self._gets.get().submit(task_id)
         return None if record is None else task_result(record, self.serialization)
 
+    @repeating
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
         """Results of a schedule's tasks in the order in which they ended."""
         records = await (await self.ready()).find(schedule_id, newest_first=newest_first, limit=limit)
@@ -82,5 +97,21 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
             await watcher.close()
         await super().close()
 
+    @repeating
     async def _get_many(self, ids: Sequence[str]) -> Sequence[ResultRecord | None]:
         return await (await self.ready()).get(ids)
+
+
+async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, T]) -> T:
+    """What waiting comes to, which keeps to the limit itself as long as the store answers.
+
+    Raises `ResultTimeout` when the store doesn't.
+    """
+    if limit is None:
+        return await waiting
+    try:
+        return await within(limit + LAST_ANSWER, waiting)
+    except ResultTimeout:
+        raise
+    except TimeoutError:
+        raise ResultTimeout(f"{what}: the store hasn't answered within {limit:g} s") from None

@@ -8,11 +8,13 @@ import time
 from typing import Any
 
 from omniq import clock
+from omniq.backoff import repeating
 from omniq.errors import (
     InvalidTask,
     ResultExpired,
     ResultTimeout,
     SignatureError,
+    StoreUnavailable,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -22,7 +24,7 @@ from omniq.models.result import TaskResult
 from omniq.models.state import QUEUED, TaskState
 from omniq.models.times import Duration, seconds
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.results.engine import AsyncResultStorage
+from omniq.results.engine import AsyncResultStorage, answered
 from omniq.storage.records import TaskRecord
 
 log = logging.getLogger("omniq.results")
@@ -54,17 +56,25 @@ class OutcomeWaiter:
     async def result(self, task_id: str, timeout: Duration | None = None) -> TaskResult:
         """The outcome, once there is one; raises as `value` does when there can't be one."""
         limit = seconds("timeout", timeout)
+        return await answered(f"task {task_id}", limit, self._result(task_id, limit))
+
+    async def _result(self, task_id: str, limit: float | None) -> TaskResult:
         began = time.monotonic()
         hint_at = began + HINT_AFTER
         if (result := await self._results.get(task_id)) is not None and await self._is_final(result):
             return result
+        record = await self._look(task_id)
         while True:
-            record = await self._look(task_id)
             left = None if limit is None else limit - (time.monotonic() - began)
             if left is not None and left <= 0 and not record.state.is_terminal:
                 raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s")
-            if (result := await self._wait(record, left)) is not None:
-                return result
+            try:
+                if (result := await self._wait(record, left)) is not None:
+                    return result
+                record = await self._look(task_id)
+            except StoreUnavailable as error:
+                log.warning("task %s can't be looked at, trying again: %s", task_id, error)
+                await asyncio.sleep(self._pause(record, left))
             if record.state is TaskState.PENDING and time.monotonic() > hint_at:
                 hint_at = float("inf")
                 log.warning(
@@ -73,7 +83,7 @@ class OutcomeWaiter:
 
     async def _wait(self, record: TaskRecord, left: float | None) -> TaskResult | None:
         """The result, if it comes within a moment and is that of the task's end."""
-        result = await self._results.wait(record.id, self._pause(record, left))
+        result = await self._results.within(record.id, self._pause(record, left))
         if result is None or self._is_news(result, record) or await self._is_final(result):
             return result
         await asyncio.sleep(STALE_PAUSE)
@@ -94,12 +104,17 @@ class OutcomeWaiter:
         It hasn't while the task runs again after a requeue, or where the result was written to another store
         by a claim whose end was then refused.
         """
-        (record,) = await (await self._queue.ready()).get([result.task_id], bodies=False)
+        record = await self._record(result.task_id)
         return record is None or _ends(result, record)
+
+    @repeating
+    async def _record(self, task_id: str) -> TaskRecord | None:
+        (record,) = await (await self._queue.ready()).get([task_id], bodies=False)
+        return record
 
     async def _look(self, task_id: str) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
-        (record,) = await (await self._queue.ready()).get([task_id], bodies=False)
+        record = await self._record(task_id)
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
         if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
@@ -155,9 +170,12 @@ class OutcomeWaiter:
         """
         if kind not in KINDS:
             raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
+        limit = seconds("timeout", timeout)
+        return await answered(f"schedule {schedule_id}", limit, self._scheduled(schedule_id, kind, limit))
+
+    async def _scheduled(self, schedule_id: str, kind: str, limit: float | None) -> Any:
         if kind == "all":
             return [result.unwrap() for result in await self._found(schedule_id, newest=False, limit=10_000)]
-        limit = seconds("timeout", timeout)
         try:
             async with asyncio.timeout(limit):
                 return (await self._scheduled_result(schedule_id, newest=kind == "latest")).unwrap()
@@ -170,7 +188,7 @@ class OutcomeWaiter:
             if found:
                 return found[0]
             slot_task = await self._queue.scheduler.next_task_id(schedule_id)
-            await self._results.wait(slot_task, LOOK / 4)
+            await self._results.within(slot_task, LOOK / 4)
 
     async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
         """The results among these by which tasks of the schedule have ended."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from omniq import clock
-from omniq.errors import StoreError, WorkerError
+from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.models.config import WorkerConfig
 from omniq.models.state import EventType, TaskState
@@ -113,11 +113,11 @@ class AsyncWorkerPool:
         await self._patience.wait_for(self.desk.until_held_at_most(0))
         await self.runner.close()
         self._hand_back()  # what came back from a process that died meanwhile
-        await self._settle_rest()
+        settled = await self._settle_rest()
         await cancel_and_wait(settle)
         await self._leases.stop()
         await self._callbacks.close(max(1.0, self.config.grace_period))
-        if self._queue.events is not None:
+        if self._queue.events is not None and settled:
             await self._queue.events.flush()
         self.finished.set()
         log.info("worker %s has stopped", self.name)
@@ -222,16 +222,12 @@ class AsyncWorkerPool:
         for job in self.desk.withdraw():
             self.desk.done(job, Ran(end=End.RELEASED))
 
-    async def _settle_rest(self) -> None:
+    async def _settle_rest(self) -> bool:
         """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
-        try:
-            async with asyncio.timeout(max(1.0, self.config.grace_period)):
-                await self._settling.finish()
-        except (TimeoutError, StoreError):
-            await self._settling.give_up()
-            log.error(
-                "%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held)
-            )
+        if await self._settling.finish(max(1.0, self._patience.seconds if self._patience else 0.0)):
+            return True
+        log.error("%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held))
+        return False
 
     async def _anything_running(self) -> bool:
         store = await self._queue.ready()
@@ -246,6 +242,7 @@ class Patience:
     """How long a stopping worker still waits; it can only get shorter."""
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + seconds
         self._timeout: asyncio.Timeout | None = None
@@ -253,6 +250,7 @@ class Patience:
     def shorten(self, seconds: float | None) -> None:
         """End in so many seconds, if that is sooner; None changes nothing."""
         if seconds is not None:
+            self.seconds = min(self.seconds, seconds)
             self._ends_at = min(self._ends_at, self._loop.time() + seconds)
             if self._timeout is not None:
                 self._timeout.reschedule(self._ends_at)

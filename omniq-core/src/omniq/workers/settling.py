@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from omniq.backoff import Backoff
-from omniq.errors import LeaseLost, PayloadTooLarge, StoreError, StoreUnavailable, WorkerCrashed
+from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -27,8 +28,11 @@ log = logging.getLogger("omniq.worker")
 
 FIRST_PAUSE, MAX_PAUSE = 0.1, 1.0
 """Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""
-REFUSALS = 3
-"""Times that a store may refuse a write, though it can be reached, before the write is at fault."""
+REFUSALS = 10
+"""Times that a store may refuse a batch, for no fault of a value, before its outcomes are told one by one."""
+SILENCE, LAST_CHANCE = 0.8, 0.2
+"""Seconds after which a store that doesn't answer is taken as away by a stopping worker, and for which it may answer
+all the same."""
 
 FINAL_STATES = {
     End.SUCCESS: TaskState.SUCCESS,
@@ -131,7 +135,7 @@ def poisoned(crashes: int) -> Ran:
     )
 
 
-def unstorable(ran: Ran, error: StoreError | PayloadTooLarge) -> Ran:
+def unstorable(ran: Ran, error: StoreError) -> Ran:
     """What is said of a task whose outcome the store refuses."""
     return Ran(
         end=End.FATAL,
@@ -169,7 +173,15 @@ class SettlingLoop:
         self.ended: Counter[End] = Counter()
         """How many runs have ended in which way since the worker started."""
         self._children: set[asyncio.Task[None]] = set()
+        self._put_off: set[Job] = set()
+        """Jobs whose outcomes the store refuses for now."""
+        self._asking_since: float | None = None
         self._writing = asyncio.Lock()
+
+    @property
+    def blocked_for(self) -> float:
+        """Seconds for which the store hasn't taken what it is told."""
+        return 0.0 if self._asking_since is None else time.monotonic() - self._asking_since
 
     async def run(self) -> None:
         """Settle until cancelled."""
@@ -186,40 +198,52 @@ class SettlingLoop:
         mine = [(job, ran) for job, ran in batch if ran.end is not End.LOST]
         if mine:
             await self._settle(mine)
+            mine = [(job, ran) for job, ran in mine if job not in self._put_off]
             self.ended.update(ran.end for _, ran in mine)
         self._on_settled(len(mine))
-        self._desk.settled(job for job, _ in batch)
+        self._desk.settled(job for job, _ in batch if job not in self._put_off)
 
     async def _settle(self, batch: Sequence[tuple[Job, Ran]], *, refusals: float = REFUSALS) -> None:
         changes = [self._verdict.change(job, ran) for job, ran in batch]
         try:
             outcomes = await self._write(changes, refusals)
-        except (StoreError, PayloadTooLarge) as error:
+        except StoreError as error:
             await self._settle_refused(batch, error)
         else:
             self._note(batch, changes, outcomes)
 
-    async def _settle_refused(self, batch: Sequence[tuple[Job, Ran]], error: StoreError | PayloadTooLarge) -> None:
-        """Find the outcome that the store won't take, such as one that is too large, and let that task fail."""
+    async def _settle_refused(self, batch: Sequence[tuple[Job, Ran]], error: StoreError) -> None:
+        """Find the outcome that the store won't take: let its task fail if the value is at fault, else try later."""
         if len(batch) > 1:
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
-                await self._settle(half, refusals=REFUSALS if len(half) == 1 else 1)
-        else:
-            ((job, ran),) = batch
-            log.error("task %s: the store refuses its outcome (%s): %s", job.record.id, ran.end, error)
+                await self._settle(half, refusals=1)
+            return
+        ((job, ran),) = batch
+        log.error("task %s: the store refuses its outcome (%s): %s", job.record.id, ran.end, error)
+        if isinstance(error, ValueRefused):
             await self._settle([(job, unstorable(ran, error))], refusals=math.inf)
+        else:
+            self._put_off.add(job)
+            asyncio.get_running_loop().call_later(MAX_PAUSE, self._take_up, job, ran)
+
+    def _take_up(self, job: Job, ran: Ran) -> None:
+        """Settle what was put off with what is done by now: it has kept its lease, and kept nobody waiting."""
+        self._put_off.discard(job)
+        self._desk.done(job, ran)
 
     async def _write(self, changes: Sequence[Change], refusals: float) -> list[Changed]:
-        """Apply the changes. Raises `StoreError` when the store can be reached and refuses them that often, and
-        `PayloadTooLarge` at once."""
-        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
+        """Apply the changes. Raises `ValueRefused` at once, and `StoreError` when the store can be reached and refuses
+        them that often: for a password, a right or a command that was taken away it waits."""
+        backoff, self._asking_since = Backoff(FIRST_PAUSE, MAX_PAUSE), time.monotonic()
         while True:
             try:
-                return await self._settler.settle(changes)
+                answer = await self._settler.settle(changes)
+                self._asking_since = None
+                return answer
             except StoreError as error:
                 refusals -= not isinstance(error, StoreUnavailable) or await self._may_be_too_many(changes)
-                if refusals <= 0:
+                if refusals <= 0 or (isinstance(error, ValueRefused) and refusals < math.inf):
                     raise
                 log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), backoff.next, error)
                 await backoff.pause()
@@ -279,23 +303,35 @@ class SettlingLoop:
             try:
                 await self._queue.dependencies.parents_ended(parents)
                 return
-            except StoreUnavailable as error:
-                log.warning("the children of %d tasks can't be released, trying again: %s", len(parents), error)
-                await backoff.pause()
-            except StoreError as error:
+            except ValueRefused as error:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
                 return
+            except StoreError as error:
+                log.warning("the children of %d tasks can't be released, trying again: %s", len(parents), error)
+                await backoff.pause()
 
-    async def finish(self) -> None:
-        """Settle what is done by now, after the batch that is being written, and see to the children."""
+    async def finish(self, patience: float) -> bool:
+        """Settle what is done by now, and see to the children, within so many seconds; returns whether that worked.
+
+        A store that hasn't answered for long isn't waited for. What is left then is other workers' to do.
+        """
+        finishing = asyncio.ensure_future(self._finish())
+        ends_at, silence = time.monotonic() + patience, max(SILENCE, self.blocked_for + LAST_CHANCE)
+        try:
+            while not finishing.done() and time.monotonic() < ends_at and self.blocked_for < silence:
+                await asyncio.wait([finishing], timeout=LAST_CHANCE / 4)
+        finally:
+            finishing.cancel()
+        if finishing.done() and not finishing.cancelled() and finishing.exception() is None:
+            return True
+        await cancel_and_wait(finishing, *self._children)
+        return False
+
+    async def _finish(self) -> None:
         async with self._writing:
-            while batch := self._collect():
-                await self.settle(batch)
+            while (batch := self._collect()) or self._put_off:
+                await self.settle(batch) if batch else await asyncio.sleep(FIRST_PAUSE)
         await self.children_released()
-
-    async def give_up(self) -> None:
-        """Leave the children to the sweep, of this worker's successor or of another one."""
-        await cancel_and_wait(*self._children)
 
     async def children_released(self) -> None:
         """Wait until the children of what has been settled may run."""

@@ -13,5 +13,6 @@ for i, id in ipairs(ids) do
     answers[i] = 'l'
   end
 end
+even_if_full()
 write_tasks()
 return table.concat(answers)

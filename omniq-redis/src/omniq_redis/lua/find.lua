@@ -30,6 +30,7 @@ end
 -- What has expired moves from a set that is ordered by time to one that is ordered by id.
 local function see_to_expired()
   local ids = call('ZRANGEBYSCORE', prefix .. 'expiring', '-inf', now, 'LIMIT', 0, EXPIRED)
+  if #ids > 0 then even_if_full() end
   for _, id in ipairs(ids) do
     drop('expiring', id)
     put('overdue', id, 0)

@@ -1,3 +1,6 @@
 -- → the version of the layout of these keys, which this one becomes where there is none
-call('SET', prefix .. 'version', args[1], 'NX')
-return call('GET', prefix .. 'version')
+local version = call('GET', prefix .. 'version')
+if version then return version end
+even_if_full()
+call('SET', prefix .. 'version', args[1])
+return tostring(args[1])

@@ -1,5 +1,6 @@
 -- queue, paused
 local queue, paused = unpack(args)
+even_if_full()
 if paused then
   call('SADD', prefix .. 'paused', queue)
 else

@@ -112,6 +112,7 @@ local function settle(id, epoch, change)
   return outcome
 end
 
+even_if_full()
 read_records(ids)
 read_results(results)
 local outcomes = {}

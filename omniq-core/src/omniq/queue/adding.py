@@ -1,0 +1,87 @@
+"""Adding tasks: concurrent calls share one write, and a write whose answer was lost is made again with the same ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from omniq import clock
+from omniq.backoff import repeated
+from omniq.batching import Batcher, parts
+from omniq.errors import StoreError
+from omniq.models.state import EventType
+from omniq.queue.dependencies import parents_first, unknown_parent
+from omniq.storage.records import Added, NewTask
+from omniq.storage.sizes import task_bytes
+from omniq.sync import PerLoop
+
+if TYPE_CHECKING:
+    from omniq.queue.engine import AsyncTaskQueue
+
+Answer: TypeAlias = tuple[Added, bool]
+"""What the store said of a new task, and whether it had been asked before."""
+
+STORED = (Added.NEW, Added.DUPLICATE)
+
+
+class TaskAdder:
+    """Adds tasks to one queue. Its errors of the store carry the tasks' ids."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+        self._batches = PerLoop(lambda: Batcher(self._add, size=task_bytes, max_bytes=queue.store.max_bytes))
+
+    async def add(self, task: NewTask, *, own_id: bool) -> None:
+        """Add a task, whose id is of our `own` making or the caller's, in one write with others that come now."""
+        began = clock.now()
+        try:
+            answer = await self._batches.get().submit(task)
+            await self._added([task], [answer], began, (task.id,) if own_id else ())
+        except StoreError as error:
+            raise error.about([task.id]) from error.__cause__
+
+    async def add_within(self, connection: Any, task: NewTask) -> None:
+        """Add a task in the transaction that the caller has open."""
+        if await (await self._queue.ready()).add_within(connection, [task]) == [Added.UNKNOWN_PARENT]:
+            raise unknown_parent(task)
+
+    async def add_many(self, tasks: list[NewTask], own_ids: Collection[str]) -> None:
+        """Add tasks, which may depend on each other, in as few writes as possible. Raises `DependencyCycle` too."""
+        added: list[str] = []
+        try:
+            ordered = parents_first(tasks)
+            await repeated(lambda _: self._queue.dependencies.check_parents(ordered))
+            store = self._queue.store
+            for batch in parts(ordered, task_bytes, limit=store.add_batch, max_bytes=store.max_bytes):
+                began = clock.now()
+                answers = await self._add(batch)
+                added += [task.id for task, (answer, _) in zip(batch, answers, strict=True) if answer in STORED]
+                await self._added(batch, answers, began, own_ids)
+        except StoreError as error:
+            raise error.about([task.id for task in tasks], added=added) from error.__cause__
+
+    async def _add(self, tasks: Sequence[NewTask]) -> list[Answer]:
+        async def add(again: bool) -> list[Answer]:
+            return [(added, again) for added in await (await self._queue.ready()).add(tasks)]
+
+        return await repeated(add)
+
+    async def _added(
+        self, tasks: Sequence[NewTask], answers: Sequence[Answer], began: float, own_ids: Collection[str]
+    ) -> None:
+        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones.
+
+        Its events are of when it `began`: a worker may have started a task before the reply was here.
+        """
+        pairs = [(task, *answer) for task, answer in zip(tasks, answers, strict=True)]
+        if (events := self._queue.events) is not None:
+            for task, added, again in pairs:
+                # Nobody but us, a moment ago, can have added a task whose id we have made.
+                if added is Added.NEW or (again and added is Added.DUPLICATE and task.id in own_ids):
+                    events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
+        children = [task.id for task, added, _ in pairs if task.depends_on and added in STORED]
+        if children:
+            await repeated(lambda _: self._queue.dependencies.children_added(children))
+        orphan = next((task for task, added, _ in pairs if added is Added.UNKNOWN_PARENT), None)
+        if orphan is not None:
+            raise unknown_parent(orphan)

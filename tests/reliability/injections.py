@@ -1,0 +1,134 @@
+"""What goes wrong between OmniQ and a server, or with the server, while tasks are worked off."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
+
+import asyncpg
+from msgspec import Struct
+from omniq import AsyncOmniQ
+from omniq.errors import ResultTimeout
+
+from tests.reliability.outages import Server
+from tests.reliability.proxy import FaultProxy
+from tests.reliability.servers import POSTGRES
+from tests.reliability.verbs import asks_for
+from tests.servers.redis import RedisServer
+
+OUTAGE = 3.0
+"""Seconds that a server refuses, is full or is silent."""
+TIMEOUT, ALLOWANCE = 2.0, 0.5
+"""Seconds that somebody wants to wait for a result, and that it may take on top of it to tell."""
+RESET_EVERY = 0.1
+"""Seconds between two resets, on the average."""
+RARE = 5.0
+"""Seconds after which a call that nobody makes is not waited for."""
+
+
+class Trial(Struct, frozen=True):
+    """What an injection has to do with."""
+
+    oq: AsyncOmniQ
+    proxy: FaultProxy
+    server: Server
+    kind: str
+    times: int
+    """How often something is cut or reset."""
+    outage: float = OUTAGE
+
+
+Injection: TypeAlias = Callable[[Trial], Awaitable[list[str]]]
+"""Does harm while others work; returns what was wrong with what it saw itself."""
+
+
+def cut_replies(verb: str) -> Injection:
+    """Lose the replies to this call, one after the other."""
+
+    async def cut(trial: Trial) -> list[str]:
+        matches, lost = asks_for(verb, trial.kind), 0
+        for _ in range(trial.times):
+            order = trial.proxy.cut_replies(matches, after=random.choice((0, 1, 20)))
+            give_up_at = time.monotonic() + RARE
+            while not order.done and time.monotonic() < give_up_at:
+                await asyncio.sleep(0.005)
+            trial.proxy.stop_cutting()
+            lost += order.done
+        return [] if lost else [f"no reply to {verb} was there to be lost"]
+
+    return cut
+
+
+async def reset(trial: Trial) -> list[str]:
+    """Reset all connections again and again."""
+    for _ in range(trial.times):
+        await asyncio.sleep(random.uniform(0.0, 2 * RESET_EVERY))
+        trial.proxy.reset_all()
+    return []
+
+
+async def delay(trial: Trial) -> list[str]:
+    """Let everything be late for the rest of the time."""
+    trial.proxy.latency = (0.2, 0.1)
+    return []
+
+
+async def refuse(trial: Trial) -> list[str]:
+    """Refuse connections, and end those there are."""
+    with trial.proxy.refusing():
+        await asyncio.sleep(trial.outage)
+    return []
+
+
+async def fill(trial: Trial) -> list[str]:
+    """Let the server's memory be full."""
+    assert isinstance(trial.server, RedisServer)
+    trial.server.ask("CONFIG SET", "maxmemory", "1")
+    await asyncio.sleep(trial.outage)
+    trial.server.ask("CONFIG SET", "maxmemory", "0")
+    return []
+
+
+async def silence(trial: Trial) -> list[str]:
+    """Stop the server where it stands, and see that a deadline holds all the same."""
+    trial.server.freeze()
+    began = time.monotonic()
+    try:
+        await trial.oq.get_result("nothing", timeout=TIMEOUT)
+    except ResultTimeout:
+        took = time.monotonic() - began
+    finally:
+        await asyncio.sleep(max(0.0, trial.outage - TIMEOUT))
+        trial.server.thaw()
+    return [f"it took {took:.2f} s to tell"] if took > TIMEOUT + ALLOWANCE else []
+
+
+async def lock_out(trial: Trial) -> list[str]:
+    """Take the user's rights away for a while, and end the sessions that have them."""
+    if isinstance(trial.server, RedisServer):
+        trial.server.ask("ACL SETUSER", "default", "-evalsha", "-eval")
+        await asyncio.sleep(trial.outage)
+        trial.server.ask("ACL SETUSER", "default", "+@all")
+        return []
+    admin = await asyncpg.connect(trial.server.url)
+    await admin.execute("alter role postgres nologin")
+    await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
+    await asyncio.sleep(trial.outage)
+    await admin.execute("alter role postgres login")
+    await admin.close()
+    return []
+
+
+def injections(kind: str) -> Mapping[str, Injection]:
+    """Those that such a server can be put through, but for cut replies."""
+    found: dict[str, Injection] = {
+        "resets": reset,
+        "latency": delay,
+        "refusals": refuse,
+        "silence": silence,
+        "lockout": lock_out,
+    }
+    return found if kind == POSTGRES else {**found, "full": fill}

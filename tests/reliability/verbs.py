@@ -1,0 +1,53 @@
+"""How the calls of the contract look on the wire, by server, so that the reply to one of them can be cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from omniq_redis.scripts import script
+
+from tests.reliability.servers import POSTGRES
+
+SCRIPTS: Mapping[str, str] = {
+    "open": "open",
+    "add": "add",
+    "claim": "claim",
+    "extend": "extend",
+    "transition": "transition",
+    "get": "get",
+    "find": "find",
+    "stats": "stats",
+    "children": "children",
+    "put_schedule": "put_schedule",
+    "schedules": "get_schedules",
+    "fire": "fire",
+    "results_put": "put_results",
+    "results_get": "get_results",
+}
+STATEMENTS: Mapping[str, str] = {
+    "open": r"select version, project from",
+    "add": r"insert into \S+\.task\b|^copy ",
+    "claim": r"set state = 'running'",
+    "extend": r"set lease_until =",
+    "transition": r"update \S+\.task set state = (\$2|given\.state)",
+    "get": r"from \S+\.task where id = any\(\$1",
+    "find": r"from \S+\.task where .*order by id limit",
+    "stats": r"select queue_name, 'pending' as state, count",
+    "children": r"select parent, child from",
+    "put_schedule": r"insert into \S+\.schedule\b|update \S+\.schedule set queue_name",
+    "schedules": r"from \S+\.schedule\s+where",
+    "fire": r"update \S+\.schedule set next_run",
+    "results_put": r"insert into \S+\.result .*\s+select task_id",
+    "results_get": r"from \S+\.result\s+where task_id = any",
+}
+VERBS = tuple(SCRIPTS)
+
+
+def asks_for(verb: str, kind: str) -> Callable[[bytes], bool]:
+    """Whether a request to that kind of server is this call."""
+    if kind == POSTGRES:
+        pattern = re.compile(STATEMENTS[verb].encode(), re.IGNORECASE | re.DOTALL)
+        return lambda request: pattern.search(request) is not None
+    digest = script(SCRIPTS[verb]).digest.encode()
+    return lambda request: digest in request
