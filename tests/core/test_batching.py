@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 from omniq.batching import Batcher
-from omniq.errors import StoreError, StoreUnavailable
+from omniq.errors import Closed, StoreError, StoreUnavailable
 from omniq.storage.records import Added, NewTask
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 
 from tests.core import tasks
-from tests.core.support import front_door, reference_place
+from tests.core.support import front_door, reference_place, until
 
 
 class Doubler:
@@ -63,12 +63,43 @@ class TestBatcher:
         assert await asyncio.gather(*(batcher.submit(n) for n in range(20, 120))) == [2 * n for n in range(20, 120)]
         assert [len(batch) for batch in flush.batches] == [40, 40, 20]
 
-    async def test_an_error_reaches_its_own_batch_only(self) -> None:
+    async def test_an_error_reaches_the_caller_of_its_item_only(self) -> None:
         flush = Doubler()
-        batcher = Batcher(flush, limit=2)
-        answers = await asyncio.gather(*(batcher.submit(n) for n in (1, 2, 13, 4, 5)), return_exceptions=True)
-        assert answers[:2] + answers[4:] == [2, 4, 10]
-        assert [str(answer) for answer in answers[2:4]] == ["thirteen", "thirteen"]
+        batcher = Batcher(flush)
+        answers = await asyncio.gather(*(batcher.submit(n) for n in range(10, 40)), return_exceptions=True)
+        assert [2 * n if n != 13 else "thirteen" for n in range(10, 40)] == [
+            str(answer) if isinstance(answer, Exception) else answer for answer in answers
+        ]
+        assert len(flush.batches) < 12
+        assert await batcher.submit(6) == 12
+
+    async def test_a_store_that_is_away_is_not_asked_for_each_item(self) -> None:
+        calls: list[int] = []
+
+        async def flush(items: Sequence[int]) -> Sequence[int]:
+            calls.append(len(items))
+            if len(calls) > 1:
+                raise StoreUnavailable("away")
+            raise StoreError("one of you")
+
+        batcher = Batcher(flush)
+        answers = await asyncio.gather(*(batcher.submit(n) for n in range(8)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 8
+        assert calls == [8, 4]
+
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_callers_of_a_batcher_that_is_cancelled_are_not_cancelled_with_it(self, begun: bool) -> None:
+        flush = Doubler()
+        flush.may_go_on.clear()
+        batcher = Batcher(flush, limit=1)
+        before = asyncio.all_tasks()
+        calls = [asyncio.create_task(batcher.submit(n)) for n in (1, 2)]
+        await until(lambda: bool(flush.batches) if begun else len(asyncio.all_tasks() - before) == 3)
+        (runner,) = asyncio.all_tasks() - before - set(calls)
+        runner.cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Closed, Closed]
+        flush.may_go_on.set()
         assert await batcher.submit(6) == 12
 
     async def test_a_caller_that_is_cancelled_leaves_its_item_and_the_others(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import (
+    Closed,
     CorruptPayload,
     InvalidTask,
     ResultExpired,
@@ -220,7 +221,7 @@ class TestResultStorage:
         async with asyncio.timeout(1):
             await oq.result_store.close()
             assert await asyncio.wait([waiting]) == ({waiting}, set())
-        assert waiting.cancelled()
+        assert isinstance(waiting.exception(), Closed)
 
     async def test_whoever_is_cancelled_leaves_the_others_waiting(self, oq: AsyncOmniQ) -> None:
         task_id = await oq.enqueue(tasks.add, [1, 2])

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from omniq.errors import Closed, StoreUnavailable
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -28,13 +30,44 @@ def parts(
         yield items[start:]
 
 
+async def apart(flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], items: Sequence[T]) -> list[R | Exception]:
+    """What `flush` answers to each item, or its error.
+
+    All go in one call. If that fails, in halves, so that an item which can't be done keeps no other from it; but a
+    store that can't be reached isn't asked again.
+    """
+    answers: list[R | Exception] = []
+    pieces = [items]
+    while pieces:
+        piece = pieces.pop()
+        try:
+            answered = await flush(piece)
+        except StoreUnavailable as error:
+            return answers + [error] * (len(items) - len(answers))
+        except Exception as error:
+            if len(piece) == 1:
+                answers.append(error)
+            else:
+                half = len(piece) // 2
+                pieces += [piece[half:], piece[:half]]
+        else:
+            answers += _matching(answered, piece)
+    return answers
+
+
+def _matching(answers: Sequence[R], items: Sequence[object]) -> Sequence[R | Exception]:
+    if len(answers) == len(items):
+        return answers
+    return [ValueError(f"{len(answers)} answers to {len(items)} items")] * len(items)
+
+
 class Batcher(Generic[T, R]):
     """Turns many concurrent `submit(item)` calls of one event loop into few `flush(items)` calls.
 
     An idle batcher flushes at the loop's next turn, so that a lone call waits for nobody; under load
     the batch grows by itself to what arrives while the previous one is in flight, up to `limit` items and, where
     `size` tells that of an item, up to `max_bytes`: a larger one goes alone.
-    `flush` answers with one result per item, in order; its error goes to every item of the batch.
+    `flush` answers with one result per item, in order. If it fails, the items are tried `apart`.
     """
 
     def __init__(
@@ -50,18 +83,19 @@ class Batcher(Generic[T, R]):
         self._size = size
         self._max_bytes = max_bytes
         self._items: list[tuple[T, asyncio.Future[R]]] = []
+        self._in_flight: list[tuple[T, asyncio.Future[R]]] = []
         self._runner: asyncio.Task[None] | None = None
 
     async def submit(self, item: T) -> R:
         """Put the item into the next batch and return its result.
 
-        A caller that is cancelled doesn't take its item back: the batch goes on.
+        A caller that is cancelled doesn't take its item back: the batch goes on. Raises what `flush` raises, and
+        `Closed` when the batcher itself is cancelled, as at the end of its loop.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._items.append((item, future))
         if self._runner is None:
-            self._runner = loop.create_task(self._run())
+            self._start()
         return await future
 
     async def drain(self) -> None:
@@ -69,16 +103,18 @@ class Batcher(Generic[T, R]):
         while self._runner is not None:
             await asyncio.wait([self._runner])
 
+    def _start(self) -> None:
+        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.add_done_callback(self._ended)
+
     async def _run(self) -> None:
-        try:
-            while self._items:
-                count = self._count()
-                batch = self._items[:count]
-                del self._items[:count]
-                await self._flush_one(batch)
-                del batch  # else it would be kept until the next one is there
-        finally:
-            self._runner = None
+        while self._items:
+            count = self._count()
+            batch = self._in_flight = self._items[:count]
+            del self._items[:count]
+            _tell(batch, await apart(self._flush, [item for item, _ in batch]))
+            del batch  # else it would be kept until the next one is there
+            self._in_flight = []
 
     def _count(self) -> int:
         """How many of the items the next batch has."""
@@ -92,16 +128,22 @@ class Batcher(Generic[T, R]):
                 return max(1, index)
         return self._limit
 
-    async def _flush_one(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        try:
-            answered = list(zip(batch, await self._flush([item for item, _ in batch]), strict=True))
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
-            if not isinstance(error, Exception):
-                raise
-            return
-        for (_, future), result in answered:
-            if not future.done():
-                future.set_result(result)
+    def _ended(self, runner: asyncio.Task[None]) -> None:
+        """Go on with what came meanwhile; but nobody may wait for a runner that was cancelled, begun or not."""
+        self._runner = None
+        if runner.cancelled() or runner.exception() is not None:
+            left = [*self._in_flight, *self._items]
+            self._items.clear()
+            _tell(left, [Closed("the call was given up together with the task that made it")] * len(left))
+        elif self._items:
+            self._start()
+
+
+def _tell(batch: Sequence[tuple[T, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
+    for (_, future), answer in zip(batch, answers, strict=True):
+        if future.done():  # its caller was cancelled
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

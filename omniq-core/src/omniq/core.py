@@ -20,6 +20,7 @@ from omniq.events.logger import AsyncEventLogger
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
+from omniq.models.task import TaskRef
 from omniq.models.times import Duration, seconds
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue
@@ -152,7 +153,7 @@ class AsyncOmniQ(FromSource):
 
     async def get_result(
         self,
-        task_id: str | None = None,
+        task_id: TaskRef | None = None,
         *,
         schedule_id: str | None = None,
         kind: Kind = "latest",
@@ -164,7 +165,8 @@ class AsyncOmniQ(FromSource):
         there is none yet, or a list of `all` so far.
 
         Raises `TaskFailed` with the remote traceback, `TaskCancelled`, `TaskExpired`, `TaskNotFound`,
-        `ResultExpired`, and `ResultTimeout` after `timeout` (seconds or `timedelta`; None: no limit).
+        `ResultExpired`, and `ResultTimeout` after `timeout` (seconds or `timedelta`; None: no limit); `Closed` when
+        this object is closed meanwhile, `InvalidTask` for what can't be an id.
         """
         waiter = OutcomeWaiter(self.task_queue, self.result_store)
         if (task_id is None) == (schedule_id is None):
@@ -177,7 +179,7 @@ class AsyncOmniQ(FromSource):
     async def list_events(
         self,
         *,
-        task_id: str | None = None,
+        task_id: TaskRef | None = None,
         schedule_id: str | None = None,
         type: EventType | str | Sequence[EventType | str] | None = None,
         since: dt.datetime | None = None,

@@ -34,6 +34,10 @@ class BlockingCallInLoop(OmniQError, RuntimeError):
     """Raised when a blocking facade is called from a running event loop, which it would freeze."""
 
 
+class Closed(OmniQError):
+    """Raised when an object is closed while a call waits on it."""
+
+
 # ── enqueueing ───────────────────────────────────────────────────────────────
 
 

@@ -14,11 +14,11 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from concurrent.futures import CancelledError, Future
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
-from omniq.errors import BlockingCallInLoop
+from omniq.errors import BlockingCallInLoop, Closed
 
 
 class AsyncResource(Protocol):
@@ -35,6 +35,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 A_co = TypeVar("A_co", bound=AsyncResource, covariant=True)
+
+
+LAST_TURNS = 1.0
+"""Seconds that the tasks of a loop which is stopped have for their end."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -60,6 +64,7 @@ class Portal:
         try:
             self.loop.run_forever()
         finally:
+            self.loop.run_until_complete(_end_tasks(asyncio.all_tasks(self.loop)))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
@@ -67,10 +72,15 @@ class Portal:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def call(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run the coroutine on the portal's loop and wait; Ctrl-C cancels it there."""
+        """Run the coroutine on the portal's loop and wait; Ctrl-C cancels it there.
+
+        Raises `Closed` if the portal is stopped meanwhile.
+        """
         future = self.submit(coroutine)
         try:
             return future.result()
+        except CancelledError:
+            raise Closed(f"{self.thread.name} was stopped while a call waited on it") from None
         except BaseException:
             future.cancel()
             raise
@@ -78,6 +88,14 @@ class Portal:
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(timeout=5)
+
+
+async def _end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs when a loop ends, so that whoever waits for it hears of that."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=LAST_TURNS)
 
 
 _portal: Portal | None = None
@@ -201,26 +219,6 @@ class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
             return obj._call(run())
 
         return call
-
-
-class PerLoop(Generic[T]):
-    """One value per event loop, since connections and futures can't cross loops."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
-
-    def get(self) -> T:
-        """This loop's value, made at the first call."""
-        loop = asyncio.get_running_loop()
-        value = self._values.get(loop)
-        if value is None:
-            value = self._values[loop] = self._make()
-        return value
-
-    def pop(self) -> T | None:
-        """Take this loop's value away, to close it."""
-        return self._values.pop(asyncio.get_running_loop(), None)
 
 
 CANCEL_AGAIN = 0.2

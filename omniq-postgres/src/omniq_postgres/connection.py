@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
 from omniq.errors import StoreUnavailable
+from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
-from omniq.sync import PerLoop
 
 from omniq_postgres.config import PostgresConfig, ServerSettings
 from omniq_postgres.guarantees import look_up_guarantees
 from omniq_postgres.opening import (
     ensure_schema,
+    hang_up,
     in_schema,
     is_pooled,
     is_transient,
@@ -30,7 +30,7 @@ from omniq_postgres.opening import (
 from omniq_postgres.watching import Listener, Notifier
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import ForeignConnection
+    from omniq_postgres.opening import Connection, ForeignConnection
 
 T = TypeVar("T")
 
@@ -79,6 +79,8 @@ class Database:
         self._preparing = asyncio.Lock()
         self._texts: dict[str, str] = {}
         self._idle: list[Session] = []
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        """All that it has opened."""
         self._slots = asyncio.Semaphore(settings.pool_size)
         self.listener = Listener(self)
         self.notifier = Notifier(self)
@@ -86,21 +88,19 @@ class Database:
     @classmethod
     def acquire(cls, settings: ServerSettings) -> Database:
         """The database that the running loop shares for these settings."""
-        with _lock:
-            databases = _open.setdefault(asyncio.get_running_loop(), {})
-            database = databases.get(settings)
-            if database is None:
-                database = databases[settings] = cls(settings)
-            database._users += 1
+        databases = _open.get()
+        database = databases.get(settings)
+        if database is None:
+            database = databases[settings] = cls(settings)
+        database._users += 1
         return database
 
     async def release(self) -> None:
         """Give it back; the last one closes the connections."""
-        with _lock:
-            self._users -= 1
-            if self._users or self.defunct:
-                return
-            del _open[asyncio.get_running_loop()][self.settings]
+        self._users -= 1
+        if self._users or self.defunct:
+            return
+        del _open.get()[self.settings]
         await self.notifier.close()
         await self.listener.close()
         idle, self._idle = self._idle, []
@@ -109,6 +109,21 @@ class Database:
     async def _close(self, session: Session) -> None:
         with suppress(StoreUnavailable), store_errors(self.settings):  # it was lost already
             await session.connection.close(timeout=FAREWELL)
+
+    def abandon(self) -> None:
+        """Hang up at once: its loop has ended."""
+        self.defunct = True
+        self._users = 0
+        for connection in list(self._connections):
+            hang_up(connection)
+        self.listener.abandon()
+        self.notifier.abandon()
+
+    async def connect(self, *, direct: bool) -> Connection:
+        """A new connection, which whoever asked for it ends, or else `abandon`."""
+        connection = await open_connection(self.settings, direct=direct)
+        self._connections.add(connection)
+        return connection
 
     async def run(self, job: Job[T]) -> T:
         """What the job returns. Raises `StoreUnavailable` or `StoreError`, and what the job raises."""
@@ -148,7 +163,7 @@ class Database:
                 self._prepared = True
 
     async def _look_around(self) -> None:
-        connection = await open_connection(self.settings, direct=False)
+        connection = await self.connect(direct=False)
         try:
             async with connection.transaction():
                 self.pooled = await is_pooled(connection)
@@ -195,7 +210,7 @@ class Database:
         return await self._open()
 
     async def _open(self) -> Session:
-        connection = await open_connection(self.settings, direct=not self.pooled)
+        connection = await self.connect(direct=not self.pooled)
         return Session(connection, self._texts, self.settings.schema)
 
 
@@ -210,19 +225,19 @@ async def _let_the_loop_look() -> None:
         await asyncio.sleep(0)
 
 
-_open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ServerSettings, Database]]
-_open = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+def _abandon(databases: dict[ServerSettings, Database]) -> None:
+    for database in databases.values():
+        database.abandon()
+
+
+_open: PerLoop[dict[ServerSettings, Database]] = PerLoop(dict, _abandon)
 
 
 def _after_fork_in_child() -> None:
     """The connections are the parent's: let the child open its own."""
-    global _lock
-    _lock = threading.Lock()
-    for databases in _open.values():
+    for databases in _open.clear():
         for database in databases.values():
             database.defunct = True
-    _open.clear()
 
 
 if hasattr(os, "register_at_fork"):

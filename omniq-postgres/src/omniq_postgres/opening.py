@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.loops import close_transport
 from omniq.storage.transport import is_transport_error
 
 from omniq_postgres.config import ServerSettings
@@ -116,6 +117,11 @@ def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:
 def _ssl_options(settings: ServerSettings) -> dict[str, str]:
     given = {name: getattr(settings, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey")}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def hang_up(connection: Connection) -> None:
+    """Close the connection at once, though its loop may have been closed."""
+    close_transport(connection._transport)  # type: ignore[attr-defined]  # the driver can't once its loop is closed
 
 
 async def is_pooled(connection: Connection) -> bool:

@@ -18,9 +18,10 @@ import msgspec
 from msgspec import Struct
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
+from omniq.loops import forget
 from omniq.storage import hints
 
-from omniq_postgres.opening import open_connection, store_errors
+from omniq_postgres.opening import store_errors
 
 if TYPE_CHECKING:
     from omniq_postgres.connection import Database
@@ -134,6 +135,10 @@ class Notifier:
         if self._sending is not None:
             await asyncio.wait([self._sending])
 
+    def abandon(self) -> None:
+        """Its loop has ended."""
+        forget(self._sending)
+
 
 class Listener:
     """Hears what other processes have written, from the first wait on."""
@@ -186,6 +191,10 @@ class Listener:
             await asyncio.wait([self._runner])
             self._runner = None
 
+    def abandon(self) -> None:
+        """Its loop has ended."""
+        forget(self._runner)
+
     async def _run(self) -> None:
         """Listen, and again after each loss, until cancelled."""
         while await self._wanted():
@@ -205,7 +214,7 @@ class Listener:
         """Listen until the connection is lost."""
         settings = self._database.settings
         with store_errors(settings):
-            connection = await open_connection(settings, direct=False)
+            connection = await self._database.connect(direct=False)
             lost = asyncio.Event()
             try:
                 connection.add_termination_listener(lambda _: lost.set())

@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 from omniq import clock
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
+from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
-from omniq.sync import PerLoop
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig, ServerSettings
 from omniq_redis.limits import LONGEST, SHORTEST, ask_limit, find_limit
-from omniq_redis.opening import Server, ask_server, close_client, open_client, store_errors
+from omniq_redis.opening import Server, ask_server, close_client, hang_up, open_client, store_errors
 from omniq_redis.scripts import script
 from omniq_redis.watching import Watcher
 from omniq_redis.wire import Batch, encode
@@ -73,6 +73,11 @@ class Connection:
             del _open.get()[self._settings]
             await self.watcher.close()
             await close_client(self._client)
+
+    def abandon(self) -> None:
+        """Hang up at once: its loop has ended."""
+        self.watcher.abandon()
+        hang_up(self._client)
 
     async def call(self, name: str, args: object, bodies: bytes = b"") -> bytes:
         """What the script answers. Raises `StoreUnavailable` or `StoreError`.
@@ -182,7 +187,12 @@ class Connection:
         return {queue: due for queue, due in zip(queues, answers, strict=True) if due is not False}
 
 
-_open: PerLoop[dict[ServerSettings, Connection]] = PerLoop(dict)
+def _abandon(connections: dict[ServerSettings, Connection]) -> None:
+    for connection in connections.values():
+        connection.abandon()
+
+
+_open: PerLoop[dict[ServerSettings, Connection]] = PerLoop(dict, _abandon)
 
 
 def _report(location: str, server: Server) -> None:

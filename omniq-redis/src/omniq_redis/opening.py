@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.loops import close_transport
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.transport import is_transport_error
 from redis import exceptions as redis_errors
@@ -123,6 +124,27 @@ async def close_client(client: Client) -> None:
     if isinstance(pool, SentinelConnectionPool):
         for sentinel in pool.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+def hang_up(client: Client) -> None:
+    """Close its connections at once, though their loop may have been closed."""
+    for connection in _connections(client):
+        writer, connection._writer = connection._writer, None
+        if writer is not None:
+            close_transport(writer.transport)
+    if isinstance(client, RedisCluster):
+        client._initialize = True  # as after its own end
+
+
+def _connections(client: Client) -> list[AbstractConnection]:
+    """All that it has open: redis-py itself closes them in a running loop only."""
+    if isinstance(client, RedisCluster):
+        known = (client.nodes_manager.nodes_cache, client.nodes_manager.startup_nodes)
+        return [connection for nodes in known for node in nodes.values() for connection in node._connections]
+    pool = client.connection_pool
+    sentinels = pool.sentinel_manager.sentinels if isinstance(pool, SentinelConnectionPool) else ()
+    others = [connection for sentinel in sentinels for connection in _connections(sentinel)]
+    return [*pool._available_connections, *pool._in_use_connections, *others]
 
 
 async def open_subscriber(settings: ServerSettings) -> Redis:

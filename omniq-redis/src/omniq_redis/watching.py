@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
+from omniq.loops import forget
 from omniq.sync import cancel_and_wait
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
 from omniq_redis.config import ServerSettings
-from omniq_redis.opening import close_client, open_subscriber, store_errors
+from omniq_redis.opening import Client, close_client, hang_up, open_subscriber, store_errors
 
 POLL = 1.0
 """Seconds that a wait takes at most while nothing can be heard."""
@@ -61,6 +62,7 @@ class Watcher:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._up = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
+        self._client: Client | None = None
 
     @contextmanager
     def for_tasks(self, queues: Collection[str], wake: Callable[[], None]) -> Iterator[None]:
@@ -90,6 +92,12 @@ class Watcher:
             await cancel_and_wait(self._listener)
             self._listener = None
         self._forget()
+
+    def abandon(self) -> None:
+        """Hang up at once: its loop has ended."""
+        forget(self._listener)
+        if self._client is not None:
+            hang_up(self._client)
 
     async def _hear(self, queues: Sequence[str]) -> None:
         """Return once the subscription stands and the queues' next tasks are known."""
@@ -157,7 +165,7 @@ class Watcher:
 
     async def _subscribe(self) -> None:
         tasks, results = f"{self._settings.namespace}tasks", f"{self._settings.namespace}results"
-        client = await open_subscriber(self._settings)
+        client = self._client = await open_subscriber(self._settings)
         try:
             async with aclosing(client.pubsub()) as subscription:
                 await subscription.subscribe(tasks, results)

@@ -8,12 +8,12 @@ import threading
 from typing import ClassVar, TypeVar
 
 from omniq.errors import StoreError
+from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
-from omniq.sync import PerLoop
 
 from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
-from omniq_sqlite.lanes import Job, Reader, Writer
+from omniq_sqlite.lanes import Job, LinkThread, Reader, Writer
 from omniq_sqlite.opening import Link, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
@@ -62,14 +62,29 @@ class Database:
 
     async def release(self) -> None:
         """Give it back; the last one ends the threads, after what they were asked for."""
+        if self._is_last():
+            for thread in self._threads:
+                await thread.end()
+
+    def abandon(self) -> None:
+        """As `release`, for a loop that has ended."""
+        if self._is_last():
+            for thread in self._threads:
+                thread.end_now()
+
+    @property
+    def _threads(self) -> tuple[LinkThread, ...]:
+        """In the order of their end: the writer last, since who closes last moves the WAL into the file."""
+        return self._reader, self.watcher, self._writer
+
+    def _is_last(self) -> bool:
+        """One user less; returns whether there is none left."""
         with _lock:
             self._users -= 1
             if self._users or self.defunct:
-                return
+                return False
             del _open[self._settings]
-        await self._reader.end()
-        await self.watcher.end()
-        await self._writer.end()  # last, since who closes last moves the WAL into the file
+            return True
 
     async def read(self, job: Job[T]) -> T:
         """What a reading job returns; it sees every commit that was reported before."""
@@ -100,7 +115,7 @@ class SQLiteStore(Store):
 
     def __init__(self, config: SQLiteConfig) -> None:
         self._settings = config.settings
-        self._databases = PerLoop(lambda: Database.acquire(self._settings))
+        self._databases = PerLoop(lambda: Database.acquire(self._settings), Database.abandon)
 
     @property
     def location(self) -> str:

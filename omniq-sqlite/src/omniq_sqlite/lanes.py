@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
-from omniq.sync import PerLoop
+from omniq.loops import PerLoop
 
 from omniq_sqlite.opening import Link, store_errors
 
@@ -55,6 +55,11 @@ class LinkThread(ABC):
         self._on_end = partial(_call_in, asyncio.get_running_loop(), ended.set)
         self._stop()
         await ended.wait()
+        self._thread.join()
+
+    def end_now(self) -> None:
+        """As `end`, but the caller's thread waits."""
+        self._stop()
         self._thread.join()
 
     def _run(self) -> None:

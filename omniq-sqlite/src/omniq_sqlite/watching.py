@@ -6,6 +6,7 @@ every few milliseconds, and looks into the tables only when the answer is yes.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import sqlite3
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 
 import msgspec
 from omniq import clock
-from omniq.errors import StoreError
 
 from omniq_sqlite.lanes import LinkThread
 from omniq_sqlite.opening import Link
@@ -55,6 +55,12 @@ class _Watch:
         self.queues = queues
         self.results = results
         self.next_look = -math.inf
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_over(self) -> bool:
+        """Its loop was closed before it could be taken back."""
+        return self._loop.is_closed()
 
 
 class Watcher(LinkThread):
@@ -110,14 +116,16 @@ class Watcher(LinkThread):
 
     def _look(self) -> None:
         with self._lock:
+            self._watches = {watch for watch in self._watches if not watch.is_over}
             watches = list(self._watches)
         if not watches:
             return
         try:
             with self._link.use() as connection:
                 self._wake_served(connection, watches)
-        except (sqlite3.Error, StoreError, msgspec.DecodeError) as error:
-            # Waking is a hint: who reads or writes next gets the error. Here, a pause and a fresh start.
+        except Exception as error:
+            # Waking is a hint: who reads or writes next gets the error. Here, a pause and a fresh start, since the
+            # thread is there for all, whatever one of them waits for.
             _log.debug("looking for commits failed: %s", error)
             self._link.close()
             self._alarm.wait(POLL_INTERVAL)

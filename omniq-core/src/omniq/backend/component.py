@@ -6,10 +6,12 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from msgspec.structs import asdict, replace
 
+from omniq.loops import PerLoop, Waits
 from omniq.models.config import ComponentConfig
 from omniq.storage.base import Store
 
@@ -25,6 +27,7 @@ class AsyncComponent(Generic[C, S]):
         self.config = config
         self._store: S | None = None
         self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._waits = PerLoop(Waits)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
@@ -52,12 +55,24 @@ class AsyncComponent(Generic[C, S]):
         await self.store.connect()
         self._connected.add(asyncio.get_running_loop())
 
+    def waiting(self) -> AbstractContextManager[object]:
+        """A context for calls that wait: the component's `close` on the running loop ends it with `Closed`."""
+        return self._waits.get().begin(type(self).__name__)
+
     async def close(self) -> None:
-        """Give back the running loop's connections; a later call opens them again."""
+        """Give back the running loop's connections; a later call opens them again.
+
+        Calls on this loop that still wait for something get `Closed`.
+        """
         loop = asyncio.get_running_loop()
+        self._end_waits()
         if loop in self._connected:
             self._connected.discard(loop)
             await self.store.close()
+
+    def _end_waits(self) -> None:
+        if (waits := self._waits.pop()) is not None:
+            waits.close()
 
     async def __aenter__(self) -> Self:
         await self.connect()

@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from omniq.cli.output import Cell, json_value
 from omniq.models.state import TaskState
+from omniq.models.times import utc
 
 if TYPE_CHECKING:
     from omniq.models.event import TaskEvent
@@ -80,9 +81,8 @@ def schedule_row(schedule: Schedule) -> tuple[Cell, ...]:
 
 def event_row(event: TaskEvent) -> tuple[Cell, ...]:
     """An event under `EVENT_COLUMNS`."""
-    time = dt.datetime.fromtimestamp(event.time, dt.UTC)
     return (
-        time,
+        utc(event.time),
         event.type.value,
         event.task_id,
         event.schedule_id,
@@ -95,7 +95,7 @@ def event_row(event: TaskEvent) -> tuple[Cell, ...]:
 
 def event_data(event: TaskEvent) -> dict[str, object]:
     """An event for JSON."""
-    return {**asdict(event), "time": dt.datetime.fromtimestamp(event.time, dt.UTC)}
+    return {**asdict(event), "time": utc(event.time)}
 
 
 def _cell(value: object) -> Cell:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from omniq import clock
-from omniq.errors import StoreError, ValueRefused
+from omniq.batching import apart
+from omniq.errors import StoreError, StoreUnavailable, ValueRefused
+from omniq.loops import PerLoop, forget
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
-from omniq.sync import PerLoop, cancel_and_wait
+from omniq.sync import cancel_and_wait
 from omniq.texts import cut
 
 log = logging.getLogger("omniq.events")
@@ -57,7 +59,7 @@ class AsyncEventLogger:
         self.store = store
         self._capacity = capacity
         self._batch = batch
-        self._buffers = PerLoop(self._make_buffer)
+        self._buffers = PerLoop(self._make_buffer, _Buffer.abandon)
         self.enabled = True
         """False stops events at the source."""
         self.dropped = 0
@@ -151,6 +153,13 @@ class _Buffer:
         """Write no more; what is left is dropped."""
         if self._writer is not None:
             await cancel_and_wait(self._writer)
+        self._tried.set()
+        if self.events:
+            self._drop(len(self.events))
+
+    def abandon(self) -> None:
+        """Its loop has ended, and what is left isn't written any more."""
+        forget(self._writer)
         if self.events:
             self._drop(len(self.events))
 
@@ -163,19 +172,35 @@ class _Buffer:
 
     async def _write_batch(self) -> None:
         batch = [self.events.popleft() for _ in range(min(self._batch, len(self.events)))]
-        try:
-            await self._store.append(batch)
+        answers = await apart(self._append, batch)
+        failed = [(event, error) for event, error in zip(batch, answers, strict=True) if error is not None]
+        left = _to_repeat(failed, len(batch))
+        if len(left) < len(failed):
+            self._drop(len(failed) - len(left))
+            log.error("%d events can't be written", len(failed) - len(left), exc_info=failed[0][1])
+        if left:
+            await self._put_back(left, failed[-1][1])
+        else:
             self._failures = 0
             self._tried.set()
-        except ValueRefused as error:
-            self._drop(len(batch))
-            log.error("%d events are dropped, since the store refuses what they hold: %s", len(batch), error)
-        except StoreError as error:
-            self._failures += 1
-            self._tried.set()
-            self.events.extendleft(reversed(batch))
-            log.warning("events can't be written, trying again: %s", error)
-            await asyncio.sleep(0.1 * 2**self._failures)
-        except Exception:
-            self._drop(len(batch))
-            log.exception("%d events can't be written", len(batch))
+
+    async def _put_back(self, events: Sequence[TaskEvent], error: Exception) -> None:
+        self._failures += 1
+        self._tried.set()
+        self.events.extendleft(reversed(events))
+        log.warning("events can't be written, trying again: %s", error)
+        await asyncio.sleep(0.1 * 2**self._failures)
+
+    async def _append(self, events: Sequence[TaskEvent]) -> Sequence[None]:
+        await self._store.append(events)
+        return [None] * len(events)
+
+
+def _to_repeat(failed: Sequence[tuple[TaskEvent, Exception]], tried: int) -> list[TaskEvent]:
+    """Those that failed by the store's fault: it is away, or refuses all. One that it refuses of many is to blame."""
+    is_away = len(failed) == tried or any(isinstance(error, StoreUnavailable) for _, error in failed)
+    return [event for event, error in failed if is_away and _is_the_stores(error)]
+
+
+def _is_the_stores(error: Exception) -> bool:
+    return isinstance(error, StoreError) and not isinstance(error, ValueRefused)

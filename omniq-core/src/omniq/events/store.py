@@ -11,9 +11,11 @@ from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
 from omniq.backoff import repeating
 from omniq.errors import ConfigError, InvalidTask
+from omniq.ids import check_id
 from omniq.models.config import EventStorageConfig
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
+from omniq.models.task import TaskRef, id_of
 from omniq.models.times import Duration, seconds, timestamp
 from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
@@ -39,16 +41,16 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
     async def list(
         self,
         *,
-        task_id: str | None = None,
+        task_id: TaskRef | None = None,
         schedule_id: str | None = None,
         type: EventType | str | Sequence[EventType | str] | None = None,
         since: dt.datetime | None = None,
         limit: int = 100,
     ) -> list[TaskEvent]:
-        """The newest `limit` events that match, oldest first."""
+        """The newest `limit` events that match, oldest first. Raises `InvalidTask` for what can't be an id."""
         return await (await self.ready()).query(
-            task_id=task_id,
-            schedule_id=schedule_id,
+            task_id=None if task_id is None else id_of(task_id),
+            schedule_id=None if schedule_id is None else check_id(schedule_id, "schedule_id"),
             types=_types(type),
             since=timestamp("since", since),
             limit=limit,

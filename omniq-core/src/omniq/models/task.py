@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec import Struct, field
 
+from omniq.ids import check_id
 from omniq.models.redaction import Veiled
 from omniq.models.state import TaskState
 
@@ -61,6 +62,15 @@ class Task(Veiled, Struct, frozen=True, kw_only=True, eq=False):
 
     def __repr__(self) -> str:  # ids, never arguments
         return f"Task(id={self.id!r}, func={self.func!r}, queue_name={self.queue_name!r}, state={self.state.value!r})"
+
+
+TaskRef: TypeAlias = str | Task
+"""A task's id, or the task."""
+
+
+def id_of(task: object, name: str = "task_id") -> str:
+    """The id of a task that is given by its id or as a `Task`. `name` is that of the argument. Raises `InvalidTask`."""
+    return check_id(task.id if isinstance(task, Task) else task, name)
 
 
 class Call(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -1,4 +1,4 @@
-"""Durations and times as users give them, turned into seconds."""
+"""Durations and times as users give them, turned into seconds, and back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from omniq.errors import InvalidTask
 Duration: TypeAlias = float | int | dt.timedelta
 """Seconds, or a `timedelta`."""
 
+LATEST = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+"""The latest time at which a task can be due."""
+EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""The earliest one."""
+_FIRST = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 
-def seconds(name: str, value: Duration | None, *, minimum: float = 0.0) -> float | None:
+
+def seconds(name: str, value: Duration | None, *, minimum: float = 0.0, maximum: float = math.inf) -> float | None:
     """The duration in seconds; `InvalidTask` names the argument when it is out of range."""
     if value is None:
         return None
@@ -20,9 +26,14 @@ def seconds(name: str, value: Duration | None, *, minimum: float = 0.0) -> float
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidTask(f"{name}: expected seconds or a timedelta, got {type(value).__name__}")
-    if not math.isfinite(value) or value < minimum:
-        raise InvalidTask(f"{name}: expected at least {minimum:g} seconds, got {value:g}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or not minimum <= number <= maximum:
+        bounds = f"at least {minimum:g}" if maximum == math.inf else f"{minimum:g} to {maximum:.0f}"
+        raise InvalidTask(f"{name}: expected {bounds} seconds, got {number:g}")
+    return number
 
 
 def timestamp(name: str, value: dt.datetime | None) -> float | None:
@@ -36,6 +47,21 @@ def timestamp(name: str, value: dt.datetime | None) -> float | None:
     return value.timestamp()
 
 
+def due_time(name: str, value: dt.datetime | None) -> float | None:
+    """As `timestamp`, and `InvalidTask` for a time at which nothing can be due."""
+    at = timestamp(name, value)
+    if at is not None and not EARLIEST.timestamp() <= at <= LATEST.timestamp():
+        raise InvalidTask(f"{name}: expected a time from {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d} UTC, got {value}")
+    return at
+
+
 def as_datetime(value: float | None) -> dt.datetime | None:
-    """Seconds since the epoch as an aware datetime in UTC."""
-    return None if value is None else dt.datetime.fromtimestamp(value, dt.UTC)
+    """As `utc`; None stays None."""
+    return None if value is None else utc(value)
+
+
+def utc(value: float) -> dt.datetime:
+    """Seconds since the epoch as an aware datetime in UTC; a time before year 1 or after 9999 as the nearest in it."""
+    if value <= _FIRST.timestamp():
+        return _FIRST
+    return dt.datetime.fromtimestamp(value, dt.UTC) if value < LATEST.timestamp() else LATEST

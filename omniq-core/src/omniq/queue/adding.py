@@ -9,11 +9,11 @@ from omniq import clock
 from omniq.backoff import repeated
 from omniq.batching import Batcher, parts
 from omniq.errors import StoreError
+from omniq.loops import PerLoop
 from omniq.models.state import EventType
 from omniq.queue.dependencies import parents_first, unknown_parent
 from omniq.storage.records import Added, NewTask
 from omniq.storage.sizes import task_bytes
-from omniq.sync import PerLoop
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
@@ -39,6 +39,11 @@ class TaskAdder:
             await self._added([task], [answer], began, (task.id,) if own_id else ())
         except StoreError as error:
             raise error.about([task.id]) from error.__cause__
+
+    async def close(self) -> None:
+        """Wait until what was given on this loop is stored, or refused."""
+        if (batches := self._batches.pop()) is not None:
+            await batches.drain()
 
     async def add_within(self, connection: Any, task: NewTask) -> None:
         """Add a task in the transaction that the caller has open."""

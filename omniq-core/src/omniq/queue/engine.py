@@ -15,9 +15,9 @@ from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
-from omniq.models.schedule import Schedule, Timing
+from omniq.models.schedule import Schedule
 from omniq.models.state import QUEUED, EventType, TaskState
-from omniq.models.task import Task
+from omniq.models.task import Task, TaskRef, id_of
 from omniq.models.times import Duration
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import TaskAdder
@@ -29,8 +29,8 @@ from omniq.queue.request import (
     TaskCall,
     TaskOptions,
     check_limit,
-    check_state,
-    span,
+    interval_timing,
+    task_filter,
 )
 from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.settle import ENDINGS, Settler, ending
@@ -38,14 +38,13 @@ from omniq.queue.ttl import TTLManager
 from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
-from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskFilter, TaskRecord
+from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit
 
 log = logging.getLogger("omniq.queue")
 
 C = TypeVar("C", bound=TaskQueueConfig)
 
-MIN_INTERVAL = 0.001
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
 
 
@@ -99,6 +98,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         self._given_results = results
 
     async def close(self) -> None:
+        self._end_waits()
+        await self._adder.close()
         if self.events is not None:
             await self.events.close()
         if self._own_results is not None:
@@ -167,9 +168,12 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     # ── one task ─────────────────────────────────────────────────────────────
 
-    async def get_task(self, task_id: str) -> Task:
-        """The task as it is now, with the options of its call. Raises `TaskNotFound`."""
-        return task_details(await self._record(task_id, bodies=True), self.serialization)
+    async def get_task(self, task_id: TaskRef) -> Task:
+        """The task as it is now, with the options of its call.
+
+        Raises `TaskNotFound`, and `InvalidTask` for what can't be an id.
+        """
+        return task_details(await self._record(id_of(task_id), bodies=True), self.serialization)
 
     @repeating
     async def _record(self, task_id: str, *, bodies: bool = False) -> TaskRecord:
@@ -178,15 +182,16 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             raise TaskNotFound(f"no task {task_id} in {self.store.location}")
         return record
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: TaskRef) -> bool:
         """Cancel the task; returns False if it had ended already.
 
         A task that isn't running yet is CANCELLED at once. A running one is asked to stop: an async task is
         cancelled, a process killed, a task on a thread sees `current_task().cancelled`.
-        Raises `TaskNotFound`.
+        Raises as `get_task` does.
         """
+        id_ = id_of(task_id)
         while True:
-            record = await self._record(task_id)
+            record = await self._record(id_)
             if record.state.is_terminal:
                 return False
             if record.state in QUEUED:
@@ -230,13 +235,14 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             await self.dependencies.parents_ended(parents)
         return [record for record, _ in applied]
 
-    async def requeue(self, task_id: str) -> bool:
+    async def requeue(self, task_id: TaskRef) -> bool:
         """Let a task that ended without success start afresh, due now; returns False if it is in no such state.
 
-        Its attempts and crashes are forgotten, and its TTL. Raises `TaskNotFound`.
+        Its attempts and crashes are forgotten, and its TTL. Raises as `get_task` does.
         """
+        id_ = id_of(task_id)
         while True:
-            record = await self._record(task_id)
+            record = await self._record(id_)
             if record.state not in REQUEUABLE:
                 return False
             if await self._requeue(record):
@@ -263,8 +269,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
         Their calls aren't read, however large they are: `get_task` tells a task's options.
         """
-        states = () if state is None else (check_state(state),)
-        where = TaskFilter(states=states, queue_name=queue_name)
+        where = task_filter(state, queue_name)
         page = await (await self.ready()).find(where, limit=check_limit(limit))
         return [task_view(record) for record in page.tasks]
 
@@ -305,11 +310,12 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     ) -> str:
         """Let a task be enqueued every `interval`, first after one interval, and return the schedule's id.
 
-        Any number of schedulers may run (every worker is one): each slot is fired once. With a `schedule_id`
-        of your own, calling again replaces the schedule. Raises as `enqueue` does.
+        Any number of schedulers may run (every worker is one): each slot is fired once. With a `schedule_id` of your
+        own, calling again replaces what is enqueued; the next slot stays unless the interval is another, and a pause
+        stays in any case. Raises as `enqueue` does.
         """
-        timing = Timing(interval=span("interval", interval, minimum=MIN_INTERVAL))
-        return await self.scheduler.add(func, func_args, timing, TaskOptions.of(options), schedule_id=schedule_id)
+        timing, checked = interval_timing(interval), TaskOptions.of(options)
+        return await self.scheduler.add(func, func_args, timing, checked, schedule_id=schedule_id)
 
     async def get_schedule(self, schedule_id: str) -> Schedule:
         """The schedule. Raises `ScheduleNotFound`."""

@@ -14,19 +14,21 @@ from omniq.config.choices import TaskDefaults
 from omniq.errors import InvalidTask
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
 from omniq.models.redaction import Veiled
+from omniq.models.schedule import Timing
 from omniq.models.state import TaskState
-from omniq.models.task import Call, Task
-from omniq.models.times import Duration, seconds, timestamp
+from omniq.models.task import Call, Task, TaskRef, id_of
+from omniq.models.times import Duration, due_time, seconds
 from omniq.serialization.calls import CallOptions
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.records import NewTask
+from omniq.storage.records import NewTask, TaskFilter
 from omniq.texts import shown_name
 
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
-MAX_ID_LENGTH = 255
 MAX_PAGE = 10_000
+MIN_INTERVAL = 0.001
+MAX_RETRIES = 1_000_000
 ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "connection")
 """Options that the tasks of a schedule can't have."""
 
@@ -52,7 +54,7 @@ class EnqueueOptions(TypedDict, total=False):
     """How often it is tried again after it failed."""
     retry_delay: Duration | None
     """How long before the first retry; doubled from one to the next."""
-    depends_on: Sequence[str | Task] | str | Task
+    depends_on: Sequence[TaskRef] | TaskRef
     """Tasks that must have succeeded before it runs."""
     on_parent_failure: Literal["cancel", "run", "hold"]
     """What becomes of it when one of those fails."""
@@ -79,7 +81,7 @@ class TaskOptions(Veiled, Struct, frozen=True, kw_only=True):
     timeout: Duration | None = None
     max_retries: int | None = None
     retry_delay: Duration | None = None
-    depends_on: Sequence[str | Task] | str | Task = ()
+    depends_on: Sequence[TaskRef] | TaskRef = ()
     on_parent_failure: str = "cancel"
     task_id: str | None = None
     metadata: Mapping[str, Any] | None = None
@@ -140,7 +142,7 @@ class RequestBuilder:
 
     def build(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> NewTask:
         """The task to add. Raises `InvalidTask` or `SerializationError`, naming the argument."""
-        task_id = check_id(options.task_id)
+        task_id = ids.new_id() if options.task_id is None else ids.check_new_id(options.task_id, "task_id")
         queue_name = self.check_queue(options.queue_name)
         delay, run_at = _due(options)
         call = self.build_call(func, func_args, options)
@@ -188,7 +190,7 @@ class RequestBuilder:
             raise InvalidTask(
                 f"queue_name: {name!r} isn't one of the declared queues ({self._queue_list}); add it with queues=[…]"
             )
-        return name
+        return str.__str__(name)
 
 
 def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -208,13 +210,21 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def check_id(id_: object, name: str = "task_id") -> str:
-    """The id, if it can be one; a new one where none is given. `name` is that of the argument."""
-    if id_ is None:
-        return ids.new_id()
-    if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID_LENGTH or not id_.isprintable():
-        raise InvalidTask(f"{name}: expected 1 to {MAX_ID_LENGTH} printable characters, got {id_!r:.80}")
-    return id_
+def task_filter(state: TaskState | str | None, queue_name: str | None) -> TaskFilter:
+    """Which tasks to list. Raises `InvalidTask`."""
+    try:
+        states = () if state is None else (TaskState(state),)
+    except ValueError:
+        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
+    queue = None if queue_name is None else ids.check_id(queue_name, "queue_name")
+    return TaskFilter(states=states, queue_name=queue)
+
+
+def check_limit(limit: int) -> int:
+    """The number of tasks to list, if it is one. Raises `InvalidTask`."""
+    if not 0 < limit <= MAX_PAGE:
+        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
+    return limit
 
 
 def check_for_schedule(options: TaskOptions) -> None:
@@ -225,66 +235,45 @@ def check_for_schedule(options: TaskOptions) -> None:
 
 
 def span(name: str, value: Duration | None, *, minimum: float = 0.0) -> float | None:
-    """`seconds`, and `InvalidTask` for more than ten years, beyond which times can't be told any more."""
-    checked = seconds(name, value, minimum=minimum)
-    if checked is not None and checked > TEN_YEARS:
-        raise InvalidTask(f"{name}: expected at most {TEN_YEARS:g} seconds (ten years), got {checked:g}")
-    return checked
+    """`seconds`, and `InvalidTask` for more than ten years."""
+    return seconds(name, value, minimum=minimum, maximum=TEN_YEARS)
+
+
+def interval_timing(interval: Duration) -> Timing:
+    """The timing of a schedule that fires every `interval`. Raises `InvalidTask`."""
+    return Timing(interval=span("interval", interval, minimum=MIN_INTERVAL))
 
 
 def check_priority(priority: object) -> int:
     """The priority, if it is between -100 and 100."""
     if isinstance(priority, bool) or not isinstance(priority, int) or not -100 <= priority <= 100:
         raise InvalidTask(f"priority: expected a whole number from -100 to 100, got {priority!r:.80}")
-    return priority
-
-
-def check_state(state: TaskState | str) -> TaskState:
-    """The state of that name."""
-    try:
-        return TaskState(state)
-    except ValueError:
-        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
-
-
-def check_limit(limit: int) -> int:
-    """How many to list, if it is within bounds."""
-    if not 0 < limit <= MAX_PAGE:
-        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
-    return limit
+    return int(priority)
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:
     if options.run_in is not None and options.run_at is not None:
         raise InvalidTask("run_in: give run_in or run_at, not both")
-    return span("run_in", options.run_in) or 0.0, timestamp("run_at", options.run_at)
+    return span("run_in", options.run_in) or 0.0, due_time("run_at", options.run_at)
 
 
 def _retries(max_retries: object) -> int:
-    if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
-        raise InvalidTask(f"max_retries: expected a whole number, 0 or more, got {max_retries!r:.80}")
-    return max_retries
+    if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= MAX_RETRIES:
+        raise InvalidTask(f"max_retries: expected a whole number from 0 to {MAX_RETRIES}, got {max_retries!r:.80}")
+    return int(max_retries)
 
 
-def _parents(depends_on: Sequence[str | Task] | str | Task, task_id: str) -> tuple[str, ...]:
-    if not depends_on:
-        return ()
+def _parents(depends_on: Sequence[TaskRef] | TaskRef, task_id: str) -> tuple[str, ...]:
     if isinstance(depends_on, str | Task):
         depends_on = (depends_on,)
+    if not depends_on:
+        return ()
     if not isinstance(depends_on, Iterable):
         raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(depends_on).__name__}")
-    parents = tuple(dict.fromkeys(_parent_id(parent) for parent in depends_on))
+    parents = tuple(dict.fromkeys(id_of(parent, "depends_on") for parent in depends_on))
     if task_id in parents:
         raise InvalidTask(f"depends_on: task {task_id} can't depend on itself")
     return parents
-
-
-def _parent_id(parent: object) -> str:
-    if isinstance(parent, Task):
-        return parent.id
-    if isinstance(parent, str):
-        return check_id(parent, "depends_on")
-    raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(parent).__name__}")
 
 
 def _metadata(metadata: object) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from omniq.errors import ScheduleNotFound, SerializationError, StoreError
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
 from omniq.models.times import as_datetime
-from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_id, check_priority
+from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_priority
 from omniq.queue.view import UNREADABLE
 from omniq.serialization.calls import ScheduledCall
 from omniq.storage import hints
@@ -64,9 +64,12 @@ class AsyncScheduler:
         *,
         schedule_id: str | None = None,
     ) -> str:
-        """Store a schedule, or replace the one of that id, and return its id."""
+        """Store a schedule, or replace the one of that id, and return its id.
+
+        One that is there already keeps its next slot, unless its timing was another, and its pause.
+        """
         requests = self._queue.requests
-        schedule_id = check_id(schedule_id, "schedule_id")
+        schedule_id = ids.new_id() if schedule_id is None else ids.check_id(schedule_id, "schedule_id")
         check_for_schedule(options)
         queue_name = requests.check_queue(options.queue_name)
         template = ScheduledCall(
@@ -85,16 +88,26 @@ class AsyncScheduler:
             version=int(clock.now() * 1000),
         )
         try:
-            await repeated(lambda _: self._put(record))
+            await repeated(lambda _: self._put(record, timing))
         except StoreError as error:
             raise error.about(schedule_id=schedule_id) from error.__cause__
         hints.tasks_added(self.topic)
         return schedule_id
 
-    async def _put(self, record: ScheduleRecord) -> None:
+    async def _put(self, record: ScheduleRecord, timing: Timing) -> None:
         store = await self._queue.ready()
-        while not await store.put_schedule(record, if_version=await self._version(record.id)):
-            continue
+        while True:
+            stored = next(iter(await store.schedules([record.id])), None)
+            version = None if stored is None else stored.version
+            if await store.put_schedule(self._succeed(record, timing, stored), if_version=version):
+                return
+
+    def _succeed(self, record: ScheduleRecord, timing: Timing, stored: ScheduleRecord | None) -> ScheduleRecord:
+        """The record with what it takes over from the one that it replaces."""
+        if stored is None:
+            return record
+        same = stored.next_run is not None and self._read(stored).timing == timing
+        return replace(record, next_run=stored.next_run if same else record.next_run, paused=stored.paused)
 
     @repeating
     async def get(self, schedule_id: str) -> Schedule:
@@ -118,6 +131,7 @@ class AsyncScheduler:
 
     async def delete(self, schedule_id: str) -> None:
         """Forget the schedule. Raises `ScheduleNotFound`."""
+        schedule_id = ids.check_id(schedule_id, "schedule_id")
 
         async def delete(again: bool) -> bool:
             return await (await self._queue.ready()).delete_schedule(schedule_id) or again
@@ -144,10 +158,7 @@ class AsyncScheduler:
 
         A scheduler that comes late fires the latest missed slot only.
         """
-        fired = 0
-        for record, template in await self._upcoming(within=0.0):
-            fired += await self._fire(record, template)
-        return fired
+        return len(await self._fire_all(await self._upcoming(within=0.0)))
 
     async def _fire_within(self, ahead: float) -> float:
         """Fire what is due; returns the seconds until there may be more, at most `ahead`.
@@ -155,11 +166,28 @@ class AsyncScheduler:
         One read serves both, so that an idle worker asks little of its store.
         """
         upcoming = await self._upcoming(within=ahead)
-        slots = [record.next_run or 0.0 for record, _ in upcoming]
-        for (record, template), slot in zip(upcoming, slots, strict=True):
-            if slot <= clock.now():
-                await self._fire(record, template)
-        return max(0.0, min([ahead, *(slot - clock.now() for slot in slots)]))
+        now = clock.now()
+        await self._fire_all([pair for pair in upcoming if (pair[0].next_run or 0.0) <= now])
+        return max(0.0, min([ahead, *((record.next_run or 0.0) - clock.now() for record, _ in upcoming)]))
+
+    async def _fire_all(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
+        """Fire schedules; returns the tasks of the slots that this call fired, and not another scheduler."""
+        fired = [task for record, template in due if (task := await self._fire(record, template)) is not None]
+        if fired:
+            await self._report_foreign(fired)
+        return fired
+
+    async def _report_foreign(self, fired: Sequence[NewTask]) -> None:
+        """Slots whose task somebody else had put there; a schedule that doesn't do its work must not be silent."""
+        records = await self._queue.store.get([task.id for task in fired])
+        for task, record in zip(fired, records, strict=True):
+            if record is not None and record.schedule_id != task.schedule_id:
+                log.error(
+                    "schedule %r has lost its slot of %s: task %s was there already, and isn't the schedule's",
+                    task.schedule_id,
+                    as_datetime(task.run_at),
+                    task.id,
+                )
 
     async def _upcoming(self, *, within: float) -> Sequence[tuple[ScheduleRecord, ScheduledCall]]:
         """The schedules whose slot comes within so many seconds; those that can't be read don't fire."""
@@ -180,7 +208,8 @@ class AsyncScheduler:
         record = await self._record(schedule_id)
         return ids.slot_id(record.id, record.next_run or 0.0)
 
-    async def _fire(self, record: ScheduleRecord, template: ScheduledCall) -> bool:
+    async def _fire(self, record: ScheduleRecord, template: ScheduledCall) -> NewTask | None:
+        """The task that this call has added; None if another scheduler was faster."""
         assert record.next_run is not None
         began = clock.now()
         slot = template.timing.latest(record.next_run, began)
@@ -192,7 +221,7 @@ class AsyncScheduler:
             self._queue.events.log(
                 EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, schedule_id=record.id, time=began
             )
-        return fired
+        return task if fired else None
 
     def _slot_task(self, record: ScheduleRecord, template: ScheduledCall, slot: float) -> NewTask:
         task_id = ids.slot_id(record.id, slot)
@@ -231,14 +260,11 @@ class AsyncScheduler:
         return timing.after(timing.latest(record.next_run, now))
 
     async def _record(self, schedule_id: str) -> ScheduleRecord:
+        schedule_id = ids.check_id(schedule_id, "schedule_id")
         records = await (await self._queue.ready()).schedules([schedule_id])
         if not records:
             raise ScheduleNotFound(f"no schedule {schedule_id}")
         return records[0]
-
-    async def _version(self, schedule_id: str) -> int | None:
-        records = await (await self._queue.ready()).schedules([schedule_id])
-        return records[0].version if records else None
 
     def _template(self, record: ScheduleRecord) -> ScheduledCall:
         """What the schedule fires. Raises `SerializationError`."""

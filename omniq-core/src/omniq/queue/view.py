@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 
 from msgspec.structs import replace
 
 from omniq.errors import SerializationError
 from omniq.models.task import Call, Task
-from omniq.models.times import as_datetime
+from omniq.models.times import as_datetime, utc
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import TaskRecord
 
@@ -69,8 +68,3 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
         metadata=call.metadata,
         body=record.body,
     )
-
-
-def utc(value: float) -> dt.datetime:
-    """Seconds since the epoch as an aware datetime in UTC."""
-    return dt.datetime.fromtimestamp(value, dt.UTC)

@@ -13,8 +13,11 @@ from omniq.batching import Batcher
 from omniq.config.security import Security
 from omniq.deadlines import within
 from omniq.errors import ResultTimeout
+from omniq.ids import check_id
+from omniq.loops import PerLoop
 from omniq.models.config import ResultStorageConfig
 from omniq.models.result import TaskResult
+from omniq.models.task import TaskRef, id_of
 from omniq.models.times import Duration, seconds
 from omniq.plugins.registry import load_class
 from omniq.results.view import task_result
@@ -22,7 +25,6 @@ from omniq.results.watcher import ResultWatcher
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
-from omniq.sync import PerLoop
 
 C = TypeVar("C", bound=ResultStorageConfig)
 T = TypeVar("T")
@@ -50,22 +52,24 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         if not self._own_security:
             self.serialization = serialization
 
-    async def get(self, task_id: str) -> TaskResult | None:
+    async def get(self, task_id: TaskRef) -> TaskResult | None:
         """The result as it is now, or None when there is none (yet, or no longer). Doesn't wait.
 
-        Its value is decoded when it is asked for. Raises `SerializationError` when the result is damaged or not
-        signed by us.
+        Its value is decoded when it is asked for. Raises `InvalidTask` for what can't be an id, `SerializationError`
+        when the result is damaged or not signed by us.
         """
-        record = await self._gets.get().submit(task_id)
+        record = await self._gets.get().submit(id_of(task_id))
         return None if record is None else task_result(record, self.serialization)
 
-    async def wait(self, task_id: str, timeout: Duration | None = None) -> TaskResult | None:
+    async def wait(self, task_id: TaskRef, timeout: Duration | None = None) -> TaskResult | None:
         """Wait until the task has ended, at most `timeout` seconds; None when it hasn't by then.
 
-        Raises `ResultTimeout` when the store hasn't answered by then.
+        Raises as `get` does, `ResultTimeout` when the store hasn't answered by then, and `Closed` when this storage is
+        closed meanwhile.
         """
-        limit = seconds("timeout", timeout)
-        return await answered(f"task {task_id}", limit, self.within(task_id, limit))
+        id_, limit = id_of(task_id), seconds("timeout", timeout)
+        with self.waiting():
+            return await answered(f"task {id_}", limit, self.within(id_, limit))
 
     async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
         """As `wait`, and on top of it as long as the store takes to answer."""
@@ -80,8 +84,9 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
     @repeating
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
-        """Results of a schedule's tasks in the order in which they ended."""
-        records = await (await self.ready()).find(schedule_id, newest_first=newest_first, limit=limit)
+        """Results of a schedule's tasks in the order in which they ended. Raises as `get` does."""
+        id_ = check_id(schedule_id, "schedule_id")
+        records = await (await self.ready()).find(id_, newest_first=newest_first, limit=limit)
         return [task_result(record, self.serialization) for record in records]
 
     async def purge(self) -> int:
@@ -92,9 +97,11 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         return deleted
 
     async def close(self) -> None:
-        watcher = self._watchers.pop()
-        if watcher is not None:
+        self._end_waits()
+        if (watcher := self._watchers.pop()) is not None:
             await watcher.close()
+        if (gets := self._gets.pop()) is not None:
+            await gets.drain()
         await super().close()
 
     @repeating

@@ -20,8 +20,10 @@ from omniq.errors import (
     TaskFailed,
     TaskNotFound,
 )
+from omniq.ids import check_id
 from omniq.models.result import TaskResult
 from omniq.models.state import QUEUED, TaskState
+from omniq.models.task import TaskRef, id_of
 from omniq.models.times import Duration, seconds
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage, answered
@@ -45,18 +47,20 @@ class OutcomeWaiter:
         self._queue = queue
         self._results = results
 
-    async def value(self, task_id: str, timeout: Duration | None = None) -> Any:
+    async def value(self, task_id: TaskRef, timeout: Duration | None = None) -> Any:
         """What the task returned.
 
         Raises `TaskFailed`, `TaskCancelled`, `TaskExpired`, `TaskNotFound`, `ResultExpired`, or
-        `ResultTimeout` when it hasn't ended within `timeout` seconds (None: no limit).
+        `ResultTimeout` when it hasn't ended within `timeout` seconds (None: no limit); `InvalidTask` for what
+        can't be an id, and `Closed` when queue or results are closed meanwhile.
         """
         return (await self.result(task_id, timeout)).unwrap()
 
-    async def result(self, task_id: str, timeout: Duration | None = None) -> TaskResult:
+    async def result(self, task_id: TaskRef, timeout: Duration | None = None) -> TaskResult:
         """The outcome, once there is one; raises as `value` does when there can't be one."""
-        limit = seconds("timeout", timeout)
-        return await answered(f"task {task_id}", limit, self._result(task_id, limit))
+        id_, limit = id_of(task_id), seconds("timeout", timeout)
+        with self._queue.waiting(), self._results.waiting():
+            return await answered(f"task {id_}", limit, self._result(id_, limit))
 
     async def _result(self, task_id: str, limit: float | None) -> TaskResult:
         began = time.monotonic()
@@ -170,15 +174,20 @@ class OutcomeWaiter:
         """
         if kind not in KINDS:
             raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
-        limit = seconds("timeout", timeout)
-        return await answered(f"schedule {schedule_id}", limit, self._scheduled(schedule_id, kind, limit))
+        id_, limit = check_id(schedule_id, "schedule_id"), seconds("timeout", timeout)
+        with self._queue.waiting(), self._results.waiting():
+            return await answered(f"schedule {id_}", limit, self._scheduled(id_, kind, limit))
 
     async def _scheduled(self, schedule_id: str, kind: str, limit: float | None) -> Any:
         if kind == "all":
             return [result.unwrap() for result in await self._found(schedule_id, newest=False, limit=10_000)]
+        return (await self._next(schedule_id, kind, limit)).unwrap()
+
+    async def _next(self, schedule_id: str, kind: str, limit: float | None) -> TaskResult:
+        """The latest or first result, once there is one."""
         try:
             async with asyncio.timeout(limit):
-                return (await self._scheduled_result(schedule_id, newest=kind == "latest")).unwrap()
+                return await self._scheduled_result(schedule_id, newest=kind == "latest")
         except TimeoutError:
             raise ResultTimeout(f"schedule {schedule_id} has no result after {limit:g} s") from None
 

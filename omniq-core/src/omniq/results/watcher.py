@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
-from omniq.errors import StoreError
+from omniq.batching import apart
+from omniq.errors import Closed, StoreUnavailable
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.sync import cancel_and_wait
@@ -39,12 +40,11 @@ class ResultWatcher:
             self._forget(task_id, future)
 
     async def close(self) -> None:
-        """Stop watching; whoever still waits is cancelled."""
+        """Stop watching; whoever still waits gets `Closed`."""
         if self._runner is not None:
             await cancel_and_wait(self._runner)
-        for futures in self._waiting.values():
-            for future in futures:
-                future.cancel()
+        for task_id in list(self._waiting):
+            self._tell(task_id, Closed(f"nobody waits for the result of task {task_id} any more"))
 
     def _forget(self, task_id: str, future: asyncio.Future[ResultRecord]) -> None:
         futures = self._waiting.get(task_id, [])
@@ -71,18 +71,27 @@ class ResultWatcher:
                 await asyncio.sleep(POLL)
 
     async def _look(self, ids: list[str]) -> bool:
-        try:
-            records = await self._store.get(ids)
-        except StoreError as error:
-            log.warning("results can't be read, trying again: %s", error)
+        """Tell those who wait what is there; returns whether to look again at once."""
+        answers = await apart(self._store.get, ids)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        is_away = len(errors) == len(ids) or any(isinstance(error, StoreUnavailable) for error in errors)
+        found = [(id_, answer) for id_, answer in zip(ids, answers, strict=True) if answer is not None]
+        for task_id, answer in found:
+            if not (is_away and isinstance(answer, Exception)):  # else it's the store's, not that of the id
+                self._tell(task_id, answer)
+        if is_away:
+            log.warning("results can't be read, trying again: %s", errors[-1])
             await asyncio.sleep(POLL)
-            return True
-        found = [record for record in records if record is not None]
-        for record in found:
-            for future in self._waiting.pop(record.task_id, ()):
-                if not future.done():
-                    future.set_result(record)
         return bool(found)
+
+    def _tell(self, task_id: str, answer: ResultRecord | Exception) -> None:
+        for future in self._waiting.pop(task_id, ()):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
     async def _hear(self, hint: asyncio.Future[None]) -> None:
         """Return when a result may have come, or when there are more to wait for."""

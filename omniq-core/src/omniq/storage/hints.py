@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from omniq.loops import PerLoop
+
 _lock = threading.Lock()
 _task_waiters: defaultdict[str, set[_Waiter]] = defaultdict(set)
 _result_waiters: defaultdict[str, dict[str, set[_Waiter]]] = defaultdict(dict)
@@ -35,6 +37,12 @@ class _Waiter:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        _loops.get()
+
+    @property
+    def is_over(self) -> bool:
+        """Its loop was closed before it could stop waiting."""
+        return self._loop.is_closed()
 
     def wake(self) -> None:
         with suppress(RuntimeError):  # its loop was closed
@@ -44,6 +52,19 @@ class _Waiter:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._event.wait()
+
+
+def _prune(_: object) -> None:
+    """A loop has ended: nobody there waits any more."""
+    over: list[_Waiter] = []  # they live on until the lock is free, which whoever ends with them may want
+    with _lock:
+        by_id = [waiters for of_place in list(_result_waiters.values()) for waiters in of_place.values()]
+        for waiters in [*list(_task_waiters.values()), *by_id]:
+            over += [waiter for waiter in waiters if waiter.is_over]
+            waiters.difference_update(over)
+
+
+_loops = PerLoop(object, _prune)
 
 
 def tasks_added(location: str) -> None:

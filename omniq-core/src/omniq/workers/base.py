@@ -10,6 +10,7 @@ from omniq.events.facade import EventStorage
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.store import AsyncEventStorage
 from omniq.models.config import ResultStorageConfig, WorkerConfig
+from omniq.models.task import TaskRef
 from omniq.models.times import Duration, seconds
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
@@ -94,7 +95,7 @@ class Worker:
             raise WorkerError("the worker isn't running: start() it")
         self._blocking.drain()
 
-    def get_result(self, task_id: str, timeout: Duration | None = None) -> Any:
+    def get_result(self, task_id: TaskRef, timeout: Duration | None = None) -> Any:
         """Wait for a task's value; raises as `OmniQ.get_result` does."""
         refuse_in_loop(f"{type(self).__name__}.get_result()")
         return portal().call(self._outcomes().value(task_id, timeout))

@@ -16,6 +16,7 @@ from typing import Any, Self
 from omniq import clock
 from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
+from omniq.loops import Waits
 from omniq.models.config import WorkerConfig
 from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -68,6 +69,7 @@ class AsyncWorkerPool:
             queue.events = events
         self._loops: list[asyncio.Task[None]] = []
         self._patience: Patience | None = None
+        self._drains = Waits()
         self.failure: BaseException | None = None
         """The error that ended the worker, if one did."""
         self.finished = asyncio.Event()
@@ -109,6 +111,7 @@ class AsyncWorkerPool:
         self._loops = []
         self._patience = Patience(self.config.grace_period if grace_period is None else grace_period)
         await cancel_and_wait(fetch, *upkeep)
+        self._drains.close()
         self._hand_back()
         await self._patience.wait_for(self.desk.until_held_at_most(0))
         await self.runner.close()
@@ -141,12 +144,20 @@ class AsyncWorkerPool:
         await self.stop()
 
     async def drain(self) -> None:
-        """Wait until nothing is due, running or unsettled: the tasks there are have been worked off."""
-        while True:
-            await self.desk.until_held_at_most(0)
-            await self._settling.children_released()
-            if await self._fetcher.until_nothing_due() and not await self._anything_running():
-                return
+        """Wait until nothing is due, running or unsettled: the tasks there are have been worked off.
+
+        Raises `WorkerError` if it doesn't run, and `Closed` if it stops meanwhile.
+        """
+        if not self._loops:
+            raise WorkerError("the worker isn't running")
+        with self._drains.begin("the worker"):
+            while not await self._is_drained():
+                continue
+
+    async def _is_drained(self) -> bool:
+        await self.desk.until_held_at_most(0)
+        await self._settling.children_released()
+        return await self._fetcher.until_nothing_due() and not await self._anything_running()
 
     # ── parts ────────────────────────────────────────────────────────────────
 
@@ -199,6 +210,7 @@ class AsyncWorkerPool:
     def _fail(self, error: BaseException) -> None:
         log.critical("worker %s can't go on", self.name, exc_info=error)
         self.failure = error
+        self._drains.close()
         self.finished.set()
 
     def _log_start(self, job: Job) -> None:
