@@ -34,10 +34,14 @@ class Backoff:
         """Begin again: it was reached."""
         self.next = self._first
 
+    def step(self) -> float:
+        """The seconds of this pause; the next one is longer."""
+        pause, self.next = self.next, min(2 * self.next, self._most)
+        return pause
+
     async def pause(self) -> None:
         """Wait before the next attempt."""
-        pause, self.next = self.next, min(2 * self.next, self._most)
-        await asyncio.sleep(pause)
+        await asyncio.sleep(self.step())
 
 
 async def repeated(call: Callable[[bool], Awaitable[T]]) -> T:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from omniq.background import spawn
 from omniq.errors import Closed, StoreUnavailable
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ class Batcher(Generic[T, R]):
             await asyncio.wait([self._runner])
 
     def _start(self) -> None:
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner = spawn(self._run())
         self._runner.add_done_callback(self._ended)
 
     async def _run(self) -> None:

@@ -30,7 +30,8 @@ from omniq.results.facade import ResultStorage
 from omniq.results.outcome import OutcomeWaiter
 from omniq.sync import Blocking, Delegated, blocking
 from omniq.workers.base import Worker, own_results
-from omniq.workers.pool import AsyncWorkerPool, WorkerPool
+from omniq.workers.blocking import WorkerPool
+from omniq.workers.pool import AsyncWorkerPool
 
 Source: TypeAlias = OmniQConfig | Mapping[str, Any] | str | os.PathLike[str]
 AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue
@@ -208,8 +209,9 @@ class AsyncOmniQ(FromSource):
 
         Raises `WorkerError` when one runs already, `StoreError` when a store can't be reached.
         """
-        if self._worker is not None:
+        if self._worker is not None and self._worker.failure is None:
             raise WorkerError("the worker is running already")
+        await self.stop_worker()  # one that can't go on
         pool = self._worker = self.worker_pool(worker_type, **worker_config)
         try:
             await pool.start()
@@ -325,6 +327,7 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
         """
         if self._worker is not None and self._worker.running:
             raise WorkerError("the worker is running already")
+        self.stop_worker()  # one that can't go on
         worker = WorkerPool(self.aio.worker_pool(worker_type, **worker_config))
         worker.start()
         self._worker = worker

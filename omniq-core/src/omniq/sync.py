@@ -14,11 +14,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from concurrent.futures import CancelledError, Future
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
-from omniq.errors import BlockingCallInLoop, Closed
+from omniq.background import Background
+from omniq.errors import BlockingCallInLoop
+from omniq.portals import Portal as Portal
+from omniq.portals import new_event_loop as new_event_loop
 
 
 class AsyncResource(Protocol):
@@ -37,67 +39,6 @@ T = TypeVar("T")
 A_co = TypeVar("A_co", bound=AsyncResource, covariant=True)
 
 
-LAST_TURNS = 1.0
-"""Seconds that the tasks of a loop which is stopped have for their end."""
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop: uvloop's when it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-class Portal:
-    """An event loop on a thread of its own, to which other threads hand coroutines."""
-
-    def __init__(self, name: str) -> None:
-        self.loop = new_event_loop()
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.run_until_complete(_end_tasks(asyncio.all_tasks(self.loop)))
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-
-    def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
-    def call(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run the coroutine on the portal's loop and wait; Ctrl-C cancels it there.
-
-        Raises `Closed` if the portal is stopped meanwhile.
-        """
-        future = self.submit(coroutine)
-        try:
-            return future.result()
-        except CancelledError:
-            raise Closed(f"{self.thread.name} was stopped while a call waited on it") from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(timeout=5)
-
-
-async def _end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs when a loop ends, so that whoever waits for it hears of that."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=LAST_TURNS)
-
-
 _portal: Portal | None = None
 _portal_lock = threading.Lock()
 _open_facades: weakref.WeakSet[Blocking[Any]] = weakref.WeakSet()
@@ -107,7 +48,7 @@ def portal() -> Portal:
     """The portal that all facades of this process share; made anew after a fork."""
     global _portal
     with _portal_lock:
-        if _portal is None:
+        if _portal is None or not _portal.alive:
             _portal = Portal("omniq-portal")
         return _portal
 
@@ -221,6 +162,14 @@ class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
         return call
 
 
+def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that is the caller's own."""
+    if isinstance(task, Background):
+        task.end()
+    else:
+        task.cancel()
+
+
 CANCEL_AGAIN = 0.2
 """Seconds after which a task that goes on in spite of its cancellation is cancelled again."""
 
@@ -230,7 +179,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:
-            task.cancel()
+            end_task(task)
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
 
 

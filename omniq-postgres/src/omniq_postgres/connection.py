@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
+from omniq.background import in_empty_context
 from omniq.errors import StoreUnavailable
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
@@ -210,7 +211,7 @@ class Database:
         return await self._open()
 
     async def _open(self) -> Session:
-        connection = await self.connect(direct=not self.pooled)
+        connection = await in_empty_context(self.connect(direct=not self.pooled))
         return Session(connection, self._texts, self.settings.schema)
 
 

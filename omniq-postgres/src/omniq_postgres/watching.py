@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
+from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.loops import forget
 from omniq.storage import hints
+from omniq.sync import end_task
 
 from omniq_postgres.opening import store_errors
 
@@ -110,7 +112,7 @@ class Notifier:
 
     def _send_soon(self) -> None:
         if self._sending is None and self._database.settings.notify is not False:
-            self._sending = asyncio.get_running_loop().create_task(self._send())
+            self._sending = spawn(self._send())
 
     async def _send(self) -> None:
         try:
@@ -173,7 +175,7 @@ class Listener:
         self, wakers: dict[str, set[Callable[[], None]]], keys: Sequence[str], wake: Callable[[], None]
     ) -> Iterator[None]:
         if self._runner is None:
-            self._runner = asyncio.get_running_loop().create_task(self._run())
+            self._runner = spawn(self._run())
         for key in keys:
             wakers[key].add(wake)
         try:
@@ -187,7 +189,7 @@ class Listener:
     async def close(self) -> None:
         """Listen no longer."""
         if self._runner is not None:
-            self._runner.cancel()
+            end_task(self._runner)
             await asyncio.wait([self._runner])
             self._runner = None
 

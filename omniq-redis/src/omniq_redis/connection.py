@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from omniq import clock
+from omniq.background import in_empty_context
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
@@ -219,7 +220,7 @@ class RedisStore(Store):
         return _limits.get(self._location, LONGEST)
 
     async def connect(self) -> None:
-        await self._connection.check()
+        await in_empty_context(self._connection.check())
 
     async def close(self) -> None:
         if connection := self._connections.pop():

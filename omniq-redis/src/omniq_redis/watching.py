@@ -13,6 +13,7 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 import msgspec
+from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.loops import forget
@@ -102,7 +103,7 @@ class Watcher:
     async def _hear(self, queues: Sequence[str]) -> None:
         """Return once the subscription stands and the queues' next tasks are known."""
         if self._listener is None or self._listener.done():
-            self._listener = asyncio.create_task(self._run(), name="omniq-redis-subscriber")
+            self._listener = spawn(self._run(), name="omniq-redis-subscriber")
         while True:
             await self._up.wait()
             unknown = [queue for queue in queues if queue not in self._known]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import ExitStack
 from typing import ClassVar, TypeVar
 
-from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
 
 from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
 from omniq_sqlite.lanes import Job, LinkThread, Reader, Writer
-from omniq_sqlite.opening import Link, longest_row, store_errors
+from omniq_sqlite.opening import Link, longest_row
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
@@ -34,21 +34,13 @@ class Database:
         """It was opened before a fork, in the parent."""
         self._settings = settings
         self._users = 0
-        self._writer = Writer("omniq-sqlite-writer", Link(settings))
-        self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
-        self.watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True))
-        self._start()
-
-    def _start(self) -> None:
-        threads = (self._writer, self._reader, self.watcher)
-        try:
-            with store_errors(self._settings.path):
-                for thread in threads:
-                    thread.start()
-        except StoreError:
-            for thread in threads:
-                thread.stop()
-            raise
+        with ExitStack() as started:  # all of the threads, or none
+            self._writer = Writer("omniq-sqlite-writer", Link(settings))
+            started.callback(self._writer.ask_to_end)
+            self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
+            started.callback(self._reader.ask_to_end)
+            self.watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True))
+            started.pop_all()
 
     @classmethod
     def acquire(cls, settings: DatabaseSettings) -> Database:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import sqlite3
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -19,6 +18,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
+from omniq.background import start_thread
+from omniq.errors import StoreUnavailable
 from omniq.loops import PerLoop
 
 from omniq_sqlite.opening import Link, store_errors
@@ -33,33 +34,30 @@ GROUP_LIMIT = 500
 
 
 class LinkThread(ABC):
-    """A daemon thread with a connection of its own, which it closes at its end."""
+    """A daemon thread with a connection of its own, which it closes at its end.
+
+    Raises `StoreUnavailable` when it can't be started.
+    """
 
     def __init__(self, name: str, link: Link) -> None:
         self._link = link
         self._on_end: Callable[[], None] | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin. Raises `RuntimeError` when no thread is to be had."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Let the thread end without waiting for it, if it has begun."""
-        if self._thread.is_alive():
-            self._stop()
+        try:
+            self._thread = start_thread(self._run, name)
+        except RuntimeError as error:
+            raise StoreUnavailable(f"{link.path}: {error}") from error
 
     async def end(self) -> None:
         """Let the thread finish what it was asked for, and wait for its end."""
         ended = asyncio.Event()
         self._on_end = partial(_call_in, asyncio.get_running_loop(), ended.set)
-        self._stop()
+        self.ask_to_end()
         await ended.wait()
         self._thread.join()
 
     def end_now(self) -> None:
         """As `end`, but the caller's thread waits."""
-        self._stop()
+        self.ask_to_end()
         self._thread.join()
 
     def _run(self) -> None:
@@ -72,10 +70,10 @@ class LinkThread(ABC):
 
     @abstractmethod
     def _serve(self) -> None:
-        """The thread's life; returns after `_stop`."""
+        """The thread's life; returns after `ask_to_end`."""
 
     @abstractmethod
-    def _stop(self) -> None:
+    def ask_to_end(self) -> None:
         """Let `_serve` return. Called in any thread."""
 
 
@@ -170,14 +168,18 @@ class Lane(LinkThread):
         with store_errors(self._link.path), _breaks.get().while_waiting():
             return await call.future
 
-    def _stop(self) -> None:
+    def ask_to_end(self) -> None:
         self._inbox.put(None)
 
     def _serve(self) -> None:
         while not self._stopping:
-            calls = self._gather()
-            if calls:
-                self._answer(calls)
+            self._serve_group()
+
+    def _serve_group(self) -> None:
+        """Wait for a group and answer it. Nothing here keeps its data while the thread is idle."""
+        calls = self._gather()
+        if calls:
+            self._answer(calls)
 
     def _gather(self) -> list[_Call[object]]:
         """Wait for a call, and take the others that are there by then."""

@@ -98,7 +98,7 @@ class Watcher(LinkThread):
             with self._lock:
                 self._watches.discard(watch)
 
-    def _stop(self) -> None:
+    def ask_to_end(self) -> None:
         self._stopping = True
         self._alarm.set()
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, NoReturn, Self
 
 from omniq.cli.exits import SIGNALLED
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 AT_ONCE: Final = 0.9
 """Seconds within which the process is gone after a second signal."""
 MARGIN: Final = 3.0
@@ -67,10 +67,11 @@ class LastResort:
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT, while entered, and lets a loop know of them.
+    """Notes SIGTERM, SIGINT and SIGHUP, while entered, and lets a loop know of them.
 
     The handlers run between any two instructions of the main thread, so also while a task blocks the loop.
-    Once a signal has come they stay: more of them mustn't disturb the end.
+    Once a signal has come they stay: more of them mustn't disturb the end. A SIGHUP that is ignored stays so: that is
+    what `nohup` is for.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, last_resort: LastResort) -> None:
@@ -85,7 +86,7 @@ class StopSignals:
         self.second = asyncio.Event()
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._received) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._received) for number in SIGNALS if _is_heard(number)}
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -105,6 +106,10 @@ class StopSignals:
         self.first.set()
         if self.count > 1:
             self.second.set()
+
+
+def _is_heard(number: int) -> bool:
+    return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
 
 
 def end_now(code: int, note: str = "") -> NoReturn:

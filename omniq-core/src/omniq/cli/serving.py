@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from omniq.background import clear_loop, drive
 from omniq.cli.ending import LastResort, StopSignals, end_now
 from omniq.cli.exits import FAILED
 from omniq.cli.output import count, say
@@ -46,7 +47,7 @@ def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
         service = Service(oq, options, signals)
         complaint = ""
         try:
-            return runner.run(service.serve())
+            return drive(runner.get_loop(), service.serve())
         except Exception as error:
             complaint = str(error)
             raise
@@ -139,17 +140,18 @@ def _ends(ended: Mapping[End, int]) -> str:
 def _close(runner: asyncio.Runner, last_resort: LastResort, exit_code: int, complaint: str) -> None:
     """Close the loop, but not at any price: tasks may have left behind what never ends."""
     last_resort.within(CLOSING, exit_code, complaint)
-    if not runner.run(_clear()):
+    try:
+        cleared = drive(runner.get_loop(), _clear())
+    except OSError:  # a task has closed what the loop waits with
+        cleared = False
+    if not cleared:
         end_now(exit_code, complaint)
     runner.close()
 
 
 async def _clear() -> bool:
     """Cancel everything else on the loop and end its threads; returns whether nothing is left."""
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
-        task.cancel()
-    if rest and (await asyncio.wait(rest, timeout=CLEARING))[1]:
+    if not await clear_loop(CLEARING):
         return False
     # It is left to itself when it takes too long: cancelling it would wait for the threads.
     ending = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())

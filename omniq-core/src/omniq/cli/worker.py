@@ -27,9 +27,9 @@ def worker(
 ) -> None:
     """Run a worker until it is told to stop.
 
-    Modules of the working directory can be imported. On SIGTERM or Ctrl-C it takes no more tasks, waits for those
-    that run, hands back what isn't done after the grace period, and exits with 0. A second signal lets it hand
-    back everything at once, and exit with 128 and the signal's number.
+    Modules of the working directory can be imported. On SIGTERM, SIGHUP or Ctrl-C it takes no more tasks, waits for
+    those that run, hands back what isn't done after the grace period, and exits with 0. A second signal lets it
+    hand back everything at once, and exit with 128 and the signal's number.
     """
     use_working_directory()
     for module in modules:

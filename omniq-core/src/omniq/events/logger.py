@@ -12,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 import msgspec
 
 from omniq import clock
+from omniq.background import spawn
 from omniq.batching import apart
 from omniq.errors import StoreError, StoreUnavailable, ValueRefused
 from omniq.loops import PerLoop, forget
@@ -135,7 +136,7 @@ class _Buffer:
         self.events.append(event)
         if self._writer is None or self._writer.done():
             self._failures = 0
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer = spawn(self._write())
 
     async def flushed(self) -> None:
         """Wait until all is written, or a write has failed, or the store doesn't answer."""

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -306,7 +307,7 @@ class Scheduler(Blocking[AsyncScheduler]):
         """Begin to fire and return."""
         if self._running is None:
             self.connect()
-            self._running = portal().submit(self.aio.run())
+            self._running = Context().run(portal().submit, self.aio.run())
 
     def stop(self) -> None:
         """Fire no more."""

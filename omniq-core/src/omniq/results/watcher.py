@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
+from omniq.background import Background, spawn
 from omniq.batching import apart
 from omniq.errors import Closed, StoreUnavailable
 from omniq.storage.base import BaseResultStorage
@@ -33,7 +33,7 @@ class ResultWatcher:
         self._waiting.setdefault(task_id, []).append(future)
         self._more.set()
         if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run())
+            self._runner = spawn(self._run())
         try:
             return await future
         finally:
@@ -58,7 +58,7 @@ class ResultWatcher:
             self._more.clear()
             ids = list(self._waiting)
             # Listen first and look then, so that nothing slips through between the two.
-            hint = asyncio.ensure_future(self._store.wait(ids, POLL))
+            hint = spawn(self._store.wait(ids, POLL))
             await asyncio.sleep(0)
             try:
                 if not await self._look(ids):
@@ -93,10 +93,10 @@ class ResultWatcher:
             else:
                 future.set_result(answer)
 
-    async def _hear(self, hint: asyncio.Future[None]) -> None:
+    async def _hear(self, hint: Background[None]) -> None:
         """Return when a result may have come, or when there are more to wait for."""
-        more: asyncio.Future[Any] = asyncio.ensure_future(self._more.wait())
+        more = spawn(self._more.wait())
         try:
-            await asyncio.wait([hint, more], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((hint, more), return_when=asyncio.FIRST_COMPLETED)
         finally:
             more.cancel()

@@ -8,18 +8,37 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any
 
+from omniq.background import inside
+from omniq.errors import TaskTimeout
 from omniq.serialization.calls import LoadedCall
 from omniq.workers.base import Worker
 from omniq.workers.desk import Desk
-from omniq.workers.execution import Execution
+from omniq.workers.execution import Execution, failure
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
+from omniq.workers.surroundings import Surroundings
 from omniq.workers.threads import CANCEL_PATIENCE, ThreadSlots, give_up_all
 
 log = logging.getLogger("omniq.worker")
+
+
+class JobTask(asyncio.Task[None]):
+    """The task in which a job runs: none that belongs to another job can cancel it."""
+
+    __slots__ = ("job",)
+    job: Job
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it. Where the program does that, by whatever ends its loop, the job is handed back."""
+        job = getattr(self, "job", None)  # it has none before its first wait
+        if job is not None and (who := inside.get(None)) is not job.context:
+            job.disturbed_by = End.RELEASED
+            if who is not None:
+                return False
+        return super().cancel(msg)
 
 
 class LoopRunner(Runner):
@@ -28,10 +47,14 @@ class LoopRunner(Runner):
     def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
         super().__init__(desk, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()
-        self._waking = False
+        self._context = Context()
+        """For timers: a loop keeps the context of cancelled ones."""
+        self._surroundings = Surroundings()
+        self._waking = self._halted = False
         self._free = max_workers
-        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._tasks: dict[Job, JobTask] = {}
+        self._timers: dict[Job, asyncio.TimerHandle] = {}
+        self._abandoned: set[JobTask] = set()
         self._sync: deque[Job] = deque()
         self._slots = ThreadSlots(
             execution, size=max_workers, take=self._take_sync, waiting=self._sync.__len__, done=self._sync_done
@@ -41,7 +64,7 @@ class LoopRunner(Runner):
         self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
 
     def wake(self) -> None:
-        if self._waking:  # a task has ended while it was being started below: that loop goes on
+        if self._waking or self._halted:  # a task has ended while it was being started below: that loop goes on
             return
         self._waking = True
         try:
@@ -52,7 +75,7 @@ class LoopRunner(Runner):
                 self._start(job)
         finally:
             self._waking = False
-        self._loop.call_soon(self.wake)
+        self._loop.call_soon(self.wake, context=self._context)
 
     def stop_job(self, job: Job, why: End) -> None:
         task = self._tasks.get(job)
@@ -73,11 +96,12 @@ class LoopRunner(Runner):
     async def _cancel_all(self) -> None:
         for job in list(self._tasks):
             self.stop_job(job, End.RELEASED)
+        for task in self._abandoned:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_PATIENCE)
-        for job in self._tasks:
-            log.warning("task %s goes on running though it was cancelled", job.record.id)
-            self.desk.done(job, Ran(end=End.RELEASED, started_at=job.started_at))
+        for job in list(self._tasks):
+            self._give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
 
     def _start(self, job: Job) -> None:
         call = self.execution.load(job)
@@ -85,19 +109,45 @@ class LoopRunner(Runner):
             self._free += 1
             self.desk.done(job, call)
         elif inspect.iscoroutinefunction(call.func):
-            # A copy of the worker's own context: whoever wakes this up may be in that of another task.
-            task = self._create_task(self._run(job, call), self._context.copy())
+            # A context of its own: whoever wakes this up may be in that of another task.
+            task = self._create_task(self._run(job, call))
             if not task.done():
-                self._tasks[job] = task
+                self._hold(job, task)
         else:
             self._sync.append(job)
             self._slots.wake()
 
-    def _create_task(self, coroutine: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None]:
+    def _create_task(self, coroutine: Coroutine[Any, Any, None]) -> JobTask:
         if sys.version_info >= (3, 12):
             # It runs up to its first wait at once, without a turn of the loop: many tasks never wait.
-            return asyncio.Task(coroutine, loop=self._loop, context=context, eager_start=True)
-        return self._loop.create_task(coroutine, context=context)
+            return JobTask(coroutine, loop=self._loop, context=Context(), eager_start=True)
+        return JobTask(coroutine, loop=self._loop, context=Context())
+
+    def _hold(self, job: Job, task: JobTask) -> None:
+        task.job = job
+        self._tasks[job] = task
+        if job.call.timeout is not None:
+            # It is cancelled by then; it is given up only if that doesn't end it.
+            seconds = job.call.timeout + CANCEL_PATIENCE
+            self._timers[job] = self._loop.call_later(seconds, self._time_out, job, context=self._context)
+
+    def _time_out(self, job: Job) -> None:
+        self._give_up(job, failure(job, TaskTimeout()))
+
+    def _give_up(self, job: Job, ran: Ran) -> None:
+        """Hand in `ran` for a job whose task goes on though it was cancelled."""
+        log.warning("task %s goes on running though it was cancelled", job.record.id)
+        task = self._tasks.pop(job)
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard, context=self._context)
+        if job.context is not None:
+            job.context.cancel()
+        self._disarm(job)
+        self._ended(job, ran)
+
+    def _disarm(self, job: Job) -> None:
+        if job.call.timeout is not None and (timer := self._timers.pop(job, None)) is not None:
+            timer.cancel()
 
     async def _run(self, job: Job, call: LoadedCall) -> None:
         if job.ended_by is None:
@@ -105,8 +155,23 @@ class LoopRunner(Runner):
             ran = await self.execution.run_async(job, call)
         else:
             ran = Ran(end=job.ended_by)
-        self._tasks.pop(job, None)
-        self._ended(job, ran)
+        try:
+            self._surroundings.restore()
+        finally:  # a signal that the task had blocked may come now, and its handler exit
+            self._hand_in(job, ran)
+
+    def _hand_in(self, job: Job, ran: Ran) -> None:
+        if job.disturbed_by is not None and job.ended_by is None and self._is_cancelled():
+            self._halted = True  # the program ends this loop, and nothing more can be begun on it
+        if not job.done:  # else it was given up
+            self._tasks.pop(job, None)
+            self._disarm(job)
+            self._ended(job, ran)
+
+    @staticmethod
+    def _is_cancelled() -> bool:
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     def _ended(self, job: Job, ran: Ran) -> None:
         self._free += 1
@@ -120,7 +185,7 @@ class LoopRunner(Runner):
             return None
 
     def _sync_done(self, job: Job, ran: Ran) -> None:
-        self._loop.call_soon_threadsafe(self._ended, job, ran)
+        self.desk.call_soon(self._ended, job, ran)
 
 
 BURST = 100

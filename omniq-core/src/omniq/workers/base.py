@@ -18,7 +18,8 @@ from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.results.outcome import OutcomeWaiter
 from omniq.sync import portal, refuse_in_loop
-from omniq.workers.pool import AsyncWorkerPool, WorkerPool
+from omniq.workers.blocking import WorkerPool
+from omniq.workers.pool import AsyncWorkerPool
 from omniq.workers.runner import Runner
 
 
@@ -63,7 +64,8 @@ class Worker:
 
     @property
     def _is_running(self) -> bool:
-        return self._async is not None or (self._blocking is not None and self._blocking.running)
+        in_loop = self._async is not None and self._async.failure is None
+        return in_loop or (self._blocking is not None and self._blocking.running)
 
     def _event_logger(self) -> AsyncEventLogger | None:
         """The logger that the queue has for this event store already, else a new one."""
@@ -79,6 +81,7 @@ class Worker:
         refuse_in_loop(f"{type(self).__name__}.start()")
         if self._is_running:
             raise WorkerError("the worker is running already")
+        self.stop()  # one that can't go on
         blocking = WorkerPool(self.pool())
         blocking.start()
         self._blocking = blocking
@@ -112,6 +115,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         if self._is_running:
             raise WorkerError("the worker is running already")
+        await self.__aexit__()  # one that can't go on
         pool = self.pool()
         await pool.start()
         self._async = pool

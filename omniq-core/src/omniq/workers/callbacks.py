@@ -10,11 +10,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from omniq import clock
+from omniq.background import spawn
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.view import task_result
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import Change
+from omniq.sync import end_task
 from omniq.workers.job import Job
 
 log = logging.getLogger("omniq.worker")
@@ -37,7 +39,7 @@ class CallbackManager:
         reference = job.call.on_success if succeeded else job.call.on_failure
         if reference is not None:
             name = f"{reference} of task {job.record.id}"
-            call = asyncio.create_task(self._call(reference, job, change), name=name)
+            call = spawn(self._call(reference, job, change), name=name)
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
 
@@ -48,7 +50,7 @@ class CallbackManager:
         _, pending = await asyncio.wait(set(self._calls), timeout=patience)
         for call in pending:
             log.warning("a callback is given up, since its worker stops: %s", call.get_name())
-            call.cancel()
+            end_task(call)
 
     async def _call(self, reference: str, job: Job, change: Change) -> None:
         assert change.result is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
+from omniq.background import inside
 from omniq.errors import NoCurrentTask
 from omniq.models.task import Call
 from omniq.storage.records import TaskRecord
@@ -57,7 +58,7 @@ class TaskContext:
         self._cancelled = True
 
 
-current: ContextVar[TaskContext] = ContextVar("omniq_current_task")
+current: ContextVar[TaskContext] = inside
 
 
 def current_task() -> TaskContext:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from omniq.workers.job import LARGE, End, Job, Ran
@@ -24,6 +26,7 @@ class Desk:
     def __init__(self, lease: float) -> None:
         self._lease = lease
         self._loop = asyncio.get_running_loop()
+        self._context = Context()
         self._buffer: deque[Job] = deque()
         self._done: deque[tuple[Job, Ran]] = deque()
         self._signalled = False
@@ -121,11 +124,12 @@ class Desk:
         self._done.append((job, ran))
         if not self._signalled:
             self._signalled = True
-            self._loop.call_soon_threadsafe(self.has_done.set)
+            self.call_soon(self.has_done.set)
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Let the worker's loop call this."""
-        self._loop.call_soon_threadsafe(function, *args)
+        """Let the worker's loop call this; where that is closed, nobody is left to care."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *args, context=self._context)
 
     # ── from the settler ─────────────────────────────────────────────────────
 

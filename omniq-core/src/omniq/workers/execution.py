@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
 
-from omniq import clock
+from omniq import clock, forks
 from omniq.config.security import Security
 from omniq.errors import (
     CorruptPayload,
@@ -25,9 +25,12 @@ from omniq.models.config import TEN_YEARS
 from omniq.models.times import seconds
 from omniq.serialization.calls import LoadedCall
 from omniq.storage.sizes import SizeLimit
-from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, shown_name
+from omniq.sync import in_running_loop
+from omniq.texts import shown_name
 from omniq.workers.context import current
+from omniq.workers.describing import chain, let_go, qualified_name, remote_traceback, safe_text
 from omniq.workers.job import End, Job, Ran
+from omniq.workers.limit import within
 
 log = logging.getLogger("omniq.worker")
 
@@ -48,30 +51,42 @@ class Execution:
         try:
             return self._serialization.load_call(job.call)
         except BaseException as error:
-            return failure(job, error)
+            return scarcity(error) or failure(job, error)
 
     async def run_async(self, job: Job, call: LoadedCall) -> Ran:
         """Run an async function on the running loop, in a task and so in a context of its own."""
+        before = forks.count
         try:
             self._enter(job)
-            value = await within(job.call.timeout, call.func(*call.args, **call.kwargs))
-            return self._success(job, value)
+            ran = self._success(job, await within(job.call.timeout, call.func(*call.args, **call.kwargs)))
         except BaseException as error:
+            _end_child(before, error)
+            if isinstance(error, GeneratorExit) and not in_running_loop():
+                raise  # the loop is gone, and with it all that could be done
             return failure(job, error)
+        _end_child(before)
+        return ran
 
     def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
         """Run any function on this thread, in a context of its own; what it awaits runs through `await_`."""
-        return copy_context().run(self._run_sync, job, call, await_)
+        try:
+            return copy_context().run(self._run_sync, job, call, await_)
+        finally:
+            asyncio.set_event_loop(None)  # a task may have closed what it found or left there
 
     def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
+        before = forks.count
         try:
             self._enter(job)
             value = call.func(*call.args, **call.kwargs)
             if inspect.isawaitable(value):
                 value = await_(value)
-            return self._success(job, value)
+            ran = self._success(job, value)
         except BaseException as error:
+            _end_child(before, error)
             return failure(job, error)
+        _end_child(before)
+        return ran
 
     def _enter(self, job: Job) -> None:
         job.started_at = clock.now()
@@ -86,72 +101,68 @@ class Execution:
         return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
 
 
-async def within(timeout: float | None, awaitable: Awaitable[Any]) -> Any:
-    """Await it for at most `timeout` seconds. Raises `TaskTimeout`; a `TimeoutError` of its own stays one."""
-    if timeout is None:
-        return await awaitable
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await awaitable
-    except TimeoutError:
-        if limit.expired():
-            raise TaskTimeout from None
-        raise
+def _end_child(before: int, error: BaseException | None = None) -> None:
+    """End a child that the task has forked: only the task's own code is its business."""
+    if forks.count != before:
+        forks.end_child(error)
+
+
+class OutOfResources(Exception):
+    """Raised where the worker lacks what it takes to run a task: that is no fault of the task."""
+
+
+SCARCITY_PAUSE = 1.0
+"""Seconds until a task is tried again for which descriptors or threads were lacking."""
+
+
+def scarcity(error: BaseException) -> Ran | None:
+    """What comes of a task that couldn't be begun for lack of descriptors or threads; None for other errors."""
+    if any(_is_scarcity(link) for link in chain(error)):
+        log.warning("a task can't be begun, it goes back: %s", safe_text(error))
+        return Ran(end=End.RELEASED, delay=SCARCITY_PAUSE)
+    return None
+
+
+def _is_scarcity(error: BaseException) -> bool:
+    if type(error) is OSError:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return issubclass(type(error), OutOfResources)
 
 
 def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
-    """What came of a run that raised."""
-    if job.ended_by is not None and isinstance(error, asyncio.CancelledError):
-        return Ran(end=job.ended_by, started_at=job.started_at)
-    if isinstance(error, TaskTimeout) and not error.args:
+    """What came of a run that raised. The error is of no use after that: it lets go of what the task held."""
+    try:
+        return _failure(job, error, fatal)
+    finally:
+        let_go(error)
+
+
+def _failure(job: Job, error: BaseException, fatal: bool) -> Ran:
+    kind = type(error)  # what `isinstance` looks at first, an error may lie about
+    if issubclass(kind, OutOfResources):
+        return Ran(end=End.RELEASED, delay=SCARCITY_PAUSE)
+    if issubclass(kind, asyncio.CancelledError) and (why := job.ended_by or job.disturbed_by):
+        return Ran(end=why, started_at=job.started_at)
+    if kind is TaskTimeout and not error.args:
         error = TaskTimeout(f"ran longer than its timeout of {job.call.timeout:g} s")
-    broken = fatal or isinstance(error, CorruptPayload | SignatureError)
+    broken = fatal or issubclass(kind, CorruptPayload | SignatureError)
     return Ran(
         end=End.FATAL if broken else End.ERROR,
-        error_type=shown_name(qualified_name(type(error))),
+        error_type=shown_name(qualified_name(kind)),
         error_message=safe_text(error),
-        traceback=remote_traceback(error),
-        delay=_delay(error),
+        traceback=remote_traceback(error, __file__),
+        delay=_delay(error) if issubclass(kind, Retry) else None,
         started_at=job.started_at,
     )
 
 
 def _delay(error: BaseException) -> float | None:
-    """The delay that a task asked for, if it is one."""
-    if not isinstance(error, Retry):
-        return None
+    """The delay that a task asked for."""
     try:
-        delay = seconds("delay", error.delay)
+        delay = seconds("delay", getattr(error, "delay", None))
         return None if delay is None else min(delay, TEN_YEARS)
     except InvalidTask as wrong:
         log.warning("a task asks to be run again after no real time, its own backoff holds: %s", wrong)
-        return None
-
-
-def _encodable(text: str) -> str:
-    """The text with escapes for lone surrogates, which UTF-8 can't carry."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def qualified_name(cls: type) -> str:
-    """`module.qualname`; the bare name for builtins."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def safe_text(error: BaseException) -> str:
-    """The error's text, cut to `MAX_MESSAGE`; a task's own `__str__` may raise as well."""
-    try:
-        return _encodable(cut(str(error), MAX_MESSAGE))
-    except BaseException as second:
-        return f"(its text can't be had: {type(second).__name__})"
-
-
-def remote_traceback(error: BaseException) -> str:
-    """The traceback from the task's own first line on, without this module's frames, cut to `MAX_TRACEBACK`."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    try:
-        return _encodable(cut("".join(traceback.format_exception(type(error), error, frames)), MAX_TRACEBACK))
-    except BaseException as second:
-        return f"(the traceback can't be had: {type(second).__name__})"
+    except BaseException as wrong:
+        log.warning("a task's delay can't be had, its own backoff holds: %s", qualified_name(type(wrong)))
+    return None

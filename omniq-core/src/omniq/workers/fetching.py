@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from omniq.background import Background, spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.models.config import WorkerConfig
@@ -79,7 +80,7 @@ class Fetcher:
         self._queues = tuple(queues)
         self._config = config
         self._worker = worker
-        self._hint: asyncio.Future[None] | None = None
+        self._hint: Background[None] | None = None
         self._emptied_at = -math.inf
         """When a claim began that found nothing."""
         self._emptied = asyncio.Event()
@@ -106,6 +107,7 @@ class Fetcher:
                 elif records is not None:
                     self._note_empty(began)
                     await self._idle()
+                del records  # which are large, perhaps, and may be settled long before the next claim
         finally:
             self._stop_listening()
 
@@ -126,7 +128,7 @@ class Fetcher:
         return self._runner.max_workers + (self.pace.ahead() if prefetch is None else prefetch)
 
     def _room(self) -> int:
-        if self._desk.bytes_in_line >= MAX_IN_LINE:
+        if self._runner.blocked or self._desk.bytes_in_line >= MAX_IN_LINE:
             return 0
         return max(0, self._capacity - len(self._desk.held))
 
@@ -154,9 +156,7 @@ class Fetcher:
 
     async def _claim(self, limit: int) -> list[TaskRecord] | None:
         """The tasks; None when the store failed."""
-        claim = asyncio.ensure_future(
-            self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker)
-        )
+        claim = spawn(self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker))
         try:
             records = await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -223,7 +223,7 @@ class Fetcher:
     def _listen(self) -> None:
         if self._hint is None or self._hint.done():
             pause = self._config.poll_interval * random.uniform(0.85, 1.0)  # so that workers don't all look at once
-            self._hint = asyncio.ensure_future(self._hear(pause))
+            self._hint = spawn(self._hear(pause))
 
     async def _hear(self, pause: float) -> None:
         try:

@@ -58,6 +58,7 @@ class Job:
         "call",
         "claimed_at",
         "context",
+        "disturbed_by",
         "done",
         "ended_by",
         "record",
@@ -78,6 +79,8 @@ class Job:
         self.context: TaskContext | None = None
         self.ended_by: End | None = None
         """Why it is being stopped from outside, if it is."""
+        self.disturbed_by: End | None = None
+        """How it ends if it is cancelled for no reason of the worker's: another task has cancelled all there is."""
         self.done = False
         """Whether it has been handed in."""
 

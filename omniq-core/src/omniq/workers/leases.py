@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
 
 from omniq.errors import LeaseLost, StoreError
 from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import LeaseStatus
+from omniq.storage.records import Change, LeaseStatus
 from omniq.sync import Portal
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job
@@ -21,7 +24,8 @@ class LeaseKeeper:
     """Renews the leases of a worker's jobs, in one call for all, before a third of them has passed.
 
     It runs on its own thread, event loop and connections, so that neither a task that computes nor a loop
-    that is stuck lets a lease run out. Tasks shorter than a third of the lease are never renewed.
+    that is stuck lets a lease run out. Tasks shorter than a third of the lease are never renewed. When the
+    worker's loop has ended without the worker being stopped, it hands back what wasn't begun, and ends.
     """
 
     def __init__(
@@ -31,42 +35,71 @@ class LeaseKeeper:
         *,
         lease: float,
         stop_job: Callable[[Job, End], None],
+        back: Callable[[Job], Change],
     ) -> None:
         self._store = store
         self._desk = desk
         self._lease = lease
         self._stop_job = stop_job
+        self._back = back
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.current_thread()
         self._portal: Portal | None = None
 
     def start(self) -> None:
         """Begin to renew."""
-        self._portal = Portal("omniq-leases")
-        self._task = self._portal.submit(self._keep())
+        portal = self._portal = Portal("omniq-leases")
+        self._keeping = Context().run(portal.submit, self._live(portal))
+
+    def cease(self) -> None:
+        """Renew no longer, from now on; from any thread."""
+        if self._portal is not None:
+            self._keeping.cancel()
 
     async def stop(self) -> None:
         """Renew no longer, and give back the connections."""
-        if self._portal is not None:
-            self._task.cancel()
-            await asyncio.wrap_future(self._portal.submit(self._close()))
-            self._portal.stop()  # it has nothing left to do
-            self._portal = None
+        self.cease()
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                await asyncio.wrap_future(portal.submit(self._guarded(self._store.close)))
+            portal.stop()  # it has nothing left to do
 
-    async def _close(self) -> None:
-        await self._store.close()
+    async def _live(self, portal: Portal) -> None:
+        await self._keep()
+        await self._guarded(self._hand_back)
+        await self._guarded(self._store.close)
+        portal.end()
 
     async def _keep(self) -> None:
-        while True:
+        """Renew until the worker's loop is gone."""
+        while not self._is_orphan:
+            if self._loop.is_running():
+                await self._guarded(self._renew)
             await asyncio.sleep(self._lease / 6)
-            try:
-                await self._store.connect()
-                await self._renew()
-            except StoreError as error:
-                log.warning("leases can't be renewed, trying again: %s", error)
-            except Exception:  # whatever it is: nothing may end this loop as long as tasks run
-                log.exception("leases can't be renewed, trying again")
+
+    @property
+    def _is_orphan(self) -> bool:
+        """Whether the worker's loop will never run again. One that is stuck, or computes, still runs."""
+        return self._loop.is_closed() or not self._thread.is_alive()
+
+    async def _guarded(self, call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except StoreError as error:
+            log.warning("leases can't be renewed, trying again: %s", error)
+        except Exception:  # whatever it is: nothing may end this loop as long as tasks run
+            log.exception("leases can't be renewed, trying again")
+
+    async def _hand_back(self) -> None:
+        """Hand back what wasn't begun, for a worker whose loop is gone."""
+        jobs = self._desk.withdraw()
+        log.error("the worker's event loop has ended: %d tasks go back, and its leases end", len(jobs))
+        await self._store.connect()
+        await self._store.transition([self._back(job) for job in jobs])
 
     async def _renew(self) -> None:
+        await self._store.connect()
         now = time.monotonic()
         due = [job for job in list(self._desk.held.values()) if now - job.renewed_at >= self._lease / 6]
         if not due:
@@ -76,7 +109,7 @@ class LeaseKeeper:
         # In one go, and first those that haven't begun: one that is stopped lets its slot take the next.
         stops.sort(key=lambda stop: stop[0].context is not None)
         if stops:
-            self._loop.call_soon_threadsafe(self._stop_all, stops)
+            self._desk.call_soon(self._stop_all, stops)
 
     def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> End | None:
         """Take note of what the store said of a lease, and tell why its job must be stopped, if it must."""

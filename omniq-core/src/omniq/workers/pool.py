@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Self
 
-from omniq import clock
+from omniq import clock, forks
+from omniq.background import Background, persist, spawn
 from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.loops import Waits
@@ -23,7 +23,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.retry import RetryManager
 from omniq.results.engine import AsyncResultStorage
 from omniq.storage.sizes import BESIDE_A_VALUE, SizeLimit
-from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
+from omniq.sync import cancel_and_wait
 from omniq.workers.admission import Admission
 from omniq.workers.callbacks import CallbackManager
 from omniq.workers.desk import Desk
@@ -31,6 +31,7 @@ from omniq.workers.execution import Execution
 from omniq.workers.fetching import Fetcher
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.leases import LeaseKeeper
+from omniq.workers.patience import Patience
 from omniq.workers.runner import Runner
 from omniq.workers.settling import SettlingLoop, Verdict
 from omniq.workers.upkeep import Upkeep
@@ -67,20 +68,23 @@ class AsyncWorkerPool:
         self._results = results
         if events is not None:
             queue.events = events
-        self._loops: list[asyncio.Task[None]] = []
+        self._parts: list[Background[None]] = []
         self._patience: Patience | None = None
         self._drains = Waits()
+        self._ending: Background[None] | None = None
+        self._forks = forks.count
         self.failure: BaseException | None = None
-        """The error that ended the worker, if one did."""
+        """The error for which the worker can't go on, if there is one: it stops by itself then."""
         self.finished = asyncio.Event()
-        """Set when the pool has stopped, by `stop` or by an error that no part could handle."""
+        """Set when the pool has stopped, by `stop` or by itself."""
 
     # ── life ─────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
         """Connect and begin to work; returns at once. Raises `StoreError` when a store can't be reached."""
-        if self._loops:
+        if self._parts:
             raise WorkerError("the worker is running already")
+        self._forks = forks.count
         queue = self._queue
         await queue.ready()
         if self._results is not None:
@@ -88,11 +92,11 @@ class AsyncWorkerPool:
         self._assemble()
         await self.runner.open()
         self._leases.start()
-        self._loops = [
-            self._spawn(self._fetcher.run(), "fetch"),
-            self._spawn(self._settling.run(), "settle"),
-            self._spawn(self._upkeep.run(), "upkeep"),
-            self._spawn(queue.scheduler.run(3 * self.config.poll_interval), "schedule"),
+        self._parts = [
+            self._spawn(self._fetcher.run, "fetch"),
+            self._spawn(self._settling.run, "settle"),
+            self._spawn(self._upkeep.run, "upkeep"),
+            self._spawn(partial(queue.scheduler.run, 3 * self.config.poll_interval), "schedule"),
         ]
         log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
 
@@ -102,28 +106,43 @@ class AsyncWorkerPool:
         `grace_period` (seconds) overrides the configured one; a second call while the first still waits may
         give a shorter one.
         """
-        if not self._loops:
+        if self._forks != forks.count:
+            return  # it is the parent's
+        if not self._parts:
             if self._patience is not None:
                 self._patience.shorten(grace_period)
                 await self.finished.wait()
             return
-        fetch, settle, *upkeep = self._loops
-        self._loops = []
+        parts, self._parts = self._parts, []
         self._patience = Patience(self.config.grace_period if grace_period is None else grace_period)
-        await cancel_and_wait(fetch, *upkeep)
+        try:
+            await self._wind_up(*parts)
+        finally:
+            self.finished.set()
+        log.info("worker %s has stopped", self.name)
+
+    async def _wind_up(self, fetch: Background[None], settle: Background[None], *others: Background[None]) -> None:
+        assert self._patience is not None
+        await cancel_and_wait(fetch, *others)
         self._drains.close()
         self._hand_back()
         await self._patience.wait_for(self.desk.until_held_at_most(0))
-        await self.runner.close()
-        self._hand_back()  # what came back from a process that died meanwhile
-        settled = await self._settle_rest()
-        await cancel_and_wait(settle)
-        await self._leases.stop()
+        settled = False
+        try:
+            await self.runner.close()
+            self._hand_back()  # what came back from a process that died meanwhile
+            settled = await self._settle_rest()
+        finally:
+            await cancel_and_wait(settle)
+            await self._leases.stop()
         await self._callbacks.close(max(1.0, self.config.grace_period))
         if self._queue.events is not None and settled:
             await self._queue.events.flush()
-        self.finished.set()
-        log.info("worker %s has stopped", self.name)
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes tasks: not before `start`, once it stops, or in a forked child."""
+        return bool(self._parts) and self.failure is None and self._forks == forks.count
 
     @property
     def ended(self) -> Counter[End]:
@@ -148,7 +167,7 @@ class AsyncWorkerPool:
 
         Raises `WorkerError` if it doesn't run, and `Closed` if it stops meanwhile.
         """
-        if not self._loops:
+        if not self._parts:
             raise WorkerError("the worker isn't running")
         with self._drains.begin("the worker"):
             while not await self._is_drained():
@@ -181,10 +200,11 @@ class AsyncWorkerPool:
             config=config,
             worker=self.name,
         )
+        verdict = Verdict(queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes)
         self._settling = SettlingLoop(
             queue,
             self.desk,
-            Verdict(queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes),
+            verdict,
             worker=self.name,
             on_ended=self._callbacks.ended,
             on_settled=self._fetcher.pace.count,
@@ -194,24 +214,36 @@ class AsyncWorkerPool:
             self.desk,
             lease=config.lease,
             stop_job=self.runner.stop_job,
+            back=lambda job: verdict.change(job, Ran(end=End.RELEASED)),
         )
         self._upkeep = Upkeep(queue, config)
 
-    def _spawn(self, loop: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(loop, name=f"omniq-{name}")
-        task.add_done_callback(self._loop_ended)
+    def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:
+        task = spawn(persist(part, f"the worker's part {name!r}"), name=f"omniq-{name}")
+        task.add_done_callback(self._part_ended)
         return task
 
-    def _loop_ended(self, task: asyncio.Task[None]) -> None:
-        """A part that ends by itself is a bug: say so loudly and end the worker, so that its supervisor restarts it."""
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ends before the worker is stopped: by an error, or because the program cancels all there is."""
+        if task.cancelled():
+            if self.running:
+                self.die(WorkerError("its event loop is being ended by the program"))
+        elif (error := task.exception()) is not None:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        log.critical("worker %s can't go on", self.name, exc_info=error)
-        self.failure = error
-        self._drains.close()
-        self.finished.set()
+        """The worker can't go on: hand back what can be, so that others may run it, and say so. On its loop."""
+        if self.failure is None:
+            self.die(error)
+            self._drains.close()
+            self._ending = spawn(self.stop(0), name="omniq-end")
+
+    def die(self, error: BaseException) -> None:
+        """Note that the worker can't go on, and let its leases end at once; from any thread."""
+        if self.failure is None:
+            self.failure = error
+            self._leases.cease()
+            log.critical("worker %s can't go on", self.name, exc_info=error)
 
     def _log_start(self, job: Job) -> None:
         self.desk.call_soon(self._log_executing, job, clock.now())
@@ -236,10 +268,16 @@ class AsyncWorkerPool:
 
     async def _settle_rest(self) -> bool:
         """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
-        if await self._settling.finish(max(1.0, self._patience.seconds if self._patience else 0.0)):
-            return True
-        log.error("%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held))
-        return False
+        try:
+            settled = await self._settling.finish(max(1.0, self._patience.seconds if self._patience else 0.0))
+        except Exception as error:
+            self._fail(error)
+            settled = False
+        if not settled:
+            log.error(
+                "%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held)
+            )
+        return settled
 
     async def _anything_running(self) -> bool:
         store = await self._queue.ready()
@@ -248,87 +286,3 @@ class AsyncWorkerPool:
             for stats in await store.stats()
             if stats.name in self._queues and not stats.paused
         )
-
-
-class Patience:
-    """How long a stopping worker still waits; it can only get shorter."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._ends_at = self._loop.time() + seconds
-        self._timeout: asyncio.Timeout | None = None
-
-    def shorten(self, seconds: float | None) -> None:
-        """End in so many seconds, if that is sooner; None changes nothing."""
-        if seconds is not None:
-            self.seconds = min(self.seconds, seconds)
-            self._ends_at = min(self._ends_at, self._loop.time() + seconds)
-            if self._timeout is not None:
-                self._timeout.reschedule(self._ends_at)
-
-    async def wait_for(self, event: Awaitable[object]) -> None:
-        """Wait for the event, or until patience has ended."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._ends_at) as self._timeout:
-                await event
-        self._timeout = None
-
-
-class WorkerPool:
-    """A worker pool on a thread and an event loop of its own; its methods block."""
-
-    def __init__(self, pool: AsyncWorkerPool) -> None:
-        self.aio = pool
-        self._portal: Portal | None = None
-
-    @property
-    def running(self) -> bool:
-        """False after a fork, too: the worker stays with the parent."""
-        return self._portal is not None and self._portal.thread.is_alive()
-
-    def start(self) -> None:
-        """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
-        refuse_in_loop("start()")
-        self._portal = Portal("omniq-worker")
-        _started.add(self)
-        try:
-            self._portal.call(self.aio.start())
-        except BaseException:
-            self._end()
-            raise
-
-    def stop(self, grace_period: float | None = None) -> None:
-        """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
-        if self._portal is not None and self.running:
-            try:
-                self._portal.call(self.aio.stop(grace_period))
-            finally:
-                self._end()
-
-    def drain(self) -> None:
-        """Wait until the tasks there are have been worked off."""
-        if self._portal is None or not self.running:
-            raise WorkerError("the worker isn't running")
-        self._portal.call(self.aio.drain())
-
-    def _end(self) -> None:
-        _started.discard(self)
-        portal, self._portal = self._portal, None
-        if portal is not None:
-            try:
-                portal.call(self.aio.disconnect())
-            finally:
-                portal.stop()
-
-
-_started: set[WorkerPool] = set()
-
-
-def _stop_all() -> None:
-    """At the interpreter's end: hand back what runs, instead of letting leases run out."""
-    for pool in list(_started):
-        pool.stop()
-
-
-atexit.register(_stop_all)

@@ -23,7 +23,12 @@ class Runner(ABC):
         self.on_start: Callable[[Job], None] = lambda job: None
         """Told, on the running thread, when a job starts."""
         self.on_failure: Callable[[Exception], None] = lambda error: None
-        """Told when tasks can't be run any more: the worker ends."""
+        """Told, on the worker's loop, when tasks can't be run any more: the worker ends."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether no slot can take a job at present, for lack of threads or processes: nothing is claimed then."""
+        return False
 
     @abstractmethod
     async def open(self) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.models.result import Outcome
@@ -20,8 +21,8 @@ from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.storage.sizes import ALWAYS_TAKEN, change_bytes
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut
+from omniq.workers.describing import qualified_name
 from omniq.workers.desk import Desk
-from omniq.workers.execution import qualified_name
 from omniq.workers.job import End, Job, Ran
 
 log = logging.getLogger("omniq.worker")
@@ -293,7 +294,7 @@ class SettlingLoop:
             )
 
     def _release_children(self, parents: list[str]) -> None:
-        task = asyncio.create_task(self._resolve(parents))
+        task = spawn(self._resolve(parents))
         self._children.add(task)
         task.add_done_callback(self._children.discard)
 

@@ -19,6 +19,10 @@ class ThreadRunner(Runner):
             execution, size=max_workers, take=desk.take, waiting=lambda: desk.buffered, done=desk.done
         )
 
+    @property
+    def blocked(self) -> bool:
+        return self._slots.blocked
+
     async def open(self) -> None:
         self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
 from queue import SimpleQueue
-from typing import Any
 
-from omniq.errors import TaskTimeout
-from omniq.serialization.calls import LoadedCall
-from omniq.workers.execution import Execution, failure, within
+from omniq.background import start_thread
+from omniq.backoff import Backoff
+from omniq.errors import TaskTimeout, WorkerError
+from omniq.workers.execution import Execution, failure
 from omniq.workers.job import End, Job, Ran
+from omniq.workers.surroundings import Surroundings
+from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 
 log = logging.getLogger("omniq.worker")
 
@@ -51,6 +54,7 @@ class ThreadSlots:
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._abandoned = 0
         self._closing = False
+        self._starting = _Starting()
         self.on_start: Callable[[Job], None] = lambda job: None
         self.on_failure: Callable[[Exception], None] = lambda error: None
 
@@ -64,6 +68,11 @@ class ThreadSlots:
         return list(self._running)
 
     @property
+    def blocked(self) -> bool:
+        """Whether there is no thread and none could be started."""
+        return self._starting.failing and not self._threads
+
+    @property
     def any_on_loops(self) -> bool:
         """Whether an async task is running."""
         return any(thread.loop.busy for thread in list(self._running.values()))
@@ -75,9 +84,7 @@ class ThreadSlots:
                 self._idle -= 1
                 self._tokens.put(True)
             elif len(self._threads) < self._size and not self._closing:
-                thread = _TaskThread(self._work)
-                self._threads.add(thread)
-                thread.start()
+                self._start_thread()
 
     def stop_job(self, job: Job, why: End) -> None:
         """Ask the task to stop: one on a thread's loop is cancelled, others see it in their context."""
@@ -86,9 +93,10 @@ class ThreadSlots:
         job.ended_by = why
         if job.context is not None:
             job.context.cancel()
-        thread = self._running.get(job)
-        if thread is not None:
-            thread.loop.cancel()
+        with self._lock:  # so that its thread can't have gone on to the next job
+            thread = self._running.get(job)
+            if thread is not None:
+                thread.loop.cancel()
 
     def give_up(self, job: Job, ran: Ran) -> None:
         """Hand in `ran` for a job that goes on running; its thread is replaced and ends after it."""
@@ -113,18 +121,62 @@ class ThreadSlots:
             for _ in self._threads:
                 self._tokens.put(False)
 
+    # ── starting threads ─────────────────────────────────────────────────────
+
+    def _start_thread(self) -> None:
+        """Start a thread, or see to it that it is tried again. With the lock held."""
+        thread = _TaskThread()
+        self._threads.add(thread)
+        try:
+            start_thread(functools.partial(self._work, thread), "omniq-task")
+        except (RuntimeError, MemoryError) as error:
+            self._threads.discard(thread)
+            self._call_soon(self._note_failed_start, error)
+        else:
+            self._starting.succeeded()
+
+    def _note_failed_start(self, error: Exception) -> None:
+        """Try again after a pause; fail when there has been no thread for too long. On the worker's loop."""
+        if self._starting.pending:
+            return
+        if self._starting.exhausted and not self._threads:
+            self.on_failure(WorkerError(f"no thread can be started: {error}"))
+            return
+        pause = self._starting.failed()
+        log.warning("a thread can't be started, trying again in %.1f s: %s", pause, error)
+        self._loop.call_later(pause, self._start_again, context=Context())
+
+    def _start_again(self) -> None:
+        self._starting.pending = False
+        with self._lock:
+            if len(self._threads) < self._size and not self._closing:
+                self._start_thread()
+
+    def _call_soon(self, function: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the worker's loop is closed: nobody waits for it any more
+            self._loop.call_soon_threadsafe(function, *args, context=Context())
+
     # ── on a thread ──────────────────────────────────────────────────────────
 
     def _work(self, me: _TaskThread) -> None:
+        surroundings = Surroundings()
         try:
-            while not me.abandoned and (job := self._next()) is not None:
-                self._run(job, me)
+            while not me.abandoned and self._work_once(me):
+                surroundings.restore()
         except Exception as error:  # tasks can't raise here: it is ours, and the thread's job would be held for ever
-            self._loop.call_soon_threadsafe(self.on_failure, error)
+            self._call_soon(self.on_failure, error)
         me.loop.close()
         with self._lock:
             self._threads.discard(me)
             self._abandoned -= me.abandoned
+
+    def _work_once(self, me: _TaskThread) -> bool:
+        """Run the next job; returns whether there was one. Nothing here holds it while the thread is idle."""
+        job = self._next()
+        if job is None:
+            return False
+        self._run(job, me)
+        return True
 
     def _next(self) -> Job | None:
         while not self._closing:
@@ -153,7 +205,7 @@ class ThreadSlots:
             given_up = self._running.pop(job, None) is None
         if not given_up:
             if job.call.timeout is not None:
-                self._loop.call_soon_threadsafe(self._disarm, job)
+                self._call_soon(self._disarm, job)
             self._done(job, ran)
 
     def _ran(self, job: Job, me: _TaskThread) -> Ran:
@@ -162,16 +214,15 @@ class ThreadSlots:
         if isinstance(call, Ran):
             return call
         if job.call.timeout is not None:
-            self._loop.call_soon_threadsafe(self._arm, job, call)
+            # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
+            margin = 1.0 if inspect.iscoroutinefunction(call.func) else 0.0
+            self._call_soon(self._arm, job, job.call.timeout + margin)
         return self._execution.run_sync(job, call, functools.partial(me.loop.run, timeout=job.call.timeout))
 
     # ── timeouts, on the worker's loop ───────────────────────────────────────
 
-    def _arm(self, job: Job, call: LoadedCall) -> None:
-        assert job.call.timeout is not None
-        # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
-        margin = 1.0 if inspect.iscoroutinefunction(call.func) else 0.0
-        self._timers[job] = self._loop.call_later(job.call.timeout + margin, self._time_out, job)
+    def _arm(self, job: Job, seconds: float) -> None:
+        self._timers[job] = self._loop.call_later(seconds, self._time_out, job)
 
     def _disarm(self, job: Job) -> None:
         timer = self._timers.pop(job, None)
@@ -200,51 +251,44 @@ async def give_up_all(slots: ThreadSlots) -> None:
         slots.give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
 
 
-class _TaskThread(threading.Thread):
+class _TaskThread:
     """A thread for tasks, with an event loop for the async ones among them."""
 
-    def __init__(self, work: Callable[[_TaskThread], None]) -> None:
-        super().__init__(name="omniq-task", daemon=True)
-        self._work = work
+    def __init__(self) -> None:
         self.loop = ThreadLoop()
         self.abandoned = False
 
-    def run(self) -> None:
-        self._work(self)
+
+START_PATIENCE = 10.0
+"""Seconds without any thread after which a worker gives up to start one."""
 
 
-class ThreadLoop:
-    """An event loop of one thread, made when the first async task comes."""
+class _Starting:
+    """How well threads can be started of late."""
 
     def __init__(self) -> None:
-        self._runner: asyncio.Runner | None = None
-        self._task: asyncio.Task[Any] | None = None
-
-    def run(self, awaitable: Awaitable[Any], *, timeout: float | None) -> Any:
-        """Run it to its end. Raises `TaskTimeout` after `timeout` seconds."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        # In the caller's context: the runner's own would be that of the first task for all of them.
-        return self._runner.run(self._limited(awaitable, timeout), context=contextvars.copy_context())
+        self._backoff = Backoff(0.05, 1.0)
+        self._since: float | None = None
+        self.pending = False
+        """Whether the next attempt is under way."""
 
     @property
-    def busy(self) -> bool:
-        """Whether something runs on it."""
-        return self._task is not None
+    def failing(self) -> bool:
+        return self._since is not None
 
-    def cancel(self) -> None:
-        """Cancel what runs; from any thread."""
-        runner, task = self._runner, self._task
-        if runner is not None and task is not None:
-            runner.get_loop().call_soon_threadsafe(task.cancel)
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has failed for too long."""
+        return self._since is not None and time.monotonic() - self._since > START_PATIENCE
 
-    def close(self) -> None:
-        if self._runner is not None:
-            self._runner.close()
+    def failed(self) -> float:
+        """Note a failure; returns the seconds until the next attempt."""
+        self._since = self._since or time.monotonic()
+        self.pending = True
+        return self._backoff.step()
 
-    async def _limited(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
-        self._task = asyncio.current_task()
-        try:
-            return await within(timeout, awaitable)
-        finally:
-            self._task = None
+    def succeeded(self) -> None:
+        """Begin again."""
+        if self._since is not None:
+            self._since = None
+            self._backoff.reset()

@@ -1,0 +1,128 @@
+"""Event loops on threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from omniq import forks
+from omniq.background import clear_loop, drive, run_once, start_thread
+from omniq.errors import Closed
+
+log = logging.getLogger("omniq.sync")
+
+R = TypeVar("R")
+
+CLEARING = 0.5
+"""Seconds that what is left on a portal's loop has to end."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A new event loop: uvloop's when it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Portal:
+    """An event loop on a thread of its own, to which other threads hand coroutines.
+
+    Code on it may raise `SystemExit` or stop it: it goes on until `end` or `stop`. If it can't, such as without its
+    selector, it closes, and whoever waits for it gets a `RuntimeError`.
+    """
+
+    def __init__(self, name: str, *, on_death: Callable[[Exception], None] | None = None) -> None:
+        self._on_death = on_death
+        self._ending = False
+        self._forks = forks.count
+        self._pending: set[Future[Any]] = set()
+        self.loop = new_event_loop()
+        try:
+            self.thread = start_thread(self._run, name)
+        except BaseException:
+            self.loop.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes coroutines: not after its end, and not in a forked child."""
+        return self.thread.is_alive() and not self._ending and not self.of_parent
+
+    @property
+    def of_parent(self) -> bool:
+        """Whether this process is a forked child of the one that has the portal."""
+        return self._forks != forks.count
+
+    def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
+        """Run the coroutine on the portal's loop. Raises `RuntimeError` after its end."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except BaseException:
+            coroutine.close()
+            raise
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        if self.loop.is_closed():
+            self._refuse_pending()
+        return future
+
+    def call(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run the coroutine on the portal's loop and wait; Ctrl-C cancels it there.
+
+        Raises `Closed` if the portal is stopped meanwhile.
+        """
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except CancelledError:
+            raise Closed(f"{self.thread.name} was stopped while a call waited on it") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def end(self) -> None:
+        """Let the loop end soon; for its own coroutines, too."""
+        self._ending = True
+        with suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def stop(self) -> None:
+        """End the loop and wait for that."""
+        self.end()
+        self.thread.join(timeout=5)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            while not self._ending:
+                run_once(self.loop)
+        except Exception as error:
+            self._ending = True
+            log.exception("the event loop of the thread %s can't run any more", self.thread.name)
+            self._close()
+            if self._on_death is not None:
+                self._on_death(error)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            drive(self.loop, clear_loop(CLEARING))
+            drive(self.loop, self.loop.shutdown_asyncgens())
+        except Exception as error:  # it can't run any more
+            log.debug("an event loop couldn't be cleared: %r", error)
+        with suppress(OSError, RuntimeError):
+            self.loop.close()
+        self._refuse_pending()
+
+    def _refuse_pending(self) -> None:
+        for future in list(self._pending):
+            with suppress(InvalidStateError):  # it has just been done
+                future.set_exception(Closed(f"the event loop of the thread {self.thread.name} has ended"))

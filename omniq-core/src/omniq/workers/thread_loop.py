@@ -1,0 +1,143 @@
+"""The event loop of a thread that runs tasks one after the other: each finds it as if it were the first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+import time
+import weakref
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import suppress
+from typing import Any
+
+from omniq.background import clear_loop, drive
+from omniq.backoff import Backoff
+from omniq.workers.execution import OutOfResources
+from omniq.workers.limit import within
+
+log = logging.getLogger("omniq.worker")
+
+LEFT_PATIENCE = 0.5
+"""Seconds that coroutines which a task has left behind have to end."""
+OPEN_PATIENCE = 10.0
+"""Seconds for which a loop is tried to be made, when descriptors have run out."""
+
+
+class ThreadLoop:
+    """An event loop of one thread, made when the first async task comes, and anew after one that broke it.
+
+    What a task leaves behind on it, coroutines and asynchronous generators, is ended with the task. It isn't the
+    thread's current loop outside async tasks, so that sync ones can't get hold of it.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
+
+    def run(self, awaitable: Awaitable[Any], *, timeout: float | None) -> Any:
+        """Run it to its end. Raises `TaskTimeout` after `timeout` seconds, `OutOfResources` if there is no loop for it.
+
+        It runs in a copy of the caller's context.
+        """
+        loop = self._loop = self._usable() or _open()
+        whole = False
+        try:
+            value = drive(loop, self._limited(awaitable, timeout), context=contextvars.copy_context())
+            whole = True
+            return value
+        except Exception:
+            whole = True
+            raise
+        finally:
+            if not (whole and self._left_clean(loop)):
+                self.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs on it."""
+        return self._task is not None
+
+    def cancel(self) -> None:
+        """Cancel what runs; from any thread."""
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None:
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(task.cancel)
+
+    def close(self) -> None:
+        """Close the loop, with what is left on it."""
+        loop, self._loop = self._loop, None
+        if loop is None or loop.is_closed():
+            return
+        try:
+            drive(loop, clear_loop(LEFT_PATIENCE))
+            drive(loop, loop.shutdown_asyncgens())
+            loop.close()
+        except Exception as error:  # a task has broken it
+            log.debug("the loop of a thread couldn't be closed: %r", error)
+
+    def _usable(self) -> asyncio.AbstractEventLoop | None:
+        return None if self._loop is None or self._loop.is_closed() else self._loop
+
+    async def _limited(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
+        self._task = asyncio.current_task()
+        self._note_generators()
+        try:
+            return await within(timeout, awaitable)
+        finally:
+            self._task = None
+
+    def _note_generators(self) -> None:
+        """Note which asynchronous generators are begun here. The loop puts its hooks back when it stops."""
+        hooks = sys.get_asyncgen_hooks()
+
+        def begun(generator: AsyncGenerator[Any, Any]) -> None:
+            self._generators.add(generator)
+            if hooks.firstiter is not None:
+                hooks.firstiter(generator)
+
+        sys.set_asyncgen_hooks(firstiter=begun)
+
+    def _left_clean(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """End what the task has left behind; returns whether nothing of it is left."""
+        if loop.is_closed():
+            return False
+        loop.set_exception_handler(None)
+        loop.set_task_factory(None)
+        if not self._generators and not asyncio.all_tasks(loop):
+            return True
+        clean = drive(loop, self._end_rest())
+        if not clean:
+            log.warning("a task has left coroutines behind that don't end: they are dropped")
+        return clean
+
+    async def _end_rest(self) -> bool:
+        generators, self._generators = list(self._generators), weakref.WeakSet()
+        closing = [asyncio.ensure_future(_close(generator)) for generator in generators]
+        if closing:
+            await asyncio.wait(closing, timeout=LEFT_PATIENCE)
+        return await clear_loop(LEFT_PATIENCE)
+
+
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    try:
+        await generator.aclose()
+    except Exception as error:
+        log.debug("an asynchronous generator that a task has left behind failed: %s", type(error).__name__)
+
+
+def _open() -> asyncio.AbstractEventLoop:
+    """A new loop, as soon as there are descriptors for it. Raises `OutOfResources`."""
+    backoff = Backoff(0.05, 1.0)
+    deadline = time.monotonic() + OPEN_PATIENCE
+    while True:
+        try:
+            return asyncio.new_event_loop()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise OutOfResources(f"no event loop can be made: {error}") from error
+            log.warning("no event loop can be made, trying again in %.1f s: %s", backoff.next, error)
+        time.sleep(backoff.step())
