@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -11,8 +10,9 @@ from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
 from omniq import forks
+from omniq.logs import get_logger
 
-log = logging.getLogger("omniq.sync")
+log = get_logger("omniq.sync")
 
 T = TypeVar("T")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from omniq.logs import get_logger
+
 T = TypeVar("T")
 
-log = logging.getLogger("omniq.deadlines")
+log = get_logger("omniq.deadlines")
 
 _abandoned: set[asyncio.Task[Any]] = set()
 

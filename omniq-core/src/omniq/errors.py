@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Self
 
+from omniq.escaping import escaped, escaped_block
+
 
 class OmniQError(Exception):
     """Base of all errors that OmniQ raises on purpose."""
@@ -156,8 +158,11 @@ class TaskFailed(ResultError):
         self.remote_traceback = remote_traceback
 
     def __str__(self) -> str:
-        head = f"task {self.task_id} failed: {self.error_type}: {self.error_message}"
-        return f"{head}\n\nOn the worker:\n{self.remote_traceback}" if self.remote_traceback else head
+        # Whoever prints or logs it shall show nothing that a task, or whoever wrote its row, made up to look otherwise.
+        head = escaped(f"task {self.task_id} failed: {self.error_type}: {self.error_message}")
+        if not self.remote_traceback:
+            return head
+        return f"{head}\n\nOn the worker:\n{escaped_block(self.remote_traceback)}"
 
 
 class TaskCancelled(ResultError):

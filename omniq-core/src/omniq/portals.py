@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
@@ -12,8 +11,9 @@ from typing import Any, TypeVar
 from omniq import forks
 from omniq.background import clear_loop, drive, run_once, start_thread
 from omniq.errors import Closed
+from omniq.logs import get_logger
 
-log = logging.getLogger("omniq.sync")
+log = get_logger("omniq.sync")
 
 R = TypeVar("R")
 

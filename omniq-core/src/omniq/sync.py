@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import logging
 import os
 import threading
 import weakref
@@ -19,6 +18,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from omniq.background import Background
 from omniq.errors import BlockingCallInLoop
+from omniq.logs import get_logger
 from omniq.portals import Portal as Portal
 from omniq.portals import new_event_loop as new_event_loop
 
@@ -31,7 +31,7 @@ class AsyncResource(Protocol):
     async def close(self) -> None: ...
 
 
-log = logging.getLogger("omniq.sync")
+log = get_logger("omniq.sync")
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,11 +10,14 @@ from typing import TypeAlias
 import asyncpg
 from omniq import clock
 from omniq.batching import MAX_BYTES
+from omniq.models.config import TEN_YEARS
 from omniq.storage.records import Lease, LeaseStatus, TaskRecord
 
 from omniq_postgres.connection import Session
-from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, task_record
+from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, raised, task_record
 
+MAX_LEASE = 2 * TEN_YEARS
+"""Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""
 MIN_PROMOTED = 200
 """SCHEDULED tasks of each queue that one claim makes PENDING, however few it is asked for: else twice as many."""
 
@@ -24,16 +27,17 @@ CLAIM = f"""
         select min(first.run_at) as next_run
         from unnest($2::text[]) as queue (name) cross join lateral (
             select run_at from omniq.task where state = 'scheduled' and queue_name = queue.name
+                and run_at < 'infinity'
             order by run_at limit 1) as first
         where queue.name <> all (array(select queue_name from omniq.paused_queue))),
     first as (
         select next.ctid, next.size
-        from unnest($2::text[], $3::smallint[], $4::float8[], $5::text[])
+        from unnest($2::text[], $3::int[], $4::float8[], $5::text[])
             with ordinality as queue (name, rank, run_at, id, place) cross join lateral (
             select ctid, octet_length(body) as size from omniq.task
             where state = 'pending' and queue_name = queue.name
-                and ((-priority), run_at, id) > (queue.rank, queue.run_at, queue.id)
-            order by (-priority), run_at, id limit $6 for no key update skip locked) as next
+                and ((-priority::integer), run_at, id) > (queue.rank, queue.run_at, queue.id)
+            order by (-priority::integer), run_at, id limit $6 for no key update skip locked) as next
         where queue.name <> all (array(select queue_name from omniq.paused_queue))
             and ($7 or coalesce((select next_run > now from scheduled, clock), true))
         order by queue.place limit $6),
@@ -45,7 +49,8 @@ CLAIM = f"""
         from clock left join (select from due limit 1) as first on true),
     claimed as (
         update omniq.task
-        set state = 'running', epoch = epoch + 1, claimed_at = now, lease_until = now + $8::float8, worker = $9::text
+        set state = 'running', epoch = {raised("epoch")}, claimed_at = now, lease_until = now + $8::float8,
+            worker = $9::text
         from clock where ctid = any(array(select ctid from due))
         returning {COLUMNS})
     select claimed.*, next_run - now as until_next, took
@@ -60,6 +65,11 @@ PROMOTE = f"""
         where queue.name <> all (array(select queue_name from omniq.paused_queue)))
     update omniq.task set state = 'pending' where ctid = any(array(select ctid from due))
 """
+_MEND = """
+    update omniq.task set priority = $3, created_at = $4, run_at = $5, expires_at = $6, finished_at = $7, epoch = $8,
+        attempts = $9, crashes = $10, depends_on = $11
+    where id = $1 and worker = $2 and state = 'running'
+"""
 _EXTEND = f"""
     update omniq.task set lease_until = {NOW} + $4::float8
     from unnest($2::text[], $3::int[]) as lease (id, epoch)
@@ -69,9 +79,17 @@ _EXTEND = f"""
 REAP = f"""
     with lapsed as (
         select ctid from omniq.task where state = 'running' and lease_until <= {NOW}
-        order by lease_until limit $2 for no key update skip locked)
-    update omniq.task set state = 'pending', crashes = crashes + 1, lease_until = null, worker = null
-    where ctid = any(array(select ctid from lapsed))
+        order by lease_until limit $2 for no key update skip locked),
+    endless as (
+        select ctid from omniq.task where state = 'running' and lease_until > {NOW} + {MAX_LEASE}
+        limit $2 for no key update skip locked),
+    leaseless as (
+        select ctid from omniq.task where state = 'running' and lease_until is null
+        limit $2 for no key update skip locked),
+    chosen as (
+        select ctid from lapsed union all select ctid from endless union all select ctid from leaseless limit $2)
+    update omniq.task set state = 'pending', crashes = {raised("crashes")}, lease_until = null, worker = null
+    where ctid = any(array(select ctid from chosen))
     returning {WITHOUT_BODY}
 """
 
@@ -134,10 +152,30 @@ async def claim_tasks(
         rows = await claim(promoted=True)
     claimed = Claimed(task_record(row) for row in rows if row["id"] is not None)
     order = {queue: place for place, queue in enumerate(queues)}
+    await _mend(session, [task for task in claimed if task.damage is not None])
     claimed.sort(key=lambda task: (order[task.queue_name], -task.priority, task.run_at, task.id))
     claimed.until_next = rows[0]["until_next"]
     bookmarks.note(claimed, begin, rows[0]["took"])
     return claimed
+
+
+async def _mend(session: Session, tasks: Sequence[TaskRecord]) -> None:
+    """Write the stand-ins of damaged tasks, which were claimed just now, so that they can be ended like others."""
+    for task in tasks:
+        await session.fetch(
+            _MEND,
+            task.id,
+            task.worker,
+            task.priority,
+            task.created_at,
+            task.run_at,
+            task.expires_at,
+            task.finished_at,
+            task.epoch,
+            task.attempts,
+            task.crashes,
+            task.depends_on or None,
+        )
 
 
 async def extend_leases(session: Session, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:

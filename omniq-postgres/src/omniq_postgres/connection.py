@@ -26,7 +26,9 @@ from omniq_postgres.opening import (
     is_pooled,
     is_transient,
     open_connection,
+    safe_path,
     store_errors,
+    take_safe_path,
 )
 from omniq_postgres.watching import Listener, Notifier
 
@@ -145,7 +147,7 @@ class Database:
         """
         with store_errors(self.settings):
             await self.prepare()
-            async with connection.transaction():
+            async with connection.transaction(), safe_path(connection):
                 return await job(Session(connection, self._texts, self.settings.schema))
 
     @property
@@ -167,6 +169,7 @@ class Database:
         connection = await self.connect(direct=False)
         try:
             async with connection.transaction():
+                await take_safe_path(connection)
                 self.pooled = await is_pooled(connection)
                 await ensure_schema(connection, self.settings)
             await connection.close(timeout=self.settings.timeout)
@@ -179,6 +182,7 @@ class Database:
             if not self.pooled:
                 return await job(session)
             async with session.connection.transaction():  # which a pooler keeps on one server
+                await take_safe_path(session.connection)
                 return await job(session)
 
     @asynccontextmanager

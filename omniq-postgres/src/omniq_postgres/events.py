@@ -15,6 +15,7 @@ from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.capabilities import Capability
+from omniq.storage.damage import event_of
 
 from omniq_postgres.config import PostgresEventStorageConfig
 from omniq_postgres.connection import PostgresStore
@@ -99,16 +100,13 @@ def _without_zeros(value: Any) -> Any:
 
 
 def _event(row: asyncpg.Record) -> TaskEvent:
-    return TaskEvent(
-        type=EventType(row["type"]),
-        time=row["time"],
-        task_id=row["task_id"],
-        schedule_id=row["schedule_id"],
-        queue_name=row["queue_name"],
-        worker=row["worker"],
-        attempt=row["attempt"],
-        data=msgspec.json.decode(row["data"]) if row["data"] else {},
-    )
+    """The event that a row is; a damaged one has its `damage`."""
+    values = dict(row)
+    try:
+        values["data"] = msgspec.json.decode(row["data"]) if row["data"] else {}
+        return msgspec.convert(values, TaskEvent)
+    except (ValueError, RecursionError):
+        return event_of(values)
 
 
 class AsyncPostgresEventStorage(Configured, AsyncEventStorage[PostgresEventStorageConfig]):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from omniq import clock
 from omniq.models.state import TaskState
+from omniq.storage.damage import state_of
 from omniq.storage.records import QueueStats, TaskFilter, TaskPage
 
 from omniq_postgres.connection import Session
@@ -82,7 +83,7 @@ async def count_tasks(session: Session) -> list[QueueStats]:
     paused = {row[0] for row in await session.fetch(_PAUSED)}
     counts: defaultdict[str, dict[TaskState, int]] = defaultdict(dict, {name: {} for name in paused})
     for name, state, count in await session.fetch(COUNT):
-        counts[name][TaskState(state)] = count
+        counts[name][state_of(state)] = counts[name].get(state_of(state), 0) + count
     return [QueueStats(name=name, paused=name in paused, counts=counts[name]) for name in sorted(counts)]
 
 

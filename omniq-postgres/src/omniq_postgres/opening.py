@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode
@@ -35,7 +35,10 @@ _OF_VALUES: Final = frozenset({"22", "54"})
 _DISK_FULL: Final = "53100"
 _NO_STATEMENT: Final = frozenset({"26000", "42P05"})
 
-_DIRECT: Final = {"enable_seqscan": "off", "jit": "off"}
+_SAFE_PATH: Final = "pg_catalog, pg_temp"
+"""Ours are the server's own functions, operators and types; nobody else's that are named alike, in `public` say, and
+would be a better match. The tables are always named with their schema."""
+_DIRECT: Final = {"enable_seqscan": "off", "jit": "off", "search_path": _SAFE_PATH}
 """Each of our statements has its index, and a plan that was made while a table was small must not outlive that."""
 
 
@@ -122,6 +125,27 @@ def _ssl_options(settings: ServerSettings) -> dict[str, str]:
 def hang_up(connection: Connection) -> None:
     """Close the connection at once, though its loop may have been closed."""
     close_transport(connection._transport)  # type: ignore[attr-defined]  # the driver can't once its loop is closed
+
+
+_TAKE_SAFE_PATH: Final = f"set local search_path = {_SAFE_PATH}"
+_SWAP_PATH: Final = f"""
+    with old as materialized (select pg_catalog.current_setting('search_path') as path)
+    select path, pg_catalog.set_config('search_path', '{_SAFE_PATH}', true) from old
+"""
+_PUT_BACK_PATH: Final = "select pg_catalog.set_config('search_path', $1, true)"
+
+
+async def take_safe_path(connection: ForeignConnection) -> None:
+    """Look names up in the server's own catalogue only, until the end of the open transaction."""
+    await connection.execute(_TAKE_SAFE_PATH)
+
+
+@asynccontextmanager
+async def safe_path(connection: ForeignConnection) -> AsyncIterator[None]:
+    """The same for what is done inside. After an error, the caller's rollback puts back what was."""
+    (path, _) = await connection.fetchrow(_SWAP_PATH)  # type: ignore[misc]  # there is a row
+    yield
+    await connection.fetchval(_PUT_BACK_PATH, path)
 
 
 async def is_pooled(connection: Connection) -> bool:

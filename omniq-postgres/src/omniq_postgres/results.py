@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 from omniq import clock
 from omniq.backend.component import Configured
 from omniq.batching import MAX_BYTES, parts
@@ -17,7 +18,8 @@ from omniq.results.facade import ResultStorage
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.damage import result_of
+from omniq.storage.records import MAX_COUNT, NewBody, ResultRecord
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore, Session
@@ -27,11 +29,11 @@ from omniq_postgres.wire import CLOCK, NOW
 LARGE = 64 * 1024
 """Bytes of a body from which on it is read apart, so that no answer becomes giant."""
 
-UNLESS_NEWER = """
+UNLESS_NEWER = f"""
         on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
             schedule_id = excluded.schedule_id, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
             body = excluded.body
-        where excluded.epoch >= result.epoch
+        where excluded.epoch >= result.epoch or result.epoch > {MAX_COUNT}
 """
 _PUT = f"""
     with {CLOCK}
@@ -42,10 +44,7 @@ _PUT = f"""
     {UNLESS_NEWER}
     returning task_id
 """
-_REST = """
-    task_id, epoch, status, schedule_id, finished_at, expires_at,
-    round((expires_at - finished_at)::numeric, 6)::float8 as ttl
-"""
+_REST = "task_id, epoch, status, schedule_id, finished_at, expires_at"
 _COLUMNS = f"{_REST}, body"
 _GET = f"""
     select {{columns}} from omniq.result
@@ -149,7 +148,15 @@ def _size(row: asyncpg.Record) -> int:
 
 
 def _record(row: asyncpg.Record) -> ResultRecord:
-    return msgspec.convert(dict(row), ResultRecord)
+    """The result that a row is; a damaged one has its `damage`."""
+    values = dict(row)
+    try:
+        record = msgspec.convert(values, ResultRecord)
+    except ValueError:
+        return result_of(values)
+    if record.expires_at is None:
+        return record
+    return replace(record, ttl=round(record.expires_at - record.finished_at, 6))
 
 
 class AsyncPostgresResultStorage(Configured, AsyncResultStorage[PostgresResultStorageConfig]):

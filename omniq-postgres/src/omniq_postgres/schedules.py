@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import asyncpg
 import msgspec
 from omniq import clock
+from omniq.storage.damage import schedule_of
 from omniq.storage.records import NewTask, ScheduleRecord
 
 from omniq_postgres.adding import add_tasks
@@ -48,7 +50,16 @@ async def fetch_schedules(session: Session, ids: Sequence[str] | None, within: f
         rows = await session.fetch(_ALL, ids)
     else:
         rows = await session.fetch(_DUE, clock.offset() + within, ids)
-    return [msgspec.convert(dict(row), ScheduleRecord) for row in rows]
+    return [_record(row) for row in rows]
+
+
+def _record(row: asyncpg.Record) -> ScheduleRecord:
+    """The schedule that a row is; a damaged one has its `damage`."""
+    values = dict(row)
+    try:
+        return msgspec.convert(values, ScheduleRecord)
+    except ValueError:
+        return schedule_of(values)
 
 
 async def delete_schedule(session: Session, schedule_id: str) -> bool:

@@ -37,7 +37,7 @@ create table omniq.task (
 
 -- Each state has the index that its readers walk; delayed tasks are apart from due ones, so that an idle claim
 -- doesn't step over them.
-create index task_pending on omniq.task (queue_name, (-priority), run_at, id) where state = 'pending';
+create index task_pending on omniq.task (queue_name, (-priority::integer), run_at, id) where state = 'pending';
 create index task_scheduled on omniq.task (queue_name, run_at) where state = 'scheduled';
 create index task_waiting on omniq.task (id, queue_name) where state = 'waiting';
 create index task_running on omniq.task (lease_until, queue_name) where state = 'running';

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from msgspec import Struct, field
 from omniq import clock
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.records import Change, ChangeStatus, ResultRecord, TaskRecord
+from omniq.storage.records import MAX_COUNT, Change, ChangeStatus, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
 
 from omniq_postgres.connection import Session
@@ -26,7 +26,8 @@ END = f"""
             as given (id, epoch, schedule_id, ttl, body)),
     ended as (
         update omniq.task set state = $2::text, finished_at = now, lease_until = null,
-            attempts = attempts + $3::bool::int, crashes = crashes + $4::bool::int
+            attempts = least(attempts, {MAX_COUNT}) + $3::bool::int,
+            crashes = least(crashes, {MAX_COUNT}) + $4::bool::int
         from given, clock
         where task.id = given.id and task.epoch = given.epoch and {IS_RUNNING}
         returning given.*, now),

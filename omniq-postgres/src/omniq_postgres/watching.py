@@ -7,7 +7,6 @@ wrote within `NOTIFY_INTERVAL`, in a statement of its own. While the listening c
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,6 +18,7 @@ from msgspec import Struct
 from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
+from omniq.logs import get_logger
 from omniq.loops import forget
 from omniq.storage import hints
 from omniq.sync import end_task
@@ -41,7 +41,7 @@ MAX_PAYLOAD = 7900
 
 NOTIFY: Final = "select pg_notify($1, $2)"
 
-_log = logging.getLogger("omniq.postgres")
+_log = get_logger("omniq.postgres")
 
 
 class Hint(Struct, array_like=True, frozen=True):

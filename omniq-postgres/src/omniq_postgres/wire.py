@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 import msgspec
-from omniq.storage.records import TaskRecord
+from omniq.storage.damage import task_of
+from omniq.storage.records import MAX_COUNT, TaskRecord
 
 from omniq_postgres.connection import Session
 
@@ -20,6 +21,12 @@ CLOCK = f"clock as materialized (select {NOW} as now)"
 IS_RUNNING = "task.lease_until is not null"
 """SQL for the state RUNNING where ids are given. Were it asked by name, the server might walk `task_running` instead,
 and in it the dead of all that ran."""
+
+
+def raised(counter: str) -> str:
+    """SQL for a counter and one more. One that is damaged doesn't overflow, so that the other rows get theirs."""
+    return f"least({counter}, {MAX_COUNT}) + 1"
+
 
 COLUMNS = (
     "id, queue_name, state, priority, created_at, run_at, expires_at, finished_at, epoch, attempts, crashes, "
@@ -53,5 +60,9 @@ async def fetch_tasks(session: Session, ids: Sequence[str], *, bodies: bool) -> 
 
 
 def task_record(row: asyncpg.Record) -> TaskRecord:
-    """The task that a row with all its columns is."""
-    return msgspec.convert(dict(row), TaskRecord)
+    """The task that a row with all its columns is; a damaged one has its `damage`."""
+    values = dict(row)
+    try:
+        return msgspec.convert(values, TaskRecord)
+    except ValueError:
+        return task_of(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import msgspec
 from omniq import clock
 from omniq.background import in_empty_context
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
+from omniq.logs import get_logger
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
@@ -37,7 +37,7 @@ IN_FLIGHT = 32
 
 _PROCESS = secrets.token_hex(4)
 
-_log = logging.getLogger("omniq.redis")
+_log = get_logger("omniq.redis")
 _limits: dict[str, int] = {}
 """By location: bytes of the longest string that the server takes."""
 _decode_due = msgspec.msgpack.Decoder(list[float | bool]).decode
@@ -145,7 +145,10 @@ class Connection:
         """Reach the server, and see that its keys are of a layout that this version knows. Raises `StoreError`."""
         if self._checked:
             return
-        layout = int(await self.call("open", [LAYOUT]))
+        answer = await self.call("open", [LAYOUT])
+        layout = int(answer) if answer.isdigit() else 0
+        if layout < 1:
+            raise StoreError(f"{self._location}: what is kept there isn't OmniQ's: give OmniQ a prefix of its own")
         if layout > LAYOUT:
             raise StoreError(
                 f"{self._location}: a newer omniq-redis wrote this (layout {layout}, this one knows "

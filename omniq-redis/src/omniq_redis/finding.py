@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 import msgspec
 from omniq.models.state import TaskState
+from omniq.storage.damage import shown
 from omniq.storage.records import QueueStats, TaskFilter, TaskPage, TaskRecord
 
 from omniq_redis.connection import Connection
-from omniq_redis.wire import PARCEL, Kind, TaskRow, states_mask, task_record
+from omniq_redis.wire import PARCEL, Kind, TaskRow, states_mask, task_record, to_server, to_text
 
 FAMILIES = 50
 """Parents whose children one call reads."""
 
 _decode_rows = msgspec.msgpack.Decoder(tuple[int, list[TaskRow | None]]).decode
-_decode_pages = msgspec.msgpack.Decoder(tuple[list[list[str]], bool]).decode
-_decode_families = msgspec.msgpack.Decoder(list[list[str]]).decode
-_decode_stats = msgspec.msgpack.Decoder(tuple[list[str], list[str]]).decode
+_decode_pages = msgspec.msgpack.Decoder(tuple[list[list[bytes]], bool]).decode
+_decode_families = msgspec.msgpack.Decoder(list[list[bytes]]).decode
+_STATES = frozenset(TaskState)
+_decode_stats = msgspec.msgpack.Decoder(tuple[list[bytes], list[bytes]]).decode
 
 
 async def fetch_tasks(
@@ -28,7 +30,8 @@ async def fetch_tasks(
     found: list[TaskRecord | None] = []
     start = 0
     while start < len(ids):
-        done, rows = _decode_rows(await connection.call("get", [ids[start : start + PARCEL], where, bodies]))
+        parcel = [to_server(id_) for id_ in ids[start : start + PARCEL]]
+        done, rows = _decode_rows(await connection.call("get", [parcel, where, bodies]))
         found += [None if row is None else task_record(row) for row in rows]
         start += done
     return found
@@ -53,10 +56,13 @@ async def find_tasks(
 async def _next_ids(connection: Connection, where: TaskFilter, cursor: str | None, count: int) -> list[str]:
     """The next ids after the cursor, in order, of tasks that may match."""
     more = True
-    pages: list[list[str]] = []
+    after = None if cursor is None else cursor.encode("utf-8", "surrogateescape")
+    args = (_filter(where), None if cursor is None else to_server(cursor), count)
+    pages: list[list[bytes]] = []
     while more:
-        pages, more = _decode_pages(await connection.call("find", [_filter(where), cursor, count]))
-    return sorted({id_ for page in pages for id_ in page if cursor is None or id_ > cursor})[:count]
+        pages, more = _decode_pages(await connection.call("find", args))
+    found = sorted({id_ for page in pages for id_ in page if after is None or id_ > after})
+    return [to_text(id_) for id_ in found[:count]]
 
 
 def _filter(where: TaskFilter) -> Kind:
@@ -65,11 +71,13 @@ def _filter(where: TaskFilter) -> Kind:
 
 async def count_tasks(connection: Connection) -> list[QueueStats]:
     """Every queue that holds tasks or is paused, by name."""
-    flat, paused = _decode_stats(await connection.call("stats", None))
+    flat, paused_names = _decode_stats(await connection.call("stats", None))
+    paused = {shown(name) for name in paused_names}
     counts: defaultdict[str, dict[TaskState, int]] = defaultdict(dict, {name: {} for name in paused})
     for key, count in zip(flat[::2], flat[1::2], strict=True):
-        name, _, state = key.partition(" ")
-        counts[name][TaskState(state)] = int(count)
+        name, _, state = shown(key).partition(" ")
+        if state in _STATES and count.isdigit():  # else it is nobody's
+            counts[name][TaskState(state)] = int(count)
     return [QueueStats(name=name, paused=name in paused, counts=counts[name]) for name in sorted(counts)]
 
 
@@ -79,14 +87,15 @@ async def fetch_children(connection: Connection, ids: Sequence[str]) -> list[lis
     for start in range(0, len(ids), FAMILIES):
         parents = ids[start : start + FAMILIES]
         pages = _decode_families(await connection.call("children", [parents, None, PARCEL]))
-        families += [await _rest(connection, parent, page) for parent, page in zip(parents, pages, strict=True)]
+        whole = [await _rest(connection, parent, page) for parent, page in zip(parents, pages, strict=True)]
+        families += [[shown(child) for child in family] for family in whole]
     return families
 
 
-async def _rest(connection: Connection, parent: str, children: list[str]) -> list[str]:
+async def _rest(connection: Connection, parent: str, children: list[bytes]) -> list[bytes]:
     """All children of a parent of which a first page has been read."""
     page = children
     while len(page) == PARCEL:
-        (page,) = _decode_families(await connection.call("children", [[parent], page[-1], PARCEL]))
+        (page,) = _decode_families(await connection.call("children", [[parent], to_server(to_text(page[-1])), PARCEL]))
         children = children + page
     return children

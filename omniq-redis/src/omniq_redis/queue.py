@@ -52,6 +52,8 @@ from omniq_redis.wire import (
     parcels,
     task_record,
     tasks_batch,
+    to_server,
+    to_text,
     weight_of_body,
     weight_of_task,
 )
@@ -98,7 +100,25 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         if len(rows) == PARCEL:  # there may be more
             with suppress(StoreError):  # else what is claimed already would be lost; the next call will tell
                 rows += await self._rows("claim", claims(limit - PARCEL))
-        return list(map(task_record, rows))
+        return await self._mend(rows, worker)
+
+    async def _mend(self, rows: Sequence[TaskRow], worker: str) -> list[TaskRecord]:
+        """The tasks claimed, of which damaged ones get records that can be ended; those without a name are set aside.
+
+        A row that says itself what is wrong has been mended in the script.
+        """
+        tasks = list(map(task_record, rows))
+        damaged = [pair for pair in zip(rows, tasks, strict=True) if pair[1].damage is not None]
+        named = [pair for pair in damaged if pair[0].id == pair[1].id.encode()]
+        nameless = [pair for pair in damaged if pair not in named]
+        for pairs, set_aside in ((named, False), (nameless, True)):
+            if pairs:
+                ids = [to_server(to_text(row.id)) for row, _ in pairs]
+                queues = [task.queue_name for _, task in pairs]
+                epochs = [task.epoch for _, task in pairs]
+                await self._connection.call("mend", (ids, queues, epochs, worker, set_aside))
+        unusable = {task.id for _, task in nameless}
+        return [task for task in tasks if task.id not in unusable] if unusable else tasks
 
     async def _rows(self, name: str, batches: Iterable[Batch]) -> list[TaskRow]:
         answers = await self._connection.calls(name, batches)

@@ -18,10 +18,19 @@ from omniq.storage.sizes import result_bytes
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import PARCEL, bodies_batch, parcels, result_record, results_batch, weight_of_body
+from omniq_redis.wire import (
+    PARCEL,
+    bodies_batch,
+    parcels,
+    result_record,
+    results_batch,
+    to_server,
+    to_text,
+    weight_of_body,
+)
 
 _decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
-_decode_ids = msgspec.msgpack.Decoder(list[str]).decode
+_decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 class RedisResultStore(RedisStore, BaseResultStorage):
@@ -48,7 +57,8 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         found: list[ResultRecord | None] = []
         while len(found) < len(ids):
             parcel = ids[len(found) : len(found) + PARCEL]
-            now, records = _decode_records(await self._connection.call("get_results", parcel))
+            raw = [to_server(id_) for id_ in parcel]
+            now, records = _decode_records(await self._connection.call("get_results", raw))
             found += [_current(id_, record, now) for id_, record in zip(parcel, records, strict=False)]
         return found
 
@@ -58,7 +68,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         while len(found) < limit:
             args = (schedule_id, newest_first, offset, PARCEL)
             ids = _decode_ids(await self._connection.call("find_results", args))
-            found += [record for record in await self.get(ids) if record is not None]
+            found += [record for record in await self.get(list(map(to_text, ids))) if record is not None]
             offset += len(ids)
             if len(ids) < PARCEL:
                 break

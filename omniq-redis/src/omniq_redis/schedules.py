@@ -32,7 +32,8 @@ async def fetch_schedules(
     else:
         for start in range(0, len(ids), PARCEL):
             rows += _decode_rows(await connection.call("get_schedules", [ids[start : start + PARCEL]]))
-    found = {row.id: schedule_record(row) for row in rows if row is not None and (ids is None or row.id in ids)}
+    records = [schedule_record(row) for row in rows if row is not None]
+    found = {record.id: record for record in records if ids is None or record.id in ids}
     return [found[id_] for id_ in sorted(found)]
 
 

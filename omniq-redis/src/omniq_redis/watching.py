@@ -6,7 +6,6 @@ A hint only: while there is no subscription, waits end after a second, so that t
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -16,6 +15,7 @@ import msgspec
 from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
+from omniq.logs import get_logger
 from omniq.loops import forget
 from omniq.sync import cancel_and_wait
 from redis import exceptions as redis_errors
@@ -30,10 +30,12 @@ QUIET = 10.0
 """Seconds of silence after which the server is asked whether it is still there."""
 PATIENCE = 5.0
 """Seconds that it may take to answer."""
+LONG = 86_400.0
+"""Seconds after which is looked again, for what is due later than that."""
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 """Seconds between two attempts to subscribe."""
 
-_log = logging.getLogger("omniq.redis")
+_log = get_logger("omniq.redis")
 _decode_tasks = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]]]).decode
 _decode_results = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
@@ -121,6 +123,8 @@ class Watcher:
 
     def _learn(self, queue: str, seconds: float) -> None:
         """The queue has something due so many seconds from now."""
+        if not seconds < LONG:  # nor a number that a loop can't wait for
+            seconds = LONG
         if seconds <= 0:
             self._ring(queue)
         elif queue in self._known:

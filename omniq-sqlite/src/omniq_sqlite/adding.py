@@ -14,9 +14,8 @@ from omniq_sqlite.wire import (
     LARGE_BODY,
     Bodies,
     body_at,
-    decode_texts,
     encode,
-    fetch_text,
+    fetch_texts,
     maybe_ticks,
     time_at,
     to_ticks,
@@ -56,7 +55,7 @@ def _is_plain(tasks: Sequence[NewTask]) -> bool:
 def _existing(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> set[str]:
     """Which of the tasks and of their parents are there."""
     ids = {task.id for task in tasks}.union(*(task.depends_on for task in tasks))
-    return set(decode_texts(fetch_text(connection, _EXISTING, encode(ids))))
+    return set(fetch_texts(connection, _EXISTING, encode(ids)))
 
 
 def _judge(tasks: Sequence[NewTask], known: set[str]) -> list[Added]:

@@ -8,14 +8,20 @@ from itertools import accumulate
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from omniq import clock
 from omniq.batching import MAX_BYTES
-from omniq.storage.records import Lease, LeaseStatus, TaskRecord
+from omniq.models.config import TEN_YEARS
+from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
 
-from omniq_sqlite.wire import decode_texts, encode, fetch_tasks, fetch_text
+from omniq_sqlite.damage import DAMAGE, check_damage, is_named, mend_tasks
+from omniq_sqlite.wire import encode, fetch_sound_tasks, fetch_tasks, fetch_text, fetch_texts
 
 PROMOTE_LIMIT = 1000
 """SCHEDULED tasks that one claim makes PENDING at most, however few it is asked for."""
+
+MAX_LEASE = 2 * TEN_YEARS
+"""Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""
 
 _PROMOTE = """
     update task set state = 'pending' where id in (
@@ -25,17 +31,19 @@ _PROMOTE = """
         limit ?3)
 """
 SELECT_DUE = """
-    select json_array(json_group_array(id), json_group_array(size)) from (
-        select id, (select length(body) from large_body where task_id = task.id) as size from task
+    select json_group_array(id) from (
+        select id from task
         where state = 'pending' and queue_name = ?1 and ?1 not in (select queue_name from paused_queue)
         order by priority desc, run_at, id limit ?2)
 """
-_CLAIM = """
-    update task set state = 'running', epoch = epoch + 1, claimed_at = ?2, lease_until = ?3, worker = ?4
+_CLAIM = f"""
+    update task set state = 'running', epoch = ifnull(min(epoch, {MAX_COUNT}), 0) + 1,
+        claimed_at = ?2, lease_until = ?3, worker = ?4
     where id in (select value from json_each(?1))
 """
+_LARGE_BODIES = "select task_id, length(body) from large_body where task_id in (select value from json_each(?))"
 _CURRENT_LEASES = """
-    select json_group_array(json_array(id, epoch, cancel_requested)) from task
+    select json_group_array(json_array(id, cast(epoch as integer), cancel_requested is 1)) from task
     where state = 'running' and id in (select value from json_each(?))
 """
 _EXTEND = "update task set lease_until = ?2 where id in (select value from json_each(?1))"
@@ -44,8 +52,12 @@ _SELECT_LAPSED = """
     select json_group_array(id) from (
         select id from task where state = 'running' and lease_until <= ? order by lease_until limit ?)
 """
-_REAP = """
-    update task set state = 'pending', crashes = crashes + 1, lease_until = null, worker = null
+_NEVER_LAPSING = "select id from task where state = 'running' and (lease_until is null or lease_until > ?)"
+_ANY_NEVER_LAPSING = f"select exists ({_NEVER_LAPSING})"
+_SELECT_NEVER_LAPSING = f"select json_group_array(id) from ({_NEVER_LAPSING} limit ?)"
+_REAP = f"""
+    update task set state = 'pending', crashes = ifnull(min(crashes, {MAX_COUNT}), 0) + 1,
+        lease_until = null, worker = null
     where id in (select value from json_each(?))
 """
 
@@ -56,7 +68,6 @@ class _CurrentLease(Struct, array_like=True, frozen=True, gc=False):
     cancel_requested: int
 
 
-_decode_due = msgspec.json.Decoder(tuple[list[str], list[int | None]]).decode
 _decode_leases = msgspec.json.Decoder(list[_CurrentLease]).decode
 
 
@@ -73,24 +84,40 @@ def claim_tasks(
     queues = list(dict.fromkeys(queues))
     connection.execute(_PROMOTE, (encode(queues), now, max(limit, PROMOTE_LIMIT)))
     ids: list[str] = []
-    sizes: list[int | None] = []
     for queue in queues:
         if len(ids) < limit:
-            found, large = _decode_due(fetch_text(connection, SELECT_DUE, queue, limit - len(ids)))
-            ids += found
-            sizes += large
-    ids = ids[: _affordable(sizes, max_bytes)]
+            ids += _named(connection, fetch_texts(connection, SELECT_DUE, queue, limit - len(ids)))
+    ids = _affordable(connection, ids, max_bytes)
     if ids:
         connection.execute(_CLAIM, (encode(ids), now, now + lease, worker))
-    return fetch_tasks(connection, ids)
+    return _fetch_claimed(connection, ids)
 
 
-def _affordable(sizes: Sequence[int | None], max_bytes: int) -> int:
-    """How many of the tasks have large bodies of no more than `max_bytes` together; small ones aren't counted."""
-    if not any(sizes):
-        return len(sizes)
-    totals = accumulate(size or 0 for size in sizes)
-    return next((max(1, count) for count, total in enumerate(totals) if total > max_bytes), len(sizes))
+def _fetch_claimed(connection: sqlite3.Connection, ids: Sequence[str]) -> list[TaskRecord]:
+    """The tasks, of which damaged ones get stand-ins in the file too, so that their claims can be ended like others."""
+    try:
+        return fetch_sound_tasks(connection, ids)
+    except DAMAGE as error:
+        check_damage(error)
+    damage = mend_tasks(connection, ids)
+    return [replace(task, damage=damage.get(task.id)) for task in fetch_tasks(connection, ids)]
+
+
+def _named(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
+    """Those ids by which a task can be told; the tasks of the others are set aside, as dead letters."""
+    named = [id_ for id_ in ids if is_named(id_)]
+    if len(named) < len(ids):
+        mend_tasks(connection, [id_ for id_ in ids if not is_named(id_)], set_aside=True)
+    return named
+
+
+def _affordable(connection: sqlite3.Connection, ids: list[str], max_bytes: int) -> list[str]:
+    """The first of the tasks, whose large bodies have no more than `max_bytes` together; small ones aren't counted."""
+    sizes = dict(connection.execute(_LARGE_BODIES, [encode(ids)])) if ids else {}
+    if not sizes:
+        return ids
+    totals = accumulate(sizes.get(id_, 0) for id_ in ids)
+    return ids[: next((max(1, count) for count, total in enumerate(totals) if total > max_bytes), len(ids))]
 
 
 def extend_leases(connection: sqlite3.Connection, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:
@@ -111,12 +138,16 @@ def _status(current: _CurrentLease | None, lease: Lease) -> LeaseStatus:
 
 def any_lapsed(connection: sqlite3.Connection) -> bool:
     """Whether `reap_tasks` would find something."""
-    return bool(connection.execute(_ANY_LAPSED, (clock.now(),)).fetchone()[0])
+    now = clock.now()
+    looks = ((_ANY_LAPSED, now), (_ANY_NEVER_LAPSING, now + MAX_LEASE))
+    return any(connection.execute(sql, (at,)).fetchone()[0] for sql, at in looks)
 
 
 def reap_tasks(connection: sqlite3.Connection, limit: int) -> list[TaskRecord]:
     """The tasks that were taken back."""
-    ids = decode_texts(fetch_text(connection, _SELECT_LAPSED, clock.now(), limit))
-    if ids:
+    now = clock.now()
+    ids = fetch_texts(connection, _SELECT_LAPSED, now, limit)
+    ids += fetch_texts(connection, _SELECT_NEVER_LAPSING, now + MAX_LEASE, limit - len(ids))
+    if ids := _named(connection, ids):
         connection.execute(_REAP, (encode(ids),))
     return fetch_tasks(connection, ids, bodies=False)

@@ -19,7 +19,8 @@ from omniq.storage.capabilities import Capability
 
 from omniq_sqlite.config import SQLiteEventStorageConfig
 from omniq_sqlite.connection import SQLiteStore
-from omniq_sqlite.wire import conditions, encode, fetch_text, ticks_of, time_at, to_seconds, to_ticks
+from omniq_sqlite.damage import DAMAGE, check_damage, read_events
+from omniq_sqlite.wire import Ticks, conditions, encode, fetch_text, ticks_of, time_at, to_seconds, to_ticks
 
 _APPEND = f"""
     insert into event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
@@ -29,15 +30,17 @@ _APPEND = f"""
 _QUERY = f"""
     select json_group_array(json_array({ticks_of("time")}, type, task_id, schedule_id, queue_name, worker, attempt,
         json(data)))
-    from (select * from event where {{where}} order by time desc, id desc limit ?)
+    from ({{select}})
 """
+_COLUMNS = "time, type, task_id, schedule_id, queue_name, worker, attempt, data"
+_SELECT = f"select {_COLUMNS} from event where {{where}} order by time desc, id desc limit ?"
 _PURGE = "delete from event where id in (select id from event where time < ? order by time limit ?)"
 
 
 class _EventRow(Struct, array_like=True, frozen=True):
     """An event as JSON: its time in ticks."""
 
-    time: int
+    time: Ticks
     type: EventType
     task_id: str | None
     schedule_id: str | None
@@ -79,13 +82,21 @@ class SQLiteEventStore(SQLiteStore, BaseEventStorage):
         )
 
         def job(connection: sqlite3.Connection) -> list[TaskEvent]:
-            rows = _decode_events(fetch_text(connection, _QUERY.format(where=where), *values, limit))
-            return [_event(row) for row in reversed(rows)]
+            return _fetch(connection, _SELECT.format(where=where), (*values, limit))[::-1]
 
         return await self._database.read(job)
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         return await self._database.write(lambda connection: connection.execute(_PURGE, (before, limit)).rowcount)
+
+
+def _fetch(connection: sqlite3.Connection, select: str, values: Sequence[object]) -> list[TaskEvent]:
+    """The events that are selected; damaged ones with their `damage`."""
+    try:
+        return [_event(row) for row in _decode_events(fetch_text(connection, _QUERY.format(select=select), *values))]
+    except DAMAGE as error:
+        check_damage(error)
+        return read_events(connection, select, values)
 
 
 def _row(event: TaskEvent) -> tuple[object, ...]:

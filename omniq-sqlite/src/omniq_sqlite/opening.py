@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import os
 import sqlite3
@@ -16,6 +15,7 @@ from importlib import resources
 
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.logs import get_logger
 from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import DatabaseSettings
@@ -27,7 +27,7 @@ OLDEST_SQLITE = (3, 38, 0)
 LOOK_INTERVAL = 0.05
 """Seconds, while a connection is in use, between two looks whether its file is still the one at its path."""
 
-_log = logging.getLogger("omniq.sqlite")
+_log = get_logger("omniq.sqlite")
 _CHECKPOINT_PAGES = 4000
 _RETRY_EVERY = 0.01
 _TRANSIENT = frozenset(
@@ -209,8 +209,8 @@ def longest_row() -> int:
 
 
 def _text(raw: bytes) -> str:
-    """Text that isn't UTF-8 was damaged by somebody else: better a strange name than a batch nobody can read."""
-    return raw.decode("utf-8", "replace")
+    """Text that isn't UTF-8 was damaged by somebody else: with surrogate escapes, so that its row can be told."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _make_directory(directory: str) -> None:

@@ -19,18 +19,20 @@ from omniq.results.facade import ResultStorage
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.records import MAX_COUNT, Count, NewBody, ResultRecord
 
 from omniq_sqlite.config import SQLiteResultStorageConfig
 from omniq_sqlite.connection import SQLiteStore
+from omniq_sqlite.damage import DAMAGE, check_damage, read_results
 from omniq_sqlite.resigning import replace_result_bodies
 from omniq_sqlite.wire import (
     LARGE_BODY,
     Bodies,
+    Ticks,
     body_at,
-    decode_texts,
     encode,
     fetch_text,
+    fetch_texts,
     maybe_seconds,
     ticks_of,
     time_at,
@@ -38,9 +40,9 @@ from omniq_sqlite.wire import (
     to_ticks,
 )
 
-_EPOCHS = """
-    select json_group_array(json_array(task_id, epoch)) from result
-    where task_id in (select value from json_each(?))
+_EPOCHS = f"""
+    select json_group_array(json_array(task_id, cast(epoch as integer))) from result
+    where epoch <= {MAX_COUNT} and task_id in (select value from json_each(?))
 """
 _UPSERT = f"""
     with row as materialized (select value from json_each(?1))
@@ -51,7 +53,7 @@ _UPSERT = f"""
     on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
         schedule_id = excluded.schedule_id, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
         body = excluded.body
-    where excluded.epoch >= result.epoch
+    where excluded.epoch >= result.epoch or result.epoch > {MAX_COUNT}
 """
 _BODY = f"case when length(body) <= {LARGE_BODY} then hex(body) end"
 _FETCH = f"""
@@ -73,11 +75,11 @@ class _ResultRow(Struct, array_like=True, frozen=True, gc=False):
     """A result as `_FETCH` prints it."""
 
     task_id: str
-    epoch: int
+    epoch: Count
     status: TaskState
     schedule_id: str | None
-    finished_at: int
-    expires_at: int | None
+    finished_at: Ticks
+    expires_at: Ticks | None
     body: str | None
 
 
@@ -106,7 +108,7 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
         sql = _OF_SCHEDULE.format("desc" if newest_first else "asc")
 
         def job(connection: sqlite3.Connection) -> list[ResultRecord]:
-            ids = decode_texts(fetch_text(connection, sql, schedule_id, clock.now(), limit))
+            ids = fetch_texts(connection, sql, schedule_id, clock.now(), limit)
             found = _fetch(connection, ids)
             return [found[id_] for id_ in ids if id_ in found]
 
@@ -160,7 +162,17 @@ def _put(connection: sqlite3.Connection, records: Sequence[ResultRecord]) -> lis
 
 
 def _fetch(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, ResultRecord]:
-    """Those that are there and haven't expired."""
+    """Those that are there and haven't expired; damaged ones with their `damage`."""
+    try:
+        return _fetch_sound(connection, ids)
+    except DAMAGE as error:
+        check_damage(error)
+        found = read_results(connection, ids)
+        now = clock.now()
+        return {id_: record for id_, record in found.items() if record.expires_at is None or record.expires_at > now}
+
+
+def _fetch_sound(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, ResultRecord]:
     rows = _decode_results(fetch_text(connection, _FETCH, encode(ids), clock.now()))
     large = [row.task_id for row in rows if row.body is None]
     bodies: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE, [encode(large)])) if large else {}

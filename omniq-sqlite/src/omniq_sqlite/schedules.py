@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 from omniq import clock
-from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.storage.records import NewTask, ScheduleRecord, Version
 
 from omniq_sqlite.adding import add_tasks
-from omniq_sqlite.wire import conditions, encode, fetch_text, maybe_seconds, ticks_of
+from omniq_sqlite.damage import DAMAGE, check_damage, read_schedules
+from omniq_sqlite.wire import Flag, Ticks, conditions, encode, fetch_text, maybe_seconds, ticks_of
 
 _INSERT = """
     insert into schedule (id, queue_name, body, next_run, paused, version) values (?, ?, ?, ?, ?, ?)
@@ -35,9 +36,9 @@ class _ScheduleRow(Struct, array_like=True, frozen=True):
     id: str
     queue_name: str
     body: str
-    next_run: int | None
-    paused: int
-    version: int
+    next_run: Ticks | None
+    paused: Flag
+    version: Version
 
 
 _decode_schedules = msgspec.json.Decoder(list[_ScheduleRow]).decode
@@ -63,8 +64,16 @@ def fetch_schedules(
             "paused = 0 and next_run <= ?": None if within is None else clock.now() + within,
         }
     )
-    rows = _decode_schedules(fetch_text(connection, _FETCH.format(where=where), *values))
-    return sorted((_record(row) for row in rows), key=lambda record: record.id)
+    return sorted(_fetch(connection, where, values), key=lambda record: record.id)
+
+
+def _fetch(connection: sqlite3.Connection, where: str, values: Sequence[object]) -> list[ScheduleRecord]:
+    try:
+        rows = _decode_schedules(fetch_text(connection, _FETCH.format(where=where), *values))
+        return [_record(row) for row in rows]
+    except DAMAGE as error:
+        check_damage(error)
+        return read_schedules(connection, f"select * from schedule where {where}", values)
 
 
 def delete_schedule(connection: sqlite3.Connection, schedule_id: str) -> bool:

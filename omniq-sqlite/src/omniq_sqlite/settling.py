@@ -11,11 +11,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 from omniq import clock
 from omniq.models.state import TaskState
-from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
+from omniq.storage.records import Change, Changed, ChangeStatus, Count, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
 
+from omniq_sqlite.damage import DAMAGE, check_damage, mend_tasks
 from omniq_sqlite.results import store_results
-from omniq_sqlite.wire import encode, fetch_text, maybe_seconds, maybe_ticks, ticks_of, time_at, to_seconds, to_ticks
+from omniq_sqlite.wire import (
+    Flag,
+    Ticks,
+    encode,
+    fetch_text,
+    maybe_seconds,
+    maybe_ticks,
+    ticks_of,
+    time_at,
+    to_seconds,
+    to_ticks,
+)
 
 _CURRENT = f"""
     select json_group_array(json_array(id, state, {ticks_of("run_at")}, {ticks_of("expires_at")},
@@ -38,15 +50,15 @@ UPDATE = f"""
 class _CurrentRow(Struct, array_like=True, frozen=True, gc=False):
     id: str
     state: TaskState
-    run_at: int
-    expires_at: int | None
-    finished_at: int | None
-    epoch: int
-    attempts: int
-    crashes: int
-    lease_until: int | None
+    run_at: Ticks
+    expires_at: Ticks | None
+    finished_at: Ticks | None
+    epoch: Count
+    attempts: Count
+    crashes: Count
+    lease_until: Ticks | None
     worker: str | None
-    cancel_requested: int
+    cancel_requested: Flag
     has_children: int
 
 
@@ -66,7 +78,7 @@ class Settled(Struct, frozen=True):
 def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled:
     """Decide the changes one after the other, then write all that came of them at once."""
     now = clock.now()
-    rows = _decode_current(fetch_text(connection, _CURRENT, encode([change.task_id for change in changes])))
+    rows = _current(connection, [change.task_id for change in changes])
     parents = {row.id for row in rows if row.has_children}
     before = {row.id: _record(row) for row in rows}
     records = before.copy()
@@ -81,6 +93,16 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
         any(record.state is TaskState.PENDING for record in changed),
         results,
     )
+
+
+def _current(connection: sqlite3.Connection, ids: Sequence[str]) -> list[_CurrentRow]:
+    """What is to be known of the tasks to decide. Damaged ones are mended first, so that they can be ended too."""
+    try:
+        return _decode_current(fetch_text(connection, _CURRENT, encode(ids)))
+    except DAMAGE as error:
+        check_damage(error)
+        mend_tasks(connection, ids)
+        return _decode_current(fetch_text(connection, _CURRENT, encode(ids)))
 
 
 def _record(row: _CurrentRow) -> TaskRecord:

@@ -7,7 +7,6 @@ every few milliseconds, and looks into the tables only when the answer is yes.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import sqlite3
 import threading
@@ -17,21 +16,22 @@ from contextlib import contextmanager
 
 import msgspec
 from omniq import clock
+from omniq.logs import get_logger
 
 from omniq_sqlite.lanes import LinkThread
 from omniq_sqlite.opening import Link
-from omniq_sqlite.wire import decode_texts, encode, fetch_text, ticks_of, to_seconds
+from omniq_sqlite.wire import FOREVER, encode, fetch_text, fetch_texts, ticks_of, to_seconds
 
 POLL_INTERVAL = 0.02
 """Seconds between two looks, and so the most that a wake-up by another process takes."""
 
-_log = logging.getLogger("omniq.sqlite")
+_log = get_logger("omniq.sqlite")
 
 _NEXT_DUE = f"""
     select json_group_array(json_array(q.value, case
         when exists (select 1 from task where state = 'pending' and queue_name = q.value) then 0
         else (select {ticks_of("run_at")} from task where state = 'scheduled' and queue_name = q.value
-              order by run_at limit 1) end))
+              and run_at < {FOREVER} order by run_at limit 1) end))
     from json_each(?) q where q.value not in (select queue_name from paused_queue)
 """
 _STORED = """
@@ -138,7 +138,7 @@ class Watcher(LinkThread):
             return
         due = next_due(connection, list({queue for watch in watches for queue in watch.queues}))
         ids = encode([id_ for watch in watches for id_ in watch.results])
-        stored = set(decode_texts(fetch_text(connection, _STORED, ids, now)))
+        stored = set(fetch_texts(connection, _STORED, ids, now))
         for watch in watches:
             watch.next_look = min((due[queue] for queue in watch.queues if queue in due), default=math.inf)
             if watch.next_look <= now or not stored.isdisjoint(watch.results):

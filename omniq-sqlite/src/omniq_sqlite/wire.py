@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from omniq.models.state import TaskState
-from omniq.storage.records import TaskRecord
+from omniq.storage.records import MAX_TIME, Count, Priority, TaskRecord
+
+from omniq_sqlite.damage import DAMAGE, check_damage, read_tasks, texts
 
 TICKS = float(1 << 22)
 """Ticks per second."""
-FOREVER = float(1 << 40)
+FOREVER = MAX_TIME
 """Later times than that, beyond the year 36,000, would overflow SQLite's integers."""
 LARGE_BODY = 32 * 1024
 """Bodies of more bytes than that travel alone, so that a batch doesn't become one giant text."""
 
-decode_texts = msgspec.json.Decoder(list[str]).decode
+Ticks = Annotated[int, Meta(ge=-int(FOREVER * TICKS), le=int(FOREVER * TICKS))]
+Flag = Annotated[int, Meta(ge=0, le=1)]
+
+_decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
 def to_ticks(seconds: float) -> int:
@@ -90,24 +96,33 @@ def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) ->
     return text
 
 
+def fetch_texts(connection: sqlite3.Connection, sql: str, *parameters: object) -> list[str]:
+    """The texts that a statement packs into JSON. One that isn't UTF-8 has surrogate escapes: `damage.is_named`."""
+    try:
+        return _decode_texts(fetch_text(connection, sql, *parameters))
+    except DAMAGE as error:
+        check_damage(error)
+        return texts(connection, sql, parameters)
+
+
 class TaskRow(Struct, array_like=True, frozen=True, gc=False):
     """A task as `FETCH_TASKS` prints it: times in ticks, the body in hexadecimal, or None for a large one."""
 
     id: str
     queue_name: str
     state: TaskState
-    priority: int
-    created_at: int
-    run_at: int
-    expires_at: int | None
-    finished_at: int | None
-    epoch: int
-    attempts: int
-    crashes: int
-    lease_until: int | None
-    claimed_at: int | None
+    priority: Priority
+    created_at: Ticks
+    run_at: Ticks
+    expires_at: Ticks | None
+    finished_at: Ticks | None
+    epoch: Count
+    attempts: Count
+    crashes: Count
+    lease_until: Ticks | None
+    claimed_at: Ticks | None
     worker: str | None
-    cancel_requested: int
+    cancel_requested: Flag
     depends_on: tuple[str, ...] | None
     schedule_id: str | None
     name: str
@@ -129,19 +144,31 @@ _decode_tasks = msgspec.json.Decoder(list[TaskRow]).decode
 
 
 def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord]:
-    """Those of the tasks that exist, in the order of `ids`."""
+    """Those of the tasks that exist, in the order of `ids`; damaged ones with their `damage`."""
+    try:
+        return fetch_sound_tasks(connection, ids, bodies=bodies)
+    except DAMAGE as error:
+        check_damage(error)
+        return read_tasks(connection, ids)
+
+
+def fetch_sound_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord]:
+    """The same. Raises one of `DAMAGE` if a row is damaged."""
     if not ids:
         return []
     rows = _decode_tasks(fetch_text(connection, _FETCH_WITH_BODIES if bodies else _FETCH_WITHOUT, encode(ids)))
     large = [row.id for row in rows if row.body is None]
     apart: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE, [encode(large)])) if large else {}
-    records = {row.id: _record(row, body) for row in rows if (body := _body(row, apart)) is not None}
+    records = {row.id: _record(row, _body(row, apart)) for row in rows}
     return [record for id_ in ids if (record := records.get(id_)) is not None]
 
 
-def _body(row: TaskRow, large: dict[str, bytes]) -> bytes | None:
-    """None for a task that was purged between the two statements."""
-    return large.get(row.id) if row.body is None else bytes.fromhex(row.body)
+def _body(row: TaskRow, large: dict[str, bytes]) -> bytes:
+    if row.body is not None:
+        return bytes.fromhex(row.body)
+    if row.id in large:
+        return large[row.id]
+    raise ValueError("a task without a body, unless it was purged between the two statements")
 
 
 def _record(row: TaskRow, body: bytes) -> TaskRecord:

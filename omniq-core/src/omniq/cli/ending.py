@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final, NamedTuple, NoReturn, Self
 
 from omniq.cli.exits import SIGNALLED
+from omniq.escaping import escaped
 
 SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 AT_ONCE: Final = 0.9
@@ -124,5 +125,5 @@ def _last_words(note: str) -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         if note:
-            print(f"error: {note}", file=sys.stderr)
+            print(f"error: {escaped(note)}", file=sys.stderr)
         sys.stderr.flush()

@@ -21,7 +21,7 @@ from omniq.models.state import EventType
 @click.option(
     "--type",
     "types",
-    type=click.Choice([type_.value for type_ in EventType], case_sensitive=False),
+    type=click.Choice([type_.value for type_ in EventType if type_ is not EventType.UNKNOWN], case_sensitive=False),
     multiple=True,
     help="Only those of this type; may be repeated.",
 )

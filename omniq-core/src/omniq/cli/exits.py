@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from omniq.errors import OmniQError, ResultExpired, ResultTimeout, ScheduleNotFound, TaskNotFound
+from omniq.escaping import escaped
 
 FAILED: Final = 1
 """It didn't work, or the task in question didn't."""
@@ -34,7 +35,7 @@ class Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         """Print the line on stderr."""
-        click.echo(f"error: {self.message}", err=True)
+        click.echo(f"error: {escaped(self.message)}", err=True)
 
 
 def exit_code(error: OmniQError) -> int:

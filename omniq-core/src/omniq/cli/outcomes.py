@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from omniq.cli.exits import FAILED, Failure
-from omniq.cli.output import print_json, say, value_text
+from omniq.cli.output import print_json, say_block, value_text
 from omniq.cli.views import result_data
 from omniq.errors import ResultTimeout, TaskNotFound
 
@@ -46,8 +46,9 @@ def print_outcome(result: TaskResult, *, as_json: bool) -> None:
 
 
 def _failure(result: TaskResult, *, with_traceback: bool) -> Failure:
-    if with_traceback and result.traceback:
-        say(result.traceback.rstrip())
     reason = f": {result.error_type}: {result.error_message}" if result.error_type else ""
+    if with_traceback and result.traceback:
+        # Its last words are the reason, which follows.
+        say_block(result.traceback.rstrip().removesuffix(reason[2:].rstrip()).rstrip())
     verb = {"error": "failed", "cancelled": "was cancelled", "expired": "wasn't started before its TTL ended"}
     return Failure(f"task {result.task_id} {verb[result.status]}{reason}", FAILED)

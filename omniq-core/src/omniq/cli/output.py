@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import click
 
+from omniq.escaping import escaped, escaped_block, escaped_json
+
 Cell: TypeAlias = str | int | float | dt.datetime | None
 
 
@@ -44,15 +46,15 @@ def print_json(data: object) -> None:
     """Print plain data, structs and times as JSON. What JSON doesn't know is shown as text."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(data, enc_hook=repr), indent=2).decode())
+    click.echo(escaped_json(json.dumps(msgspec.to_builtins(data, enc_hook=repr), ensure_ascii=False, indent=2)))
 
 
 def value_text(value: object) -> str:
     """A value as JSON if it is made of what JSON knows, else as Python shows it."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return escaped_json(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
-        return repr(value)
+        return escaped(_shown(value))
 
 
 def json_value(value: object) -> object:
@@ -60,7 +62,15 @@ def json_value(value: object) -> object:
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
+        return _shown(value)
+
+
+def _shown(value: object) -> str:
+    """The value as Python shows it, unless that fails too, as for a number of 5,000 digits."""
+    try:
         return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that can't be shown: {error}>"
 
 
 def cell_text(cell: Cell) -> str:
@@ -70,7 +80,7 @@ def cell_text(cell: Cell) -> str:
     if cell is None or cell == "":
         return "-"
     text = f"{cell:g}" if isinstance(cell, float) else str(cell)
-    return "".join(char if char.isprintable() else " " for char in text)
+    return escaped(text)
 
 
 def count(number: int, what: str) -> str:
@@ -79,6 +89,15 @@ def count(number: int, what: str) -> str:
 
 
 def say(line: str) -> None:
-    """Tell the user something that isn't the command's output."""
+    """Tell the user something that isn't the command's output, on one line."""
+    _tell(escaped(line))
+
+
+def say_block(text: str) -> None:
+    """The same for text of several lines."""
+    _tell(escaped_block(text))
+
+
+def _tell(text: str) -> None:
     with suppress(BrokenPipeError):  # nobody listens any more
-        click.echo(line, err=True)
+        click.echo(text, err=True)

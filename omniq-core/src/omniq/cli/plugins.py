@@ -14,6 +14,7 @@ from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
 from omniq.cli.root import COMMANDS
 from omniq.errors import PluginError
+from omniq.escaping import escaped
 from omniq.plugins.records import PluginRecord
 from omniq.plugins.registry import load_object, registry
 from omniq.plugins.specs import CommandSpec, Spec, StoreSpec
@@ -64,9 +65,9 @@ def doctor() -> None:
         problems = list(_problems(record))
         broken += bool(problems)
         verdict = "broken" if problems else "ok" if record.status == "active" else record.status
-        click.echo(f"{verdict:<8}  {record.name} ({record.distribution} {record.version})")
+        click.echo(escaped(f"{verdict:<8}  {record.name} ({record.distribution} {record.version})"))
         for problem in problems:
-            click.echo(f"          {problem}")
+            click.echo(escaped(f"          {problem}"))
     if broken:
         raise Failure(f"{count(broken, 'plugin')} can't be used, or not in full")
 

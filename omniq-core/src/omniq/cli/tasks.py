@@ -15,6 +15,7 @@ from omniq.cli.options import json_option, limit_option, placed, queue_option
 from omniq.cli.output import print_fields, print_json, print_list, say
 from omniq.cli.place import Place
 from omniq.errors import OmniQError
+from omniq.escaping import escaped
 from omniq.models.state import TaskState
 
 if TYPE_CHECKING:
@@ -50,12 +51,17 @@ def list_(place: Place, state: str | None, queue_name: str | None, limit: int, a
 @json_option
 @placed
 def show(place: Place, task_id: str, as_json: bool) -> None:
-    """Show all that is known of a task, but its arguments."""
-    task = place.run(lambda oq: oq.get_task(task_id))
+    """Show all that is known of a task, but its arguments; of a dead letter, why it is one."""
+
+    async def work(oq: AsyncOmniQ) -> tuple[Task, TaskResult | None]:
+        task = await oq.get_task(task_id)
+        return task, await _result_of(oq, task) if task.state is TaskState.ERROR else None
+
+    task, result = place.run(work)
     if as_json:
-        print_json(views.task_data(task))
+        print_json(views.dead_data(task, result))
     else:
-        print_fields(views.task_fields(task))
+        print_fields(views.task_fields(task, result))
 
 
 @tasks.command()
@@ -126,7 +132,7 @@ def _for_each(
     async def one(oq: AsyncOmniQ, task_id: str) -> int:
         try:
             if await act(oq, task_id):
-                click.echo(task_id)
+                click.echo(escaped(task_id))
                 return 0
             say(f"error: task {task_id} {otherwise}")
             return FAILED

@@ -37,12 +37,13 @@ def task_data(task: Task) -> dict[str, object]:
 
 def task_row(task: Task) -> tuple[Cell, ...]:
     """A task under `TASK_COLUMNS`."""
-    return task.id, task.state.value, task.queue_name, task.func, task.run_at, task.priority, task.attempts
+    state = task.state.value if task.damage is None else f"{task.state} (damaged)"
+    return task.id, state, task.queue_name, task.func, task.run_at, task.priority, task.attempts
 
 
-def task_fields(task: Task) -> list[tuple[str, Cell]]:
-    """A task by the names of its fields."""
-    return [(name, _cell(value)) for name, value in task_data(task).items()]
+def task_fields(task: Task, result: TaskResult | None) -> list[tuple[str, Cell]]:
+    """A task by the names of its fields, and the error it ended with, if any."""
+    return [(name, _cell(value)) for name, value in dead_data(task, result).items()]
 
 
 def dead_row(task: Task, result: TaskResult | None) -> tuple[Cell, ...]:
@@ -89,7 +90,7 @@ def event_row(event: TaskEvent) -> tuple[Cell, ...]:
         event.queue_name,
         event.attempt,
         event.worker,
-        _pairs(event.data),
+        _pairs(event.data if event.damage is None else {**event.data, "damage": event.damage}),
     )
 
 

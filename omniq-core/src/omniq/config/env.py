@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,10 +12,11 @@ from typing import Any, Final, get_type_hints
 from omniq.config.convert import convert
 from omniq.config.settings import Settings
 from omniq.errors import ConfigError
+from omniq.logs import get_logger
 from omniq.models.redaction import is_secret, mask_url
 from omniq.suggest import did_you_mean
 
-log = logging.getLogger("omniq.config")
+log = get_logger("omniq.config")
 
 PREFIX: Final = "OMNIQ_"
 CONFIG_FILE: Final = "OMNIQ_CONFIG"

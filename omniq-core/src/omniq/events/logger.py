@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from omniq import clock
 from omniq.background import spawn
 from omniq.batching import apart
 from omniq.errors import StoreError, StoreUnavailable, ValueRefused
+from omniq.logs import get_logger
 from omniq.loops import PerLoop, forget
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
@@ -22,7 +22,7 @@ from omniq.storage.base import BaseEventStorage
 from omniq.sync import cancel_and_wait
 from omniq.texts import cut
 
-log = logging.getLogger("omniq.events")
+log = get_logger("omniq.events")
 _encode = msgspec.json.Encoder().encode
 
 MAX_TEXT = 1024

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from omniq.errors import TaskCancelled, TaskExpired, TaskFailed
 from omniq.models.redaction import Veiled
 from omniq.models.state import ResultStatus
+from omniq.models.times import LAST_SECOND
 
 _UNREAD = object()
 _KNOWN = "known"
@@ -126,6 +127,6 @@ class Outcome(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_d
     error_type: str | None = None
     error_message: str | None = None
     traceback: str | None = None
-    attempts: int = 0
-    started_at: float | None = None
+    attempts: Annotated[int, Meta(ge=0)] = 0
+    started_at: Annotated[float, Meta(ge=0, le=LAST_SECOND)] | None = None
     worker: str | None = None

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from omniq.models.config import TEN_YEARS
+
+MIN_INTERVAL: Final = 0.001
+"""Seconds between two firings, at least."""
 
 
 class Timing(Struct, frozen=True, kw_only=True):
     """When a schedule fires. Exactly one kind of timing is set."""
 
-    interval: float | None = None
+    interval: Annotated[float, Meta(ge=MIN_INTERVAL, le=TEN_YEARS)] | None = None
     """Seconds between two firings."""
 
     def after(self, slot: float) -> float:
@@ -31,10 +37,15 @@ class Schedule(Struct, frozen=True, kw_only=True):
     func: str
     queue_name: str
     timing: Timing
+    """Without anything where it can't be read."""
     paused: bool
     next_run: dt.datetime | None
     """The next slot; None when there is none left."""
+    damage: str | None = None
+    """What is wrong with the stored schedule, which doesn't fire then. None for a schedule that is sound."""
 
     @property
     def state(self) -> str:
+        if self.damage is not None:
+            return "damaged"
         return "paused" if self.paused else "active"

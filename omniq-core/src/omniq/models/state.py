@@ -55,3 +55,5 @@ class EventType(StrEnum):
     EXPIRED = "EXPIRED"
     SCHEDULE_PAUSED = "SCHEDULE_PAUSED"
     SCHEDULE_RESUMED = "SCHEDULE_RESUMED"
+    UNKNOWN = "UNKNOWN"
+    """Stands in for a stored type that is none of these: see `TaskEvent.damage`."""

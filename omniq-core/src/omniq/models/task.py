@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from omniq.ids import check_id
+from omniq.models.config import NotNegative, Positive
 from omniq.models.redaction import Veiled
 from omniq.models.state import TaskState
+
+ParentFailure = Literal["cancel", "run", "hold"]
+"""What becomes of a task when one that it depends on fails."""
 
 
 class Task(Veiled, Struct, frozen=True, kw_only=True, eq=False):
@@ -53,6 +57,8 @@ class Task(Veiled, Struct, frozen=True, kw_only=True, eq=False):
     metadata: dict[str, Any] | None = None
     body: bytes = b""
     """The stored bytes of the call, as they are: for a look at what can't be read. Empty in lists."""
+    damage: str | None = None
+    """What is wrong with the stored task; what can't be read is a stand-in. None for a task that is sound."""
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Task) else NotImplemented
@@ -83,11 +89,11 @@ class Call(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_defa
     args_format: str
     """Format of `args`: a name of `omniq.serialization.Format`."""
     by_value: bool = False
-    timeout: float | None = None
-    max_retries: int = 0
-    retry_delay: float = 0.0
-    result_ttl: float | None = None
+    timeout: Positive | None = None
+    max_retries: Annotated[int, Meta(ge=0)] = 0
+    retry_delay: NotNegative = 0.0
+    result_ttl: NotNegative | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     on_success: str | None = None
     on_failure: str | None = None
-    on_parent_failure: str = "cancel"
+    on_parent_failure: ParentFailure = "cancel"

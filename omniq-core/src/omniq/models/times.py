@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from omniq.errors import InvalidTask
+
+FIRST_SECOND: Final = -62_135_596_800.0
+LAST_SECOND: Final = 253_402_300_799.0
+"""Before the year 1 and after the year 9999 there is no `datetime`."""
 
 Duration: TypeAlias = float | int | dt.timedelta
 """Seconds, or a `timedelta`."""
 
-LATEST = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+LATEST = dt.datetime.fromtimestamp(LAST_SECOND, dt.UTC)
 """The latest time at which a task can be due."""
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """The earliest one."""
-_FIRST = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 
 
 def seconds(name: str, value: Duration | None, *, minimum: float = 0.0, maximum: float = math.inf) -> float | None:
@@ -62,6 +65,4 @@ def as_datetime(value: float | None) -> dt.datetime | None:
 
 def utc(value: float) -> dt.datetime:
     """Seconds since the epoch as an aware datetime in UTC; a time before year 1 or after 9999 as the nearest in it."""
-    if value <= _FIRST.timestamp():
-        return _FIRST
-    return dt.datetime.fromtimestamp(value, dt.UTC) if value < LATEST.timestamp() else LATEST
+    return dt.datetime.fromtimestamp(min(max(value, FIRST_SECOND), LAST_SECOND), dt.UTC)

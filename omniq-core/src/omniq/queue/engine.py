@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -13,6 +12,7 @@ from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
+from omniq.logs import get_logger
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
 from omniq.models.schedule import Schedule
@@ -41,7 +41,7 @@ from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit
 
-log = logging.getLogger("omniq.queue")
+log = get_logger("omniq.queue")
 
 C = TypeVar("C", bound=TaskQueueConfig)
 

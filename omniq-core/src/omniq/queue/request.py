@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, cast
+from typing import Any, Protocol, TypeAlias, TypedDict, cast
 
 from msgspec import Struct, field
 
@@ -16,7 +16,7 @@ from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
 from omniq.models.redaction import Veiled
 from omniq.models.schedule import Timing
 from omniq.models.state import TaskState
-from omniq.models.task import Call, Task, TaskRef, id_of
+from omniq.models.task import Call, ParentFailure, Task, TaskRef, id_of
 from omniq.models.times import Duration, due_time, seconds
 from omniq.serialization.calls import CallOptions
 from omniq.serialization.manager import SerializationManager
@@ -56,7 +56,7 @@ class EnqueueOptions(TypedDict, total=False):
     """How long before the first retry; doubled from one to the next."""
     depends_on: Sequence[TaskRef] | TaskRef
     """Tasks that must have succeeded before it runs."""
-    on_parent_failure: Literal["cancel", "run", "hold"]
+    on_parent_failure: ParentFailure
     """What becomes of it when one of those fails."""
     task_id: str | None
     """An id of your own: enqueueing it again changes nothing."""
@@ -284,7 +284,7 @@ def _metadata(metadata: object) -> dict[str, Any]:
     return dict(metadata)
 
 
-def _parent_failure(policy: str) -> str:
+def _parent_failure(policy: str) -> ParentFailure:
     if policy not in ("cancel", "run", "hold"):
         raise InvalidTask(f"on_parent_failure: expected 'cancel', 'run' or 'hold', got {policy!r:.80}")
-    return policy
+    return cast("ParentFailure", policy)

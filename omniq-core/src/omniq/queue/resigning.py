@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -11,12 +10,13 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from omniq.errors import ConfigError, SerializationError
+from omniq.logs import get_logger
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.serialization.envelope import FOREVER
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import NewBody, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
 
-log = logging.getLogger("omniq.queue")
+log = get_logger("omniq.queue")
 
 PAGE = 200
 

@@ -6,7 +6,6 @@ schedule to its next slot. Slots follow from the stored last one, never from whe
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,7 +16,8 @@ from msgspec.structs import replace
 
 from omniq import clock, ids
 from omniq.backoff import repeated, repeating
-from omniq.errors import ScheduleNotFound, SerializationError, StoreError
+from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
+from omniq.logs import get_logger
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
 from omniq.models.times import as_datetime
@@ -32,7 +32,7 @@ from omniq.texts import shown_name
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
 
-log = logging.getLogger("omniq.queue")
+log = get_logger("omniq.queue")
 
 
 class AsyncScheduler:
@@ -40,8 +40,8 @@ class AsyncScheduler:
 
     def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
         self._queue = queue
-        self._unreadable: set[str] = set()
-        """The upcoming schedules that couldn't be read at the last look: somebody else may, or this one later."""
+        self._complaints: dict[str, str] = {}
+        """What is wrong with schedules that don't fire, so that it is logged once."""
 
     @property
     def topic(self) -> str:
@@ -99,6 +99,9 @@ class AsyncScheduler:
         store = await self._queue.ready()
         while True:
             stored = next(iter(await store.schedules([record.id])), None)
+            if stored is not None and stored.damage is not None:  # it goes
+                await store.delete_schedule(record.id)
+                continue
             version = None if stored is None else stored.version
             if await store.put_schedule(self._succeed(record, timing, stored), if_version=version):
                 return
@@ -173,14 +176,14 @@ class AsyncScheduler:
 
     async def _fire_all(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """Fire schedules; returns the tasks of the slots that this call fired, and not another scheduler."""
-        fired = [task for record, template in due if (task := await self._fire(record, template)) is not None]
+        fired = [task for record, template in due if (task := await self._try_to_fire(record, template)) is not None]
         if fired:
             await self._report_foreign(fired)
         return fired
 
     async def _report_foreign(self, fired: Sequence[NewTask]) -> None:
         """Slots whose task somebody else had put there; a schedule that doesn't do its work must not be silent."""
-        records = await self._queue.store.get([task.id for task in fired])
+        records = await self._queue.store.get([task.id for task in fired], bodies=False)
         for task, record in zip(fired, records, strict=True):
             if record is not None and record.schedule_id != task.schedule_id:
                 log.error(
@@ -193,21 +196,37 @@ class AsyncScheduler:
     async def _upcoming(self, *, within: float) -> Sequence[tuple[ScheduleRecord, ScheduledCall]]:
         """The schedules whose slot comes within so many seconds; those that can't be read don't fire."""
         upcoming = deque[tuple[ScheduleRecord, ScheduledCall]]()
-        unreadable: set[str] = set()
+        complaints: dict[str, str] = {}
         for record in await (await self._queue.ready()).schedules(within=within):
             try:
                 upcoming.append((record, self._template(record)))
             except SerializationError as error:
-                unreadable.add(record.id)
-                if record.id not in self._unreadable:  # once, not at every look
-                    log.error("schedule %s can't be read and doesn't fire here: %s", record.id, error)
-        self._unreadable = unreadable
+                complaints[record.id] = str(error)
+        for schedule_id, complaint in complaints.items() - self._complaints.items():
+            log.error("schedule %s can't be read and doesn't fire: %s", schedule_id, complaint)
+        self._complaints = complaints
         return upcoming
+
+    def _template(self, record: ScheduleRecord) -> ScheduledCall:
+        """What the schedule fires, and when. Raises `SerializationError` where it is damaged or not signed by us."""
+        _check_sound(record)
+        return self._queue.serialization.read_schedule(record.body, schedule_id=record.id, queue_name=record.queue_name)
 
     async def next_task_id(self, schedule_id: str) -> str:
         """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
         record = await self._record(schedule_id)
+        _check_sound(record)
         return ids.slot_id(record.id, record.next_run or 0.0)
+
+    async def _try_to_fire(self, record: ScheduleRecord, template: ScheduledCall) -> NewTask | None:
+        """Fire; one that the store refuses mustn't keep the others from firing."""
+        try:
+            return await self._fire(record, template)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            log.error("schedule %s can't be fired: %s", record.id, error)
+            return None
 
     async def _fire(self, record: ScheduleRecord, template: ScheduledCall) -> NewTask | None:
         """The task that this call has added; None if another scheduler was faster."""
@@ -243,6 +262,7 @@ class AsyncScheduler:
         store = await self._queue.ready()
         while True:
             record = await self._record(schedule_id)
+            _check_sound(record)
             if record.paused is paused:
                 return
             changed = replace(record, paused=paused, next_run=record.next_run if paused else self._next_run(record))
@@ -267,10 +287,6 @@ class AsyncScheduler:
             raise ScheduleNotFound(f"no schedule {schedule_id}")
         return records[0]
 
-    def _template(self, record: ScheduleRecord) -> ScheduledCall:
-        """What the schedule fires. Raises `SerializationError`."""
-        return self._queue.serialization.read_schedule(record.body, schedule_id=record.id, queue_name=record.queue_name)
-
     def _read(self, record: ScheduleRecord) -> ScheduledCall:
         """Its template; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
         try:
@@ -280,15 +296,26 @@ class AsyncScheduler:
             return ScheduledCall(timing=Timing(), call=UNREADABLE)
 
     def _view(self, record: ScheduleRecord) -> Schedule:
-        template = self._read(record)
+        func, timing, damage = UNREADABLE.func, Timing(), None
+        try:
+            template = self._template(record)
+            func, timing = template.call.func, template.timing
+        except SerializationError as error:
+            damage = str(error)
         return Schedule(
             id=record.id,
-            func=template.call.func,
+            func=func,
             queue_name=record.queue_name,
-            timing=template.timing,
+            timing=timing,
             paused=record.paused,
             next_run=as_datetime(record.next_run),
+            damage=damage,
         )
+
+
+def _check_sound(record: ScheduleRecord) -> None:
+    if record.damage is not None:
+        raise CorruptPayload(f"the stored schedule {record.id} is damaged: {record.damage}")
 
 
 class Scheduler(Blocking[AsyncScheduler]):

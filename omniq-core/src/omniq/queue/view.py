@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-
 from msgspec.structs import replace
 
 from omniq.errors import SerializationError
+from omniq.logs import get_logger
 from omniq.models.task import Call, Task
 from omniq.models.times import as_datetime, utc
+from omniq.queue.settle import RESULT_TTL
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import TaskRecord
 
-log = logging.getLogger("omniq.queue")
+log = get_logger("omniq.queue")
 
-UNREADABLE = Call(func="(unreadable)", args=b"", args_format="")
+UNREADABLE = Call(func="(unreadable)", args=b"", args_format="", result_ttl=RESULT_TTL)
 
 
 def verified_call(record: TaskRecord, serialization: SerializationManager) -> Call:
@@ -52,12 +52,17 @@ def task_view(record: TaskRecord) -> Task:
         cancel_requested=record.cancel_requested,
         depends_on=record.depends_on,
         schedule_id=record.schedule_id,
+        damage=record.damage,
     )
 
 
 def task_details(record: TaskRecord, serialization: SerializationManager) -> Task:
-    """The task with all that its call tells."""
-    call = read_call(record, serialization)
+    """The task with all that its call tells, and what is wrong with it."""
+    call, damage = UNREADABLE, record.damage
+    try:
+        call = verified_call(record, serialization)
+    except SerializationError as error:
+        damage = damage or str(error)
     return replace(
         task_view(record),
         func=call.func,
@@ -67,4 +72,5 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
         result_ttl=call.result_ttl,
         metadata=call.metadata,
         body=record.body,
+        damage=damage,
     )

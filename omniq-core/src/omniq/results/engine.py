@@ -20,7 +20,7 @@ from omniq.models.result import TaskResult
 from omniq.models.task import TaskRef, id_of
 from omniq.models.times import Duration, seconds
 from omniq.plugins.registry import load_class
-from omniq.results.view import task_result
+from omniq.results.view import listed_result, task_result
 from omniq.results.watcher import ResultWatcher
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage
@@ -84,10 +84,13 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
     @repeating
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
-        """Results of a schedule's tasks in the order in which they ended. Raises as `get` does."""
+        """Results of a schedule's tasks in the order in which they ended.
+
+        One that is damaged, or not signed by us, is an error that says so. Raises as `get` does for an id.
+        """
         id_ = check_id(schedule_id, "schedule_id")
         records = await (await self.ready()).find(id_, newest_first=newest_first, limit=limit)
-        return [task_result(record, self.serialization) for record in records]
+        return [listed_result(record, self.serialization) for record in records]
 
     async def purge(self) -> int:
         """Delete results whose TTL is over, as workers do from time to time; returns how many."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from omniq.errors import (
     TaskNotFound,
 )
 from omniq.ids import check_id
+from omniq.logs import get_logger
 from omniq.models.result import TaskResult
 from omniq.models.state import QUEUED, TaskState
 from omniq.models.task import TaskRef, id_of
@@ -29,7 +29,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage, answered
 from omniq.storage.records import TaskRecord
 
-log = logging.getLogger("omniq.results")
+log = get_logger("omniq.results")
 
 KINDS = ("latest", "first", "all")
 LOOK = 2.0
@@ -144,7 +144,7 @@ class OutcomeWaiter:
         if record.state is TaskState.EXPIRED:
             raise TaskExpired(f"task {record.id} wasn't started before its TTL ended")
         if record.state is TaskState.ERROR:
-            raise TaskFailed(record.id, "unknown", "its result is no longer kept")
+            raise TaskFailed(record.id, "unknown", record.damage or "its result is no longer kept")
         raise ResultExpired(f"task {record.id} has succeeded, and its result is no longer kept")
 
     def _must_agree(self, result: TaskResult, record: TaskRecord) -> bool:

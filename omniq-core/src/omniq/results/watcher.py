@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from omniq.background import Background, spawn
 from omniq.batching import apart
 from omniq.errors import Closed, StoreUnavailable
+from omniq.logs import get_logger
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.sync import cancel_and_wait
 
-log = logging.getLogger("omniq.results")
+log = get_logger("omniq.results")
 
 POLL = 1.0
 """Seconds after which the store is asked again though nothing was heard."""

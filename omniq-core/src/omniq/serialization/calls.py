@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
+from omniq.models.config import NotNegative
 from omniq.models.redaction import Veiled
 from omniq.models.schedule import Timing
-from omniq.models.task import Call
+from omniq.models.task import Call, ParentFailure
 from omniq.serialization.functions import Function
 
 
@@ -25,7 +26,7 @@ class CallOptions(Veiled, Struct, frozen=True, kw_only=True):
     on_success: Function | None = None
     """Called with the result; like `on_failure`, something that a worker can import."""
     on_failure: Function | None = None
-    on_parent_failure: str = "cancel"
+    on_parent_failure: ParentFailure = "cancel"
 
 
 class LoadedCall(Veiled, Struct, frozen=True):
@@ -41,6 +42,10 @@ class ScheduledCall(Struct, frozen=True, kw_only=True):
 
     timing: Timing
     call: Call
-    priority: int = 0
-    ttl: float | None = None
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    ttl: NotNegative | None = None
     """Each task expires so many seconds after its slot."""
+
+    def __post_init__(self) -> None:
+        if self.timing.interval is None:
+            raise ValueError("its timing says nothing")

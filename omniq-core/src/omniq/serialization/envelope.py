@@ -11,7 +11,6 @@ fails like one that was changed. It is verified before anything in the body is d
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +19,7 @@ from msgspec.msgpack import Encoder
 
 from omniq import clock
 from omniq.errors import CorruptPayload, KeyMissing, SignatureError
+from omniq.logs import get_logger
 from omniq.serialization.base import Format
 from omniq.serialization.signing import MAC_LENGTH, VARIABLE, Role, Signer
 
@@ -30,7 +30,7 @@ FOREVER: Final = float("inf")
 _PLAIN: Final = {format: _MAGIC + format.encode() + b"\0" for format in Format}
 _PLAIN_MSGSPEC: Final = _PLAIN[Format.MSGSPEC]
 
-_log: Final = logging.getLogger("omniq.serialization")
+_log: Final = get_logger("omniq.serialization")
 
 # MessagePack prefixes every part with its length, so no two lists of parts have the same bytes.
 _frame = Encoder().encode

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
+from omniq.logs import get_logger
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.signing import VARIABLE
 
-_log: Final = logging.getLogger("omniq.serialization")
+_log: Final = get_logger("omniq.serialization")
 _warned: set[str] = set()
 """The locations that were warned of."""
 

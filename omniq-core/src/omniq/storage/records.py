@@ -7,11 +7,22 @@ garbage collector's sight (`gc=False`).
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from omniq.models.redaction import Veiled
 from omniq.models.state import TaskState
+
+MAX_COUNT: Final = 2**30
+"""What no counter of a sound record exceeds: every store can still add to it."""
+MAX_TIME: Final = float(2**40)
+"""Seconds from the epoch, either way, within which the times of a sound record are."""
+
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Priority = Annotated[int, Meta(ge=-100, le=100)]
+Time = Annotated[float, Meta(ge=-MAX_TIME, le=MAX_TIME)]
+Version = Annotated[int, Meta(ge=0, le=2**60)]
 
 
 class NewTask(Veiled, Struct, frozen=True, kw_only=True, gc=False):
@@ -35,7 +46,10 @@ class NewTask(Veiled, Struct, frozen=True, kw_only=True, gc=False):
 
 
 class TaskRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
-    """A task as the store holds it. Times are seconds since the epoch on the store's clock."""
+    """A task as the store holds it. Times are seconds since the epoch on the store's clock.
+
+    A store makes it of any row, whatever is in it: see `damage`.
+    """
 
     id: str
     queue_name: str
@@ -43,21 +57,23 @@ class TaskRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
     """Empty where bodies weren't asked for."""
     name: str = ""
     state: TaskState
-    priority: int
-    created_at: float
-    run_at: float
-    expires_at: float | None = None
-    finished_at: float | None = None
-    epoch: int = 0
-    attempts: int = 0
-    crashes: int = 0
-    lease_until: float | None = None
-    claimed_at: float | None = None
+    priority: Priority
+    created_at: Time
+    run_at: Time
+    expires_at: Time | None = None
+    finished_at: Time | None = None
+    epoch: Count = 0
+    attempts: Count = 0
+    crashes: Count = 0
+    lease_until: Time | None = None
+    claimed_at: Time | None = None
     """When the current, or last, claim was made."""
     worker: str | None = None
     cancel_requested: bool = False
     depends_on: tuple[str, ...] = ()
     schedule_id: str | None = None
+    damage: str | None = None
+    """What is wrong with the stored row, in words that show nothing of its body; what can't be read is a stand-in."""
 
 
 class Added(StrEnum):
@@ -88,17 +104,19 @@ class ResultRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
     """How a task ended, as the store holds it."""
 
     task_id: str
-    epoch: int
+    epoch: Count
     status: TaskState
     """A terminal state."""
     body: bytes
     ttl: float | None = None
     """Kept for so many seconds from `put`; None means without end."""
     schedule_id: str | None = None
-    finished_at: float = 0.0
+    finished_at: Time = 0.0
     """Set by the store."""
-    expires_at: float | None = None
+    expires_at: Time | None = None
     """Set by the store."""
+    damage: str | None = None
+    """As in `TaskRecord`."""
 
 
 class Change(Struct, frozen=True, kw_only=True, gc=False):
@@ -188,9 +206,11 @@ class ScheduleRecord(Veiled, Struct, frozen=True, kw_only=True):
     id: str
     queue_name: str
     body: bytes
-    next_run: float | None
+    next_run: Time | None
     """The next slot; None when there is none left."""
     paused: bool = False
-    version: int = 0
+    version: Version = 0
     """Rises with every write, and never repeats for one id: whoever adds a schedule begins at the clock's
     milliseconds, so that a schedule which was deleted and added again isn't taken for the old one."""
+    damage: str | None = None
+    """As in `TaskRecord`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
-from omniq.errors import KeyMissing, SerializationError
+from omniq.errors import CorruptPayload, KeyMissing, SerializationError
+from omniq.logs import get_logger
 from omniq.queue.view import UNREADABLE, verified_call
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.signing import VARIABLE
@@ -14,7 +14,7 @@ from omniq.workers.execution import failure
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.settling import poisoned
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 FIRST_WAIT: Final = 1.0
 MAX_WAIT: Final = 30.0
@@ -35,10 +35,13 @@ class Admission:
     def admit(self, record: TaskRecord) -> tuple[Job, Ran | None]:
         """The job, and what has come of it already if it mustn't run.
 
-        A task whose bytes are damaged or not signed by us is dead-lettered; the bytes stay as they are. One that is
-        signed with a key which this process lacks goes back, uncharged, to a worker that has it.
+        A task that makes no sense, in its columns or its bytes, or whose bytes aren't signed by us is dead-lettered;
+        the bytes stay as they are. One that is signed with a key which this process lacks goes back, uncharged, to a
+        worker that has it.
         """
         try:
+            if record.damage is not None:
+                raise CorruptPayload(f"the stored task is damaged: {record.damage}")
             call = verified_call(record, self._serialization)
         except KeyMissing as error:
             self._tell(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import sys
 from collections import deque
 from collections.abc import Coroutine
@@ -13,6 +12,7 @@ from typing import Any
 
 from omniq.background import inside
 from omniq.errors import TaskTimeout
+from omniq.logs import get_logger
 from omniq.serialization.calls import LoadedCall
 from omniq.workers.base import Worker
 from omniq.workers.desk import Desk
@@ -22,7 +22,7 @@ from omniq.workers.runner import Runner
 from omniq.workers.surroundings import Surroundings
 from omniq.workers.threads import CANCEL_PATIENCE, ThreadSlots, give_up_all
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 
 class JobTask(asyncio.Task[None]):

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from typing import Any
 
 from msgspec.structs import replace
 
 from omniq import clock
 from omniq.background import spawn
+from omniq.logs import get_logger
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.view import task_result
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import Change
 from omniq.sync import end_task
+from omniq.workers.describing import qualified_name
 from omniq.workers.job import Job
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 
 class CallbackManager:
@@ -63,5 +64,6 @@ class CallbackManager:
                 await asyncio.to_thread(function, result)
         except asyncio.CancelledError:
             raise
-        except BaseException:  # a SystemExit would take the worker's loop along
-            log.exception("task %s: its callback %s failed", job.record.id, reference)
+        except BaseException as error:  # a SystemExit would take the worker's loop along
+            # Neither its text nor a traceback, which may hold what the task returned.
+            log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
@@ -21,6 +20,7 @@ from omniq.errors import (
     SignatureError,
     TaskTimeout,
 )
+from omniq.logs import get_logger
 from omniq.models.config import TEN_YEARS
 from omniq.models.times import seconds
 from omniq.serialization.calls import LoadedCall
@@ -32,7 +32,7 @@ from omniq.workers.describing import chain, let_go, qualified_name, remote_trace
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.limit import within
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 Await = Callable[[Awaitable[Any]], Any]
 """Runs an awaitable to its end on a loop of this thread."""

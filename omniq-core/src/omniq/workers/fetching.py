@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import time
@@ -13,6 +12,7 @@ from contextlib import suppress
 from omniq.background import Background, spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
+from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
 from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
@@ -22,7 +22,7 @@ from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 MAX_PREFETCH = 2000
 AHEAD = 0.1

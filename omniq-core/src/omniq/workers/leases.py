@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -11,13 +10,14 @@ from contextlib import suppress
 from contextvars import Context
 
 from omniq.errors import LeaseLost, StoreError
+from omniq.logs import get_logger
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, LeaseStatus
 from omniq.sync import Portal
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 
 class LeaseKeeper:

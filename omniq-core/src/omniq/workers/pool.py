@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import socket
@@ -16,6 +15,7 @@ from omniq import clock, forks
 from omniq.background import Background, persist, spawn
 from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
+from omniq.logs import get_logger
 from omniq.loops import Waits
 from omniq.models.config import WorkerConfig
 from omniq.models.state import EventType, TaskState
@@ -36,7 +36,7 @@ from omniq.workers.runner import Runner
 from omniq.workers.settling import SettlingLoop, Verdict
 from omniq.workers.upkeep import Upkeep
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 
 class AsyncWorkerPool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ import msgspec
 
 from omniq import clock
 from omniq.errors import TaskTimeout, WorkerError
+from omniq.logs import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.child import READY, SIGNALS, ChildTask, Hello
 from omniq.workers.desk import Desk
@@ -26,7 +26,7 @@ from omniq.workers.execution import Execution, failure
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 CHUNK_SECONDS = 0.005
 """A child gets as many short tasks at once as take about so long."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
+from omniq.logs import get_logger
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -25,7 +25,7 @@ from omniq.workers.describing import qualified_name
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job, Ran
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 FIRST_PAUSE, MAX_PAUSE = 0.1, 1.0
 """Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""

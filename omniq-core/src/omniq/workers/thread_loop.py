@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import sys
 import time
 import weakref
@@ -14,10 +13,11 @@ from typing import Any
 
 from omniq.background import clear_loop, drive
 from omniq.backoff import Backoff
+from omniq.logs import get_logger
 from omniq.workers.execution import OutOfResources
 from omniq.workers.limit import within
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 LEFT_PATIENCE = 0.5
 """Seconds that coroutines which a task has left behind have to end."""

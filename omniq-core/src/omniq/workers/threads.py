@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +15,13 @@ from queue import SimpleQueue
 from omniq.background import start_thread
 from omniq.backoff import Backoff
 from omniq.errors import TaskTimeout, WorkerError
+from omniq.logs import get_logger
 from omniq.workers.execution import Execution, failure
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.surroundings import Surroundings
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 
 class ThreadSlots:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from omniq.errors import StoreError
+from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
 from omniq.models.result import Outcome
 from omniq.models.state import TaskState
@@ -17,7 +17,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.storage.records import TaskRecord
 from omniq.workers.settling import poisoned
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 REAP_BATCH = 500
 SWEEP_INTERVAL = 30.0

@@ -3,6 +3,6 @@ local ids, cursor, limit = unpack(args, 1, 3)
 local first = cursor and '(' .. cursor or '-'
 local families = {}
 for i, id in ipairs(ids) do
-  families[i] = call('ZRANGEBYLEX', prefix .. 'children:' .. id, first, '+', 'LIMIT', 0, limit)
+  families[i] = packed_ids(call('ZRANGEBYLEX', prefix .. 'children:' .. id, first, '+', 'LIMIT', 0, limit))
 end
-return pack(families)
+return packed_list(families)

@@ -9,9 +9,13 @@ local function promote(queue)
   budget = budget - #ids
   read_records(ids)
   for _, id in ipairs(ids) do
-    local t = task(id)
-    move(t)
-    t[STATE] = PENDING
+    local t = task(id) or mended(id, queue, SCHEDULED)
+    if t[STATE] == SCHEDULED then
+      move(t)
+      t[STATE] = PENDING
+    else
+      drop('later:' .. queue, id) -- it isn't its place
+    end
   end
 end
 
@@ -30,29 +34,45 @@ local times = struct_pack('>dd', lease_until, now)
 local packed_worker = struct_pack('>I2c0', #worker, worker)
 local room = MAX_BODIES
 
+-- The record to claim; nil if it isn't its place.
+local function pending_record(id, record, queue, packed_queue)
+  if record and record:byte(1) == PENDING and record:sub(72, 71 + #packed_queue) == packed_queue then return record end
+  records[id] = record
+  local t = task(id)
+  if not t then
+    mended(id, queue, PENDING)
+    return records[id]
+  end
+  return t[STATE] == PENDING and t[QUEUE] == queue and record or nil
+end
+
 -- As many as the limit and the size of one reply allow.
 local function claim(queue)
   local ids = call('ZRANGE', prefix .. 'ready:' .. queue, 0, limit - #claimed - 1)
-  local taken = 0
+  local packed_queue = struct_pack('>I2c0', #queue, queue)
+  local taken, before = 0, #claimed
   for i, record in ipairs(fields('task', ids)) do
     local id = ids[i]
-    local epoch, size, expires_at = struct_unpack(LOOK_TO_CLAIM, record)
-    room = room - size
-    if room < 0 and #claimed > 0 then break end
-    if expires_at ~= NEVER then
-      drop('expiring', id)
-      drop('overdue', id)
+    record = pending_record(id, record, queue, packed_queue)
+    if record then
+      local epoch, size, expires_at = struct_unpack(LOOK_TO_CLAIM, record)
+      room = room - size
+      if room < 0 and #claimed > 0 then break end
+      if expires_at ~= NEVER then
+        drop('expiring', id)
+        drop('overdue', id)
+      end
+      records[id] = claimed_record(record, math.min(epoch, MAX_COUNT) + 1, times, packed_worker)
+      local n = #claimed
+      claimed[n + 1] = id
+      written[2 * n + 1], written[2 * n + 2] = id, records[id]
     end
     taken = i
-    records[id] = claimed_record(record, epoch + 1, times, packed_worker)
-    local n = #claimed
-    claimed[n + 1] = id
-    written[2 * n + 1], written[2 * n + 2] = id, records[id]
   end
-  if taken > 0 then
-    call('ZREMRANGEBYRANK', prefix .. 'ready:' .. queue, 0, taken - 1)
-    count(queue, PENDING, -taken)
-    count(queue, RUNNING, taken)
+  if taken > 0 then call('ZREMRANGEBYRANK', prefix .. 'ready:' .. queue, 0, taken - 1) end
+  if #claimed > before then
+    count(queue, PENDING, before - #claimed)
+    count(queue, RUNNING, #claimed - before)
   end
 end
 

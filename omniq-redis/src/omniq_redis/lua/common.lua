@@ -3,10 +3,20 @@
 --
 -- Scripts read all at once, change what they have read, and write all at once: to the server, a batch of hundreds of
 -- tasks is a dozen commands.
-local call = redis.call
 local pack = cmsgpack.pack
 local prefix = KEYS[1]
-local time = call('TIME')
+
+-- Does a command on a key. Where somebody has put something of another type there, that is put aside first.
+local function call(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if answer.err:find('WRONGTYPE', 1, true) then
+    redis.call('RENAME', key, prefix .. 'damaged:' .. key:sub(#prefix + 1))
+  end
+  return redis.call(command, key, ...) -- whose error is told as it is
+end
+
+local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6 + ARGV[1]
 local args = cmsgpack.unpack(ARGV[2])
 local sender = ARGV[4]
@@ -91,6 +101,13 @@ local function bytes(value) return '\198' .. struct_pack('>I4', #value) .. value
 local NIL = '\192'
 
 local function packed_list(items) return '\221' .. struct_pack('>I4', #items) .. table.concat(items) end
+
+-- Ids as bytes: who has put them there may not have written text.
+local function packed_ids(ids)
+  local items = {}
+  for i, id in ipairs(ids) do items[i] = bytes(id) end
+  return packed_list(items)
+end
 
 -- Hands out the bodies of a call, in order.
 local position = 1

@@ -2,8 +2,12 @@
 -- for; without a filter, nil for those that aren't there
 local ids, where, bodies = unpack(args, 1, 3)
 
-local function matches(t)
+-- What has no record of ours is listed with the dead letters.
+local function matches(id, t)
   local states, queue, schedule, expired = unpack(where, 1, 4)
+  if not t then
+    return records[id] and bit.band(states, 2 ^ ERROR) ~= 0 and not (queue or schedule or expired)
+  end
   return t
     and bit.band(states, 2 ^ t[STATE]) ~= 0
     and (not queue or t[QUEUE] == queue)
@@ -15,7 +19,7 @@ read_records(ids)
 local picked, total, done = {}, 0, 0
 for i, id in ipairs(ids) do
   local t = task(id)
-  if not where or matches(t) then
+  if not where or matches(id, t) then
     total = total + (t and bodies and t[SIZE] or 0)
     if total > MAX_BODIES and #picked > 0 then break end
     picked[#picked + 1] = id

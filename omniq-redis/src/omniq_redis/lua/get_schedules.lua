@@ -7,6 +7,6 @@ elseif not ids then
 end
 local items = {}
 for i, record in ipairs(fields('schedule', ids)) do
-  items[i] = record and '\146' .. pack(ids[i]) .. bytes(record) or NIL
+  items[i] = record and '\146' .. bytes(ids[i]) .. bytes(record) or NIL
 end
 return packed_list(items)

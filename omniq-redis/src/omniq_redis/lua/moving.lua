@@ -13,7 +13,27 @@ end
 
 local function count(queue, state, difference)
   local key = queue .. ' ' .. NAMES[state]
-  if call('HINCRBY', prefix .. 'count', key, difference) == 0 then call('HDEL', prefix .. 'count', key) end
+  local left = redis.pcall('HINCRBY', prefix .. 'count', key, difference)
+  if type(left) == 'table' then
+    -- Where it isn't a number, somebody else has written it.
+    if left.err:find('integer', 1, true) or left.err:find('overflow', 1, true) then
+      call('HDEL', prefix .. 'count', key)
+    end
+    left = call('HINCRBY', prefix .. 'count', key, difference)
+  end
+  if left <= 0 then call('HDEL', prefix .. 'count', key) end
+end
+
+-- What stands in, from now on, for a task without a record of ours; the queue and the state are those of the set in
+-- which it was found.
+local function mended(id, queue, state)
+  damage[id] = records[id] and 'its record is none of ours' or 'its record is missing'
+  if not records[id] then count(queue, state, 1) end
+  local size = call('HSTRLEN', prefix .. 'body', id)
+  local t = { id, state, 0, STAND_IN_EPOCH, 0, 0, size, 0, 0, now, now, NEVER, NEVER, NEVER, NEVER, queue, '', '', '' }
+  put('ids', id, 0)
+  tasks[id], records[id] = t, record_of(t)
+  return t
 end
 
 -- Who waits hears of a queue that gets something due, or something due sooner than before: of the rest it has heard.
@@ -121,6 +141,7 @@ local function write_tasks()
 end
 
 local function await(parent, difference)
+  if not parent then return end
   if parent[STATE] >= SUCCESS then move(parent) else touch(parent) end
   parent[AWAITED] = parent[AWAITED] + difference
 end

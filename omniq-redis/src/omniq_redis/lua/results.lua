@@ -1,6 +1,8 @@
 -- Results are in the hash `result`. A call has them as lists: what several may share, ids, which of those kinds each
 -- is of, epochs, and the sizes of the bodies.
 local RESULT = '>I4BdddI2c0'
+-- That no claim reaches.
+local MAX_EPOCH = 2 ^ 30
 local AFTER_EPOCH = '>BdddI2c0'
 
 local result_kinds, result_ids, result_kind, result_epochs, result_sizes
@@ -22,7 +24,8 @@ local function read_results(batch)
   for i, record in ipairs(fields('result', result_ids)) do
     if record then
       local id = result_ids[i]
-      local epoch, _, _, _, _, schedule = struct_unpack(RESULT, record)
+      local ok, epoch, _, _, _, _, schedule = pcall(struct_unpack, RESULT, record)
+      if not ok or epoch > MAX_EPOCH then epoch, schedule = 0, '' end -- any result is better
       epochs[id], schedules[id] = epoch, schedule
     end
   end

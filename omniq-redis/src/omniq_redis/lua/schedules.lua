@@ -1,11 +1,12 @@
 -- Schedules are in the hash `schedule`; the set `schedules` has all, and `slot` the active ones by their next slot.
 local SCHEDULE_RECORD = '>BddI2c0'
 
--- Whether it is paused, its next slot, version, queue and body.
+-- Whether it is paused, its next slot, version, queue and body; of a damaged one, the version that it reads as.
 local function read_schedule(id)
   local record = call('HGET', prefix .. 'schedule', id)
   if not record then return nil end
-  local paused, next_run, version, queue, position = struct_unpack(SCHEDULE_RECORD, record)
+  local ok, paused, next_run, version, queue, position = pcall(struct_unpack, SCHEDULE_RECORD, record)
+  if not ok then return { 1, NEVER, 0, '', '' } end
   return { paused, next_run, version, queue, record:sub(position) }
 end
 

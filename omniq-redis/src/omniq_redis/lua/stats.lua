@@ -1,2 +1,2 @@
 -- → the counts by "queue state", flat, and the queues that are paused
-return pack({ call('HGETALL', prefix .. 'count'), call('SMEMBERS', prefix .. 'paused') })
+return '\146' .. packed_ids(call('HGETALL', prefix .. 'count')) .. packed_ids(call('SMEMBERS', prefix .. 'paused'))

@@ -6,10 +6,25 @@ local CREATED_AT, RUN_AT, EXPIRES_AT, FINISHED_AT, LEASE_UNTIL, CLAIMED_AT = 10,
 local QUEUE, SCHEDULE, PARENTS, NAME, WORKER = 16, 17, 18, 19, 20
 -- SIZE is that of the body, AWAITED the number of children that wait for the task, PARENTS a list as msgpack.
 
-local PENDING, SCHEDULED, WAITING, RUNNING, SUCCESS = 1, 2, 3, 4, 5
+-- Beyond the epoch of any claim, so that all of them are fenced off, and with room for more.
+local STAND_IN_EPOCH = 2 ^ 29
+-- What no counter of a sound task exceeds.
+local MAX_COUNT = 2 ^ 30
+
+local PENDING, SCHEDULED, WAITING, RUNNING, SUCCESS, ERROR = 1, 2, 3, 4, 5, 6
 local NAMES = { 'pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired' }
 
-local function parsed(id, record) return { id, struct_unpack(TASK, record) } end
+local function unpacked(id, record) return { id, struct_unpack(TASK, record) } end
+
+-- Nil for what isn't a record of ours, to its last byte.
+local function parsed(id, record)
+  local ok, t = pcall(unpacked, id, record)
+  if not ok or not NAMES[t[STATE]] or t[WORKER + 1] ~= #record + 1 then return nil end
+  for field = CREATED_AT, CLAIMED_AT do
+    if t[field] ~= t[field] then return nil end -- not a number
+  end
+  return t
+end
 
 local function record_of(t)
   local queue, schedule, parents, name, worker = t[QUEUE], t[SCHEDULE], t[PARENTS], t[NAME], t[WORKER]
@@ -34,7 +49,15 @@ local function ended_record(record, state, times)
   return string.char(state) .. record:sub(2, 47) .. times .. record:sub(64)
 end
 
-local function parents_of(t) return t[PARENTS] == '' and {} or cmsgpack.unpack(t[PARENTS]) end
+local function parents_of(t)
+  if t[PARENTS] == '' then return {} end
+  local ok, parents = pcall(cmsgpack.unpack, t[PARENTS])
+  local found = {}
+  for _, parent in pairs(ok and type(parents) == 'table' and parents or {}) do
+    if type(parent) == 'string' then found[#found + 1] = parent end
+  end
+  return found
+end
 
 -- By id, as read or written by this script; false for those that aren't there.
 local records, tasks = {}, {}
@@ -45,17 +68,18 @@ local function read_records(ids)
   end
 end
 
+-- False where there is no record, or none of ours.
 local function task(id)
   if tasks[id] == nil then
     if records[id] == nil then records[id] = call('HGET', prefix .. 'task', id) end
-    tasks[id] = records[id] and parsed(id, records[id])
+    tasks[id] = records[id] and parsed(id, records[id]) or false
   end
   return tasks[id]
 end
 
 -- Every task is in the set that orders the tasks of its state; and by id, in the set `ids`, and in one of its state if
 -- that is rare.
-local RARE = { [WAITING] = 'waiting', [6] = 'error', [7] = 'cancelled', [8] = 'expired' }
+local RARE = { [WAITING] = 'waiting', [ERROR] = 'error', [7] = 'cancelled', [8] = 'expired' }
 
 local function ordering_set(state, queue)
   if state == PENDING then return 'ready:' .. queue end
@@ -71,12 +95,22 @@ local function rows_without_bodies(ids)
   return packed_list(items)
 end
 
--- The same, and the bodies.
+-- What is wrong with tasks, by id, where their records don't show it.
+local damage = {}
+
+-- The same with their bodies, and what is wrong with them if anything.
 local function rows(ids)
   local items = {}
   for i, body in ipairs(fields('body', ids)) do
     local id = ids[i]
-    items[i] = records[id] and '\147' .. pack(id) .. bytes(records[id]) .. bytes(body) or NIL
+    local wrong = damage[id] or not body and 'its body is missing'
+    if not records[id] then
+      items[i] = NIL
+    elseif wrong then
+      items[i] = '\148' .. bytes(id) .. bytes(records[id]) .. bytes(body or '') .. pack(wrong)
+    else
+      items[i] = '\147' .. bytes(id) .. bytes(records[id]) .. bytes(body)
+    end
   end
   return packed_list(items)
 end

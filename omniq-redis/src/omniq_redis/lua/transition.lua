@@ -31,8 +31,8 @@ end
 local function end_at_once(id, epoch, change)
   local record = records[id]
   if not record or tasks[id] or not change.plain_end then return nil end
-  local state, held, awaited, queue = struct_unpack(LOOK_TO_END, record)
-  if state ~= RUNNING or held ~= epoch then return nil end
+  local ok, state, held, awaited, queue = pcall(struct_unpack, LOOK_TO_END, record)
+  if not ok or state ~= RUNNING or held ~= epoch then return nil end
   gather_ending(queue, change.to, id, awaited)
   records[id] = ended_record(record, change.to, end_times)
   local n = #ended_records
@@ -66,8 +66,8 @@ local function charge(t, change)
     t[RUN_AT], t[EXPIRES_AT], t[ATTEMPTS], t[CRASHES], t[CANCEL] = now, NEVER, 0, 0, 0
   else
     if change.delay then t[RUN_AT] = now + change.delay end
-    if change.attempted then t[ATTEMPTS] = t[ATTEMPTS] + 1 end
-    if change.crashed then t[CRASHES] = t[CRASHES] + 1 end
+    if change.attempted then t[ATTEMPTS] = math.min(t[ATTEMPTS], MAX_COUNT) + 1 end
+    if change.crashed then t[CRASHES] = math.min(t[CRASHES], MAX_COUNT) + 1 end
   end
 end
 
