@@ -30,6 +30,12 @@ async def nothing() -> int:
 
 
 @cache
+def some_bytes(size: int) -> bytes:
+    """The same each time, so that making them isn't measured."""
+    return os.urandom(size)
+
+
+@cache
 def counter() -> SharedCounter:
     """The one that BENCH_COUNTER names."""
     return SharedCounter(Path(os.environ["BENCH_COUNTER"]))

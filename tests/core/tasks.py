@@ -118,6 +118,15 @@ def wait_for(path: str, log: str) -> str:
     return "done"
 
 
+def wait_if(log: str, path: str) -> None:
+    """Note the path or that there is none, and wait for the file if there is one."""
+    note(log, path or "short")
+    if path:
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(path) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
 def fail_without(path: str, log: str) -> str:
     """Fail if there is no such file."""
     note(log)
@@ -191,6 +200,12 @@ def fail_once_cancelled(log: str) -> NoReturn:
 
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
+
+
+def sleep_in_process(seconds: float) -> int:
+    """Sleep; returns where."""
+    time.sleep(seconds)
+    return os.getpid()
 
 
 def sleep_in_c(log: str) -> None:

@@ -153,11 +153,14 @@ async def test_it_serves_the_queues_that_it_is_given(oq: AsyncOmniQ, start: Star
 
 
 async def test_a_worker_that_can_not_go_on_ends_with_1(oq: AsyncOmniQ, start: Starter, tmp_path: Path) -> None:
-    (tmp_path / "msgspec.py").write_text("raise SystemExit('not the msgspec that children need')")
+    ending = "import os, sys; any('bootstrap' in argument for argument in sys.orig_argv) and os._exit(7)"
+    (tmp_path / "sitecustomize.py").write_text(ending)
     waiting = await oq.enqueue(tasks.nothing)
-    with start("--type", "process", "--max-workers", "1", "--grace-period", "0") as worker:
+    options = ["--type", "process", "--max-workers", "1", "--grace-period", "0"]
+    with start(*options, PYTHONPATH=str(tmp_path)) as worker:
         assert worker.ends() == 1
-    assert any(line.startswith("error: the worker can't go on: child processes die") for line in worker.said)
+    complaint = "error: the worker can't go on: no child process can be started: a child died before it was ready"
+    assert any(line.startswith(complaint) and "(exit code 7)" in line for line in worker.said)
     await assert_uncharged(oq, [waiting])
 
 

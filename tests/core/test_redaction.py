@@ -20,8 +20,8 @@ from omniq.queue import SQLiteTaskQueue
 from omniq.queue.request import TaskCall, TaskOptions
 from omniq.serialization import CallOptions, LoadedCall, ScheduledCall
 from omniq.storage.records import Change, NewBody, NewTask, ResultRecord, ScheduleRecord, TaskRecord
-from omniq.workers.child import ChildTask
 from omniq.workers.job import End, Job, Ran
+from omniq.workers.messages import GivenTask
 
 SECRET = "hunter2"
 
@@ -211,7 +211,7 @@ RECORDS: list[object] = [
     ScheduledCall(timing=Timing(interval=1.0), call=CALL),
     CallOptions(metadata={"note": SECRET}),
     Ran(end=End.ERROR, value=SECRET.encode(), error_message=SECRET, traceback=SECRET),
-    ChildTask("t1", "q", 1, 0, None, CALL),
+    GivenTask(0, "t1", "q", 1, 0, None, CALL),
     TaskCall(func=print, func_args=[SECRET], options={"metadata": {"note": SECRET}}),
     TaskOptions(metadata={"note": SECRET}, task_id="t1"),
     TaskResult(task_id="t1", status=ResultStatus.ERROR, stored=StoredValue.of(SECRET), error_message=SECRET),

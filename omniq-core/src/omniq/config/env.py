@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final, get_type_hints
@@ -36,6 +37,9 @@ empty variable, such as a script makes of one that isn't set, is an error and no
 OTHERS: Final = frozenset({CONFIG_FILE, "OMNIQ_PLUGINS_STRICT", "OMNIQ_DISABLE_PLUGINS"})
 """Variables that aren't settings. `OMNIQ_TEST_…` is left to tests."""
 
+withheld: Final[dict[str, str]] = {}
+"""Variables that this process was given apart from its environment, since programs that it starts inherit that."""
+
 _FLAGS: Final = {
     "1": True,
     "true": True,
@@ -52,6 +56,23 @@ _GOT: Final = re.compile(r", got [^,]*\Z")
 _warned: set[str] = set()
 
 
+def environment() -> Mapping[str, str]:
+    """The environment of this process, with what was withheld from it."""
+    return ChainMap(os.environ, withheld)
+
+
+def secrets() -> dict[str, str]:
+    """The variables of `environment()` that hold a secret and nothing else."""
+    names = [PREFIX + name for name in _hints() if is_secret(name)]
+    return {name: text for name in names if (text := environment().get(name)) is not None}
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment for a process that gets `secrets()` in another way."""
+    hidden = secrets()
+    return {name: text for name, text in os.environ.items() if name not in hidden}
+
+
 class EnvConfig:
     """The settings that the environment gives.
 
@@ -60,7 +81,7 @@ class EnvConfig:
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        self._environ = os.environ if environ is None else environ
+        self._environ = environment() if environ is None else environ
 
     def given(self) -> dict[str, Any]:
         """The settings that are set, by name. A variable that looks like ours but isn't is warned of, once."""

@@ -9,7 +9,7 @@ from typing import Any
 from omniq.config import layers
 from omniq.config.choices import OmniQConfig
 from omniq.config.convert import convert
-from omniq.config.env import EnvConfig
+from omniq.config.env import EnvConfig, environment
 from omniq.config.layers import Layer
 from omniq.errors import ConfigError
 from omniq.models.redaction import mask_url
@@ -30,7 +30,7 @@ class ConfigProvider:
         environ: Mapping[str, str] | None = None,
         plugins: Registry | None = None,
     ) -> None:
-        self._environ = os.environ if environ is None else environ
+        self._environ = environment() if environ is None else environ
         self._source = source if source is not None else EnvConfig(self._environ).config_file()
         self._registry = plugins or registry()
 

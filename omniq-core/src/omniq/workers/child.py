@@ -1,132 +1,172 @@
 """The child process of a process worker: it runs one task after another and reports each.
 
-Started as `python -m omniq.workers.child FD`; it speaks over that inherited socket, and imports nothing of the
-parent's `__main__`, so that a script needs no `if __name__ == "__main__"` guard.
+It imports nothing of the worker's `__main__`, so that a script needs no `if __name__ == "__main__"` guard.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from typing import Final
 
-import msgspec
-from msgspec import Struct
-
-from omniq.config.security import Security
-from omniq.models.state import TaskState
-from omniq.models.task import Call
-from omniq.storage.records import TaskRecord
-from omniq.storage.sizes import SizeLimit
-from omniq.workers.execution import Execution
+from omniq.config import env
+from omniq.errors import SerializationError
+from omniq.workers import frames, messages
+from omniq.workers.execution import Execution, failure
 from omniq.workers.job import Job, Ran
+from omniq.workers.shared_state import SharedState
 from omniq.workers.threads import ThreadLoop
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-READY = b""
-"""The child's first message."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+LOOK_AGAIN: Final = 1000
+"""Milliseconds until the worker's process is looked for again, should a copy of it hold its sockets open."""
 
 
-class Hello(Struct, array_like=True):
-    """The parent's first message."""
+class Line:
+    """The child's end of what connects it with its worker.
 
-    sys_path: list[str]
-    security: Security
-    max_result: SizeLimit
-    parent: int
+    The worker takes its end for the process's death: nothing that a task leaves behind may hold it open.
+    """
+
+    def __init__(self, tasks: int, tickets: int, results: int) -> None:
+        for descriptor in (tasks, tickets, results):
+            os.set_inheritable(descriptor, False)
+        self._tasks_socket = socket.socket(fileno=tasks)
+        self._tasks = self._tasks_socket.makefile("rb")
+        self._tickets = socket.socket(fileno=tickets)
+        self._results = socket.socket(fileno=results)
+        self._results_file = _identity(results)
+        self._drawn: int | None = None
+        """The number of the ticket that was drawn last, until its task is here."""
+        os.register_at_fork(after_in_child=self._close)
+
+    def greeting(self) -> messages.Greeting:
+        """The worker's first message. Raises `EOFError` when it is gone."""
+        return messages.read_greeting(frames.receive(self._tasks)[0])
+
+    def is_ready(self) -> None:
+        """Tell that tasks may come: a frame with nothing in it."""
+        frames.send(self._results, b"")
+
+    def next_job(self) -> Job:
+        """The next task that the worker hasn't taken back. Raises `EOFError` when there will be no more."""
+        while True:
+            head, body = frames.receive(self._tasks)
+            task = messages.read_task(head)
+            if self._drawn is None:
+                self._draw()
+            if task.number == self._drawn:
+                self._drawn = None
+                return task.job(body)
+
+    def _draw(self) -> None:
+        with suppress(BlockingIOError):  # the worker was faster
+            (self._drawn,) = messages.TICKET.unpack(self._tickets.recv(messages.TICKET.size, socket.MSG_DONTWAIT))
+
+    def report(self, ran: Ran, *, leaving: bool) -> None:
+        """Tell what came of a task. Raises `OSError` when the worker is gone."""
+        frames.send(self._results, *messages.pack_report(ran, leaving=leaving))
+
+    def is_whole(self) -> bool:
+        """Whether a report would get to the worker: a task may have closed our descriptors, and opened others."""
+        try:
+            return _identity(self._results.fileno()) == self._results_file
+        except OSError:
+            return False
+
+    def leave_open(self) -> None:
+        """Let the end of the process close what tells the worker of it, and nothing earlier."""
+        self._results.detach()
+
+    def end_with(self, parent: int) -> None:
+        """End this process and its group when the worker's process does: nobody would settle what runs."""
+        poll = select.poll()
+        poll.register(self._results.fileno(), 0)  # a hang-up is told in any case
+        while not poll.poll(LOOK_AGAIN) and os.getppid() == parent:
+            pass
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _close(self) -> None:
+        for closing in (self._tasks, self._tasks_socket, self._tickets, self._results):
+            closing.close()
 
 
-class ChildTask(Struct, array_like=True):
-    """What a child needs of a claimed task."""
-
-    id: str
-    queue_name: str
-    epoch: int
-    attempts: int
-    schedule_id: str | None
-    call: Call
-
-    @classmethod
-    def of(cls, job: Job) -> ChildTask:
-        record = job.record
-        return cls(record.id, record.queue_name, record.epoch, record.attempts, record.schedule_id, job.call)
-
-    def job(self) -> Job:
-        """The job again, with what running it takes."""
-        record = TaskRecord(
-            id=self.id,
-            queue_name=self.queue_name,
-            body=b"",
-            state=TaskState.RUNNING,
-            priority=0,
-            created_at=0.0,
-            run_at=0.0,
-            epoch=self.epoch,
-            attempts=self.attempts,
-            schedule_id=self.schedule_id,
-        )
-        return Job(record, self.call)
+def _identity(descriptor: int) -> tuple[int, ...]:
+    """The device and number of its file."""
+    return os.fstat(descriptor)[1:3]
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_tasks = msgspec.msgpack.Decoder(list[ChildTask]).decode
+class Child:
+    """Runs the tasks that come down the line."""
+
+    def __init__(self, line: Line, greeting: messages.Greeting) -> None:
+        self._line = line
+        self._execution = Execution(greeting.security, greeting.max_result)
+        self._loop = ThreadLoop()
+        self._shared = SharedState()
+        self._process = os.getpid()
+
+    def serve(self) -> None:
+        """Run tasks until the worker hangs up, or a task has left behind what can't be put right."""
+        with suppress(EOFError):
+            while self._run_next():
+                pass
+        self._loop.close()
+        self._shared.flush()
+
+    def _run_next(self) -> bool:
+        ran = self._run(self._line.next_job())
+        if os.getpid() != self._process:
+            os._exit(0)  # the task has forked, and let its copy of us return
+        fit = self._shared.restore()
+        if not self._line.is_whole():
+            os._exit(1)  # there is no way to tell what came of it
+        self._line.report(ran, leaving=not fit)
+        return fit
+
+    def _run(self, job: Job) -> Ran:
+        call = self._execution.load(job)
+        if isinstance(call, Ran):
+            return call
+        # The worker's clock enforces the timeout, by killing this process.
+        await_ = functools.partial(self._loop.run, timeout=None)
+        ran = self._execution.run_sync(job, call, await_)
+        if len(ran.value) > frames.MAX_BODY:
+            too_large = f"its value takes {len(ran.value)} bytes, and a process hands over {frames.MAX_BODY} at most"
+            return failure(job, SerializationError(too_large), fatal=True)
+        return ran
 
 
-def main() -> None:
-    """Run tasks until the parent hangs up."""
-    connection = Connection(int(sys.argv[1]))
-    # The parent takes the end of this line for our death: nothing that a task leaves behind may hold it open.
-    os.set_inheritable(connection.fileno(), False)
-    os.register_at_fork(after_in_child=connection.close)
-    _leave_signals_to_the_parent()
-    loop = ThreadLoop()
-    with suppress(EOFError, ConnectionError):  # the parent has hung up, or is gone
-        _serve(connection, loop)
-    loop.close()
+def main(tasks: int, tickets: int, results: int) -> None:
+    """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
+    line = Line(tasks, tickets, results)
+    _leave_signals_to_the_worker()
+    try:
+        greeting = line.greeting()
+        greeting.logs.apply()
+        env.withheld.update(greeting.secrets)
+        threading.Thread(target=line.end_with, args=(greeting.parent,), daemon=True).start()
+        child = Child(line, greeting)
+        del greeting
+        line.is_ready()
+        child.serve()
+    except (EOFError, ConnectionError):
+        sys.exit(1)
+    line.leave_open()
 
 
-def _serve(connection: Connection, loop: ThreadLoop) -> None:
-    hello = msgspec.msgpack.decode(connection.recv_bytes(), type=Hello)
-    sys.path[:] = hello.sys_path
-    execution = Execution(hello.security, hello.max_result)
-    threading.Thread(target=_die_with, args=(hello.parent,), daemon=True).start()
-    connection.send_bytes(READY)
-    while True:
-        for task in _decode_tasks(connection.recv_bytes()):
-            connection.send_bytes(_encode(_run(task.job(), execution, loop)))
+def _leave_signals_to_the_worker() -> None:
+    """Whoever ends a whole service sends SIGTERM to each of its processes: the worker decides what becomes of tasks.
 
-
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C, and a supervisor's SIGTERM, reach the whole process group: the parent decides what becomes of tasks.
-
-    Handlers that do nothing, since ignored signals would stay ignored in programs that a task starts. The parent
+    Handlers that do nothing, since ignored signals would stay ignored in programs that a task starts. The worker
     blocked both until here.
     """
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def _run(job: Job, execution: Execution, loop: ThreadLoop) -> Ran:
-    call = execution.load(job)
-    if isinstance(call, Ran):
-        return call
-    # The parent's clock enforces the timeout, by killing this process.
-    await_ = functools.partial(loop.run, timeout=None)
-    return execution.run_sync(job, call, await_)
-
-
-def _die_with(parent: int) -> None:
-    """End this process when its parent is gone, so that no task runs on that nobody will settle."""
-    gone = threading.Event()
-    while os.getppid() == parent:
-        gone.wait(0.5)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

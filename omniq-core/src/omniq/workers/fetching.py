@@ -124,8 +124,14 @@ class Fetcher:
 
     @property
     def _capacity(self) -> int:
-        prefetch = self._config.prefetch
-        return self._runner.max_workers + (self.pace.ahead() if prefetch is None else prefetch)
+        return self._runner.slots + self._ahead
+
+    @property
+    def _ahead(self) -> int:
+        """How many tasks may wait here for a slot."""
+        if self._runner.slots == 0:
+            return 0
+        return self.pace.ahead() if self._config.prefetch is None else self._config.prefetch
 
     def _room(self) -> int:
         if self._runner.blocked or self._desk.bytes_in_line >= MAX_IN_LINE:
@@ -149,8 +155,7 @@ class Fetcher:
 
     def _hand_back_stale(self) -> None:
         if self._desk.oldest_wait > STALE:
-            keep = self.pace.ahead() if self._config.prefetch is None else self._config.prefetch
-            self._hand_back(self._desk.withdraw(keep))
+            self._hand_back(self._desk.withdraw(self._ahead))
 
     # ── claiming ─────────────────────────────────────────────────────────────
 

@@ -4,103 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
-
-import msgspec
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from omniq import clock
+from omniq.backoff import Backoff
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.logs import get_logger
 from omniq.workers.base import Worker
-from omniq.workers.child import READY, SIGNALS, ChildTask, Hello
 from omniq.workers.desk import Desk
 from omniq.workers.execution import Execution, failure
+from omniq.workers.frames import SMALL
 from omniq.workers.job import End, Job, Ran
+from omniq.workers.messages import Report
 from omniq.workers.runner import Runner
+
+if TYPE_CHECKING:  # it needs what only POSIX has
+    from omniq.workers.children import Child
 
 log = get_logger("omniq.worker")
 
-CHUNK_SECONDS = 0.005
+CHUNK_SECONDS: Final = 0.005
 """A child gets as many short tasks at once as take about so long."""
-MAX_CHUNK = 64
-MAX_FALSE_STARTS = 3
-"""Children that die before they are ready, in a row, before the worker gives up."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_ran = msgspec.msgpack.Decoder(Ran).decode
-
-
-class Child:
-    """One child process and the jobs it was given, the running one first."""
-
-    def __init__(self, hello: Hello, on_message: Callable[[Child, bytes], None], on_death: Callable[[Child], None]):
-        self._loop = asyncio.get_running_loop()
-        self._on_message = on_message
-        self._on_death = on_death
-        self.jobs: deque[Job] = deque()
-        self.ready = False
-        self.began = 0.0
-        self.dying = False
-        """Whether it was killed from here, or found dead."""
-        self.killed_for: Job | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "omniq.workers.child", str(theirs.fileno())]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            with signals_blocked():  # until the child has handlers for them
-                self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
-        self._connection = Connection(ours.detach())
-        self._connection.send_bytes(_encode(hello))
-        self._loop.add_reader(self._connection.fileno(), self._readable)
-
-    def send(self, jobs: list[Job]) -> None:
-        """Give it these jobs to run one after the other."""
-        self.jobs.extend(jobs)
-        try:
-            self._connection.send_bytes(_encode([ChildTask.of(job) for job in jobs]))
-        except OSError:
-            self.kill()  # it is dead already: the reader will see it
-
-    def kill(self, job: Job | None = None) -> None:
-        """Kill it because of this job; no other one is to blame."""
-        self.dying = True
-        self.killed_for = job
-        self.process.kill()
-
-    def close(self) -> None:
-        """Hang up and see the process off."""
-        self._loop.remove_reader(self._connection.fileno())
-        self._connection.close()
-        if self.timer is not None:
-            self.timer.cancel()
-        self.process.kill()
-        self.process.wait()
-
-    def _readable(self) -> None:
-        try:
-            while not self._connection.closed and self._connection.poll():
-                self._on_message(self, self._connection.recv_bytes())
-        except (EOFError, OSError):
-            self._on_death(self)
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Keep `SIGNALS` waiting, also in a process that is started meanwhile."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+MAX_CHUNK: Final = 64
+LATE: Final = 0.02
+"""Seconds after which a task that was taken for a short one no longer keeps those behind it waiting."""
+FAILED_STARTS: Final = 7
+"""Attempts to start a child that fail in a row until a worker without any other child gives up."""
+FIRST_PAUSE, MAX_PAUSE = 0.1, 2.0
+"""Seconds between two of them: 5 s in all."""
 
 
 class ProcessRunner(Runner):
@@ -110,49 +44,123 @@ class ProcessRunner(Runner):
 
     def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
         super().__init__(desk, execution, max_workers=max_workers)
+        self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
-        self._false_starts = 0
+        """Those that take jobs."""
+        self._keepers: list[asyncio.Task[None]] = []
+        self._endings: set[asyncio.Task[None]] = set()
         self._seconds: dict[str, float] = {}
         """By function: how long its tasks take, as a moving average."""
+        self._watching = False
+        self._failed = False
         self._closing = False
 
+    @property
+    def slots(self) -> int:
+        return self.max_workers if self._children else 0
+
     async def open(self) -> None:
-        if not hasattr(socket, "AF_UNIX"):
+        if os.name != "posix":
             raise WorkerError("ProcessPoolWorker needs a POSIX system: use ThreadPoolWorker here")
-        for _ in range(self.max_workers):
-            self._spawn()
+        if not sys.executable:
+            raise WorkerError("ProcessPoolWorker needs sys.executable, and this program has none")
+        self._keepers = [self._spawn(self._keep_child()) for _ in range(self.max_workers)]
 
     def wake(self) -> None:
         for child in self._children:
-            if child.ready and not child.jobs and not child.dying:
+            if child.is_free:
                 jobs = self._chunk()
                 if not jobs:
                     return
-                child.send(jobs)
+                child.give(jobs)
                 self._begin(child)
+                if len(jobs) > 1:
+                    self._watch()
 
     def stop_job(self, job: Job, why: End) -> None:
-        """Kill the process that runs the job; one that waits behind another job is killed when its turn comes."""
-        if job.ended_by is None:
-            job.ended_by = why
-            child = next((child for child in self._children if child.jobs and child.jobs[0] is job), None)
-            if child is not None:
+        """Kill the process that runs the job; one that waits behind another job is taken back."""
+        if job.ended_by is not None:
+            return
+        job.ended_by = why
+        child = next((child for child in self._children if job in child.jobs), None)
+        if child is not None:
+            self._take_back(child)
+            if child.jobs and child.jobs[0] is job:  # else it has begun just now: it is killed when that is known
                 child.kill(job)
+            self.wake()
 
     async def close(self) -> None:
         self._closing = True
-        for child in list(self._children):
-            self._children.discard(child)
-            child.close()
-            for job in child.jobs:
-                self.desk.done(job, Ran(end=job.ended_by or End.RELEASED))
+        for keeper in self._keepers:
+            keeper.cancel()
+        for tasks in (self._keepers, self._endings):
+            if tasks:
+                await asyncio.wait(list(tasks))
 
     # ── children ─────────────────────────────────────────────────────────────
 
-    def _spawn(self) -> None:
-        security, max_result = self.execution.security, self.execution.max_result
-        hello = Hello(sys_path=sys.path, security=security, max_result=max_result, parent=os.getpid())
-        self._children.add(Child(hello, self._message, self._death))
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._endings.discard(task)
+        if task.cancelled() or (error := task.exception()) is None or self._failed:
+            return
+        self._failed = True  # one of them is enough
+        self.on_failure(error if isinstance(error, Exception) else WorkerError(repr(error)))
+
+    async def _keep_child(self) -> None:
+        """Have a child at any time: a new one whenever one ends, and as soon as one can be started."""
+        while True:
+            child = await self._new_child()
+            try:
+                self._children.add(child)
+                self.desk.changed.set()  # there may be room now
+                self.wake()
+                await child.left.wait()
+            finally:
+                self._children.discard(child)
+                self._endings.add(self._spawn(self._see_off(child)))
+
+    async def _new_child(self) -> Child:
+        """A child that is ready. Raises `WorkerError` when there is none after many attempts."""
+        from omniq.workers.children import Child
+
+        backoff, failures = Backoff(FIRST_PAUSE, MAX_PAUSE), 0
+        while True:
+            try:
+                return await Child.start(self.execution, self._reported)
+            except (OSError, MemoryError, WorkerError) as error:
+                failures += 1
+                if failures >= FAILED_STARTS and not self._children:
+                    raise WorkerError(f"no child process can be started: {error}") from error
+                log.error("no child process can be started, trying again in %.1f s: %s", backoff.next, error)
+            await backoff.pause()
+
+    async def _see_off(self, child: Child) -> None:
+        """Hand on what the child was given, and wait for its end, which tells what became of its running job."""
+        self._take_back(child)
+        self.wake()
+        await child.end()
+        if child.jobs and child.killed_for in (None, child.jobs[0]):
+            job = child.jobs.popleft()
+            self.desk.done(job, self._what_killed(child, job))
+        self.desk.put_back(child.jobs)
+        self.wake()
+
+    def _what_killed(self, child: Child, job: Job) -> Ran:
+        if job.ended_by is not None:
+            return Ran(end=job.ended_by, started_at=job.started_at)
+        if child.killed_for is job:
+            return failure(job, TaskTimeout())
+        if self._closing:
+            return Ran(end=End.RELEASED)
+        log.error("task %s: its process died (exit code %s)", job.record.id, child.process.returncode)
+        return Ran(end=End.CRASHED)
+
+    # ── jobs ─────────────────────────────────────────────────────────────────
 
     def _chunk(self) -> list[Job]:
         """The jobs that a free child gets: one, or some of functions that are known to be short."""
@@ -160,7 +168,7 @@ class ProcessRunner(Runner):
         left = CHUNK_SECONDS
         while left > 0 and len(jobs) < MAX_CHUNK and (job := self.desk.take()) is not None:
             jobs.append(job)
-            if job.alone or job.call.timeout is not None:
+            if job.alone or job.call.timeout is not None or len(job.call.args) > SMALL:
                 break
             left -= self._seconds.get(job.call.func, CHUNK_SECONDS)
         return jobs
@@ -174,54 +182,47 @@ class ProcessRunner(Runner):
         if job.ended_by is not None:
             child.kill(job)
         elif job.call.timeout is not None:
-            child.timer = asyncio.get_running_loop().call_later(job.call.timeout, child.kill, job)
+            child.timer = self._loop.call_later(job.call.timeout, child.kill, job)
 
-    def _message(self, child: Child, data: bytes) -> None:
-        if not child.ready:
-            assert data == READY
-            child.ready = True
-            self._false_starts = 0
-        else:
-            self._finished(child, _decode_ran(data))
-        if child.jobs:
-            self._begin(child)
-        else:
-            self.wake()
-
-    def _finished(self, child: Child, ran: Ran) -> None:
+    def _reported(self, child: Child, report: Report) -> None:
         job = child.jobs.popleft()
         if child.timer is not None:
             child.timer.cancel()
             child.timer = None
         self._learn(job.call.func, time.monotonic() - child.began)
-        self.desk.done(job, ran)
+        self.desk.done(job, report.ran)
+        if report.leaving:
+            child.left.set()
+        elif child.jobs:
+            self._begin(child)
+        else:
+            self.wake()
 
     def _learn(self, func: str, seconds: float) -> None:
         known = self._seconds.get(func, seconds)
         self._seconds[func] = known + 0.2 * (seconds - known)
 
-    def _death(self, child: Child) -> None:
-        child.close()
-        self._children.discard(child)
-        if child.jobs and (not child.dying or child.killed_for is child.jobs[0]):
-            job = child.jobs.popleft()
-            self.desk.done(job, self._what_killed(child, job))
-        self.desk.put_back(child.jobs)
-        if not child.ready:
-            self._false_starts += 1
-            if self._false_starts >= MAX_FALSE_STARTS:
-                self.on_failure(WorkerError("child processes die before they are ready: see what they wrote to stderr"))
-                return
-        if not self._closing:
-            self._spawn()
+    def _take_back(self, child: Child) -> None:
+        self.desk.put_back(child.take_back())
 
-    def _what_killed(self, child: Child, job: Job) -> Ran:
-        if job.ended_by is not None:
-            return Ran(end=job.ended_by, started_at=job.started_at)
-        if child.killed_for is job:
-            return failure(job, TaskTimeout())
-        log.error("task %s: its process died (exit code %s)", job.record.id, child.process.returncode)
-        return Ran(end=End.CRASHED)
+    # ── jobs that wait behind one that takes long ────────────────────────────
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(LATE / 2, self._look)
+
+    def _look(self) -> None:
+        """Let others have what waits behind a job that takes longer than was expected."""
+        self._watching = False
+        waited_for = [child for child in self._children if len(child.jobs) > 1]
+        late = [child for child in waited_for if time.monotonic() - child.began > LATE]
+        for child in late:
+            self._take_back(child)
+        if late:
+            self.wake()
+        if len(late) < len(waited_for):
+            self._watch()
 
 
 class ProcessPoolWorker(Worker):

@@ -30,6 +30,11 @@ class Runner(ABC):
         """Whether no slot can take a job at present, for lack of threads or processes: nothing is claimed then."""
         return False
 
+    @property
+    def slots(self) -> int:
+        """How many jobs can run at once as things are, the running ones included; at 0 nothing is claimed."""
+        return self.max_workers
+
     @abstractmethod
     async def open(self) -> None:
         """Start what running tasks takes. Raises `WorkerError`."""

@@ -91,7 +91,7 @@ end
 -- Id and record of each task, nil for those that aren't there.
 local function rows_without_bodies(ids)
   local items = {}
-  for i, id in ipairs(ids) do items[i] = records[id] and '\146' .. pack(id) .. bytes(records[id]) or NIL end
+  for i, id in ipairs(ids) do items[i] = records[id] and '\146' .. bytes(id) .. bytes(records[id]) or NIL end
   return packed_list(items)
 end
 

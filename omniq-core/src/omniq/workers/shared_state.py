@@ -1,0 +1,102 @@
+"""What the tasks of one process share, kept as it was before the first of them."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import resource
+import signal
+import sys
+from typing import Final, TextIO
+
+MANY: Final = 0.75
+"""The part of the descriptors it may have after whose use a process is given up: innocent tasks need some too."""
+
+
+class SharedState:
+    """Puts back what a task has changed for those behind it, as far as that goes.
+
+    That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals, an
+    alarm and the recursion limit. The environment, modules and `sys.path` are left alone: much code sets them, for
+    good, when it is first imported.
+    """
+
+    def __init__(self) -> None:
+        self._standard = [(kept, number) for number in range(3) if (kept := _duplicate(number)) is not None]
+        self._output, self._errors = _by_line(sys.stdout), _by_line(sys.stderr)
+        self._directory = _working_directory()
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._recursion_limit = sys.getrecursionlimit()
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_descriptors = sys.maxsize if limit == resource.RLIM_INFINITY else int(MANY * limit)
+
+    def restore(self) -> bool:
+        """Put everything back, and out what was printed; returns whether the process is fit for another task."""
+        sys.setrecursionlimit(self._recursion_limit)
+        try:
+            self._restore_standard()
+            os.umask(self._umask)
+            signal.alarm(0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+            if self._directory is not None:
+                os.fchdir(self._directory)
+            return self._has_descriptors()
+        except OSError:
+            return False
+
+    def flush(self) -> bool:
+        """Put out what was printed, to where it would go now; returns whether that could be done."""
+        try:
+            if self._output is not None:
+                self._output.flush()
+            if self._errors is not None:
+                self._errors.flush()
+        except (OSError, ValueError):  # nobody reads it, or a task has closed it
+            return False
+        return True
+
+    def _restore_standard(self) -> None:
+        flushed = self.flush()
+        for kept, number in self._standard:
+            os.dup2(kept, number)
+        if not flushed:
+            self._output, self._errors = _opened(self._output, 1), _opened(self._errors, 2)
+            self.flush()
+        sys.stdout, sys.stderr = self._output, self._errors
+
+    def _has_descriptors(self) -> bool:
+        """Whether files can be opened: a new descriptor gets the lowest number that is free."""
+        lowest = os.dup(0)
+        os.close(lowest)
+        return lowest < self._most_descriptors
+
+
+def _duplicate(descriptor: int) -> int | None:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:  # the worker has none
+        return None
+
+
+def _by_line(stream: TextIO | None) -> TextIO | None:
+    """The stream, now putting out each line at once: the process may be killed before the next one."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(line_buffering=True)
+    return stream
+
+
+def _opened(stream: TextIO | None, descriptor: int) -> TextIO | None:
+    """The stream, or another one in its place if a task has closed it."""
+    if stream is None or not stream.closed:
+        return stream
+    return open(descriptor, "w", 1, stream.encoding, stream.errors, closefd=False)
+
+
+def _working_directory() -> int | None:
+    try:
+        return os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # it may not be read
+        return None

@@ -1,0 +1,57 @@
+"""Tasks of a process worker whose arguments and results have all sizes: each runs once, and nothing is charged.
+
+python -m tests.core.process_sizes [--tasks 500] [--largest 8388608] [--loop uvloop]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import uvloop
+
+from tests.core import process_tasks
+from tests.core.support import front_door, lines, reference_place, working
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+async def run_all_sizes(count: int, largest: int, log: Path) -> None:
+    """Run so many tasks, with sizes that are log-uniform from 1 byte to the largest, on two children."""
+    random = Random(count)
+    sizes = [[round(math.exp(random.uniform(0, math.log(largest)))) for _ in range(2)] for _ in range(count)]
+    async with front_door(reference_place()) as oq, working(oq, "process", max_workers=2, lease=60.0):
+        ids = [
+            await oq.enqueue(process_tasks.size_noted, [str(log), result, os.urandom(argument)])
+            for argument, result in sizes
+        ]
+        for task_id, (argument, result) in zip(ids, sizes, strict=True):
+            length, value = await oq.get_result(task_id, timeout=60)
+            assert (length, len(value)) == (argument, result)
+            task = await oq.get_task(task_id)
+            assert (task.attempts, task.crashes) == (0, 0)
+    assert len(lines(log)) == count, "some have run more than once"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=500)
+    parser.add_argument("--largest", type=int, default=2**23, help="bytes of an argument or a result")
+    parser.add_argument("--loop", choices=LOOPS, default="uvloop")
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder, asyncio.Runner(loop_factory=LOOPS[options.loop]) as runner:
+        runner.run(run_all_sizes(options.tasks, options.largest, Path(folder) / "log"))
+    print(f"{options.tasks} tasks with up to {options.largest} bytes: each ran once, none was charged")
+
+
+if __name__ == "__main__":
+    main()
