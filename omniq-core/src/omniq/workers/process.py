@@ -29,7 +29,7 @@ log = get_logger("omniq.worker")
 CHUNK_SECONDS: Final = 0.005
 """A child gets as many short tasks at once as take about so long."""
 MAX_CHUNK: Final = 64
-LATE: Final = 0.02
+LATE: Final = 0.1
 """Seconds after which a task that was taken for a short one no longer keeps those behind it waiting."""
 FAILED_STARTS: Final = 7
 """Attempts to start a child that fail in a row until a worker without any other child gives up."""

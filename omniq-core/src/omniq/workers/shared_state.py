@@ -8,10 +8,14 @@ import os
 import resource
 import signal
 import sys
+import time
 from typing import Final, TextIO
 
 MANY: Final = 0.75
 """The part of the descriptors it may have after whose use a process is given up: innocent tasks need some too."""
+
+CHECK: Final = 0.001
+"""Seconds after which descriptors are put back though none seems to be closed: a task may have led them elsewhere."""
 
 
 class SharedState:
@@ -24,6 +28,8 @@ class SharedState:
 
     def __init__(self) -> None:
         self._standard = [(kept, number) for number in range(3) if (kept := _duplicate(number)) is not None]
+        self._lowest = _lowest_free()
+        self._check_at = 0.0
         self._output, self._errors = _by_line(sys.stdout), _by_line(sys.stderr)
         self._directory = _working_directory()
         self._umask = os.umask(0)
@@ -37,13 +43,12 @@ class SharedState:
         """Put everything back, and out what was printed; returns whether the process is fit for another task."""
         sys.setrecursionlimit(self._recursion_limit)
         try:
-            self._restore_standard()
             os.umask(self._umask)
             signal.alarm(0)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
             if self._directory is not None:
                 os.fchdir(self._directory)
-            return self._has_descriptors()
+            return self._restore_descriptors()
         except OSError:
             return False
 
@@ -58,20 +63,28 @@ class SharedState:
             return False
         return True
 
-    def _restore_standard(self) -> None:
-        flushed = self.flush()
-        for kept, number in self._standard:
-            os.dup2(kept, number)
-        if not flushed:
-            self._output, self._errors = _opened(self._output, 1), _opened(self._errors, 2)
-            self.flush()
+    def _restore_descriptors(self) -> bool:
+        flushed, now, lowest = self.flush(), time.monotonic(), _lowest_free()
+        if not flushed or lowest != self._lowest or now > self._check_at:
+            self._check_at = now + CHECK
+            for kept, number in self._standard:
+                os.dup2(kept, number)
+            if not flushed:
+                self._output, self._errors = _opened(self._output, 1), _opened(self._errors, 2)
+                self.flush()
+            self._lowest = _lowest_free()
         sys.stdout, sys.stderr = self._output, self._errors
+        return self._lowest < self._most_descriptors
 
-    def _has_descriptors(self) -> bool:
-        """Whether files can be opened: a new descriptor gets the lowest number that is free."""
+
+def _lowest_free() -> int:
+    """The number that the next descriptor gets: it changes when one is closed or left open; without any it is huge."""
+    try:
         lowest = os.dup(0)
-        os.close(lowest)
-        return lowest < self._most_descriptors
+    except OSError:
+        return sys.maxsize
+    os.close(lowest)
+    return lowest
 
 
 def _duplicate(descriptor: int) -> int | None:
