@@ -11,8 +11,7 @@ fails like one that was changed. It is verified before anything in the body is d
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.msgpack import Encoder
@@ -25,6 +24,8 @@ from omniq.serialization.signing import MAC_LENGTH, VARIABLE, Role, Signer
 
 _MAGIC: Final = b"OQ1"
 _HEADER_LENGTH: Final = 5
+Binding: TypeAlias = tuple[str | int | None, ...]
+"""What a payload belongs to; the id of its task or schedule comes first."""
 FOREVER: Final = float("inf")
 """As `unsigned_until`: without end."""
 _PLAIN: Final = {format: _MAGIC + format.encode() + b"\0" for format in Format}
@@ -63,7 +64,7 @@ class Envelope:
         self._unsigned_dill = unsigned_dill
         self._warned = False
 
-    def seal(self, format: Format, body: bytes, *, role: Role, binding: Sequence[str]) -> bytes:
+    def seal(self, format: Format, body: bytes, *, role: Role, binding: Binding) -> bytes:
         """The body in its envelope."""
         signer = self._signer
         if signer is None:
@@ -72,7 +73,7 @@ class Envelope:
         header = b"%b%b%c%b" % (_MAGIC, format.encode(), len(key_id), key_id)
         return header + signer.mac(role, _message(header, role, binding, body)) + body
 
-    def unseal(self, data: bytes, *, role: Role, binding: Sequence[str]) -> tuple[Format, bytes]:
+    def unseal(self, data: bytes, *, role: Role, binding: Binding) -> tuple[Format, bytes]:
         """Format and body of a payload that `seal` made with the same role and binding.
 
         Raises `SignatureError` when it isn't signed as it must be, `KeyMissing` when that can't be told for want of
@@ -89,12 +90,12 @@ class Envelope:
             raise SignatureError(_told(error, role, binding)) from None
         return parts.format, parts.body
 
-    def resign(self, data: bytes, *, role: Role, binding: Sequence[str]) -> bytes:
+    def resign(self, data: bytes, *, role: Role, binding: Binding) -> bytes:
         """The same payload, signed with the first key. Raises as `unseal` does."""
         format, body = self.unseal(data, role=role, binding=binding)
         return self.seal(format, body, role=role, binding=binding)
 
-    def _verify(self, parts: _Parts, role: Role, binding: Sequence[str]) -> None:
+    def _verify(self, parts: _Parts, role: Role, binding: Binding) -> None:
         if self._signer is None:
             if parts.key_id:
                 raise KeyMissing(f"it is signed with key id {parts.key_id!r}, and {VARIABLE} isn't set", parts.key_id)
@@ -121,11 +122,11 @@ class Envelope:
         return f"until {dt.datetime.fromtimestamp(self._unsigned_until, dt.UTC).isoformat()}"
 
 
-def _told(error: SignatureError, role: Role, binding: Sequence[str]) -> str:
+def _told(error: SignatureError, role: Role, binding: Binding) -> str:
     return f"{role} of {binding[0]}: {error}; it was not decoded"
 
 
-def _message(header: bytes, role: Role, binding: Sequence[str], body: bytes) -> bytes:
+def _message(header: bytes, role: Role, binding: Binding, body: bytes) -> bytes:
     return b"".join((header, _frame((role, *binding)), body))
 
 

@@ -115,12 +115,12 @@ class SerializationManager:
 
     def reseal(self, call: Call, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
         """The call as the bytes of one task; `schedule_id` is that of the schedule which fired it, if one did."""
-        binding = (task_id, queue_name, schedule_id or "", self._project)
+        binding = (task_id, queue_name, schedule_id, self._project)
         return self._envelope.seal(_format_of(call), self._calls.dumps(call), role=Role.CALL, binding=binding)
 
     def read_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> Call:
         """The call with its options, verified; its function and arguments stay packed."""
-        binding = (task_id, queue_name, schedule_id or "", self._project)
+        binding = (task_id, queue_name, schedule_id, self._project)
         format, body = self._envelope.unseal(data, role=Role.CALL, binding=binding)
         call = self._calls.loads(body)
         _check_format(format, _format_of(call))
@@ -128,7 +128,7 @@ class SerializationManager:
 
     def resign_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
         """The same call, verified and signed with the first key; like the next two of its kind, it decodes nothing."""
-        binding = (task_id, queue_name, schedule_id or "", self._project)
+        binding = (task_id, queue_name, schedule_id, self._project)
         return self._envelope.resign(data, role=Role.CALL, binding=binding)
 
     def load_call(self, call: Call) -> LoadedCall:
@@ -159,7 +159,7 @@ class SerializationManager:
         self, outcome: Outcome, *, task_id: str, epoch: int, status: TaskState, schedule_id: str | None
     ) -> bytes:
         """How a task ended, by or after one claim, in that state."""
-        binding = (task_id, str(epoch), status.value, schedule_id or "", self._project)
+        binding = (task_id, epoch, status, schedule_id, self._project)
         format = _dill_if(outcome.value_format == Format.DILL)
         return self._envelope.seal(format, self._outcomes.dumps(outcome), role=_role_of(status), binding=binding)
 
@@ -167,7 +167,7 @@ class SerializationManager:
         self, data: bytes, *, task_id: str, epoch: int, status: TaskState, schedule_id: str | None
     ) -> Outcome:
         """The outcome, verified; its value stays packed."""
-        binding = (task_id, str(epoch), status.value, schedule_id or "", self._project)
+        binding = (task_id, epoch, status, schedule_id, self._project)
         format, body = self._envelope.unseal(data, role=_role_of(status), binding=binding)
         outcome = self._outcomes.loads(body)
         _check_format(format, _dill_if(outcome.value_format == Format.DILL))
@@ -177,7 +177,7 @@ class SerializationManager:
         self, data: bytes, *, task_id: str, epoch: int, status: TaskState, schedule_id: str | None
     ) -> bytes:
         """The same outcome, verified and signed with the first key."""
-        binding = (task_id, str(epoch), status.value, schedule_id or "", self._project)
+        binding = (task_id, epoch, status, schedule_id, self._project)
         return self._envelope.resign(data, role=_role_of(status), binding=binding)
 
     # ── schedules ────────────────────────────────────────────────────────────
