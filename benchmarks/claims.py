@@ -35,6 +35,8 @@ from stores import NAMES, load
 from stores.base import Store
 from versions import versions
 
+from tests.servers import exit_without_server
+
 FEW = 1_000
 FILLED_AT_ONCE = 1_000
 UNCOUNTED = 100
@@ -148,4 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_without_server():
+        main()

@@ -14,42 +14,71 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from contestants import Contestant
+from contestants import Contestant, LeftOut
 from goals import Goal, Round, medians
 from stores import NAMES, load
 from stores.base import Store
 from versions import versions
 
+from tests.servers import exit_without_server
 
-def introduce(store: Store, contestants: Sequence[Contestant]) -> None:
-    """Print what is compared."""
+
+def introduce(store: Store, contestants: Sequence[Contestant]) -> Iterator[Contestant]:
+    """Print what is compared, and why some are not; gives those that are."""
     print(store.describe())
     print(f"  {'omniq, probe':<18} {versions(store.packages)}")
     for contestant in contestants:
-        if contestant.packages:
-            print(f"  {contestant.name:<18} {contestant.versions()}")
+        try:
+            shown = contestant.versions() if contestant.packages else ""
+        except LeftOut as reason:
+            leave_out(contestant, reason)
+            continue
+        if shown:
+            print(f"  {contestant.name:<18} {shown}")
+        yield contestant
+
+
+def leave_out(contestant: Contestant, reason: LeftOut) -> None:
+    """Say that one doesn't take part, or no longer."""
+    print(f"  {contestant.name:<18} left out: {reason}", flush=True)
 
 
 def rounds(store: Store, contestants: Sequence[Contestant], count: int, tasks: int) -> Iterator[Round]:
-    """The figures of each round, as they come."""
+    """The figures of each round, as they come. Whoever fails is left out from then on."""
+    running = list(contestants)
     for number in range(count):
         row = {}
-        for contestant in contestants:
-            with store.place() as place:
-                row[contestant.name] = contestant.run(place, tasks)
-            print(f"round {number + 1}  {contestant.name:<18} {row[contestant.name]}", flush=True)
+        for contestant in list(running):
+            try:
+                with store.place() as place:
+                    row[contestant.name] = contestant.run(place, tasks)
+            except LeftOut as reason:
+                leave_out(contestant, reason)
+                running.remove(contestant)
+            else:
+                print(f"round {number + 1}  {contestant.name:<18} {row[contestant.name]}", flush=True)
         yield row
 
 
 def conclude(rows: Sequence[Round], goals: Sequence[Goal]) -> None:
-    """Print the medians, and what became of the goals whose contestants took part."""
+    """Print the medians, and what became of the goals whose contestants took part to the end."""
     print(f"\nmedians of {len(rows)} rounds")
     for (name, figure), value in medians(rows).items():
         print(f"  {name:<18} {figure:<18} {value:>12,.1f}")
     print("\ngoals")
     for goal in goals:
-        if all(contestant in rows[0] for contestant, _ in goal.keys):
+        if all(contestant in rows[-1] for contestant, _ in goal.keys):
             print(goal.judge(rows))
+
+
+def compare(store: Store, only: Sequence[str] | None, count: int, tasks: int | None) -> None:
+    """Compare who can be compared. Raises `SystemExit` where one of ours can't be."""
+    wanted = [contestant for contestant in store.contestants if not only or contestant.name in only]
+    contestants = list(introduce(store, wanted))
+    rows = list(rounds(store, contestants, count, tasks or store.tasks))
+    conclude(rows, store.goals)
+    if missing := [c.name for c in wanted if not c.packages and c.name not in rows[-1]]:
+        raise SystemExit(f"without figures: {', '.join(missing)}")
 
 
 def main() -> None:
@@ -59,11 +88,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, help="of each contestant in each round")
     parser.add_argument("--only", nargs="*", help="names of contestants")
     options = parser.parse_args()
-    store = load(options.store)
-    contestants = [c for c in store.contestants if not options.only or c.name in options.only]
-    introduce(store, contestants)
-    rows = list(rounds(store, contestants, options.rounds, options.tasks or store.tasks))
-    conclude(rows, store.goals)
+    with exit_without_server():
+        compare(load(options.store), options.only, options.rounds, options.tasks)
 
 
 if __name__ == "__main__":

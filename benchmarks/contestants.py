@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,12 @@ from goals import Figures
 HERE = Path(__file__).parent
 LIMIT = 300
 """Seconds that one measurement may take."""
+WORDS = 300
+"""Characters of a complaint that are shown."""
+
+
+class LeftOut(Exception):
+    """Raised when a contestant can't take part; it says why."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,10 @@ class Contestant:
     """The oldest version of Python that will do."""
 
     def run(self, place: Mapping[str, str], tasks: int) -> Figures:
-        """All figures of one round. `place` holds the environment variables that name an empty place."""
+        """All figures of one round. `place` holds the environment variables that name an empty place.
+
+        Raises `LeftOut`.
+        """
         env = {**os.environ, **place, "BENCH_TASKS": str(tasks)}
         figures: Figures = {}
         for command in self.commands:
@@ -39,15 +49,14 @@ class Contestant:
         return figures
 
     def versions(self) -> str:
-        """What a peer runs with."""
-        command = [self.interpreter(), "-m", "versions", *self.packages]
-        return subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
+        """What a peer runs with. Raises `LeftOut`."""
+        return _said("needs a Python that starts", [self.interpreter(), "-m", "versions", *self.packages]).strip()
 
     def interpreter(self) -> str:
-        """The Python that runs it; a peer's environment is made at the first call."""
+        """The Python that runs it; a peer's environment is made at the first call. Raises `LeftOut`."""
         if not self.packages:
             return sys.executable
-        home = Path(tempfile.gettempdir()) / "omniq-peers" / self.name
+        home = Path(tempfile.gettempdir()) / f"omniq-peers-{os.getuid()}" / self.name
         interpreter = home / "bin" / "python"
         if not interpreter.exists():
             make_environment(home, self.packages, self.python)
@@ -55,17 +64,39 @@ class Contestant:
 
 
 def make_environment(home: Path, packages: Sequence[str], python: tuple[int, int]) -> None:
-    """A virtual environment on this Python, or on one that `uv` finds where this one is too old."""
+    """A virtual environment on this Python, or on one that `uv` finds where this one is too old. Raises `LeftOut`."""
     wanted = sys.executable if sys.version_info[:2] >= python else ">={}.{}".format(*python)
-    subprocess.run(["uv", "venv", "-q", "-p", wanted, str(home)], check=True)
-    subprocess.run(["uv", "pip", "install", "-q", "-p", str(home / "bin" / "python"), *packages], check=True)
+    uv = os.environ.get("UV", "uv")
+    try:
+        _said(
+            "needs Python {}.{}".format(*python), [uv, "venv", "-q", "--no-python-downloads", "-p", wanted, str(home)]
+        )
+        _said(f"needs {' '.join(packages)}", [uv, "pip", "install", "-q", "-p", f"{home}/bin/python", *packages])
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)  # the next run would take it for complete
+        raise
+
+
+def _said(need: str, command: Sequence[str]) -> str:
+    """What a command prints that fills a need. Raises `LeftOut` with what it complains of."""
+    try:
+        return subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True).stdout
+    except OSError as error:
+        raise LeftOut(f"{need}: {error}") from error
+    except subprocess.CalledProcessError as error:
+        words = " ".join(error.stderr.split())[:WORDS] or f"{command[0]} ended with {error.returncode}"
+        raise LeftOut(f"{need}: {words}") from error
 
 
 def measure(command: list[str], env: dict[str, str]) -> Figures:
-    """The figures that a command prints. Raises `RuntimeError` with its output when it prints none."""
-    done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=LIMIT)
+    """The figures that a command prints. Raises `LeftOut` with its last words when it prints none."""
+    try:
+        done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired as error:
+        raise LeftOut(f"{' '.join(command[1:])} took more than {LIMIT} s") from error
     for line in done.stdout.splitlines():
         if line.startswith('{"figures"'):
             figures: Figures = json.loads(line)["figures"]
             return figures
-    raise RuntimeError(f"{' '.join(command)} printed no figures:\n{done.stdout[-500:]}{done.stderr[-2000:]}")
+    last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["nothing"]
+    raise LeftOut(f"{' '.join(command[1:])} ended with {done.returncode}, no figures and the words: {last[0]}")

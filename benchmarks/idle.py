@@ -29,6 +29,7 @@ from omniq.sync import new_event_loop
 from tests.idle.places import Place, PostgresPlace, RedisPlace, place, until_listening
 from tests.idle.remote import RemoteWorker, remote_worker
 from tests.idle.worker import tell_start
+from tests.servers import exit_without_server
 
 WARM_UP = 5.0
 IDLE = 20.0
@@ -127,5 +128,5 @@ def chosen() -> Iterator[str]:
 
 if __name__ == "__main__":
     for store in chosen():
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with exit_without_server(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(main(store))

@@ -33,6 +33,8 @@ from goals import at_least
 from stores import load
 from versions import versions
 
+from tests.servers import exit_without_server
+
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
@@ -201,4 +203,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_without_server():
+        main()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from omniq import AsyncOmniQ
 
-from tests.core.support import Place, front_door, reference_place, sqlite_place
+from tests.core.support import SOON, Place, front_door, reference_place, sqlite_place
 
 
 @pytest.fixture(params=["reference", "sqlite"])
@@ -67,7 +67,7 @@ def _is_unseen(record: logging.LogRecord) -> bool:
 
 
 def _soon(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 3.0
+    deadline = time.monotonic() + SOON
     while not condition():
         assert time.monotonic() < deadline, complaint()
         time.sleep(0.01)

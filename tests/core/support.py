@@ -34,8 +34,8 @@ KINDS = ("async", "thread", "process")
 NO_RETRIES = TaskDefaults(max_retries=0)
 FAST: dict[str, Any] = {"lease": 2.0, "reap_interval": 0.1, "poll_interval": 0.2, "grace_period": 5.0, "max_workers": 2}
 """A worker that notices everything soon."""
-SOON = 10.0
-"""Seconds after which something that should have happened at once won't happen any more."""
+SOON = 30.0
+"""Seconds after which something that should have happened at once won't happen any more, on a busy machine too."""
 
 
 @dataclass(frozen=True)

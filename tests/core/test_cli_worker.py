@@ -15,6 +15,8 @@ from tests.core import cli_tasks, tasks
 from tests.core.cli_process import WorkerProcess
 from tests.core.support import front_door, lines, results_of, sqlite_place, states_of, until, until_states
 
+pytestmark = pytest.mark.starvable
+
 NOISE = ("Traceback", "never awaited", "was destroyed", "Exception ignored", "unhandled exception")
 WAITERS: list[tuple[str, Callable[..., Any]]] = [
     ("async", tasks.wait_for),

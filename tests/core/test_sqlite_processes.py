@@ -19,6 +19,8 @@ from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
 
+pytestmark = pytest.mark.starvable
+
 QUEUE = "default"
 PATIENCE = 60.0
 """Seconds that a wait would take if nothing woke it; far more than a wake-up takes on a busy machine."""

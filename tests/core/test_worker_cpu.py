@@ -11,6 +11,8 @@ import pytest
 from tests.core import tasks
 from tests.core.support import SOON, Place, front_door, lines, working, working_elsewhere
 
+pytestmark = pytest.mark.starvable
+
 LEASE = 0.8
 
 

@@ -15,6 +15,8 @@ from omniq.models import TaskState
 from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, lines, results_of, until, working
 
+pytestmark = pytest.mark.starvable
+
 
 @pytest.mark.parametrize("how", ["exit", "sigkill", "segfault"])
 async def test_poison_is_parked_after_three_deaths(oq: AsyncOmniQ, log: Path, how: str) -> None:

@@ -17,6 +17,8 @@ from omniq.testing import VirtualClock
 from tests.core import tasks
 from tests.core.support import KINDS, SOON, lines, until, until_outlived, working
 
+pytestmark = pytest.mark.starvable
+
 BLIND = {"lease": 60.0, "reap_interval": 60.0, "max_workers": 1, "prefetch": 0}
 """A worker that doesn't notice that its lease has run out."""
 

@@ -39,6 +39,8 @@ from tests.core.support import (
     working,
 )
 
+pytestmark = pytest.mark.starvable
+
 LEASE = 0.4
 
 

@@ -13,6 +13,8 @@ from omniq.workers import fetching
 from tests.core import tasks
 from tests.core.support import KINDS, Place, front_door, lines, results_of, states_of, until, working
 
+pytestmark = pytest.mark.starvable
+
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_earlier_queues_are_emptied_first(oq: AsyncOmniQ, log: Path, kind: str) -> None:

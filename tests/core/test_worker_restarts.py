@@ -15,6 +15,8 @@ from omniq.errors import TaskFailed
 from tests.core import oddities, tasks
 from tests.core.support import SOON, front_door, lines, results_of, sqlite_place
 
+pytestmark = pytest.mark.starvable
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -28,6 +28,8 @@ from tests.core.support import (
     working,
 )
 
+pytestmark = pytest.mark.starvable
+
 WAITERS: list[tuple[str, Callable[..., Any]]] = [
     ("async", tasks.wait_for),
     ("async", tasks.wait_for_async),

@@ -18,6 +18,8 @@ from omniq.workers.job import Job
 from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, until_states, working
 
+pytestmark = pytest.mark.starvable
+
 
 async def assert_timed_out(oq: AsyncOmniQ, task_id: str) -> None:
     with pytest.raises(TaskFailed, match=r"ran longer than its timeout of 0\.2 s") as failed:

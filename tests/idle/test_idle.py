@@ -19,6 +19,8 @@ from tests.idle.places import Place, PostgresPlace, RedisPlace, place, until_lis
 from tests.idle.remote import RemoteWorker, remote_worker
 from tests.idle.worker import tell_start
 
+pytestmark = pytest.mark.starvable
+
 STORES = ("sqlite", "postgres", "redis")
 PUSHING = ("postgres", "redis")
 WARM_UP = 3.0

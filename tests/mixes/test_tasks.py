@@ -16,7 +16,7 @@ from tests.core import tasks
 from tests.core.support import SOON, lines, results_of, states_of, until, until_states, working
 from tests.mixes.support import MixedPlace, event_types, on_one_redis
 
-pytestmark = on_one_redis
+pytestmark = [on_one_redis, pytest.mark.starvable]
 
 
 async def test_sync_and_async_tasks_give_their_results(oq: AsyncOmniQ) -> None:

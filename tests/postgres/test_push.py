@@ -14,6 +14,8 @@ from omniq_postgres.watching import Hint, encode_hint
 
 from tests.postgres.support import QUEUE, claim, database_of, listening, seconds_of, success, task, until
 
+pytestmark = pytest.mark.starvable
+
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection
 

@@ -20,6 +20,8 @@ from omniq_postgres.queue import PostgresQueueStore
 from tests.postgres.support import PATIENCE, QUEUE, claim, database_of, seconds_of, success, task, tasks, until
 from tests.servers.postgres import PostgresServer
 
+pytestmark = pytest.mark.starvable
+
 BACK_IN_TIME = 5.0
 """Seconds after a server's return within which everything must work again."""
 

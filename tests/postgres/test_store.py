@@ -249,7 +249,9 @@ class TestGuarantees:
         assert guarantees.survives_power_loss == (fsync == "on")
         assert f"fsync={fsync}" in guarantees.evidence
         assert (guarantees.clock, guarantees.fenced, guarantees.push) == ("server", True, True)
-        assert guarantees == await queue.result_storage().guarantees()
+        results = queue.result_storage()
+        assert guarantees == await results.guarantees()
+        await results.close()
 
     @pytest.mark.parametrize(
         ("changed", "kill", "power", "failover"),

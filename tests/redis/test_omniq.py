@@ -15,6 +15,8 @@ from omniq_redis.config import RedisTaskQueueConfig
 
 from tests.servers.redis import RedisServer, redis_server
 
+pytestmark = pytest.mark.starvable
+
 __all__ = ["redis_server"]
 
 

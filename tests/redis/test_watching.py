@@ -17,6 +17,8 @@ from omniq_redis.queue import RedisQueueStore
 from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task
 from tests.servers.redis import RedisServer, redis_server
 
+pytestmark = pytest.mark.starvable
+
 __all__ = ["redis_server"]
 
 LONG = 60.0

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
+from omniq.sync import new_event_loop
 
 from tests.reliability import history, survey
 from tests.reliability.checker import Report, check
@@ -56,7 +57,8 @@ def run(scenario: Scenario, url: str, directory: Path, *, server: Server | None 
 
     `server` is what has to be killed for the scenario's `server_kills`.
     """
-    return asyncio.run(_Play(scenario, url, directory, server).play())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_Play(scenario, url, directory, server).play())
 
 
 class _Play:

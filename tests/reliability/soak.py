@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.reliability import scenarios
 from tests.reliability.harness import Outcome, run
 from tests.reliability.servers import KINDS, running
+from tests.servers import exit_without_server
 
 
 def arguments() -> argparse.Namespace:
@@ -42,7 +43,7 @@ def play(options: argparse.Namespace, seed: int, directory: Path) -> Outcome:
         url = options.url or f"sqlite:///{directory}/queue.db"
         return run(scenarios.kills(options.worker, **size), url, directory)
     scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
-    with running(options.server) as server:
+    with exit_without_server(), running(options.server) as server:
         return run(scenario, server.url, directory, server=server)
 
 

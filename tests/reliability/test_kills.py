@@ -12,6 +12,8 @@ from tests.reliability.harness import Outcome, run
 from tests.reliability.planted import PLANTS
 from tests.reliability.scenario import Scenario
 
+pytestmark = pytest.mark.starvable
+
 WORKERS = ("async", "thread", "process")
 TROUBLE = ("can't be", "failed, trying again", "CRITICAL", "Traceback")
 """Words in a worker's log that tell of more than a lease that ran out or a task that failed."""

@@ -11,6 +11,8 @@ from tests.reliability.harness import Outcome, run
 from tests.reliability.scenario import Scenario
 from tests.reliability.servers import POSTGRES, running
 
+pytestmark = pytest.mark.starvable
+
 REDIS = "redis"
 
 

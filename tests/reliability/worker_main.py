@@ -14,11 +14,13 @@ from msgspec import Struct, field
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
 from omniq.queue import AsyncTaskQueue
+from omniq.sync import new_event_loop
 from omniq.workers import AsyncWorkerPool
 
 from tests.reliability.history import UNREACHABLE, History
 from tests.reliability.planted import plant_from_environment
 from tests.reliability.recording import recording
+from tests.starvation import beat_if_asked
 
 PROJECT = "reliability"
 
@@ -76,7 +78,9 @@ def main() -> int:
     """Read the options, plant a bug if told to, and serve."""
     plant_from_environment()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
+    beat_if_asked()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(serve(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
 
 
 if __name__ == "__main__":

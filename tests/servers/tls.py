@@ -12,12 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import pytest
-import trustme
 from omniq.sync import Portal
+
+if TYPE_CHECKING:
+    import trustme
+else:
+    trustme = pytest.importorskip("trustme", reason="needs trustme, which isn't installed")
 
 POSTGRES_REQUEST = bytes.fromhex("0000000804d2162f")
 """How a client of PostgreSQL asks for TLS: a length of 8, and a number that is no version."""

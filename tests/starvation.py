@@ -1,0 +1,112 @@
+"""Notices that the machine starved a test, and gives the test another try.
+
+Where other programs keep all processors busy, a thread that renews leases may get no turn for as long as a lease. A
+test that fails then has shown nothing. So a heartbeat beats beside tests that are marked `starvable`, in each process
+that renews leases, and writes down when it came late; a test that failed meanwhile is run again. Nothing is repeated
+on a machine that gave everybody his turn.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+VARIABLE = "OMNIQ_TEST_HEARTBEATS"
+"""Environment variable with the file in which processes write down how late their heartbeats came."""
+TRIES = 3
+BEAT = 0.02
+"""Seconds between two beats."""
+BEATS = 10
+"""Beats that are judged together: a renewal takes as many turns."""
+LATE = 0.15
+"""Seconds by which so many beats may come late in all; a busy thread beside them delays each by 5 ms."""
+REPEATED = pytest.StashKey[list[str]]()
+"""Which tests were run again, and why."""
+
+
+class Heartbeat:
+    """Beats on a thread of its own, and notes in a file when the beats came late."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while True:
+            began = time.monotonic()
+            for _ in range(BEATS):
+                if self._stopped.wait(BEAT):
+                    return
+            late = time.monotonic() - began - BEATS * BEAT
+            if late > LATE:
+                with self._file.open("a") as file:
+                    file.write(f"{late:.3f}\n")
+
+
+def beat_if_asked() -> None:
+    """Beat as long as this process lives, if the test that started it is watched."""
+    if file := os.environ.get(VARIABLE):
+        Heartbeat(Path(file)).start()
+
+
+@contextmanager
+def watched() -> Iterator[Path]:
+    """Beat in this process, and in those that it starts; gives the file with what was late."""
+    with TemporaryDirectory(prefix="omniq-heartbeats-") as folder, pytest.MonkeyPatch.context() as patch:
+        file = Path(folder) / "late"
+        file.touch()
+        patch.setenv(VARIABLE, str(file))
+        heartbeat = Heartbeat(file)
+        heartbeat.start()
+        try:
+            yield file
+        finally:
+            heartbeat.stop()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "starvable: depends on turns in time; is run again where the machine gave none")
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run what is marked, again if need be, and report the last try."""
+    if item.get_closest_marker("starvable") is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports(item, nextitem):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _reports(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    for left in reversed(range(TRIES)):
+        with watched() as file:
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+            late = [float(line) for line in file.read_text().split()]
+        if not (left and late and any(report.failed for report in reports)):
+            break
+        item.config.stash.setdefault(REPEATED, []).append(f"{item.nodeid}: heartbeats were {max(late):.1f} s late")
+    return reports
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell which tests were run again, and why."""
+    for line in config.stash.get(REPEATED, []):
+        terminalreporter.write_line(f"REPEATED {line}")
