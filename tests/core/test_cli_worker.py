@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any, Protocol
 
 import pytest
 from omniq import AsyncOmniQ
 from omniq.models import TaskState
 
-from tests.core import cli_tasks, tasks
+from tests.core import cli_tasks, rude, tasks
 from tests.core.cli_process import WorkerProcess
 from tests.core.support import front_door, lines, results_of, sqlite_place, states_of, until, until_states
 
@@ -189,6 +189,58 @@ async def test_what_runs_is_finished_and_what_was_prefetched_is_handed_back(
     assert await results_of(oq, [running]) == ["done"]
     assert len(lines(log)) == 1
     await assert_uncharged(oq, ahead)
+
+
+async def test_a_terminal_that_hangs_up_stops_it_in_order(
+    oq: AsyncOmniQ, start: Starter, log: Path, gate: Path
+) -> None:
+    running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])
+    with start("--type", "async", "--max-workers", "1") as worker:
+        await until(lambda: len(lines(log)) == 1)
+        worker.signal(SIGHUP)
+        worker.hears("stopping")
+        let_go(gate)
+        assert worker.ends() == 0
+    assert_quiet(worker)
+    assert await results_of(oq, [running]) == ["done"]
+
+
+async def test_a_hang_up_that_is_ignored_stays_so(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "nohup.py").write_text("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    with start("--import", "nohup") as worker:
+        worker.greets()
+        worker.signal(SIGHUP)
+        worker.signal(SIGTERM)
+        assert worker.ends() == 0
+    assert "again to stop at once" in worker.said[-2]
+
+
+async def test_a_child_that_exits_does_not_end_the_process(oq: AsyncOmniQ, start: Starter, log: Path) -> None:
+    exiting = await oq.enqueue(rude.exit_in_a_child, [str(log)], priority=1)
+    others = [await oq.enqueue(tasks.add_async, [n, 1]) for n in range(5)]
+    with start("--type", "async", "--burst") as worker:
+        assert worker.ends() == 0
+    assert_quiet(worker)
+    assert await states_of(oq, [exiting, *others]) == [TaskState.ERROR] + [TaskState.SUCCESS] * 5
+
+
+@pytest.mark.parametrize("kind", ["async", "thread"])
+async def test_a_worker_one_of_whose_parts_fails_hands_back_and_ends_with_1(
+    oq: AsyncOmniQ, start: Starter, tmp_path: Path, log: Path, gate: Path, kind: str
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import os\n"
+        "from omniq.workers.upkeep import Upkeep\n"
+        "async def look(self):\n"
+        f"    if os.path.exists({str(log)!r}): raise LookupError('a bug')\n"
+        "Upkeep._look = look\n"
+    )
+    ids = [await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)]) for _ in range(3)]
+    config = configured(tmp_path, "worker: {config: {prefetch: 2, reap_interval: 0.1}}")
+    with start("--type", kind, "--import", "broken", "--max-workers", "1", "--lease", "1h", *config) as worker:
+        assert worker.ends() == 1
+    assert worker.said[-1] == "error: the worker can't go on: a bug"
+    await assert_uncharged(oq, ids)
 
 
 async def test_it_stops_in_order_without_uvloop(

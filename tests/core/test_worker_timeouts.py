@@ -97,8 +97,7 @@ async def test_finished_tasks_with_a_long_timeout_leave_nothing_behind(oq: Async
     ids = [await oq.enqueue(tasks.nothing, timeout=3600) for _ in range(60)]
     async with working(oq, kind):
         assert await results_of(oq, ids) == [None] * 60
-        # Idle threads and loops may hold the last one that they had in hand.
-        await until(lambda: sum(isinstance(found, Job) for found in gc.get_objects()) < 10)
+        await until(lambda: not [kept for kept in gc.get_objects() if type(kept) is Job and kept.record.id in ids])
 
 
 async def test_a_task_that_ends_just_as_its_time_is_over_harms_nobody() -> None:

@@ -141,10 +141,9 @@ class Trial:
         while not (now := Footprint.now()).within(before) and time.monotonic() < deadline:
             time.sleep(0.1)
         if not now.within(before):
-            names = sorted(thread.name for thread in threading.enumerate())
-            self.complaints.append(
-                f"left behind: {before} has become {now}, {names}, {list((Counter(_open_files()) - Counter(self._files)).elements())}"
-            )
+            threads = sorted(thread.name for thread in threading.enumerate())
+            files = list((Counter(_open_files()) - Counter(self._files)).elements())
+            self.complaints.append(f"left behind: {before} has become {now}, {threads}, {files}")
 
 
 SCARCE = {"OSError"}

@@ -298,7 +298,7 @@ def close_standard_files() -> None:
 
 @rude(SUCCESS)
 def close_standard_streams() -> None:
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.close()
 
 
@@ -364,13 +364,13 @@ def change_the_process() -> None:
 
 
 @rude("RecursionError")
-def recurse() -> int:
-    return recurse() + 1
+def recurse() -> None:
+    recurse()
 
 
 @rude("RecursionError")
-async def recurse_on_a_loop() -> int:
-    return await recurse_on_a_loop() + 1
+async def recurse_on_a_loop() -> None:
+    await recurse_on_a_loop()
 
 
 @rude(SUCCESS)

@@ -38,8 +38,9 @@ class Portal:
     selector, it closes, and whoever waits for it gets a `RuntimeError`.
     """
 
-    def __init__(self, name: str, *, on_death: Callable[[Exception], None] | None = None) -> None:
-        self._on_death = on_death
+    def __init__(self, name: str) -> None:
+        self.on_death: Callable[[Exception], None] = lambda error: None
+        """Told, on its thread, when the loop can't run any more."""
         self._ending = False
         self._forks = forks.count
         self._pending: set[Future[Any]] = set()
@@ -106,9 +107,8 @@ class Portal:
         except Exception as error:
             self._ending = True
             log.exception("the event loop of the thread %s can't run any more", self.thread.name)
+            self.on_death(error)
             self._close()
-            if self._on_death is not None:
-                self._on_death(error)
         else:
             self._close()
 

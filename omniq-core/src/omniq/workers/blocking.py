@@ -25,10 +25,11 @@ class WorkerPool:
     def start(self) -> None:
         """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
         refuse_in_loop("start()")
-        self._portal = Portal("omniq-worker", on_death=self.aio.die)
+        portal = self._portal = Portal("omniq-worker")
         _started.add(self)
         try:
-            self._portal.call(self.aio.start())
+            portal.call(self.aio.start())
+            portal.on_death = self.aio.die
         except BaseException:
             self._end()
             raise

@@ -46,7 +46,7 @@ class Ran(Veiled, Struct, array_like=True, kw_only=True, omit_defaults=True, gc=
     error_message: str | None = None
     traceback: str | None = None
     delay: float | None = None
-    """Seconds until the retry, if the task itself asked for a delay."""
+    """Seconds until it may run again, if the task itself, or what was lacking for it, asks for a delay."""
     started_at: float | None = None
 
 

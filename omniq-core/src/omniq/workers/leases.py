@@ -44,6 +44,7 @@ class LeaseKeeper:
         self._back = back
         self._loop = asyncio.get_running_loop()
         self._thread = threading.current_thread()
+        self._orphaned = False
         self._portal: Portal | None = None
 
     def start(self) -> None:
@@ -56,6 +57,11 @@ class LeaseKeeper:
         if self._portal is not None:
             self._keeping.cancel()
 
+    def take_over(self) -> None:
+        """Renew no longer, hand back what wasn't begun, and end: the worker can't do that itself. From any thread."""
+        self._orphaned = True
+        self.cease()
+
     async def stop(self) -> None:
         """Renew no longer, and give back the connections."""
         self.cease()
@@ -66,7 +72,11 @@ class LeaseKeeper:
             portal.stop()  # it has nothing left to do
 
     async def _live(self, portal: Portal) -> None:
-        await self._keep()
+        try:
+            await self._keep()
+        except asyncio.CancelledError:
+            if not self._orphaned:
+                raise
         await self._guarded(self._hand_back)
         await self._guarded(self._store.close)
         portal.end()

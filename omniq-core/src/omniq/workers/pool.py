@@ -232,18 +232,24 @@ class AsyncWorkerPool:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """The worker can't go on: hand back what can be, so that others may run it, and say so. On its loop."""
-        if self.failure is None:
-            self.die(error)
+        """The worker can't go on: hand back what can be, so that others may run it. On its loop."""
+        if self._note_failure(error):
+            self._leases.cease()
             self._drains.close()
             self._ending = spawn(self.stop(0), name="omniq-end")
 
     def die(self, error: BaseException) -> None:
-        """Note that the worker can't go on, and let its leases end at once; from any thread."""
-        if self.failure is None:
-            self.failure = error
-            self._leases.cease()
-            log.critical("worker %s can't go on", self.name, exc_info=error)
+        """The worker can't go on, nor its loop; from any thread."""
+        if self._note_failure(error):
+            self._leases.take_over()
+
+    def _note_failure(self, error: BaseException) -> bool:
+        """Whether it is the first one: it tells why."""
+        if self.failure is not None:
+            return False
+        self.failure = error
+        log.critical("worker %s can't go on", self.name, exc_info=error)
+        return True
 
     def _log_start(self, job: Job) -> None:
         self.desk.call_soon(self._log_executing, job, clock.now())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import sys
 import time
 import weakref
@@ -42,7 +43,12 @@ class ThreadLoop:
 
         It runs in a copy of the caller's context.
         """
-        loop = self._loop = self._usable() or _open()
+        try:
+            loop = self._loop = self._usable() or _open()
+        except OutOfResources:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise
         whole = False
         try:
             value = drive(loop, self._limited(awaitable, timeout), context=contextvars.copy_context())
