@@ -36,11 +36,16 @@ def door(url: Url) -> AsyncOmniQ:
     return AsyncOmniQ(config={"task_queue": {"url": url}, "result_store": {"url": url}})
 
 
-async def visit(oq: AsyncOmniQ) -> None:
-    """Read, write and wait, and leave without a word."""
+async def look(oq: AsyncOmniQ) -> str:
+    """Read and write, and leave without a word."""
     with pytest.raises(TaskNotFound):
         await oq.get_task("nobody")
-    task_id = await oq.enqueue(tasks.nothing)
+    return await oq.enqueue(tasks.nothing)
+
+
+async def visit(oq: AsyncOmniQ) -> None:
+    """Read, write and wait, and leave without a word."""
+    task_id = await look(oq)
     with pytest.raises(ResultTimeout):
         await oq.get_result(task_id, timeout=0.001)
 
@@ -85,12 +90,12 @@ def test_a_loop_that_is_only_closed_loses_its_connections_to_the_next(url: Url, 
     oq = door(url)
     for _ in range(FEW):
         loop = make_loop()
-        loop.run_until_complete(visit(oq))
+        loop.run_until_complete(look(oq))
         loop.close()
     few = open_now()
     for _ in range(FEW):
         loop = make_loop()
-        loop.run_until_complete(visit(oq))
+        loop.run_until_complete(look(oq))
         loop.close()
     many = open_now()
     asyncio.run(visit(oq))

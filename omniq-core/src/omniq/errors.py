@@ -44,7 +44,7 @@ class Closed(OmniQError):
 
 
 class InvalidTask(OmniQError, ValueError):
-    """Raised when an argument of `enqueue` or `schedule` is out of range; the message begins with its name."""
+    """Raised when an argument is out of range or can't be an id; the message begins with its name."""
 
 
 class UnknownParent(InvalidTask):

@@ -153,7 +153,7 @@ class Watcher:
 
     async def _run(self) -> None:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
-        while True:
+        while not _is_cancelled():
             try:
                 await self._listen()
             except StoreError as error:
@@ -174,9 +174,10 @@ class Watcher:
         try:
             async with aclosing(client.pubsub()) as subscription:
                 await subscription.subscribe(tasks, results)
-                while True:
+                while not _is_cancelled():
                     message = await _next_message(subscription)
-                    self._take(message["type"], message["channel"] == tasks.encode(), message["data"])
+                    if message is not None:
+                        self._take(message["type"], message["channel"] == tasks.encode(), message["data"])
         finally:
             await close_client(client)
 
@@ -208,12 +209,21 @@ def _member(watches: set[_Watch], watch: _Watch) -> Iterator[None]:
         watches.discard(watch)
 
 
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled and redis-py has swallowed that: nobody may cancel it again, as `asyncio.run`."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _next_message(subscription: PubSub) -> Any:
-    """The next message, however long it takes. Raises `TimeoutError` of redis-py when the server is gone."""
+    """The next message, however long it takes; None when this task is cancelled.
+
+    Raises `TimeoutError` of redis-py when the server is gone.
+    """
     message = await subscription.get_message(timeout=QUIET)
-    while message is None:
+    while message is None and not _is_cancelled():
         await subscription.ping()
         message = await subscription.get_message(timeout=PATIENCE)
-        if message is None:
+        if message is None and not _is_cancelled():
             raise redis_errors.TimeoutError("the server doesn't answer")
     return message

@@ -3,8 +3,8 @@
 Everything is batch-first, and everything crosses as bytes, times and durations. A method returns one
 answer per item, in order. What a store can't do it says by `UnsupportedCapability`; what it can't reach
 by `StoreUnavailable`; what it refuses by `StoreError`: never by an error of its driver. Every method may
-be called from any event loop; connections are per loop. A cancelled call may have taken effect. A limit of
-0 hands out, finds or deletes nothing.
+be called from any event loop; connections are per loop, and end with it (`omniq.loops.PerLoop`). A cancelled call
+may have taken effect. A limit of 0 hands out, finds or deletes nothing.
 
 Times are data: they are compared with the store's clock plus `omniq.clock.offset()`, so a store's own timers
 (TTLs, delayed delivery) must not decide anything. A batch need not be atomic across its items, except where it
