@@ -45,3 +45,7 @@ bench *ARGS="sqlite":
 # Kill workers for as long as you like, and check every promise afterwards.
 soak *ARGS:
     {{uv}} run python -m tests.reliability.soak "$@"
+
+# Cut replies, reset connections, delay, refuse, fill and silence a server, and check that nothing is lost.
+faults *ARGS:
+    {{uv}} run python -m tests.reliability.faults "$@"

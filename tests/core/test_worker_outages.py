@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from omniq.errors import StoreError, StoreUnavailable, TaskFailed
+from omniq.errors import StoreError, StoreUnavailable, TaskFailed, ValueRefused
 from omniq.models import TaskState
 from omniq.storage.records import (
     Added,
@@ -23,6 +23,7 @@ from omniq.storage.records import (
     TaskRecord,
 )
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
+from omniq.workers import settling
 
 from tests.core import tasks
 from tests.core.support import (
@@ -47,14 +48,15 @@ LEASE = 0.4
 class Switch:
     """Tells stores whether they are away."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: type[StoreError] = StoreUnavailable) -> None:
         self.away = False
         self.refusals = 0
+        self._error = error
 
     def check(self) -> None:
         if self.away:
             self.refusals += 1
-            raise StoreUnavailable("the store is away")
+            raise self._error("the store is away")
 
 
 class FlakyQueueStore(ReferenceQueueStore):
@@ -248,10 +250,18 @@ class TestResultOutages:
 class NarrowResultStore(ReferenceResultStore):
     """Results of which none may be large."""
 
+    error: type[StoreError] = ValueRefused
+
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         if any(len(record.body) > 10_000 for record in records):
-            raise StoreError("too large")
+            raise self.error("too large")
         return await super().put(records)
+
+
+class VagueResultStore(NarrowResultStore):
+    """Doesn't say that it's the value."""
+
+    error = StoreError
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -266,3 +276,34 @@ async def test_a_result_that_the_store_refuses_fails_its_own_task_only(log: Path
                 await oq.get_result(large, timeout=SOON)
     assert len(lines(log)) == 1
     assert [task.id for task in await oq.list_dead()] == [large]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_success_survives_that_the_store_refuses_its_user_for_a_while(log: Path, kind: str) -> None:
+    switch, elsewhere = Switch(StoreError), ReferenceSpace()
+    place = reference_place(results=lambda _: FlakyResultStore(elsewhere, switch))
+    async with front_door(place) as oq, working(oq, kind):
+        switch.away = True
+        ids = [await oq.enqueue(tasks.append, [str(log), "ran"]) for _ in range(3)]
+        await until(lambda: switch.refusals > 5)
+        switch.away = False
+        assert await results_of(oq, ids) == ["ran"] * 3
+    assert lines(log) == ["ran"] * 3
+    assert await oq.list_dead() == []
+
+
+async def test_an_outcome_that_is_refused_for_no_fault_of_its_value_is_kept_and_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settling, "REFUSALS", 2)
+    elsewhere = ReferenceSpace()
+    store = VagueResultStore(elsewhere)
+    async with front_door(reference_place(results=lambda _: store)) as oq, working(oq, "async") as pool:
+        large = await oq.enqueue(tasks.echo, ["x" * 20_000])
+        await until(lambda: len(pool.desk.held) == 1 and all(job.done for job in pool.desk.held.values()))
+        small = [await oq.enqueue(tasks.add, [n, 1]) for n in range(5)]
+        assert await results_of(oq, small) == [1, 2, 3, 4, 5]
+        assert (await oq.get_task(large)).state is TaskState.RUNNING
+        monkeypatch.setattr(VagueResultStore, "put", ReferenceResultStore.put)
+        assert await oq.get_result(large, timeout=SOON) == "x" * 20_000
+    assert (await oq.get_task(large)).attempts == 0

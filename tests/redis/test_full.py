@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,9 @@ from tests.core.conftest import gate, log
 from tests.core.support import SOON, lines, results_of, until_outlived, working
 from tests.core.support import until as until_true
 from tests.redis.support import QUEUE, claim, opened, success, task
-from tests.servers.redis import RedisServer, redis_server
+from tests.servers.redis import PROGRAMS, RedisServer
 
-__all__ = ["gate", "log", "redis_server"]
+__all__ = ["gate", "log"]
 
 LEASE = 2.0
 SCHEDULE = ScheduleRecord(id="s", queue_name=QUEUE, body=b"schedule", next_run=0.0)
@@ -34,6 +34,22 @@ def fill(server: RedisServer) -> None:
 
 def make_room(server: RedisServer) -> None:
     server.ask("CONFIG SET", "maxmemory", "0")
+
+
+@pytest.fixture(scope="module", params=list(PROGRAMS))
+def module_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    server = RedisServer(request.param)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def redis_server(module_server: RedisServer) -> Iterator[RedisServer]:
+    """An empty server with room, of each kind in turn."""
+    module_server.ask("FLUSHALL")
+    yield module_server
+    make_room(module_server)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,7 +24,7 @@ from omniq.models import TaskState
 from omniq.sync import new_event_loop
 from omniq.workers import AsyncWorkerPool
 
-from tests.reliability.injections import OUTAGE, Injection, Trial, cut_replies, injections
+from tests.reliability.injections import LATENCY, OUTAGE, Injection, Trial, cut_replies, injections
 from tests.reliability.load import Load, stored, surely
 from tests.reliability.outages import Server
 from tests.reliability.proxy import FaultProxy
@@ -52,6 +53,7 @@ class Size(Struct, frozen=True):
     cuts: int = 50
     resets: int = 30
     outage: float = OUTAGE
+    latency: tuple[float, float] = LATENCY
 
 
 class Verdict(Struct, frozen=True):
@@ -68,24 +70,30 @@ class Verdict(Struct, frozen=True):
 
 
 def faults(kind: str) -> list[str]:
-    """The faults that such a server can be put through."""
-    return [*injections(kind), *(f"cut:{verb}" for verb in VERBS)]
+    """The faults that such a server can be put through, one for each call of the contract among them."""
+    return [*(name for name in injections(kind) if name != "everything"), *(f"cut:{verb}" for verb in VERBS)]
 
 
 async def play(fault: str, server: Server, kind: str, size: Size) -> Verdict:
     """Let tasks be enqueued and worked off on a place of their own while that fault befalls them."""
     verb = fault.removeprefix("cut:")
     injection = cut_replies(verb) if verb != fault else injections(kind)[fault]
+    with proxied(server, kind) as (proxy, url):
+        async with front_door(kind, url, apart=verb in ("everything", "results_put")) as oq:
+            trial = Trial(oq, proxy, server, kind, size.cuts, size.resets, size.outage, size.latency)
+            return await _Play(fault, injection, trial).play(size.tasks)
+
+
+@contextmanager
+def proxied(server: Server, kind: str) -> Iterator[tuple[FaultProxy, str]]:
+    """A proxy before the server, and the URL by which it is passed."""
     parts = urlsplit(server.url)
     assert parts.hostname is not None
     assert parts.port is not None
     requests = PostgresRequests if kind == POSTGRES else RedisRequests
     with FaultProxy((parts.hostname, parts.port), requests) as proxy:
         netloc = parts.netloc.replace(f":{parts.port}", f":{proxy.port}")
-        url = urlunsplit(parts._replace(netloc=netloc))
-        async with front_door(kind, url, apart=verb == "results_put") as oq:
-            times = size.resets if fault == "resets" else size.cuts
-            return await _Play(fault, injection, Trial(oq, proxy, server, kind, times, size.outage)).play(size.tasks)
+        yield proxy, urlunsplit(parts._replace(netloc=netloc))
 
 
 def front_door(kind: str, url: str, *, apart: bool) -> AsyncOmniQ:
@@ -103,8 +111,8 @@ class _Play:
         self._fault = fault
         self._injection = injection
         self._trial = trial
-        lost = fault in ("cut:claim", "cut:extend")
-        self._load = Load(trial.oq, seconds=SHORT_LEASE if fault == "cut:extend" else SECONDS)
+        lost = fault in ("everything", "cut:claim", "cut:extend")
+        self._load = Load(trial.oq, seconds=SHORT_LEASE / 3 if fault in ("everything", "cut:extend") else SECONDS)
         self._worker: dict[str, Any] = {
             "max_workers": 50,
             "lease": SHORT_LEASE if lost else LEASE,

@@ -16,16 +16,18 @@ from omniq.errors import ResultTimeout
 from tests.reliability.outages import Server
 from tests.reliability.proxy import FaultProxy
 from tests.reliability.servers import POSTGRES
-from tests.reliability.verbs import asks_for
+from tests.reliability.verbs import VERBS, asks_for
 from tests.servers.redis import RedisServer
 
 OUTAGE = 3.0
 """Seconds that a server refuses, is full or is silent."""
+LATENCY = (0.2, 0.1)
+"""Seconds by which data is late: mean and standard deviation."""
 TIMEOUT, ALLOWANCE = 2.0, 0.5
 """Seconds that somebody wants to wait for a result, and that it may take on top of it to tell."""
 RESET_EVERY = 0.1
 """Seconds between two resets, on the average."""
-RARE = 5.0
+RARE = 2.0
 """Seconds after which a call that nobody makes is not waited for."""
 
 
@@ -36,9 +38,11 @@ class Trial(Struct, frozen=True):
     proxy: FaultProxy
     server: Server
     kind: str
-    times: int
-    """How often something is cut or reset."""
+    cuts: int
+    """How many replies to each call are cut."""
+    resets: int
     outage: float = OUTAGE
+    latency: tuple[float, float] = LATENCY
 
 
 Injection: TypeAlias = Callable[[Trial], Awaitable[list[str]]]
@@ -50,8 +54,10 @@ def cut_replies(verb: str) -> Injection:
 
     async def cut(trial: Trial) -> list[str]:
         matches, lost = asks_for(verb, trial.kind), 0
-        for _ in range(trial.times):
+        for _ in range(trial.cuts):
             order = trial.proxy.cut_replies(matches, after=random.choice((0, 1, 20)))
+            if verb == "listen":  # which is said once on each connection
+                trial.proxy.reset_all()
             give_up_at = time.monotonic() + RARE
             while not order.done and time.monotonic() < give_up_at:
                 await asyncio.sleep(0.005)
@@ -62,9 +68,14 @@ def cut_replies(verb: str) -> Injection:
     return cut
 
 
+async def cut_replies_of_all(trial: Trial) -> list[str]:
+    """Lose the replies to each call."""
+    return [complaint for verb in VERBS for complaint in await cut_replies(verb)(trial)]
+
+
 async def reset(trial: Trial) -> list[str]:
     """Reset all connections again and again."""
-    for _ in range(trial.times):
+    for _ in range(trial.resets):
         await asyncio.sleep(random.uniform(0.0, 2 * RESET_EVERY))
         trial.proxy.reset_all()
     return []
@@ -72,7 +83,7 @@ async def reset(trial: Trial) -> list[str]:
 
 async def delay(trial: Trial) -> list[str]:
     """Let everything be late for the rest of the time."""
-    trial.proxy.latency = (0.2, 0.1)
+    trial.proxy.latency = trial.latency
     return []
 
 
@@ -122,9 +133,16 @@ async def lock_out(trial: Trial) -> list[str]:
     return []
 
 
+async def everything(trial: Trial) -> list[str]:
+    """One after the other, all that ends by itself."""
+    harm = [cut_replies_of_all, reset, refuse, lock_out, *([fill] if trial.kind != POSTGRES else [])]
+    return [complaint for each in harm for complaint in await each(trial)]
+
+
 def injections(kind: str) -> Mapping[str, Injection]:
-    """Those that such a server can be put through, but for cut replies."""
+    """Those that such a server can be put through."""
     found: dict[str, Injection] = {
+        "everything": everything,
         "resets": reset,
         "latency": delay,
         "refusals": refuse,

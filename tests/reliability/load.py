@@ -14,7 +14,7 @@ from omniq.queue.request import TaskCall
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds within which everything must have come right."""
 PAUSE = 0.05
 AT_ONCE = 20

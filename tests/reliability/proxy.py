@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from tests.reliability.requests import Requests
@@ -51,7 +51,6 @@ class _Link:
     """The order that the reply which comes next falls under."""
     passed: int = 0
     """Bytes of that reply that got through."""
-    pumps: list[asyncio.Task[None]] = field(default_factory=list)
 
     def reset(self) -> None:
         """End both connections by RST."""
@@ -81,8 +80,10 @@ class FaultProxy:
         self._target = target
         self._requests = requests
         self._links: set[_Link] = set()
+        self._resets = 0
         self._cuts: list[Cut] = []
-        self._server: asyncio.Server | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
 
@@ -129,23 +130,27 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port))
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self._listening = asyncio.create_task(self._accept(listener))
 
     async def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+            self._listening = None
 
     async def _close(self) -> None:
         await self._stop_listening()
-        pumps = [pump for link in self._links for pump in link.pumps]
         await self._reset_all()
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        serving = list(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _reset_all(self) -> int:
+        self._resets += 1
         links = list(self._links)
         for link in links:
             link.reset()
@@ -154,8 +159,17 @@ class FaultProxy:
     async def _order(self, cut: Cut | None) -> None:
         self._cuts = [] if cut is None else [*self._cuts, cut]
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+    async def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while True:
+                connection, _ = await self._loop.sock_accept(listener)
+                self.connections += 1
+                task = asyncio.create_task(self._serve(connection, self._resets))
+                self._serving.add(task)
+                task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: socket.socket, resets: int) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._target)
         except OSError:
@@ -163,12 +177,19 @@ class FaultProxy:
             return
         link = _Link(writer, server_writer, self._requests())
         self._links.add(link)
-        link.pumps = [
-            asyncio.create_task(self._pump(link, reader, server_writer, self._note_request)),
-            asyncio.create_task(self._pump(link, server_reader, writer, self._reply)),
-        ]
-        await asyncio.gather(*link.pumps, return_exceptions=True)
-        self._links.discard(link)
+        if resets != self._resets:  # all were reset in the meantime
+            link.reset()
+        try:
+            await asyncio.gather(
+                self._pump(link, reader, server_writer, self._note_request),
+                self._pump(link, server_reader, writer, self._reply),
+                return_exceptions=True,
+            )
+        finally:
+            if link.cut is not None:  # the client was gone before the reply came
+                link.cut.times += 1
+            link.reset()
+            self._links.discard(link)
 
     async def _pump(
         self,
@@ -228,6 +249,7 @@ class FaultProxy:
         link.passed += len(through)
         if link.passed == cut.after and len(through) < len(data):
             cut.done += 1
+            link.cut = None
             link.client.write(through)
             self._loop.call_soon(link.reset)
             return b""

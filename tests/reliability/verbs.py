@@ -10,7 +10,6 @@ from omniq_redis.scripts import script
 from tests.reliability.servers import POSTGRES
 
 SCRIPTS: Mapping[str, str] = {
-    "open": "open",
     "add": "add",
     "claim": "claim",
     "extend": "extend",
@@ -26,7 +25,6 @@ SCRIPTS: Mapping[str, str] = {
     "results_get": "get_results",
 }
 STATEMENTS: Mapping[str, str] = {
-    "open": r"select version, project from",
     "add": r"insert into \S+\.task\b|^copy ",
     "claim": r"set state = 'running'",
     "extend": r"set lease_until =",
@@ -40,8 +38,9 @@ STATEMENTS: Mapping[str, str] = {
     "fire": r"update \S+\.schedule set next_run",
     "results_put": r"insert into \S+\.result .*\s+select task_id",
     "results_get": r"from \S+\.result\s+where task_id = any",
+    "listen": r"^listen ",
 }
-VERBS = tuple(SCRIPTS)
+VERBS = tuple(STATEMENTS)
 
 
 def asks_for(verb: str, kind: str) -> Callable[[bytes], bool]:
@@ -49,5 +48,5 @@ def asks_for(verb: str, kind: str) -> Callable[[bytes], bool]:
     if kind == POSTGRES:
         pattern = re.compile(STATEMENTS[verb].encode(), re.IGNORECASE | re.DOTALL)
         return lambda request: pattern.search(request) is not None
-    digest = script(SCRIPTS[verb]).digest.encode()
-    return lambda request: digest in request
+    word = script(SCRIPTS[verb]).digest.encode() if verb in SCRIPTS else b"\r\nSUBSCRIBE\r\n"
+    return lambda request: word in request

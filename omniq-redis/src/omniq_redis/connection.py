@@ -51,7 +51,8 @@ class Connection:
         self._settings = settings
         self._location = settings.location
         self._users = 0
-        self._client = open_client(settings)
+        with store_errors(settings):
+            self._client = open_client(settings)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._checked = False
         self._sender = f"{_PROCESS}-{os.getpid()}-{self._location}"

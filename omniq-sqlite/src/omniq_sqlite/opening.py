@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
 
 import msgspec
@@ -48,7 +48,7 @@ def store_errors(path: str) -> Iterator[None]:
     """Turn what SQLite and the system raise into the `StoreError` that it amounts to."""
     try:
         yield
-    except (sqlite3.Error, OSError, RuntimeError, OverflowError, msgspec.DecodeError) as error:
+    except Exception as error:
         kind = kind_of(error)
         if kind is None:
             raise
@@ -117,23 +117,28 @@ class Link:
             return
         self._next_look = time.monotonic() + LOOK_INTERVAL
         if harm := files.harm:
+            self._leave(files, harm)
+
+    def _leave(self, files: OpenFiles, harm: str) -> None:
+        """Close all of this process's connections to the files at once, so that none shares them with a new one."""
+        with _links_lock, ExitStack() as held:
+            links = [link for link in _links if link.path == self.path]
+            for link in links:
+                held.enter_context(link.lock)
+            if self._connection is None or self._files is not files:
+                return  # another thread has seen to it
             _log.error(
                 "%s: %s while it was in use: tasks and results that were written to it may be lost; "
                 "going on with the file that is there now, or a new one",
                 self.path,
                 harm,
             )
-            self._leave(files)
-
-    def _leave(self, files: OpenFiles) -> None:
-        """Close all connections of this process to the file, and leave nothing of it beside a new one."""
-        with self.lock, suppress(sqlite3.Error):
-            if self._connection is not None and files.may_move_wal:
-                self._connection.execute("pragma wal_checkpoint(truncate)")
-        with _links_lock:
-            for link in [link for link in _links if link.path == self.path]:
-                link.close()
-        files.clear_away()
+            if files.may_move_wal:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("pragma wal_checkpoint(truncate)")
+            files.clear_away()
+            for link in links:
+                link.drop()
 
     def close(self) -> None:
         """Close the connection, which the next use opens again."""

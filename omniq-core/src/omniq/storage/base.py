@@ -2,7 +2,9 @@
 
 Everything is batch-first, and everything crosses as bytes, times and durations. A method returns one
 answer per item, in order. What a store can't do it says by `UnsupportedCapability`; what it can't reach
-by `StoreUnavailable`; what it refuses by `StoreError`: never by an error of its driver. Every method may
+by `StoreUnavailable`, and by `StoreFull` if it has no room; what it refuses by `StoreError`, and by `ValueRefused` if
+that is for the size or content of an item, which a worker takes for the end of its task; all else is tried again.
+Never does it raise an error of its driver, nor one of the event loop's (`omniq.storage.transport`). Every method may
 be called from any event loop; connections are per loop, and end with it (`omniq.loops.PerLoop`). A cancelled call
 may have taken effect. A limit of 0 hands out, finds or deletes nothing.
 

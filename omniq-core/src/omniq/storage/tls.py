@@ -28,7 +28,7 @@ def tls_advice(error: BaseException, files: Mapping[str, str | None], *, other_h
     if isinstance(error, ssl.SSLError):
         names = ", ".join(files)
         return (
-            f"TLS failed: {error.reason or error}: "
+            f"TLS failed: {getattr(error, 'reason', None) or error}: "
             f"see that {names} are PEM files, and that the key is that of the certificate"
         )
     return _missing_file(files) if isinstance(error, FileNotFoundError) else None

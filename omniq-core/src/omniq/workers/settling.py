@@ -27,7 +27,7 @@ from omniq.workers.job import End, Job, Ran
 
 log = get_logger("omniq.worker")
 
-FIRST_PAUSE, MAX_PAUSE = 0.1, 1.0
+FIRST_PAUSE, MAX_PAUSE = 0.1, 0.5
 """Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""
 REFUSALS = 10
 """Times that a store may refuse a batch, for no fault of a value, before its outcomes are told one by one."""
