@@ -71,6 +71,7 @@ def test_help_shows_the_fields() -> None:
         "project_name",
         "queues",
         "serializer",
+        "max_body",
         *ShelfConfig.__annotations__,
     ]
     assert Shelf.__init__.__doc__ == "Put up a shelf."

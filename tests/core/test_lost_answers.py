@@ -42,8 +42,8 @@ class ForgetfulStore(ReferenceQueueStore):
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         return self._answer("transition", await super().transition(changes))  # type: ignore[no-any-return]
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        return self._answer("get", await super().get(ids))  # type: ignore[no-any-return]
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        return self._answer("get", await super().get(ids, bodies=bodies))  # type: ignore[no-any-return]
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         done = await super().put_schedule(schedule, if_version=if_version)

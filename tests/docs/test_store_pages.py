@@ -26,7 +26,7 @@ CONFIGS: Mapping[str, tuple[type[ComponentConfig], ...]] = {
     "redis": (RedisTaskQueueConfig, RedisResultStorageConfig),
 }
 """The configurations of each store; the queue's comes first and has all the fields."""
-OF_QUEUES = {"queues", "serializer"}
+OF_QUEUES = {"queues", "serializer", "max_body"}
 SAID = {True: "yes", False: "no"}
 
 each_store = pytest.mark.parametrize("name", CONFIGS)

@@ -22,7 +22,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig, ServerSettings
-from omniq_redis.limits import LONGEST, SHORTEST, ask_limit, find_limit
+from omniq_redis.limits import LONGEST, SHORTEST, TRIES, ask_limit, find_limit
 from omniq_redis.opening import Server, ask_server, close_client, hang_up, open_client, store_errors
 from omniq_redis.scripts import script
 from omniq_redis.watching import Watcher
@@ -168,9 +168,10 @@ class Connection:
 
     async def _cut_off(self, size: int) -> None:
         """A call with a string of that size was cut off: see whether it was too long, so that a repeat is split."""
-        if size > SHORTEST:
-            with suppress(StoreError):
+        for _ in range(TRIES if size > SHORTEST else 0):
+            with suppress(StoreError):  # the client's connections may have been cut off too
                 await self._learn_limit(size)
+                return
 
     async def _learn_limit(self, size: int = 0) -> None:
         """What the server says it takes; where it won't, what it is found to take, if that is less than `size`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from omniq.errors import StoreUnavailable
+from omniq.errors import StoreUnavailable, ValueRefused
 from redis import exceptions as redis_errors
 
 from omniq_redis.opening import Client, kind_of, node_of
@@ -36,11 +36,10 @@ async def find_limit(client: Client, namespace: str, size: int) -> int | None:
     async def takes(length: int) -> bool:
         for _ in range(TRIES):
             try:
-                await client.execute_command("ECHO", bytes(length), **node)
-            except redis_errors.ResponseError:  # it was read, though it may not be said
-                return True
+                with suppress(redis_errors.NoPermissionError):  # it was read, though it may not be said
+                    await client.execute_command("ECHO", bytes(length), **node)
             except Exception as error:
-                if kind_of(error) is not StoreUnavailable:
+                if kind_of(error) not in (StoreUnavailable, ValueRefused):
                     raise
             else:
                 return True

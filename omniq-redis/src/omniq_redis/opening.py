@@ -41,10 +41,11 @@ _TRANSIENT = (
 )
 # In scripts, old servers put their codes into the midst of the message.
 _TRANSIENT_TEXT = re.compile(
-    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN|cannot be connected)\b"
+    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN|cannot be connected|"
+    r"Protocol error)\b"
 )
 _FULL_TEXT = re.compile(r"\bOOM\b")
-_TOO_LARGE_TEXT = re.compile(r"invalid bulk length|exceeds maximum allowed size|proto-max-bulk-len")
+_TOO_LARGE_TEXT = re.compile(r"exceeds maximum allowed size|proto-max-bulk-len")
 
 Client: TypeAlias = Redis | RedisCluster
 

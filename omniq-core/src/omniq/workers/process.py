@@ -16,8 +16,7 @@ from omniq.logs import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.desk import Desk
 from omniq.workers.execution import Execution, failure
-from omniq.workers.frames import SMALL
-from omniq.workers.job import End, Job, Ran
+from omniq.workers.job import LARGE, End, Job, Ran
 from omniq.workers.messages import Report
 from omniq.workers.runner import Runner
 
@@ -168,7 +167,7 @@ class ProcessRunner(Runner):
         left = CHUNK_SECONDS
         while left > 0 and len(jobs) < MAX_CHUNK and (job := self.desk.take()) is not None:
             jobs.append(job)
-            if job.alone or job.call.timeout is not None or len(job.call.args) > SMALL:
+            if job.alone or job.call.timeout is not None or job.size >= LARGE:
                 break
             left -= self._seconds.get(job.call.func, CHUNK_SECONDS)
         return jobs
