@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
@@ -33,6 +34,9 @@ _TRANSIENT: Final = frozenset({"25006", "25P03", "55P03"})
 _OF_VALUES: Final = frozenset({"22", "54"})
 """Data that can't be, and what is too large."""
 _DISK_FULL: Final = "53100"
+_TABLE: Final = re.compile(r"permission denied for table (\w+)")
+_VERBS: Final = {"insert into": "INSERT", "update": "UPDATE", "delete from": "DELETE"}
+_LOCKING: Final = re.compile(r"\bfor (no key update|update|key share)\b")
 _NO_STATEMENT: Final = frozenset({"26000", "42P05"})
 
 _SAFE_PATH: Final = "pg_catalog, pg_temp"
@@ -52,7 +56,8 @@ def store_errors(settings: ServerSettings) -> Iterator[None]:
         if kind is None:
             raise
         kind = StoreUnavailable if advice else kind
-        raise kind(f"{settings.location}: {advice or _words(error)}") from error
+        words = advice or _words(error) + _missing_right(error, settings)
+        raise kind(f"{settings.location}: {words}") from error
 
 
 def kind_of(error: BaseException) -> type[StoreError] | None:
@@ -85,6 +90,20 @@ def _words(error: BaseException) -> str:
         return str(error) or type(error).__name__
     hint = " (behind a pooler, set statement_cache_size=0)" if error.sqlstate in _NO_STATEMENT else ""
     return f"{error.args[0] if error.args else type(error).__name__}{hint}"
+
+
+def _missing_right(error: BaseException, settings: ServerSettings) -> str:
+    """Which right the role lacks, as far as the refused statement tells."""
+    if not isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return ""
+    table = _TABLE.search(str(error))
+    if table is None:
+        return f" (for the role {settings.username!r})"
+    query = getattr(error, "query", None) or f'insert into "".{table[1]}'  # COPY comes without its text
+    verbs = {verb for begin, verb in _VERBS.items() if re.search(rf'\b{begin} "[^"]*"\.{table[1]}\b', query)}
+    if _LOCKING.search(query):
+        verbs.add("UPDATE")
+    return f": the role {settings.username!r} needs {' and '.join(sorted(verbs) or ['SELECT'])} on it"
 
 
 async def open_connection(settings: ServerSettings, *, direct: bool) -> Connection:

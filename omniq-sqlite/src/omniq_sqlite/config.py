@@ -31,6 +31,8 @@ class DatabaseSettings(Struct, frozen=True):
     synchronous: Synchronous
     busy_timeout: float
     """Seconds to wait for another process's write lock."""
+    trust_owner: bool
+    """Whether the file and its directory may belong to somebody else."""
 
 
 class SQLiteConfig:
@@ -43,6 +45,7 @@ class SQLiteConfig:
     path: str | None
     synchronous: Synchronous
     busy_timeout: float
+    trust_owner: bool
 
     def __post_init__(self) -> None:
         if self.path is not None and (self.path in ("", ":memory:") or self.path.startswith("file:")):
@@ -60,7 +63,7 @@ class SQLiteConfig:
 
     @property
     def settings(self) -> DatabaseSettings:
-        return DatabaseSettings(self.file, self.synchronous, self.busy_timeout)
+        return DatabaseSettings(self.file, self.synchronous, self.busy_timeout, self.trust_owner)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -88,6 +91,8 @@ class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=
     """FULL: a commit survives a power loss; NORMAL: the death of the process only, but it's faster."""
     busy_timeout: NotNegative = 10.0
     """Seconds to wait for another process's write lock before `StoreUnavailable`."""
+    trust_owner: bool = False
+    """Use the file though it or its directory belongs to another user, who then decides what workers run."""
 
 
 class SQLiteResultStorageConfig(SQLiteConfig, ResultStorageConfig, frozen=True, kw_only=True):
@@ -97,6 +102,7 @@ class SQLiteResultStorageConfig(SQLiteConfig, ResultStorageConfig, frozen=True, 
     path: str | None = None
     synchronous: Synchronous = "FULL"
     busy_timeout: NotNegative = 10.0
+    trust_owner: bool = False
 
 
 class SQLiteEventStorageConfig(SQLiteConfig, EventStorageConfig, frozen=True, kw_only=True):
@@ -106,3 +112,4 @@ class SQLiteEventStorageConfig(SQLiteConfig, EventStorageConfig, frozen=True, kw
     path: str | None = None
     synchronous: Synchronous = "FULL"
     busy_timeout: NotNegative = 10.0
+    trust_owner: bool = False

@@ -20,6 +20,7 @@ from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import DatabaseSettings
 from omniq_sqlite.identity import OpenFiles
+from omniq_sqlite.owning import make_place
 
 SCHEMA_VERSION = 2
 OLDEST_SQLITE = (3, 38, 0)
@@ -191,7 +192,7 @@ def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.C
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
-    _make_directory(os.path.dirname(settings.path))
+    make_place(settings.path, trust_owner=settings.trust_owner)
     connection = sqlite3.connect(
         settings.path, timeout=settings.busy_timeout, isolation_level=None, check_same_thread=False
     )
@@ -216,13 +217,6 @@ def longest_row() -> int:
 def _text(raw: bytes) -> str:
     """Text that isn't UTF-8 was damaged by somebody else: with surrogate escapes, so that its row can be told."""
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _make_directory(directory: str) -> None:
-    try:
-        os.makedirs(directory, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{directory}: the directory can't be made: {error.strerror}") from error
 
 
 def _configure(connection: sqlite3.Connection, settings: DatabaseSettings) -> None:
