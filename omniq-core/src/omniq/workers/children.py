@@ -85,9 +85,8 @@ class Child:
     # ── jobs ─────────────────────────────────────────────────────────────────
 
     @property
-    def is_free(self) -> bool:
-        """Whether it waits for jobs."""
-        return not (self.jobs or self.left.is_set() or self._tasks.is_closing())
+    def takes_jobs(self) -> bool:
+        return not (self.left.is_set() or self._tasks.is_closing())
 
     def give(self, jobs: Sequence[Job]) -> None:
         """Let it run these jobs one after the other."""

@@ -28,6 +28,8 @@ log = get_logger("omniq.worker")
 CHUNK_SECONDS: Final = 0.005
 """A child gets as many short tasks at once as take about so long."""
 MAX_CHUNK: Final = 64
+FEW: Final = 16
+"""Jobs that a child still has when it gets more, so that it never has to wait for them."""
 LATE: Final = 0.1
 """Seconds after which a task that was taken for a short one no longer keeps those behind it waiting."""
 FAILED_STARTS: Final = 7
@@ -67,14 +69,8 @@ class ProcessRunner(Runner):
 
     def wake(self) -> None:
         for child in self._children:
-            if child.is_free:
-                jobs = self._chunk()
-                if not jobs:
-                    return
-                child.give(jobs)
-                self._begin(child)
-                if len(jobs) > 1:
-                    self._watch()
+            if not child.jobs and child.takes_jobs and not self._give(child):
+                return
 
     def stop_job(self, job: Job, why: End) -> None:
         """Kill the process that runs the job; one that waits behind another job is taken back."""
@@ -172,6 +168,17 @@ class ProcessRunner(Runner):
             left -= self._seconds.get(job.call.func, CHUNK_SECONDS)
         return jobs
 
+    def _give(self, child: Child) -> bool:
+        """Give the child what is next; returns whether there was something."""
+        idle, jobs = not child.jobs, self._chunk()
+        if jobs:
+            child.give(jobs)
+            if idle:
+                self._begin(child)
+            if len(child.jobs) > 1:
+                self._watch()
+        return bool(jobs)
+
     def _begin(self, child: Child) -> None:
         """The child's first job has begun, as far as can be told from here."""
         job = child.jobs[0]
@@ -194,6 +201,8 @@ class ProcessRunner(Runner):
             child.left.set()
         elif child.jobs:
             self._begin(child)
+            if len(child.jobs) == FEW and child.takes_jobs:
+                self._give(child)
         else:
             self.wake()
 
