@@ -20,6 +20,7 @@ from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import DatabaseSettings
 from omniq_sqlite.identity import OpenFiles
+from omniq_sqlite.numbered import CONNECTION
 from omniq_sqlite.owning import make_place
 
 SCHEMA_VERSION = 2
@@ -194,7 +195,11 @@ def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.C
         raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
     make_place(settings.path, trust_owner=settings.trust_owner)
     connection = sqlite3.connect(
-        settings.path, timeout=settings.busy_timeout, isolation_level=None, check_same_thread=False
+        settings.path,
+        timeout=settings.busy_timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=CONNECTION,
     )
     try:
         connection.text_factory = _text
