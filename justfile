@@ -42,6 +42,10 @@ pin:
 bench *ARGS="sqlite":
     {{uv}} run python benchmarks/compare.py "$@"
 
+# Run rude tasks among innocent ones on a worker.
+rude *ARGS:
+    {{uv}} run python -m tests.reliability.rude "$@"
+
 # Kill workers for as long as you like, and check every promise afterwards.
 soak *ARGS:
     {{uv}} run python -m tests.reliability.soak "$@"

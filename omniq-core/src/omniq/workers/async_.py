@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import sys
 from collections import deque
 from collections.abc import Coroutine
@@ -16,7 +15,7 @@ from omniq.logs import get_logger
 from omniq.serialization.calls import LoadedCall
 from omniq.workers.base import Worker
 from omniq.workers.desk import Desk
-from omniq.workers.execution import Execution, failure
+from omniq.workers.execution import Execution, failure, is_async
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
 from omniq.workers.surroundings import Surroundings
@@ -108,7 +107,7 @@ class LoopRunner(Runner):
         if isinstance(call, Ran):
             self._free += 1
             self.desk.done(job, call)
-        elif inspect.iscoroutinefunction(call.func):
+        elif is_async(call.func):
             # A context of its own: whoever wakes this up may be in that of another task.
             task = self._create_task(self._run(job, call))
             if not task.done():

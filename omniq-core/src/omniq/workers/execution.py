@@ -7,6 +7,7 @@ import errno
 import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from types import FunctionType
 from typing import Any
 
 from omniq import clock, forks
@@ -34,8 +35,20 @@ from omniq.workers.limit import within
 
 log = get_logger("omniq.worker")
 
+PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
+"""Types of values that nobody has to ask whether they can be awaited, which takes longer than many tasks."""
 Await = Callable[[Awaitable[Any]], Any]
 """Runs an awaitable to its end on a loop of this thread."""
+
+
+def is_async(func: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine. Plain functions are told apart at once."""
+    if type(func) is FunctionType:
+        if func.__code__.co_flags & inspect.CO_COROUTINE:
+            return True
+        if not func.__dict__:  # it isn't marked as one
+            return False
+    return inspect.iscoroutinefunction(func)
 
 
 class Execution:
@@ -58,13 +71,17 @@ class Execution:
         before = forks.count
         try:
             self._enter(job)
-            ran = self._success(job, await within(job.call.timeout, call.func(*call.args, **call.kwargs)))
+            work = call.func(*call.args, **call.kwargs)
+            timeout = job.call.timeout
+            ran = self._success(job, await (work if timeout is None else within(timeout, work)))
         except BaseException as error:
-            _end_child(before, error)
+            if forks.count != before:
+                forks.end_child(error)  # only the task's own code is the child's business
             if isinstance(error, GeneratorExit) and not in_running_loop():
                 raise  # the loop is gone, and with it all that could be done
             return failure(job, error)
-        _end_child(before)
+        if forks.count != before:
+            forks.end_child()
         return ran
 
     def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
@@ -79,13 +96,15 @@ class Execution:
         try:
             self._enter(job)
             value = call.func(*call.args, **call.kwargs)
-            if inspect.isawaitable(value):
+            if type(value) not in PLAIN and inspect.isawaitable(value):
                 value = await_(value)
             ran = self._success(job, value)
         except BaseException as error:
-            _end_child(before, error)
+            if forks.count != before:
+                forks.end_child(error)  # only the task's own code is the child's business
             return failure(job, error)
-        _end_child(before)
+        if forks.count != before:
+            forks.end_child()
         return ran
 
     def _enter(self, job: Job) -> None:
@@ -99,12 +118,6 @@ class Execution:
         except (SerializationError, PayloadTooLarge) as error:
             return failure(job, error, fatal=True)
         return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
-
-
-def _end_child(before: int, error: BaseException | None = None) -> None:
-    """End a child that the task has forked: only the task's own code is its business."""
-    if forks.count != before:
-        forks.end_child(error)
 
 
 class OutOfResources(Exception):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from contextlib import suppress
+from sys import getprofile, getrecursionlimit, gettrace
+from time import monotonic
 
 LOOK_INTERVAL = 0.05
 """Seconds between two looks at what only the system knows."""
@@ -22,22 +23,21 @@ class Surroundings:
     """
 
     def __init__(self) -> None:
-        self._trace, self._profile = sys.gettrace(), sys.getprofile()
-        self._recursion_limit = sys.getrecursionlimit()
+        self._trace, self._profile = gettrace(), getprofile()
+        self._recursion_limit = getrecursionlimit()
         self._streams = [(name, getattr(sys, name)) for name in STREAMS]
         self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if hasattr(signal, "pthread_sigmask") else None
         self._looked = 0.0
 
     def restore(self) -> None:
         """After a task."""
-        if sys.gettrace() is not self._trace:
+        if gettrace() is not self._trace:
             sys.settrace(self._trace)
-        if sys.getprofile() is not self._profile:
+        if getprofile() is not self._profile:
             sys.setprofile(self._profile)
-        if sys.getrecursionlimit() < self._recursion_limit:
+        if getrecursionlimit() < self._recursion_limit:
             sys.setrecursionlimit(self._recursion_limit)
-        now = time.monotonic()
-        if now - self._looked > LOOK_INTERVAL:
+        if (now := monotonic()) - self._looked > LOOK_INTERVAL:
             self._looked = now
             self._restore_signals()
             self._restore_streams()

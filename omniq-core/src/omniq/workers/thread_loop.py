@@ -8,7 +8,7 @@ import inspect
 import sys
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +36,8 @@ class ThreadLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._begun = False
+        """Whether a task has begun others."""
         self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
 
     def run(self, awaitable: Awaitable[Any], *, timeout: float | None) -> Any:
@@ -44,7 +46,7 @@ class ThreadLoop:
         It runs in a copy of the caller's context.
         """
         try:
-            loop = self._loop = self._usable() or _open()
+            loop = self._usable() or self._open()
         except OutOfResources:
             if inspect.iscoroutine(awaitable):
                 awaitable.close()
@@ -88,6 +90,21 @@ class ThreadLoop:
     def _usable(self) -> asyncio.AbstractEventLoop | None:
         return None if self._loop is None or self._loop.is_closed() else self._loop
 
+    def _open(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop = _new_loop()
+        loop.set_task_factory(self._begin)
+        return loop
+
+    def _begin(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        **options: Any,
+    ) -> asyncio.Task[Any]:
+        """Make a task of a coroutine, as the loop asks where a worker's task begins another one."""
+        self._begun = True
+        return asyncio.Task(coroutine, loop=loop, **options)
+
     async def _limited(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
         self._task = asyncio.current_task()
         self._note_generators()
@@ -112,10 +129,11 @@ class ThreadLoop:
         if loop.is_closed():
             return False
         loop.set_exception_handler(None)
-        loop.set_task_factory(None)
-        if not self._generators and not asyncio.all_tasks(loop):
+        if not self._begun and not self._generators and loop.get_task_factory() == self._begin:
             return True
+        loop.set_task_factory(self._begin)
         clean = drive(loop, self._end_rest())
+        self._begun = False
         if not clean:
             log.warning("a task has left coroutines behind that don't end: they are dropped")
         return clean
@@ -135,7 +153,7 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
         log.debug("an asynchronous generator that a task has left behind failed: %s", type(error).__name__)
 
 
-def _open() -> asyncio.AbstractEventLoop:
+def _new_loop() -> asyncio.AbstractEventLoop:
     """A new loop, as soon as there are descriptors for it. Raises `OutOfResources`."""
     backoff = Backoff(0.05, 1.0)
     deadline = time.monotonic() + OPEN_PATIENCE

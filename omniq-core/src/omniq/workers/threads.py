@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from omniq.background import start_thread
 from omniq.backoff import Backoff
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.logs import get_logger
-from omniq.workers.execution import Execution, failure
+from omniq.workers.execution import Execution, failure, is_async
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.surroundings import Surroundings
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
@@ -215,7 +214,7 @@ class ThreadSlots:
             return call
         if job.call.timeout is not None:
             # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
-            margin = 1.0 if inspect.iscoroutinefunction(call.func) else 0.0
+            margin = 1.0 if is_async(call.func) else 0.0
             self._call_soon(self._arm, job, job.call.timeout + margin)
         return self._execution.run_sync(job, call, functools.partial(me.loop.run, timeout=job.call.timeout))
 
