@@ -120,7 +120,7 @@ def test_a_thread_that_waits_hears_that_another_has_closed(place: Place) -> None
 
 
 async def _until_waiting(oq: AsyncOmniQ) -> None:
-    await until(lambda: any(waits._open for waits in oq.task_queue._waits._values.values()))
+    await until(lambda: any(waits.open for waits in oq.task_queue._waits._values.values()))
 
 
 def test_a_thread_that_waits_for_a_worker_hears_that_another_has_stopped_it(
@@ -134,7 +134,7 @@ def test_a_thread_that_waits_for_a_worker_hears_that_another_has_stopped_it(
     with ThreadPoolExecutor(1) as threads:
         asyncio.run(until(lambda: len(lines(log)) == 1))
         drain = threads.submit(pool.drain)
-        asyncio.run(until(lambda: bool(pool.aio._drains._open)))
+        asyncio.run(until(lambda: bool(pool.aio._drains.open)))
         opener = threading.Timer(0.1, gate.touch)
         opener.start()
         oq.stop_worker()

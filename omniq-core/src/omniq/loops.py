@@ -7,7 +7,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from omniq.errors import Closed
 
@@ -112,43 +112,54 @@ def forget(task: asyncio.Task[Any] | None) -> None:
 class Waits:
     """The calls of one loop that wait on an object, to be ended when it is closed."""
 
-    def __init__(self) -> None:
-        self._open: set[Wait] = set()
-
-    def begin(self, what: str) -> Wait:
-        """A context in which the running task waits on the object, `what`."""
-        return Wait(self._open, what)
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.closed = False
+        self.open: set[Wait] = set()
 
     def close(self) -> None:
-        """End them: each raises `Closed`."""
-        for wait in list(self._open):
-            wait.close()
+        """End them: each raises `Closed`, as do those that are only about to wait."""
+        self.closed = True
+        for wait in list(self.open):
+            wait.close(self.what)
 
 
 class Wait:
-    """A context that can be left by `Closed`, from outside; as `asyncio.timeout` is left by `TimeoutError`."""
+    """A context that can be left by `Closed`, from outside; as `asyncio.timeout` is left by `TimeoutError`.
 
-    def __init__(self, open_: set[Wait], what: str) -> None:
-        self._open = open_
-        self._what = what
-        self._closed = False
+    In it the running task waits on all the objects whose `Waits` are given.
+    """
 
-    def __enter__(self) -> Self:
+    __slots__ = ("_cancelling", "_closed", "_task", "_waits")
+
+    def __init__(self, *waits: Waits) -> None:
+        self._waits = waits
+        self._closed: str | None = None
+
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._open.add(self)
-        return self
+        for waits in self._waits:
+            if waits.closed:
+                raise _closed(waits.what)
+        for waits in self._waits:
+            waits.open.add(self)
 
-    def close(self) -> None:
-        """Leave it now."""
-        if not self._closed:
-            self._closed = True
+    def close(self, what: str) -> None:
+        """Leave it now, since that was closed."""
+        if self._closed is None:
+            self._closed = what
             self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._open.discard(self)
+        for waits in self._waits:
+            waits.open.discard(self)
         # One that somebody else has cancelled meanwhile stays cancelled.
         if self._closed and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise Closed(f"{self._what} was closed while a call waited on it") from None
+            raise _closed(self._closed) from None
+
+
+def _closed(what: str) -> Closed:
+    return Closed(f"{what} was closed while a call waited on it")

@@ -6,7 +6,6 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from msgspec.structs import asdict, replace
@@ -27,7 +26,7 @@ class AsyncComponent(Generic[C, S]):
         self.config = config
         self._store: S | None = None
         self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        self._waits = PerLoop(Waits)
+        self._waits = PerLoop(lambda: Waits(type(self).__name__))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
@@ -55,9 +54,10 @@ class AsyncComponent(Generic[C, S]):
         await self.store.connect()
         self._connected.add(asyncio.get_running_loop())
 
-    def waiting(self) -> AbstractContextManager[object]:
-        """A context for calls that wait: the component's `close` on the running loop ends it with `Closed`."""
-        return self._waits.get().begin(type(self).__name__)
+    @property
+    def waits(self) -> Waits:
+        """The running loop's calls that wait: `close` ends them with `Closed`."""
+        return self._waits.get()
 
     async def close(self) -> None:
         """Give back the running loop's connections; a later call opens them again.

@@ -19,6 +19,7 @@ LATEST = dt.datetime.fromtimestamp(LAST_SECOND, dt.UTC)
 """The latest time at which a task can be due."""
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """The earliest one."""
+_LATEST_AT, _EARLIEST_AT = LATEST.timestamp(), EARLIEST.timestamp()
 
 
 def seconds(name: str, value: Duration | None, *, minimum: float = 0.0, maximum: float = math.inf) -> float | None:
@@ -53,7 +54,7 @@ def timestamp(name: str, value: dt.datetime | None) -> float | None:
 def due_time(name: str, value: dt.datetime | None) -> float | None:
     """As `timestamp`, and `InvalidTask` for a time at which nothing can be due."""
     at = timestamp(name, value)
-    if at is not None and not EARLIEST.timestamp() <= at <= LATEST.timestamp():
+    if at is not None and not _EARLIEST_AT <= at <= _LATEST_AT:
         raise InvalidTask(f"{name}: expected a time from {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d} UTC, got {value}")
     return at
 

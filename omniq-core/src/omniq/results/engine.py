@@ -14,7 +14,7 @@ from omniq.config.security import Security
 from omniq.deadlines import within
 from omniq.errors import ResultTimeout
 from omniq.ids import check_id
-from omniq.loops import PerLoop
+from omniq.loops import PerLoop, Wait
 from omniq.models.config import ResultStorageConfig
 from omniq.models.result import TaskResult
 from omniq.models.task import TaskRef, id_of
@@ -68,19 +68,29 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         closed meanwhile.
         """
         id_, limit = id_of(task_id), seconds("timeout", timeout)
-        with self.waiting():
-            return await answered(f"task {id_}", limit, self.within(id_, limit))
+        return await answered(f"task {id_}", limit, self._wait(id_, limit))
 
-    async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
-        """As `wait`, and on top of it as long as the store takes to answer."""
+    async def _wait(self, task_id: str, limit: float | None) -> TaskResult | None:
+        waits = self.waits
         record = await self._gets.get().submit(task_id)
         if record is None:
-            try:
-                async with asyncio.timeout(seconds):
-                    record = await self._watchers.get().wait(task_id)
-            except TimeoutError:
-                record = await self._gets.get().submit(task_id)
+            with Wait(waits):
+                record = await self._next(task_id, limit)
         return None if record is None else task_result(record, self.serialization)
+
+    async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
+        """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it."""
+        record = await self._gets.get().submit(task_id)
+        if record is None:
+            record = await self._next(task_id, seconds)
+        return None if record is None else task_result(record, self.serialization)
+
+    async def _next(self, task_id: str, seconds: float | None) -> ResultRecord | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._watchers.get().wait(task_id)
+        except TimeoutError:
+            return await self._gets.get().submit(task_id)
 
     @repeating
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:

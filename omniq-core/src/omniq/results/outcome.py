@@ -21,6 +21,7 @@ from omniq.errors import (
 )
 from omniq.ids import check_id
 from omniq.logs import get_logger
+from omniq.loops import Wait
 from omniq.models.result import TaskResult
 from omniq.models.state import QUEUED, TaskState
 from omniq.models.task import TaskRef, id_of
@@ -59,14 +60,17 @@ class OutcomeWaiter:
     async def result(self, task_id: TaskRef, timeout: Duration | None = None) -> TaskResult:
         """The outcome, once there is one; raises as `value` does when there can't be one."""
         id_, limit = id_of(task_id), seconds("timeout", timeout)
-        with self._queue.waiting(), self._results.waiting():
-            return await answered(f"task {id_}", limit, self._result(id_, limit))
+        return await answered(f"task {id_}", limit, self._result(id_, limit))
 
     async def _result(self, task_id: str, limit: float | None) -> TaskResult:
-        began = time.monotonic()
-        hint_at = began + HINT_AFTER
+        began, waits = time.monotonic(), (self._queue.waits, self._results.waits)
         if (result := await self._results.get(task_id)) is not None and await self._is_final(result):
             return result
+        with Wait(*waits):
+            return await self._wait_for(task_id, began, limit)
+
+    async def _wait_for(self, task_id: str, began: float, limit: float | None) -> TaskResult:
+        hint_at = began + HINT_AFTER
         record = await self._look(task_id)
         while True:
             left = None if limit is None else limit - (time.monotonic() - began)
@@ -175,13 +179,13 @@ class OutcomeWaiter:
         if kind not in KINDS:
             raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
         id_, limit = check_id(schedule_id, "schedule_id"), seconds("timeout", timeout)
-        with self._queue.waiting(), self._results.waiting():
-            return await answered(f"schedule {id_}", limit, self._scheduled(id_, kind, limit))
+        return await answered(f"schedule {id_}", limit, self._scheduled(id_, kind, limit))
 
     async def _scheduled(self, schedule_id: str, kind: str, limit: float | None) -> Any:
-        if kind == "all":
-            return [result.unwrap() for result in await self._found(schedule_id, newest=False, limit=10_000)]
-        return (await self._next(schedule_id, kind, limit)).unwrap()
+        with Wait(self._queue.waits, self._results.waits):
+            if kind == "all":
+                return [result.unwrap() for result in await self._found(schedule_id, newest=False, limit=10_000)]
+            return (await self._next(schedule_id, kind, limit)).unwrap()
 
     async def _next(self, schedule_id: str, kind: str, limit: float | None) -> TaskResult:
         """The latest or first result, once there is one."""

@@ -16,7 +16,7 @@ from omniq.background import Background, persist, spawn
 from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.logs import get_logger
-from omniq.loops import Waits
+from omniq.loops import Wait, Waits
 from omniq.models.config import WorkerConfig
 from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -70,7 +70,7 @@ class AsyncWorkerPool:
             queue.events = events
         self._parts: list[Background[None]] = []
         self._patience: Patience | None = None
-        self._drains = Waits()
+        self._drains = Waits("the worker")
         self._ending: Background[None] | None = None
         self._forks = forks.count
         self.failure: BaseException | None = None
@@ -169,7 +169,7 @@ class AsyncWorkerPool:
         """
         if not self._parts:
             raise WorkerError("the worker isn't running")
-        with self._drains.begin("the worker"):
+        with Wait(self._drains):
             while not await self._is_drained():
                 continue
 
