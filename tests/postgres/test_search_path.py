@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import asyncpg
 import pytest
@@ -15,9 +16,7 @@ from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.queue import PostgresQueueStore
 
 from tests.postgres.support import QUEUE, claim, database_of, success, task
-from tests.servers.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
+from tests.servers.postgres import PostgresServer, with_options
 
 TRAPS = """
     create role mallory;
@@ -59,17 +58,31 @@ TRAPS = """
 """
 
 
-@pytest.fixture
-async def server(postgres_server: PostgresServer) -> PostgresServer:
-    connection = await asyncpg.connect(postgres_server.url)
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    server = PostgresServer("fsync=off")
+    server.create()
+    server.start()
+    asyncio.run(_set_traps(server))
+    yield server
+    server.remove()
+
+
+async def _set_traps(server: PostgresServer) -> None:
+    connection = await asyncpg.connect(server.url)
     await connection.execute(TRAPS)
     await connection.close()
-    return postgres_server
 
 
 @pytest.fixture
-async def queue(server: PostgresServer) -> AsyncIterator[PostgresQueueStore]:
-    store = PostgresQueueStore(PostgresTaskQueueConfig.from_url(server.url))
+def url(server: PostgresServer, request: pytest.FixtureRequest) -> str:
+    """A schema of the test's own."""
+    return with_options(server.url, schema=f"own_{abs(hash(request.node.name)) % 10**8}")
+
+
+@pytest.fixture
+async def queue(url: str) -> AsyncIterator[PostgresQueueStore]:
+    store = PostgresQueueStore(PostgresTaskQueueConfig.from_url(url))
     await store.connect()
     yield store
     await store.close()
@@ -118,8 +131,8 @@ async def test_not_even_where_a_pooler_keeps_the_session_from_being_ours(
     assert await caught(server) == []
 
 
-async def test_events_neither(server: PostgresServer) -> None:
-    store = PostgresEventStore(PostgresEventStorageConfig.from_url(server.url))
+async def test_events_neither(server: PostgresServer, url: str) -> None:
+    store = PostgresEventStore(PostgresEventStorageConfig.from_url(url))
     await store.append([TaskEvent(type=EventType.COMPLETE, time=1.0, task_id="a", data={"a": 1})])
     assert len(await store.query(types=[EventType.COMPLETE], task_id="a")) == 1
     assert await store.purge(before=2.0) == 1

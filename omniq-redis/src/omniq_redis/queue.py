@@ -103,10 +103,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return await self._mend(rows, worker)
 
     async def _mend(self, rows: Sequence[TaskRow], worker: str) -> list[TaskRecord]:
-        """The tasks claimed, of which damaged ones get records that can be ended; those without a name are set aside.
-
-        A row that says itself what is wrong has been mended in the script.
-        """
+        """The tasks claimed. Damaged ones get records that can be ended; those that nobody can name are set aside."""
         tasks = list(map(task_record, rows))
         damaged = [pair for pair in zip(rows, tasks, strict=True) if pair[1].damage is not None]
         named = [pair for pair in damaged if pair[0].id == pair[1].id.encode()]

@@ -212,7 +212,7 @@ def task_record(row: TaskRow) -> TaskRecord:
     try:
         record = _sound_task(row)
     except (ValueError, IndexError, struct.error):
-        return _damaged_task(row)
+        record = _damaged_task(row)
     return record if row.damage is None else replace(record, damage=row.damage)
 
 
@@ -322,7 +322,7 @@ def result_record(task_id: str, record: bytes) -> ResultRecord:
         epoch, status, finished_at, ttl, expires_at, size = _RESULT.unpack_from(record)
         schedule_id = record[_RESULT.size : _RESULT.size + size].decode() or None
     except (ValueError, struct.error):
-        return _unreadable_result(task_id)
+        return ResultRecord(task_id=task_id, epoch=0, status=TaskState.ERROR, body=b"", damage=_NO_RECORD)
     values: dict[str, Any] = {
         "task_id": task_id,
         "epoch": epoch,
@@ -335,10 +335,6 @@ def result_record(task_id: str, record: bytes) -> ResultRecord:
     }
     sound = epoch <= MAX_COUNT and 4 < status <= len(_STATES) and ttl >= 0 and -MAX_TIME <= finished_at <= MAX_TIME
     return ResultRecord(**values) if sound and expires_at >= -MAX_TIME else result_of(values)
-
-
-def _unreadable_result(task_id: str) -> ResultRecord:
-    return ResultRecord(task_id=task_id, epoch=0, status=TaskState.ERROR, body=b"", damage=_NO_RECORD)
 
 
 def schedule_record(row: ScheduleRow) -> ScheduleRecord:

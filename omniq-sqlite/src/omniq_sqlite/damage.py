@@ -32,6 +32,8 @@ _MEND = f"""
 """
 _RESULT = f"select * from result where task_id {KEY}"
 
+_FIRST, _LAST = "\udc00", "\udcff"
+"""What the bytes of ids that aren't text are escaped as; Python's surrogate escapes are among them."""
 DAMAGE: Final = (ValueError, sqlite3.OperationalError)
 """What reading a batch may raise where a row is damaged; `check_damage` tells."""
 
@@ -44,12 +46,14 @@ def check_damage(error: Exception) -> None:
 
 def key(id_: str) -> bytes:
     """An id as `KEY` takes it, and by which SQLite orders it."""
-    return id_.encode("utf-8", "surrogateescape")
+    if is_named(id_):
+        return id_.encode()
+    return b"".join(char.encode() if not _FIRST <= char <= _LAST else bytes([ord(char) - ord(_FIRST)]) for char in id_)
 
 
 def is_named(id_: str) -> bool:
     """Whether the id is text, as those who ask for a task give it."""
-    return id_.isascii() or not any("\udc80" <= char <= "\udcff" for char in id_)
+    return id_.isascii() or not any(_FIRST <= char <= _LAST for char in id_)
 
 
 def texts(connection: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> list[str]:
@@ -61,7 +65,8 @@ def texts(connection: sqlite3.Connection, sql: str, parameters: Sequence[object]
 
 
 def _text(value: object) -> str:
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    """The text that a value is. A blob's bytes are all escaped, as those of a text are which aren't UTF-8."""
+    return "".join(chr(ord(_FIRST) + byte) for byte in value) if isinstance(value, bytes) else str(value)
 
 
 def read_tasks(connection: sqlite3.Connection, ids: Iterable[str]) -> list[TaskRecord]:

@@ -15,6 +15,13 @@ says so; after `StoreUnavailable` some may be done, and the caller repeats the w
 Sizes are bounded by the caller: no call brings more than `max_bytes` of bodies, unless it brings one item alone, and no
 item more than `max_item_bytes`.
 
+No row spoils the others. Whatever is in the store, a method answers for the rest; and a row that isn't what it
+should be (a wrong type, a number out of bounds, text that isn't UTF-8, a state that there is none of) is a record with
+stand-ins and with `damage`, by the functions of `omniq.storage.damage`. What reads shows it so, and writes nothing.
+`claim` hands it out, and writes the stand-ins too, so that the caller can end it by `transition` like any other: it
+dead-letters it. What can't be handed out, since nobody could name it, becomes ERROR in the claim, so that no queue is
+blocked by it. `reap` takes back what is said to run without a lease, or with one that never ends.
+
 Ids are printable text of 1 to 255 characters, queue names `omniq.models.config.NAME`; where ids are ordered,
 it is by code point.
 

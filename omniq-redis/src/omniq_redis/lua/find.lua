@@ -4,8 +4,6 @@ local where, cursor, limit = unpack(args, 1, 3)
 local states, queue, schedule, expired = unpack(where, 1, 4)
 local EXPIRED = 1000
 local FEW = 5000
--- Tasks among which those that aren't listed are looked for: with more of them, it would keep the server for long.
-local MANY = 100000
 
 -- The sets that are ordered by id, and those that are ordered otherwise.
 local by_id, by_score = {}, {}
@@ -57,20 +55,6 @@ end
 local total = 0
 for _, key in ipairs(by_score) do total = total + call('ZCARD', prefix .. key) end
 if total > FEW then by_id, by_score = { 'ids' }, {} end
-
--- The tasks that have a record and aren't in the set of all ids: somebody else has put them there.
-local function unlisted()
-  local found, number = {}, call('HLEN', prefix .. 'task')
-  if number == call('ZCARD', prefix .. 'ids') or number > MANY then return found end
-  local all = call('HKEYS', prefix .. 'task')
-  for first = 1, number, SLICE do
-    local slice = { unpack(all, first, math.min(first + SLICE - 1, number)) }
-    for i, score in ipairs(call('ZMSCORE', prefix .. 'ids', unpack(slice))) do
-      if not score then found[#found + 1] = slice[i] end
-    end
-  end
-  return found
-end
 
 local pages = {}
 for _, key in ipairs(by_score) do pages[#pages + 1] = packed_ids(call('ZRANGE', prefix .. key, 0, -1)) end

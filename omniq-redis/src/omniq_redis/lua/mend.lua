@@ -6,7 +6,7 @@ for i, id in ipairs(ids) do
   if lease_until then
     records[id] = true -- there is one
     local t = mended(id, queues[i], RUNNING)
-    t[EPOCH], t[LEASE_UNTIL], t[CLAIMED_AT], t[WORKER] = epochs_held[i], tonumber(lease_until), now, worker
+    t[EPOCH], t[ATTEMPTS], t[LEASE_UNTIL], t[CLAIMED_AT], t[WORKER] = epochs_held[i], 0, tonumber(lease_until), now, worker
     if set_aside then
       move(t)
       t[STATE], t[FINISHED_AT], t[LEASE_UNTIL] = ERROR, now, NEVER

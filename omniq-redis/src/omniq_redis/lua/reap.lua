@@ -1,4 +1,4 @@
--- limit → rows of the tasks that were taken back, without bodies
+-- limit → rows of the tasks that were taken back, without bodies. Tasks in no set are put into theirs, too.
 local ids = call('ZRANGEBYSCORE', prefix .. 'lease', '-inf', now, 'LIMIT', 0, args[1])
 read_records(ids)
 
@@ -6,6 +6,18 @@ read_records(ids)
 local function queue_in(record)
   local ok, queue = pcall(struct_unpack, '>I2c0', record, 72)
   return ok and queue:match('^[%w_.-]+$') or 'default'
+end
+
+for _, id in ipairs(unlisted()) do
+  put('ids', id, 0)
+  local t = task(id)
+  if t then
+    move(t)
+  else
+    t = mended(id, queue_in(records[id] or ''), PENDING)
+    touch(t)
+    put(ordering_set(PENDING, t[QUEUE]), id, score(t))
+  end
 end
 
 local lapsed = {}

@@ -10,6 +10,8 @@ local QUEUE, SCHEDULE, PARENTS, NAME, WORKER = 16, 17, 18, 19, 20
 local STAND_IN_EPOCH = 2 ^ 29
 -- What no counter of a sound task exceeds.
 local MAX_COUNT = 2 ^ 30
+-- Attempts by which whoever claims a stand-in sees what it is.
+local DAMAGED = 2 ^ 32 - 1
 
 local PENDING, SCHEDULED, WAITING, RUNNING, SUCCESS, ERROR = 1, 2, 3, 4, 5, 6
 local NAMES = { 'pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired' }
@@ -113,4 +115,21 @@ local function rows(ids)
     end
   end
   return packed_list(items)
+end
+
+-- Tasks among which those that aren't listed are looked for: with more of them, it would keep the server for long.
+local MANY = 100000
+
+-- The tasks that have a record and aren't in the set of all ids: somebody else has put them there.
+local function unlisted()
+  local found, number = {}, call('HLEN', prefix .. 'task')
+  if number == call('ZCARD', prefix .. 'ids') or number > MANY then return found end
+  local all = call('HKEYS', prefix .. 'task')
+  for first = 1, number, SLICE do
+    local slice = { unpack(all, first, math.min(first + SLICE - 1, number)) }
+    for i, score in ipairs(call('ZMSCORE', prefix .. 'ids', unpack(slice))) do
+      if not score then found[#found + 1] = slice[i] end
+    end
+  end
+  return found
 end
