@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
-from omniq.escaping import escaped, escaped_block, escaped_json
 from omniq.logs import get_logger
 from omniq.models import TaskResult, TaskState
 from omniq.storage.records import NewTask
+from omniq.texts import escaped, escaped_block, escaped_json
 
 from tests.core.cli_support import TASKS, Cli
 from tests.core.support import FAST, front_door, reference_place, until

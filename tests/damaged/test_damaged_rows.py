@@ -195,7 +195,7 @@ TIMINGS: dict[str, object] = {
 async def test_foreign_schedules_do_not_fire_and_keep_no_other_from_firing(planter: Planter, oq: AsyncOmniQ) -> None:
     manager = oq.task_queue.serialization
     template = ScheduledCall(timing=Timing(interval=1.0), call=manager.build_call(noop, (), {}))
-    sound = manager.pack_schedule(template, schedule_id="x")
+    sound = manager.pack_schedule(template, schedule_id="x", queue_name="default")
     head, packed = sound[:5], msgspec.msgpack.decode(sound[5:])
     bodies = {name: head + msgspec.msgpack.encode({**packed, "timing": timing}) for name, timing in TIMINGS.items()}
     bodies["priority"] = head + msgspec.msgpack.encode({**packed, "priority": 10**6})

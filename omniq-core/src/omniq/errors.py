@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Self
 
-from omniq.escaping import escaped, escaped_block
+from omniq.texts import escaped, escaped_block
 
 
 class OmniQError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from omniq.escaping import escaped
+from omniq.texts import escaped
 
 
 class SafeLogger(logging.LoggerAdapter[logging.Logger]):

@@ -152,14 +152,14 @@ async def claim_tasks(
         rows = await claim(promoted=True)
     claimed = Claimed(task_record(row) for row in rows if row["id"] is not None)
     order = {queue: place for place, queue in enumerate(queues)}
-    await _mend(session, [task for task in claimed if task.damage is not None])
+    await _give_stand_ins(session, [task for task in claimed if task.damage is not None])
     claimed.sort(key=lambda task: (order[task.queue_name], -task.priority, task.run_at, task.id))
     claimed.until_next = rows[0]["until_next"]
     bookmarks.note(claimed, begin, rows[0]["took"])
     return claimed
 
 
-async def _mend(session: Session, tasks: Sequence[TaskRecord]) -> None:
+async def _give_stand_ins(session: Session, tasks: Sequence[TaskRecord]) -> None:
     """Write the stand-ins of damaged tasks, which were claimed just now, so that they can be ended like others."""
     for task in tasks:
         await session.fetch(

@@ -100,9 +100,9 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         if len(rows) == PARCEL:  # there may be more
             with suppress(StoreError):  # else what is claimed already would be lost; the next call will tell
                 rows += await self._rows("claim", claims(limit - PARCEL))
-        return await self._mend(rows, worker)
+        return await self._give_stand_ins(rows, worker)
 
-    async def _mend(self, rows: Sequence[TaskRow], worker: str) -> list[TaskRecord]:
+    async def _give_stand_ins(self, rows: Sequence[TaskRow], worker: str) -> list[TaskRecord]:
         """The tasks claimed. Damaged ones get records that can be ended; those that nobody can name are set aside."""
         tasks = list(map(task_record, rows))
         damaged = [pair for pair in zip(rows, tasks, strict=True) if pair[1].damage is not None]
@@ -113,7 +113,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
                 ids = [to_server(to_text(row.id)) for row, _ in pairs]
                 queues = [task.queue_name for _, task in pairs]
                 epochs = [task.epoch for _, task in pairs]
-                await self._connection.call("mend", (ids, queues, epochs, worker, set_aside))
+                await self._connection.call("repair", (ids, queues, epochs, worker, set_aside))
         unusable = {task.id for _, task in nameless}
         return [task for task in tasks if task.id not in unusable] if unusable else tasks
 

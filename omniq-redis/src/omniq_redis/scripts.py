@@ -16,7 +16,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "fire": ("tasks", "moving", "adding", "schedules"),
     "get": ("tasks",),
     "get_schedules": ("schedules",),
-    "mend": ("tasks", "moving"),
+    "repair": ("tasks", "moving"),
     "purge": ("tasks", "moving"),
     "purge_results": ("results",),
     "put_results": ("results",),

@@ -14,7 +14,7 @@ from omniq.batching import MAX_BYTES
 from omniq.models.config import TEN_YEARS
 from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
 
-from omniq_sqlite.damage import DAMAGE, check_damage, is_named, mend_tasks
+from omniq_sqlite.damage import DAMAGE, check_damage, give_stand_ins, is_named
 from omniq_sqlite.wire import encode, fetch_sound_tasks, fetch_tasks, fetch_text, fetch_texts
 
 PROMOTE_LIMIT = 1000
@@ -99,7 +99,7 @@ def _fetch_claimed(connection: sqlite3.Connection, ids: Sequence[str]) -> list[T
         return fetch_sound_tasks(connection, ids)
     except DAMAGE as error:
         check_damage(error)
-    damage = mend_tasks(connection, ids)
+    damage = give_stand_ins(connection, ids)
     return [replace(task, damage=damage.get(task.id)) for task in fetch_tasks(connection, ids)]
 
 
@@ -107,7 +107,7 @@ def _named(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
     """Those ids by which a task can be told; the tasks of the others are set aside, as dead letters."""
     named = [id_ for id_ in ids if is_named(id_)]
     if len(named) < len(ids):
-        mend_tasks(connection, [id_ for id_ in ids if not is_named(id_)], set_aside=True)
+        give_stand_ins(connection, [id_ for id_ in ids if not is_named(id_)], set_aside=True)
     return named
 
 

@@ -75,7 +75,7 @@ def read_tasks(connection: sqlite3.Connection, ids: Iterable[str]) -> list[TaskR
     return [_task(row) for row in rows]
 
 
-def mend_tasks(connection: sqlite3.Connection, ids: Iterable[str], *, set_aside: bool = False) -> dict[str, str]:
+def give_stand_ins(connection: sqlite3.Connection, ids: Iterable[str], *, set_aside: bool = False) -> dict[str, str]:
     """Write the stand-ins of damaged tasks in place of what they stand for; returns what was wrong, by id.
 
     With `set_aside`, each task becomes a dead letter by it.
@@ -84,12 +84,12 @@ def mend_tasks(connection: sqlite3.Connection, ids: Iterable[str], *, set_aside:
     for id_ in ids:
         for record in read_tasks(connection, [id_]):
             if record.damage is not None or set_aside:
-                _mend(connection, id_, record, TaskState.ERROR if set_aside else record.state)
+                _give_stand_ins(connection, id_, record, TaskState.ERROR if set_aside else record.state)
                 damage[id_] = record.damage or "its id isn't text"
     return damage
 
 
-def _mend(connection: sqlite3.Connection, id_: str, record: TaskRecord, state: TaskState) -> None:
+def _give_stand_ins(connection: sqlite3.Connection, id_: str, record: TaskRecord, state: TaskState) -> None:
     ended = state in TERMINAL
     connection.execute(
         _MEND,

@@ -14,7 +14,7 @@ from omniq.models.state import TaskState
 from omniq.storage.records import Change, Changed, ChangeStatus, Count, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
 
-from omniq_sqlite.damage import DAMAGE, check_damage, mend_tasks
+from omniq_sqlite.damage import DAMAGE, check_damage, give_stand_ins
 from omniq_sqlite.results import store_results
 from omniq_sqlite.wire import (
     Flag,
@@ -96,12 +96,12 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
 
 
 def _current(connection: sqlite3.Connection, ids: Sequence[str]) -> list[_CurrentRow]:
-    """What is to be known of the tasks to decide. Damaged ones are mended first, so that they can be ended too."""
+    """What is to be known of the tasks to decide. Damaged ones get stand-ins first, so that they can be ended too."""
     try:
         return _decode_current(fetch_text(connection, _CURRENT, encode(ids)))
     except DAMAGE as error:
         check_damage(error)
-        mend_tasks(connection, ids)
+        give_stand_ins(connection, ids)
         return _decode_current(fetch_text(connection, _CURRENT, encode(ids)))
 
 

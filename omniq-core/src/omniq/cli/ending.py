@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Final, NamedTuple, NoReturn, Self
 
 from omniq.cli.exits import SIGNALLED
-from omniq.escaping import escaped
+from omniq.texts import escaped
 
 SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 AT_ONCE: Final = 0.9

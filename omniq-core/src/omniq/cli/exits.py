@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from omniq.errors import OmniQError, ResultExpired, ResultTimeout, ScheduleNotFound, TaskNotFound
-from omniq.escaping import escaped
+from omniq.texts import escaped
 
 FAILED: Final = 1
 """It didn't work, or the task in question didn't."""

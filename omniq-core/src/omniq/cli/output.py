@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import click
 
-from omniq.escaping import escaped, escaped_block, escaped_json
+from omniq.texts import escaped, escaped_block, escaped_json
 
 Cell: TypeAlias = str | int | float | dt.datetime | None
 

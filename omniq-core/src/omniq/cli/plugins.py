@@ -14,11 +14,11 @@ from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
 from omniq.cli.root import COMMANDS
 from omniq.errors import PluginError
-from omniq.escaping import escaped
 from omniq.plugins.records import PluginRecord
 from omniq.plugins.registry import load_object, registry
 from omniq.plugins.specs import CommandSpec, Spec, StoreSpec
 from omniq.suggest import did_you_mean
+from omniq.texts import escaped
 
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
 IMPORTS: Final = ("store", "config", "async_class", "blocking_class", "worker_class")

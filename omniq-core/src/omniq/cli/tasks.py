@@ -15,8 +15,8 @@ from omniq.cli.options import json_option, limit_option, placed, queue_option
 from omniq.cli.output import print_fields, print_json, print_list, say
 from omniq.cli.place import Place
 from omniq.errors import OmniQError
-from omniq.escaping import escaped
 from omniq.models.state import TaskState
+from omniq.texts import escaped
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ

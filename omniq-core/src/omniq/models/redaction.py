@@ -70,7 +70,7 @@ class Redacted(Struct, frozen=True):
         return list(redact(asdict(self)).items())
 
 
-class Veiled:
+class Abridged:
     """A mixin for structs: the repr shows ids, states and times, and only how much there is of what users pass."""
 
     __slots__ = ()
@@ -80,10 +80,10 @@ class Veiled:
         return _shown(self, self.__rich_repr__())
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [(name, _veiled(name, getattr(self, name))) for name in self.__struct_fields__]
+        return [(name, _abridged(name, getattr(self, name))) for name in self.__struct_fields__]
 
 
-class Veil:
+class Omitted:
     """Stands for a payload in a repr."""
 
     def __init__(self, payload: object) -> None:
@@ -112,8 +112,8 @@ PAYLOADS = frozenset(
 """Fields whose content comes from users' calls: it may hold anything."""
 
 
-def _veiled(name: str, value: object) -> object:
-    return Veil(value) if name in PAYLOADS and value is not None else value
+def _abridged(name: str, value: object) -> object:
+    return Omitted(value) if name in PAYLOADS and value is not None else value
 
 
 def _shown(struct: object, fields: Iterable[tuple[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from omniq.errors import TaskCancelled, TaskExpired, TaskFailed
-from omniq.models.redaction import Veiled
+from omniq.models.redaction import Abridged
 from omniq.models.state import ResultStatus
 from omniq.models.times import LAST_SECOND
 
@@ -68,7 +68,7 @@ def _no_load(format: str, data: bytes) -> None:
 NO_VALUE = StoredValue.of(None)
 
 
-class TaskResult(Veiled, Struct, frozen=True, kw_only=True):
+class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
     """A snapshot of a task's outcome."""
 
     task_id: str
@@ -119,7 +119,7 @@ class TaskResult(Veiled, Struct, frozen=True, kw_only=True):
         raise TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 
-class Outcome(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Outcome(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a task ended: the part of a result that stores carry as opaque bytes."""
 
     value: bytes = b""

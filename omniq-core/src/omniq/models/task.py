@@ -9,14 +9,14 @@ from msgspec import Meta, Struct, field
 
 from omniq.ids import check_id
 from omniq.models.config import NotNegative, Positive
-from omniq.models.redaction import Veiled
+from omniq.models.redaction import Abridged
 from omniq.models.state import TaskState
 
 ParentFailure = Literal["cancel", "run", "hold"]
 """What becomes of a task when one that it depends on fails."""
 
 
-class Task(Veiled, Struct, frozen=True, kw_only=True, eq=False):
+class Task(Abridged, Struct, frozen=True, kw_only=True, eq=False):
     """A task as the queue holds it. Two tasks are equal when their ids are.
 
     Lists don't read the tasks' calls, which may be large: what only a call tells is None there, and `body` empty.
@@ -79,7 +79,7 @@ def id_of(task: object, name: str = "task_id") -> str:
     return check_id(task.id if isinstance(task, Task) else task, name)
 
 
-class Call(Veiled, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a task runs and how: the part of a task that stores carry as opaque bytes."""
 
     func: str

@@ -13,7 +13,7 @@ from omniq import ids
 from omniq.config.choices import TaskDefaults
 from omniq.errors import InvalidTask
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
-from omniq.models.redaction import Veiled
+from omniq.models.redaction import Abridged
 from omniq.models.schedule import Timing
 from omniq.models.state import TaskState
 from omniq.models.task import Call, ParentFailure, Task, TaskRef, id_of
@@ -69,7 +69,7 @@ class EnqueueOptions(TypedDict, total=False):
     """A connection of the store's driver with an open transaction: the task exists only if that commits."""
 
 
-class TaskOptions(Veiled, Struct, frozen=True, kw_only=True):
+class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
     """`EnqueueOptions` with their defaults; None means what the configuration says."""
 
     queue_name: str = DEFAULT_QUEUE
@@ -106,7 +106,7 @@ class TaskOptions(Veiled, Struct, frozen=True, kw_only=True):
 NO_OPTIONS = TaskOptions()
 
 
-class TaskCall(Veiled, Struct, kw_only=True):
+class TaskCall(Abridged, Struct, kw_only=True):
     """One call for `enqueue_many`: a function, its arguments and options as for `enqueue`."""
 
     func: Callable[..., Any]

@@ -110,7 +110,7 @@ class AsyncScheduler:
         """The record with what it takes over from the one that it replaces."""
         if stored is None:
             return record
-        same = stored.next_run is not None and self._read(stored).timing == timing
+        same = stored.next_run is not None and self._view(stored).timing == timing
         return replace(record, next_run=stored.next_run if same else record.next_run, paused=stored.paused)
 
     @repeating
@@ -286,14 +286,6 @@ class AsyncScheduler:
         if not records:
             raise ScheduleNotFound(f"no schedule {schedule_id}")
         return records[0]
-
-    def _read(self, record: ScheduleRecord) -> ScheduledCall:
-        """Its template; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
-        try:
-            return self._template(record)
-        except SerializationError as error:
-            log.warning("schedule %s can't be read: %s", record.id, error)
-            return ScheduledCall(timing=Timing(), call=UNREADABLE)
 
     def _view(self, record: ScheduleRecord) -> Schedule:
         func, timing, damage = UNREADABLE.func, Timing(), None

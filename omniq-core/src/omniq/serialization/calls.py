@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from omniq.models.config import NotNegative
-from omniq.models.redaction import Veiled
+from omniq.models.redaction import Abridged
 from omniq.models.schedule import Timing
 from omniq.models.task import Call, ParentFailure
 from omniq.serialization.functions import Function
 
 
-class CallOptions(Veiled, Struct, frozen=True, kw_only=True):
+class CallOptions(Abridged, Struct, frozen=True, kw_only=True):
     """How a call is to be run. Durations are seconds."""
 
     timeout: float | None = None
@@ -29,7 +29,7 @@ class CallOptions(Veiled, Struct, frozen=True, kw_only=True):
     on_parent_failure: ParentFailure = "cancel"
 
 
-class LoadedCall(Veiled, Struct, frozen=True):
+class LoadedCall(Abridged, Struct, frozen=True):
     """A call that is ready to run: `func(*args, **kwargs)`."""
 
     func: Function

@@ -15,10 +15,10 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from omniq.escaping import escaped
 from omniq.models.event import TaskEvent
 from omniq.models.state import TERMINAL, EventType, TaskState
 from omniq.storage.records import MAX_COUNT, ResultRecord, ScheduleRecord, TaskRecord
+from omniq.texts import escaped
 
 R = TypeVar("R", bound=Struct)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from omniq.models.redaction import Veiled
+from omniq.models.redaction import Abridged
 from omniq.models.state import TaskState
 
 MAX_COUNT: Final = 2**30
@@ -25,7 +25,7 @@ Time = Annotated[float, Meta(ge=-MAX_TIME, le=MAX_TIME)]
 Version = Annotated[int, Meta(ge=0, le=2**60)]
 
 
-class NewTask(Veiled, Struct, frozen=True, kw_only=True, gc=False):
+class NewTask(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """A task to add. The store turns durations into times on its own clock."""
 
     id: str
@@ -45,7 +45,7 @@ class NewTask(Veiled, Struct, frozen=True, kw_only=True, gc=False):
     schedule_id: str | None = None
 
 
-class TaskRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
+class TaskRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """A task as the store holds it. Times are seconds since the epoch on the store's clock.
 
     A store makes it of any row, whatever is in it: see `damage`.
@@ -100,7 +100,7 @@ class LeaseStatus(Struct, frozen=True, gc=False):
     cancel_requested: bool = False
 
 
-class ResultRecord(Veiled, Struct, frozen=True, kw_only=True, gc=False):
+class ResultRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """How a task ended, as the store holds it."""
 
     task_id: str
@@ -164,7 +164,7 @@ class Changed(Struct, frozen=True, gc=False):
     has_children: bool = False
 
 
-class NewBody(Veiled, Struct, frozen=True, kw_only=True, gc=False):
+class NewBody(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """One compare-and-set on the body of a task or a result."""
 
     task_id: str
@@ -200,7 +200,7 @@ class QueueStats(Struct, frozen=True, kw_only=True):
     counts: dict[TaskState, int]
 
 
-class ScheduleRecord(Veiled, Struct, frozen=True, kw_only=True):
+class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True):
     """A schedule as the store holds it."""
 
     id: str

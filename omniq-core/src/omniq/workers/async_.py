@@ -18,7 +18,7 @@ from omniq.workers.desk import Desk
 from omniq.workers.execution import Execution, failure, is_async
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
-from omniq.workers.surroundings import Surroundings
+from omniq.workers.thread_state import ThreadState
 from omniq.workers.threads import CANCEL_PATIENCE, ThreadSlots, give_up_all
 
 log = get_logger("omniq.worker")
@@ -48,7 +48,7 @@ class LoopRunner(Runner):
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         """For timers: a loop keeps the context of cancelled ones."""
-        self._surroundings = Surroundings()
+        self._state = ThreadState()
         self._waking = self._halted = False
         self._free = max_workers
         self._tasks: dict[Job, JobTask] = {}
@@ -155,7 +155,7 @@ class LoopRunner(Runner):
         else:
             ran = Ran(end=job.ended_by)
         try:
-            self._surroundings.restore()
+            self._state.restore()
         finally:  # a signal that the task had blocked may come now, and its handler exit
             self._hand_in(job, ran)
 

@@ -20,7 +20,7 @@ from omniq.errors import SerializationError
 from omniq.workers import frames, messages
 from omniq.workers.execution import Execution, failure
 from omniq.workers.job import Job, Ran
-from omniq.workers.shared_state import SharedState
+from omniq.workers.process_state import ProcessState
 from omniq.workers.threads import ThreadLoop
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -109,7 +109,7 @@ class Child:
         self._line = line
         self._execution = Execution(greeting.security, greeting.max_result)
         self._loop = ThreadLoop()
-        self._shared = SharedState()
+        self._state = ProcessState()
         self._process = os.getpid()
 
     def serve(self) -> None:
@@ -118,13 +118,13 @@ class Child:
             while self._run_next():
                 pass
         self._loop.close()
-        self._shared.flush()
+        self._state.flush()
 
     def _run_next(self) -> bool:
         ran = self._run(self._line.next_job())
         if os.getpid() != self._process:
             os._exit(0)  # the task has forked, and let its copy of us return
-        fit = self._shared.restore()
+        fit = self._state.restore()
         if not self._line.is_whole():
             os._exit(1)  # there is no way to tell what came of it
         self._line.report(ran, leaving=not fit)

@@ -31,7 +31,7 @@ from omniq.texts import shown_name
 from omniq.workers.context import current
 from omniq.workers.describing import chain, let_go, qualified_name, remote_traceback, safe_text
 from omniq.workers.job import End, Job, Ran
-from omniq.workers.limit import within
+from omniq.workers.timeouts import within
 
 log = get_logger("omniq.worker")
 

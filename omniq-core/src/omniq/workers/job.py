@@ -8,7 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from omniq.models.redaction import Veiled
+from omniq.models.redaction import Abridged
 from omniq.models.task import Call
 from omniq.storage.records import Lease, TaskRecord
 from omniq.workers.context import TaskContext
@@ -36,7 +36,7 @@ class End(StrEnum):
     """Its lease had passed on meanwhile: there is nothing to settle."""
 
 
-class Ran(Veiled, Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
+class Ran(Abridged, Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
     """What came of a run; it crosses process boundaries."""
 
     end: End

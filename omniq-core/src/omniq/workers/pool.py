@@ -31,9 +31,9 @@ from omniq.workers.execution import Execution
 from omniq.workers.fetching import Fetcher
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.leases import LeaseKeeper
-from omniq.workers.patience import Patience
 from omniq.workers.runner import Runner
 from omniq.workers.settling import SettlingLoop, Verdict
+from omniq.workers.timeouts import GracePeriod
 from omniq.workers.upkeep import Upkeep
 
 log = get_logger("omniq.worker")
@@ -69,7 +69,7 @@ class AsyncWorkerPool:
         if events is not None:
             queue.events = events
         self._parts: list[Background[None]] = []
-        self._patience: Patience | None = None
+        self._grace: GracePeriod | None = None
         self._drains = Waits("the worker")
         self._ending: Background[None] | None = None
         self._forks = forks.count
@@ -109,12 +109,12 @@ class AsyncWorkerPool:
         if self._forks != forks.count:
             return  # it is the parent's
         if not self._parts:
-            if self._patience is not None:
-                self._patience.shorten(grace_period)
+            if self._grace is not None:
+                self._grace.shorten(grace_period)
                 await self.finished.wait()
             return
         parts, self._parts = self._parts, []
-        self._patience = Patience(self.config.grace_period if grace_period is None else grace_period)
+        self._grace = GracePeriod(self.config.grace_period if grace_period is None else grace_period)
         try:
             await self._wind_up(*parts)
         finally:
@@ -122,11 +122,11 @@ class AsyncWorkerPool:
         log.info("worker %s has stopped", self.name)
 
     async def _wind_up(self, fetch: Background[None], settle: Background[None], *others: Background[None]) -> None:
-        assert self._patience is not None
+        assert self._grace is not None
         await cancel_and_wait(fetch, *others)
         self._drains.close()
         self._hand_back()
-        await self._patience.wait_for(self.desk.until_held_at_most(0))
+        await self._grace.wait_for(self.desk.until_held_at_most(0))
         settled = False
         try:
             await self.runner.close()
@@ -275,7 +275,7 @@ class AsyncWorkerPool:
     async def _settle_rest(self) -> bool:
         """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
         try:
-            settled = await self._settling.finish(max(1.0, self._patience.seconds if self._patience else 0.0))
+            settled = await self._settling.finish(max(1.0, self._grace.seconds if self._grace else 0.0))
         except Exception as error:
             self._fail(error)
             settled = False

@@ -16,7 +16,7 @@ from omniq.background import clear_loop, drive
 from omniq.backoff import Backoff
 from omniq.logs import get_logger
 from omniq.workers.execution import OutOfResources
-from omniq.workers.limit import within
+from omniq.workers.timeouts import within
 
 log = get_logger("omniq.worker")
 

@@ -17,8 +17,8 @@ from omniq.errors import TaskTimeout, WorkerError
 from omniq.logs import get_logger
 from omniq.workers.execution import Execution, failure, is_async
 from omniq.workers.job import End, Job, Ran
-from omniq.workers.surroundings import Surroundings
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
+from omniq.workers.thread_state import ThreadState
 
 log = get_logger("omniq.worker")
 
@@ -158,10 +158,10 @@ class ThreadSlots:
     # ── on a thread ──────────────────────────────────────────────────────────
 
     def _work(self, me: _TaskThread) -> None:
-        surroundings = Surroundings()
+        state = ThreadState()
         try:
             while not me.abandoned and self._work_once(me):
-                surroundings.restore()
+                state.restore()
         except Exception as error:  # tasks can't raise here: it is ours, and the thread's job would be held for ever
             self._call_soon(self.on_failure, error)
         me.loop.close()

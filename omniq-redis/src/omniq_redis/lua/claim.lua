@@ -9,7 +9,7 @@ local function promote(queue)
   budget = budget - #ids
   read_records(ids)
   for _, id in ipairs(ids) do
-    local t = task(id) or mended(id, queue, SCHEDULED)
+    local t = task(id) or stand_in(id, queue, SCHEDULED)
     if t[STATE] == SCHEDULED then
       move(t)
       t[STATE] = PENDING
@@ -40,7 +40,7 @@ local function pending_record(id, record, queue, packed_queue)
   records[id] = record
   local t = task(id)
   if not t then
-    mended(id, queue, PENDING)
+    stand_in(id, queue, PENDING)
     return records[id]
   end
   return t[STATE] == PENDING and t[QUEUE] == queue and record or nil

@@ -26,11 +26,11 @@ end
 
 -- What stands in, from now on, for a task without a record of ours; the queue and the state are those of the set in
 -- which it was found.
-local function mended(id, queue, state)
+local function stand_in(id, queue, state)
   damage[id] = records[id] and 'its record is none of ours' or 'its record is missing'
   if not records[id] then count(queue, state, 1) end
   local size = call('HSTRLEN', prefix .. 'body', id)
-  local t = { id, state, 0, STAND_IN_EPOCH, DAMAGED, 0, size, 0, 0, now, now, NEVER, NEVER, NEVER, NEVER, queue, '', '', '' }
+  local t = { id, state, 0, STAND_IN_EPOCH, DAMAGED, 0, size, 0, 0, now, now, NEVER, NEVER, NEVER, NEVER, queue, '', '', '', '' }
   put('ids', id, 0)
   tasks[id], records[id] = t, record_of(t)
   return t

@@ -14,7 +14,7 @@ for _, id in ipairs(unlisted()) do
   if t then
     move(t)
   else
-    t = mended(id, queue_in(records[id] or ''), PENDING)
+    t = stand_in(id, queue_in(records[id] or ''), PENDING)
     touch(t)
     put(ordering_set(PENDING, t[QUEUE]), id, score(t))
   end
@@ -22,7 +22,7 @@ end
 
 local lapsed = {}
 for _, id in ipairs(ids) do
-  local t = task(id) or mended(id, queue_in(records[id] or ''), RUNNING)
+  local t = task(id) or stand_in(id, queue_in(records[id] or ''), RUNNING)
   if t[STATE] == RUNNING then
     lapsed[#lapsed + 1] = id
   else

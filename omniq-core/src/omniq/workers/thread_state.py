@@ -14,7 +14,7 @@ LOOK_INTERVAL = 0.05
 STREAMS = ("stdin", "stdout", "stderr")
 
 
-class Surroundings:
+class ThreadState:
     """A thread as it was before its tasks; what it shares with others of the process, too.
 
     Put back are the thread's trace and profile functions, its blocked signals, a recursion limit that was

@@ -18,7 +18,7 @@ CHECK: Final = 0.001
 """Seconds after which descriptors are put back though none seems to be closed: a task may have led them elsewhere."""
 
 
-class SharedState:
+class ProcessState:
     """Puts back what a task has changed for those behind it, as far as that goes.
 
     That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals, an

@@ -5,7 +5,7 @@ for i, id in ipairs(ids) do
   local lease_until = call('ZSCORE', prefix .. 'lease', id)
   if lease_until then
     records[id] = true -- there is one
-    local t = mended(id, queues[i], RUNNING)
+    local t = stand_in(id, queues[i], RUNNING)
     t[EPOCH], t[ATTEMPTS], t[LEASE_UNTIL], t[CLAIMED_AT], t[WORKER] = epochs_held[i], 0, tonumber(lease_until), now, worker
     if set_aside then
       move(t)
