@@ -46,4 +46,4 @@ class Store:
 def filesystem(folder: Path) -> str:
     """The kind of file system that holds a folder, such as `ext4` or `tmpfs`."""
     partitions = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
-    return max(partitions, key=lambda partition: len(partition.mountpoint)).fstype
+    return max(partitions, key=lambda partition: len(partition.mountpoint)).fstype if partitions else "an unknown disk"

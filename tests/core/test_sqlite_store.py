@@ -143,12 +143,14 @@ class TestOpening:
         assert Capability.ATOMIC_RESULTS in queue.capabilities
 
     async def test_the_last_close_ends_the_threads_and_empties_the_wal(self, config: SQLiteTaskQueueConfig) -> None:
+        before = set(threading.enumerate())
         stores = [SQLiteQueueStore(config), SQLiteQueueStore(config)]
         await asyncio.gather(*(store.connect() for store in stores))
         await stores[0].add([task("a")])
         for store in (*stores, *stores):
             await store.close()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("omniq-sqlite")]
+        started = set(threading.enumerate()) - before
+        assert not [thread for thread in started if thread.name.startswith("omniq-sqlite")]
         assert os.listdir(os.path.dirname(config.file)) == ["default.db"]
 
     async def test_a_closed_store_opens_again(self, queue: SQLiteQueueStore) -> None:
