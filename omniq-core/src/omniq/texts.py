@@ -29,8 +29,10 @@ def _note(count: int) -> str:
 
 def shown_name(name: str) -> str:
     """The name on one line, and not too long: for people, never to look something up by it."""
+    if len(name) <= MAX_NAME and name.isprintable():
+        return name
     short = cut(name, MAX_NAME)
-    return short if short.isprintable() else "".join(char if char.isprintable() else "�" for char in short)
+    return "".join(char if char.isprintable() else "�" for char in short)
 
 
 # ── what a terminal or a log may get ────────────────────────────────────────
