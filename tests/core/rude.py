@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import weakref
 from typing import Any, ClassVar, NoReturn
 
@@ -68,6 +69,26 @@ async def cancel_everything() -> None:
     for task in asyncio.all_tasks():
         task.cancel()
     await asyncio.sleep(PATIENCE)
+
+
+def cancel_from_a_thread() -> None:
+    """Cancel all tasks of the loop in nobody's context."""
+    loop = _loops[0]
+    loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
+
+_loops: list[asyncio.AbstractEventLoop] = []
+
+
+async def cancel_everything_from_a_thread() -> None:
+    _loops[:] = [asyncio.get_running_loop()]
+    threading.Thread(target=cancel_from_a_thread).start()
+    await asyncio.sleep(PATIENCE)
+
+
+async def cancel_everything_as_callback(result: object) -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
 
 
 async def wait_in_a_child(log: str, gate: str) -> str:

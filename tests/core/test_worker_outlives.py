@@ -138,6 +138,25 @@ async def test_a_task_that_cancels_everything_ends_itself_alone(oq: AsyncOmniQ, 
     assert [result.attempts for result in ended if result is not None] == [1, 1]
 
 
+async def test_a_callback_that_cancels_everything_ends_itself_alone(oq: AsyncOmniQ, log: Path, gate: Path) -> None:
+    async with working_elsewhere(oq, "async", max_workers=4, lease=60.0):
+        beside = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])
+        await until(lambda: len(lines(log)) == 1)
+        called = await oq.enqueue(tasks.add, [1, 2], on_success=rude.cancel_everything_as_callback)
+        assert await oq.get_result(called, timeout=SOON) == 3
+        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
+        gate.touch()
+        assert await oq.get_result(beside, timeout=SOON) == "done"
+
+
+async def test_a_worker_on_a_loop_of_its_own_cannot_be_cancelled_from_a_thread(oq: AsyncOmniQ) -> None:
+    async with working_elsewhere(oq, "async", max_workers=4, lease=60.0):
+        cancelling = await oq.enqueue(rude.cancel_everything_from_a_thread)
+        assert await error_of(oq, cancelling) == "asyncio.exceptions.CancelledError"
+        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
+        assert await oq.get_result(await oq.enqueue(tasks.add, [2, 2]), timeout=SOON) == 4
+
+
 async def test_an_embedded_worker_goes_on_after_a_task_that_cancels_everything(oq: AsyncOmniQ) -> None:
     async with AsyncWorker(oq.task_queue, oq.result_store, lease=60.0, poll_interval=0.2):
         # This test's own task is cancelled as well, which nobody can keep a task from.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar
@@ -20,12 +21,34 @@ inside: ContextVar[Any] = ContextVar("omniq_current_task")
 """The context of the worker's task whose code runs here, if it is one's."""
 
 
+in_callback: ContextVar[bool] = ContextVar("omniq_in_callback", default=False)
+"""Whether a task's callback runs here."""
+
+_own_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+def is_a_tasks_code() -> bool:
+    """Whether the code that runs here is that of a worker's task."""
+    return inside.get(None) is not None or in_callback.get()
+
+
+def keep_to_ourselves(loop: asyncio.AbstractEventLoop) -> None:
+    """Note that the loop is OmniQ's own: the program has nothing to cancel on it."""
+    _own_loops.add(loop)
+
+
+def is_own(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop is OmniQ's own."""
+    return loop in _own_loops
+
+
 class Background(asyncio.Task[T]):
-    """A task of OmniQ's own: it can be cancelled by its owner and by the program, but not by a worker's tasks."""
+    """A task of OmniQ's own: it can be cancelled by its owner, and by the program whose loop it is on."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it, unless it is a worker's task that asks, as one does that cancels all there is on its loop."""
-        return inside.get(None) is None and super().cancel(msg)
+        refused = is_a_tasks_code() or is_own(self.get_loop())
+        return not refused and super().cancel(msg)
 
     def end(self) -> None:
         """Cancel it, whoever's context this is: for its owner."""
@@ -90,13 +113,21 @@ def run_once(loop: asyncio.AbstractEventLoop) -> None:
         forks.end_child(error)
 
 
+def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that is the caller's own."""
+    if isinstance(task, Background):
+        task.end()
+    else:
+        task.cancel()
+
+
 async def clear_loop(patience: float) -> bool:
     """Cancel everything else on the running loop; returns whether all of it has ended in `patience` seconds."""
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     if not rest:
         return True
     for task in rest:
-        task.cancel()
+        end_task(task)
     ended, pending = await asyncio.wait(rest, timeout=patience)
     for task in ended:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from omniq import forks
-from omniq.background import clear_loop, drive, run_once, start_thread
+from omniq.background import clear_loop, drive, keep_to_ourselves, run_once, start_thread
 from omniq.errors import Closed
 from omniq.logs import get_logger
 
@@ -45,6 +45,7 @@ class Portal:
         self._forks = forks.count
         self._pending: set[Future[Any]] = set()
         self.loop = new_event_loop()
+        keep_to_ourselves(self.loop)
         try:
             self.thread = start_thread(self._run, name)
         except BaseException:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
-from omniq.background import Background
+from omniq.background import end_task
 from omniq.errors import BlockingCallInLoop
 from omniq.logs import get_logger
 from omniq.portals import Portal as Portal
@@ -160,14 +160,6 @@ class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
             return obj._call(run())
 
         return call
-
-
-def end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel a task that is the caller's own."""
-    if isinstance(task, Background):
-        task.end()
-    else:
-        task.cancel()
 
 
 CANCEL_AGAIN = 0.2

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
-from omniq.background import spawn
+from omniq.background import end_task, spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.logs import get_logger
 from omniq.loops import forget
 from omniq.storage import hints
-from omniq.sync import end_task
 
 from omniq_postgres.opening import store_errors
 

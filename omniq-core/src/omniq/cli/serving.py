@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from omniq.background import clear_loop, drive
+from omniq.background import clear_loop, drive, keep_to_ourselves
 from omniq.cli.ending import LastResort, StopSignals, end_now
 from omniq.cli.exits import FAILED
 from omniq.cli.output import count, say
@@ -43,6 +43,7 @@ def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
     """
     last_resort = LastResort()
     runner = asyncio.Runner(loop_factory=new_event_loop)
+    keep_to_ourselves(runner.get_loop())
     with StopSignals(runner.get_loop(), last_resort) as signals:
         service = Service(oq, options, signals)
         complaint = ""

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any
 
-from omniq.background import inside
+from omniq.background import inside, is_a_tasks_code, is_own
 from omniq.errors import TaskTimeout
 from omniq.logs import get_logger
 from omniq.serialization.calls import LoadedCall
@@ -31,12 +31,14 @@ class JobTask(asyncio.Task[None]):
     job: Job
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel it. Where the program does that, by whatever ends its loop, the job is handed back."""
+        """Cancel it. Where a program does that to all on its own loop, to end that, the job is handed back."""
         job = getattr(self, "job", None)  # it has none before its first wait
-        if job is not None and (who := inside.get(None)) is not job.context:
-            job.disturbed_by = End.RELEASED
-            if who is not None:
+        if job is not None and inside.get(None) is not job.context:
+            if is_a_tasks_code():
+                job.disturbed_by = End.RELEASED  # its children are being cancelled, too
                 return False
+            if not is_own(self.get_loop()):
+                job.disturbed_by = End.RELEASED
         return super().cancel(msg)
 
 

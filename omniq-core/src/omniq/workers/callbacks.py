@@ -9,14 +9,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.background import spawn
+from omniq.background import end_task, in_callback, spawn
 from omniq.logs import get_logger
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.view import task_result
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import Change
-from omniq.sync import end_task
 from omniq.workers.describing import qualified_name
 from omniq.workers.job import Job
 
@@ -55,6 +54,7 @@ class CallbackManager:
 
     async def _call(self, reference: str, job: Job, change: Change) -> None:
         assert change.result is not None
+        in_callback.set(True)  # it has no more rights than the task
         try:
             function = self._serialization.resolve(reference)
             result = task_result(replace(change.result, finished_at=clock.now()), self._serialization)
