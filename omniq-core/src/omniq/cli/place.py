@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -85,10 +83,10 @@ class Place:
         """
         import logging
 
-        from omniq.config.logging import apply
+        from omniq.config.logging import FORMAT, apply
 
         level = "WARNING" if self.log_level in (None, "DISABLED") else self.log_level
-        logging.basicConfig(stream=sys.stderr, format=LOG_FORMAT, level=level)
+        logging.basicConfig(stream=sys.stderr, format=FORMAT, level=level)
         apply(self.configuration.logging)
 
 

@@ -19,6 +19,8 @@ from omniq.config.settings import LogLevel, Settings
 
 ROOT: Final = "omniq"
 OFF: Final = logging.CRITICAL + 1
+FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""Of the command's log, and of the log of child processes."""
 
 _set_before: set[str] = set()
 

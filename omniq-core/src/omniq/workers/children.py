@@ -86,6 +86,7 @@ class Child:
 
     @property
     def takes_jobs(self) -> bool:
+        """Whether it may be given any."""
         return not (self.left.is_set() or self._tasks.is_closing())
 
     def give(self, jobs: Sequence[Job]) -> None:
@@ -94,9 +95,8 @@ class Child:
         self._given = numbers.stop
         self.jobs.extend(jobs)
         self._ends.tickets.send(b"".join(map(messages.TICKET.pack, numbers)))
-        for part in frames.coalesced(
-            frames.parts(*messages.pack_task(*pair)) for pair in zip(numbers, jobs, strict=True)
-        ):
+        packed = (messages.pack_task(number, job) for number, job in zip(numbers, jobs, strict=True))
+        for part in frames.coalesced(frames.parts(head, body) for head, body in packed):
             self._tasks.write(part)
 
     def take_back(self) -> list[Job]:
@@ -112,7 +112,7 @@ class Child:
 
     def kill(self, job: Job) -> None:
         """Kill it because of this job; no other one is to blame."""
-        self.killed_for = job
+        self.killed_for = self.killed_for or job
         self.left.set()
         self._kill_group()
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final, Self
+from typing import Self
 
 from msgspec import Struct
 
-FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from omniq.config.logging import FORMAT
 
 
 class LogSettings(Struct, array_like=True):
@@ -23,7 +23,9 @@ class LogSettings(Struct, array_like=True):
 
     @classmethod
     def of_this_process(cls) -> Self:
-        loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+        loggers = [
+            logger for logger in list(logging.root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)
+        ]
         levels = {logger.name: logger.level for logger in loggers if logger.level != logging.NOTSET}
         handlers = [handler for logger in (logging.root, *loggers) for handler in logger.handlers]
         shown = [handler.level for handler in handlers if not isinstance(handler, logging.NullHandler)]

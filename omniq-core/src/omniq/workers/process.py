@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import time
@@ -28,8 +29,10 @@ log = get_logger("omniq.worker")
 CHUNK_SECONDS: Final = 0.005
 """A child gets as many short tasks at once as take about so long."""
 MAX_CHUNK: Final = 64
-FEW: Final = 16
-"""Jobs that a child still has when it gets more, so that it never has to wait for them."""
+FEW: Final = (1, 16)
+"""How many jobs a child still has when it gets more, so that it needn't wait for them."""
+SHORT: Final = 0.05
+"""Seconds that tasks of a function take at most which are given to a child that still runs another one."""
 LATE: Final = 0.1
 """Seconds after which a task that was taken for a short one no longer keeps those behind it waiting."""
 FAILED_STARTS: Final = 7
@@ -68,9 +71,15 @@ class ProcessRunner(Runner):
         self._keepers = [self._spawn(self._keep_child()) for _ in range(self.max_workers)]
 
     def wake(self) -> None:
+        served = []
         for child in self._children:
-            if not child.jobs and child.takes_jobs and not self._give(child):
-                return
+            if not child.jobs and child.takes_jobs:
+                if not self._give(child):
+                    break
+                self._begin(child)
+                served.append(child)
+        for child in served:
+            self._top_up(child)
 
     def stop_job(self, job: Job, why: End) -> None:
         """Kill the process that runs the job; one that waits behind another job is taken back."""
@@ -157,27 +166,37 @@ class ProcessRunner(Runner):
 
     # ── jobs ─────────────────────────────────────────────────────────────────
 
-    def _chunk(self) -> list[Job]:
-        """The jobs that a free child gets: one, or some of functions that are known to be short."""
-        jobs: list[Job] = []
-        left = CHUNK_SECONDS
-        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.desk.take()) is not None:
-            jobs.append(job)
-            if job.alone or job.call.timeout is not None or job.size >= LARGE:
-                break
-            left -= self._seconds.get(job.call.func, CHUNK_SECONDS)
-        return jobs
-
-    def _give(self, child: Child) -> bool:
-        """Give the child what is next; returns whether there was something."""
-        idle, jobs = not child.jobs, self._chunk()
+    def _give(self, child: Child, at_most: float = math.inf) -> bool:
+        """Give a child what is next, but no task that is expected to take longer; returns whether there was any."""
+        jobs = self._chunk(at_most)
         if jobs:
             child.give(jobs)
-            if idle:
-                self._begin(child)
             if len(child.jobs) > 1:
                 self._watch()
         return bool(jobs)
+
+    def _top_up(self, child: Child) -> None:
+        """Give more to a child that has just begun a short task, if it has few others."""
+        if len(child.jobs) in FEW and child.takes_jobs and self._guess(child.jobs[0]) <= SHORT:
+            self._give(child, SHORT)
+
+    def _chunk(self, at_most: float) -> list[Job]:
+        """One job, or some of functions that are known to be short."""
+        jobs: list[Job] = []
+        left = CHUNK_SECONDS
+        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.desk.take()) is not None:
+            if (guess := self._guess(job)) > at_most:
+                self.desk.put_back([job])
+                break
+            jobs.append(job)
+            if job.alone or job.call.timeout is not None or job.size >= LARGE:
+                break
+            left -= guess
+        return jobs
+
+    def _guess(self, job: Job) -> float:
+        """How many seconds it will take; no task of a new function is taken for a short one."""
+        return self._seconds.get(job.call.func, math.inf)
 
     def _begin(self, child: Child) -> None:
         """The child's first job has begun, as far as can be told from here."""
@@ -201,8 +220,7 @@ class ProcessRunner(Runner):
             child.left.set()
         elif child.jobs:
             self._begin(child)
-            if len(child.jobs) == FEW and child.takes_jobs:
-                self._give(child)
+            self._top_up(child)
         else:
             self.wake()
 

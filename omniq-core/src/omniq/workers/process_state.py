@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import Final, TextIO
 
 MANY: Final = 0.75
@@ -26,10 +27,10 @@ class ProcessState:
     good, when it is first imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vital: Iterable[int]) -> None:
+        """`vital` are descriptors without which the process has to end."""
+        self._vital = {descriptor: _identity(descriptor) for descriptor in vital}
         self._standard = [(kept, number) for number in range(3) if (kept := _duplicate(number)) is not None]
-        self._lowest = _lowest_free()
-        self._check_at = 0.0
         self._output, self._errors = _by_line(sys.stdout), _by_line(sys.stderr)
         self._directory = _working_directory()
         self._umask = os.umask(0)
@@ -38,6 +39,8 @@ class ProcessState:
         self._recursion_limit = sys.getrecursionlimit()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most_descriptors = sys.maxsize if limit == resource.RLIM_INFINITY else int(MANY * limit)
+        self._lowest = _lowest_free()
+        self._check_at = 0.0
 
     def restore(self) -> bool:
         """Put everything back, and out what was printed; returns whether the process is fit for another task."""
@@ -48,9 +51,14 @@ class ProcessState:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
             if self._directory is not None:
                 os.fchdir(self._directory)
-            return self._restore_descriptors()
+            flushed, now, lowest = self.flush(), time.monotonic(), _lowest_free()
+            if not flushed or lowest != self._lowest or now > self._check_at:
+                self._check_at = now + CHECK
+                self._restore_descriptors()
         except OSError:
             return False
+        sys.stdout, sys.stderr = self._output, self._errors
+        return self._lowest < self._most_descriptors
 
     def flush(self) -> bool:
         """Put out what was printed, to where it would go now; returns whether that could be done."""
@@ -63,18 +71,23 @@ class ProcessState:
             return False
         return True
 
-    def _restore_descriptors(self) -> bool:
-        flushed, now, lowest = self.flush(), time.monotonic(), _lowest_free()
-        if not flushed or lowest != self._lowest or now > self._check_at:
-            self._check_at = now + CHECK
-            for kept, number in self._standard:
-                os.dup2(kept, number)
-            if not flushed:
-                self._output, self._errors = _opened(self._output, 1), _opened(self._errors, 2)
-                self.flush()
-            self._lowest = _lowest_free()
-        sys.stdout, sys.stderr = self._output, self._errors
-        return self._lowest < self._most_descriptors
+    def _restore_descriptors(self) -> None:
+        for descriptor, identity in self._vital.items():
+            if _identity(descriptor) != identity:
+                os._exit(1)
+        for kept, number in self._standard:
+            os.dup2(kept, number)
+        self._lowest = _lowest_free()
+        if not self.flush():
+            self._output, self._errors = _opened(self._output, 1), _opened(self._errors, 2)
+
+
+def _identity(descriptor: int) -> tuple[int, ...] | None:
+    """Device and number of the file; None when it is closed."""
+    try:
+        return os.fstat(descriptor)[1:3]
+    except OSError:
+        return None
 
 
 def _lowest_free() -> int:
