@@ -84,6 +84,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "starvable: depends on turns in time; is run again where the machine gave none")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every try the time that any other test has."""
+    for item in items:
+        limit = item.config.getini("timeout")
+        if limit and item.get_closest_marker("starvable") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TRIES * float(limit)))
+
+
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run what is marked, again if need be, and report the last try."""
     if item.get_closest_marker("starvable") is None:
