@@ -11,12 +11,11 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.batching import Batcher, parts
 from omniq.errors import InvalidTask, PayloadTooLarge, StoreUnavailable, TaskFailed
-from omniq.models import EventType, TaskQueueConfig, TaskState
+from omniq.models import TaskQueueConfig, TaskState
 from omniq.queue import AsyncTaskQueue
 from omniq.queue.request import TaskCall
-from omniq.storage.records import Added, Change, Changed, NewTask, ResultRecord, TaskFilter, TaskPage, TaskRecord
+from omniq.storage.records import Added, Change, Changed, NewTask, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
-from omniq.texts import MAX_MESSAGE, MAX_NAME, MAX_TRACEBACK, cut, shown_name
 from omniq.workers import fetching
 
 from tests.core import payloads, tasks
@@ -66,26 +65,6 @@ class TestParts:
         sizes = [4, 4, 4, 99, 1, 10, 2, 3]
         assert await asyncio.gather(*map(batcher.submit, sizes)) == sizes
         assert batches == [[4, 4], [4], [99], [1], [10], [2, 3]]
-
-
-class TestTexts:
-    def test_a_text_keeps_its_head_and_its_tail(self) -> None:
-        text = "head" + "x" * 20_000_000 + "tail"
-        short = cut(text, 1000)
-        assert len(short) <= 1000
-        assert short.startswith("head")
-        assert short.endswith("tail")
-        assert "characters cut" in short
-        removed = int(short.split("… ")[1].split(" ")[0].replace(",", ""))
-        assert removed == len(text) - (len(short) - len(f" … {removed:,} characters cut … "))
-
-    def test_a_short_text_stays_as_it_is(self) -> None:
-        assert cut("x" * 1000, 1000) == "x" * 1000
-
-    def test_a_name_is_printable_and_short(self) -> None:
-        assert shown_name("shop.tasks:größe") == "shop.tasks:größe"
-        assert shown_name("a\0b\x1b\ud83d") == "a�b��"
-        assert len(shown_name("x" * 10_000)) <= MAX_NAME
 
 
 class Counting(ReferenceQueueStore):
@@ -247,105 +226,3 @@ class TestMaxBody:
 
     def test_an_error_about_it_is_one_about_a_task(self) -> None:
         assert issubclass(PayloadTooLarge, InvalidTask)
-
-
-class TestLongTexts:
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_an_exceptions_text_is_cut(self, place: Place, kind: str) -> None:
-        async with front_door(place) as oq, working(oq, kind):
-            task_id = await oq.enqueue(payloads.fail_at_length, [20_000_000])
-            with pytest.raises(TaskFailed) as failed:
-                await oq.get_result(task_id, timeout=2 * SOON)
-            (record,) = await oq.result_store.store.get([task_id])
-        message, traceback = failed.value.error_message, failed.value.remote_traceback
-        assert len(message) <= MAX_MESSAGE
-        assert len(traceback) <= MAX_TRACEBACK
-        for text in (message, traceback.rstrip()):
-            assert "characters cut" in text
-            assert text.endswith("tail")
-        assert message.startswith("head")
-        assert "fail_at_length" in traceback
-        assert isinstance(record, ResultRecord)
-        assert len(record.body) < MAX_MESSAGE + MAX_TRACEBACK + 1000
-
-    async def test_the_name_of_an_error_is_cut(self, oq: AsyncOmniQ) -> None:
-        task_id = await oq.enqueue(payloads.fail_with_a_long_name, [1_000_000])
-        async with working(oq, "thread"):
-            with pytest.raises(TaskFailed) as failed:
-                await oq.get_result(task_id, timeout=SOON)
-        assert failed.value.error_type.startswith("tests.core.payloads.xxx")
-        assert len(failed.value.error_type) <= MAX_NAME
-
-    async def test_the_data_of_events_is_cut(self, place: Place) -> None:
-        async with front_door(place, events=True) as oq:
-            assert oq.events is not None
-            oq.events.log(EventType.RETRY, task_id="text", data={"why": "x" * 1_000_000, "n": 1})
-            oq.events.log(EventType.RETRY, task_id="list", data={"why": [0] * 1_000_000})
-            oq.events.log(EventType.RETRY, task_id="odd", data={"why": object()})
-            oq.events.log(EventType.RETRY, task_id="plain", data={"why": "because"})
-            found = {event.task_id: event.data for event in await oq.list_events()}
-            assert oq.events.dropped == 1
-        assert found["plain"] == {"why": "because"}
-        assert len(found["text"]["why"]) <= 1024
-        assert found["text"]["n"] == 1
-        assert list(found["list"]) == ["omitted_bytes"]
-        assert found.keys() == {"plain", "text", "list"}
-
-
-class Unread(ReferenceQueueStore):
-    """Reads no bodies but to hand them out."""
-
-    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
-        assert not bodies, "bodies are read"
-        return await super().get(ids, bodies=False)
-
-    async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
-    ) -> TaskPage:
-        assert not bodies, "bodies are read"
-        return await super().find(where, limit=limit, cursor=cursor, bodies=False)
-
-
-class TestLists:
-    async def test_only_who_asks_for_one_task_reads_its_call(self) -> None:
-        async with front_door(reference_place(queue=Unread)) as oq, working(oq, "async") as pool:
-            parent = await oq.enqueue(tasks.add, [1, 2])
-            child = await oq.enqueue(tasks.add, [3, 4], depends_on=[parent])
-            (later,) = await oq.enqueue_many([TaskCall(func=tasks.nothing, options={"run_in": 60, "ttl": 0.001})])
-            assert await results_of(oq, [parent, child]) == [3, 7]
-            assert await oq.cancel(later)
-            await oq.task_queue.dependencies.sweep()
-            await oq.task_queue.ttl.expire()
-            assert {task.id for task in await oq.list_tasks()} == {parent, child, later}
-            assert await oq.list_dead() == []
-            assert pool.failure is None
-
-    async def test_a_list_shows_functions_and_leaves_options_out(self, place: Place) -> None:
-        async with front_door(place) as oq:
-            await oq.enqueue(payloads.size_of, [bytes(100_000)], task_id="t", max_retries=4, metadata={"n": 1})
-            (listed,) = await oq.list_tasks()
-            assert (listed.func, listed.max_retries, listed.metadata) == ("tests.core.payloads:size_of", None, None)
-            assert listed.body == b""
-            task = await oq.get_task("t")
-            assert (task.func, task.max_retries, task.metadata) == (listed.func, 4, {"n": 1})
-
-    async def test_the_tasks_of_a_schedule_have_names_in_lists(self, place: Place) -> None:
-        async with front_door(place) as oq:
-            await oq.schedule(tasks.nothing, interval=0.001)
-            await until_fired(oq)
-            assert {task.func for task in await oq.list_tasks()} == {"tests.core.tasks:nothing"}
-
-    async def test_a_forged_name_runs_nothing(self, place: Place) -> None:
-        async with front_door(place) as oq:
-            call = oq.task_queue.serialization.build_call(tasks.add, (1, 2), {})
-            body = oq.task_queue.serialization.reseal(call, task_id="t", queue_name="default")
-            await oq.task_queue.store.add([NewTask(id="t", queue_name="default", body=body, name="os:getpid")])
-            assert [task.func for task in await oq.list_tasks()] == ["os:getpid"]
-            assert (await oq.get_task("t")).func == "tests.core.tasks:add"
-            async with working(oq, "thread"):
-                assert await oq.get_result("t", timeout=SOON) == 3
-
-
-async def until_fired(oq: AsyncOmniQ) -> None:
-    while not await oq.task_queue.scheduler.fire_due():
-        await asyncio.sleep(0.001)
