@@ -23,8 +23,8 @@ from omniq.errors import (
 )
 from omniq.models import ResultStatus, TaskState
 from omniq.results import outcome
-from omniq.storage.records import ResultRecord
-from omniq.testing import ReferenceResultStore, ReferenceSpace, VirtualClock
+from omniq.storage.records import ResultRecord, TaskRecord
+from omniq.testing import ReferenceQueueStore, ReferenceResultStore, ReferenceSpace, VirtualClock
 
 from tests.core import tasks
 from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, working
@@ -277,3 +277,28 @@ class DeafResultStore(CountingResultStore):
 
     async def wait(self, ids: Sequence[str], timeout: float) -> None:
         raise StoreUnavailable("no line to listen on")
+
+
+class CountingStore(ReferenceQueueStore):
+    """Counts how often it is asked for tasks."""
+
+    reads = 0
+
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        self.reads += 1
+        return await super().get(ids, bodies=bodies)
+
+
+async def test_those_who_wait_share_their_looks_at_tasks() -> None:
+    stores: list[CountingStore] = []
+
+    def store(space: ReferenceSpace) -> CountingStore:
+        stores.append(CountingStore(space))
+        return stores[-1]
+
+    async with front_door(reference_place(queue=store)) as oq:
+        ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(200)]
+        waiting = [asyncio.create_task(oq.get_result(id_, timeout=SOON)) for id_ in ids]
+        async with working(oq, "async"):
+            assert await asyncio.gather(*waiting) == [n + 1 for n in range(200)]
+    assert sum(store.reads for store in stores) < 50

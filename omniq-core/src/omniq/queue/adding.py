@@ -13,7 +13,7 @@ from omniq.loops import PerLoop
 from omniq.models.state import EventType
 from omniq.queue.dependencies import parents_first, unknown_parent
 from omniq.storage.records import Added, NewTask
-from omniq.storage.sizes import task_bytes
+from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit, task_bytes
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
@@ -29,7 +29,14 @@ class TaskAdder:
 
     def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
         self._queue = queue
+        self._surely_fits = min(queue.config.max_body, ALWAYS_TAKEN)
         self._batches = PerLoop(lambda: Batcher(self._add, size=task_bytes, max_bytes=queue.store.max_bytes))
+
+    async def check_size(self, body: bytes, func: str, argument: str = "func_args") -> None:
+        """Raise `PayloadTooLarge` if the packed call is larger than `max_body` or than the store takes."""
+        if len(body) > self._surely_fits:
+            limit = SizeLimit.of(self._queue.config.max_body, await self._queue.ready())
+            limit.check(len(body), f"{argument}: the call of {func}")
 
     async def add(self, task: NewTask, *, own_id: bool) -> None:
         """Add a task, whose id is of our `own` making or the caller's, in one write with others that come now."""

@@ -8,11 +8,13 @@ from typing import Any, Generic, TypeVar, Unpack
 from omniq.backend.base import BaseBackend
 from omniq.backend.secured import SecuredComponent
 from omniq.backoff import repeated, repeating
+from omniq.batching import Batcher
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.logs import get_logger
+from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
 from omniq.models.schedule import Schedule
@@ -39,7 +41,6 @@ from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
-from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit
 
 log = get_logger("omniq.queue")
 
@@ -68,8 +69,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         self.requests = RequestBuilder(self, config.queue_names, defaults)
         self._given_results: BaseResultStorage | None = None
         self._own_results: BaseResultStorage | None = None
-        self._surely_fits = min(config.max_body, ALWAYS_TAKEN)
-        self._adder = TaskAdder(self)
+        self.adder = TaskAdder(self)
+        self._gets = PerLoop(lambda: Batcher(self._get_many))
         self.scheduler = AsyncScheduler(self)
 
     @classmethod
@@ -99,7 +100,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     async def close(self) -> None:
         self._end_waits()
-        await self._adder.close()
+        await self.adder.close()
         if self.events is not None:
             await self.events.close()
         if self._own_results is not None:
@@ -134,12 +135,11 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """
         checked = TaskOptions.of(options)
         task = self.requests.build(func, func_args, checked)
-        if len(task.body) > self._surely_fits:
-            await self.check_size(task.body, task.name)
+        await self.adder.check_size(task.body, task.name)
         if checked.connection is None:
-            await self._adder.add(task, own_id=checked.task_id is None)
+            await self.adder.add(task, own_id=checked.task_id is None)
         else:
-            await self._adder.add_within(checked.connection, task)
+            await self.adder.add_within(checked.connection, task)
         return task.id
 
     async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[str]:
@@ -155,16 +155,10 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         pairs = zip(calls, options, strict=True)
         tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
         for place, task in enumerate(tasks):
-            if len(task.body) > self._surely_fits:
-                await self.check_size(task.body, task.name, f"calls[{place}].func_args")
+            await self.adder.check_size(task.body, task.name, f"calls[{place}].func_args")
         own_ids = {task.id for task, checked in zip(tasks, options, strict=True) if checked.task_id is None}
-        await self._adder.add_many(tasks, own_ids)
+        await self.adder.add_many(tasks, own_ids)
         return [task.id for task in tasks]
-
-    async def check_size(self, body: bytes, func: str, argument: str = "func_args") -> None:
-        """Raise `PayloadTooLarge` if the packed call is larger than `max_body` or than the store takes."""
-        limit = SizeLimit.of(self.config.max_body, await self.ready())
-        limit.check(len(body), f"{argument}: the call of {func}")
 
     # ── one task ─────────────────────────────────────────────────────────────
 
@@ -175,9 +169,21 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """
         return task_details(await self._record(id_of(task_id), bodies=True), self.serialization)
 
+    async def look(self, task_id: str) -> TaskRecord | None:
+        """The task as the store holds it, without its body; all who look at the same moment share one read."""
+        return await self._gets.get().submit(task_id)
+
     @repeating
+    async def _get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        return await (await self.ready()).get(ids, bodies=False)
+
+    @repeating
+    async def _whole(self, task_id: str) -> TaskRecord | None:
+        (record,) = await (await self.ready()).get([task_id])
+        return record
+
     async def _record(self, task_id: str, *, bodies: bool = False) -> TaskRecord:
-        (record,) = await (await self.ready()).get([task_id], bodies=bodies)
+        record = await (self._whole(task_id) if bodies else self.look(task_id))
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self.store.location}")
         return record

@@ -80,7 +80,7 @@ class AsyncScheduler:
             ttl=requests.ttl(options),
         )
         body = self._queue.serialization.pack_schedule(template, schedule_id=schedule_id, queue_name=queue_name)
-        await self._queue.check_size(body, template.call.func)
+        await self._queue.adder.check_size(body, template.call.func)
         record = ScheduleRecord(
             id=schedule_id,
             queue_name=queue_name,

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from omniq import clock
-from omniq.backoff import repeating
 from omniq.errors import (
     InvalidTask,
     ResultExpired,
@@ -112,17 +111,12 @@ class OutcomeWaiter:
         It hasn't while the task runs again after a requeue, or where the result was written to another store
         by a claim whose end was then refused.
         """
-        record = await self._record(result.task_id)
+        record = await self._queue.look(result.task_id)
         return record is None or _ends(result, record)
-
-    @repeating
-    async def _record(self, task_id: str) -> TaskRecord | None:
-        (record,) = await (await self._queue.ready()).get([task_id], bodies=False)
-        return record
 
     async def _look(self, task_id: str) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
-        record = await self._record(task_id)
+        record = await self._queue.look(task_id)
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
         if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
