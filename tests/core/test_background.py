@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 from omniq.background import Background, drive, inside, spawn, start_thread
@@ -100,6 +101,26 @@ async def test_only_a_workers_tasks_cannot_cancel_what_runs_in_the_background() 
     assert other.cancel()
     await asyncio.wait([other])
     assert isinstance(other, Background)
+
+
+def test_what_runs_in_the_background_of_an_own_loop_can_time_out() -> None:
+    portal = Portal("omniq-test")
+
+    async def time_out() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+
+    async def wait_for(coroutine: Coroutine[Any, Any, None]) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.shield(spawn(coroutine))
+
+    try:
+        for _ in range(2):
+            portal.submit(wait_for(time_out())).result(SOON)
+            with pytest.raises(TimeoutError):
+                portal.submit(time_out()).result(SOON)
+    finally:
+        portal.stop()
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])

@@ -104,9 +104,11 @@ def test_a_blocking_worker_that_cannot_go_on_does_not_run_and_starts_again() -> 
     try:
         oq.start_worker("thread")
         assert oq._worker is not None
-        store.broken = True
-        oq.enqueue(tasks.nothing)
         worker = oq._worker
+        oq.enqueue(tasks.sleep, [0.5])
+        store.broken = True
+        with pytest.raises(WorkerError, match="a bug of the store"):
+            worker.drain()
         until_now(lambda: not worker.running)
         with pytest.raises(WorkerError):
             oq._worker.drain()

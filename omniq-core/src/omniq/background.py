@@ -21,6 +21,8 @@ inside: ContextVar[Any] = ContextVar("omniq_current_task")
 """The context of the worker's task whose code runs here, if it is one's."""
 
 
+_ours: ContextVar[bool] = ContextVar("omniq_ours", default=False)
+"""Whether it is work in the background that runs here, or a timer of its own."""
 in_callback: ContextVar[bool] = ContextVar("omniq_in_callback", default=False)
 """Whether a task's callback runs here."""
 
@@ -47,7 +49,7 @@ class Background(asyncio.Task[T]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it, unless it is a worker's task that asks, as one does that cancels all there is on its loop."""
-        refused = is_a_tasks_code() or is_own(self.get_loop())
+        refused = is_a_tasks_code() or (is_own(self.get_loop()) and not _ours.get())
         return not refused and super().cancel(msg)
 
     def end(self) -> None:
@@ -57,7 +59,15 @@ class Background(asyncio.Task[T]):
 
 def spawn(coroutine: Coroutine[Any, Any, T], *, name: str | None = None) -> Background[T]:
     """Run it in the background of the running loop, in an empty context: whoever comes first isn't special."""
-    return Background(coroutine, loop=asyncio.get_running_loop(), name=name, context=Context())
+    return begin(coroutine, asyncio.get_running_loop(), Context(), name=name)
+
+
+def begin(
+    coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, context: Context, *, name: str | None = None
+) -> Background[T]:
+    """Run it in the background of that loop, in that context."""
+    context.run(_ours.set, True)
+    return Background(coroutine, loop=loop, name=name, context=context)
 
 
 async def persist(part: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:

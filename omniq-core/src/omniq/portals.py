@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from omniq import forks
-from omniq.background import clear_loop, drive, keep_to_ourselves, run_once, start_thread
+from omniq.background import Background, begin, clear_loop, drive, keep_to_ourselves, run_once, start_thread
 from omniq.errors import Closed
 from omniq.logs import get_logger
 
@@ -63,9 +65,10 @@ class Portal:
         return self._forks != forks.count
 
     def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
-        """Run the coroutine on the portal's loop. Raises `RuntimeError` after its end."""
+        """Run the coroutine on the portal's loop, in a copy of this context. Raises `RuntimeError` after its end."""
+        future: Future[R] = Future()
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            self.loop.call_soon_threadsafe(self._begin, coroutine, future, copy_context(), context=Context())
         except BaseException:
             coroutine.close()
             raise
@@ -123,7 +126,32 @@ class Portal:
             self.loop.close()
         self._refuse_pending()
 
+    def _begin(self, coroutine: Coroutine[Any, Any, R], future: Future[R], context: Context) -> None:
+        if future.cancelled():
+            coroutine.close()
+            return
+        # Tasks of a worker may be on this loop, too: they can't cancel it.
+        task = begin(coroutine, self.loop, context)
+        task.add_done_callback(partial(_hand_over, future))
+        future.add_done_callback(partial(self._end_if_cancelled, task))
+
+    def _end_if_cancelled(self, task: Background[Any], future: Future[Any]) -> None:
+        if future.cancelled():
+            with suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(task.end)
+
     def _refuse_pending(self) -> None:
         for future in list(self._pending):
             with suppress(InvalidStateError):  # it has just been done
                 future.set_exception(Closed(f"the event loop of the thread {self.thread.name} has ended"))
+
+
+def _hand_over(future: Future[R], task: asyncio.Task[R]) -> None:
+    """Tell who waits in another thread what came of the task."""
+    with suppress(InvalidStateError):  # nobody waits any more
+        if task.cancelled():
+            future.cancel()
+        elif (error := task.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())

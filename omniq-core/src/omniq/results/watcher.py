@@ -64,7 +64,7 @@ class ResultWatcher:
                 if not await self._look(ids):
                     await self._hear(hint)
             finally:
-                hint.cancel()
+                hint.end()
             await asyncio.wait([hint])
             if not hint.cancelled() and (error := hint.exception()) is not None:
                 log.warning("can't wait for results, polling: %s", error)
@@ -99,4 +99,4 @@ class ResultWatcher:
         try:
             await asyncio.wait((hint, more), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            more.cancel()
+            more.end()

@@ -48,7 +48,7 @@ class WorkerPool:
             self._portal = None
 
     def drain(self) -> None:
-        """Wait until the tasks there are have been worked off. Raises `WorkerError` if the worker isn't running."""
+        """Wait until the tasks there are have been worked off. Raises `WorkerError` if the worker doesn't run."""
         if self._portal is None or not self.running:
             raise WorkerError("the worker isn't running")
         self._portal.call(self.aio.drain())

@@ -247,4 +247,4 @@ class Fetcher:
 
     def _stop_listening(self) -> None:
         if self._hint is not None:
-            self._hint.cancel()
+            self._hint.end()

@@ -44,7 +44,6 @@ class LeaseKeeper:
         self._back = back
         self._loop = asyncio.get_running_loop()
         self._thread = threading.current_thread()
-        self._orphaned = False
         self._portal: Portal | None = None
 
     def start(self) -> None:
@@ -59,8 +58,10 @@ class LeaseKeeper:
 
     def take_over(self) -> None:
         """Renew no longer, hand back what wasn't begun, and end: the worker can't do that itself. From any thread."""
-        self._orphaned = True
         self.cease()
+        if self._portal is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                Context().run(self._portal.submit, self._bequeath(self._portal))
 
     async def stop(self) -> None:
         """Renew no longer, and give back the connections."""
@@ -72,11 +73,10 @@ class LeaseKeeper:
             portal.stop()  # it has nothing left to do
 
     async def _live(self, portal: Portal) -> None:
-        try:
-            await self._keep()
-        except asyncio.CancelledError:
-            if not self._orphaned:
-                raise
+        await self._keep()
+        await self._bequeath(portal)
+
+    async def _bequeath(self, portal: Portal) -> None:
         await self._guarded(self._hand_back)
         await self._guarded(self._store.close)
         portal.end()

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from omniq import clock, forks
 from omniq.background import Background, persist, spawn
-from omniq.errors import WorkerError
+from omniq.errors import Closed, WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.logs import get_logger
 from omniq.loops import Wait, Waits
@@ -165,13 +165,18 @@ class AsyncWorkerPool:
     async def drain(self) -> None:
         """Wait until nothing is due, running or unsettled: the tasks there are have been worked off.
 
-        Raises `WorkerError` if it doesn't run, and `Closed` if it stops meanwhile.
+        Raises `WorkerError` if it doesn't run or can't go on, and `Closed` if it is stopped meanwhile.
         """
         if not self._parts:
             raise WorkerError("the worker isn't running")
-        with Wait(self._drains):
-            while not await self._is_drained():
-                continue
+        try:
+            with Wait(self._drains):
+                while not await self._is_drained():
+                    continue
+        except Closed:
+            if self.failure is None:
+                raise
+            raise WorkerError(f"the worker can't go on: {self.failure}") from None
 
     async def _is_drained(self) -> bool:
         await self.desk.until_held_at_most(0)
