@@ -11,7 +11,8 @@ from omniq.storage.damage import shown
 from omniq.storage.records import QueueStats, TaskFilter, TaskPage, TaskRecord
 
 from omniq_redis.connection import Connection
-from omniq_redis.wire import PARCEL, Kind, TaskRow, states_mask, task_record, to_server, to_text
+from omniq_redis.rows import TaskRow, task_record, to_server, to_text
+from omniq_redis.wire import PARCEL, Kind, states_mask
 
 FAMILIES = 50
 """Parents whose children one call reads."""

@@ -39,6 +39,7 @@ from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import RedisStore
 from omniq_redis.finding import count_tasks, fetch_children, fetch_tasks, find_tasks
 from omniq_redis.results import RedisResultStore
+from omniq_redis.rows import TaskRow, task_record, to_server, to_text
 from omniq_redis.schedules import delete_schedule, fetch_schedules, fire, put_schedule
 from omniq_redis.wire import (
     ADDED,
@@ -46,14 +47,10 @@ from omniq_redis.wire import (
     LEASES,
     PARCEL,
     Batch,
-    TaskRow,
     bodies_batch,
     changes_batch,
     parcels,
-    task_record,
     tasks_batch,
-    to_server,
-    to_text,
     weight_of_body,
     weight_of_task,
 )

@@ -18,16 +18,8 @@ from omniq.storage.sizes import result_bytes
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import (
-    PARCEL,
-    bodies_batch,
-    parcels,
-    result_record,
-    results_batch,
-    to_server,
-    to_text,
-    weight_of_body,
-)
+from omniq_redis.rows import result_record, to_server, to_text
+from omniq_redis.wire import PARCEL, bodies_batch, parcels, results_batch, weight_of_body
 
 _decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode

@@ -8,7 +8,8 @@ import msgspec
 from omniq.storage.records import NewTask, ScheduleRecord
 
 from omniq_redis.connection import Connection
-from omniq_redis.wire import PARCEL, ScheduleRow, schedule_record, task_kind
+from omniq_redis.rows import ScheduleRow, schedule_record
+from omniq_redis.wire import PARCEL, task_kind
 
 _decode_rows = msgspec.msgpack.Decoder(list[ScheduleRow | None]).decode
 

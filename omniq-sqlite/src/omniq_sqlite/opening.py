@@ -122,25 +122,37 @@ class Link:
             self._leave(files, harm)
 
     def _leave(self, files: OpenFiles, harm: str) -> None:
-        """Close all of this process's connections to the files at once, so that none shares them with a new one."""
         with _links_lock, ExitStack() as held:
-            links = [link for link in _links if link.path == self.path]
-            for link in links:
+            for link in _links_to(self.path):
                 held.enter_context(link.lock)
-            if self._connection is None or self._files is not files:
-                return  # another thread has seen to it
-            _log.error(
-                "%s: %s while it was in use: tasks and results that were written to it may be lost; "
-                "going on with the file that is there now, or a new one",
-                self.path,
-                harm,
-            )
-            if files.may_move_wal:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("pragma wal_checkpoint(truncate)")
-            files.clear_away()
-            for link in links:
-                link.drop()
+            if self._files is files:  # else another thread has seen to it
+                self.leave_files(harm)
+
+    def leave_files(self, harm: str) -> None:
+        """Close all of this process's connections to the files at once, so that none shares them with a new one.
+
+        For who holds the locks of all of them.
+        """
+        _log.error(
+            "%s: %s while it was in use: tasks and results that were written to it may be lost; "
+            "going on with the file that is there now, or a new one",
+            self.path,
+            harm,
+        )
+        files, connection = self._files, self._connection
+        assert files is not None
+        assert connection is not None
+        if files.may_move_wal:
+            with suppress(sqlite3.Error):
+                connection.execute("pragma wal_checkpoint(truncate)")
+        files.clear_away()
+        for link in _links_to(self.path):
+            link.drop()
+
+    @property
+    def harm(self) -> str | None:
+        """What has happened to the files since they were opened, if something has."""
+        return None if self._files is None else self._files.harm
 
     def close(self) -> None:
         """Close the connection, which the next use opens again."""
@@ -159,12 +171,19 @@ _links_lock = threading.Lock()
 _held: list[Link] = []
 
 
+def _links_to(path: str) -> list[Link]:
+    return [link for link in _links if link.path == path]
+
+
 def _before_fork() -> None:
     _links_lock.acquire()
     for link in list(_links):
         link.lock.acquire()
-        link.drop()
         _held.append(link)
+    for link in _held:
+        if harm := link.harm:  # once it is closed, nobody could tell any more
+            link.leave_files(harm)
+        link.drop()
 
 
 def _after_fork_in_parent() -> None:

@@ -66,4 +66,4 @@ def as_datetime(value: float | None) -> dt.datetime | None:
 
 def utc(value: float) -> dt.datetime:
     """Seconds since the epoch as an aware datetime in UTC; a time before year 1 or after 9999 as the nearest in it."""
-    return dt.datetime.fromtimestamp(min(max(value, FIRST_SECOND), LAST_SECOND), dt.UTC)
+    return dt.datetime.fromtimestamp(max(value, FIRST_SECOND) if value < LAST_SECOND else LAST_SECOND, dt.UTC)

@@ -162,12 +162,15 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     # ── one task ─────────────────────────────────────────────────────────────
 
+    @repeating
     async def get_task(self, task_id: TaskRef) -> Task:
         """The task as it is now, with the options of its call.
 
         Raises `TaskNotFound`, and `InvalidTask` for what can't be an id.
         """
-        return task_details(await self._record(id_of(task_id), bodies=True), self.serialization)
+        id_ = id_of(task_id)
+        (record,) = await (await self.ready()).get([id_])
+        return task_details(self._found(id_, record), self.serialization)
 
     async def look(self, task_id: str) -> TaskRecord | None:
         """The task as the store holds it, without its body; all who look at the same moment share one read."""
@@ -177,13 +180,10 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def _get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
         return await (await self.ready()).get(ids, bodies=False)
 
-    @repeating
-    async def _whole(self, task_id: str) -> TaskRecord | None:
-        (record,) = await (await self.ready()).get([task_id])
-        return record
+    async def _record(self, task_id: str) -> TaskRecord:
+        return self._found(task_id, await self.look(task_id))
 
-    async def _record(self, task_id: str, *, bodies: bool = False) -> TaskRecord:
-        record = await (self._whole(task_id) if bodies else self.look(task_id))
+    def _found(self, task_id: str, record: TaskRecord | None) -> TaskRecord:
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self.store.location}")
         return record

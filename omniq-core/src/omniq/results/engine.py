@@ -92,15 +92,19 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         except TimeoutError:
             return await self._gets.get().submit(task_id)
 
-    @repeating
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
         """Results of a schedule's tasks in the order in which they ended.
 
         One that is damaged, or not signed by us, is an error that says so. Raises as `get` does for an id.
         """
         id_ = check_id(schedule_id, "schedule_id")
-        records = await (await self.ready()).find(id_, newest_first=newest_first, limit=limit)
-        return [listed_result(record, self.serialization) for record in records]
+        found = await self.find_records(id_, newest_first=newest_first, limit=limit)
+        return [listed_result(record, self.serialization) for record in found]
+
+    @repeating
+    async def find_records(self, schedule_id: str, *, newest_first: bool, limit: int) -> list[ResultRecord]:
+        """The same as the store holds them."""
+        return await (await self.ready()).find(schedule_id, newest_first=newest_first, limit=limit)
 
     async def purge(self) -> int:
         """Delete results whose TTL is over, as workers do from time to time; returns how many."""

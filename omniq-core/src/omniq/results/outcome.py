@@ -27,7 +27,8 @@ from omniq.models.task import TaskRef, id_of
 from omniq.models.times import Duration, seconds
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage, answered
-from omniq.storage.records import TaskRecord
+from omniq.results.view import task_result
+from omniq.storage.records import ResultRecord, TaskRecord
 
 log = get_logger("omniq.results")
 
@@ -199,15 +200,15 @@ class OutcomeWaiter:
 
     async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
         """The results among these by which tasks of the schedule have ended."""
-        found = await self._results.find(schedule_id, newest_first=newest, limit=limit)
-        if self._queue.settler.atomic or not found:
-            return found
-        records = await (await self._queue.ready()).get([result.task_id for result in found], bodies=False)
-        pairs = zip(found, records, strict=True)
-        return [result for result, record in pairs if record is None or _ends(result, record)]
+        found = await self._results.find_records(schedule_id, newest_first=newest, limit=limit)
+        if found and not self._queue.settler.atomic:
+            tasks = await (await self._queue.ready()).get([result.task_id for result in found], bodies=False)
+            pairs = zip(found, tasks, strict=True)
+            found = [result for result, task in pairs if task is None or _ends(result, task)]
+        return [task_result(result, self._results.serialization) for result in found]
 
 
-def _ends(result: TaskResult, record: TaskRecord) -> bool:
+def _ends(result: TaskResult | ResultRecord, record: TaskRecord) -> bool:
     """Whether the task has ended, and by this result.
 
     A claim that lost its lease may have left one behind. It is told by its epoch, and where the task was ended
