@@ -2,13 +2,15 @@
 
 Where other programs keep all processors busy, a thread that renews leases may get no turn for as long as a lease. A
 test that fails then has shown nothing. So a heartbeat beats beside tests that are marked `starvable`, in each process
-that renews leases, and writes down when it came late; a test that failed meanwhile is run again. Nothing is repeated
-on a machine that gave everybody his turn.
+that renews leases, and writes down when it came late; and where the system counts how long anybody waited for a
+processor, it is asked. A test that failed meanwhile is run again. Nothing is repeated on a machine that gave everybody
+his turn.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +30,10 @@ BEATS = 10
 """Beats that are judged together: a renewal takes as many turns."""
 LATE = 0.15
 """Seconds by which so many beats may come late in all; a busy thread beside them delays each by 5 ms."""
+PRESSURE = Path("/proc/pressure/cpu")
+"""What Linux says of how long somebody waited for a processor."""
+CROWDED = 0.5
+"""Share of a test's time in which somebody may have waited."""
 REPEATED = pytest.StashKey[list[str]]()
 """Which tests were run again, and why."""
 
@@ -65,19 +71,45 @@ def beat_if_asked() -> None:
         Heartbeat(Path(file)).start()
 
 
+def waited() -> float:
+    """Seconds in which somebody waited for a processor, counted from some moment; always 0 where nobody counts."""
+    found = re.match(r"some .*total=(\d+)", PRESSURE.read_text()) if PRESSURE.exists() else None
+    return int(found[1]) / 1e6 if found else 0.0
+
+
+class Watch:
+    """What one try of a test lacked."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._began, self._waited = time.monotonic(), waited()
+        self.reason = ""
+        """Empty where it had its turns."""
+
+    def close(self) -> None:
+        """Come to a conclusion."""
+        late = [float(line) for line in self._file.read_text().split()]
+        crowded = (waited() - self._waited) / (time.monotonic() - self._began)
+        if late:
+            self.reason = f"heartbeats were {max(late):.1f} s late"
+        elif crowded > CROWDED:
+            self.reason = f"somebody waited for a processor in {crowded:.0%} of the time"
+
+
 @contextmanager
-def watched() -> Iterator[Path]:
-    """Beat in this process, and in those that it starts; gives the file with what was late."""
+def watched() -> Iterator[Watch]:
+    """Beat in this process, and in those that it starts."""
     with TemporaryDirectory(prefix="omniq-heartbeats-") as folder, pytest.MonkeyPatch.context() as patch:
         file = Path(folder) / "late"
         file.touch()
         patch.setenv(VARIABLE, str(file))
-        heartbeat = Heartbeat(file)
+        heartbeat, watch = Heartbeat(file), Watch(file)
         heartbeat.start()
         try:
-            yield file
+            yield watch
         finally:
             heartbeat.stop()
+            watch.close()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,12 +137,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _reports(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
     for left in reversed(range(TRIES)):
-        with watched() as file:
+        with watched() as watch:
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
-            late = [float(line) for line in file.read_text().split()]
-        if not (left and late and any(report.failed for report in reports)):
+        if not (left and watch.reason and any(report.failed for report in reports)):
             break
-        item.config.stash.setdefault(REPEATED, []).append(f"{item.nodeid}: heartbeats were {max(late):.1f} s late")
+        item.config.stash.setdefault(REPEATED, []).append(f"{item.nodeid}: {watch.reason}")
     return reports
 
 

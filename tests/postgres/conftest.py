@@ -28,6 +28,7 @@ async def queue(config: PostgresTaskQueueConfig) -> AsyncIterator[PostgresQueueS
     store = PostgresQueueStore(config)
     await store.connect()
     yield store
+    await store.result_storage().close()
     await store.close()
 
 

@@ -249,9 +249,7 @@ class TestGuarantees:
         assert guarantees.survives_power_loss == (fsync == "on")
         assert f"fsync={fsync}" in guarantees.evidence
         assert (guarantees.clock, guarantees.fenced, guarantees.push) == ("server", True, True)
-        results = queue.result_storage()
-        assert guarantees == await results.guarantees()
-        await results.close()
+        assert guarantees == await queue.result_storage().guarantees()
 
     @pytest.mark.parametrize(
         ("changed", "kill", "power", "failover"),

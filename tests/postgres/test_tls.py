@@ -29,6 +29,7 @@ __all__ = ["authority", "stranger"]
 PASSWORD = "s3cr3t"
 HOST = "localhost"
 ELSEWHERE = "db.example.org"
+MISSING = f"{__file__}.pem"
 
 
 def double(number: int) -> int:
@@ -185,9 +186,9 @@ class TestOwnCertificates:
     async def test_a_missing_file_is_named(
         self, proxy: TlsProxy, authority: Authority, postgres_url: str, option: str
     ) -> None:
-        given = {"sslcert": authority.client("worker").certificate, option: "/nowhere/file.pem"}
+        given = {"sslcert": authority.client("worker").certificate, option: MISSING}
         words = await refusal(at(proxy, postgres_url, sslmode="require", **given))
-        assert words.endswith(f"{option}: there is no file /nowhere/file.pem")
+        assert words.endswith(f"{option}: there is no file {MISSING}")
 
 
 class TestPush:

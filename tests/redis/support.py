@@ -20,12 +20,13 @@ QUEUE = "default"
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[RedisQueueStore]:
-    """A connected store, which is closed afterwards."""
+    """A connected store, which is closed afterwards, with its results."""
     store = RedisQueueStore(RedisTaskQueueConfig.from_url(url))
     await store.connect()
     try:
         yield store
     finally:
+        await store.result_storage().close()
         await store.close()
 
 

@@ -34,6 +34,9 @@ def script_calls(server: RedisServer) -> dict[str, Any]:
     return stats
 
 
+pytestmark = pytest.mark.starvable
+
+
 class TestLeavings:
     async def test_nothing_is_left_of_what_was_purged(self, redis_server: RedisServer, store: RedisQueueStore) -> None:
         with VirtualClock() as clock:

@@ -28,6 +28,7 @@ ELSEWHERE = "cache.example.org"
 PATIENCE = 10.0
 PUSHED = 0.5
 """Seconds within which only a push ends a wait, on a busy machine too."""
+MISSING = f"{__file__}.pem"
 
 
 def double(number: int) -> int:
@@ -155,8 +156,8 @@ class TestOwnCertificates:
     async def test_a_missing_file_is_named(self, proxy: TlsProxy, authority: Authority, option: str) -> None:
         certificate = authority.client("worker").certificate
         given = {"ssl_certfile": certificate} if option == "ssl_keyfile" else {}
-        words = await refusal(at(proxy, **given, **{option: "/nowhere/file.pem"}))
-        assert words.endswith(f"{option}: there is no file /nowhere/file.pem")
+        words = await refusal(at(proxy, **given, **{option: MISSING}))
+        assert words.endswith(f"{option}: there is no file {MISSING}")
 
 
 class TestPush:

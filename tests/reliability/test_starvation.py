@@ -28,10 +28,17 @@ def test_that_fails(tmp_path):
 """
 
 
-def ran(folder: Path, *, passes_at: int, starved: bool, mark: str = "@pytest.mark.starvable") -> tuple[int, str]:
+STARVABLE = "@pytest.mark.starvable"
+COUNTED = "import pathlib, tests.starvation as it; it.PRESSURE = pathlib.Path('pressure')\n"
+"""What others do to the machine meanwhile decides nothing here."""
+
+
+def ran(folder: Path, *, passes_at: int, starved: bool, mark: str = STARVABLE) -> tuple[int, str]:
     """How often a test was run that passes at one of its tries only, and what was printed."""
     source = FAILS_SOMETIMES.format(mark=mark, starved=starved, variable=VARIABLE, passes_at=passes_at)
     (folder / "test_it.py").write_text(source)
+    with open(folder / "conftest.py", "a") as conftest:
+        conftest.write(COUNTED)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.starvation", "--rootdir", str(folder), "test_it.py"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
@@ -44,12 +51,19 @@ def test_a_test_that_was_starved_gets_another_try(tmp_path: Path) -> None:
     assert "REPEATED test_it.py::test_that_fails: heartbeats were 0.7 s late" in printed
 
 
+def test_one_that_ran_while_others_waited_for_a_processor_gets_one_too(tmp_path: Path) -> None:
+    counting = "import itertools; counts = itertools.count(0, 10**9); it.waited = lambda: next(counts)\n"
+    (tmp_path / "conftest.py").write_text(COUNTED + counting)
+    tries, printed = ran(tmp_path, passes_at=2, starved=False)
+    assert (tries, "REPEATED test_it.py::test_that_fails: somebody waited" in printed) == (2, True), printed
+
+
 def test_it_gets_no_more_than_three(tmp_path: Path) -> None:
     tries, printed = ran(tmp_path, passes_at=TRIES + 1, starved=True)
     assert (tries, "1 failed" in printed) == (TRIES, True), printed
 
 
-@pytest.mark.parametrize(("starved", "mark"), [(False, "@pytest.mark.starvable"), (True, "")])
+@pytest.mark.parametrize(("starved", "mark"), [(False, STARVABLE), (True, "")])
 def test_no_other_test_gets_one(tmp_path: Path, starved: bool, mark: str) -> None:
     if starved:
         (tmp_path / "conftest.py").write_text(f"import os\nos.environ['{VARIABLE}'] = os.devnull\n")

