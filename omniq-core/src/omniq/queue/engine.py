@@ -164,10 +164,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     @repeating
     async def get_task(self, task_id: TaskRef) -> Task:
-        """The task as it is now, with the options of its call.
-
-        Raises `TaskNotFound`, and `InvalidTask` for what can't be an id.
-        """
+        """The task now, with its call's options. Raises `TaskNotFound`, and `InvalidTask` for what can't be an id."""
         id_ = id_of(task_id)
         (record,) = await (await self.ready()).get([id_])
         return task_details(self._found(id_, record), self.serialization)
