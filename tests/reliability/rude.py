@@ -134,7 +134,9 @@ class Trial:
             time.sleep(0.01)
         if name == "innocent" and task.crashes:
             self.complaints.append(f"an innocent one was charged {task.crashes} crashes")
-        return portal().call(oq.aio.result_store.get(task_id))
+        while True:
+            with suppress(StoreUnavailable):  # there are no descriptors for looking
+                return portal().call(oq.aio.result_store.get(task_id))
 
     def _look_around(self, before: Footprint) -> None:
         deadline = time.monotonic() + SETTLING

@@ -84,9 +84,9 @@ class LeaseKeeper:
     async def _keep(self) -> None:
         """Renew until the worker's loop is gone."""
         while not self._is_orphan:
+            await asyncio.sleep(self._lease / 6)
             if self._loop.is_running():
                 await self._guarded(self._renew)
-            await asyncio.sleep(self._lease / 6)
 
     @property
     def _is_orphan(self) -> bool:
