@@ -28,7 +28,7 @@ local MAX_BODIES = 4 * 1024 * 1024
 
 -- A server whose memory is full refuses a script that begins by writing what may need more, and lets others write
 -- on. To be called first by what keeps, ends or frees what there is, and must go on then.
-local function even_if_full() call('UNLINK', prefix .. 'nothing') end
+local function even_if_full() call('HDEL', prefix .. 'nothing', '') end
 
 local function in_slices(command, key, list)
   for first = 1, #list, SLICE do
