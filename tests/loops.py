@@ -21,13 +21,11 @@ def _uvloop() -> asyncio.AbstractEventLoop:
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop, "uvloop": _uvloop}
 
-on_each_loop = pytest.mark.parametrize(
-    "loop",
-    [
-        "asyncio",
-        pytest.param("uvloop", marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs uvloop")),
-    ],
-)
+EACH_LOOP = [
+    "asyncio",
+    pytest.param("uvloop", marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs uvloop")),
+]
+on_each_loop = pytest.mark.parametrize("loop", EACH_LOOP)
 
 
 def run_on(loop: str, body: Coroutine[Any, Any, T]) -> T:

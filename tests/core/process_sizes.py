@@ -6,23 +6,15 @@ python -m tests.core.process_sizes [--tasks 500] [--largest 8388608] [--loop uvl
 from __future__ import annotations
 
 import argparse
-import asyncio
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-import uvloop
-
 from tests.core import process_tasks
 from tests.core.support import front_door, lines, reference_place, working
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
+from tests.loops import LOOPS, run_on
 
 
 async def run_all_sizes(count: int, largest: int, log: Path) -> None:
@@ -48,8 +40,8 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=2**23, help="bytes of an argument or a result")
     parser.add_argument("--loop", choices=LOOPS, default="uvloop")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder, asyncio.Runner(loop_factory=LOOPS[options.loop]) as runner:
-        runner.run(run_all_sizes(options.tasks, options.largest, Path(folder) / "log"))
+    with TemporaryDirectory() as folder:
+        run_on(options.loop, run_all_sizes(options.tasks, options.largest, Path(folder) / "log"))
     print(f"{options.tasks} tasks with up to {options.largest} bytes: each ran once, none was charged")
 
 

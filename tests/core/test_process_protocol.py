@@ -8,6 +8,7 @@ import signal
 import sys
 import tracemalloc
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -26,22 +27,18 @@ from omniq.workers.job import End, Job
 from omniq.workers.process import ProcessRunner
 
 from tests.core import process_tasks, tasks
-from tests.core.process_sizes import LOOPS, run_all_sizes
+from tests.core.process_sizes import run_all_sizes
 from tests.core.support import SOON, front_door, lines, reference_place, results_of, until, working
+from tests.loops import EACH_LOOP, run_on
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MIB = 2**20
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(params=EACH_LOOP)
 def run(request: pytest.FixtureRequest) -> Run:
     """Run a test on each kind of event loop."""
-
-    def run(test: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-            runner.run(test)
-
-    return run
+    return partial(run_on, request.param)
 
 
 def test_arguments_and_results_of_all_sizes_cross_and_nobody_is_charged(run: Run, log: Path) -> None:

@@ -13,7 +13,7 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,9 +21,9 @@ from urllib.parse import urlsplit, urlunsplit
 from msgspec import Struct
 from omniq import AsyncOmniQ
 from omniq.models import TaskState
-from omniq.sync import new_event_loop
 from omniq.workers import AsyncWorkerPool
 
+from tests.loops import LOOPS, run_on
 from tests.reliability.injections import LATENCY, OUTAGE, Injection, Trial, cut_replies, injections
 from tests.reliability.load import Load, stored, surely
 from tests.reliability.outages import Server
@@ -33,10 +33,6 @@ from tests.reliability.servers import KINDS, POSTGRES, running
 from tests.reliability.verbs import VERBS
 from tests.servers.postgres import with_options
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "uvloop": new_event_loop,
-    "asyncio": asyncio.new_event_loop,
-}
 SECONDS = 0.02
 """How long each task takes."""
 LEASE = 10.0
@@ -160,16 +156,6 @@ class _Play:
         return complaints + [f"schedule {id_} is wrong" for id_ in schedules ^ self._load.schedules]
 
 
-def run(main: Awaitable[Verdict], loop: str) -> Verdict:
-    """Run on that kind of event loop."""
-
-    async def awaited() -> Verdict:
-        return await main
-
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        return runner.run(awaited())
-
-
 def main() -> int:
     """Play the faults; the exit code says whether nobody has a complaint."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.faults", description=__doc__)
@@ -184,7 +170,7 @@ def main() -> int:
     size, kept = Size(options.tasks, options.cuts, options.resets), True
     for fault in options.only or faults(options.server):
         with running(options.server) as server:
-            verdict = run(play(fault, server, options.server, size), options.loop)
+            verdict = run_on(options.loop, play(fault, server, options.server, size))
         print(verdict, flush=True)
         kept = kept and not verdict.complaints
     return 0 if kept else 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omniq.errors import StoreUnavailable
@@ -21,7 +20,8 @@ from omniq_sqlite.queue import SQLiteQueueStore
 
 from tests.core import tasks
 from tests.core.support import FAST, SOON, results_of
-from tests.reliability.faults import LOOPS, Size, front_door, play, proxied, run
+from tests.loops import on_each_loop, run_on
+from tests.reliability.faults import Size, front_door, play, proxied
 from tests.reliability.outages import Server
 from tests.reliability.servers import POSTGRES, running
 
@@ -41,13 +41,13 @@ def server(kind: str) -> Iterator[Server]:
         yield server
 
 
-def test_faults_cost_no_task_no_value_and_no_worker(server: Server, kind: str) -> None:
-    verdict = run(play("everything", server, kind, SMALL), "uvloop")
+def test_faults_cost_no_task_no_value_and_no_worker(server: Server, kind: str, pytestconfig: pytest.Config) -> None:
+    verdict = run_on(pytestconfig.option.loop, play("everything", server, kind, SMALL))
     assert not verdict.complaints, str(verdict)
     assert verdict.tasks >= SMALL.tasks
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@on_each_loop
 def test_idle_workers_and_clients_outlive_the_reset_of_their_connections(
     server: Server, kind: str, loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,7 +65,7 @@ def test_idle_workers_and_clients_outlive_the_reset_of_their_connections(
                 assert await results_of(client, ids) == [2 * n for n in range(WORKERS)]
                 assert [pool.failure for pool in pools] == [None] * WORKERS
 
-    _run(idle(), loop)
+    run_on(loop, idle())
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -109,9 +109,3 @@ def no_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _run(main: Coroutine[Any, Any, None], loop: str) -> None:
-    factory: Callable[[], asyncio.AbstractEventLoop] = LOOPS[loop]
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
