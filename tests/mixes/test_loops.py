@@ -6,16 +6,15 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-import uvloop
 from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import ResultTimeout, TaskNotFound
 
 from tests.core import tasks
+from tests.loops import LOOPS, on_each_loop, run_on
 from tests.mixes.support import Url, on_one_redis
 
 pytestmark = on_one_redis
@@ -23,8 +22,6 @@ pytestmark = on_one_redis
 RUNS = int(os.environ.get("OMNIQ_TEST_LOOPS", "110"))
 """More than the connections that a PostgreSQL server has by default."""
 FEW = 12
-
-MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
@@ -68,12 +65,12 @@ def test_each_run_closes_what_it_opened(url: Url) -> None:
     assert before[2] == 0
 
 
-def test_so_it_is_on_uvloop_and_in_many_threads(url: Url) -> None:
+@on_each_loop
+def test_so_it_is_in_many_threads(url: Url, loop: str) -> None:
     oq = door(url)
 
     def run() -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(visit(oq))
+        run_on(loop, visit(oq))
 
     run()
     before = open_now()
@@ -85,18 +82,20 @@ def test_so_it_is_on_uvloop_and_in_many_threads(url: Url) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_a_loop_that_is_only_closed_loses_its_connections_to_the_next(url: Url, make_loop: MakeLoop) -> None:
+@on_each_loop
+def test_a_loop_that_is_only_closed_loses_its_connections_to_the_next(url: Url, loop: str) -> None:
     oq = door(url)
+
+    def look_and_close() -> None:
+        made = LOOPS[loop]()
+        made.run_until_complete(look(oq))
+        made.close()
+
     for _ in range(FEW):
-        loop = make_loop()
-        loop.run_until_complete(look(oq))
-        loop.close()
+        look_and_close()
     few = open_now()
     for _ in range(FEW):
-        loop = make_loop()
-        loop.run_until_complete(look(oq))
-        loop.close()
+        look_and_close()
     many = open_now()
     asyncio.run(visit(oq))
     gc.collect()  # here, where its warnings are expected
