@@ -192,10 +192,11 @@ async def test_what_runs_is_finished_and_what_was_prefetched_is_handed_back(
 
 
 async def test_a_terminal_that_hangs_up_stops_it_in_order(
-    oq: AsyncOmniQ, start: Starter, log: Path, gate: Path
+    oq: AsyncOmniQ, start: Starter, log: Path, gate: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "no_nohup.py").write_text("import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)")
     running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])
-    with start("--type", "async", "--max-workers", "1") as worker:
+    with start("--type", "async", "--max-workers", "1", "--import", "no_nohup") as worker:
         await until(lambda: len(lines(log)) == 1)
         worker.signal(SIGHUP)
         worker.hears("stopping")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from omniq import OmniQ
@@ -12,6 +14,8 @@ from omniq.config import ConfigProvider, EnvConfig, LoggingConfig, Settings, con
 from omniq.config import env as env_module
 from omniq.config.layers import from_settings
 from omniq.config.logging import OFF, apply
+from omniq.config.resolve import resolve
+from omniq.config.security import Security
 from omniq.errors import ConfigError
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteResultStorage
@@ -91,6 +95,52 @@ def test_variables_are_converted() -> None:
 def test_an_empty_variable_turns_no_protection_off_and_leads_to_no_other_store(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^OMNIQ_{name}: it is empty; unset it where nothing is meant"):
         ConfigProvider(environ={f"OMNIQ_{name}": text}).load()
+
+
+@pytest.mark.parametrize(
+    ("source", "environ"),
+    [
+        ({"task_queue": {"type": "sqlite", "config": {"serializer": "msgspec"}}}, {"OMNIQ_SERIALIZER": "auto"}),
+        ({"task_queue": "sqlite:///a.db?serializer=msgspec"}, {"OMNIQ_SERIALIZER": "auto"}),
+        ({"task_queue": "sqlite:///a.db?serializer=msgspec"}, {"OMNIQ_TASK_QUEUE_URL": "sqlite:///b.db"}),
+        ({"task_queue": {"url": "sqlite:///a.db?serializer=msgspec", "config": {"serializer": "auto"}}}, {}),
+        ({"task_queue": {"config": {"serializer": "auto"}}}, {"OMNIQ_SERIALIZER": "msgspec"}),
+    ],
+)
+def test_who_turns_dill_off_is_overruled_by_nobody(source: dict[str, Any], environ: dict[str, str]) -> None:
+    config = ConfigProvider(source, environ=environ).load()
+    assert Security.of(config).serializer == "msgspec"
+    _, queue = resolve("task_queue", config.task_queue, None)
+    assert queue.serializer == "msgspec"
+
+
+@pytest.mark.parametrize("name", ["signing_keys", "allowed_module"])
+def test_a_misspelt_protection_is_refused_though_it_is_empty(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: unknown name, did you mean"):
+        ConfigProvider({name: None}, environ={}).load()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'signing_key:"SECRETSECRETSECRETSECRET"',
+        "{signing_key:SECRETSECRETSECRETSECRET}",
+        "task_queue: {type: sqlite, password:SECRETSECRET}",
+        "logging:\n  password:SECRETSECRET :\n",
+    ],
+)
+def test_a_value_that_became_part_of_its_name_is_not_shown(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "omniq.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        ConfigProvider(path, environ={}).load()
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_key_that_is_no_text_is_refused_unseen() -> None:
+    with pytest.raises(ConfigError, match="^OMNIQ_SIGNING_KEY: it isn't UTF-8") as caught:
+        Security(signing_key="SECRETSECRETSECRET\udcff").manager()
+    assert "SECRET" not in repr(caught.value)
 
 
 def test_a_list_of_modules_without_a_name_is_refused() -> None:

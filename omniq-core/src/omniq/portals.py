@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
@@ -29,8 +30,27 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
+    reopen_standard_files()  # libuv gives up the process when it is to close a descriptor of theirs
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+def reopen_standard_files() -> None:
+    """Open the descriptors 0 to 2 where they are closed: the next file or connection would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):  # none is left: the next look will see to it
+                _open_null(number)
+
+
+def _open_null(number: int) -> None:
+    opened = os.open(os.devnull, os.O_RDWR)
+    if opened == number:
+        os.set_inheritable(number, True)
+    else:  # somebody else has got it by now
+        os.close(opened)
 
 
 class Portal:

@@ -114,6 +114,8 @@ def _place_of(parts: SplitResult) -> dict[str, Any]:
     hosts = hosts_of(parts)
     one = urlsplit(f"//{hosts}")
     host, port = (hosts, None) if "," in hosts else (one.hostname, one.port)
+    if {"/", "@"} & set(parts.path[1:]):
+        raise ConfigError("url: '/' and '@' in a password or in a database's name are written as %2F and %40")
     given = {"host": host, "port": port, "database": unquote(parts.path[1:]), **user_of(parts)}
     return {name: value for name, value in given.items() if value}
 

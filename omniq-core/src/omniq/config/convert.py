@@ -53,7 +53,9 @@ def describe(message: str, type_: Any, where: str = "") -> str:
     assert match is not None  # it matches any text
     inside, what = match["path"] or "", match["what"]
     if unknown := _UNKNOWN.fullmatch(what) or (match["key"] and _ENUM.fullmatch(what)):
-        name = unknown[1].strip("'")
+        name, colon, _ = unknown[1].strip("'").partition(":")
+        if colon:  # what follows was meant as a value, and may be a secret
+            return _join(where, inside, name) + ": a space is missing after the colon"
         return _join(where, inside, name) + ": unknown name" + _known(name, type_, inside)
     if missing := _MISSING.fullmatch(what):
         return _join(where, inside, missing[1]) + ": missing"

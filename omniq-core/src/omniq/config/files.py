@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self._key(key_node)
             if key is not None and key in seen:
-                shown = "a key" if node.flow_style else repr(key)
+                shown = "a key" if node.flow_style or ":" in str(key) else repr(key)
                 raise _Mistake(f"{shown} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias, get_args
+from urllib.parse import parse_qs
 
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
@@ -108,6 +109,13 @@ def merge(lower: Layer, upper: Layer, registry: Registry) -> Layer:
     if "max_workers" in upper.get("worker", {}).get("config", {}):
         merged["worker"]["sizes"] = upper["worker"].get("sizes", {})
     return merged
+
+
+def turns_dill_off(layer: Layer) -> bool:
+    """Whether it says `serializer="msgspec"`, in the task queue's configuration or in its URL."""
+    queue = layer.get("task_queue", {})
+    in_url = parse_qs(str(queue.get("url", "")).partition("?")[2]).get("serializer", [])
+    return "msgspec" in (queue.get("config", {}).get("serializer"), *in_url)
 
 
 def _merge(lower: Layer, upper: Layer) -> Layer:

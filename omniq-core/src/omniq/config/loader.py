@@ -39,14 +39,18 @@ class ConfigProvider:
 
         The arguments are named as the fields of `OmniQConfig`; None is as good as not given. Where the
         environment or an argument gives a store's URL, or another type, what the source says of that store
-        is dropped, but for what all stores have: `project_name`, `queues` and `serializer`.
+        is dropped, but for what all stores have: `project_name`, `queues` and `serializer`. Who turns dill off,
+        by `serializer="msgspec"`, is overruled by nobody.
 
         Raises `ConfigError`, whose message begins with the variable or with the path of the entry.
         """
         environment = layers.from_settings(EnvConfig(self._environ).given())
         merged: Layer = {}
-        for layer in (self._source_layer(), environment, _checked(arguments)):
+        given = (self._source_layer(), environment, _checked(arguments))
+        for layer in given:
             merged = layers.merge(merged, layer, self._registry)
+        if any(map(layers.turns_dill_off, given)):
+            merged["task_queue"].setdefault("config", {})["serializer"] = "msgspec"
         return convert(merged, OmniQConfig)
 
     def _source_layer(self) -> Layer:
@@ -74,6 +78,9 @@ def _checked_source(source: Mapping[str, Any] | OmniQConfig) -> Layer:
 
 def _checked(source: Mapping[str, Any] | OmniQConfig) -> Layer:
     """The layer, if it is valid on its own, so that layers can be merged without looking twice."""
+    if isinstance(source, Mapping):
+        unknown = {name: value for name, value in source.items() if name not in OmniQConfig.__struct_fields__}
+        convert(unknown, OmniQConfig)  # a name with nothing behind it may be a protection that is misspelt
     layer = layers.from_source(source)
     convert(layer, OmniQConfig)
     return layer

@@ -88,12 +88,14 @@ class Resigner:
         while True:
             page = await (await self._queue.ready()).find(TaskFilter(), limit=PAGE, cursor=cursor)
             yield [task.id for task in page.tasks]
-            cursor = page.cursor
-            if cursor is None:
+            if page.cursor in (None, cursor):  # it stands still at ids that are no text
                 return
+            cursor = page.cursor
 
     async def _sign_tasks(self, ids: Sequence[str], tally: Tally) -> None:
         records = [record for record in await self._queue.store.get(ids) if record is not None]
+        missing = set(ids) - {record.id for record in records}
+        tally.refused += sum(not id_.isprintable() for id_ in missing)  # others were purged meanwhile
         found = ((r.id, r.body, self._try(tally, r.body, partial(self._task, r))) for r in records)
         _count(tally, await self._queue.store.replace_bodies(_changes(found)))
 
@@ -105,6 +107,10 @@ class Resigner:
         _count(tally, await self._results.replace_bodies(_changes(found)))
 
     async def _sign_schedule(self, schedule: ScheduleRecord, tally: Tally) -> None:
+        if schedule.damage is not None:  # which writing it again would hide
+            tally.refused += 1
+            log.warning("not signed: schedule %s is damaged: %s", schedule.id, schedule.damage)
+            return
         signed = self._try(tally, schedule.body, partial(self._schedule, schedule))
         if signed is not None:
             changed = replace(schedule, body=signed)

@@ -69,6 +69,8 @@ class Signer:
 
 
 def _parse(text: str) -> dict[str, bytes]:
+    if any("\ud800" <= char <= "\udfff" for char in text):  # bytes of the environment that aren't UTF-8
+        raise ConfigError(f"{VARIABLE}: it isn't UTF-8")
     entries = [entry.strip() for entry in text.split(",")]
     if len(entries) == 1 and ":" not in text:
         return {DEFAULT_KEY_ID: entries[0].encode()} if entries[0] else {}

@@ -134,6 +134,12 @@ class Child:
         self._close()
         await asyncio.sleep(0)
 
+    def abandon(self) -> None:
+        """Kill it, for a worker whose event loop was closed."""
+        self._kill_group()
+        self.process.wait()
+        self._ends.close()
+
     async def _dead(self) -> None:
         while self.process.poll() is None:  # noqa: ASYNC110 (nothing tells of it that needs no thread or descriptor)
             await asyncio.sleep(0.001)

@@ -89,7 +89,7 @@ class Execution:
         try:
             return copy_context().run(self._run_sync, job, call, await_)
         finally:
-            asyncio.set_event_loop(None)  # a task may have closed what it found or left there
+            _leave_no_loop()
 
     def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
         before = forks.count
@@ -120,6 +120,16 @@ class Execution:
         return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
 
 
+def _leave_no_loop() -> None:
+    """Let this thread have no event loop: a task may have closed the one it found, or left one there."""
+    asyncio._set_running_loop(None)
+    try:
+        asyncio.set_event_loop(None)
+    except BaseException as error:  # it has left a policy, too
+        log.warning("a task has left an event loop policy that can't be used: %s", qualified_name(type(error)))
+        asyncio.set_event_loop_policy(None)
+
+
 class OutOfResources(Exception):
     """Raised where the worker lacks what it takes to run a task: that is no fault of the task."""
 
@@ -146,6 +156,11 @@ def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
     """What came of a run that raised. The error is of no use after that: it lets go of what the task held."""
     try:
         return _failure(job, error, fatal)
+    except Exception as second:  # ours, and better told than the end of a worker
+        log.exception("task %s: what it raised can't be told", job.record.id)
+        name = qualified_name(type(error))
+        message = f"(it can't be told: {qualified_name(type(second))})"
+        return Ran(end=End.ERROR, error_type=name, error_message=message, started_at=job.started_at)
     finally:
         let_go(error)
 
@@ -156,7 +171,7 @@ def _failure(job: Job, error: BaseException, fatal: bool) -> Ran:
         return Ran(end=End.RELEASED, delay=SCARCITY_PAUSE)
     if issubclass(kind, asyncio.CancelledError) and (why := job.ended_by or job.disturbed_by):
         return Ran(end=why, started_at=job.started_at)
-    if kind is TaskTimeout and not error.args:
+    if kind is TaskTimeout and not error.args and job.call.timeout is not None:
         error = TaskTimeout(f"ran longer than its timeout of {job.call.timeout:g} s")
     broken = fatal or issubclass(kind, CorruptPayload | SignatureError)
     return Ran(

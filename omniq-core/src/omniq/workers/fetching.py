@@ -86,8 +86,8 @@ class Fetcher:
         self._emptied = asyncio.Event()
         self._found = 0
         self._unreadable = Backoff(2 * FIRST_WAIT, MAX_WAIT)
-        """Between claims that bring nothing but tasks this worker lacks the key for: longer than those wait, so that
-        others get them."""
+        """Between claims that bring all there is, and nothing but tasks this worker lacks the key for: longer than
+        those wait, so that others get them."""
         self.pace = Pace()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
@@ -100,10 +100,12 @@ class Fetcher:
                 self._listen()
                 await asyncio.sleep(0)  # so that it does listen before the claim looks
                 began = time.monotonic()
-                records = await self._claim(max(1, self._room()))  # a result may have taken the room meanwhile
+                limit = max(1, self._room())  # a result may have taken the room meanwhile
+                records = await self._claim(limit)
                 if records:
                     self._found += len(records)
-                    await self._hand_out(records)
+                    if not await self._hand_out(records) and len(records) < limit:
+                        await self._unreadable.pause()
                 elif records is not None:
                     self._note_empty(began)
                     await self._idle()
@@ -188,14 +190,14 @@ class Fetcher:
         keys = {name: random.random() ** (1 / (count - place)) for place, name in enumerate(self._queues)}
         return sorted(self._queues, key=keys.__getitem__, reverse=True)
 
-    async def _hand_out(self, records: Sequence[TaskRecord]) -> None:
+    async def _hand_out(self, records: Sequence[TaskRecord]) -> bool:
+        """Give them to who runs them; returns whether this worker has the key for any."""
         admitted = [self._admission.admit(record) for record in records]
         for job, ran in admitted:
             if ran is not None:
                 self._desk.accept_done(job, ran)
         if all(ran is not None and ran.end is End.RELEASED for _, ran in admitted):
-            await self._unreadable.pause()
-            return
+            return False
         self._unreadable.reset()
         jobs = [job for job, ran in admitted if ran is None]
         suspect = next((job for job in jobs if job.alone), None)
@@ -204,6 +206,7 @@ class Fetcher:
             self._runner.wake()
         else:
             await self._run_alone(suspect, [job for job in jobs if job is not suspect])
+        return True
 
     async def _run_alone(self, suspect: Job, others: list[Job]) -> None:
         """Run a task that may kill the process when nothing else is in this worker's hands."""

@@ -69,7 +69,7 @@ class LeaseKeeper:
         portal, self._portal = self._portal, None
         if portal is not None:
             with suppress(RuntimeError):  # it has ended by itself
-                await asyncio.wrap_future(portal.submit(self._guarded(self._store.close)))
+                await asyncio.wait([asyncio.wrap_future(portal.submit(self._guarded(self._store.close)))])
             portal.stop()  # it has nothing left to do
 
     async def _live(self, portal: Portal) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Self
+from typing import Final, Self
 
 from msgspec import Struct
 
 from omniq.config.logging import FORMAT
+
+WITH_HANDLERS: Final = frozenset({"dill"})
+"""Loggers that have a handler from their import on, whatever the program wants to see."""
 
 
 class LogSettings(Struct, array_like=True):
@@ -27,7 +30,8 @@ class LogSettings(Struct, array_like=True):
             logger for logger in list(logging.root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)
         ]
         levels = {logger.name: logger.level for logger in loggers if logger.level != logging.NOTSET}
-        handlers = [handler for logger in (logging.root, *loggers) for handler in logger.handlers]
+        own = [logger for logger in (logging.root, *loggers) if logger.name not in WITH_HANDLERS]
+        handlers = [handler for logger in own for handler in logger.handlers]
         shown = [handler.level for handler in handlers if not isinstance(handler, logging.NullHandler)]
         return cls({**levels, "": logging.root.level}, logging.root.manager.disable, min(shown, default=None))
 

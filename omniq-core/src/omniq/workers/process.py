@@ -95,6 +95,10 @@ class ProcessRunner(Runner):
 
     async def close(self) -> None:
         self._closing = True
+        if self._loop.is_closed():  # nothing of it can end by itself any more
+            for child in self._children:
+                child.abandon()
+            return
         for keeper in self._keepers:
             keeper.cancel()
         for tasks in (self._keepers, self._endings):

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable
 from typing import Final, TextIO
 
+from omniq.workers.thread_state import is_usable, reopened
+
 MANY: Final = 0.75
 """The part of the descriptors it may have after whose use a process is given up: innocent tasks need some too."""
 
@@ -55,7 +57,7 @@ class ProcessState:
             if not flushed or lowest != self._lowest or now > self._check_at:
                 self._check_at = now + CHECK
                 self._restore_descriptors()
-        except OSError:
+        except (OSError, ValueError):
             return False
         sys.stdout, sys.stderr = self._output, self._errors
         return self._lowest < self._most_descriptors
@@ -79,7 +81,7 @@ class ProcessState:
             os.dup2(kept, number)
         self._lowest = _lowest_free()
         if not self.flush():
-            self._output, self._errors = _opened(self._output, 1), _opened(self._errors, 2)
+            self._output, self._errors = _usable(self._output, "stdout"), _usable(self._errors, "stderr")
 
 
 def _identity(descriptor: int) -> tuple[int, ...] | None:
@@ -114,11 +116,9 @@ def _by_line(stream: TextIO | None) -> TextIO | None:
     return stream
 
 
-def _opened(stream: TextIO | None, descriptor: int) -> TextIO | None:
-    """The stream, or another one in its place if a task has closed it."""
-    if stream is None or not stream.closed:
-        return stream
-    return open(descriptor, "w", 1, stream.encoding, stream.errors, closefd=False)
+def _usable(stream: TextIO | None, name: str) -> TextIO | None:
+    """The stream, or another one in its place if a task has closed or detached it."""
+    return stream if stream is None or is_usable(stream) else reopened(stream, name)
 
 
 def _working_directory() -> int | None:

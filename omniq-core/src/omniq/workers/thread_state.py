@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from contextlib import suppress
 from sys import getprofile, getrecursionlimit, gettrace
 from time import monotonic
+from typing import Any, TextIO, cast
+
+from omniq.portals import reopen_standard_files
 
 LOOK_INTERVAL = 0.05
 """Seconds between two looks at what only the system knows."""
@@ -48,24 +49,21 @@ class ThreadState:
 
     def _restore_streams(self) -> None:
         for name, stream in self._streams:
-            if getattr(getattr(sys, name), "closed", False) and not getattr(stream, "closed", True):
-                setattr(sys, name, stream)
+            if stream is not None and not is_usable(getattr(sys, name, None)):
+                setattr(sys, name, stream if is_usable(stream) else reopened(stream, name))
         reopen_standard_files()
 
 
-def reopen_standard_files() -> None:
-    """Open the descriptors 0 to 2 where they are closed: the next file or connection would get their number."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            with suppress(OSError):  # none is left: the next look will see to it
-                _open_null(number)
+def is_usable(stream: Any) -> bool:
+    """Whether it is a stream that is neither closed nor detached: a task may have put there, or done, anything."""
+    try:
+        return not stream.closed
+    except Exception:
+        return False
 
 
-def _open_null(number: int) -> None:
-    opened = os.open(os.devnull, os.O_RDWR)
-    if opened == number:
-        os.set_inheritable(number, True)
-    else:  # somebody else has got it by now
-        os.close(opened)
+def reopened(stream: TextIO, name: str) -> TextIO:
+    """Another stream for the standard file of that name, in place of one that can't be used any more."""
+    mode, line_buffered = ("r", -1) if name == "stdin" else ("w", 1)
+    encoding, errors = getattr(stream, "encoding", None), getattr(stream, "errors", None)
+    return cast("TextIO", open(STREAMS.index(name), mode, line_buffered, encoding, errors, closefd=False))

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from omniq.background import start_thread
 from omniq.backoff import Backoff
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.logs import get_logger
-from omniq.workers.execution import Execution, failure, is_async
+from omniq.workers.describing import qualified_name
+from omniq.workers.execution import SCARCITY_PAUSE, Execution, failure, is_async
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 from omniq.workers.thread_state import ThreadState
@@ -164,10 +165,25 @@ class ThreadSlots:
                 state.restore()
         except Exception as error:  # tasks can't raise here: it is ours, and the thread's job would be held for ever
             self._call_soon(self.on_failure, error)
+        except BaseException as error:  # sent to this thread by a task that has ended since
+            log.warning("a thread was ended by %s, another takes its place", qualified_name(type(error)))
         me.loop.close()
         with self._lock:
             self._threads.discard(me)
             self._abandoned -= me.abandoned
+        self._give_back_jobs_of(me)
+
+    def _give_back_jobs_of(self, thread: _TaskThread) -> None:
+        """Hand back what a thread held that ended too early, and let another look for work."""
+        with self._lock:
+            jobs = [job for job, running in self._running.items() if running is thread]
+            for job in jobs:
+                del self._running[job]
+        for job in jobs:
+            self._call_soon(self._disarm, job)
+            self._done(job, Ran(end=End.RELEASED, delay=SCARCITY_PAUSE, started_at=job.started_at))
+        if self._waiting():
+            self.wake()
 
     def _work_once(self, me: _TaskThread) -> bool:
         """Run the next job; returns whether there was one. Nothing here holds it while the thread is idle."""
@@ -194,8 +210,21 @@ class ThreadSlots:
             with self._lock:
                 self._idle -= 1
             return job
-        self._tokens.get()
+        try:
+            self._tokens.get()
+        except BaseException:
+            self._leave_park()
+            raise
         return None
+
+    def _leave_park(self) -> None:
+        """Wait no longer. If all who wait have been called, one of the calls was for this thread: another gets it."""
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+                return
+        with suppress(Empty):
+            self._tokens.get_nowait()
 
     def _run(self, job: Job, me: _TaskThread) -> None:
         self._running[job] = me
