@@ -190,3 +190,12 @@ def test_dead_letters_are_listed_without_being_decoded(tmp_path: Path, monkeypat
         assert task_id in cli.output(*command)
     assert cli("result", task_id).exit_code == 1
     assert decoded == []
+
+
+async def test_tasks_whose_key_is_missing_keep_no_other_waiting(place: Place) -> None:
+    async with front_door(place, security=Security(signing_key="new:" + "n" * 32)) as new:
+        for _ in range(60):
+            await new.enqueue(tasks.add, [1, 1], priority=1)
+    old = front_door(place, security=Security(signing_key="old:" + "o" * 32))
+    async with old, working(old, "thread", max_workers=2):
+        assert await old.get_result(await old.enqueue(tasks.add, [20, 22]), timeout=SOON) == 42
