@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
+from omniq.config.security import Security
+from omniq.storage.sizes import SizeLimit
 from omniq.workers import AsyncWorkerPool, process
+from omniq.workers.children import Child
+from omniq.workers.execution import Execution
 
 from tests.core import tasks
 from tests.core.support import FAST, SOON, front_door, reference_place, results_of, until, working
@@ -106,3 +111,17 @@ async def both(oq: AsyncOmniQ) -> list[int]:
     while len(found) < 2:
         found |= set(await results_of(oq, [await oq.enqueue(tasks.sleep_in_process, [0.05]) for _ in range(2)]))
     return sorted(found)
+
+
+async def test_a_child_that_gets_ready_while_the_worker_stops_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_ready, started = Child._get_ready, list[Child]()
+
+    async def stopped_then(self: Child, execution: Execution) -> None:
+        await get_ready(self, execution)
+        started.append(self)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Child, "_get_ready", stopped_then)
+    with pytest.raises(asyncio.CancelledError):
+        await Child.start(Execution(Security(), SizeLimit(sys.maxsize, "nothing")), lambda *_: None)
+    assert [child.process.poll() is None for child in started] == [False]

@@ -63,10 +63,11 @@ class Child:
             with suppress(TimeoutError):
                 async with asyncio.timeout(START_PATIENCE):
                     await child._get_ready(execution)
-        finally:
-            if not child.ready:
-                await child.end()
+        except BaseException:  # it may be ready just now, and nobody have heard of it
+            await child.end()
+            raise
         if not child.ready:
+            await child.end()
             code = child.process.returncode
             raise WorkerError(f"a child died before it was ready (exit code {code}): see what it wrote to stderr")
         return child
