@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from omniq.background import Background, spawn
-from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
 from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import TaskRecord
-from omniq.workers.admission import FIRST_WAIT, MAX_WAIT, Admission
+from omniq.workers.admission import MAX_WAIT, Admission
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.runner import Runner
@@ -85,9 +84,8 @@ class Fetcher:
         """When a claim began that found nothing."""
         self._emptied = asyncio.Event()
         self._found = 0
-        self._unreadable = Backoff(2 * FIRST_WAIT, MAX_WAIT)
-        """Between claims that bring all there is, and nothing but tasks this worker lacks the key for: longer than
-        those wait, so that others get them."""
+        self._swept: set[str] = set()
+        """Tasks this worker lacks the key for, as far as they were claimed and went back since it last paused."""
         self.pace = Pace()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
@@ -104,8 +102,7 @@ class Fetcher:
                 records = await self._claim(limit)
                 if records:
                     self._found += len(records)
-                    if not await self._hand_out(records) and len(records) < limit:
-                        await self._unreadable.pause()
+                    await self._hand_out(records, full=len(records) == limit)
                 elif records is not None:
                     self._note_empty(began)
                     await self._idle()
@@ -190,15 +187,15 @@ class Fetcher:
         keys = {name: random.random() ** (1 / (count - place)) for place, name in enumerate(self._queues)}
         return sorted(self._queues, key=keys.__getitem__, reverse=True)
 
-    async def _hand_out(self, records: Sequence[TaskRecord]) -> bool:
-        """Give them to who runs them; returns whether this worker has the key for any."""
+    async def _hand_out(self, records: Sequence[TaskRecord], *, full: bool) -> None:
         admitted = [self._admission.admit(record) for record in records]
         for job, ran in admitted:
             if ran is not None:
                 self._desk.accept_done(job, ran)
         if all(ran is not None and ran.end is End.RELEASED for _, ran in admitted):
-            return False
-        self._unreadable.reset()
+            await self._leave_to_others(admitted, full=full)
+            return
+        self._swept.clear()
         jobs = [job for job, ran in admitted if ran is None]
         suspect = next((job for job in jobs if job.alone), None)
         if suspect is None or self._runner.isolates:
@@ -206,7 +203,19 @@ class Fetcher:
             self._runner.wake()
         else:
             await self._run_alone(suspect, [job for job in jobs if job is not suspect])
-        return True
+
+    async def _leave_to_others(self, admitted: Sequence[tuple[Job, Ran | None]], *, full: bool) -> None:
+        """Go on to what may be behind tasks that this worker lacks the key for; pause, when it has seen them all.
+
+        The pause is longer than these tasks wait, so that others get them.
+        """
+        ids = {job.record.id for job, _ in admitted}
+        if full and self._swept.isdisjoint(ids):
+            self._swept |= ids
+            return
+        self._swept.clear()
+        waits = [ran.delay or 0.0 for _, ran in admitted if ran is not None]
+        await asyncio.sleep(min(2 * max(waits), MAX_WAIT))
 
     async def _run_alone(self, suspect: Job, others: list[Job]) -> None:
         """Run a task that may kill the process when nothing else is in this worker's hands."""
