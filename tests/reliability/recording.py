@@ -42,6 +42,7 @@ class RecordingQueue(BaseTaskQueue):
     def __init__(self, store: BaseTaskQueue, history: History) -> None:
         self._store = store
         self._history = history
+        self.networked = store.networked
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         asked_at = time.monotonic()

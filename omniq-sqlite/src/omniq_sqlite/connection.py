@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from contextlib import ExitStack
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
@@ -103,7 +103,7 @@ if hasattr(os, "register_at_fork"):
 class SQLiteStore(Store):
     """What the three stores have in common."""
 
-    networked: ClassVar[bool] = False
+    networked: bool = False
 
     def __init__(self, config: SQLiteConfig) -> None:
         self._settings = config.settings

@@ -77,7 +77,7 @@ class Store(ABC):
         """
         return MAX_ITEM_BYTES
 
-    networked: ClassVar[bool] = True
+    networked: bool = True
     """Whether others than this machine's users may reach the data; False for a local file, or for memory."""
 
     @property

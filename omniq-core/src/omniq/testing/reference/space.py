@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from omniq.ids import new_id
 from omniq.models.event import TaskEvent
@@ -44,7 +44,7 @@ Place: TypeAlias = str | ReferenceSpace | None
 class ReferenceStore(Store):
     """What the three reference stores have in common. There is nothing to open or to close."""
 
-    networked: ClassVar[bool] = False
+    networked: bool = False
 
     def __init__(self, place: Place = None) -> None:
         self.space = ReferenceSpace.at(f"reference:{place}") if isinstance(place, str) else place or ReferenceSpace()
