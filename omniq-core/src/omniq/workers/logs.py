@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from omniq.config.logging import FORMAT
 
-WITH_HANDLERS: Final = frozenset({"dill"})
-"""Loggers that have a handler from their import on, whatever the program wants to see."""
+WITH_HANDLERS: Final = frozenset({"dill", "push_response"})
+"""Loggers of dill and redis-py that have a handler from their import on, whatever the program wants to see."""
 
 
 class LogSettings(Struct, array_like=True):
