@@ -96,7 +96,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"queue": "high"}, "queue: no such option; did you mean 'queue_name'"),
+            ({"queue": "high"}, "queue: no such option, did you mean 'queue_name'"),
             ({"frobnicate": 1}, "frobnicate: no such option"),
             ({"run_in": 1, "run_at": AWARE}, "run_in: give run_in or run_at, not both"),
             ({"task_id": "t", "depends_on": ["t"]}, "depends_on: task t can't depend on itself"),

@@ -20,6 +20,10 @@ def parts(
     items: Sequence[T], size: Callable[[T], int], *, limit: int, max_bytes: int = MAX_BYTES
 ) -> Iterator[Sequence[T]]:
     """The items in order, in parts of at most `limit` items and `max_bytes` bytes; a larger item goes alone."""
+    if len(items) <= limit and sum(map(size, items)) <= max_bytes:  # as nearly always
+        if items:
+            yield items
+        return
     start = total = 0
     for index, item in enumerate(items):
         weight = size(item)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 MAX_NAME = 255
 """Characters of the name of a function or of an error's type."""
 MAX_MESSAGE = 16 * 1024
@@ -27,6 +29,7 @@ def _note(count: int) -> str:
     return f" … {count:,} characters cut … "
 
 
+@lru_cache(maxsize=1024)
 def shown_name(name: str) -> str:
     """The name on one line, and not too long: for people, never to look something up by it."""
     if len(name) <= MAX_NAME and name.isprintable():

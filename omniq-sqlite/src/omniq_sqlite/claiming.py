@@ -41,6 +41,7 @@ _CLAIM = f"""
         claimed_at = ?2, lease_until = ?3, worker = ?4
     where id in (select value from json_each(?1))
 """
+_ANY_LARGE_BODY = "select exists (select 1 from large_body)"
 _LARGE_BODIES = "select task_id, length(body) from large_body where task_id in (select value from json_each(?))"
 _CURRENT_LEASES = """
     select json_group_array(json_array(id, cast(epoch as integer), cancel_requested is 1)) from task
@@ -113,9 +114,9 @@ def _named(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
 
 def _affordable(connection: sqlite3.Connection, ids: list[str], max_bytes: int) -> list[str]:
     """The first of the tasks, whose large bodies have no more than `max_bytes` together; small ones aren't counted."""
-    sizes = dict(connection.execute(_LARGE_BODIES, [encode(ids)])) if ids else {}
-    if not sizes:
+    if not ids or not connection.execute(_ANY_LARGE_BODY).fetchone()[0]:
         return ids
+    sizes = dict(connection.execute(_LARGE_BODIES, [encode(ids)]))
     totals = accumulate(sizes.get(id_, 0) for id_ in ids)
     return ids[: next((max(1, count) for count, total in enumerate(totals) if total > max_bytes), len(ids))]
 

@@ -17,15 +17,14 @@ from omniq.storage.rules import decide
 from omniq_sqlite.damage import DAMAGE, check_damage, give_stand_ins
 from omniq_sqlite.results import store_results
 from omniq_sqlite.wire import (
+    TICKS,
     Flag,
     Ticks,
     encode,
     fetch_text,
-    maybe_seconds,
     maybe_ticks,
     ticks_of,
     time_at,
-    to_seconds,
     to_ticks,
 )
 
@@ -114,13 +113,13 @@ def _record(row: _CurrentRow) -> TaskRecord:
         state=row.state,
         priority=0,
         created_at=0.0,
-        run_at=to_seconds(row.run_at),
-        expires_at=maybe_seconds(row.expires_at),
-        finished_at=maybe_seconds(row.finished_at),
+        run_at=row.run_at / TICKS,
+        expires_at=None if row.expires_at is None else row.expires_at / TICKS,
+        finished_at=None if row.finished_at is None else row.finished_at / TICKS,
         epoch=row.epoch,
         attempts=row.attempts,
         crashes=row.crashes,
-        lease_until=maybe_seconds(row.lease_until),
+        lease_until=None if row.lease_until is None else row.lease_until / TICKS,
         worker=row.worker,
         cancel_requested=bool(row.cancel_requested),
     )

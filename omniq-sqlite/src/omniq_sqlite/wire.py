@@ -172,6 +172,7 @@ def _body(row: TaskRow, large: dict[str, bytes]) -> bytes:
 
 
 def _record(row: TaskRow, body: bytes) -> TaskRecord:
+    # Times are turned in place, not by calls: this runs for every task of every batch.
     return TaskRecord(
         id=row.id,
         queue_name=row.queue_name,
@@ -179,15 +180,15 @@ def _record(row: TaskRow, body: bytes) -> TaskRecord:
         name=row.name,
         state=row.state,
         priority=row.priority,
-        created_at=to_seconds(row.created_at),
-        run_at=to_seconds(row.run_at),
-        expires_at=maybe_seconds(row.expires_at),
-        finished_at=maybe_seconds(row.finished_at),
+        created_at=row.created_at / TICKS,
+        run_at=row.run_at / TICKS,
+        expires_at=None if row.expires_at is None else row.expires_at / TICKS,
+        finished_at=None if row.finished_at is None else row.finished_at / TICKS,
         epoch=row.epoch,
         attempts=row.attempts,
         crashes=row.crashes,
-        lease_until=maybe_seconds(row.lease_until),
-        claimed_at=maybe_seconds(row.claimed_at),
+        lease_until=None if row.lease_until is None else row.lease_until / TICKS,
+        claimed_at=None if row.claimed_at is None else row.claimed_at / TICKS,
         worker=row.worker,
         cancel_requested=bool(row.cancel_requested),
         depends_on=row.depends_on or (),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
 
 Answer: TypeAlias = tuple[Added, bool]
-"""What the store said of a new task, and whether it had been asked before."""
+"""What the store said of a new task, and whether it had to be asked more than once."""
 
 STORED = (Added.NEW, Added.DUPLICATE)
 
@@ -30,7 +30,7 @@ class TaskAdder:
     def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
         self._queue = queue
         self._surely_fits = min(queue.config.max_body, ALWAYS_TAKEN)
-        self._batches = PerLoop(lambda: Batcher(self._add, size=task_bytes, max_bytes=queue.store.max_bytes))
+        self._batches = PerLoop(lambda: Batcher(self._answers, size=task_bytes, max_bytes=queue.store.max_bytes))
 
     async def check_size(self, body: bytes, func: str, argument: str = "func_args") -> None:
         """Raise `PayloadTooLarge` if the packed call is larger than `max_body` or than the store takes."""
@@ -38,12 +38,17 @@ class TaskAdder:
             limit = SizeLimit.of(self._queue.config.max_body, await self._queue.ready())
             limit.check(len(body), f"{argument}: the call of {func}")
 
+    async def check_sizes(self, tasks: Sequence[NewTask]) -> None:
+        """As `check_size`, for the tasks of many calls."""
+        for place in [place for place, task in enumerate(tasks) if len(task.body) > self._surely_fits]:
+            await self.check_size(tasks[place].body, tasks[place].name, f"calls[{place}].func_args")
+
     async def add(self, task: NewTask, *, own_id: bool) -> None:
         """Add a task, whose id is of our `own` making or the caller's, in one write with others that come now."""
         began = clock.now()
         try:
-            answer = await self._batches.get().submit(task)
-            await self._added([task], [answer], began, (task.id,) if own_id else ())
+            answer, again = await self._batches.get().submit(task)
+            await self._added([task], [answer], began, (task.id,) if own_id and again else ())
         except StoreError as error:
             raise error.about([task.id]) from error.__cause__
 
@@ -66,34 +71,38 @@ class TaskAdder:
             store = self._queue.store
             for batch in parts(ordered, task_bytes, limit=store.add_batch, max_bytes=store.max_bytes):
                 began = clock.now()
-                answers = await self._add(batch)
-                added += [task.id for task, (answer, _) in zip(batch, answers, strict=True) if answer in STORED]
-                await self._added(batch, answers, began, own_ids)
+                answers, again = await self._add(batch)
+                added += [task.id for task, answer in zip(batch, answers, strict=True) if answer in STORED]
+                await self._added(batch, answers, began, own_ids if again else ())
         except StoreError as error:
             raise error.about([task.id for task in tasks], added=added) from error.__cause__
 
-    async def _add(self, tasks: Sequence[NewTask]) -> list[Answer]:
-        async def add(again: bool) -> list[Answer]:
-            return [(added, again) for added in await (await self._queue.ready()).add(tasks)]
+    async def _add(self, tasks: Sequence[NewTask]) -> tuple[Sequence[Added], bool]:
+        """What the store says of each, and whether it had to be asked more than once."""
+
+        async def add(again: bool) -> tuple[Sequence[Added], bool]:
+            return await (await self._queue.ready()).add(tasks), again
 
         return await repeated(add)
 
+    async def _answers(self, tasks: Sequence[NewTask]) -> list[Answer]:
+        answers, again = await self._add(tasks)
+        return [(answer, again) for answer in answers]
+
     async def _added(
-        self, tasks: Sequence[NewTask], answers: Sequence[Answer], began: float, own_ids: Collection[str]
+        self, tasks: Sequence[NewTask], answers: Sequence[Added], began: float, again: Collection[str]
     ) -> None:
         """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones.
 
-        Its events are of when it `began`: a worker may have started a task before the reply was here.
+        Its events are of when it `began`: a worker may have started a task before the reply was here. For ids of our
+        own making that the store was asked for `again`, a duplicate is what the first time added.
         """
-        pairs = [(task, *answer) for task, answer in zip(tasks, answers, strict=True)]
         if (events := self._queue.events) is not None:
-            for task, added, again in pairs:
-                # Nobody but us, a moment ago, can have added a task whose id we have made.
-                if added is Added.NEW or (again and added is Added.DUPLICATE and task.id in own_ids):
+            for task, answer in zip(tasks, answers, strict=True):
+                if answer is Added.NEW or (answer is Added.DUPLICATE and task.id in again):
                     events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
-        children = [task.id for task, added, _ in pairs if task.depends_on and added in STORED]
-        if children:
+        family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
+        if children := [task.id for task, answer in family if answer in STORED]:
             await repeated(lambda _: self._queue.dependencies.children_added(children))
-        orphan = next((task for task, added, _ in pairs if added is Added.UNKNOWN_PARENT), None)
-        if orphan is not None:
+        if orphan := next((task for task, answer in family if answer is Added.UNKNOWN_PARENT), None):
             raise unknown_parent(orphan)

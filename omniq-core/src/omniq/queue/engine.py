@@ -154,8 +154,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
         pairs = zip(calls, options, strict=True)
         tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
-        for place, task in enumerate(tasks):
-            await self.adder.check_size(task.body, task.name, f"calls[{place}].func_args")
+        await self.adder.check_sizes(tasks)
         own_ids = {task.id for task, checked in zip(tasks, options, strict=True) if checked.task_id is None}
         await self.adder.add_many(tasks, own_ids)
         return [task.id for task in tasks]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, cast
 
@@ -21,6 +20,7 @@ from omniq.models.times import Duration, due_time, seconds
 from omniq.serialization.calls import CallOptions
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import NewTask, TaskFilter
+from omniq.suggest import did_you_mean
 from omniq.texts import shown_name
 
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
@@ -98,9 +98,7 @@ class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
             return cls(**options)
         except TypeError:
             unknown = next(name for name in options if name not in cls.__struct_fields__)
-            close = difflib.get_close_matches(unknown, cls.__struct_fields__, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InvalidTask(f"{unknown}: no such option{hint}") from None
+            raise InvalidTask(f"{unknown}: no such option{did_you_mean(unknown, cls.__struct_fields__)}") from None
 
 
 NO_OPTIONS = TaskOptions()
@@ -252,9 +250,11 @@ def check_priority(priority: object) -> int:
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:
-    if options.run_in is not None and options.run_at is not None:
+    if options.run_at is None:
+        return span("run_in", options.run_in) or 0.0, None
+    if options.run_in is not None:
         raise InvalidTask("run_in: give run_in or run_at, not both")
-    return span("run_in", options.run_in) or 0.0, due_time("run_at", options.run_at)
+    return 0.0, due_time("run_at", options.run_at)
 
 
 def _retries(max_retries: object) -> int:
@@ -266,7 +266,7 @@ def _retries(max_retries: object) -> int:
 def _parents(depends_on: Sequence[TaskRef] | TaskRef, task_id: str) -> tuple[str, ...]:
     if isinstance(depends_on, str | Task):
         depends_on = (depends_on,)
-    if not depends_on:
+    elif not depends_on:
         return ()
     if not isinstance(depends_on, Iterable):
         raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(depends_on).__name__}")

@@ -23,9 +23,12 @@ class ArgumentCodec:
 
     def __init__(self, values: ValueCodec) -> None:
         self._values = values
+        self._nothing = values.dump([[], {}])
 
     def pack(self, func: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Format, bytes]:
         """The arguments' format and bytes. Raises `SerializationError`, which names the argument at fault."""
+        if not args and not kwargs:
+            return self._nothing
         try:
             return self._values.dump([list(args), dict(kwargs)])
         except SerializationError as error:

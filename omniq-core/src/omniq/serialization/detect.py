@@ -58,12 +58,15 @@ class _Lowering:
         return container(value, depth - 1)
 
     def _items(self, values: Iterable[object], depth: int) -> list[object]:
-        return [self.lower(value, depth) for value in values]
+        atoms = self._atoms
+        return [value if type(value) in atoms else self.lower(value, depth) for value in values]
 
     def _list(self, value: list[object], depth: int) -> list[object]:
         return value if self._are_atoms(map(type, value)) else self._items(value, depth)
 
     def _dict(self, value: dict[object, object], depth: int) -> object:
+        if not value:
+            return value
         if not self._are_atoms(map(type, value)):
             keys = self._items(value, depth)
             if not all(map(operator.is_, keys, value)):
@@ -101,6 +104,6 @@ class SerializationDetector:
     def encode(self, value: object) -> bytes:
         """The value as MessagePack, exactly. Raises `NotCarried` when `detect` would say dill."""
         try:
-            return _encode(_quick.lower(value))
+            return _encode(value if type(value) in _ATOMS else _quick.lower(value))
         except (OverflowError, UnicodeEncodeError):
             return _encode(_careful.lower(value))

@@ -54,7 +54,7 @@ class Admission:
             return job, poisoned(record.crashes)
         if record.cancel_requested:
             return job, Ran(end=End.CANCELLED)
-        if self._is_expired(record):
+        if record.expires_at is not None and self._is_expired(record, record.expires_at):
             return job, Ran(end=End.EXPIRED)
         return job, None
 
@@ -75,10 +75,8 @@ class Admission:
         )
 
     @staticmethod
-    def _is_expired(record: TaskRecord) -> bool:
-        return (
-            record.expires_at is not None and record.claimed_at is not None and record.expires_at <= record.claimed_at
-        )
+    def _is_expired(record: TaskRecord, at: float) -> bool:
+        return record.claimed_at is not None and at <= record.claimed_at
 
 
 def until_next_try(record: TaskRecord) -> float:

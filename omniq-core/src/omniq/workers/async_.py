@@ -147,7 +147,7 @@ class LoopRunner(Runner):
         self._ended(job, ran)
 
     def _disarm(self, job: Job) -> None:
-        if job.call.timeout is not None and (timer := self._timers.pop(job, None)) is not None:
+        if (timer := self._timers.pop(job, None)) is not None:
             timer.cancel()
 
     async def _run(self, job: Job, call: LoadedCall) -> None:
@@ -166,7 +166,8 @@ class LoopRunner(Runner):
             self._halted = True  # the program ends this loop, and nothing more can be begun on it
         if not job.done:  # else it was given up
             self._tasks.pop(job, None)
-            self._disarm(job)
+            if job.call.timeout is not None:
+                self._disarm(job)
             self._ended(job, ran)
 
     @staticmethod

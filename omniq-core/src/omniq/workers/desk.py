@@ -44,7 +44,8 @@ class Desk:
         """Put claimed jobs in line for a slot."""
         for job in jobs:
             self.held[job.record.id] = job
-            self._count(job.size)
+            if job.size >= LARGE:
+                self._count(job.size)
             self._buffer.append(job)
 
     def hold(self, job: Job) -> None:
@@ -64,7 +65,8 @@ class Desk:
                 jobs.append(self._buffer.pop())
             except IndexError:  # a slot was faster
                 break
-            self._count(-jobs[-1].size)
+            if jobs[-1].size >= LARGE:
+                self._count(-jobs[-1].size)
         return jobs
 
     @property
@@ -77,11 +79,11 @@ class Desk:
         return self._in_line
 
     def _count(self, size: int) -> None:
-        if abs(size) >= LARGE:  # many small ones are bounded by their number, and must cost nothing
-            with self._counting:
-                self._in_line += size
-            if size < 0:
-                self.call_soon(self.changed.set)
+        """Count a large payload in or out. Small ones are bounded by their number, and mustn't even cost a call."""
+        with self._counting:
+            self._in_line += size
+        if size < 0:
+            self.call_soon(self.changed.set)
 
     @property
     def oldest_wait(self) -> float:
@@ -103,7 +105,8 @@ class Desk:
                 job = self._buffer.popleft()
             except IndexError:
                 return None
-            self._count(-job.size)
+            if job.size >= LARGE:
+                self._count(-job.size)
             if job.ended_by is not None:
                 self.done(job, Ran(end=job.ended_by))
             elif time.monotonic() - job.renewed_at > SAFE_PART * self._lease:
@@ -114,13 +117,15 @@ class Desk:
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Put jobs that were taken and not begun first in line again."""
         for job in reversed(list(jobs)):
-            self._count(job.size)
+            if job.size >= LARGE:
+                self._count(job.size)
             self._buffer.appendleft(job)
 
     def done(self, job: Job, ran: Ran) -> None:
         """Hand in what came of a job."""
         job.done = True
-        self._count(len(ran.value))
+        if len(ran.value) >= LARGE:
+            self._count(len(ran.value))
         self._done.append((job, ran))
         if not self._signalled:
             self._signalled = True
@@ -138,14 +143,15 @@ class Desk:
         self._signalled = False
         self.has_done.clear()
         batch: list[tuple[Job, Ran]] = []
-        total = 0
-        while self._done and len(batch) < limit:
-            size = len(self._done[0][1].value)
+        total, done = 0, self._done
+        while done and len(batch) < limit:
+            size = len(done[0][1].value)
             total += size
             if total > max_bytes and batch:
                 break
-            batch.append(self._done.popleft())
-            self._count(-size)
+            batch.append(done.popleft())
+            if size >= LARGE:
+                self._count(-size)
         if self._done:
             self.has_done.set()
         return batch

@@ -114,7 +114,8 @@ class Execution:
     def _success(self, job: Job, value: Any) -> Ran:
         try:
             value_format, packed = self._serialization.dump_value(value)
-            self.max_result.check(len(packed), "the result")
+            if len(packed) > self.max_result.bytes:
+                self.max_result.check(len(packed), "the result")
         except (SerializationError, PayloadTooLarge) as error:
             return failure(job, error, fatal=True)
         return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)

@@ -68,7 +68,7 @@ class Job:
     )
 
     def __init__(self, record: TaskRecord, call: Call, *, alone: bool = False) -> None:
-        self.size = max(len(record.body), len(call.args))
+        self.size = len(record.body)
         """Bytes of its packed call."""
         self.record = record if self.size < LARGE else replace(record, body=b"")
         self.call = call

@@ -199,10 +199,13 @@ class SettlingLoop:
         mine = [(job, ran) for job, ran in batch if ran.end is not End.LOST]
         if mine:
             await self._settle(mine)
-            mine = [(job, ran) for job, ran in mine if job not in self._put_off]
-            self.ended.update(ran.end for _, ran in mine)
-        self._on_settled(len(mine))
-        self._desk.settled(job for job, _ in batch if job not in self._put_off)
+        settled = self._without_put_off(mine)
+        self.ended.update(ran.end for _, ran in settled)
+        self._on_settled(len(settled))
+        self._desk.settled(job for job, _ in self._without_put_off(batch))
+
+    def _without_put_off(self, batch: Sequence[tuple[Job, Ran]]) -> Sequence[tuple[Job, Ran]]:
+        return [(job, ran) for job, ran in batch if job not in self._put_off] if self._put_off else batch
 
     async def _settle(self, batch: Sequence[tuple[Job, Ran]], *, refusals: float = REFUSALS) -> None:
         changes = [self._verdict.change(job, ran) for job, ran in batch]
