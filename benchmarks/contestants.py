@@ -43,6 +43,7 @@ class Contestant:
         Raises `LeftOut`.
         """
         env = {**os.environ, **place, "BENCH_TASKS": str(tasks)}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # where modules are compiled at every start, that would be measured
         figures: Figures = {}
         for command in self.commands:
             figures |= measure([self.interpreter(), "-m", *command], env)
