@@ -23,6 +23,8 @@ from omniq.serialization.signing import VARIABLE, Role, Signer
 
 MAX_METADATA: Final = 64 * 1024
 """Bytes of a task's metadata, packed."""
+# The envelope tells without decoding whether there is dill inside, so it must not lie.
+DISAGREEING: Final = "the payload's header and body disagree about its format"
 _DEFAULTS: Final = CallOptions()
 _encode_metadata = Encoder().encode
 _decode_metadata = Decoder(dict[str, Any]).decode
@@ -123,7 +125,8 @@ class SerializationManager:
         binding = (task_id, queue_name, schedule_id, self._project)
         format, body = self._envelope.unseal(data, role=Role.CALL, binding=binding)
         call = self._calls.loads(body)
-        _check_format(format, _format_of(call))
+        if format is not _format_of(call):
+            raise CorruptPayload(DISAGREEING)
         return call
 
     def resign_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
@@ -160,7 +163,7 @@ class SerializationManager:
     ) -> bytes:
         """How a task ended, by or after one claim, in that state."""
         binding = (task_id, epoch, status, schedule_id, self._project)
-        format = _dill_if(outcome.value_format == Format.DILL)
+        format = _format_of_outcome(outcome)
         return self._envelope.seal(format, self._outcomes.dumps(outcome), role=_role_of(status), binding=binding)
 
     def read_outcome(
@@ -170,7 +173,8 @@ class SerializationManager:
         binding = (task_id, epoch, status, schedule_id, self._project)
         format, body = self._envelope.unseal(data, role=_role_of(status), binding=binding)
         outcome = self._outcomes.loads(body)
-        _check_format(format, _dill_if(outcome.value_format == Format.DILL))
+        if format is not _format_of_outcome(outcome):
+            raise CorruptPayload(DISAGREEING)
         return outcome
 
     def resign_outcome(
@@ -193,7 +197,8 @@ class SerializationManager:
         binding = (schedule_id, queue_name, self._project)
         format, body = self._envelope.unseal(data, role=Role.SCHEDULE, binding=binding)
         scheduled = self._schedules.loads(body)
-        _check_format(format, _format_of(scheduled.call))
+        if format is not _format_of(scheduled.call):
+            raise CorruptPayload(DISAGREEING)
         return scheduled
 
     def resign_schedule(self, data: bytes, *, schedule_id: str, queue_name: str) -> bytes:
@@ -237,15 +242,9 @@ def _role_of(status: TaskState) -> Role:
     return Role.RESULT if status is TaskState.SUCCESS else Role.ENDING
 
 
-def _dill_if(condition: bool) -> Format:
-    return Format.DILL if condition else Format.MSGSPEC
-
-
 def _format_of(call: Call) -> Format:
-    return _dill_if(call.by_value or call.args_format == Format.DILL)
+    return Format.DILL if call.by_value or call.args_format == Format.DILL else Format.MSGSPEC
 
 
-def _check_format(sealed: Format, found: Format) -> None:
-    # The envelope tells without decoding whether there is dill inside, so it must not lie.
-    if sealed is not found:
-        raise CorruptPayload("the payload's header and body disagree about its format")
+def _format_of_outcome(outcome: Outcome) -> Format:
+    return Format.DILL if outcome.value_format == Format.DILL else Format.MSGSPEC

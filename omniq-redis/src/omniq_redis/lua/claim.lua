@@ -34,35 +34,32 @@ local times = struct_pack('>dd', lease_until, now)
 local packed_worker = struct_pack('>I2c0', #worker, worker)
 local room = MAX_BODIES
 
--- The record to claim; nil if it isn't its place.
-local function pending_record(id, record, queue, packed_queue)
-  if record and record:byte(1) == PENDING and record:sub(72, 71 + #packed_queue) == packed_queue then return record end
+-- The record to claim, its epoch, size and time of expiry; nil if it isn't its place.
+local function pending(id, record, queue)
+  local ok, state, epoch, size, expires_at, place = pcall(struct_unpack, LOOK_TO_CLAIM, record)
+  if ok and state == PENDING and place == queue then return record, epoch, size, expires_at end
   records[id] = record
   local t = task(id)
-  if not t then
-    stand_in(id, queue, PENDING)
-    return records[id]
-  end
-  return t[STATE] == PENDING and t[QUEUE] == queue and record or nil
+  if t and (t[STATE] ~= PENDING or t[QUEUE] ~= queue) then return nil end
+  t = t or stand_in(id, queue, PENDING)
+  return records[id], t[EPOCH], t[SIZE], t[EXPIRES_AT]
 end
 
 -- As many as the limit and the size of one reply allow.
 local function claim(queue)
   local ids = call('ZRANGE', prefix .. 'ready:' .. queue, 0, limit - #claimed - 1)
-  local packed_queue = struct_pack('>I2c0', #queue, queue)
   local taken, before = 0, #claimed
-  for i, record in ipairs(fields('task', ids)) do
+  for i, found in ipairs(fields('task', ids)) do
     local id = ids[i]
-    record = pending_record(id, record, queue, packed_queue)
+    local record, epoch, size, expires_at = pending(id, found, queue)
     if record then
-      local epoch, size, expires_at = struct_unpack(LOOK_TO_CLAIM, record)
       room = room - size
       if room < 0 and #claimed > 0 then break end
       if expires_at ~= NEVER then
         drop('expiring', id)
         drop('overdue', id)
       end
-      records[id] = claimed_record(record, math.min(epoch, MAX_COUNT) + 1, times, packed_worker)
+      records[id] = claimed_record(record, (epoch < MAX_COUNT and epoch or MAX_COUNT) + 1, times, packed_worker)
       local n = #claimed
       claimed[n + 1] = id
       written[2 * n + 1], written[2 * n + 2] = id, records[id]

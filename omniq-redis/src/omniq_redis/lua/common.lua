@@ -6,14 +6,27 @@
 local pack = cmsgpack.pack
 local prefix = KEYS[1]
 
--- Does a command on a key. Where somebody has put something of another type there, that is put aside first.
-local function call(command, key, ...)
-  local answer = redis.pcall(command, key, ...)
-  if type(answer) ~= 'table' or not answer.err then return answer end
+-- Whether a command on that key failed and is worth another try. Where somebody has put something of another type
+-- there, that is put aside.
+local function failed(answer, key)
+  if type(answer) ~= 'table' or not answer.err then return false end
   if answer.err:find('WRONGTYPE', 1, true) then
     redis.call('RENAME', key, prefix .. 'damaged:' .. key:sub(#prefix + 1))
   end
-  return redis.call(command, key, ...) -- whose error is told as it is
+  return true
+end
+
+local function call(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if failed(answer, key) then return redis.call(command, key, ...) end -- whose error is told as it is
+  return answer
+end
+
+-- The same for a slice of a long list, which is handed on only once.
+local function call_slice(command, key, list, first, last)
+  local answer = redis.pcall(command, key, unpack(list, first, last))
+  if failed(answer, key) then return redis.call(command, key, unpack(list, first, last)) end
+  return answer
 end
 
 local time = redis.call('TIME')
@@ -32,7 +45,7 @@ local function even_if_full() call('HDEL', prefix .. 'nothing', '') end
 
 local function in_slices(command, key, list)
   for first = 1, #list, SLICE do
-    call(command, prefix .. key, unpack(list, first, math.min(first + SLICE - 1, #list)))
+    call_slice(command, prefix .. key, list, first, math.min(first + SLICE - 1, #list))
   end
 end
 
@@ -57,9 +70,9 @@ end
 -- The fields of a hash, false for those that aren't there.
 local function fields(key, names)
   local found = {}
-  if #names > 0 and #names <= SLICE then return call('HMGET', prefix .. key, unpack(names)) end
+  if #names > 0 and #names <= SLICE then return call_slice('HMGET', prefix .. key, names, 1, #names) end
   for first = 1, #names, SLICE do
-    local slice = call('HMGET', prefix .. key, unpack(names, first, math.min(first + SLICE - 1, #names)))
+    local slice = call_slice('HMGET', prefix .. key, names, first, math.min(first + SLICE - 1, #names))
     for i = 1, #slice do found[first + i - 1] = slice[i] end
   end
   return found

@@ -36,7 +36,7 @@ end
 
 -- Most tasks are claimed once and end once: their records are spliced, since that takes half as long as the above.
 -- Bytes: 1 state, 3-6 epoch, 48-55 finished_at, 56-63 lease_until, 64-71 claimed_at, and at the end the worker.
-local LOOK_TO_CLAIM = '>xxI4xxxxxxxxI4xxxxxxxxxxxxxxxxxxxxxd' -- epoch, size, expires_at
+local LOOK_TO_CLAIM = '>BxI4xxxxxxxxI4xxxxxxxxxxxxxxxxxxxxxdxxxxxxxxxxxxxxxxxxxxxxxxI2c0' -- state, epoch, size, expires_at, queue
 -- state, epoch, awaited, queue
 local LOOK_TO_END = '>BxI4xxxxxxxxxxxxI4xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI2c0'
 
