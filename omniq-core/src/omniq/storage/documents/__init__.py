@@ -1,0 +1,19 @@
+"""The document kit: a store that keeps versioned documents and ordered index entries gets the whole contract from it."""
+
+from __future__ import annotations
+
+from omniq.storage.documents.base import Document, Documents, Entry, Version, Write
+from omniq.storage.documents.events import DocumentEventStorage
+from omniq.storage.documents.queue import DocumentTaskQueue
+from omniq.storage.documents.results import DocumentResultStorage
+
+__all__ = [
+    "Document",
+    "DocumentEventStorage",
+    "DocumentResultStorage",
+    "DocumentTaskQueue",
+    "Documents",
+    "Entry",
+    "Version",
+    "Write",
+]

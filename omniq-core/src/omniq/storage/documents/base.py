@@ -1,0 +1,150 @@
+"""What a key-value store gives to the document kit: versioned documents, and ordered index entries that lead to them.
+
+Everything that the contract asks of a store comes down to two steps: *read the last version* and *write the next
+one if nobody else did*. A store that can do both, and keep keys in order, implements `Documents` and gets tasks,
+results and events from `DocumentTaskQueue`, `DocumentResultStorage` and `DocumentEventStorage`.
+"""
+
+from __future__ import annotations
+
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
+
+from msgspec import Struct
+
+from omniq import clock
+from omniq.storage.guarantees import Guarantees
+
+Version: TypeAlias = int | str
+"""Whatever the store tells versions of one document apart by; never used twice for one key."""
+
+
+class Document(Struct, frozen=True, gc=False):
+    """A stored document."""
+
+    value: bytes
+    version: Version
+
+
+class Entry(Struct, frozen=True, order=True, gc=False):
+    """A line of an index. Lines of one index are in the order of `order`, then of `key`, byte by byte in UTF-8."""
+
+    index: str
+    """At most 120 bytes of printable text."""
+    order: bytes
+    """At most 40 bytes."""
+    key: str
+    """At most 1,020 bytes in UTF-8."""
+
+
+class Write(Struct, frozen=True, kw_only=True, gc=False):
+    """One conditional write of a document, with the index entries that come and go with it."""
+
+    key: str
+    """At most 1,060 bytes in UTF-8."""
+    value: bytes | None
+    """None deletes the document."""
+    if_version: Version | None = None
+    """The version that must be stored; None: there must be no such document."""
+    always: bool = False
+    """Write whatever is stored; `if_version` isn't looked at."""
+    put: tuple[Entry, ...] = ()
+    drop: tuple[Entry, ...] = ()
+
+
+class Documents(ABC):
+    """Versioned documents by key and ordered index entries at one place. Every method takes a batch.
+
+    A place belongs to one project: two projects never share documents. Any event loop and thread may call.
+    Errors of the driver are raised as `StoreUnavailable` (the same call may succeed later) or `StoreError`.
+    """
+
+    atomic: ClassVar[bool] = False
+    """Whether all writes of a group, with their entries, are one step that happens as a whole or not at all."""
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the documents are, without secrets; equal for two objects exactly when they share one place."""
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Open what the running loop needs; safe to repeat."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back what `connect` opened; safe to repeat."""
+
+    @abstractmethod
+    async def guarantees(self) -> Guarantees:
+        """What the store promises."""
+
+    @abstractmethod
+    async def read(self, keys: Sequence[str]) -> list[Document | None]:
+        """The documents, or None for those that aren't there, in the order of the keys."""
+
+    @abstractmethod
+    async def write(self, groups: Sequence[Sequence[Write]]) -> list[bool]:
+        """Apply each group of writes in order; returns for each whether all of it was written.
+
+        A group ends at the first write whose condition doesn't hold. If `atomic`, then nothing of that group is
+        written. If not, what came before it stays; entries to `put` are there before their document can be read,
+        and entries to `drop` go after it was written, so that a reader may find an entry that is out of date, and
+        never misses one.
+        """
+
+    @abstractmethod
+    async def scan(
+        self, index: str, *, after: Entry | None = None, until: bytes | None = None, limit: int, reverse: bool = False
+    ) -> list[Entry]:
+        """Up to `limit` entries of an index in order: those after `after`, with an `order` of at most `until`.
+
+        With `reverse`, from the last entry backwards: those before `after`; `until` isn't given then.
+        """
+
+    async def count(self, indexes: Sequence[str]) -> list[int]:
+        """How many entries each index has. This default scans; override it where the store can count."""
+        return [await self._count(index) for index in indexes]
+
+    async def _count(self, index: str) -> int:
+        total, last = 0, None
+        while page := await self.scan(index, after=last, limit=COUNT_PAGE):
+            total, last = total + len(page), page[-1]
+        return total
+
+    async def discard(self, entries: Sequence[Entry]) -> None:
+        """Delete entries that lead to documents which don't have them any more.
+
+        This default does nothing: where a group is atomic, entries are never out of date.
+        """
+
+    def now(self) -> float:
+        """The store's clock, in seconds since the epoch, moved by `omniq.clock.offset()`. This default is the host's."""
+        return clock.now()
+
+
+COUNT_PAGE = 1000
+
+
+def in_order(*numbers: float) -> bytes:
+    """The numbers as bytes that sort as they do: the order of an index entry."""
+    return b"".join(_sortable(number) for number in numbers)
+
+
+def _sortable(number: float) -> bytes:
+    # IEEE 754 doubles sort as integers once the sign bit is flipped, and all bits of a negative one.
+    (bits,) = struct.unpack(">Q", struct.pack(">d", number))
+    return int(bits ^ (_ALL if bits & _SIGN else _SIGN)).to_bytes(8, "big")
+
+
+def out_of_order(order: bytes) -> float:
+    """The first number that `in_order` was given."""
+    bits = int.from_bytes(order[:8], "big")
+    (number,) = struct.unpack(">d", (bits ^ (_SIGN if bits & _SIGN else _ALL)).to_bytes(8, "big"))
+    return float(number)
+
+
+_SIGN = 1 << 63
+_ALL = (1 << 64) - 1

@@ -1,0 +1,391 @@
+"""Tasks and schedules on documents: read, let the rules decide, write, and again if somebody else was faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import merge
+from itertools import islice
+from math import inf
+from typing import ClassVar, TypeAlias, TypeVar
+
+from msgspec.structs import replace
+
+from omniq.errors import UnsupportedCapability
+from omniq.models.state import TERMINAL, TaskState
+from omniq.storage import hints, rules
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.capabilities import Capability
+from omniq.storage.documents import results, tasks
+from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
+from omniq.storage.documents.queues import QueueNames
+from omniq.storage.documents.schedules import ScheduleDocuments
+from omniq.storage.documents.tasks import TaskDocument
+from omniq.storage.guarantees import Guarantees
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    ChangeStatus,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    QueueStats,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+
+A = TypeVar("A")
+
+Step: TypeAlias = Callable[[int, TaskDocument | None, Document | None], tuple[A, list[Write]]]
+"""Decides about the n-th task as it is now: the answer, and the writes that make it true."""
+
+MANY = 1000
+"""Entries that are read at a time where there may be any number."""
+
+
+class DocumentTaskQueue(BaseTaskQueue):
+    """The contract of a task queue on any store that implements `Documents`.
+
+    A store on it declares its `capabilities`: `ATOMIC_RESULTS` where its documents are `atomic`.
+    Every verb may be overridden where the store knows a better way.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.PRIORITY})
+
+    def __init__(self, documents: Documents) -> None:
+        self.documents = documents
+        self._queues = QueueNames(documents)
+        self._schedules = ScheduleDocuments(documents)
+
+    @property
+    def location(self) -> str:
+        return self.documents.location
+
+    async def connect(self) -> None:
+        await self.documents.connect()
+
+    async def close(self) -> None:
+        await self.documents.close()
+
+    async def guarantees(self) -> Guarantees:
+        return await self.documents.guarantees()
+
+    # ── adding ───────────────────────────────────────────────────────────────
+
+    async def add(self, new: Sequence[NewTask]) -> list[Added]:
+        await self._queues.remember({task.queue_name for task in new})
+        unknown = await self._unknown_parents(new)
+        now = self.documents.now()
+
+        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[Added, list[Write]]:
+            if found is not None:
+                return Added.DUPLICATE, []
+            if n in unknown:
+                return Added.UNKNOWN_PARENT, []
+            first, body = tasks.first_version(rules.new_record(new[n], now))
+            return Added.NEW, [*body, tasks.write(None, first)]
+
+        added = await self._change([task.id for task in new], step)
+        added = await self._attach([task for task in new], added)
+        hints.tasks_added(self.location)
+        return added
+
+    async def _unknown_parents(self, new: Sequence[NewTask]) -> set[int]:
+        """Which of the new tasks have a parent that neither exists nor comes earlier among them."""
+        if not any(task.depends_on for task in new):
+            return set()
+        ids = list({id_ for task in new for id_ in (task.id, *task.depends_on)})
+        known = {id_ for id_, found in zip(ids, await self._read(ids), strict=True) if found is not None}
+        unknown: set[int] = set()
+        for n, task in enumerate(new):
+            if known.issuperset(task.depends_on):
+                known.add(task.id)
+            elif task.id not in known:
+                unknown.add(n)
+        return unknown
+
+    async def _attach(self, new: Sequence[NewTask], added: list[Added]) -> list[Added]:
+        """Tell parents that they have children; take a child back whose parent was purged meanwhile.
+
+        A parent's version rises after its child is there: a purge that hasn't seen the child can't delete it then.
+        """
+        children = [n for n, task in enumerate(new) if added[n] is Added.NEW and task.depends_on]
+        parents = list({parent for n in children for parent in new[n].depends_on})
+        gone = set(parents) - {id_ for id_, there in zip(parents, await self._mark(parents), strict=True) if there}
+        orphans = [n for n in children if gone.intersection(new[n].depends_on)]
+        await self._delete([new[n].id for n in orphans])
+        return [Added.UNKNOWN_PARENT if n in orphans else answer for n, answer in enumerate(added)]
+
+    async def _mark(self, parents: Sequence[str]) -> list[bool]:
+        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[bool, list[Write]]:
+            if found is None:
+                return False, []
+            if found.has_children and found.record.state not in TERMINAL:
+                return True, []
+            return True, [tasks.write(found, replace(found, has_children=True))]
+
+        return await self._change(parents, step)
+
+    async def _delete(self, ids: Sequence[str]) -> None:
+        await self._change(ids, lambda n, found, _: (None, [] if found is None else tasks.deletion(found)))
+
+    # ── claims and leases ────────────────────────────────────────────────────
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        claimed: list[TaskRecord] = []
+        for queue_name in await self._queues.open(queues):
+            while len(claimed) < limit and (ids := await self._due(queue_name, limit - len(claimed))):
+                taken = await self._claim(ids, lease, worker)
+                claimed += taken
+                if not taken:
+                    break  # others were faster
+        return await self._with_bodies(claimed)
+
+    async def _due(self, queue_name: str, limit: int) -> list[str]:
+        """The ids of the tasks that are next in line."""
+        until = in_order(self.documents.now())
+        waiting = await self.documents.scan(tasks.due(queue_name), limit=limit)
+        come_due = await self.documents.scan(tasks.later(queue_name), until=until, limit=limit)
+        # The index of what is due later begins with the time: the other way round for the order of claims.
+        line = [(entry.order, entry.key) for entry in waiting]
+        line += [(entry.order[8:16] + entry.order[:8] + entry.order[16:], entry.key) for entry in come_due]
+        return [id_ for _, id_ in sorted(line)[:limit]]
+
+    async def _claim(self, ids: Sequence[str], lease: float, worker: str) -> list[TaskDocument]:
+        now = self.documents.now()
+
+        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[TaskDocument | None, list[Write]]:
+            if found is None or not _is_due(found.record, now):
+                return None, []
+            taken = replace(found, record=rules.claimed(found.record, now, lease=lease, worker=worker))
+            return taken, [tasks.write(found, taken)]
+
+        return [taken for taken in await self._change(ids, step, once=True) if taken is not None]
+
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        until = self.documents.now() + lease
+
+        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[LeaseStatus, list[Write]]:
+            if found is None or found.record.state is not TaskState.RUNNING or found.record.epoch != leases[n].epoch:
+                return LeaseStatus(held=False), []
+            held = LeaseStatus(held=True, cancel_requested=found.record.cancel_requested)
+            return held, [tasks.write(found, replace(found, record=replace(found.record, lease_until=until)))]
+
+        return await self._change([held.task_id for held in leases], step)
+
+    async def reap(self, limit: int) -> list[TaskRecord]:
+        now = self.documents.now()
+        lapsed = await self.documents.scan(tasks.LEASES, until=in_order(now), limit=limit) if limit else []
+
+        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[TaskDocument | None, list[Write]]:
+            if found is None or found.record.lease_until is None or found.record.lease_until > now:
+                return None, []
+            back = replace(found, record=rules.reaped(found.record))
+            return back, [tasks.write(found, back)]
+
+        answers = await self._change([entry.key for entry in lapsed], step)
+        back = [document for document in answers if document is not None]
+        if back:
+            hints.tasks_added(self.location)
+        return await self._with_bodies(back)
+
+    # ── transitions ──────────────────────────────────────────────────────────
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        if Capability.ATOMIC_RESULTS not in self.capabilities and any(change.result is not None for change in changes):
+            raise UnsupportedCapability(f"{self.location} can't store results in the step that ends a task")
+        now = self.documents.now()
+
+        def step(n: int, found: TaskDocument | None, old: Document | None) -> tuple[Changed, list[Write]]:
+            status, record = rules.decide(None if found is None else found.record, changes[n], now)
+            changed = Changed(status, found is not None and found.has_children)
+            if found is None or record is None:
+                return changed, []
+            write = tasks.write(found, replace(found, record=record))
+            result = changes[n].result
+            return changed, [write] if result is None else [write, results.write(old, result, now)]
+
+        beside = [None if change.result is None else results.result_key(change.task_id) for change in changes]
+        answers = await self._change([change.task_id for change in changes], step, beside=beside)
+        hints.results_stored(self.location, [change.task_id for change in changes if change.result is not None])
+        if any(change.to is TaskState.PENDING for change in changes):
+            hints.tasks_added(self.location)
+        return answers
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        deleted, last, until = 0, None, in_order(self.documents.now() - older_than)
+        while deleted < limit:
+            page = await self.documents.scan(tasks.ENDED, after=last, until=until, limit=limit)
+            if not page:
+                break
+            last = page[-1]
+            deleted += await self._purge([entry.key for entry in page][: limit - deleted])
+        return deleted
+
+    async def _purge(self, ids: Sequence[str]) -> int:
+        """Delete those that have ended, except parents that a child waits for; returns how many."""
+        documents = await self._read(ids)  # before the children are looked at: a parent changes when it gets one
+        ended = [found for found in documents if found is not None and found.record.state in TERMINAL]
+        edges = await self._edges([found.record.id if found.has_children else None for found in ended])
+        waiting = await self._waiting({child for of_one in edges for child in of_one})
+        groups = [
+            tasks.deletion(found, of_one)
+            for found, of_one in zip(ended, edges, strict=True)
+            if waiting.isdisjoint(of_one)
+        ]
+        return sum(await self.documents.write(groups)) if groups else 0
+
+    async def _waiting(self, ids: set[str]) -> set[str]:
+        found = await self._read(sorted(ids))
+        return {task.record.id for task in found if task is not None and task.record.state is TaskState.WAITING}
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+        found = await self._read(ids)
+        records = iter(await self._with_bodies([task for task in found if task is not None]))
+        return [None if task is None else next(records) for task in found]
+
+    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+        matching: list[TaskDocument] = []
+        last, now = cursor, self.documents.now()
+        while len(matching) <= limit and (ids := await self._candidates(where, last, limit + 1)):
+            last = ids[-1]
+            matching += [task for task in await self._read(ids) if task and tasks.matches(task.record, where, now)]
+        page = await self._with_bodies(matching[:limit])
+        return TaskPage(page, page[-1].id if page and len(matching) > limit else None)
+
+    async def _candidates(self, where: TaskFilter, after: str | None, limit: int) -> list[str]:
+        """The ids of up to `limit` tasks after that id that may match, in order: from the index that holds the fewest."""
+        if where.expired:
+            until = in_order(self.documents.now())
+            overdue = await self.documents.scan(tasks.EXPIRING, until=until, limit=EXPIRED_AT_ONCE)
+            return sorted(entry.key for entry in overdue if after is None or entry.key > after)[:limit]
+        if where.schedule_id is not None:
+            return await self._ids(tasks.of_schedule(where.schedule_id), after, limit)
+        names = await self._queues.all() if where.queue_name is None else [where.queue_name]
+        states = where.states or tuple(TaskState)
+        listed = [await self._ids(tasks.listed(name, state), after, limit) for name in names for state in states]
+        return list(islice(merge(*listed), limit))
+
+    async def _ids(self, index: str, after: str | None, limit: int) -> list[str]:
+        start = None if after is None else Entry(index, b"", after)
+        return [entry.key for entry in await self.documents.scan(index, after=start, limit=limit)]
+
+    async def stats(self) -> list[QueueStats]:
+        names = await self._queues.all()
+        indexes = [tasks.listed(name, state) for name in names for state in TaskState]
+        counts = iter(await self.documents.count(indexes))
+        paused = await self._queues.paused(names)
+        found = [
+            QueueStats(name=name, paused=name in paused, counts={state: next(counts) for state in TaskState})
+            for name in names
+        ]
+        return [queue for queue in found if queue.paused or any(queue.counts.values())]
+
+    async def children(self, ids: Sequence[str]) -> list[list[str]]:
+        return await self._edges(ids)
+
+    async def _edges(self, ids: Sequence[str | None]) -> list[list[str]]:
+        return [[] if id_ is None else await self._all_ids(tasks.children(id_)) for id_ in ids]
+
+    async def _all_ids(self, index: str) -> list[str]:
+        ids: list[str] = []
+        while page := await self._ids(index, ids[-1] if ids else None, MANY):
+            ids += page
+        return ids
+
+    # ── schedules and queues ─────────────────────────────────────────────────
+
+    async def pause(self, queue_name: str, *, paused: bool) -> None:
+        await self._queues.pause(queue_name, paused=paused)
+        hints.tasks_added(self.location)
+
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        return await self._schedules.put(schedule, if_version)
+
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        by = None if within is None else self.documents.now() + within
+        return await self._schedules.find(ids, by)
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        return await self._schedules.delete(schedule_id)
+
+    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+        if not await self._schedules.has_version(schedule_id, if_version):
+            return False
+        # The task's id is that of the slot: whoever comes second adds nothing, and only one moves the schedule.
+        await self.add([task])
+        return await self._schedules.move(schedule_id, if_version, next_run)
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """Also returns when a scheduled task of these queues becomes due."""
+        with hints.waiting_for_tasks(self.location) as waiter:
+            await waiter.wait(max(0.0, min(timeout, await self._next_due(queues) - self.documents.now())))
+
+    async def _next_due(self, queues: Sequence[str]) -> float:
+        times = [inf]
+        for name in await self._queues.open(queues):
+            if await self.documents.scan(tasks.due(name), limit=1):
+                return 0.0
+            times += [tasks.run_at(entry) for entry in await self.documents.scan(tasks.later(name), limit=1)]
+        return min(times)
+
+    # ── documents ────────────────────────────────────────────────────────────
+
+    async def _change(
+        self, ids: Sequence[str], step: Step[A], *, beside: Sequence[str | None] = (), once: bool = False
+    ) -> list[A]:
+        """Decide about each task and write what was decided; again for those that somebody else wrote meanwhile.
+
+        A step also gets the document that `beside` names for it. With `once`, a lost race isn't run again: its answer
+        is that of a task which isn't there. Several steps of one task are taken one after the other.
+        """
+        answers: dict[int, A] = {}
+        left = list(range(len(ids)))
+        while left:
+            turn = list({ids[n]: n for n in reversed(left)}.values())
+            turn.sort()
+            found = await self._read([ids[n] for n in turn])
+            others = await self._read_beside([beside[n] if beside else None for n in turn])
+            decided = [step(n, *documents) for n, *documents in zip(turn, found, others, strict=True)]
+            written = await self._write([writes for _, writes in decided])
+            for n, (answer, _), was_written in zip(turn, decided, written, strict=True):
+                if was_written:
+                    answers[n] = answer
+                elif once:
+                    answers[n] = step(n, None, None)[0]
+            left = [n for n in left if n not in answers]
+        return [answers[n] for n in range(len(ids))]
+
+    async def _read_beside(self, keys: Sequence[str | None]) -> list[Document | None]:
+        wanted = [key for key in keys if key is not None]
+        found = iter(await self.documents.read(wanted) if wanted else [])
+        return [None if key is None else next(found) for key in keys]
+
+    async def _write(self, groups: Sequence[list[Write]]) -> list[bool]:
+        """As `Documents.write`; a group of nothing is written."""
+        filled = [group for group in groups if group]
+        answers = iter(await self.documents.write(filled) if filled else [])
+        return [next(answers) if group else True for group in groups]
+
+    async def _read(self, ids: Sequence[str]) -> list[TaskDocument | None]:
+        found = await self.documents.read([tasks.task_key(id_) for id_ in ids]) if ids else []
+        return [tasks.load(document) for document in found]
+
+    async def _with_bodies(self, found: Sequence[TaskDocument]) -> list[TaskRecord]:
+        bodies = await self._read_beside([task.body_key for task in found])
+        return [
+            task.record if body is None else replace(task.record, body=body.value)
+            for task, body in zip(found, bodies, strict=True)
+        ]
+
+
+EXPIRED_AT_ONCE = 10_000
+"""Expired tasks that one search looks at; the next one finds the others, once these have ended."""
+
+
+def _is_due(record: TaskRecord, now: float) -> bool:
+    return record.state is TaskState.PENDING or (record.state is TaskState.SCHEDULED and record.run_at <= now)

@@ -1,0 +1,139 @@
+"""Results as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from omniq.storage import hints
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
+from omniq.storage.documents.tasks import short
+from omniq.storage.guarantees import Guarantees
+from omniq.storage.records import ResultRecord
+
+EXPIRING = "results"
+"""The index of the results that end some time: by that time."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ResultRecord).decode
+
+
+def result_key(task_id: str) -> str:
+    return f"result/{task_id}"
+
+
+def of_schedule(schedule_id: str) -> str:
+    """The index of the results of a schedule's tasks: by their end."""
+    return f"results/{short(schedule_id)}"
+
+
+def write(old: Document | None, record: ResultRecord, now: float) -> Write:
+    """The write that stores a result of now in the place of the old one."""
+    expires_at = None if record.ttl is None else now + record.ttl
+    stored = replace(record, finished_at=now, expires_at=expires_at)
+    before, after = set(_entries(_load(old))), set(_entries(stored))
+    return Write(
+        key=result_key(record.task_id),
+        value=_encode(stored),
+        if_version=None if old is None else old.version,
+        put=tuple(after - before),
+        drop=tuple(before - after),
+    )
+
+
+class DocumentResultStorage(BaseResultStorage):
+    """The contract of a result storage on any store that implements `Documents`."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.documents = documents
+
+    @property
+    def location(self) -> str:
+        return self.documents.location
+
+    async def connect(self) -> None:
+        await self.documents.connect()
+
+    async def close(self) -> None:
+        await self.documents.close()
+
+    async def guarantees(self) -> Guarantees:
+        return await self.documents.guarantees()
+
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        stored: dict[int, bool] = {}
+        while left := [n for n in range(len(records)) if n not in stored]:
+            stored.update(await self._put({records[n].task_id: n for n in reversed(left)}, records))
+        hints.results_stored(self.location, [record.task_id for record in records])
+        return [stored[n] for n in range(len(records))]
+
+    async def _put(self, turn: dict[str, int], records: Sequence[ResultRecord]) -> dict[int, bool]:
+        """Store one record per task; what is said of those that somebody else wrote meanwhile comes next time."""
+        now = self.documents.now()
+        found = await self.documents.read([result_key(task_id) for task_id in turn])
+        olds = dict(zip(turn.values(), found, strict=True))
+        refused = {n: False for n, old in olds.items() if _epoch(old) > records[n].epoch}
+        wanted = [n for n in olds if n not in refused]
+        written = await self.documents.write([[write(olds[n], records[n], now)] for n in wanted]) if wanted else []
+        return refused | {n: True for n, ok in zip(wanted, written, strict=True) if ok}
+
+    async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        now = self.documents.now()
+        found = await self.documents.read([result_key(task_id) for task_id in ids]) if ids else []
+        return [_current(_load(document), now) for document in found]
+
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
+        index, now = of_schedule(schedule_id), self.documents.now()
+        found: list[ResultRecord] = []
+        last: Entry | None = None
+        while len(found) < limit:
+            page = await self.documents.scan(index, after=last, limit=limit, reverse=newest_first)
+            if not page:
+                break
+            last = page[-1]
+            records = await self.get([entry.key for entry in page])
+            found += [record for record in records if record is not None and _current(record, now)]
+        return found[:limit]
+
+    async def purge(self, *, limit: int = 1000) -> int:
+        until, deleted = in_order(self.documents.now()), 0
+        while deleted < limit:
+            page = await self.documents.scan(EXPIRING, until=until, limit=limit - deleted)
+            if not page:
+                break
+            found = await self.documents.read([result_key(entry.key) for entry in page])
+            groups = [[_deletion(document)] for document in found if document is not None]
+            deleted += sum(await self.documents.write(groups)) if groups else 0
+        return deleted
+
+
+def _deletion(document: Document) -> Write:
+    record = _decode(document.value)
+    drop = tuple(_entries(record))
+    return Write(key=result_key(record.task_id), value=None, if_version=document.version, drop=drop)
+
+
+def _load(document: Document | None) -> ResultRecord | None:
+    return None if document is None else _decode(document.value)
+
+
+def _epoch(document: Document | None) -> int:
+    record = _load(document)
+    return -1 if record is None else record.epoch
+
+
+def _current(record: ResultRecord | None, now: float) -> ResultRecord | None:
+    expired = record is not None and record.expires_at is not None and record.expires_at <= now
+    return None if expired else record
+
+
+def _entries(record: ResultRecord | None) -> Iterator[Entry]:
+    if record is None:
+        return
+    if record.expires_at is not None:
+        yield Entry(EXPIRING, in_order(record.expires_at), record.task_id)
+    if record.schedule_id is not None:
+        yield Entry(of_schedule(record.schedule_id), in_order(record.finished_at), record.task_id)

@@ -1,0 +1,158 @@
+"""A task as a document, and the index entries that lead to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from omniq.models.state import QUEUED, TERMINAL, TaskState
+from omniq.storage.documents.base import Document, Entry, Version, Write, in_order, out_of_order
+from omniq.storage.records import TaskFilter, TaskRecord
+
+INLINE = 4096
+"""Bytes up to which a body is kept in the task's document; a longer one has its own, so that it is written once."""
+
+LEASES, ENDED, EXPIRING, QUEUES = "leases", "ended", "expiring", "queues"
+
+
+class TaskDocument(Struct, frozen=True, kw_only=True, gc=False):
+    """What is stored of a task."""
+
+    record: TaskRecord
+    """Without its body where that has a document of its own."""
+    body_key: str | None = None
+    has_children: bool = False
+    version: Version | None = None
+    """Under which it was read. Not stored; None: it isn't there yet."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(TaskDocument).decode
+
+
+def task_key(task_id: str) -> str:
+    return f"task/{task_id}"
+
+
+def load(document: Document | None) -> TaskDocument | None:
+    """The stored task."""
+    return None if document is None else replace(_decode(document.value), version=document.version)
+
+
+def first_version(record: TaskRecord) -> tuple[TaskDocument, list[Write]]:
+    """The document of a new task, and the write that its body takes if it has a document of its own."""
+    if len(record.body) <= INLINE:
+        return TaskDocument(record=record), []
+    # Two callers that add one id at the same time each keep the body that they were given.
+    key = f"body/{record.id}/{hashlib.blake2b(record.body, digest_size=8).hexdigest()}"
+    body = Write(key=key, value=record.body, always=True)
+    return TaskDocument(record=replace(record, body=b""), body_key=key), [body]
+
+
+def write(before: TaskDocument | None, after: TaskDocument) -> Write:
+    """The write that takes a task from one version to the next."""
+    old, new = set(_entries(before)), set(_entries(after))
+    return Write(
+        key=task_key(after.record.id),
+        value=_encode(replace(after, version=None)),
+        if_version=None if before is None else before.version,
+        put=tuple(new - old),
+        drop=tuple(old - new),
+    )
+
+
+def deletion(document: TaskDocument, child_ids: Sequence[str] = ()) -> list[Write]:
+    """The writes by which a task goes, with its body and its edges to parents and children."""
+    id_ = document.record.id
+    edges = [Entry(children(id_), b"", child) for child in child_ids]
+    drop = (*_entries(document), *edges)
+    task = Write(key=task_key(id_), value=None, if_version=document.version, drop=drop)
+    body = document.body_key
+    return [task] if body is None else [task, Write(key=body, value=None, always=True)]
+
+
+# ── indexes ──────────────────────────────────────────────────────────────────
+
+
+def due(queue_name: str) -> str:
+    """The index of a queue's PENDING tasks: by priority, then `run_at`."""
+    return f"due/{queue_name}"
+
+
+def later(queue_name: str) -> str:
+    """The index of a queue's SCHEDULED tasks: by `run_at`, then priority."""
+    return f"later/{queue_name}"
+
+
+def listed(queue_name: str, state: TaskState) -> str:
+    """The index of a queue's tasks in one state: by id."""
+    return f"listed/{queue_name}/{state}"
+
+
+def children(task_id: str) -> str:
+    """The index of the tasks that depend on this one: by id."""
+    return f"children/{short(task_id)}"
+
+
+def of_schedule(schedule_id: str) -> str:
+    """The index of a schedule's tasks: by id."""
+    return f"scheduled/{short(schedule_id)}"
+
+
+def short(id_: str) -> str:
+    """An id as part of an index's name, which is short."""
+    return id_ if len(id_.encode()) <= 64 else hashlib.blake2b(id_.encode(), digest_size=32).hexdigest()
+
+
+def _entries(document: TaskDocument | None) -> Iterator[Entry]:
+    if document is None:
+        return
+    record = document.record
+    yield Entry(listed(record.queue_name, record.state), b"", record.id)
+    yield from (Entry(children(parent), b"", record.id) for parent in record.depends_on)
+    if record.schedule_id is not None:
+        yield Entry(of_schedule(record.schedule_id), b"", record.id)
+    if record.state in QUEUED and record.expires_at is not None:
+        yield Entry(EXPIRING, in_order(record.expires_at), record.id)
+    if (place := _place(record)) is not None:
+        yield place
+
+
+def _place(record: TaskRecord) -> Entry | None:
+    """The entry by which the next step of a task is found. The epoch makes each claim's entries its own."""
+    match record.state:
+        case TaskState.PENDING:
+            return Entry(
+                due(record.queue_name), in_order(-record.priority, record.run_at, record.epoch), record.id
+            )
+        case TaskState.SCHEDULED:
+            return Entry(
+                later(record.queue_name), in_order(record.run_at, -record.priority, record.epoch), record.id
+            )
+        case TaskState.RUNNING:
+            return Entry(LEASES, in_order(record.lease_until or 0.0, record.epoch), record.id)
+        case state if state in TERMINAL:
+            return Entry(ENDED, in_order(record.finished_at or 0.0, record.epoch), record.id)
+    return None
+
+
+def run_at(entry: Entry) -> float:
+    """When the SCHEDULED task that an entry of `later` leads to becomes due."""
+    return out_of_order(entry.order)
+
+
+def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:
+    """Whether a task is one that the filter asks for."""
+    return (
+        (not where.states or record.state in where.states)
+        and (where.queue_name is None or record.queue_name == where.queue_name)
+        and (where.schedule_id is None or record.schedule_id == where.schedule_id)
+        and (
+            not where.expired
+            or (record.state in QUEUED and record.expires_at is not None and record.expires_at <= now)
+        )
+    )
