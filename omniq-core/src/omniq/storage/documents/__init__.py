@@ -1,4 +1,4 @@
-"""The document kit: a store that keeps versioned documents and ordered index entries gets the whole contract from it."""
+"""The document kit: the whole contract for stores that keep versioned documents and ordered index entries."""
 
 from __future__ import annotations
 

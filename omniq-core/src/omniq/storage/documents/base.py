@@ -15,6 +15,7 @@ from typing import ClassVar, TypeAlias
 from msgspec import Struct
 
 from omniq import clock
+from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
 
 Version: TypeAlias = int | str
@@ -114,18 +115,32 @@ class Documents(ABC):
             total, last = total + len(page), page[-1]
         return total
 
-    async def discard(self, entries: Sequence[Entry]) -> None:
-        """Delete entries that lead to documents which don't have them any more.
-
-        This default does nothing: where a group is atomic, entries are never out of date.
-        """
-
     def now(self) -> float:
-        """The store's clock, in seconds since the epoch, moved by `omniq.clock.offset()`. This default is the host's."""
+        """The store's clock plus `omniq.clock.offset()`, in seconds since the epoch; by default the host's."""
         return clock.now()
 
 
 COUNT_PAGE = 1000
+
+
+class DocumentStore(Store):
+    """What queue, results and events on documents have in common."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.documents = documents
+
+    @property
+    def location(self) -> str:
+        return self.documents.location
+
+    async def connect(self) -> None:
+        await self.documents.connect()
+
+    async def close(self) -> None:
+        await self.documents.close()
+
+    async def guarantees(self) -> Guarantees:
+        return await self.documents.guarantees()
 
 
 def in_order(*numbers: float) -> bytes:

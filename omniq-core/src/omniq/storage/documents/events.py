@@ -10,9 +10,8 @@ from omniq.ids import new_id
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
-from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
+from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
-from omniq.storage.guarantees import Guarantees
 
 ALL = "events"
 """The index of all events: by time."""
@@ -21,24 +20,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TaskEvent).decode
 
 
-class DocumentEventStorage(BaseEventStorage):
+class DocumentEventStorage(DocumentStore, BaseEventStorage):
     """The contract of an event storage on any store that implements `Documents`."""
-
-    def __init__(self, documents: Documents) -> None:
-        self.documents = documents
-
-    @property
-    def location(self) -> str:
-        return self.documents.location
-
-    async def connect(self) -> None:
-        await self.documents.connect()
-
-    async def close(self) -> None:
-        await self.documents.close()
-
-    async def guarantees(self) -> Guarantees:
-        return await self.documents.guarantees()
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
         if events:
@@ -99,9 +82,7 @@ def _write(id_: str, event: TaskEvent) -> Write:
 
 
 def _deletion(id_: str, document: Document) -> Write:
-    return Write(
-        key=_key(id_), value=None, if_version=document.version, drop=_entries(id_, _decode(document.value))
-    )
+    return Write(key=_key(id_), value=None, if_version=document.version, drop=_entries(id_, _decode(document.value)))
 
 
 def _entries(id_: str, event: TaskEvent) -> tuple[Entry, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
 from math import inf
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import ClassVar
 
 from msgspec.structs import replace
 
@@ -16,16 +16,14 @@ from omniq.storage import hints, rules
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.documents import results, tasks
-from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
+from omniq.storage.documents.base import Document, Documents, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.queues import QueueNames
 from omniq.storage.documents.schedules import ScheduleDocuments
-from omniq.storage.documents.tasks import TaskDocument
-from omniq.storage.guarantees import Guarantees
+from omniq.storage.documents.tasks import TaskDocument, TaskDocuments
 from omniq.storage.records import (
     Added,
     Change,
     Changed,
-    ChangeStatus,
     Lease,
     LeaseStatus,
     NewTask,
@@ -36,16 +34,11 @@ from omniq.storage.records import (
     TaskRecord,
 )
 
-A = TypeVar("A")
-
-Step: TypeAlias = Callable[[int, TaskDocument | None, Document | None], tuple[A, list[Write]]]
-"""Decides about the n-th task as it is now: the answer, and the writes that make it true."""
-
 MANY = 1000
 """Entries that are read at a time where there may be any number."""
 
 
-class DocumentTaskQueue(BaseTaskQueue):
+class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
     """The contract of a task queue on any store that implements `Documents`.
 
     A store on it declares its `capabilities`: `ATOMIC_RESULTS` where its documents are `atomic`.
@@ -55,22 +48,10 @@ class DocumentTaskQueue(BaseTaskQueue):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.PRIORITY})
 
     def __init__(self, documents: Documents) -> None:
-        self.documents = documents
+        super().__init__(documents)
+        self._tasks = TaskDocuments(documents)
         self._queues = QueueNames(documents)
         self._schedules = ScheduleDocuments(documents)
-
-    @property
-    def location(self) -> str:
-        return self.documents.location
-
-    async def connect(self) -> None:
-        await self.documents.connect()
-
-    async def close(self) -> None:
-        await self.documents.close()
-
-    async def guarantees(self) -> Guarantees:
-        return await self.documents.guarantees()
 
     # ── adding ───────────────────────────────────────────────────────────────
 
@@ -87,8 +68,8 @@ class DocumentTaskQueue(BaseTaskQueue):
             first, body = tasks.first_version(rules.new_record(new[n], now))
             return Added.NEW, [*body, tasks.write(None, first)]
 
-        added = await self._change([task.id for task in new], step)
-        added = await self._attach([task for task in new], added)
+        added = await self._tasks.change([task.id for task in new], step)
+        added = await self._attach(new, added)
         hints.tasks_added(self.location)
         return added
 
@@ -97,7 +78,7 @@ class DocumentTaskQueue(BaseTaskQueue):
         if not any(task.depends_on for task in new):
             return set()
         ids = list({id_ for task in new for id_ in (task.id, *task.depends_on)})
-        known = {id_ for id_, found in zip(ids, await self._read(ids), strict=True) if found is not None}
+        known = {id_ for id_, found in zip(ids, await self._tasks.read(ids), strict=True) if found is not None}
         unknown: set[int] = set()
         for n, task in enumerate(new):
             if known.issuperset(task.depends_on):
@@ -126,22 +107,23 @@ class DocumentTaskQueue(BaseTaskQueue):
                 return True, []
             return True, [tasks.write(found, replace(found, has_children=True))]
 
-        return await self._change(parents, step)
+        return await self._tasks.change(parents, step)
 
     async def _delete(self, ids: Sequence[str]) -> None:
-        await self._change(ids, lambda n, found, _: (None, [] if found is None else tasks.deletion(found)))
+        await self._tasks.change(ids, lambda n, found, _: (None, [] if found is None else tasks.deletion(found)))
 
     # ── claims and leases ────────────────────────────────────────────────────
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        claimed: list[TaskRecord] = []
+        claimed: list[TaskDocument] = []
         for queue_name in await self._queues.open(queues):
-            while len(claimed) < limit and (ids := await self._due(queue_name, limit - len(claimed))):
-                taken = await self._claim(ids, lease, worker)
-                claimed += taken
-                if not taken:
-                    break  # others were faster
-        return await self._with_bodies(claimed)
+            seen: list[str] = []
+            while left := limit - len(claimed):
+                ids = await self._due(queue_name, left)
+                if not ids or ids == seen:  # what comes up again wasn't to be had: its entries are out of date
+                    break
+                claimed += await self._claim(seen := ids, lease, worker)
+        return await self._tasks.records(claimed)
 
     async def _due(self, queue_name: str, limit: int) -> list[str]:
         """The ids of the tasks that are next in line."""
@@ -162,7 +144,7 @@ class DocumentTaskQueue(BaseTaskQueue):
             taken = replace(found, record=rules.claimed(found.record, now, lease=lease, worker=worker))
             return taken, [tasks.write(found, taken)]
 
-        return [taken for taken in await self._change(ids, step, once=True) if taken is not None]
+        return [taken for taken in await self._tasks.change(ids, step, once=True) if taken is not None]
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         until = self.documents.now() + lease
@@ -173,23 +155,30 @@ class DocumentTaskQueue(BaseTaskQueue):
             held = LeaseStatus(held=True, cancel_requested=found.record.cancel_requested)
             return held, [tasks.write(found, replace(found, record=replace(found.record, lease_until=until)))]
 
-        return await self._change([held.task_id for held in leases], step)
+        return await self._tasks.change([held.task_id for held in leases], step)
 
     async def reap(self, limit: int) -> list[TaskRecord]:
         now = self.documents.now()
-        lapsed = await self.documents.scan(tasks.LEASES, until=in_order(now), limit=limit) if limit else []
+        back: list[TaskDocument] = []
+        seen: list[str] = []
+        while left := limit - len(back):
+            lapsed = await self.documents.scan(tasks.LEASES, until=in_order(now), limit=left)
+            ids = [entry.key for entry in lapsed]
+            if not ids or ids == seen:
+                break
+            back += await self._reap(seen := ids, now)
+        if back:
+            hints.tasks_added(self.location)
+        return await self._tasks.records(back)
 
+    async def _reap(self, ids: Sequence[str], now: float) -> list[TaskDocument]:
         def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[TaskDocument | None, list[Write]]:
             if found is None or found.record.lease_until is None or found.record.lease_until > now:
                 return None, []
             back = replace(found, record=rules.reaped(found.record))
             return back, [tasks.write(found, back)]
 
-        answers = await self._change([entry.key for entry in lapsed], step)
-        back = [document for document in answers if document is not None]
-        if back:
-            hints.tasks_added(self.location)
-        return await self._with_bodies(back)
+        return [back for back in await self._tasks.change(ids, step) if back is not None]
 
     # ── transitions ──────────────────────────────────────────────────────────
 
@@ -208,7 +197,7 @@ class DocumentTaskQueue(BaseTaskQueue):
             return changed, [write] if result is None else [write, results.write(old, result, now)]
 
         beside = [None if change.result is None else results.result_key(change.task_id) for change in changes]
-        answers = await self._change([change.task_id for change in changes], step, beside=beside)
+        answers = await self._tasks.change([change.task_id for change in changes], step, beside=beside)
         hints.results_stored(self.location, [change.task_id for change in changes if change.result is not None])
         if any(change.to is TaskState.PENDING for change in changes):
             hints.tasks_added(self.location)
@@ -226,7 +215,7 @@ class DocumentTaskQueue(BaseTaskQueue):
 
     async def _purge(self, ids: Sequence[str]) -> int:
         """Delete those that have ended, except parents that a child waits for; returns how many."""
-        documents = await self._read(ids)  # before the children are looked at: a parent changes when it gets one
+        documents = await self._tasks.read(ids)  # before the children are looked at: a parent changes when it gets one
         ended = [found for found in documents if found is not None and found.record.state in TERMINAL]
         edges = await self._edges([found.record.id if found.has_children else None for found in ended])
         waiting = await self._waiting({child for of_one in edges for child in of_one})
@@ -238,14 +227,14 @@ class DocumentTaskQueue(BaseTaskQueue):
         return sum(await self.documents.write(groups)) if groups else 0
 
     async def _waiting(self, ids: set[str]) -> set[str]:
-        found = await self._read(sorted(ids))
+        found = await self._tasks.read(sorted(ids))
         return {task.record.id for task in found if task is not None and task.record.state is TaskState.WAITING}
 
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        found = await self._read(ids)
-        records = iter(await self._with_bodies([task for task in found if task is not None]))
+        found = await self._tasks.read(ids)
+        records = iter(await self._tasks.records([task for task in found if task is not None]))
         return [None if task is None else next(records) for task in found]
 
     async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
@@ -253,12 +242,13 @@ class DocumentTaskQueue(BaseTaskQueue):
         last, now = cursor, self.documents.now()
         while len(matching) <= limit and (ids := await self._candidates(where, last, limit + 1)):
             last = ids[-1]
-            matching += [task for task in await self._read(ids) if task and tasks.matches(task.record, where, now)]
-        page = await self._with_bodies(matching[:limit])
+            found = await self._tasks.read(ids)
+            matching += [task for task in found if task is not None and tasks.matches(task.record, where, now)]
+        page = await self._tasks.records(matching[:limit])
         return TaskPage(page, page[-1].id if page and len(matching) > limit else None)
 
     async def _candidates(self, where: TaskFilter, after: str | None, limit: int) -> list[str]:
-        """The ids of up to `limit` tasks after that id that may match, in order: from the index that holds the fewest."""
+        """The ids of up to `limit` tasks that may match and come after that id, in order."""
         if where.expired:
             until = in_order(self.documents.now())
             overdue = await self.documents.scan(tasks.EXPIRING, until=until, limit=EXPIRED_AT_ONCE)
@@ -332,55 +322,6 @@ class DocumentTaskQueue(BaseTaskQueue):
                 return 0.0
             times += [tasks.run_at(entry) for entry in await self.documents.scan(tasks.later(name), limit=1)]
         return min(times)
-
-    # ── documents ────────────────────────────────────────────────────────────
-
-    async def _change(
-        self, ids: Sequence[str], step: Step[A], *, beside: Sequence[str | None] = (), once: bool = False
-    ) -> list[A]:
-        """Decide about each task and write what was decided; again for those that somebody else wrote meanwhile.
-
-        A step also gets the document that `beside` names for it. With `once`, a lost race isn't run again: its answer
-        is that of a task which isn't there. Several steps of one task are taken one after the other.
-        """
-        answers: dict[int, A] = {}
-        left = list(range(len(ids)))
-        while left:
-            turn = list({ids[n]: n for n in reversed(left)}.values())
-            turn.sort()
-            found = await self._read([ids[n] for n in turn])
-            others = await self._read_beside([beside[n] if beside else None for n in turn])
-            decided = [step(n, *documents) for n, *documents in zip(turn, found, others, strict=True)]
-            written = await self._write([writes for _, writes in decided])
-            for n, (answer, _), was_written in zip(turn, decided, written, strict=True):
-                if was_written:
-                    answers[n] = answer
-                elif once:
-                    answers[n] = step(n, None, None)[0]
-            left = [n for n in left if n not in answers]
-        return [answers[n] for n in range(len(ids))]
-
-    async def _read_beside(self, keys: Sequence[str | None]) -> list[Document | None]:
-        wanted = [key for key in keys if key is not None]
-        found = iter(await self.documents.read(wanted) if wanted else [])
-        return [None if key is None else next(found) for key in keys]
-
-    async def _write(self, groups: Sequence[list[Write]]) -> list[bool]:
-        """As `Documents.write`; a group of nothing is written."""
-        filled = [group for group in groups if group]
-        answers = iter(await self.documents.write(filled) if filled else [])
-        return [next(answers) if group else True for group in groups]
-
-    async def _read(self, ids: Sequence[str]) -> list[TaskDocument | None]:
-        found = await self.documents.read([tasks.task_key(id_) for id_ in ids]) if ids else []
-        return [tasks.load(document) for document in found]
-
-    async def _with_bodies(self, found: Sequence[TaskDocument]) -> list[TaskRecord]:
-        bodies = await self._read_beside([task.body_key for task in found])
-        return [
-            task.record if body is None else replace(task.record, body=body.value)
-            for task, body in zip(found, bodies, strict=True)
-        ]
 
 
 EXPIRED_AT_ONCE = 10_000

@@ -9,9 +9,8 @@ from msgspec.structs import replace
 
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
-from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
+from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
-from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import ResultRecord
 
 EXPIRING = "results"
@@ -44,24 +43,8 @@ def write(old: Document | None, record: ResultRecord, now: float) -> Write:
     )
 
 
-class DocumentResultStorage(BaseResultStorage):
+class DocumentResultStorage(DocumentStore, BaseResultStorage):
     """The contract of a result storage on any store that implements `Documents`."""
-
-    def __init__(self, documents: Documents) -> None:
-        self.documents = documents
-
-    @property
-    def location(self) -> str:
-        return self.documents.location
-
-    async def connect(self) -> None:
-        await self.documents.connect()
-
-    async def close(self) -> None:
-        await self.documents.close()
-
-    async def guarantees(self) -> Guarantees:
-        return await self.documents.guarantees()
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         stored: dict[int, bool] = {}

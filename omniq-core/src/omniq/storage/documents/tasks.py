@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq.models.state import QUEUED, TERMINAL, TaskState
-from omniq.storage.documents.base import Document, Entry, Version, Write, in_order, out_of_order
+from omniq.storage.documents.base import Document, Documents, Entry, Version, Write, in_order, out_of_order
 from omniq.storage.records import TaskFilter, TaskRecord
 
 INLINE = 4096
 """Bytes up to which a body is kept in the task's document; a longer one has its own, so that it is written once."""
 
 LEASES, ENDED, EXPIRING, QUEUES = "leases", "ended", "expiring", "queues"
+
+
+A = TypeVar("A")
 
 
 class TaskDocument(Struct, frozen=True, kw_only=True, gc=False):
@@ -38,7 +42,7 @@ def task_key(task_id: str) -> str:
     return f"task/{task_id}"
 
 
-def load(document: Document | None) -> TaskDocument | None:
+def _load(document: Document | None) -> TaskDocument | None:
     """The stored task."""
     return None if document is None else replace(_decode(document.value), version=document.version)
 
@@ -73,6 +77,66 @@ def deletion(document: TaskDocument, child_ids: Sequence[str] = ()) -> list[Writ
     task = Write(key=task_key(id_), value=None, if_version=document.version, drop=drop)
     body = document.body_key
     return [task] if body is None else [task, Write(key=body, value=None, always=True)]
+
+
+Step: TypeAlias = Callable[[int, TaskDocument | None, Document | None], tuple[A, list[Write]]]
+"""Decides about the n-th task as it is now: the answer, and the writes that make it true."""
+
+
+class TaskDocuments:
+    """Reads tasks, and writes what was decided about them if nobody else wrote meanwhile."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def change(
+        self, ids: Sequence[str], step: Step[A], *, beside: Sequence[str | None] = (), once: bool = False
+    ) -> list[A]:
+        """Decide about each task and write what was decided; again for those that somebody else wrote meanwhile.
+
+        A step also gets the document that `beside` names for it. With `once`, a lost race isn't run again: its answer
+        is that of a task which isn't there. Several steps of one task are taken one after the other.
+        """
+        answers: dict[int, A] = {}
+        left = list(range(len(ids)))
+        while left:
+            turn = list({ids[n]: n for n in reversed(left)}.values())
+            turn.sort()
+            found = await self.read([ids[n] for n in turn])
+            others = await self._read_beside([beside[n] if beside else None for n in turn])
+            decided = [step(n, task, other) for n, task, other in zip(turn, found, others, strict=True)]
+            written = await self._write([writes for _, writes in decided])
+            for n, (answer, _), was_written in zip(turn, decided, written, strict=True):
+                if was_written:
+                    answers[n] = answer
+                elif once:
+                    answers[n] = step(n, None, None)[0]
+            left = [n for n in left if n not in answers]
+        return [answers[n] for n in range(len(ids))]
+
+    async def _read_beside(self, keys: Sequence[str | None]) -> list[Document | None]:
+        wanted = [key for key in keys if key is not None]
+        found = iter(await self._documents.read(wanted) if wanted else [])
+        return [None if key is None else next(found) for key in keys]
+
+    async def _write(self, groups: Sequence[list[Write]]) -> list[bool]:
+        """As `Documents.write`; a group of nothing is written."""
+        filled = [group for group in groups if group]
+        answers = iter(await self._documents.write(filled) if filled else [])
+        return [next(answers) if group else True for group in groups]
+
+    async def read(self, ids: Sequence[str]) -> list[TaskDocument | None]:
+        """The tasks, or None for those that aren't there."""
+        found = await self._documents.read([task_key(id_) for id_ in ids]) if ids else []
+        return [_load(document) for document in found]
+
+    async def records(self, found: Sequence[TaskDocument]) -> list[TaskRecord]:
+        """Their records, with the bodies that have documents of their own."""
+        bodies = await self._read_beside([task.body_key for task in found])
+        return [
+            task.record if body is None else replace(task.record, body=body.value)
+            for task, body in zip(found, bodies, strict=True)
+        ]
 
 
 # ── indexes ──────────────────────────────────────────────────────────────────
@@ -126,13 +190,9 @@ def _place(record: TaskRecord) -> Entry | None:
     """The entry by which the next step of a task is found. The epoch makes each claim's entries its own."""
     match record.state:
         case TaskState.PENDING:
-            return Entry(
-                due(record.queue_name), in_order(-record.priority, record.run_at, record.epoch), record.id
-            )
+            return Entry(due(record.queue_name), in_order(-record.priority, record.run_at, record.epoch), record.id)
         case TaskState.SCHEDULED:
-            return Entry(
-                later(record.queue_name), in_order(record.run_at, -record.priority, record.epoch), record.id
-            )
+            return Entry(later(record.queue_name), in_order(record.run_at, -record.priority, record.epoch), record.id)
         case TaskState.RUNNING:
             return Entry(LEASES, in_order(record.lease_until or 0.0, record.epoch), record.id)
         case state if state in TERMINAL:
@@ -152,7 +212,6 @@ def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:
         and (where.queue_name is None or record.queue_name == where.queue_name)
         and (where.schedule_id is None or record.schedule_id == where.schedule_id)
         and (
-            not where.expired
-            or (record.state in QUEUED and record.expires_at is not None and record.expires_at <= now)
+            not where.expired or (record.state in QUEUED and record.expires_at is not None and record.expires_at <= now)
         )
     )

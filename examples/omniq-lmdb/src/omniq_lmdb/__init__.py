@@ -1,0 +1,1 @@
+"""LMDB for OmniQ."""
