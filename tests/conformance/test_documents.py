@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
 from omniq.storage.capabilities import Capability
-from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue
+from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue, Write
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     EventStorageConformance,
@@ -24,6 +26,51 @@ from omniq.testing.documents import DictDocuments
 
 class DictTaskStore(DocumentTaskQueue):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ATOMIC_RESULTS, Capability.PRIORITY})
+
+
+class SteppedDocuments(DictDocuments):
+    """Nothing is atomic but the write of one document, and others may look in between: as on files, or over a network."""
+
+    atomic: ClassVar[bool] = False
+
+    async def write(self, groups: Sequence[Sequence[Write]]) -> list[bool]:
+        return list(await asyncio.gather(*map(self._step_through, groups)))
+
+    async def _step_through(self, group: Sequence[Write]) -> bool:
+        for write in group:
+            await super().write([[replace(write, key=f"entries/{write.key}", always=True, drop=())]])
+            await asyncio.sleep(0)
+            if await super().write([[replace(write, put=(), drop=())]]) == [False]:
+                return False
+            await asyncio.sleep(0)
+            await super().write([[replace(write, key=f"entries/{write.key}", always=True, put=())]])
+        return True
+
+
+@pytest.fixture
+async def stepped() -> AsyncIterator[BaseTaskQueue]:
+    store = DocumentTaskQueue(SteppedDocuments())
+    await store.connect()
+    yield store
+    await store.close()
+
+
+class TestQueueWithoutAtomicGroups(TaskQueueConformance):
+    @pytest.fixture
+    def store(self, stepped: BaseTaskQueue) -> BaseTaskQueue:
+        return stepped
+
+
+class TestSchedulesWithoutAtomicGroups(ScheduleConformance):
+    @pytest.fixture
+    def store(self, stepped: BaseTaskQueue) -> BaseTaskQueue:
+        return stepped
+
+
+class TestRandomWalksWithoutAtomicGroups(StatefulConformance):
+    @pytest.fixture
+    def store(self, stepped: BaseTaskQueue) -> BaseTaskQueue:
+        return stepped
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
@@ -71,9 +71,15 @@ class DictDocuments(Documents):
         else:
             self._documents[write.key] = Document(write.value, next(self._versions))
         for entry in write.put:
-            insort(self._indexes[entry.index], entry)
+            self._put(entry)
         for entry in write.drop:
             self._drop(entry)
+
+    def _put(self, entry: Entry) -> None:
+        index = self._indexes[entry.index]
+        place = bisect_left(index, entry)
+        if place == len(index) or index[place] != entry:
+            index.insert(place, entry)
 
     def _drop(self, entry: Entry) -> None:
         index = self._indexes[entry.index]
