@@ -29,7 +29,7 @@ class DictTaskStore(DocumentTaskQueue):
 
 
 class SteppedDocuments(DictDocuments):
-    """Nothing is atomic but the write of one document, and others may look in between: as on files, or over a network."""
+    """Nothing is atomic but the write of one document, and others may look in between: as on files, say."""
 
     atomic: ClassVar[bool] = False
 
