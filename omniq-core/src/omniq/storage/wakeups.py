@@ -1,0 +1,298 @@
+"""Waking those who wait for tasks or results: at once for what this process writes, soon for what others do.
+
+`Wakeups` knows everybody in this process who waits at one place. A store that can push gives each event loop a
+`Channel` besides, which tells other processes and hears from them. All of it is a hint: nothing depends on it, and
+whoever waits looks again before long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from contextvars import Context
+
+from msgspec import Struct
+
+from omniq.backoff import Backoff
+from omniq.errors import StoreError
+from omniq.sync import cancel_and_wait
+
+log = logging.getLogger("omniq.storage")
+
+SEND_INTERVAL = 0.025
+"""Seconds between two messages of one loop to other processes; the first one goes at once."""
+DEAF_WAIT = 1.0
+"""Seconds that a wait lasts at most while other processes can't be heard."""
+FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
+"""Seconds between two attempts to listen."""
+
+NextDue = Callable[[Sequence[str]], Awaitable[Mapping[str, float]]]
+"""Asks a store in how many seconds each queue has something to claim; queues that have nothing are left out."""
+
+
+class News(Struct, frozen=True, array_like=True):
+    """What somebody has written at one place."""
+
+    due: Mapping[str, float] | None = {}
+    """Queues that have got tasks, and in how many seconds the first of those is due. None: any queue, now."""
+    ended: Collection[str] | None = ()
+    """Tasks that have got results. None: any task."""
+
+
+ANYTHING = News(due=None, ended=None)
+"""Whoever waits had better look: it isn't known what was written."""
+
+
+# ── inside one process ───────────────────────────────────────────────────────
+
+
+class _Waiter:
+    """Somebody on one event loop, whom any thread can wake."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self.done = False
+        """Whether there may be what it waits for; else it was woken to see how long it still has to wait."""
+
+    def wake(self, *, done: bool) -> None:
+        self.done = self.done or done
+        with suppress(RuntimeError):  # its loop was closed
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def until(self, when: float) -> None:
+        """Wait until it is woken, or for that time on `time.monotonic()`'s clock."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, when - time.monotonic())):
+                await self._event.wait()
+        self._event.clear()
+
+
+class Wakeups:
+    """Everybody in this process who waits for tasks or results at one place, on whatever thread and event loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
+        self._by_task: defaultdict[str, set[_Waiter]] = defaultdict(set)
+        self._due: dict[str, float] = {}
+        """When each queue has its next task, on `time.monotonic()`'s clock, as far as it was told."""
+
+    @staticmethod
+    def at(location: str) -> Wakeups:
+        """Those of a store's location."""
+        with _places_lock:
+            return _places[location]
+
+    def tell(self, news: News) -> None:
+        """Wake those whom it concerns, now or when it is due; from any thread."""
+        with self._lock:
+            soon, later = self._note(news.due)
+            waking = dict.fromkeys(_members(self._by_queue, later), False)
+            waking.update(dict.fromkeys(_members(self._by_queue, soon), True))
+            waking.update(dict.fromkeys(_members(self._by_task, news.ended), True))
+        for waiter, done in waking.items():
+            waiter.wake(done=done)
+
+    def _note(self, due: Mapping[str, float] | None) -> tuple[Collection[str] | None, list[str]]:
+        """The queues that have something now (None: any), and those that will; when, is remembered."""
+        if due is None:
+            return None, []
+        later = [queue for queue, seconds in due.items() if seconds > 0]
+        for queue in later:
+            self._due[queue] = min(time.monotonic() + due[queue], self._due.get(queue, math.inf))
+        return due.keys() - set(later), later
+
+    async def for_tasks(self, queues: Sequence[str], timeout: float, next_due: NextDue | None = None) -> None:
+        """Return when one of the queues may have something due, or after `timeout` seconds.
+
+        What is told from this call's first step on is heard; `next_due` is asked about what was there before.
+        """
+        until = time.monotonic() + timeout
+        with self._waiting(self._by_queue, queues) as waiter:
+            if next_due is not None:
+                self._learn(await next_due(queues))
+            while not waiter.done and (when := min(until, self._next(queues))) > time.monotonic():
+                await waiter.until(when)
+            self._forget_past(queues)
+
+    async def for_results(self, ids: Sequence[str], timeout: float) -> None:
+        """Return when one of the tasks may have got its result, or after `timeout` seconds."""
+        until = time.monotonic() + timeout
+        with self._waiting(self._by_task, ids) as waiter:
+            while not waiter.done and time.monotonic() < until:
+                await waiter.until(until)
+
+    def _learn(self, due: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._due.update({queue: now + seconds for queue, seconds in due.items()})
+
+    def _next(self, queues: Sequence[str]) -> float:
+        return min((self._due.get(queue, math.inf) for queue in queues), default=math.inf)
+
+    def _forget_past(self, queues: Sequence[str]) -> None:
+        """What has come due is looked at now; what comes after that isn't known."""
+        now = time.monotonic()
+        with self._lock:
+            for queue in queues:
+                if self._due.get(queue, math.inf) <= now:
+                    del self._due[queue]
+
+    @contextmanager
+    def _waiting(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str]) -> Iterator[_Waiter]:
+        waiter = _Waiter()
+        with self._lock:
+            for key in keys:
+                waiters[key].add(waiter)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                for key in set(keys):
+                    waiters[key].discard(waiter)
+                    if not waiters[key]:
+                        del waiters[key]
+
+
+def _members(waiters: Mapping[str, set[_Waiter]], keys: Collection[str] | None) -> set[_Waiter]:
+    found = waiters.values() if keys is None else (waiters.get(key, set()) for key in keys)
+    return {waiter for some in found for waiter in some}
+
+
+_places: defaultdict[str, Wakeups] = defaultdict(Wakeups)
+_places_lock = threading.Lock()
+
+
+def wake_all() -> None:
+    """Tell everybody: the virtual clock has moved."""
+    for wakeups in list(_places.values()):
+        with wakeups._lock:
+            wakeups._due.clear()
+        wakeups.tell(ANYTHING)
+
+
+def _after_fork() -> None:
+    """The parent's waiters are not the child's, and its locks may have been held."""
+    global _places_lock, SENDER
+    _places_lock = threading.Lock()
+    _places.clear()
+    SENDER = os.urandom(6).hex()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# ── between processes ────────────────────────────────────────────────────────
+
+SENDER = os.urandom(6).hex()
+"""Names this process in messages, so that it needn't listen to its own."""
+
+Send = Callable[[News], Awaitable[None]]
+Listen = Callable[[], AsyncIterator[News]]
+
+
+class Channel:
+    """Tells other processes what this loop writes, and hears what they do. It belongs to one event loop.
+
+    `send` tells all of some news in one message; `listen` yields what it hears until its connection is lost, and
+    anything at all as soon as it does hear. It is begun by the first wait, and again after every loss.
+    """
+
+    def __init__(self, wakeups: Wakeups, *, send: Send | None, listen: Listen | None) -> None:
+        self.live = False
+        """Whether other processes are heard."""
+        self._wakeups = wakeups
+        self._send = send
+        self._listen = listen
+        self._due: dict[str, float] = {}
+        self._ended: list[str] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    # ── telling ──────────────────────────────────────────────────────────────
+
+    def tell(self, news: News) -> None:
+        """Wake those whom it concerns in this process now, and those in others soon."""
+        self._wakeups.tell(news)
+        if self._send is None:
+            return
+        for queue, seconds in (news.due or {}).items():
+            self._due[queue] = min(seconds, self._due.get(queue, math.inf))
+        self._ended.extend(news.ended or ())
+        if self._sending is None and (self._due or self._ended):
+            self._sending = _spawn(self._send_all(self._send), "send")
+
+    async def _send_all(self, send: Send) -> None:
+        try:
+            while self._due or self._ended:
+                news = News(self._due, self._ended)
+                self._due, self._ended = {}, []
+                await self._send_once(send, news)
+                await asyncio.sleep(SEND_INTERVAL)
+        finally:
+            self._sending = None
+
+    @staticmethod
+    async def _send_once(send: Send, news: News) -> None:
+        try:
+            await send(news)
+        except StoreError as error:
+            log.debug("other processes can't be told, and will look by themselves: %s", error)
+
+    # ── hearing ──────────────────────────────────────────────────────────────
+
+    async def for_tasks(self, queues: Sequence[str], timeout: float, next_due: NextDue | None = None) -> None:
+        """As `Wakeups.for_tasks`, for tasks of other processes too; shorter while those can't be heard."""
+        await self._wakeups.for_tasks(queues, self._patience(timeout), next_due)
+
+    async def for_results(self, ids: Sequence[str], timeout: float) -> None:
+        """As `Wakeups.for_results`, for results of other processes too; shorter while those can't be heard."""
+        await self._wakeups.for_results(ids, self._patience(timeout))
+
+    def _patience(self, timeout: float) -> float:
+        if self._listening is None and self._listen is not None:
+            self._listening = _spawn(self._keep_listening(self._listen), "listen")
+        return timeout if self.live else min(timeout, DEAF_WAIT)
+
+    async def _keep_listening(self, listen: Listen) -> None:
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
+        while True:
+            try:
+                async with aclosing(listen()) as heard:  # type: ignore[type-var]
+                    await self._hear(heard, backoff)
+            except StoreError as error:
+                log.debug("other processes can't be heard, looking instead: %s", error)
+            if self.live:
+                self.live = False
+                self._wakeups.tell(ANYTHING)  # who waits learns that it is for less long now
+            await backoff.pause()
+
+    async def _hear(self, heard: AsyncIterator[News], backoff: Backoff) -> None:
+        async for news in heard:
+            # What was told before this loop could hear isn't known: whoever waits looks once more.
+            self._wakeups.tell(news if self.live else ANYTHING)
+            self.live = True
+            backoff.reset()
+
+    async def close(self) -> None:
+        """Send what is left, and listen no longer."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+        if self._listening is not None:
+            await cancel_and_wait(self._listening)
+            self._listening = None
+        self.live = False
+
+
+def _spawn(coroutine: Awaitable[None], name: str) -> asyncio.Task[None]:
+    # In an empty context: what the first caller has set in its own isn't meant for all that follow.
+    return asyncio.get_running_loop().create_task(coroutine, name=f"omniq-{name}", context=Context())  # type: ignore[arg-type]

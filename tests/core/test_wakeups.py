@@ -1,0 +1,191 @@
+"""Waking those who wait, in one process and between processes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from omniq.errors import StoreUnavailable
+from omniq.ids import new_id
+from omniq.storage import wakeups as module
+from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, Channel, News, Wakeups
+
+LONG = 60.0
+SOON = 5.0
+
+
+@pytest.fixture
+def wakeups() -> Wakeups:
+    return Wakeups.at(f"test:{new_id()}")
+
+
+async def ended(task: asyncio.Task[None]) -> bool:
+    done, _ = await asyncio.wait([task], timeout=SOON)
+    return bool(done)
+
+
+async def waiting(wakeups: Wakeups, *queues: str, timeout: float = LONG) -> asyncio.Task[None]:
+    task = asyncio.create_task(wakeups.for_tasks(queues, timeout))
+    await asyncio.sleep(0)
+    return task
+
+
+class TestTasks:
+    async def test_a_wait_ends_at_news_of_one_of_its_queues(self, wakeups: Wakeups) -> None:
+        wait = await waiting(wakeups, "a", "b")
+        wakeups.tell(News(due={"c": 0.0}))
+        assert not (await asyncio.wait([wait], timeout=0.02))[0]
+        wakeups.tell(News(due={"b": 0.0}))
+        assert await ended(wait)
+
+    async def test_what_is_told_in_the_same_step_is_heard(self, wakeups: Wakeups) -> None:
+        wait = asyncio.create_task(wakeups.for_tasks(["a"], LONG))
+        await asyncio.sleep(0)
+        wakeups.tell(News(due={"a": 0.0}))
+        assert await ended(wait)
+
+    async def test_a_task_that_is_due_later_ends_a_wait_then(self, wakeups: Wakeups) -> None:
+        wait = await waiting(wakeups, "a")
+        began = time.monotonic()
+        wakeups.tell(News(due={"a": 0.05}))
+        assert await ended(wait)
+        assert time.monotonic() - began >= 0.05
+
+    async def test_a_wait_that_begins_later_knows_what_will_be_due(self, wakeups: Wakeups) -> None:
+        wakeups.tell(News(due={"a": 0.05}))
+        assert await ended(await waiting(wakeups, "a"))
+
+    async def test_what_has_come_due_ends_one_round_of_waits_only(self, wakeups: Wakeups) -> None:
+        wakeups.tell(News(due={"a": 0.01}))
+        assert await ended(await waiting(wakeups, "a"))
+        again = await waiting(wakeups, "a")
+        assert not (await asyncio.wait([again], timeout=0.05))[0]
+        again.cancel()
+
+    async def test_the_store_is_asked_for_what_was_there_before(self, wakeups: Wakeups) -> None:
+        asked: list[list[str]] = []
+
+        async def next_due(queues: object) -> dict[str, float]:
+            asked.append(list(queues))  # type: ignore[call-overload]
+            return {"a": 0.01}
+
+        async with asyncio.timeout(SOON):
+            await wakeups.for_tasks(["a", "b"], LONG, next_due)
+        assert asked == [["a", "b"]]
+
+    async def test_a_wait_ends_after_its_timeout(self, wakeups: Wakeups) -> None:
+        async with asyncio.timeout(SOON):
+            await wakeups.for_tasks(["a"], 0.02)
+
+    async def test_another_thread_can_tell(self, wakeups: Wakeups) -> None:
+        wait = await waiting(wakeups, "a")
+        threading.Thread(target=wakeups.tell, args=(News(due={"a": 0.0}),)).start()
+        assert await ended(wait)
+
+    async def test_a_clock_that_moves_wakes_everybody(self, wakeups: Wakeups) -> None:
+        wait = await waiting(wakeups, "a")
+        module.wake_all()
+        assert await ended(wait)
+
+    async def test_nothing_is_kept_of_waits_that_are_over(self, wakeups: Wakeups) -> None:
+        wait = await waiting(wakeups, "a")
+        wait.cancel()
+        await asyncio.wait([wait])
+        await wakeups.for_results(["t"], 0.0)
+        assert not wakeups._by_queue
+        assert not wakeups._by_task
+
+
+class TestResults:
+    async def test_a_wait_ends_at_one_of_its_results(self, wakeups: Wakeups) -> None:
+        wait = asyncio.create_task(wakeups.for_results(["t", "u"], LONG))
+        await asyncio.sleep(0)
+        wakeups.tell(News(ended=["x"]))
+        assert not (await asyncio.wait([wait], timeout=0.02))[0]
+        wakeups.tell(News(ended=["u"]))
+        assert await ended(wait)
+
+    async def test_news_of_anything_end_it(self, wakeups: Wakeups) -> None:
+        wait = asyncio.create_task(wakeups.for_results(["t"], LONG))
+        await asyncio.sleep(0)
+        wakeups.tell(ANYTHING)
+        assert await ended(wait)
+
+
+class Air:
+    """What carries messages between two processes, of which one is this test."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[News] = asyncio.Queue()
+        self.heard: asyncio.Queue[News | None] = asyncio.Queue()
+        self.listens = 0
+
+    async def send(self, news: News) -> None:
+        await self.sent.put(news)
+
+    async def listen(self) -> AsyncIterator[News]:
+        self.listens += 1
+        while (news := await self.heard.get()) is not None:
+            yield news
+        raise StoreUnavailable("the connection is lost")
+
+
+@pytest.fixture
+async def air() -> Air:
+    return Air()
+
+
+@pytest.fixture
+async def channel(wakeups: Wakeups, air: Air) -> AsyncIterator[Channel]:
+    channel = Channel(wakeups, send=air.send, listen=air.listen)
+    yield channel
+    await channel.close()
+
+
+class TestChannel:
+    async def test_the_first_news_go_at_once_and_the_next_together(self, channel: Channel, air: Air) -> None:
+        async with asyncio.timeout(SOON):
+            channel.tell(News(due={"a": 0.0}))
+            assert await air.sent.get() == News({"a": 0.0}, [])
+            channel.tell(News(due={"a": 5.0}))
+            channel.tell(News(due={"a": 3.0, "b": 0.0}, ended=["t"]))
+            assert await air.sent.get() == News({"a": 3.0, "b": 0.0}, ["t"])
+
+    async def test_what_others_tell_ends_a_wait(self, channel: Channel, air: Air) -> None:
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        await air.heard.put(News())
+        assert await ended(wait)  # it hears now, and looks at what it may have missed
+        assert channel.live
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        await asyncio.sleep(0)
+        await air.heard.put(News(due={"a": 0.0}))
+        assert await ended(wait)
+
+    async def test_a_wait_is_short_while_nobody_can_be_heard(self, channel: Channel) -> None:
+        async with asyncio.timeout(SOON):
+            await channel.for_results(["t"], LONG)
+        assert not channel.live
+        assert DEAF_WAIT < SOON
+
+    async def test_it_listens_again_after_a_loss(self, channel: Channel, air: Air) -> None:
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        await air.heard.put(News())
+        assert await ended(wait)
+        wait = asyncio.create_task(channel.for_results(["t"], LONG))
+        await asyncio.sleep(0)
+        await air.heard.put(None)
+        assert await ended(wait)  # it learns that nobody is heard any more
+        await air.heard.put(News())
+        async with asyncio.timeout(SOON):
+            while not channel.live:
+                await channel.for_results(["t"], 0.01)
+        assert air.listens == 2
+
+    async def test_closing_sends_what_is_left(self, channel: Channel, air: Air) -> None:
+        channel.tell(News(due={"a": 0.0}))
+        channel.tell(News(ended=["t"]))
+        await channel.close()
+        assert [air.sent.get_nowait() for _ in range(air.sent.qsize())] == [News({"a": 0.0}, ["t"])]
