@@ -34,6 +34,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from omniq import clock
 from omniq.batching import MAX_BYTES
 from omniq.errors import UnsupportedCapability
 from omniq.models.event import TaskEvent
@@ -45,6 +46,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewBody,
@@ -55,6 +57,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 
 MAX_ITEM_BYTES = 1_000_000_000
@@ -149,18 +152,47 @@ class BaseTaskQueue(Store):
 
     @abstractmethod
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        """Let each lease end `lease` seconds from now, if the task is still RUNNING at that epoch.
+        """Let each lease end `lease` seconds from now, if the task is still RUNNING at that epoch by that worker.
 
-        A lease that has run out but wasn't reaped is still held. Tells whether a cancel was requested.
+        A lease that has run out but wasn't reaped is still held. A task that somebody else has locked is waited for,
+        or told to be held without being extended; it isn't lost. Tells whether a cancel was requested.
         """
 
     @abstractmethod
-    async def reap(self, limit: int) -> list[TaskRecord]:
-        """Put up to `limit` RUNNING tasks whose lease has run out back to PENDING and charge each a crash.
+    async def held(self, worker: str) -> list[Lease]:
+        """The leases that a worker holds: for one whose claim was carried out and not answered. Seldom asked for."""
 
-        One atomic step per task that loses against a concurrent `extend` or `transition`. The epoch stays.
-        Returns the tasks as they are now, without their bodies.
+    @abstractmethod
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        """Up to `limit` leases of RUNNING tasks that have run out, in the order of (`lease_until`, task id).
+
+        With `after`, those that come after it. A lease that never ends (there is none, or it is further away than any
+        that was asked for) has run out, too, and `lease_until` is 0. Changes nothing.
         """
+
+    @abstractmethod
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        """Put the tasks that are still under these leases, unrenewed since they were seen, back to PENDING.
+
+        A task is charged a crash unless its worker was seen (`beat`) after the lease ran out. `rules.is_unrenewed` and
+        `rules.reaped` decide; deciding and writing are one atomic step per task that loses against a concurrent
+        `extend` or `transition`. The epoch stays. Returns the tasks that were put back, as they are now,
+        without their bodies.
+        """
+
+    @abstractmethod
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        """Note that the worker is alive, and what it says of itself; with `leaving`, that it has stopped."""
+
+    @abstractmethod
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers that were seen and haven't left, by name, the dead ones among them until they are purged."""
+
+    async def now(self) -> float:
+        """The clock by which this store decides what is due, lapsed or expired, with `omniq.clock.offset()`, in
+        seconds since the epoch. This default is the host's clock: override it where the server's decides.
+        """
+        return clock.now()
 
     @abstractmethod
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
@@ -204,6 +236,8 @@ class BaseTaskQueue(Store):
     @abstractmethod
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         """Delete up to `limit` tasks that ended more than `older_than` seconds ago; returns how many.
+
+        Also forgets the workers that weren't seen for so long.
 
         A task that a WAITING child depends on is kept; a child that is being added at the same time either
         keeps it or finds an UNKNOWN_PARENT.

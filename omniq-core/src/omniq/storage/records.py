@@ -87,10 +87,24 @@ class Added(StrEnum):
 
 
 class Lease(Struct, frozen=True, gc=False):
-    """A claim that a worker holds: the task's id and the epoch of the claim."""
+    """A claim that a worker holds: the task's id, the epoch of the claim, and who made it.
+
+    The epoch alone would do, were it not for a failover that loses writes: then an epoch repeats.
+    """
 
     task_id: str
     epoch: int
+    worker: str
+
+
+class LapsedLease(Struct, frozen=True, gc=False):
+    """A lease that has run out, as it was seen."""
+
+    task_id: str
+    epoch: int
+    worker: str
+    lease_until: float
+    """When it ran out, in seconds since the epoch on the store's clock."""
 
 
 class LeaseStatus(Struct, frozen=True, gc=False):
@@ -129,6 +143,8 @@ class Change(Struct, frozen=True, kw_only=True, gc=False):
     """Name PENDING and SCHEDULED together: which of the two a task that has come due reads as is the store's choice."""
     epoch: int | None = None
     """The epoch that the task must have; None only where no claim is at stake."""
+    worker: str | None = None
+    """The worker that must hold, or must have held, the task; None: whoever it is."""
     delay: float | None = None
     """With `to=PENDING`: due after so many seconds from now (SCHEDULED until then); None keeps `run_at`."""
     attempted: bool = False
@@ -198,6 +214,25 @@ class QueueStats(Struct, frozen=True, kw_only=True):
     name: str
     paused: bool = False
     counts: dict[TaskState, int]
+
+
+class WorkerRecord(Struct, frozen=True, kw_only=True):
+    """What a worker says of itself, from time to time as long as it lives."""
+
+    name: str
+    """Unique, and never used again."""
+    host: str = ""
+    kind: str = ""
+    """How it runs tasks: "async", "thread", "process" or a plugin's word."""
+    queues: tuple[str, ...] = ()
+    slots: int = 0
+    """Tasks that it runs at once, at most."""
+    running: int = 0
+    """Tasks that it holds."""
+    started_at: float = 0.0
+    """Seconds since the epoch, on the worker's clock."""
+    last_seen: float = 0.0
+    """Seconds since the epoch; set by the store."""
 
 
 class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True):

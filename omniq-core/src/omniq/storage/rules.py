@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from omniq.models.state import QUEUED, TERMINAL, TaskState
-from omniq.storage.records import Change, ChangeStatus, NewTask, TaskRecord
+from omniq.storage.records import Change, ChangeStatus, LapsedLease, NewTask, TaskRecord
 
 
 def new_record(task: NewTask, now: float) -> TaskRecord:
@@ -47,9 +47,29 @@ def claimed(record: TaskRecord, now: float, *, lease: float, worker: str) -> Tas
     )
 
 
-def reaped(record: TaskRecord) -> TaskRecord:
-    """The record after its lease ran out."""
-    return replace(record, state=TaskState.PENDING, crashes=record.crashes + 1, lease_until=None, worker=None)
+def is_unrenewed(record: TaskRecord, seen: LapsedLease, now: float) -> bool:
+    """Whether the task is still under the lease that was seen to have run out."""
+    return (
+        record.state is TaskState.RUNNING
+        and (record.epoch, record.worker) == (seen.epoch, seen.worker)
+        and record.lease_until is not None
+        and record.lease_until <= min(now, seen.lease_until)
+    )
+
+
+def reaped(record: TaskRecord, worker_seen: float | None) -> TaskRecord:
+    """The record after its lease was taken from a worker that was last seen at that time, if ever.
+
+    A worker that was seen after the lease ran out is alive: what kept it from renewing isn't the task's fault.
+    """
+    alive = worker_seen is not None and record.lease_until is not None and worker_seen > record.lease_until
+    return replace(
+        record,
+        state=TaskState.PENDING,
+        crashes=record.crashes if alive else record.crashes + 1,
+        lease_until=None,
+        worker=None,
+    )
 
 
 def is_expired(record: TaskRecord, now: float) -> bool:
@@ -62,6 +82,8 @@ def decide(record: TaskRecord | None, change: Change, now: float) -> tuple[Chang
     if record is None:
         return ChangeStatus.MISSING, None
     if change.epoch is not None and record.epoch != change.epoch:
+        return ChangeStatus.REFUSED, None
+    if change.worker is not None and record.worker != change.worker:
         return ChangeStatus.REFUSED, None
     if record.state not in change.from_states:
         repeated = change.epoch is not None and change.to in TERMINAL and record.state is change.to

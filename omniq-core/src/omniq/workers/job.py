@@ -86,7 +86,7 @@ class Job:
 
     @property
     def lease(self) -> Lease:
-        return Lease(self.record.id, self.record.epoch)
+        return Lease(self.record.id, self.record.epoch, self.record.worker or "")
 
     @property
     def attempt(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
 from math import inf
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from msgspec.structs import replace
 
@@ -24,6 +24,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewTask,
@@ -32,6 +33,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 
 MANY = 1000
@@ -150,35 +152,59 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
         until = self.documents.now() + lease
 
         def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[LeaseStatus, list[Write]]:
-            if found is None or found.record.state is not TaskState.RUNNING or found.record.epoch != leases[n].epoch:
+            if found is None or not _is_held(found.record, leases[n]):
                 return LeaseStatus(held=False), []
             held = LeaseStatus(held=True, cancel_requested=found.record.cancel_requested)
             return held, [tasks.write(found, replace(found, record=replace(found.record, lease_until=until)))]
 
         return await self._tasks.change([held.task_id for held in leases], step)
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
+    async def held(self, worker: str) -> list[Lease]:
+        held: list[Lease] = []
+        last: Entry | None = None
+        while page := await self.documents.scan(tasks.LEASES, after=last, limit=MANY):
+            last = page[-1]
+            found = await self._tasks.read([entry.key for entry in page])
+            held += [Lease(task.record.id, task.record.epoch, worker) for task in found if _runs_at(task, worker)]
+        return held
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        until = in_order(self.documents.now())
+        start = None if after is None else tasks.lease_entry(after.task_id, after.lease_until)
+        entries = await self.documents.scan(tasks.LEASES, after=start, until=until, limit=limit)
+        found = await self._tasks.read([entry.key for entry in entries])
+        return [lease for task in found if task is not None and (lease := _lapsed(task.record)) is not None]
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         now = self.documents.now()
-        back: list[TaskDocument] = []
-        seen: list[str] = []
-        while left := limit - len(back):
-            lapsed = await self.documents.scan(tasks.LEASES, until=in_order(now), limit=left)
-            ids = [entry.key for entry in lapsed]
-            if not ids or ids == seen:
-                break
-            back += await self._reap(seen := ids, now)
+        beside = [tasks.worker_key(lease.worker) for lease in leases]
+
+        def step(
+            n: int, found: TaskDocument | None, worker: Document | None
+        ) -> tuple[TaskDocument | None, list[Write]]:
+            if found is None or not rules.is_unrenewed(found.record, leases[n], now):
+                return None, []
+            seen = None if worker is None else tasks.load_worker(worker).last_seen
+            back = replace(found, record=rules.reaped(found.record, seen))
+            return back, [tasks.write(found, back)]
+
+        answers = await self._tasks.change([lease.task_id for lease in leases], step, beside=beside)
+        back = [document for document in answers if document is not None]
         if back:
             hints.tasks_added(self.location)
         return await self._tasks.records(back)
 
-    async def _reap(self, ids: Sequence[str], now: float) -> list[TaskDocument]:
-        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[TaskDocument | None, list[Write]]:
-            if found is None or found.record.lease_until is None or found.record.lease_until > now:
-                return None, []
-            back = replace(found, record=rules.reaped(found.record))
-            return back, [tasks.write(found, back)]
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        seen = replace(worker, last_seen=self.documents.now())
+        await self.documents.write([[tasks.worker_write(seen, leaving=leaving)]])
 
-        return [back for back in await self._tasks.change(ids, step) if back is not None]
+    async def workers(self) -> list[WorkerRecord]:
+        names = await self._all_ids(tasks.WORKERS)
+        found = await self.documents.read([tasks.worker_key(name) for name in names]) if names else []
+        return [tasks.load_worker(document) for document in found if document is not None]
+
+    async def now(self) -> float:
+        return self.documents.now()
 
     # ── transitions ──────────────────────────────────────────────────────────
 
@@ -204,6 +230,7 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
         return answers
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        await self._forget_workers(self.documents.now() - older_than)
         deleted, last, until = 0, None, in_order(self.documents.now() - older_than)
         while deleted < limit:
             page = await self.documents.scan(tasks.ENDED, after=last, until=until, limit=limit)
@@ -212,6 +239,11 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
             last = page[-1]
             deleted += await self._purge([entry.key for entry in page][: limit - deleted])
         return deleted
+
+    async def _forget_workers(self, before: float) -> None:
+        gone = [worker for worker in await self.workers() if worker.last_seen <= before]
+        if gone:
+            await self.documents.write([[tasks.worker_write(worker, leaving=True)] for worker in gone])
 
     async def _purge(self, ids: Sequence[str]) -> int:
         """Delete those that have ended, except parents that a child waits for; returns how many."""
@@ -326,6 +358,20 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
 EXPIRED_AT_ONCE = 10_000
 """Expired tasks that one search looks at; the next one finds the others, once these have ended."""
+
+
+def _is_held(record: TaskRecord, lease: Lease) -> bool:
+    return record.state is TaskState.RUNNING and (record.epoch, record.worker) == (lease.epoch, lease.worker)
+
+
+def _runs_at(task: TaskDocument | None, worker: str) -> TypeGuard[TaskDocument]:
+    return task is not None and task.record.state is TaskState.RUNNING and task.record.worker == worker
+
+
+def _lapsed(record: TaskRecord) -> LapsedLease | None:
+    if record.lease_until is None:
+        return None
+    return LapsedLease(record.id, record.epoch, record.worker or "", record.lease_until)
 
 
 def _is_due(record: TaskRecord, now: float) -> bool:

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from omniq.models.state import QUEUED, TERMINAL, TaskState
 from omniq.storage.documents.base import Document, Documents, Entry, Version, Write, in_order, out_of_order
-from omniq.storage.records import TaskFilter, TaskRecord
+from omniq.storage.records import TaskFilter, TaskRecord, WorkerRecord
 
 INLINE = 4096
 """Bytes up to which a body is kept in the task's document; a longer one has its own, so that it is written once."""
 
-LEASES, ENDED, EXPIRING, QUEUES = "leases", "ended", "expiring", "queues"
+LEASES, ENDED, EXPIRING, WORKERS = "leases", "ended", "expiring", "workers"
 
 
 A = TypeVar("A")
@@ -139,6 +139,28 @@ class TaskDocuments:
         ]
 
 
+# ── workers ──────────────────────────────────────────────────────────────────
+
+
+_decode_worker = msgspec.msgpack.Decoder(WorkerRecord).decode
+
+
+def worker_key(name: str) -> str:
+    return f"worker/{name}"
+
+
+def load_worker(document: Document) -> WorkerRecord:
+    return _decode_worker(document.value)
+
+
+def worker_write(worker: WorkerRecord, *, leaving: bool) -> Write:
+    """The write by which a worker is seen, or leaves."""
+    entry = (Entry(WORKERS, b"", worker.name),)
+    if leaving:
+        return Write(key=worker_key(worker.name), value=None, always=True, drop=entry)
+    return Write(key=worker_key(worker.name), value=_encode(worker), always=True, put=entry)
+
+
 # ── indexes ──────────────────────────────────────────────────────────────────
 
 
@@ -194,10 +216,14 @@ def _place(record: TaskRecord) -> Entry | None:
         case TaskState.SCHEDULED:
             return Entry(later(record.queue_name), in_order(record.run_at, -record.priority, record.epoch), record.id)
         case TaskState.RUNNING:
-            return Entry(LEASES, in_order(record.lease_until or 0.0, record.epoch), record.id)
+            return lease_entry(record.id, record.lease_until or 0.0)
         case state if state in TERMINAL:
             return Entry(ENDED, in_order(record.finished_at or 0.0, record.epoch), record.id)
     return None
+
+
+def lease_entry(task_id: str, lease_until: float) -> Entry:
+    return Entry(LEASES, in_order(lease_until), task_id)
 
 
 def run_at(entry: Entry) -> float:

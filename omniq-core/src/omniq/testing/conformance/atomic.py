@@ -24,6 +24,7 @@ from omniq.testing.conformance.builders import (
     new_task,
     now,
     read,
+    reap,
     result_of,
     running,
     states,
@@ -81,7 +82,7 @@ class AtomicResultsConformance(Conformance):
     async def test_a_refused_changes_result_is_not_stored(self, atomic: Stores, clock: VirtualClock) -> None:
         queue, results = atomic
         (late,) = await lapsed(queue, clock)
-        await queue.reap(10)
+        await reap(queue)
         wanted = finish(late, result=result_of(late.id))
         assert await change(queue, wanted) == ["refused"]
         await claim(queue)

@@ -122,7 +122,8 @@ def new_schedule(schedule_id: str = "nightly", *, next_run: float | None, paused
 
 def lease_of(record: TaskRecord) -> Lease:
     """The lease that a claim gave."""
-    return Lease(record.id, record.epoch)
+    assert record.worker is not None
+    return Lease(record.id, record.epoch, record.worker)
 
 
 # ── verbs ────────────────────────────────────────────────────────────────────
@@ -154,6 +155,12 @@ async def lapsed(store: BaseTaskQueue, clock: VirtualClock, count: int = 1) -> l
     claimed = await running(store, count, lease=30)
     clock.advance(60)
     return claimed
+
+
+async def reap(store: BaseTaskQueue, limit: int = 100) -> list[TaskRecord]:
+    """Take back up to `limit` leases that have run out."""
+    lapsed = await store.lapsed(limit=limit)
+    return await store.reap(lapsed) if lapsed else []
 
 
 async def change(store: BaseTaskQueue, *changes: Change) -> list[ChangeStatus]:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from omniq.models.state import TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord
+from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance
 from omniq.testing.conformance.builders import (
@@ -17,6 +17,7 @@ from omniq.testing.conformance.builders import (
     assert_same,
     change,
     claim,
+    exactly,
     finish,
     ids,
     in_other_loops,
@@ -27,6 +28,7 @@ from omniq.testing.conformance.builders import (
     now,
     race,
     read,
+    reap,
     running,
     states,
     together,
@@ -56,7 +58,7 @@ class ExtendTests(StoreConformance):
         (record,) = await running(store, lease=1000)
         assert await held(store, lease_of(record), lease=10)
         clock.advance(20)
-        assert ids(await store.reap(10)) == {record.id}
+        assert ids(await reap(store)) == {record.id}
 
     async def test_nothing_else_changes(self, store: BaseTaskQueue) -> None:
         (record,) = await running(store)
@@ -69,24 +71,24 @@ class ExtendTests(StoreConformance):
         for _ in range(3):
             clock.advance(20)
             assert await held(store, lease_of(record), lease=30) == [True]
-            assert await store.reap(10) == []
+            assert await reap(store) == []
         clock.advance(40)
-        assert ids(await store.reap(10)) == {record.id}
+        assert ids(await reap(store)) == {record.id}
 
     async def test_a_lapsed_lease_that_was_not_reaped_is_held(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
         assert await held(store, lease_of(record)) == [True]
-        assert await store.reap(10) == []
+        assert await reap(store) == []
 
     async def test_a_reaped_lease_is_lost(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
-        await store.reap(10)
+        await reap(store)
         assert await held(store, lease_of(record)) == [False]
         assert await states(store, [record.id]) == [TaskState.PENDING]
 
     async def test_a_lease_is_lost_to_the_next_claim(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (first,) = await lapsed(store, clock)
-        await store.reap(10)
+        await reap(store)
         (second,) = await claim(store)
         assert await held(store, lease_of(first), lease_of(second)) == [False, True]
 
@@ -98,17 +100,22 @@ class ExtendTests(StoreConformance):
 
     async def test_a_task_that_was_never_claimed_has_no_lease(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t"))
-        assert await held(store, Lease("t", 0), Lease("t", 1)) == [False, False]
+        assert await held(store, Lease("t", 0, "worker"), Lease("t", 1, "worker")) == [False, False]
 
     async def test_the_epoch_must_match(self, store: BaseTaskQueue) -> None:
         (record,) = await running(store)
-        assert await held(store, Lease(record.id, 0), Lease(record.id, 2)) == [False, False]
+        assert await held(store, Lease(record.id, 0, "worker"), Lease(record.id, 2, "worker")) == [False, False]
+        assert await read(store, record.id) == record
+
+    async def test_the_worker_must_match(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        assert await held(store, Lease(record.id, record.epoch, "another")) == [False]
         assert await read(store, record.id) == record
 
     async def test_each_lease_has_its_answer_in_order(self, store: BaseTaskQueue) -> None:
         a, b = await running(store, 2)
         await change(store, finish(a))
-        leases = [Lease("nobody", 1), lease_of(b), lease_of(a), Lease("", 1)]
+        leases = [Lease("nobody", 1, "worker"), lease_of(b), lease_of(a), Lease("", 1, "worker")]
         assert await held(store, *leases) == [False, True, False, False]
         assert await held(store) == []
 
@@ -129,13 +136,13 @@ class ReapTests(StoreConformance):
 
     async def test_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
-        (back,) = await store.reap(10)
-        assert_same(back, replace(rules.reaped(record), body=b""))
+        (back,) = await reap(store)
+        assert_same(back, replace(rules.reaped(record, None), body=b""))
         assert replace(back, body=record.body) == await read(store, record.id)
 
     async def test_a_crash_is_charged_and_no_attempt(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
-        (back,) = await store.reap(10)
+        (back,) = await reap(store)
         assert (back.crashes, back.attempts, back.epoch) == (1, record.attempts, record.epoch)
 
     async def test_every_lapse_is_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -144,13 +151,13 @@ class ReapTests(StoreConformance):
             (record,) = await claim(store, lease=10)
             assert record.epoch == crashes
             clock.advance(20)
-            (back,) = await store.reap(10)
+            (back,) = await reap(store)
             assert back.crashes == crashes
 
     async def test_a_cancel_request_stays(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
         await change(store, request_cancel(record))
-        (back,) = await store.reap(10)
+        (back,) = await reap(store)
         assert back.cancel_requested
 
     async def test_a_lease_that_holds_is_left_alone(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -158,7 +165,7 @@ class ReapTests(StoreConformance):
         (short,) = await claim(store, lease=10, limit=1)
         (long,) = await claim(store, lease=100, limit=1)
         clock.advance(50)
-        assert ids(await store.reap(10)) == {short.id}
+        assert ids(await reap(store)) == {short.id}
         assert await read(store, long.id) == long
 
     async def test_only_running_tasks_are_reaped(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -166,26 +173,139 @@ class ReapTests(StoreConformance):
         await change(store, finish(done), finish(given_back, TaskState.PENDING))
         await change(store, finish(later, TaskState.PENDING, delay=1000))
         clock.advance(20)
-        assert len(await store.reap(10)) == 1
-        assert await store.reap(10) == []
+        assert len(await reap(store)) == 1
+        assert await reap(store) == []
         crashes = [record.crashes for record in await store.get([r.id for r in records]) if record]
         assert crashes == [0, 0, 0, 1]
 
     async def test_no_more_than_the_limit_are_reaped(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         records = await lapsed(store, clock, 5)
-        batches = [await store.reap(limit) for limit in (0, 2, 2, 2, 2)]
-        assert [len(batch) for batch in batches] == [0, 2, 2, 1, 0]
+        batches = [await reap(store, limit) for limit in (2, 2, 2, 2)]
+        assert [len(batch) for batch in batches] == [2, 2, 1, 0]
         assert ids(record for batch in batches for record in batch) == ids(records)
 
     async def test_a_reaped_task_is_claimed_again(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
-        await store.reap(10)
+        await reap(store)
         (again,) = await claim(store, worker="next")
         assert (again.id, again.epoch, again.worker, again.claimed_at) == (record.id, 2, "next", now())
 
     async def test_any_number_may_lapse_at_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         records = await lapsed(store, clock, self.many)
-        assert ids(await store.reap(self.many)) == ids(records)
+        assert ids(await reap(store, self.many)) == ids(records)
+
+
+class EvidenceTests(StoreConformance):
+    """A lapsed lease says that nobody renewed it; that somebody died takes more."""
+
+    async def test_a_worker_that_was_seen_since_is_not_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        await store.beat(WorkerRecord(name="worker"))
+        (back,) = await reap(store)
+        assert_same(back, replace(rules.reaped(record, None), crashes=0))
+
+    async def test_a_worker_that_was_seen_before_is_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await store.beat(WorkerRecord(name="worker"))
+        await lapsed(store, clock)
+        await store.beat(WorkerRecord(name="another"))
+        assert [back.crashes for back in await reap(store)] == [1]
+
+    async def test_lapsed_leases_are_told_and_left_as_they_are(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        (seen,) = await store.lapsed(limit=10)
+        assert (seen.task_id, seen.epoch, seen.worker) == (record.id, record.epoch, record.worker)
+        assert seen.lease_until == exactly(record.lease_until or 0.0)
+        assert await read(store, record.id) == record
+
+    async def test_lapsed_leases_come_in_pages(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, *new_tasks(5))
+        for lease in (50, 10, 40, 20, 30):
+            await claim(store, limit=1, lease=lease)
+        await running(store, lease=1000)
+        clock.advance(60)
+        pages = [await store.lapsed(limit=2)]
+        while pages[-1]:
+            pages.append(await store.lapsed(limit=2, after=pages[-1][-1]))
+        ends = [lease.lease_until for page in pages for lease in page]
+        assert [len(page) for page in pages] == [2, 2, 1, 0]
+        assert ends == sorted(ends)
+
+    async def test_a_lease_that_was_renewed_since_it_was_seen_is_left_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        (record,) = await lapsed(store, clock)
+        seen = await store.lapsed(limit=10)
+        assert await held(store, lease_of(record), lease=10)
+        assert await store.reap(seen) == []
+        clock.advance(20)  # it has run out again, which nobody has seen yet
+        assert await store.reap(seen) == []
+        assert await states(store, [record.id]) == [TaskState.RUNNING]
+
+    async def test_a_lease_that_was_claimed_since_it_was_seen_is_left_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        await lapsed(store, clock)
+        seen = await store.lapsed(limit=10)
+        await store.reap(seen)
+        await claim(store, lease=10)
+        clock.advance(20)
+        assert await store.reap(seen) == []
+
+    async def test_a_worker_is_told_what_it_holds(self, store: BaseTaskQueue) -> None:
+        await add(store, *new_tasks(4))
+        mine = await claim(store, limit=3, worker="me")
+        await claim(store, worker="another")
+        await change(store, finish(mine[0]))
+        wanted = {lease_of(record) for record in mine[1:]}
+        assert set(await store.held("me")) == wanted
+        assert await store.held("nobody") == []
+
+    async def test_a_change_may_name_the_worker(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        assert await change(store, replace(finish(record), worker="another")) == ["refused"]
+        assert await change(store, replace(finish(record), worker=record.worker)) == ["applied"]
+        assert await change(store, replace(finish(record), worker=record.worker)) == ["repeated"]
+        assert await change(store, replace(finish(record), worker="another")) == ["refused"]
+
+
+class WorkerTests(StoreConformance):
+    """Workers say that they are alive, and what they do."""
+
+    async def test_workers_are_listed_by_name_as_they_were_last_seen(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        worker = WorkerRecord(
+            name="b", host="here", kind="async", queues=("high", "low"), slots=8, running=2, started_at=1.5
+        )
+        await store.beat(worker)
+        await store.beat(WorkerRecord(name="a"))
+        clock.advance(60)
+        await store.beat(replace(worker, running=5))
+        first, second = await store.workers()
+        assert (first.name, first.last_seen) == ("a", about(clock.now() - 60))
+        assert second == replace(worker, running=5, last_seen=second.last_seen)
+        assert second.last_seen == about(clock.now())
+
+    async def test_a_worker_that_leaves_is_gone(self, store: BaseTaskQueue) -> None:
+        await store.beat(WorkerRecord(name="a"))
+        await store.beat(WorkerRecord(name="a"), leaving=True)
+        await store.beat(WorkerRecord(name="b"), leaving=True)
+        assert await store.workers() == []
+
+    async def test_purging_forgets_those_that_were_not_seen_for_long(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        await store.beat(WorkerRecord(name="old"))
+        clock.advance(60)
+        await store.beat(WorkerRecord(name="new"))
+        await store.purge(older_than=30)
+        assert [worker.name for worker in await store.workers()] == ["new"]
+
+    async def test_the_clock_is_the_stores(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        clock.advance(1000)
+        assert await store.now() == about(clock.now())
+        (record,) = await running(store)
+        assert record.claimed_at == pytest.approx(await store.now(), abs=1.0)
 
 
 class LeaseRaceTests(StoreConformance):
@@ -193,7 +313,7 @@ class LeaseRaceTests(StoreConformance):
 
     async def test_a_lapse_is_charged_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         records = await lapsed(store, clock, 30)
-        handed = await together(store.reap(7) for _ in range(20))
+        handed = await together(reap(store) for _ in range(20))
         assert ids(record for batch in handed for record in batch) == ids(records)
 
     @pytest.mark.parametrize("seed", range(10))
@@ -202,7 +322,7 @@ class LeaseRaceTests(StoreConformance):
     ) -> None:
         records = await lapsed(store, clock, 8)
         extended, reaped = await race(
-            [held(store, lease_of(record)) for record in records], [store.reap(3) for _ in range(3)], seed
+            [held(store, lease_of(record)) for record in records], [reap(store) for _ in range(3)], seed
         )
         kept = {record.id for record, answer in zip(records, extended, strict=True) if answer == [True]}
         await self._assert_split(store, records, (kept, TaskState.RUNNING), reaped)
@@ -213,7 +333,7 @@ class LeaseRaceTests(StoreConformance):
     ) -> None:
         records = await lapsed(store, clock, 8)
         finished, reaped = await race(
-            [change(store, finish(record)) for record in records], [store.reap(3) for _ in range(3)], seed
+            [change(store, finish(record)) for record in records], [reap(store) for _ in range(3)], seed
         )
         done = {record.id for record, answer in zip(records, finished, strict=True) if answer == ["applied"]}
         await self._assert_split(store, records, (done, TaskState.SUCCESS), reaped)
@@ -238,7 +358,7 @@ class LeaseRaceTests(StoreConformance):
 
         async def reaper() -> list[TaskRecord]:
             mine: list[TaskRecord] = []
-            while batch := await store.reap(3):
+            while batch := await reap(store, 3):
                 mine += batch
             return mine
 

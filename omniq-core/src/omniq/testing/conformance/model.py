@@ -85,7 +85,7 @@ class TaskModel:
         lapsed = {task.id for task in self.tasks.values() if task.lease_until is not None and task.lease_until <= now}
         _check_choice([record.id for record in reaped], lapsed, limit)
         for record in reaped:
-            expected = rules.reaped(self.tasks[record.id])
+            expected = rules.reaped(self.tasks[record.id], None)
             assert_same(record, replace(expected, body=b""))
             self.tasks[record.id] = expected
 

@@ -26,7 +26,7 @@ from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilt
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance import commands as c
 from omniq.testing.conformance.base import OVERRIDE, Conformance
-from omniq.testing.conformance.builders import NOT_ENDED, PATIENCE, new_schedule, new_task
+from omniq.testing.conformance.builders import NOT_ENDED, PATIENCE, new_schedule, new_task, reap
 from omniq.testing.conformance.model import ScheduleModel, TaskModel
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(limit=c.LIMITS, times=st.integers(0, 3))
     def reap(self, limit: int, times: int) -> None:
         self.let_time_pass(times)
-        self.tasks.reap(self.bench.run(self.store.reap(limit)), limit)
+        self.tasks.reap(self.bench.run(reap(self.store, limit)), limit)
 
     @rule(number=c.NUMBERS, offset=c.OFFSETS, to=c.ENDS | st.just(TaskState.PENDING), times=st.integers(1, 2))
     def finish(self, number: int, offset: int, to: TaskState, times: int) -> None:
@@ -139,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _lease(self, number: int, offset: int) -> Lease:
         task_id = self._pick(number, running=True)
-        return Lease(task_id, self.tasks.epoch(task_id) + offset)
+        return Lease(task_id, self.tasks.epoch(task_id) + offset, "w")
 
     def _change(self, wish: c.Wish) -> Change:
         task_id = self._pick(wish.number, running=False)

@@ -21,6 +21,7 @@ from omniq.testing.conformance.builders import (
     lapsed,
     new_task,
     race,
+    reap,
     running,
     states,
     together,
@@ -47,7 +48,7 @@ class TransitionRaceTests(StoreConformance):
 
     async def test_of_two_epochs_the_older_never_wins(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         late = await lapsed(store, clock, 5)
-        await store.reap(10)
+        await reap(store)
         for seed, new in enumerate(await claim(store)):
             (old,) = [record for record in late if record.id == new.id]
             olds = [change(store, finish(old, TaskState.ERROR)) for _ in range(5)]

@@ -23,6 +23,7 @@ from omniq.testing.conformance.builders import (
     new_task,
     now,
     read,
+    reap,
     running,
     states,
 )
@@ -58,11 +59,11 @@ class FinishTests(StoreConformance):
     async def test_a_lapsed_task_that_was_not_reaped_can_end(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (record,) = await lapsed(store, clock)
         assert await change(store, finish(record)) == [APPLIED]
-        assert await store.reap(10) == []
+        assert await reap(store) == []
 
     async def test_a_late_worker_is_refused(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (late,) = await lapsed(store, clock)
-        await store.reap(10)
+        await reap(store)
         assert await change(store, finish(late)) == [REFUSED]
         (second,) = await claim(store)
         assert await change(store, finish(late), finish(late, TaskState.PENDING)) == [REFUSED, REFUSED]
@@ -70,7 +71,7 @@ class FinishTests(StoreConformance):
 
     async def test_a_late_worker_cannot_unfinish(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (late,) = await lapsed(store, clock)
-        await store.reap(10)
+        await reap(store)
         (second,) = await claim(store)
         await change(store, finish(second))
         before = await read(store, late.id)

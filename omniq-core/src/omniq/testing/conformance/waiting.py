@@ -25,6 +25,7 @@ from omniq.testing.conformance.builders import (
     new_schedule,
     new_task,
     read,
+    reap,
     running,
     together,
     woken,
@@ -54,7 +55,7 @@ class WaitTests(StoreConformance):
     async def test_it_ends_when_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         await lapsed(store, clock)
         async with woken(partial(store.wait, [QUEUE])):
-            await store.reap(10)
+            await reap(store)
 
     async def test_it_ends_when_a_schedule_fires(self, store: BaseTaskQueue) -> None:
         await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)

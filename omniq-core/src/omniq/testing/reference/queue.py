@@ -17,6 +17,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewBody,
@@ -26,6 +27,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 from omniq.testing.reference.space import ReferenceStore
 
@@ -55,9 +57,28 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             until = clock.now() + lease
             return [self.space.tasks.extend(held, until) for held in leases]
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
+    async def held(self, worker: str) -> list[Lease]:
         with self.space.lock:
-            back = self.space.tasks.reap(clock.now(), limit)
+            return self.space.tasks.held(worker)
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        with self.space.lock:
+            return self.space.tasks.lapsed(clock.now(), limit, after)
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        with self.space.lock:
+            if leaving:
+                self.space.tasks.workers.pop(worker.name, None)
+            else:
+                self.space.tasks.workers[worker.name] = replace(worker, last_seen=clock.now())
+
+    async def workers(self) -> list[WorkerRecord]:
+        with self.space.lock:
+            return sorted(self.space.tasks.workers.values(), key=lambda worker: worker.name)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        with self.space.lock:
+            back = self.space.tasks.reap(leases, clock.now())
         if back:
             hints.tasks_added(self.location)
         return list(map(_bodiless, back))

@@ -15,6 +15,7 @@ from omniq.storage.records import (
     Added,
     Change,
     ChangeStatus,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewBody,
@@ -23,6 +24,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 from omniq.testing.reference.index import Index, Key
 
@@ -43,7 +45,7 @@ class TaskTable:
     def __init__(self) -> None:
         self._rows: dict[str, TaskRecord] = {}
         self._lines: dict[str, Line] = {}
-        self._leases = Index(self._rows, _lease)
+        self.workers: dict[str, WorkerRecord] = {}
         self._ended = Index(self._rows, _ended)
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
@@ -79,17 +81,35 @@ class TaskTable:
     def extend(self, lease: Lease, until: float) -> LeaseStatus:
         """Let the lease end at `until`, if it is still held."""
         row = self._rows.get(lease.task_id)
-        if row is None or row.state is not TaskState.RUNNING or row.epoch != lease.epoch:
+        if row is None or row.state is not TaskState.RUNNING or (row.epoch, row.worker) != (lease.epoch, lease.worker):
             return LeaseStatus(held=False)
         self.write(replace(row, lease_until=until))
         return LeaseStatus(held=True, cancel_requested=row.cancel_requested)
 
-    def reap(self, now: float, limit: int) -> list[TaskRecord]:
-        """Put up to `limit` tasks whose lease has run out back in line."""
-        back: list[TaskRecord] = []
-        while len(back) < limit and (row := self._leases.take(now)) is not None:
-            back.append(self.write(rules.reaped(row)))
-        return back
+    def held(self, worker: str) -> list[Lease]:
+        """The leases of one worker."""
+        return [
+            Lease(row.id, row.epoch, worker)
+            for row in self._rows.values()
+            if row.state is TaskState.RUNNING and row.worker == worker
+        ]
+
+    def lapsed(self, now: float, limit: int, after: LapsedLease | None) -> list[LapsedLease]:
+        """Up to `limit` leases that have run out, in order."""
+        start = (-inf, "") if after is None else (after.lease_until, after.task_id)
+        ended = ((row.lease_until, row.id) for row in self._rows.values() if row.lease_until is not None)
+        first = nsmallest(limit, (place for place in ended if start < place and place[0] <= now))
+        return [LapsedLease(id_, self._rows[id_].epoch, self._rows[id_].worker or "", until) for until, id_ in first]
+
+    def reap(self, leases: Sequence[LapsedLease], now: float) -> list[TaskRecord]:
+        """Put the tasks that are still under these leases back in line."""
+        found = [(self._rows.get(seen.task_id), seen) for seen in leases]
+        lapsed = [row for row, seen in found if row is not None and rules.is_unrenewed(row, seen, now)]
+        return [self.write(rules.reaped(row, self._last_seen(row.worker))) for row in lapsed]
+
+    def _last_seen(self, worker: str | None) -> float | None:
+        record = self.workers.get(worker or "")
+        return None if record is None else record.last_seen
 
     def change(self, change: Change, now: float) -> ChangeStatus:
         """Apply the change if its conditions hold."""
@@ -108,6 +128,7 @@ class TaskTable:
 
     def purge(self, before: float, limit: int) -> int:
         """Delete up to `limit` tasks that ended by that time, except parents that a child waits for."""
+        self.workers = {name: worker for name, worker in self.workers.items() if worker.last_seen > before}
         kept: list[TaskRecord] = []
         gone = 0
         while gone < limit and (row := self._ended.take(before)) is not None:
@@ -132,7 +153,7 @@ class TaskTable:
             line.counts[old.state] -= 1
         line.counts[row.state] += 1
         self._rows[row.id] = row
-        for index in (line.due, line.later, self._leases, self._ended):
+        for index in (line.due, line.later, self._ended):
             index.add(row)
         return row
 
@@ -198,10 +219,6 @@ def _due(row: TaskRecord) -> Key | None:
 
 def _later(row: TaskRecord) -> Key | None:
     return (row.run_at, 0.0, row.id) if row.state is TaskState.SCHEDULED else None
-
-
-def _lease(row: TaskRecord) -> Key | None:
-    return (row.lease_until, row.epoch, row.id) if row.lease_until is not None else None
 
 
 def _ended(row: TaskRecord) -> Key | None:
