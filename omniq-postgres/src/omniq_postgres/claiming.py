@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import asyncpg
 from omniq import clock
 from omniq.batching import MAX_BYTES
 from omniq.models.config import TEN_YEARS
-from omniq.storage.records import Lease, LeaseStatus, TaskRecord
+from omniq.storage.records import MAX_COUNT, LapsedLease, Lease, LeaseStatus, TaskRecord
 
 from omniq_postgres.connection import Session
 from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, raised, task_record
@@ -71,25 +72,40 @@ _MEND = """
     where id = $1 and worker = $2 and state = 'running'
 """
 _EXTEND = f"""
-    update omniq.task set lease_until = {NOW} + $4::float8
-    from unnest($2::text[], $3::int[]) as lease (id, epoch)
-    where task.id = lease.id and task.epoch = lease.epoch and {IS_RUNNING}
-    returning task.id, task.epoch, task.cancel_requested
+    with lease as materialized (
+        select * from unnest($2::text[], $3::int[], $4::text[]) as lease (id, epoch, worker)),
+    free as (
+        select task.ctid from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING}
+        for no key update of task skip locked),
+    extended as (
+        update omniq.task set lease_until = {NOW} + $5::float8 where ctid = any(array(select ctid from free)))
+    select id, epoch, worker, task.cancel_requested, task.ctid = any(array(select ctid from free)) as extended
+    from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING}
+"""
+_HELD = "select id, epoch, worker from omniq.task where state = 'running' and worker = $1"
+ENDLESS = f"(task.lease_until is null or task.lease_until > {NOW} + {MAX_LEASE})"
+LAPSED = f"""
+    (select id, epoch, coalesce(worker, '') as worker, 0.0::float8 as lease_until from omniq.task
+    where state = 'running' and {ENDLESS} and (0.0, id) > ($2::float8, $3::text) order by id limit $4)
+    union all
+    (select id, epoch, coalesce(worker, '') as worker, lease_until from omniq.task
+    where state = 'running' and lease_until <= {NOW} and (lease_until, id) > ($2::float8, $3::text)
+    order by lease_until, id limit $4)
+    order by lease_until, id limit $4
 """
 REAP = f"""
-    with lapsed as (
-        select ctid from omniq.task where state = 'running' and lease_until <= {NOW}
-        order by lease_until limit $2 for no key update skip locked),
-    endless as (
-        select ctid from omniq.task where state = 'running' and lease_until > {NOW} + {MAX_LEASE}
-        limit $2 for no key update skip locked),
-    leaseless as (
-        select ctid from omniq.task where state = 'running' and lease_until is null
-        limit $2 for no key update skip locked),
-    chosen as (
-        select ctid from lapsed union all select ctid from endless union all select ctid from leaseless limit $2)
-    update omniq.task set state = 'pending', crashes = {raised("crashes")}, lease_until = null, worker = null
-    where ctid = any(array(select ctid from chosen))
+    with seen as materialized (
+        select * from unnest($2::text[], $3::int[], $4::text[], $5::float8[]) as seen (id, epoch, worker, lease_until)),
+    lapsed as (
+        select task.ctid, exists (
+            select 1 from omniq.worker where name = task.worker and last_seen > task.lease_until) as alive
+        from seen join omniq.task on task.id = seen.id and task.epoch = seen.epoch
+            and coalesce(task.worker, '') = seen.worker
+        where state = 'running' and (task.lease_until <= least(seen.lease_until, {NOW}) or {ENDLESS})
+        for no key update of task skip locked)
+    update omniq.task set state = 'pending', lease_until = null, worker = null,
+        crashes = least(crashes, {MAX_COUNT}) + (not lapsed.alive)::int
+    from lapsed where task.ctid = lapsed.ctid
     returning {WITHOUT_BODY}
 """
 
@@ -178,15 +194,50 @@ async def _give_stand_ins(session: Session, tasks: Sequence[TaskRecord]) -> None
         )
 
 
+LOCK_PAUSES = (0.01, 0.05, 0.2, 0.5)
+"""Seconds between two attempts to extend a lease whose row somebody else has locked."""
+
+
 async def extend_leases(session: Session, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:
-    """What was found of each lease."""
-    keys = [(held.task_id, held.epoch) for held in leases]
-    ids, epochs = zip(*sorted(keys), strict=True)  # those who lock rows in one order don't lock each other out
-    rows = await session.fetch(_EXTEND, clock.offset(), ids, epochs, lease)
-    requested = {(row[0], row[1]): row[2] for row in rows}
-    return [LeaseStatus(key in requested, requested.get(key, False)) for key in keys]
+    """What was found of each lease.
+
+    Whoever ends or reaps a task locks its row for a moment. One that stays locked is somebody's at a prompt: that
+    lease isn't lost, and the others don't wait for it.
+    """
+    keys = [Lease(held.task_id, held.epoch, held.worker) for held in leases]
+    found, locked = await _extend(session, keys, lease)
+    for pause in LOCK_PAUSES:
+        if not locked:
+            break
+        await asyncio.sleep(pause)
+        found_since, still_locked = await _extend(session, locked, lease)
+        found = {key: found[key] for key in found.keys() - set(locked)} | found_since
+        locked = still_locked
+    return [LeaseStatus(key in found, found.get(key, False)) for key in keys]
 
 
-async def reap_tasks(session: Session, limit: int) -> list[TaskRecord]:
+async def _extend(session: Session, leases: Sequence[Lease], lease: float) -> tuple[dict[Lease, bool], list[Lease]]:
+    """Those that are held, and whether a cancel was requested; and those among them that couldn't be extended."""
+    keys = [(held.task_id, held.epoch, held.worker) for held in leases]
+    ids, epochs, workers = zip(*sorted(keys), strict=True)  # who locks rows in one order locks nobody out
+    rows = await session.fetch(_EXTEND, clock.offset(), ids, epochs, workers, lease)
+    found = {Lease(*row[:3]): row[3] for row in rows}
+    return found, [Lease(*row[:3]) for row in rows if not row[4]]
+
+
+async def held_leases(session: Session, worker: str) -> list[Lease]:
+    """The leases that a worker holds."""
+    return [Lease(*row) for row in await session.fetch(_HELD, worker)]
+
+
+async def lapsed_leases(session: Session, limit: int, after: LapsedLease | None) -> list[LapsedLease]:
+    """Leases that have run out, in order."""
+    start = (-math.inf, "") if after is None else (after.lease_until, after.task_id)
+    return [LapsedLease(*row) for row in await session.fetch(LAPSED, clock.offset(), *start, limit)]
+
+
+async def reap_tasks(session: Session, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
     """The tasks that were taken back."""
-    return [task_record(row) for row in await session.fetch(REAP, clock.offset(), limit)]
+    seen = [(lease.task_id, lease.epoch, lease.worker, lease.lease_until) for lease in leases]
+    columns = zip(*sorted(seen), strict=True)
+    return [task_record(row) for row in await session.fetch(REAP, clock.offset(), *columns)]

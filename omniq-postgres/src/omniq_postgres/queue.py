@@ -20,6 +20,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewBody,
@@ -29,10 +30,18 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 
 from omniq_postgres.adding import add_tasks, can_copy, copy_tasks, due_in
-from omniq_postgres.claiming import Bookmarks, claim_tasks, extend_leases, reap_tasks
+from omniq_postgres.claiming import (
+    Bookmarks,
+    claim_tasks,
+    extend_leases,
+    held_leases,
+    lapsed_leases,
+    reap_tasks,
+)
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.connection import PostgresStore, Session
 from omniq_postgres.finding import count_tasks, fetch_children, find_tasks, purge_tasks
@@ -42,6 +51,7 @@ from omniq_postgres.schedules import delete_schedule, fetch_schedules, fire, put
 from omniq_postgres.settling import settle, with_children
 from omniq_postgres.watching import NOTIFY, Hint, encode_hint
 from omniq_postgres.wire import fetch_tasks
+from omniq_postgres.workers import beat, fetch_workers, forget_workers, server_now
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import ForeignConnection
@@ -113,8 +123,23 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         return await self._database.run(partial(extend_leases, leases=leases, lease=lease)) if leases else []
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
-        reaped = await self._database.run(partial(reap_tasks, limit=limit))
+    async def held(self, worker: str) -> list[Lease]:
+        return await self._database.run(partial(held_leases, worker=worker))
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        return await self._database.run(partial(lapsed_leases, limit=limit, after=after))
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        await self._database.run(partial(beat, worker=worker, leaving=leaving))
+
+    async def workers(self) -> list[WorkerRecord]:
+        return await self._database.run(fetch_workers)
+
+    async def now(self) -> float:
+        return await self._database.run(server_now)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        reaped = await self._database.run(partial(reap_tasks, leases=leases))
         self._database.notifier.tasks_due({task.queue_name: 0.0 for task in reaped})
         return reaped
 
@@ -150,6 +175,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         return [children.get(id_, []) for id_ in ids]
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        await self._database.run(partial(forget_workers, older_than=older_than))
         return await self._database.run(partial(purge_tasks, older_than=older_than, limit=limit))
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:

@@ -59,6 +59,12 @@ create table omniq.paused_queue (
     queue_name text collate "C" primary key
 );
 
+create table omniq.worker (
+    name      text collate "C" primary key,
+    last_seen double precision not null,
+    report    jsonb not null
+);
+
 create table omniq.schedule (
     id         text collate "C" primary key,
     queue_name text collate "C" not null,

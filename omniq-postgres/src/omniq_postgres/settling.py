@@ -22,14 +22,15 @@ from omniq_postgres.wire import CLOCK, IS_RUNNING, NOW, task_record
 
 END = f"""
     with {CLOCK}, given as materialized (
-        select * from unnest($5::text[], $6::int[], $7::text[], $8::float8[], $9::bytea[])
-            as given (id, epoch, schedule_id, ttl, body)),
+        select * from unnest($5::text[], $6::int[], $7::text[], $8::text[], $9::float8[], $10::bytea[])
+            as given (id, epoch, worker, schedule_id, ttl, body)),
     ended as (
         update omniq.task set state = $2::text, finished_at = now, lease_until = null,
             attempts = least(attempts, {MAX_COUNT}) + $3::bool::int,
             crashes = least(crashes, {MAX_COUNT}) + $4::bool::int
         from given, clock
         where task.id = given.id and task.epoch = given.epoch and {IS_RUNNING}
+            and (given.worker is null or task.worker = given.worker)
         returning given.*, now),
     stored as (
         insert into omniq.result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
@@ -147,6 +148,7 @@ async def _end(session: Session, outcome: Outcome, changes: list[Change], settle
         *outcome,
         [change.task_id for change in changes],
         [change.epoch for change in changes],
+        [change.worker for change in changes],
         [result.schedule_id for result in results],
         [result.ttl for result in results],
         _bodies(results),

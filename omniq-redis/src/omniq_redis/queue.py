@@ -23,6 +23,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewBody,
@@ -32,6 +33,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 from omniq.storage.sizes import change_bytes
 
@@ -54,8 +56,11 @@ from omniq_redis.wire import (
     weight_of_body,
     weight_of_task,
 )
+from omniq_redis.workers import beat, fetch_workers, forget_workers, server_now
 
 _decode_rows = msgspec.msgpack.Decoder(list[TaskRow]).decode
+_decode_held = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
+_decode_lapsed = msgspec.msgpack.Decoder(list[tuple[bytes, int, bytes, str]]).decode
 
 
 class RedisQueueStore(RedisStore, BaseTaskQueue):
@@ -122,18 +127,33 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         statuses: list[LeaseStatus] = []
         for start in range(0, len(leases), PARCEL):
             parcel = leases[start : start + PARCEL]
-            args = (lease, [held.task_id for held in parcel], [held.epoch for held in parcel])
+            args = (lease, *_columns((held.task_id, held.epoch, held.worker) for held in parcel))
             statuses += [LEASES[letter] for letter in await self._connection.call("extend", args)]
         return statuses
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
-        reaped: list[TaskRecord] = []
-        while len(reaped) < limit:
-            count = min(limit - len(reaped), PARCEL)
-            rows = await self._rows("reap", [Batch([count])])
-            reaped += map(task_record, rows)
-            if len(rows) < count:
-                break
+    async def held(self, worker: str) -> list[Lease]:
+        held = _decode_held(await self._connection.call("held", [worker]))
+        return [Lease(task_id, epoch, worker) for task_id, epoch in held]
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        start = (False, "") if after is None else (after.lease_until, to_server(after.task_id))
+        rows = _decode_lapsed(await self._connection.call("lapsed", (*start, limit)))
+        return [LapsedLease(to_text(id_), epoch, to_text(worker), float(ends)) for id_, epoch, worker, ends in rows]
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        await beat(self._connection, worker, leaving)
+
+    async def workers(self) -> list[WorkerRecord]:
+        return await fetch_workers(self._connection)
+
+    async def now(self) -> float:
+        return await server_now(self._connection)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        seen = [(to_server(each.task_id), each.epoch, to_server(each.worker), each.lease_until) for each in leases]
+        parcels = (seen[start : start + PARCEL] for start in range(0, len(seen), PARCEL))
+        rows = await self._rows("reap", [Batch(_columns(parcel)) for parcel in parcels])
+        reaped = list(map(task_record, rows))
         if reaped:
             hints.tasks_added(self.location)
         return reaped
@@ -170,6 +190,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return await fetch_children(self._connection, ids)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        await forget_workers(self._connection, older_than)
         purged = 0
         while purged < limit:
             count = min(limit - purged, PARCEL)
@@ -201,6 +222,10 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         watcher = self._connection.watcher
         with hints.waiting_for_tasks(self.location) as waiter, watcher.for_tasks(queues, waiter.wake):
             await waiter.wait(await watcher.patience(timeout, queues))
+
+
+def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 class AsyncRedisTaskQueue(Configured, AsyncTaskQueue[RedisTaskQueueConfig]):

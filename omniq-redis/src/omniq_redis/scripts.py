@@ -16,7 +16,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "fire": ("tasks", "moving", "adding", "schedules"),
     "get": ("tasks",),
     "get_schedules": ("schedules",),
-    "repair": ("tasks", "moving"),
+    "held": ("tasks",),
+    "lapsed": ("tasks", "moving"),
     "purge": ("tasks", "moving"),
     "purge_results": ("results",),
     "put_results": ("results",),
@@ -24,6 +25,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "replace_bodies": ("tasks",),
     "replace_results": ("results",),
     "reap": ("tasks", "moving"),
+    "repair": ("tasks", "moving"),
     "transition": ("tasks", "moving", "results"),
 }
 """What each script needs besides `common`: what it doesn't need would cost every call of it some microseconds."""

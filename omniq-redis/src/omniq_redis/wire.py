@@ -129,6 +129,7 @@ def _change_kind(change: Change) -> Kind:
         change.if_expired,
         change.request_cancel,
         change.result is not None,
+        change.worker or False,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,10 +13,20 @@ from msgspec.structs import replace
 from omniq import clock
 from omniq.batching import MAX_BYTES
 from omniq.models.config import TEN_YEARS
-from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
+from omniq.storage.records import MAX_COUNT, LapsedLease, Lease, LeaseStatus, TaskRecord
 
 from omniq_sqlite.damage import DAMAGE, check_damage, give_stand_ins, is_named
-from omniq_sqlite.wire import encode, fetch_sound_tasks, fetch_tasks, fetch_text, fetch_texts
+from omniq_sqlite.wire import (
+    encode,
+    fetch_sound_tasks,
+    fetch_tasks,
+    fetch_text,
+    fetch_texts,
+    ticks_of,
+    time_at,
+    to_seconds,
+    to_ticks,
+)
 
 PROMOTE_LIMIT = 1000
 """SCHEDULED tasks that one claim makes PENDING at most, however few it is asked for."""
@@ -44,21 +55,37 @@ _CLAIM = f"""
 _ANY_LARGE_BODY = "select exists (select 1 from large_body)"
 _LARGE_BODIES = "select task_id, length(body) from large_body where task_id in (select value from json_each(?))"
 _CURRENT_LEASES = """
-    select json_group_array(json_array(id, cast(epoch as integer), cancel_requested is 1)) from task
+    select json_group_array(json_array(id, cast(epoch as integer), worker, cancel_requested is 1)) from task
     where state = 'running' and id in (select value from json_each(?))
 """
 _EXTEND = "update task set lease_until = ?2 where id in (select value from json_each(?1))"
-_ANY_LAPSED = "select exists (select 1 from task where state = 'running' and lease_until <= ?)"
-_SELECT_LAPSED = """
-    select json_group_array(id) from (
-        select id from task where state = 'running' and lease_until <= ? order by lease_until limit ?)
+_HELD = """
+    select json_group_array(json_array(id, cast(epoch as integer), worker)) from task
+    where state = 'running' and worker = ?
 """
-_NEVER_LAPSING = "select id from task where state = 'running' and (lease_until is null or lease_until > ?)"
-_ANY_NEVER_LAPSING = f"select exists ({_NEVER_LAPSING})"
-_SELECT_NEVER_LAPSING = f"select json_group_array(id) from ({_NEVER_LAPSING} limit ?)"
+_LEASE = "id, cast(epoch as integer) as epoch, ifnull(worker, '') as worker"
+_LAPSED = f"""
+    select json_group_array(json_array(id, epoch, worker, {ticks_of("lease_until")})) from (
+        select * from (
+            select {_LEASE}, 0.0 as lease_until from task
+            where state = 'running' and (lease_until is null or lease_until > ?2) and (0.0, id) > (?3, ?4)
+            order by id limit ?5)
+        union all select * from (
+            select {_LEASE}, lease_until from task
+            where state = 'running' and lease_until <= ?1 and (lease_until, id) > (?3, ?4)
+            order by lease_until, id limit ?5)
+        order by lease_until, id limit ?5)
+"""
+_SELECT_UNRENEWED = f"""
+    with seen as materialized (select value from json_each(?1))
+    select json_group_array(id) from seen cross join task on id = value ->> 0
+    where state = 'running' and cast(epoch as integer) = value ->> 1 and ifnull(worker, '') = value ->> 2
+        and (lease_until <= min({time_at(3)}, ?2) or lease_until is null or lease_until > ?3)
+"""
 _REAP = f"""
-    update task set state = 'pending', crashes = ifnull(min(crashes, {MAX_COUNT}), 0) + 1,
-        lease_until = null, worker = null
+    update task set state = 'pending', lease_until = null, worker = null,
+        crashes = ifnull(min(crashes, {MAX_COUNT}), 0) + not exists (
+            select 1 from worker where name = task.worker and last_seen > task.lease_until)
     where id in (select value from json_each(?))
 """
 
@@ -66,10 +93,20 @@ _REAP = f"""
 class _CurrentLease(Struct, array_like=True, frozen=True, gc=False):
     task_id: str
     epoch: int
+    worker: str
     cancel_requested: int
 
 
+class _Lapsed(Struct, array_like=True, frozen=True, gc=False):
+    task_id: str
+    epoch: int
+    worker: str
+    lease_until: int
+
+
 _decode_leases = msgspec.json.Decoder(list[_CurrentLease]).decode
+_decode_held = msgspec.json.Decoder(list[tuple[str, int, str]]).decode
+_decode_lapsed = msgspec.json.Decoder(list[_Lapsed]).decode
 
 
 def claim_tasks(
@@ -132,23 +169,28 @@ def extend_leases(connection: sqlite3.Connection, leases: Sequence[Lease], lease
 
 
 def _status(current: _CurrentLease | None, lease: Lease) -> LeaseStatus:
-    if current is None or current.epoch != lease.epoch:
+    if current is None or (current.epoch, current.worker) != (lease.epoch, lease.worker):
         return LeaseStatus(held=False)
     return LeaseStatus(held=True, cancel_requested=bool(current.cancel_requested))
 
 
-def any_lapsed(connection: sqlite3.Connection) -> bool:
-    """Whether `reap_tasks` would find something."""
+def held_leases(connection: sqlite3.Connection, worker: str) -> list[Lease]:
+    """The leases that a worker holds."""
+    return [Lease(*row) for row in _decode_held(fetch_text(connection, _HELD, worker))]
+
+
+def lapsed_leases(connection: sqlite3.Connection, limit: int, after: LapsedLease | None) -> list[LapsedLease]:
+    """Leases that have run out, in order."""
+    start = (-math.inf, "") if after is None else (after.lease_until, after.task_id)
     now = clock.now()
-    looks = ((_ANY_LAPSED, now), (_ANY_NEVER_LAPSING, now + MAX_LEASE))
-    return any(connection.execute(sql, (at,)).fetchone()[0] for sql, at in looks)
+    rows = _decode_lapsed(fetch_text(connection, _LAPSED, now, now + MAX_LEASE, *start, limit))
+    return [LapsedLease(row.task_id, row.epoch, row.worker, to_seconds(row.lease_until)) for row in rows]
 
 
-def reap_tasks(connection: sqlite3.Connection, limit: int) -> list[TaskRecord]:
+def reap_tasks(connection: sqlite3.Connection, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
     """The tasks that were taken back."""
     now = clock.now()
-    ids = fetch_texts(connection, _SELECT_LAPSED, now, limit)
-    ids += fetch_texts(connection, _SELECT_NEVER_LAPSING, now + MAX_LEASE, limit - len(ids))
-    if ids := _named(connection, ids):
+    seen = encode([(lease.task_id, lease.epoch, lease.worker, to_ticks(lease.lease_until)) for lease in leases])
+    if ids := _named(connection, fetch_texts(connection, _SELECT_UNRENEWED, seen, now, now + MAX_LEASE)):
         connection.execute(_REAP, (encode(ids),))
     return fetch_tasks(connection, ids, bodies=False)

@@ -23,6 +23,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewBody,
@@ -32,10 +33,11 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 
 from omniq_sqlite.adding import add_tasks
-from omniq_sqlite.claiming import any_lapsed, claim_tasks, extend_leases, reap_tasks
+from omniq_sqlite.claiming import claim_tasks, extend_leases, held_leases, lapsed_leases, reap_tasks
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.finding import count_tasks, fetch_children, find_tasks, purge_tasks, select_old
@@ -45,6 +47,7 @@ from omniq_sqlite.schedules import delete_schedule, fetch_schedules, fire, put_s
 from omniq_sqlite.settling import settle
 from omniq_sqlite.watching import next_due
 from omniq_sqlite.wire import fetch_tasks
+from omniq_sqlite.workers import beat, fetch_workers, forget_workers
 
 _PAUSE = "insert into paused_queue (queue_name) values (?) on conflict (queue_name) do nothing"
 _RESUME = "delete from paused_queue where queue_name = ?"
@@ -88,10 +91,20 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         return await self._database.write(partial(extend_leases, leases=leases, lease=lease)) if leases else []
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
-        if not await self._database.read(any_lapsed):
-            return []
-        reaped = await self._database.write(partial(reap_tasks, limit=limit))
+    async def held(self, worker: str) -> list[Lease]:
+        return await self._database.read(partial(held_leases, worker=worker))
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        return await self._database.read(partial(lapsed_leases, limit=limit, after=after))
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        await self._database.write(partial(beat, worker=worker, leaving=leaving))
+
+    async def workers(self) -> list[WorkerRecord]:
+        return await self._database.read(fetch_workers)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        reaped = await self._database.write(partial(reap_tasks, leases=leases))
         self._tell(bool(reaped))
         return reaped
 
@@ -124,6 +137,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return [children.get(id_, []) for id_ in ids]
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        await self._database.write(partial(forget_workers, older_than=older_than))
         if not await self._database.read(partial(select_old, older_than=older_than, limit=1)):
             return 0
         return await self._database.write(partial(purge_tasks, older_than=older_than, limit=limit))

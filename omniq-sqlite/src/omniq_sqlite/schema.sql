@@ -54,6 +54,12 @@ create table if not exists paused_queue (
     queue_name text primary key not null
 ) strict, without rowid;
 
+create table if not exists worker (
+    name      text primary key not null,
+    last_seen real not null,
+    report    text not null check (json_type(report) = 'object')
+) strict, without rowid;
+
 create table if not exists schedule (
     id         text primary key not null,
     queue_name text not null,

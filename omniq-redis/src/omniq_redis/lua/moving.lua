@@ -36,6 +36,12 @@ local function stand_in(id, queue, state)
   return t
 end
 
+-- The queue in a record that is damaged elsewhere.
+local function queue_in(record)
+  local ok, queue = pcall(struct_unpack, '>I2c0', record or '', 72)
+  return ok and queue:match('^[%w_.-]+$') or 'default'
+end
+
 -- Who waits hears of a queue that gets something due, or something due sooner than before: of the rest it has heard.
 local heard = {}
 

@@ -1,40 +1,39 @@
--- limit → rows of the tasks that were taken back, without bodies. Tasks in no set are put into theirs, too.
-local ids = call('ZRANGEBYSCORE', prefix .. 'lease', '-inf', now, 'LIMIT', 0, args[1])
+-- ids, epochs, workers, ends of leases → rows of the tasks that are still under these leases, and were taken back,
+-- without bodies
+local ids, epochs_seen, workers, ends = unpack(args)
 read_records(ids)
+local seen = {}
 
--- The queue in a record that is damaged elsewhere.
-local function queue_in(record)
-  local ok, queue = pcall(struct_unpack, '>I2c0', record, 72)
-  return ok and queue:match('^[%w_.-]+$') or 'default'
+-- A worker that was seen after the lease ran out is alive: no crash is charged.
+local function is_alive(worker, lease_until)
+  if seen[worker] == nil then seen[worker] = call('HGET', prefix .. 'worker', worker) end
+  return seen[worker] and struct_unpack('>d', seen[worker]) > lease_until
 end
 
-for _, id in ipairs(unlisted()) do
-  put('ids', id, 0)
-  local t = task(id)
-  if t then
-    move(t)
-  else
-    t = stand_in(id, queue_in(records[id] or ''), PENDING)
-    touch(t)
-    put(ordering_set(PENDING, t[QUEUE]), id, score(t))
+-- The task, if it is still under that lease; a stand-in, if its record can't be read.
+local function unrenewed(id, epoch, worker, lease_until)
+  local ends_at, t = math.min(now, lease_until), task(id)
+  if not t then
+    local at = tonumber(call('ZSCORE', prefix .. 'lease', id))
+    return at and at <= ends_at and stand_in(id, queue_in(records[id]), RUNNING) or nil
   end
+  if t[STATE] ~= RUNNING then
+    drop('lease', id) -- it isn't its place
+    return nil
+  end
+  return t[EPOCH] == epoch and t[WORKER] == worker and t[LEASE_UNTIL] <= ends_at and t or nil
 end
 
 local lapsed = {}
-for _, id in ipairs(ids) do
-  local t = task(id) or stand_in(id, queue_in(records[id] or ''), RUNNING)
-  if t[STATE] == RUNNING then
+for i, id in ipairs(ids) do
+  local t = unrenewed(id, epochs_seen[i], workers[i], ends[i])
+  if t then
     lapsed[#lapsed + 1] = id
-  else
-    drop('lease', id) -- it isn't its place
+    move(t)
+    local charged = is_alive(t[WORKER], t[LEASE_UNTIL]) and 0 or 1
+    t[STATE], t[CRASHES], t[LEASE_UNTIL], t[WORKER] = PENDING, math.min(t[CRASHES], MAX_COUNT) + charged, NEVER, ''
   end
-end
-ids = lapsed
-for _, id in ipairs(ids) do
-  local t = task(id)
-  move(t)
-  t[STATE], t[CRASHES], t[LEASE_UNTIL], t[WORKER] = PENDING, math.min(t[CRASHES], MAX_COUNT) + 1, NEVER, ''
 end
 write_tasks()
 tell_news()
-return rows_without_bodies(ids)
+return rows_without_bodies(lapsed)

@@ -3,11 +3,13 @@
 local kinds, ids, kind, epochs_held, results = unpack(args)
 
 for i, shared in ipairs(kinds) do
-  local from_states, to, delay, attempted, crashed, fresh, if_expired, request_cancel, has_result = unpack(shared, 1, 9)
+  local from_states, to, delay, attempted, crashed, fresh, if_expired, request_cancel, has_result, worker =
+    unpack(shared, 1, 10)
   local special = delay or attempted or crashed or fresh or if_expired or request_cancel
   kinds[i] = {
     from_states = from_states, to = to, delay = delay, attempted = attempted, crashed = crashed, fresh = fresh,
-    if_expired = if_expired, request_cancel = request_cancel, has_result = has_result,
+    if_expired = if_expired, request_cancel = request_cancel, has_result = has_result, worker = worker,
+    record_end = worker and struct_pack('>I2c0', #worker, worker), -- a record ends with the worker
     plain_end = to >= SUCCESS and bit.band(from_states, 2 ^ RUNNING) ~= 0 and not special,
   }
 end
@@ -33,6 +35,7 @@ local function end_at_once(id, epoch, change)
   if not record or tasks[id] or not change.plain_end then return nil end
   local ok, state, held, awaited, queue = pcall(struct_unpack, LOOK_TO_END, record)
   if not ok or state ~= RUNNING or held ~= epoch then return nil end
+  if change.worker and record:sub(-#change.record_end) ~= change.record_end then return nil end
   gather_ending(queue, change.to, id, awaited)
   records[id] = ended_record(record, change.to, end_times)
   local n = #ended_records
@@ -54,6 +57,7 @@ end
 local function decide(t, epoch, change)
   if not t then return 'm' end
   if epoch and t[EPOCH] ~= epoch then return 'r' end
+  if change.worker and t[WORKER] ~= change.worker then return 'r' end
   if bit.band(change.from_states, 2 ^ t[STATE]) == 0 then
     return epoch and change.to >= SUCCESS and t[STATE] == change.to and 'p' or 'r'
   end

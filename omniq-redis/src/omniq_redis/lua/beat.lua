@@ -1,0 +1,9 @@
+-- name, leaving; and the worker's report as the body → nothing
+local name, leaving = unpack(args)
+even_if_full()
+if leaving then
+  call('HDEL', prefix .. 'worker', name)
+else
+  call('HSET', prefix .. 'worker', name, struct_pack('>d', now) .. ARGV[3])
+end
+return ''

@@ -1,0 +1,2 @@
+-- nothing → the server's clock
+return struct_pack('>d', now)
