@@ -20,7 +20,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,7 +45,7 @@ BATCH = 5_000
 RARE = "rare"
 ROUNDTRIP_MS = {"redis": 3.0, "postgres": 5.0, "sqlite": 12.0}
 
-Scenario: TypeAlias = Callable[[Place, str, float], Awaitable[None]]
+Scenario: TypeAlias = Callable[[Place, str, float], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager

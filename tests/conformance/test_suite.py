@@ -23,6 +23,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewTask,
@@ -74,7 +75,9 @@ class IgnoresTheEpoch(ReferenceQueueStore):
 class ExtendsForeignLeases(ReferenceQueueStore):
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         records = await self.get([held.task_id for held in leases])
-        return await super().extend([Lease(r.id, r.epoch) for r in records if r is not None], lease=lease)
+        return await super().extend(
+            [Lease(r.id, r.epoch, r.worker or "") for r in records if r is not None], lease=lease
+        )
 
 
 class RefusesRepeats(ReferenceQueueStore):
@@ -95,10 +98,14 @@ class ReadsThenWrites(ReferenceQueueStore):
         ready = (await self.find(TaskFilter(states=(TaskState.PENDING,)), limit=limit, bodies=True)).tasks
         return await self._overwrite([rules.claimed(row, wall.now(), lease=lease, worker=worker) for row in ready])
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
-        held = (await self.find(TaskFilter(states=(TaskState.RUNNING,)), bodies=True)).tasks
-        lapsed = [row for row in held if row.lease_until is not None and row.lease_until <= wall.now()]
-        return await self._overwrite([rules.reaped(row) for row in lapsed[:limit]])
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        found = await self.get([lease.task_id for lease in leases])
+        lapsed = [
+            row
+            for row, seen in zip(found, leases, strict=True)
+            if row is not None and rules.is_unrenewed(row, seen, wall.now())
+        ]
+        return await self._overwrite([rules.reaped(row, None) for row in lapsed])
 
     async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
         if [schedule.version for schedule in await self.schedules([schedule_id])] != [if_version]:

@@ -193,21 +193,21 @@ class GatedQueueStore(ReferenceQueueStore):
 
     def __init__(self, place: ReferenceSpace) -> None:
         super().__init__(place)
-        self.held: dict[str, asyncio.Event] = {}
+        self.gates: dict[str, asyncio.Event] = {}
         self.reached: dict[str, asyncio.Event] = {}
 
     def hold(self, call: str) -> None:
         """Hold this call back from now on."""
-        self.held[call], self.reached[call] = asyncio.Event(), asyncio.Event()
+        self.gates[call], self.reached[call] = asyncio.Event(), asyncio.Event()
 
     def let_go(self, call: str) -> None:
         """Let it pass."""
-        self.held[call].set()
+        self.gates[call].set()
 
     async def _pass(self, call: str) -> None:
-        if call in self.held:
+        if call in self.gates:
             self.reached[call].set()
-            await self.held[call].wait()
+            await self.gates[call].wait()
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         claimed = await super().claim(queues, limit=limit, lease=lease, worker=worker)

@@ -16,6 +16,7 @@ from omniq.errors import ConfigError, StoreError, StoreUnavailable
 from omniq.models.state import TaskState
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import Added, Change, NewTask, ResultRecord, TaskRecord
+from omniq.testing.conformance.builders import reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.connection import Database
 from omniq_sqlite.opening import SCHEMA_VERSION, open_connection
@@ -244,8 +245,7 @@ class TestGroupCommit:
     async def test_idle_calls_need_no_lock(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
         connection.execute("begin immediate")
         assert await claim(queue) == []
-        assert await queue.reap(10) == []
-        assert await queue.purge(older_than=0.0) == 0
+        assert await reap(queue) == []
         assert await queue.get(["a"]) == [None]
 
     async def test_a_busy_loop_does_not_starve_its_own_calls(self, queue: SQLiteQueueStore) -> None:

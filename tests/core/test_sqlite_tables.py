@@ -13,7 +13,7 @@ from omniq import clock
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Change, NewTask, ResultRecord, TaskFilter, TaskRecord
-from omniq_sqlite.claiming import SELECT_DUE, any_lapsed, claim_tasks
+from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
 from omniq_sqlite.finding import COUNT, FIND, SELECT_OLD, find_tasks, scans
@@ -238,7 +238,7 @@ class TestPlans:
     def test_many_finished_tasks_do_not_slow_the_sweeps(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 20_000, state="success", finished_at="1e10 + n", expires_at="n")
         add_rows(connection, 10, state="waiting", expires_at="n")
-        for job in (any_lapsed, lambda c: c.execute(SELECT_OLD, (1e9, 100))):
+        for job in (lambda c: lapsed_leases(c, 10, None), lambda c: c.execute(SELECT_OLD, (1e9, 100))):
             assert steps_of(connection, job) <= 1
         for where in (TaskFilter(expired=True), TaskFilter(states=(TaskState.WAITING, TaskState.RUNNING))):
             assert steps_of(connection, partial(find_tasks, where=where, limit=100, cursor=None)) <= 2

@@ -11,6 +11,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskCancelled, TaskFailed
 from omniq.models import TaskState
+from omniq.testing.conformance.builders import reap
 
 from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, lines, results_of, until, working
@@ -59,7 +60,7 @@ async def test_a_task_that_has_died_too_often_already_is_parked_unrun(oq: AsyncO
     poison = await oq.enqueue(tasks.append, [str(log), "ran"])
     for _ in range(3):  # three workers die with it in their hands, and nobody buries it
         await oq.task_queue.store.claim(["default"], limit=1, lease=0.0, worker="dead")
-        await oq.task_queue.store.reap(10)
+        await reap(oq.task_queue.store)
     async with working(oq, kind):
         with pytest.raises(TaskFailed, match="died 3 times"):
             await oq.get_result(poison, timeout=SOON)

@@ -13,6 +13,7 @@ from omniq import AsyncOmniQ
 from omniq.models import TaskState
 from omniq.storage.records import Change, ChangeStatus
 from omniq.testing import VirtualClock
+from omniq.testing.conformance.builders import reap
 
 from tests.core import tasks
 from tests.core.support import KINDS, SOON, lines, until, until_outlived, working
@@ -28,7 +29,7 @@ async def claim_instead(oq: AsyncOmniQ, clock: VirtualClock, *, lease: float) ->
     store = oq.task_queue.store
     async with asyncio.timeout(SOON):
         clock.advance(lease + 1)
-        while not await store.reap(10):
+        while not await reap(store):
             clock.advance(lease + 1)  # it was renewed in that moment
     assert len(await store.claim(["default"], limit=1, lease=3600.0, worker="rival")) == 1
 
@@ -103,7 +104,7 @@ async def test_a_prefetched_task_whose_lease_is_lost_is_not_run(
     async with working(oq, "async", lease=0.3, reap_interval=60.0, max_workers=1, prefetch=1) as pool:
         await until(lambda: len(pool.desk.held) == 2 and len(lines(log)) == 1)
         virtual_clock.advance(2)
-        lost = {task.id for task in await oq.task_queue.store.reap(10)}
+        lost = {task.id for task in await reap(oq.task_queue.store)}
         assert await oq.task_queue.store.claim(["default"], limit=2, lease=3600.0, worker="rival")
         assert lost == {first, ahead}
         await pool.desk.until_held_at_most(0)
@@ -115,7 +116,7 @@ async def test_the_end_of_a_claim_can_be_repeated_but_not_that_of_an_older_one(o
     task_id = await oq.enqueue(tasks.nothing)
     for _ in range(2):
         await store.claim(["default"], limit=1, lease=0.0, worker="w")
-        await store.reap(10)
+        await reap(store)
     (record,) = await store.claim(["default"], limit=1, lease=60.0, worker="w")
     running = (TaskState.RUNNING,)
     end = Change(task_id=task_id, to=TaskState.SUCCESS, from_states=running, epoch=record.epoch)

@@ -13,6 +13,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewTask,
@@ -21,6 +22,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 from omniq.workers import settling
@@ -81,9 +83,21 @@ class FlakyQueueStore(ReferenceQueueStore):
         self._switch.check()
         return await super().extend(leases, lease=lease)
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
+    async def held(self, worker: str) -> list[Lease]:
         self._switch.check()
-        return await super().reap(limit)
+        return await super().held(worker)
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        self._switch.check()
+        return await super().lapsed(limit=limit, after=after)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        self._switch.check()
+        return await super().reap(leases)
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        self._switch.check()
+        await super().beat(worker, leaving=leaving)
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         self._switch.check()

@@ -12,6 +12,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.models import TaskState
 from omniq.testing import ReferenceSpace
+from omniq.testing.conformance.builders import reap
 
 from tests.core import tasks
 from tests.core.support import (
@@ -147,7 +148,7 @@ async def test_a_suspect_that_waits_to_run_alone_is_handed_back(log: Path, gate:
         suspect = await oq.enqueue(tasks.nothing)
         for _ in range(2):  # two workers die with it in their hands
             await oq.task_queue.store.claim(["default"], limit=1, lease=0.0, worker="dead")
-            await oq.task_queue.store.reap(10)
+            await reap(oq.task_queue.store)
         await oq.task_queue.pause_queue()
         running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], queue_name="low")
         async with working(oq, "async", max_workers=1, prefetch=1, lease=60.0, grace_period=0.05):

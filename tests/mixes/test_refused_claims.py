@@ -14,6 +14,7 @@ from omniq.models import TaskState
 from omniq.models.result import Outcome
 from omniq.storage.records import Change, ChangeStatus, ResultRecord, TaskRecord
 from omniq.testing import VirtualClock
+from omniq.testing.conformance.builders import reap
 
 from tests.core import tasks
 from tests.core.support import SOON, working
@@ -33,7 +34,7 @@ async def claim(oq: AsyncOmniQ) -> TaskRecord:
 async def lapse(oq: AsyncOmniQ, clock: VirtualClock) -> None:
     """Let the lease run out, so that the task is there for others."""
     clock.advance(LEASE + 1)
-    assert len(await oq.task_queue.store.reap(10)) == 1
+    assert len(await reap(oq.task_queue.store)) == 1
 
 
 async def succeed(oq: AsyncOmniQ, record: TaskRecord, value: object, *, ttl: float = 3600.0) -> ChangeStatus:

@@ -15,6 +15,7 @@ from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Added, TaskFilter
+from omniq.testing.conformance.builders import reap
 from omniq_postgres.adding import COPY_FROM
 from omniq_postgres.claiming import CLAIM, HEAD, PROMOTE, REAP
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
@@ -222,7 +223,7 @@ class TestPlans:
         await queue.find(TaskFilter(states=(TaskState.WAITING,)))
         await queue.find(TaskFilter(states=(TaskState.ERROR,)))
         await queue.purge(older_than=60)
-        await queue.reap(10)
+        await reap(queue)
         await queue.stats()
         assert await scans(connection, crowd) == before
 

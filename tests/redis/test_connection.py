@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.state import TaskState
-from omniq.storage.records import Added, Change, Lease, ScheduleRecord, TaskFilter
+from omniq.storage.records import Added, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
 from omniq_redis import connection
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
@@ -28,8 +28,13 @@ VERBS: dict[str, Verb] = {
     "guarantees": lambda store: store.guarantees(),
     "add": lambda store: store.add([task()]),
     "claim": claim,
-    "extend": lambda store: store.extend([Lease("t", 1)], lease=30.0),
-    "reap": lambda store: store.reap(10),
+    "extend": lambda store: store.extend([Lease("t", 1, "w")], lease=30.0),
+    "held": lambda store: store.held("w"),
+    "lapsed": lambda store: store.lapsed(limit=10),
+    "reap": lambda store: store.reap([LapsedLease("t", 1, "w", 0.0)]),
+    "beat": lambda store: store.beat(WorkerRecord(name="w")),
+    "workers": lambda store: store.workers(),
+    "now": lambda store: store.now(),
     "transition": lambda store: store.transition([Change(task_id="t", to=TaskState.CANCELLED, from_states=())]),
     "get": lambda store: store.get(["t"]),
     "find": lambda store: store.find(TaskFilter()),

@@ -13,6 +13,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    LapsedLease,
     Lease,
     LeaseStatus,
     NewTask,
@@ -21,6 +22,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 
 from tests.reliability.history import History
@@ -88,8 +90,23 @@ class RecordingQueue(BaseTaskQueue):
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         return await self._store.add(tasks)
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
-        return await self._store.reap(limit)
+    async def held(self, worker: str) -> list[Lease]:
+        return await self._store.held(worker)
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        return await self._store.lapsed(limit=limit, after=after)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        return await self._store.reap(leases)
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        await self._store.beat(worker, leaving=leaving)
+
+    async def workers(self) -> list[WorkerRecord]:
+        return await self._store.workers()
+
+    async def now(self) -> float:
+        return await self._store.now()
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         return await self._store.get(ids, bodies=bodies)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import lmdb
 from omniq.errors import StoreError, StoreUnavailable
@@ -35,7 +35,14 @@ class Environment:
 _open: dict[str, Environment] = {}
 # A forked child can't use its parent's environment: it opens its own, and leaves the parent's alone.
 _inherited: list[Environment] = []
-os.register_at_fork(after_in_child=lambda: (_inherited.extend(_open.values()), _open.clear()))
+
+
+def _after_fork() -> None:
+    _inherited.extend(_open.values())
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class LMDBDocuments(Documents):
@@ -93,7 +100,7 @@ def _read(env: Environment, keys: Sequence[str]) -> list[Document | None]:
         return [_document(txn.get(_cut(key.encode()))) for key in keys]
 
 
-def _document(stored: bytes | None) -> Document | None:
+def _document(stored: Any) -> Document | None:
     return None if stored is None else Document(stored[8:], int.from_bytes(stored[:8], "big"))
 
 
@@ -133,6 +140,7 @@ def _entries(cursor: lmdb.Cursor, index: str, after: Entry | None, reverse: bool
     """The entries of an index in order, from the neighbours of `after` on."""
     prefix = index.encode() + b"\0"
     edge = prefix if after is None else _entry_key(after)[:WHOLE]
+    rows: Iterator[tuple[Any, Any]]
     if reverse:
         there = cursor.set_range(prefix[:-1] + b"\1" if after is None else edge + b"\xff" * 32)
         rows = cursor.iterprev() if not there or cursor.prev() else iter(())
@@ -146,7 +154,7 @@ def _entries(cursor: lmdb.Cursor, index: str, after: Entry | None, reverse: bool
         yield from sorted(group, reverse=reverse)
 
 
-def _entry(index: str, prefix: bytes, row: tuple[bytes, bytes]) -> Entry:
+def _entry(index: str, prefix: bytes, row: tuple[Any, Any]) -> Entry:
     key, value = row
     return Entry(index, key[len(prefix) : len(prefix) + value[0]], value[1:].decode())
 

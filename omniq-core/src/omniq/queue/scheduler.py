@@ -6,6 +6,8 @@ schedule to its next slot. Slots follow from the stored last one, never from whe
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -34,12 +36,42 @@ if TYPE_CHECKING:
 
 log = get_logger("omniq.queue")
 
+ASK_AGAIN = 30.0
+"""Seconds after which a store's clock is asked again."""
+
+
+class StoreClock:
+    """The clock of a queue's store, which alone says what is due: those of hosts differ.
+
+    It is asked seldom, since what passes in between can be measured here.
+    """
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+        self._ahead = 0.0
+        """Seconds by which the store's clock is ahead of `time.monotonic()`, without `omniq.clock.offset()`."""
+        self._asked_at = -math.inf
+
+    async def now(self) -> float:
+        """Seconds since the epoch on the store's clock. Raises `StoreError`."""
+        if time.monotonic() - self._asked_at > ASK_AGAIN:
+            await self._ask()
+        return time.monotonic() + self._ahead + clock.offset()
+
+    async def _ask(self) -> None:
+        store = await self._queue.ready()
+        began = time.monotonic()
+        now = await store.now() - clock.offset()
+        self._asked_at = time.monotonic()
+        self._ahead = now - (began + self._asked_at) / 2
+
 
 class AsyncScheduler:
     """Adds, changes and fires the schedules of one task queue."""
 
     def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
         self._queue = queue
+        self._clock = StoreClock(queue)
         self._complaints: dict[str, str] = {}
         """What is wrong with schedules that don't fire, so that it is logged once."""
 
@@ -85,8 +117,8 @@ class AsyncScheduler:
             id=schedule_id,
             queue_name=queue_name,
             body=body,
-            next_run=timing.after(clock.now()),
-            version=int(clock.now() * 1000),
+            next_run=timing.after(now := await self._clock.now()),
+            version=int(now * 1000),
         )
         try:
             await repeated(lambda _: self._put(record, timing))
@@ -170,9 +202,10 @@ class AsyncScheduler:
         One read serves both, so that an idle worker asks little of its store.
         """
         upcoming = await self._upcoming(within=ahead)
-        now = clock.now()
+        now = await self._clock.now()
         await self._fire_all([pair for pair in upcoming if (pair[0].next_run or 0.0) <= now])
-        return max(0.0, min([ahead, *((record.next_run or 0.0) - clock.now() for record, _ in upcoming)]))
+        now = await self._clock.now()
+        return max(0.0, min([ahead, *((record.next_run or 0.0) - now for record, _ in upcoming)]))
 
     async def _fire_all(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """Fire schedules; returns the tasks of the slots that this call fired, and not another scheduler."""
@@ -232,7 +265,7 @@ class AsyncScheduler:
         """The task that this call has added; None if another scheduler was faster."""
         assert record.next_run is not None
         began = clock.now()
-        slot = template.timing.latest(record.next_run, began)
+        slot = template.timing.latest(record.next_run, await self._clock.now())
         task = self._slot_task(record, template, slot)
         fired = await (await self._queue.ready()).fire(
             record.id, if_version=record.version, next_run=template.timing.after(slot), task=task
@@ -265,7 +298,8 @@ class AsyncScheduler:
             _check_sound(record)
             if record.paused is paused:
                 return
-            changed = replace(record, paused=paused, next_run=record.next_run if paused else self._next_run(record))
+            next_run = record.next_run if paused else await self._next_run(record)
+            changed = replace(record, paused=paused, next_run=next_run)
             if await store.put_schedule(changed, if_version=record.version):
                 break
         hints.tasks_added(self.topic)
@@ -273,9 +307,9 @@ class AsyncScheduler:
             type_ = EventType.SCHEDULE_PAUSED if paused else EventType.SCHEDULE_RESUMED
             self._queue.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)
 
-    def _next_run(self, record: ScheduleRecord) -> float | None:
+    async def _next_run(self, record: ScheduleRecord) -> float | None:
         timing = self._template(record).timing
-        now = clock.now()
+        now = await self._clock.now()
         if record.next_run is None or record.next_run > now:
             return record.next_run
         return timing.after(timing.latest(record.next_run, now))

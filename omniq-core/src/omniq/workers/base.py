@@ -58,6 +58,7 @@ class Worker:
             self._results,
             self.runner,
             self.config,
+            kind=self.kind,
             max_workers=self.config.max_workers or self.default_max_workers,
             events=self._event_logger(),
         )

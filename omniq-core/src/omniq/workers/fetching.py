@@ -13,9 +13,10 @@ from omniq.background import Background, spawn
 from omniq.errors import StoreError
 from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
+from omniq.models.state import TaskState
 from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import TaskRecord
+from omniq.storage.records import Change, Lease, TaskRecord
 from omniq.workers.admission import MAX_WAIT, Admission
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job, Ran
@@ -83,6 +84,8 @@ class Fetcher:
         self._emptied_at = -math.inf
         """When a claim began that found nothing."""
         self._emptied = asyncio.Event()
+        self._unanswered = False
+        """Whether a claim has failed that the store may have carried out."""
         self._found = 0
         self._swept: set[str] = set()
         """Tasks this worker lacks the key for, as far as they were claimed and went back since it last paused."""
@@ -158,20 +161,36 @@ class Fetcher:
 
     # ── claiming ─────────────────────────────────────────────────────────────
 
+    async def _return_unanswered(self) -> None:
+        """Hand back, uncharged, what a claim has brought to this worker's name whose answer was lost."""
+        in_hand = {(job.record.id, job.record.epoch) for job in self._desk.held.values()}
+        held = await self._store.held(self._worker)
+        unknown = [lease for lease in held if (lease.task_id, lease.epoch) not in in_hand]
+        if unknown:
+            log.warning("%d tasks go back that were claimed without an answer", len(unknown))
+            await self._store.transition([_release(lease) for lease in unknown])
+        self._unanswered = False
+
     async def _claim(self, limit: int) -> list[TaskRecord] | None:
         """The tasks; None when the store failed."""
-        claim = spawn(self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker))
+        claim = spawn(self._claim_now(limit))
         try:
             records = await asyncio.shield(claim)
         except asyncio.CancelledError:
             await self._return(claim)
             raise
         except StoreError as error:
+            self._unanswered = True
             log.warning("tasks can't be claimed, trying again: %s", error)
             await asyncio.sleep(min(self._config.poll_interval, RETRY_PAUSE))
             return None
         self.last_fetch = time.monotonic()
         return records
+
+    async def _claim_now(self, limit: int) -> list[TaskRecord]:
+        if self._unanswered:
+            await self._return_unanswered()
+        return await self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker)
 
     async def _return(self, claim: asyncio.Future[list[TaskRecord]]) -> None:
         """Hand back what a claim brings in whose answer this worker doesn't want any more."""
@@ -260,3 +279,13 @@ class Fetcher:
     def _stop_listening(self) -> None:
         if self._hint is not None:
             self._hint.end()
+
+
+def _release(lease: Lease) -> Change:
+    return Change(
+        task_id=lease.task_id,
+        to=TaskState.PENDING,
+        from_states=(TaskState.RUNNING,),
+        epoch=lease.epoch,
+        worker=lease.worker,
+    )

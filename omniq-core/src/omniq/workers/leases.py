@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 
-from omniq.errors import LeaseLost, StoreError
+from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.logs import get_logger
 from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import Change, LeaseStatus
+from omniq.storage.records import Change, LeaseStatus, WorkerRecord
 from omniq.sync import Portal
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job
@@ -21,7 +22,8 @@ log = get_logger("omniq.worker")
 
 
 class LeaseKeeper:
-    """Renews the leases of a worker's jobs, in one call for all, before a third of them has passed.
+    """Renews the leases of a worker's jobs, in one call for all, before a third of them has passed; and says, as
+    often, that the worker is alive.
 
     It runs on its own thread, event loop and connections, so that neither a task that computes nor a loop
     that is stuck lets a lease run out. Tasks shorter than a third of the lease are never renewed. When the
@@ -36,12 +38,15 @@ class LeaseKeeper:
         lease: float,
         stop_job: Callable[[Job, End], None],
         back: Callable[[Job], Change],
+        report: Callable[[], WorkerRecord],
     ) -> None:
         self._store = store
         self._desk = desk
         self._lease = lease
         self._stop_job = stop_job
         self._back = back
+        self._report = report
+        self._beat_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._thread = threading.current_thread()
         self._portal: Portal | None = None
@@ -69,8 +74,12 @@ class LeaseKeeper:
         portal, self._portal = self._portal, None
         if portal is not None:
             with suppress(RuntimeError):  # it has ended by itself
-                await asyncio.wait([asyncio.wrap_future(portal.submit(self._guarded(self._store.close)))])
+                await asyncio.wait([asyncio.wrap_future(portal.submit(self._leave()))])
             portal.stop()  # it has nothing left to do
+
+    async def _leave(self) -> None:
+        await self._guarded(lambda: self._in_time(self._store.beat(self._report(), leaving=True)))
+        await self._guarded(self._store.close)
 
     async def _live(self, portal: Portal) -> None:
         await self._keep()
@@ -86,7 +95,25 @@ class LeaseKeeper:
         while not self._is_orphan:
             await asyncio.sleep(self._lease / 6)
             if self._loop.is_running():
-                await self._guarded(self._renew)
+                await self._guarded(self._look_after)
+
+    async def _look_after(self) -> None:
+        """Renew what is due, and from time to time say that this worker is alive."""
+        await self._in_time(self._store.connect())
+        await self._in_time(self._renew())
+        if time.monotonic() - self._beat_at >= self._lease / 3:
+            began = time.monotonic()
+            await self._in_time(self._store.beat(self._report()))
+            self._beat_at = began
+
+    async def _in_time(self, call: Awaitable[None]) -> None:
+        """Give the store a third of the lease; after that it gets a new connection, as this one may be half-open."""
+        try:
+            async with asyncio.timeout(self._lease / 3):
+                await call
+        except TimeoutError:
+            await self._store.close()
+            raise StoreUnavailable(f"{self._store.location}: no answer within a third of the lease") from None
 
     @property
     def _is_orphan(self) -> bool:
@@ -109,7 +136,6 @@ class LeaseKeeper:
         await self._store.transition([self._back(job) for job in jobs])
 
     async def _renew(self) -> None:
-        await self._store.connect()
         now = time.monotonic()
         due = [job for job in list(self._desk.held.values()) if now - job.renewed_at >= self._lease / 6]
         if not due:

@@ -22,6 +22,7 @@ from omniq.models.state import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.retry import RetryManager
 from omniq.results.engine import AsyncResultStorage
+from omniq.storage.records import WorkerRecord
 from omniq.storage.sizes import BESIDE_A_VALUE, SizeLimit
 from omniq.sync import cancel_and_wait
 from omniq.workers.admission import Admission
@@ -31,6 +32,7 @@ from omniq.workers.execution import Execution
 from omniq.workers.fetching import Fetcher
 from omniq.workers.job import End, Job, Ran
 from omniq.workers.leases import LeaseKeeper
+from omniq.workers.reaping import Reaper
 from omniq.workers.runner import Runner
 from omniq.workers.settling import SettlingLoop, Verdict
 from omniq.workers.timeouts import GracePeriod
@@ -53,11 +55,13 @@ class AsyncWorkerPool:
         runner: type[Runner],
         config: WorkerConfig,
         *,
+        kind: str,
         max_workers: int,
         events: AsyncEventLogger | None = None,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         """Names this worker in tasks, results and events; never used twice."""
+        self.kind = kind
         self.config = config
         self.max_workers = max_workers
         self._queue = queue
@@ -89,12 +93,14 @@ class AsyncWorkerPool:
         await queue.ready()
         if self._results is not None:
             await self._results.ready()
+        self._started_at = clock.now()
         self._assemble()
         await self.runner.open()
         self._leases.start()
         self._parts = [
             self._spawn(self._fetcher.run, "fetch"),
             self._spawn(self._settling.run, "settle"),
+            self._spawn(self._reaper.run, "reap"),
             self._spawn(self._upkeep.run, "upkeep"),
             self._spawn(partial(queue.scheduler.run, 3 * self.config.poll_interval), "schedule"),
         ]
@@ -143,6 +149,18 @@ class AsyncWorkerPool:
     def running(self) -> bool:
         """Whether it takes tasks: not before `start`, once it stops, or in a forked child."""
         return bool(self._parts) and self.failure is None and self._forks == forks.count
+
+    def report(self) -> WorkerRecord:
+        """What this worker says of itself in its store."""
+        return WorkerRecord(
+            name=self.name,
+            host=socket.gethostname(),
+            kind=self.kind,
+            queues=self._queues,
+            slots=self.max_workers,
+            running=len(self.desk.held),
+            started_at=self._started_at,
+        )
 
     @property
     def ended(self) -> Counter[End]:
@@ -220,8 +238,10 @@ class AsyncWorkerPool:
             lease=config.lease,
             stop_job=self.runner.stop_job,
             back=lambda job: verdict.change(job, Ran(end=End.RELEASED)),
+            report=self.report,
         )
         self._upkeep = Upkeep(queue, config)
+        self._reaper = Reaper(queue, config, self._upkeep.sweep_soon)
 
     def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:
         task = spawn(persist(part, f"the worker's part {name!r}"), name=f"omniq-{name}")

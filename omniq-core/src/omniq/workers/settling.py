@@ -81,6 +81,7 @@ class Verdict:
             to=TaskState.PENDING,
             from_states=RUNNING,
             epoch=job.record.epoch,
+            worker=self._worker,
             delay=delay,
             attempted=attempted,
             crashed=crashed,
@@ -109,6 +110,7 @@ class Verdict:
             to=to,
             from_states=RUNNING,
             epoch=record.epoch,
+            worker=self._worker,
             attempted=ran.end in (End.ERROR, End.FATAL),
             crashed=crashed,
             result=ResultRecord(
