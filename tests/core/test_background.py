@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 from omniq.background import Background, drive, inside, spawn, start_thread
 from omniq.models import TaskEvent
-from omniq.storage.records import Added, Lease, LeaseStatus, NewTask, TaskRecord
+from omniq.storage.records import (
+    Added,
+    LapsedLease,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+    WorkerRecord,
+)
 from omniq.sync import Portal, cancel_and_wait
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 
@@ -47,9 +57,19 @@ class LookingQueue(ReferenceQueueStore):
         look("lease keeper")
         return await super().extend(leases, lease=lease)
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        look("reaper")
+        return await super().lapsed(limit=limit, after=after)
+
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
         look("upkeep")
-        return await super().reap(limit)
+        return await super().find(where, limit=limit, cursor=cursor, bodies=bodies)
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        look("heart")
+        await super().beat(worker, leaving=leaving)
 
 
 class LookingResults(ReferenceResultStore):
@@ -76,7 +96,7 @@ async def test_nothing_that_starts_lazily_runs_in_the_first_callers_context() ->
         assert await results_of(oq, [await oq.enqueue(tasks.add, [1, 2])]) == [3]
         slow = await oq.enqueue(tasks.sleep, [0.3])
         assert await results_of(oq, [slow]) == [None]
-        await until(lambda: len(seen) == 7)
+        await until(lambda: len(seen) == 9)
     assert seen == {part: {"clean"} for part in seen}
 
 

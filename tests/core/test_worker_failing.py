@@ -15,7 +15,7 @@ import pytest
 from omniq import AsyncOmniQ, background, portals
 from omniq.errors import WorkerError
 from omniq.models import TaskState
-from omniq.storage.records import TaskRecord
+from omniq.storage.records import LapsedLease
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 from omniq.workers import thread_loop
 from omniq.workers import threads as slots
@@ -46,10 +46,10 @@ class BreakingStore(ReferenceQueueStore):
         super().__init__(space)
         self.broken = False
 
-    async def reap(self, limit: int) -> list[TaskRecord]:
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
         if self.broken:
             raise LookupError("a bug of the store")
-        return await super().reap(limit)
+        return await super().lapsed(limit=limit, after=after)
 
 
 def breaking(space: ReferenceSpace) -> tuple[BreakingStore, Place]:

@@ -10,7 +10,7 @@ import pytest
 from omniq.models import TaskState
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
-from omniq.storage.records import Lease, TaskFilter
+from omniq.storage.records import Lease, TaskFilter, WorkerRecord
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.queue import PostgresQueueStore
@@ -100,8 +100,14 @@ async def everything(store: PostgresQueueStore) -> None:
     """A round through the verbs."""
     await store.add([task("parent"), task("child", parents=("parent",)), task("other")])
     records = await claim(store)
-    await store.extend([Lease(record.id, record.epoch) for record in records], lease=0.0)
-    await store.reap(10)
+    await store.extend([Lease(record.id, record.epoch, record.worker or "") for record in records], lease=0.0)
+    await store.reap(await store.lapsed(limit=10))
+    worker = WorkerRecord(name="w")
+    await store.beat(worker)
+    await store.workers()
+    await store.held("w")
+    await store.beat(worker, leaving=True)
+    await store.now()
     records = await claim(store)
     await store.transition([success(record) for record in records])
     await store.find(TaskFilter(states=(TaskState.WAITING,), queue_name=QUEUE))

@@ -80,7 +80,7 @@ class TestVerbs:
         await store.add([task("t")])
         await claim(store)
         fill(redis_server)
-        assert await store.extend([Lease("t", 1)], lease=60.0) == [LeaseStatus(True, False)]
+        assert await store.extend([Lease("t", 1, "w")], lease=60.0) == [LeaseStatus(True, False)]
         (record,) = await store.get(["t"])
         assert record is not None
         assert record.lease_until is not None
@@ -102,7 +102,7 @@ class TestVerbs:
         ]
         for change in changes:
             assert [changed.status for changed in await store.transition([change])] == ["applied"], change
-        assert await store.extend([Lease("t0", 1)], lease=60.0) == [LeaseStatus(True, True)]
+        assert await store.extend([Lease("t0", 1, "w")], lease=60.0) == [LeaseStatus(True, True)]
         assert [result and result.body for result in await store.result_storage().get(["t2"])] == [b"result"]
 
     async def test_a_task_whose_result_is_replaced_is_ended_with_others(
@@ -137,7 +137,7 @@ class TestVerbs:
         await asyncio.sleep(0.05)
         fill(redis_server)
         assert [record.id for record in (await store.find(TaskFilter(expired=True))).tasks] == ["expired"]
-        assert [record.id for record in await store.reap(10)] == ["lapsed"]
+        assert [record.id for record in await store.reap(await store.lapsed(limit=10))] == ["lapsed"]
         assert await store.purge(older_than=0.0) == 1
         assert sorted(record.id for record in await claim(store)) == ["expired", "lapsed"]
 

@@ -74,7 +74,8 @@ class LeaseKeeper:
         portal, self._portal = self._portal, None
         if portal is not None:
             with suppress(RuntimeError):  # it has ended by itself
-                await asyncio.wait([asyncio.wrap_future(portal.submit(self._leave()))])
+                leaving = Context().run(portal.submit, self._leave())
+                await asyncio.wait([asyncio.wrap_future(leaving)])
             portal.stop()  # it has nothing left to do
 
     async def _leave(self) -> None:

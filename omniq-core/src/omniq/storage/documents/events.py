@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,7 @@ from omniq.ids import new_id
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.base import BaseEventStorage
+from omniq.storage.damage import event_of
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
 
@@ -52,7 +54,7 @@ class DocumentEventStorage(DocumentStore, BaseEventStorage):
 
     async def _read(self, page: Sequence[Entry]) -> list[TaskEvent]:
         found = await self.documents.read([_key(entry.key) for entry in page])
-        return [_decode(document.value) for document in found if document is not None]
+        return [_load(document) for document in found if document is not None]
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         page = await self.documents.scan(ALL, until=in_order(before), limit=limit) if limit else []
@@ -60,9 +62,26 @@ class DocumentEventStorage(DocumentStore, BaseEventStorage):
         groups = [
             [_deletion(entry.key, document)]
             for entry, document in zip(page, found, strict=True)
-            if document is not None and _decode(document.value).time < before
+            if document is not None and _load(document).time < before
         ]
         return sum(await self.documents.write(groups)) if groups else 0
+
+
+def _load(document: Document) -> TaskEvent:
+    """The stored event; a damaged one has stand-ins for what can't be read."""
+    try:
+        return _decode(document.value)
+    except ValueError:
+        return _damaged(document.value)
+
+
+def _damaged(value: bytes) -> TaskEvent:
+    try:
+        stored: Any = msgspec.json.decode(value)
+        values = dict(stored)
+    except (ValueError, TypeError):
+        values = {"type": None, "time": 0.0}
+    return event_of(values)
 
 
 def _key(id_: str) -> str:
@@ -82,7 +101,7 @@ def _write(id_: str, event: TaskEvent) -> Write:
 
 
 def _deletion(id_: str, document: Document) -> Write:
-    return Write(key=_key(id_), value=None, if_version=document.version, drop=_entries(id_, _decode(document.value)))
+    return Write(key=_key(id_), value=None, if_version=document.version, drop=_entries(id_, _load(document)))
 
 
 def _entries(id_: str, event: TaskEvent) -> tuple[Entry, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
 from math import inf
+from operator import itemgetter
 from typing import ClassVar, TypeGuard
 
 from msgspec.structs import replace
@@ -27,6 +28,7 @@ from omniq.storage.records import (
     LapsedLease,
     Lease,
     LeaseStatus,
+    NewBody,
     NewTask,
     QueueStats,
     ScheduleRecord,
@@ -118,35 +120,39 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         claimed: list[TaskDocument] = []
+        room = _Room(self.max_bytes)
         for queue_name in await self._queues.open(queues):
-            seen: list[str] = []
-            while left := limit - len(claimed):
-                ids = await self._due(queue_name, left)
-                if not ids or ids == seen:  # what comes up again wasn't to be had: its entries are out of date
+            seen: list[Entry] = []
+            while (left := limit - len(claimed)) and not room.is_full:
+                line = await self._due(queue_name, left)
+                if not line or line == seen:  # what comes up again wasn't to be had: others were faster
                     break
-                claimed += await self._claim(seen := ids, lease, worker)
-        return await self._tasks.records(claimed)
+                claimed += await self._claim(seen := line, room, lease, worker)
+        return await self._tasks.records(claimed, bodies=True)
 
-    async def _due(self, queue_name: str, limit: int) -> list[str]:
-        """The ids of the tasks that are next in line."""
+    async def _due(self, queue_name: str, limit: int) -> list[Entry]:
+        """The entries of the tasks that are next in line."""
         until = in_order(self.documents.now())
         waiting = await self.documents.scan(tasks.due(queue_name), limit=limit)
         come_due = await self.documents.scan(tasks.later(queue_name), until=until, limit=limit)
         # The index of what is due later begins with the time: the other way round for the order of claims.
-        line = [(entry.order, entry.key) for entry in waiting]
-        line += [(entry.order[8:16] + entry.order[:8] + entry.order[16:], entry.key) for entry in come_due]
-        return [id_ for _, id_ in sorted(line)[:limit]]
+        line = [((entry.order, entry.key), entry) for entry in waiting]
+        line += [((e.order[8:16] + e.order[:8] + e.order[16:], e.key), e) for e in come_due]
+        return [entry for _, entry in sorted(line, key=itemgetter(0))[:limit]]
 
-    async def _claim(self, ids: Sequence[str], lease: float, worker: str) -> list[TaskDocument]:
+    async def _claim(self, line: Sequence[Entry], room: _Room, lease: float, worker: str) -> list[TaskDocument]:
         now = self.documents.now()
 
         def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[TaskDocument | None, list[Write]]:
-            if found is None or not _is_due(found.record, now):
+            if found is None or not (_is_due(found.record, now) or found.record.damage):
+                return None, tasks.without_entry(line[n], found)
+            if not room.take(found.size):
                 return None, []
             taken = replace(found, record=rules.claimed(found.record, now, lease=lease, worker=worker))
-            return taken, [tasks.write(found, taken)]
+            return taken, [tasks.write(found, taken, line[n])]
 
-        return [taken for taken in await self._tasks.change(ids, step, once=True) if taken is not None]
+        answers = await self._tasks.change([entry.key for entry in line], step, once=True)
+        return [taken for taken in answers if taken is not None]
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         until = self.documents.now() + lease
@@ -170,10 +176,16 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
     async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
         until = in_order(self.documents.now())
-        start = None if after is None else tasks.lease_entry(after.task_id, after.lease_until)
-        entries = await self.documents.scan(tasks.LEASES, after=start, until=until, limit=limit)
-        found = await self._tasks.read([entry.key for entry in entries])
-        return [lease for task in found if task is not None and (lease := _lapsed(task.record)) is not None]
+        last = None if after is None else tasks.lease_entry(after.task_id, after.lease_until)
+        lapsed: list[LapsedLease] = []
+        while len(lapsed) < limit:
+            page = await self.documents.scan(tasks.LEASES, after=last, until=until, limit=limit - len(lapsed))
+            if not page:
+                break
+            last = page[-1]
+            found = await self._tasks.read([entry.key for entry in page])
+            lapsed += [lease for task in found if task is not None and (lease := _lapsed(task.record)) is not None]
+        return lapsed
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         now = self.documents.now()
@@ -192,7 +204,7 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
         back = [document for document in answers if document is not None]
         if back:
             hints.tasks_added(self.location)
-        return await self._tasks.records(back)
+        return await self._tasks.records(back, bodies=False)
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
         seen = replace(worker, last_seen=self.documents.now())
@@ -229,6 +241,17 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
             hints.tasks_added(self.location)
         return answers
 
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[bool, list[Write]]:
+            if found is None or not _has_body(found, bodies[n].old):
+                return False, []
+            changed, apart = tasks.with_body(found, bodies[n].body)
+            left = [key for key in (found.body_key,) if key is not None and key != changed.body_key]
+            old = [Write(key=key, value=None, always=True) for key in left]
+            return True, [*apart, tasks.write(found, changed), *old]
+
+        return await self._tasks.change([new.task_id for new in bodies], step)
+
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._forget_workers(self.documents.now() - older_than)
         deleted, last, until = 0, None, in_order(self.documents.now() - older_than)
@@ -264,19 +287,21 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
     # ── reading ──────────────────────────────────────────────────────────────
 
-    async def get(self, ids: Sequence[str]) -> list[TaskRecord | None]:
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         found = await self._tasks.read(ids)
-        records = iter(await self._tasks.records([task for task in found if task is not None]))
+        records = iter(await self._tasks.records([task for task in found if task is not None], bodies=bodies))
         return [None if task is None else next(records) for task in found]
 
-    async def find(self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+    async def find(
+        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+    ) -> TaskPage:
         matching: list[TaskDocument] = []
         last, now = cursor, self.documents.now()
         while len(matching) <= limit and (ids := await self._candidates(where, last, limit + 1)):
             last = ids[-1]
             found = await self._tasks.read(ids)
             matching += [task for task in found if task is not None and tasks.matches(task.record, where, now)]
-        page = await self._tasks.records(matching[:limit])
+        page = await self._tasks.records(matching[:limit], bodies=bodies)
         return TaskPage(page, page[-1].id if page and len(matching) > limit else None)
 
     async def _candidates(self, where: TaskFilter, after: str | None, limit: int) -> list[str]:
@@ -372,6 +397,28 @@ def _lapsed(record: TaskRecord) -> LapsedLease | None:
     if record.lease_until is None:
         return None
     return LapsedLease(record.id, record.epoch, record.worker or "", record.lease_until)
+
+
+class _Room:
+    """How many bytes of bodies one claim still may hand out: one task it may whatever its size."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._used = False
+        self.is_full = False
+
+    def take(self, size: int) -> bool:
+        """Whether a task with so many bytes may be handed out, too; after one that may not, none may."""
+        self.is_full = self.is_full or (self._used and size > self._left)
+        if not self.is_full:
+            self._left, self._used = self._left - size, True
+        return not self.is_full
+
+
+def _has_body(task: TaskDocument, body: bytes) -> bool:
+    if task.body_key is None:
+        return task.record.body == body
+    return task.body_key == tasks.body_key(task.record.id, body)
 
 
 def _is_due(record: TaskRecord, now: float) -> bool:

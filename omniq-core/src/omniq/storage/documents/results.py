@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
+from omniq.storage.damage import result_of
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
-from omniq.storage.records import ResultRecord
+from omniq.storage.records import NewBody, ResultRecord
 
 EXPIRING = "results"
 """The index of the results that end some time: by that time."""
@@ -81,6 +83,19 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
             found += [record for record in records if record is not None and _current(record, now)]
         return found[:limit]
 
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        replaced = [False] * len(bodies)
+        left = dict(enumerate(bodies))
+        while left:
+            found = await self.documents.read([result_key(new.task_id) for new in left.values()])
+            pairs = [(n, document) for n, document in zip(left, found, strict=True) if _has_body(document, left[n].old)]
+            writes = [[_body_write(document, left[n].body)] for n, document in pairs if document is not None]
+            written = await self.documents.write(writes) if writes else []
+            for (n, _), ok in zip(pairs, written, strict=True):
+                replaced[n] = ok
+            left = {n: left[n] for (n, _), ok in zip(pairs, written, strict=True) if not ok}
+        return replaced
+
     async def purge(self, *, limit: int = 1000) -> int:
         until, deleted = in_order(self.documents.now()), 0
         while deleted < limit:
@@ -88,19 +103,46 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
             if not page:
                 break
             found = await self.documents.read([result_key(entry.key) for entry in page])
-            groups = [[_deletion(document)] for document in found if document is not None]
+            pairs = zip(page, found, strict=True)
+            groups = [[_deletion(entry, document)] for entry, document in pairs if document is not None]
             deleted += sum(await self.documents.write(groups)) if groups else 0
         return deleted
 
 
-def _deletion(document: Document) -> Write:
-    record = _decode(document.value)
-    drop = tuple(_entries(record))
-    return Write(key=result_key(record.task_id), value=None, if_version=document.version, drop=drop)
+def _deletion(entry: Entry, document: Document) -> Write:
+    record = _load(document)
+    assert record is not None
+    return Write(key=result_key(entry.key), value=None, if_version=document.version, drop=(entry, *_entries(record)))
 
 
 def _load(document: Document | None) -> ResultRecord | None:
-    return None if document is None else _decode(document.value)
+    """The stored result; a damaged one has its `damage`, and stand-ins for what can't be read."""
+    if document is None:
+        return None
+    try:
+        return _decode(document.value)
+    except ValueError:
+        return _damaged(document.value)
+
+
+def _damaged(value: bytes) -> ResultRecord:
+    try:
+        stored: Any = msgspec.msgpack.decode(value)
+        values = dict(stored)
+    except (ValueError, TypeError):
+        values = {"task_id": "", "epoch": None, "status": None, "body": b""}
+    return result_of(values)
+
+
+def _has_body(document: Document | None, body: bytes) -> bool:
+    record = _load(document)
+    return record is not None and record.damage is None and record.body == body
+
+
+def _body_write(document: Document, body: bytes) -> Write:
+    record = _decode(document.value)
+    changed = _encode(replace(record, body=body))
+    return Write(key=result_key(record.task_id), value=changed, if_version=document.version)
 
 
 def _epoch(document: Document | None) -> int:

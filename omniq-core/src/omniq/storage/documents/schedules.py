@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from omniq.storage.damage import schedule_of
 from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
 from omniq.storage.records import ScheduleRecord
 
@@ -89,7 +91,22 @@ def _key(schedule_id: str) -> str:
 
 
 def _load(document: Document | None) -> ScheduleRecord | None:
-    return None if document is None else _decode(document.value)
+    """The stored schedule; a damaged one has its `damage`, and stand-ins for what can't be read."""
+    if document is None:
+        return None
+    try:
+        return _decode(document.value)
+    except ValueError:
+        return _damaged(document.value)
+
+
+def _damaged(value: bytes) -> ScheduleRecord:
+    try:
+        stored: Any = msgspec.msgpack.decode(value)
+        values = dict(stored)
+    except (ValueError, TypeError):
+        values = {"id": "", "queue_name": "", "body": b"", "next_run": None}
+    return schedule_of(values)
 
 
 def _entries(schedule: ScheduleRecord | None) -> list[Entry]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq.models.state import QUEUED, TERMINAL, TaskState
+from omniq.storage import rules
+from omniq.storage.damage import task_of
 from omniq.storage.documents.base import Document, Documents, Entry, Version, Write, in_order, out_of_order
 from omniq.storage.records import TaskFilter, TaskRecord, WorkerRecord
 
@@ -29,6 +31,8 @@ class TaskDocument(Struct, frozen=True, kw_only=True, gc=False):
     record: TaskRecord
     """Without its body where that has a document of its own."""
     body_key: str | None = None
+    size: int = 0
+    """Bytes of the body."""
     has_children: bool = False
     version: Version | None = None
     """Under which it was read. Not stored; None: it isn't there yet."""
@@ -42,31 +46,71 @@ def task_key(task_id: str) -> str:
     return f"task/{task_id}"
 
 
-def _load(document: Document | None) -> TaskDocument | None:
-    """The stored task."""
-    return None if document is None else replace(_decode(document.value), version=document.version)
+def _load(task_id: str, document: Document | None) -> TaskDocument | None:
+    """The stored task; a damaged one has its `damage`, and stand-ins for what can't be read."""
+    if document is None:
+        return None
+    try:
+        task = _decode(document.value)
+        if task.record.id != task_id:
+            raise ValueError(f"it is the document of task {task.record.id}")
+    except ValueError:
+        task = _damaged(task_id, document.value)
+    return replace(task, version=document.version)
+
+
+def _damaged(task_id: str, value: bytes) -> TaskDocument:
+    try:
+        stored: Any = msgspec.msgpack.decode(value)
+        values = dict(stored["record"])
+    except (ValueError, TypeError, KeyError):
+        values = {"queue_name": "", "state": None, "priority": 0, "created_at": 0.0, "run_at": 0.0}
+    return TaskDocument(record=task_of({**values, "id": task_id}))
+
+
+def with_body(task: TaskDocument, body: bytes) -> tuple[TaskDocument, list[Write]]:
+    """The document of a task with that body, and the write that the body takes if it has a document of its own."""
+    size, record = len(body), task.record
+    if size <= INLINE:
+        return replace(task, record=replace(record, body=body), body_key=None, size=size), []
+    # Two callers that add one id at the same time each keep the body that they were given.
+    key = body_key(record.id, body)
+    write = Write(key=key, value=body, always=True)
+    return replace(task, record=replace(record, body=b""), body_key=key, size=size), [write]
+
+
+def body_key(task_id: str, body: bytes) -> str:
+    return f"body/{task_id}/{hashlib.blake2b(body, digest_size=16).hexdigest()}"
 
 
 def first_version(record: TaskRecord) -> tuple[TaskDocument, list[Write]]:
-    """The document of a new task, and the write that its body takes if it has a document of its own."""
-    if len(record.body) <= INLINE:
-        return TaskDocument(record=record), []
-    # Two callers that add one id at the same time each keep the body that they were given.
-    key = f"body/{record.id}/{hashlib.blake2b(record.body, digest_size=8).hexdigest()}"
-    body = Write(key=key, value=record.body, always=True)
-    return TaskDocument(record=replace(record, body=b""), body_key=key), [body]
+    """As `with_body`, for a new task."""
+    return with_body(TaskDocument(record=record), record.body)
 
 
-def write(before: TaskDocument | None, after: TaskDocument) -> Write:
-    """The write that takes a task from one version to the next."""
+def write(before: TaskDocument | None, after: TaskDocument, found_by: Entry | None = None) -> Write:
+    """The write that takes a task from one version to the next.
+
+    The entry that it was found by goes too, unless it leads to the new version: that of a damaged task can't be told
+    from its document. Nor is damage kept: what stands in for it has been written by then.
+    """
     old, new = set(_entries(before)), set(_entries(after))
+    if found_by is not None:
+        old.add(found_by)
     return Write(
         key=task_key(after.record.id),
-        value=_encode(replace(after, version=None)),
+        value=_encode(replace(after, version=None, record=replace(after.record, damage=None))),
         if_version=None if before is None else before.version,
         put=tuple(new - old),
         drop=tuple(old - new),
     )
+
+
+def without_entry(entry: Entry, found: TaskDocument | None) -> list[Write]:
+    """The write by which an entry goes that is out of date: nothing, if it isn't."""
+    if found is None:
+        return [Write(key=task_key(entry.key), value=None, drop=(entry,))]
+    return [] if entry in _entries(found) else [write(found, found, entry)]
 
 
 def deletion(document: TaskDocument, child_ids: Sequence[str] = ()) -> list[Write]:
@@ -128,15 +172,14 @@ class TaskDocuments:
     async def read(self, ids: Sequence[str]) -> list[TaskDocument | None]:
         """The tasks, or None for those that aren't there."""
         found = await self._documents.read([task_key(id_) for id_ in ids]) if ids else []
-        return [_load(document) for document in found]
+        return [_load(id_, document) for id_, document in zip(ids, found, strict=True)]
 
-    async def records(self, found: Sequence[TaskDocument]) -> list[TaskRecord]:
-        """Their records, with the bodies that have documents of their own."""
-        bodies = await self._read_beside([task.body_key for task in found])
-        return [
-            task.record if body is None else replace(task.record, body=body.value)
-            for task, body in zip(found, bodies, strict=True)
-        ]
+    async def records(self, found: Sequence[TaskDocument], *, bodies: bool) -> list[TaskRecord]:
+        """Their records, with their bodies if those are asked for."""
+        if not bodies:
+            return [replace(task.record, body=b"") for task in found]
+        apart = await self._read_beside([task.body_key for task in found])
+        return [_with_stored_body(task, body) for task, body in zip(found, apart, strict=True)]
 
 
 # ── workers ──────────────────────────────────────────────────────────────────
@@ -159,6 +202,14 @@ def worker_write(worker: WorkerRecord, *, leaving: bool) -> Write:
     if leaving:
         return Write(key=worker_key(worker.name), value=None, always=True, drop=entry)
     return Write(key=worker_key(worker.name), value=_encode(worker), always=True, put=entry)
+
+
+def _with_stored_body(task: TaskDocument, body: Document | None) -> TaskRecord:
+    if task.body_key is None:
+        return task.record
+    if body is None:
+        return replace(task.record, damage=task.record.damage or "its body is missing")
+    return replace(task.record, body=body.value)
 
 
 # ── indexes ──────────────────────────────────────────────────────────────────
@@ -237,7 +288,5 @@ def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:
         (not where.states or record.state in where.states)
         and (where.queue_name is None or record.queue_name == where.queue_name)
         and (where.schedule_id is None or record.schedule_id == where.schedule_id)
-        and (
-            not where.expired or (record.state in QUEUED and record.expires_at is not None and record.expires_at <= now)
-        )
+        and (not where.expired or rules.is_expired(record, now))
     )
