@@ -125,3 +125,29 @@ async def test_a_child_that_gets_ready_while_the_worker_stops_is_ended(monkeypat
     with pytest.raises(asyncio.CancelledError):
         await Child.start(Execution(Security(), SizeLimit(sys.maxsize, "nothing")), lambda *_: None)
     assert [child.process.poll() is None for child in started] == [False]
+
+
+async def test_a_child_that_is_being_ended_while_the_worker_stops_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    dead, ending, cancelled = Child._dead, list[Child](), asyncio.Event()
+
+    async def slowly_dead(self: Child) -> None:
+        ending.append(self)
+        await cancelled.wait()
+        await dead(self)
+
+    monkeypatch.setattr(Child, "_dead", slowly_dead)
+    start = Child.start(Execution(Security(), SizeLimit(sys.maxsize, "nothing")), lambda *_: None)
+    starting = asyncio.create_task(start)
+    await until(lambda: bool(ending))
+    for _ in range(2):
+        starting.cancel()
+        await asyncio.sleep(0)
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert [child.process.returncode for child in ending] == [9]
+    assert [end.fileno() for child in ending for end in child._ends] == [-1] * 4

@@ -83,6 +83,20 @@ async def persist(part: Callable[[], Coroutine[Any, Any, None]], name: str) -> N
             log.warning("%s was disturbed by a cancellation, it begins again", name)
 
 
+async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What the coroutine returns. Cancelling the caller doesn't cut it short: it takes effect after that."""
+    task = spawn(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
 async def in_empty_context(coroutine: Coroutine[Any, Any, T]) -> T:
     """What the coroutine returns. What it opens, such as a connection, keeps nothing of the caller's context."""
     return await asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=Context())

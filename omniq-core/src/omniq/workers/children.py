@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from msgspec import DecodeError
 
+from omniq.background import to_its_end
 from omniq.errors import WorkerError
 from omniq.logs import get_logger
 from omniq.workers import frames, messages, spawning
@@ -64,10 +65,10 @@ class Child:
                 async with asyncio.timeout(START_PATIENCE):
                     await child._get_ready(execution)
         except BaseException:  # it may be ready just now, and nobody have heard of it
-            await child.end()
+            await to_its_end(child.end())
             raise
         if not child.ready:
-            await child.end()
+            await to_its_end(child.end())
             code = child.process.returncode
             raise WorkerError(f"a child died before it was ready (exit code {code}): see what it wrote to stderr")
         return child
