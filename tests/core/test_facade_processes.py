@@ -73,6 +73,7 @@ class TestForks:
             assert in_a_fork(child) == 0
 
 
+@pytest.mark.starvable  # a cancelled task has half a second to end
 @pytest.mark.parametrize("how", ["omniq", "components"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_program_that_closes_nothing_ends_well(tmp_path: Path, how: str, kind: str) -> None:

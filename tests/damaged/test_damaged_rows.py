@@ -21,7 +21,7 @@ from omniq.models import TaskState
 from omniq.models.schedule import Timing
 from omniq.queue.request import TaskCall
 from omniq.serialization.calls import ScheduledCall
-from omniq.storage.records import NewTask, ResultRecord, ScheduleRecord, TaskRecord
+from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskRecord
 
 from tests.core.cli_support import run
 from tests.core.conftest import nothing_left_behind
@@ -264,6 +264,40 @@ async def test_damaged_rows_end_no_worker_and_spoil_no_other_task(planter: Plant
             with pytest.raises(OmniQError):
                 await oq.get_result(f"r{number:02}", timeout=0.1)
     await _everything_is_shown(planter)
+
+
+@pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
+async def test_a_task_whose_ttl_is_damaged_is_dead_lettered_and_not_mended(planter: Planter, oq: AsyncOmniQ) -> None:
+    planter.tasks = [
+        damage for damage in planter.tasks if damage in ("expires_at = -9e999", "expires_at = '-infinity'")
+    ]
+    planter.schedules, planter.results, planter.events = (), (), ()
+    await add(oq, ["b00"])
+    await planter.plant()
+    assert len(planter.tasks) == 1
+    await oq.task_queue.ttl.expire()
+    dead = await oq.list_dead()
+    assert [(task.id, task.state) for task in dead] == [("b00", TaskState.ERROR)]
+    result = await oq.result_store.get("b00")
+    assert result is not None
+    assert "the stored task is damaged: expires_at" in str(result.error_message)
+
+
+@pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
+async def test_a_change_that_is_refused_mends_nothing(planter: Planter, oq: AsyncOmniQ) -> None:
+    planter.tasks = [
+        damage for damage in planter.tasks if damage in ("expires_at = -9e999", "expires_at = '-infinity'")
+    ]
+    planter.schedules, planter.results, planter.events = (), (), ()
+    await add(oq, ["b00"])
+    await planter.plant()
+    before = await record_of(oq, "b00")
+    assert before is not None
+    assert before.damage is not None
+    expired = Change(task_id="b00", to=TaskState.EXPIRED, from_states=(TaskState.PENDING,), epoch=7)
+    (changed,) = await oq.task_queue.store.transition([expired])
+    assert changed.status is ChangeStatus.REFUSED
+    assert await record_of(oq, "b00") == before
 
 
 def _harmless(planter: Planter) -> set[str]:

@@ -76,8 +76,38 @@ class Settled(Struct, frozen=True):
 
 def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled:
     """Decide the changes one after the other, then write all that came of them at once."""
+    try:
+        return _settle(connection, changes)
+    except DAMAGE as error:
+        check_damage(error)
+    settled = [_settle_alone(connection, change) for change in changes]
+    return Settled(
+        [answer for each in settled for answer in each.answers],
+        any(each.any_due for each in settled),
+        [result for each in settled for result in each.results],
+    )
+
+
+def _settle_alone(connection: sqlite3.Connection, change: Change) -> Settled:
+    """Decide and write one change. A damaged task gets stand-ins, so that it can be ended too; but only with that."""
+    try:
+        return _settle(connection, [change])
+    except DAMAGE as error:
+        check_damage(error)
+    connection.execute("savepoint damaged")
+    give_stand_ins(connection, [change.task_id])
+    settled = _settle(connection, [change])
+    if settled.answers[0].status is not ChangeStatus.APPLIED:
+        connection.execute("rollback to damaged")
+    connection.execute("release damaged")
+    return settled
+
+
+def _settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled:
+    """The same for all. Raises one of `DAMAGE`, and has written nothing, if a task is damaged."""
     now = clock.now()
-    rows = _current(connection, [change.task_id for change in changes])
+    ids = encode([change.task_id for change in changes])
+    rows = _decode_current(fetch_text(connection, _CURRENT, ids))
     parents = {row.id for row in rows if row.has_children}
     before = {row.id: _record(row) for row in rows}
     records = before.copy()
@@ -92,16 +122,6 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
         any(record.state is TaskState.PENDING for record in changed),
         results,
     )
-
-
-def _current(connection: sqlite3.Connection, ids: Sequence[str]) -> list[_CurrentRow]:
-    """What is to be known of the tasks to decide. Damaged ones get stand-ins first, so that they can be ended too."""
-    try:
-        return _decode_current(fetch_text(connection, _CURRENT, encode(ids)))
-    except DAMAGE as error:
-        check_damage(error)
-        give_stand_ins(connection, ids)
-        return _decode_current(fetch_text(connection, _CURRENT, encode(ids)))
 
 
 def _record(row: _CurrentRow) -> TaskRecord:

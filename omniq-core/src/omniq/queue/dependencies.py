@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from omniq.errors import CorruptPayload, DependencyCycle, KeyMissing, SerializationError, UnknownParent
+from omniq.errors import DependencyCycle, KeyMissing, SerializationError, UnknownParent
 from omniq.models.result import Outcome
 from omniq.models.state import TaskState
 from omniq.queue.view import UNREADABLE, log, verified_call
@@ -24,7 +24,6 @@ BATCH = 500
 FEW = 25
 """Tasks whose calls are read at once, since those may be large."""
 
-DAMAGED = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
 PARENT_FAILED = Outcome(error_type="ParentFailed", error_message="a task that it depends on didn't succeed")
 
 
@@ -74,7 +73,9 @@ class DependencyResolver:
 
     async def _resolve_records(self, records: Sequence[TaskRecord]) -> list[str]:
         waiting = [record for record in records if record.state is TaskState.WAITING]
-        broken = await self._end_damaged([record for record in waiting if record.damage is not None])
+        # Nobody knows any more what they wait for.
+        damaged = [record for record in waiting if record.damage is not None]
+        broken = await self._queue.end_damaged(damaged, release_children=False)
         waiting = [record for record in waiting if record.damage is None]
         parents = await self._parents(waiting)
         policies = await self._policies([child for child in waiting if _any_failed(child, parents)])
@@ -83,16 +84,7 @@ class DependencyResolver:
             await self._queue.store.transition([_release(child) for child in released])
         doomed = [child for child in waiting if policies.get(child.id) == "cancel"]
         ended = await self._queue.end_tasks(doomed, TaskState.CANCELLED, PARENT_FAILED, release_children=False)
-        return broken + [record.id for record in ended]
-
-    async def _end_damaged(self, records: Sequence[TaskRecord]) -> list[str]:
-        """Dead-letter tasks of which nobody knows any more what they wait for; returns those that this call ended."""
-        ended: list[str] = []
-        for record in records:
-            outcome = Outcome(error_type=DAMAGED, error_message=f"the stored task is damaged: {record.damage}")
-            done = await self._queue.end_tasks([record], TaskState.ERROR, outcome, release_children=False)
-            ended += [task.id for task in done]
-        return ended
+        return [record.id for record in (*broken, *ended)]
 
     async def _parents(self, children: Sequence[TaskRecord]) -> dict[str, TaskState]:
         """The states of all the children's parents.

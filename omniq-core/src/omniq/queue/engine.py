@@ -11,7 +11,7 @@ from omniq.backoff import repeated, repeating
 from omniq.batching import Batcher
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
-from omniq.errors import InvalidTask, TaskNotFound
+from omniq.errors import CorruptPayload, InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.logs import get_logger
 from omniq.loops import PerLoop
@@ -47,6 +47,8 @@ log = get_logger("omniq.queue")
 C = TypeVar("C", bound=TaskQueueConfig)
 
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
+
+DAMAGED = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
 
 
 class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
@@ -236,6 +238,14 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         if parents and release_children:
             await self.dependencies.parents_ended(parents)
         return [record for record, _ in applied]
+
+    async def end_damaged(self, records: Sequence[TaskRecord], *, release_children: bool = True) -> list[TaskRecord]:
+        """Dead-letter tasks that no worker holds and whose rows are damaged; returns those that this call ended."""
+        ended: list[TaskRecord] = []
+        for record in records:
+            outcome = Outcome(error_type=DAMAGED, error_message=f"the stored task is damaged: {record.damage}")
+            ended += await self.end_tasks([record], TaskState.ERROR, outcome, release_children=release_children)
+        return ended
 
     async def requeue(self, task_id: TaskRef) -> bool:
         """Let a task that ended without success start afresh, due now; returns False if it is in no such state.

@@ -28,7 +28,10 @@ class TTLManager:
         while True:
             page = await (await self._queue.ready()).find(TaskFilter(expired=True), limit=BATCH, cursor=cursor)
             # One that was claimed while the page was put together is its worker's to end, or to finish.
-            ended += await self.expire_records([record for record in page.tasks if record.state in QUEUED])
+            queued = [record for record in page.tasks if record.state in QUEUED]
+            ended += await self.expire_records([record for record in queued if record.damage is None])
+            # To end them writes stand-ins, perhaps of the very TTL, by which they wouldn't have expired.
+            await self._queue.end_damaged([record for record in queued if record.damage is not None])
             cursor = page.cursor
             if cursor is None:
                 return ended
