@@ -49,6 +49,7 @@ class LMDBDocuments(Documents):
     """The documents of one project, in a folder of its own."""
 
     atomic: ClassVar[bool] = True
+    networked: ClassVar[bool] = False
 
     def __init__(self, path: str, max_size: int) -> None:
         self._path = path

@@ -18,6 +18,7 @@ class DictDocuments(Documents):
     """Documents in this process. There is nothing to open or to close."""
 
     atomic: ClassVar[bool] = True
+    networked: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._location = f"dict:{new_id()}"

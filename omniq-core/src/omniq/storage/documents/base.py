@@ -64,6 +64,8 @@ class Documents(ABC):
 
     atomic: ClassVar[bool] = False
     """Whether all writes of a group, with their entries, are one step that happens as a whole or not at all."""
+    networked: ClassVar[bool] = True
+    """As `Store.networked`."""
 
     @property
     @abstractmethod
@@ -128,6 +130,7 @@ class DocumentStore(Store):
 
     def __init__(self, documents: Documents) -> None:
         self.documents = documents
+        self.networked = documents.networked
 
     @property
     def location(self) -> str:
