@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 from omniq import clock as wall
-from omniq.storage import hints
+from omniq.storage.wakeups import Wakeups
 from omniq.testing import VirtualClock
 
 
@@ -67,8 +67,8 @@ def test_it_moves_nothing_before_it_is_entered() -> None:
 
 async def test_it_wakes_whoever_waits(virtual_clock: VirtualClock) -> None:
     waits = [
-        asyncio.create_task(hints.wait_for_tasks("here", 60)),
-        asyncio.create_task(hints.wait_for_results("there", ["t"], 60)),
+        asyncio.create_task(Wakeups.at("here").for_tasks(["q"], 60)),
+        asyncio.create_task(Wakeups.at("there").for_results(["t"], 60)),
     ]
     await asyncio.sleep(0)
     virtual_clock.advance(1)

@@ -67,7 +67,7 @@ async def seconds_of(call: Awaitable[object]) -> float:
 async def listening(store: PostgresQueueStore) -> None:
     """Wait until notifications reach the store."""
     waiting = asyncio.create_task(store.wait(["nothing"], PATIENCE))
-    await until(lambda: _value(database_of(store).listener.live))
+    await until(lambda: _value(database_of(store).channel.live))
     await waiting  # it began before, and so is short
 
 

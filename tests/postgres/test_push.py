@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
+from omniq.storage.wakeups import News
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
-from omniq_postgres.watching import Hint, encode_hint
+from omniq_postgres.watching import payload_of
 
 from tests.postgres.support import QUEUE, claim, database_of, listening, seconds_of, success, task, until
 
@@ -110,12 +111,13 @@ async def test_what_was_not_told_yet_is_told_at_the_end(
     for number in range(3):  # the first is told at once, the others a little later
         await elsewhere.add([task(f"t{number}")])
     await elsewhere.close()
-    assert database_of(elsewhere).notifier is not None
+    assert database_of(elsewhere).channel is not None
     await until(lambda: claim(queue))
 
 
-def test_a_hint_fits_into_a_payload() -> None:
+def test_news_fit_into_a_payload() -> None:
     names = [f"{number:032}" for number in range(1000)]
-    assert encode_hint(Hint("me", {QUEUE: 0.0}, names[:2])) == f'["me",{{"default":0.0}},["{names[0]}","{names[1]}"]]'
-    assert encode_hint(Hint("me", {QUEUE: 0.0}, names)) == '["me",{"default":0.0},null]'
-    assert encode_hint(Hint("me", dict.fromkeys(names, 0.0))) == '["me",null,null]'
+    two = f'["me",[{{"default":0.0}},["{names[0]}","{names[1]}"]]]'
+    assert payload_of("me", News({QUEUE: 0.0}, names[:2])) == two
+    assert payload_of("me", News({QUEUE: 0.0}, names)) == '["me",[{"default":0.0},null]]'
+    assert payload_of("me", News(dict.fromkeys(names, 0.0))) == '["me",[null,null]]'

@@ -150,7 +150,7 @@ class TestCallersTransaction:
 
     async def test_a_waiter_hears_of_the_commit(self, queue: PostgresQueueStore, connection: Connection) -> None:
         waiting = asyncio.create_task(queue.wait([QUEUE], 60))
-        while not database_of(queue).listener.live:
+        while not database_of(queue).channel.live:
             await asyncio.sleep(0.01)
         await waiting  # it began before anything could be heard, and so was short
         waiting = asyncio.create_task(queue.wait([QUEUE], 60))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from omniq import AsyncOmniQ
+from omniq.storage.wakeups import News
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 
 from tests.core import payloads, tasks
 from tests.core.support import SOON, working
 from tests.loops import on_each_loop, run_on
-from tests.postgres.support import database_of
 
 
 @on_each_loop
@@ -19,9 +19,8 @@ def test_an_alarm_may_ring_at_once(postgres_url: str, loop: str) -> None:
     async def body() -> None:
         store = PostgresQueueStore(PostgresTaskQueueConfig.from_url(postgres_url))
         await store.connect()
-        notifier = database_of(store).notifier
         for _ in range(20_000):
-            notifier.wake_in(0.000_001)
+            store.wakeups.tell(News({"default": 0.000_001}))
         await asyncio.wait_for(store.wait(["default"], SOON), SOON / 2)
         await store.close()
 

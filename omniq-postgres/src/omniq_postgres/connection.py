@@ -1,4 +1,4 @@
-"""What a process has open of a server: per event loop one pool, one listener and one notifier for all its stores."""
+"""What a process has open of a server: per event loop one pool and one channel for all its stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from omniq_postgres.opening import (
     store_errors,
     take_safe_path,
 )
-from omniq_postgres.watching import Listener, Notifier
+from omniq_postgres.watching import open_channel
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection, ForeignConnection
@@ -85,8 +85,7 @@ class Database:
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         """All that it has opened."""
         self._slots = asyncio.Semaphore(settings.pool_size)
-        self.listener = Listener(self)
-        self.notifier = Notifier(self)
+        self.channel = open_channel(self)
 
     @classmethod
     def acquire(cls, settings: ServerSettings) -> Database:
@@ -104,8 +103,7 @@ class Database:
         if self._users or self.defunct:
             return
         del _open.get()[self.settings]
-        await self.notifier.close()
-        await self.listener.close()
+        await self.channel.close()
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(self._close, idle))
 
@@ -119,8 +117,7 @@ class Database:
         self._users = 0
         for connection in list(self._connections):
             hang_up(connection)
-        self.listener.abandon()
-        self.notifier.abandon()
+        self.channel.abandon()
 
     async def connect(self, *, direct: bool) -> Connection:
         """A new connection, which whoever asked for it ends, or else `abandon`."""

@@ -13,7 +13,6 @@ from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import (
@@ -32,6 +31,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.wakeups import News
 
 from omniq_postgres.adding import add_tasks, can_copy, copy_tasks, due_in
 from omniq_postgres.claiming import (
@@ -49,7 +49,7 @@ from omniq_postgres.resigning import replace_task_bodies
 from omniq_postgres.results import PostgresResultStore
 from omniq_postgres.schedules import delete_schedule, fetch_schedules, fire, put_schedule
 from omniq_postgres.settling import settle, with_children
-from omniq_postgres.watching import NOTIFY, Hint, encode_hint
+from omniq_postgres.watching import NOTIFY, payload_of
 from omniq_postgres.wire import fetch_tasks
 from omniq_postgres.workers import beat, fetch_workers, forget_workers, server_now
 
@@ -91,7 +91,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
             added = [Added.NEW] * len(tasks)
         else:
             added = await self._database.run(partial(add_tasks, tasks=tasks))
-        self._database.notifier.tasks_due(due_in(tasks, added))
+        self._database.channel.tell(News(due_in(tasks, added)))
         return added
 
     async def add_within(self, connection: ForeignConnection, tasks: Sequence[NewTask]) -> list[Added]:
@@ -100,7 +100,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     async def _add_and_tell(self, session: Session, tasks: Sequence[NewTask]) -> list[Added]:
         """Add, and notify everybody, this process too: all of it happens when the caller commits."""
         added = await add_tasks(session, tasks)
-        payload = encode_hint(Hint(sender="", due=due_in(tasks, added)))
+        payload = payload_of("", News(due_in(tasks, added)))
         await session.fetch(NOTIFY, self._settings.schema, payload)
         return added
 
@@ -117,7 +117,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         )
         claimed = await self._database.run(job)
         if claimed.until_next is not None and claimed.until_next > 0:
-            self._database.notifier.wake_in(claimed.until_next)
+            self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
@@ -140,15 +140,14 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         reaped = await self._database.run(partial(reap_tasks, leases=leases))
-        self._database.notifier.tasks_due({task.queue_name: 0.0 for task in reaped})
+        self._database.channel.tell(News({task.queue_name: 0.0 for task in reaped}))
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         if not changes:
             return []
         settled = await self._database.run(partial(settle, changes=changes))
-        self._database.notifier.tasks_due(settled.due)
-        self._database.notifier.results_stored(settled.ended)
+        self._database.channel.tell(News(settled.due, settled.ended))
         parents = await self._database.run(partial(with_children, ids=[change.task_id for change in changes]))
         return [
             Changed(status, change.task_id in parents) for status, change in zip(settled.statuses, changes, strict=True)
@@ -183,7 +182,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
             await session.fetch(_PAUSE if paused else _RESUME, queue_name)
 
         await self._database.run(job)
-        self._database.notifier.tasks_due({} if paused else {queue_name: 0.0})
+        self._database.channel.tell(News({} if paused else {queue_name: 0.0}))
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         return await self._database.run(partial(put_schedule, schedule=schedule, if_version=if_version))
@@ -198,13 +197,11 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         job = partial(fire, schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
         fired = await self._database.run(job)
         if fired:
-            self._database.notifier.tasks_due(due_in([task], [Added.NEW]))
+            self._database.channel.tell(News(due_in([task], [Added.NEW])))
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
-        listener = self._database.listener
-        with hints.waiting_for_tasks(self.location) as waiter, listener.for_tasks(queues, waiter.wake):
-            await waiter.wait(listener.patience(timeout))
+        await self._database.channel.for_tasks(queues, timeout)
 
 
 class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]):

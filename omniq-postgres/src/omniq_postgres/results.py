@@ -15,11 +15,11 @@ from omniq.batching import MAX_BYTES, parts
 from omniq.config.arguments import configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
-from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.damage import result_of
 from omniq.storage.records import MAX_COUNT, NewBody, ResultRecord
+from omniq.storage.wakeups import News
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore, Session
@@ -76,7 +76,8 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
         if not records:
             return []
         stored = await self._database.run(partial(_put, records=records))
-        self._database.notifier.results_stored([r.task_id for r, done in zip(records, stored, strict=True) if done])
+        ended = [record.task_id for record, done in zip(records, stored, strict=True) if done]
+        self._database.channel.tell(News(ended=ended))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
@@ -105,9 +106,7 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
         return len(await self._database.run(lambda session: session.fetch(_PURGE, clock.offset(), limit)))
 
     async def wait(self, ids: Sequence[str], timeout: float) -> None:
-        listener = self._database.listener
-        with hints.waiting_for_results(self.location, ids) as waiter, listener.for_results(ids, waiter.wake):
-            await waiter.wait(listener.patience(timeout))
+        await self._database.channel.for_results(ids, timeout)
 
 
 async def _put(session: Session, records: Sequence[ResultRecord]) -> list[bool]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -18,6 +16,7 @@ from omniq.logs import get_logger
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.wakeups import Channel, Wakeups
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
@@ -25,7 +24,7 @@ from omniq_redis.config import RedisConfig, ServerSettings
 from omniq_redis.limits import LONGEST, SHORTEST, TRIES, ask_limit, find_limit
 from omniq_redis.opening import Server, ask_server, close_client, hang_up, open_client, store_errors
 from omniq_redis.scripts import script
-from omniq_redis.watching import Watcher
+from omniq_redis.watching import Subscription, in_bounds
 from omniq_redis.wire import Batch, encode
 
 AT_ONCE = 2
@@ -34,8 +33,6 @@ LAYOUT = 2
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
-
-_PROCESS = secrets.token_hex(4)
 
 _log = get_logger("omniq.redis")
 _limits: dict[str, int] = {}
@@ -55,8 +52,10 @@ class Connection:
             self._client = open_client(settings)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._checked = False
-        self._sender = f"{_PROCESS}-{os.getpid()}-{self._location}"
-        self.watcher = Watcher(settings, self._sender, self._next_due)
+        wakeups = Wakeups.at(self._location)
+        self._sender = wakeups.sender
+        self._subscription = Subscription(settings, self._sender)
+        self.channel = Channel(wakeups, listen=self._subscription.listen, next_due=self._next_due)
 
     @classmethod
     def acquire(cls, settings: ServerSettings) -> Connection:
@@ -73,12 +72,13 @@ class Connection:
         self._users -= 1
         if self._users == 0:
             del _open.get()[self._settings]
-            await self.watcher.close()
+            await self.channel.close()
             await close_client(self._client)
 
     def abandon(self) -> None:
         """Hang up at once: its loop has ended."""
-        self.watcher.abandon()
+        self.channel.abandon()
+        self._subscription.hang_up()
         hang_up(self._client)
 
     async def call(self, name: str, args: object, bodies: bytes = b"") -> bytes:
@@ -190,7 +190,7 @@ class Connection:
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
         answers = _decode_due(await self.call("next_due", queues))
-        return {queue: due for queue, due in zip(queues, answers, strict=True) if due is not False}
+        return {queue: in_bounds(due) for queue, due in zip(queues, answers, strict=True) if due is not False}
 
 
 def _abandon(connections: dict[ServerSettings, Connection]) -> None:

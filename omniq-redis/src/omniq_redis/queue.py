@@ -16,7 +16,6 @@ from omniq.errors import StoreError
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import (
@@ -36,6 +35,7 @@ from omniq.storage.records import (
     WorkerRecord,
 )
 from omniq.storage.sizes import change_bytes
+from omniq.storage.wakeups import News
 
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import RedisStore
@@ -88,7 +88,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         batches = map(tasks_batch, parcels(tasks, weight_of_task, self.max_item_bytes))
         answers = await self._connection.calls("add", batches)
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
         return [ADDED[letter] for answer in answers for letter in answer]
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
@@ -155,7 +155,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         rows = await self._rows("reap", [Batch(_columns(parcel)) for parcel in parcels])
         reaped = list(map(task_record, rows))
         if reaped:
-            hints.tasks_added(self.location)
+            self.wakeups.tell(News(due=None))
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
@@ -167,8 +167,8 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     def _tell(self, changes: Sequence[Change]) -> None:
         """Wake this process's waiters at once; the others hear it from the server."""
         if any(change.to is TaskState.PENDING for change in changes):
-            hints.tasks_added(self.location)
-        hints.results_stored(self.location, [c.result.task_id for c in changes if c.result is not None])
+            self.wakeups.tell(News(due=None))
+        self.wakeups.tell(News(ended=[change.task_id for change in changes if change.result is not None]))
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
@@ -202,7 +202,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         await self._connection.call("pause", (queue_name, paused))
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         return await put_schedule(self._connection, schedule, if_version)
@@ -215,13 +215,11 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
         fired = await fire(self._connection, schedule_id, if_version, next_run, task)
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
-        watcher = self._connection.watcher
-        with hints.waiting_for_tasks(self.location) as waiter, watcher.for_tasks(queues, waiter.wake):
-            await waiter.wait(await watcher.patience(timeout, queues))
+        await self._connection.channel.for_tasks(queues, timeout)
 
 
 def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:

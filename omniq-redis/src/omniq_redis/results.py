@@ -10,11 +10,11 @@ from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
-from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.sizes import result_bytes
+from omniq.storage.wakeups import News
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
@@ -37,7 +37,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         for parcel in parcels(records, result_bytes, self.max_item_bytes):
             answer = await self._connection.call("put_results", *results_batch(parcel))
             stored += [letter == ord("1") for letter in answer]
-        hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])
+        self.wakeups.tell(News(ended=[r.task_id for r, done in zip(records, stored, strict=True) if done]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
@@ -77,9 +77,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         return purged
 
     async def wait(self, ids: Sequence[str], timeout: float) -> None:
-        watcher = self._connection.watcher
-        with hints.waiting_for_results(self.location, ids) as waiter, watcher.for_results(ids, waiter.wake):
-            await waiter.wait(await watcher.patience(timeout))
+        await self._connection.channel.for_results(ids, timeout)
 
 
 def _current(task_id: str, record: bytes | None, now: float) -> ResultRecord | None:

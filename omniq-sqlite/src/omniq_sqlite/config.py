@@ -34,6 +34,11 @@ class DatabaseSettings(Struct, frozen=True):
     trust_owner: bool
     """Whether the file and its directory may belong to somebody else."""
 
+    @property
+    def location(self) -> str:
+        """As `Store.location`."""
+        return f"sqlite:{self.path}"
+
 
 class SQLiteConfig:
     """What the three configurations do with the fields they share."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
 from omniq_sqlite.lanes import Job, LinkThread, Reader, Writer
@@ -39,7 +40,9 @@ class Database:
             started.callback(self._writer.ask_to_end)
             self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
             started.callback(self._reader.ask_to_end)
-            self.watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True))
+            self.watcher = Watcher(
+                "omniq-sqlite-watcher", Link(settings, read_only=True), Wakeups.at(settings.location)
+            )
             started.pop_all()
 
     @classmethod
@@ -111,7 +114,7 @@ class SQLiteStore(Store):
 
     @property
     def location(self) -> str:
-        return f"sqlite:{self._settings.path}"
+        return self._settings.location
 
     @property
     def max_item_bytes(self) -> int:

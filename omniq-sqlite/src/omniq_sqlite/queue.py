@@ -16,7 +16,6 @@ from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import (
@@ -35,6 +34,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.wakeups import News
 
 from omniq_sqlite.adding import add_tasks
 from omniq_sqlite.claiming import claim_tasks, extend_leases, held_leases, lapsed_leases, reap_tasks
@@ -85,8 +85,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return claimed
 
     async def _anything_due(self, queues: Sequence[str]) -> bool:
-        due = await self._database.read(partial(next_due, queues=queues))
-        return min(due.values(), default=clock.now() + 1) <= clock.now()
+        return min((await self._next_due(queues)).values(), default=1.0) <= 0.0
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         return await self._database.write(partial(extend_leases, leases=leases, lease=lease)) if leases else []
@@ -113,7 +112,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
             return []
         settled = await self._database.write(partial(settle, changes=changes))
         self._tell(settled.any_due)
-        hints.results_stored(self.location, [result.task_id for result in settled.results])
+        self.wakeups.tell(News(ended=[result.task_id for result in settled.results]))
         return settled.answers
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
@@ -165,17 +164,18 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
-        with (
-            hints.waiting_for_tasks(self.location) as waiter,
-            self._database.watcher.for_tasks(queues, waiter.wake),
-        ):
-            await waiter.wait(timeout)
+        await self.wakeups.for_tasks(queues, timeout, self._next_due)
+
+    async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
+        """In how many seconds each queue has something to claim; paused and empty ones are left out."""
+        due = await self._database.read(partial(next_due, queues=queues))
+        return {queue: at - clock.now() for queue, at in due.items()}
 
     def _tell(self, any_due: bool) -> None:
         """Wake this process's waiters at once. What is due later, or elsewhere, is the watcher's business."""
         if any_due:
             self._idle = False
-            hints.tasks_added(self.location)
+            self.wakeups.tell(News(due=None))
 
 
 class AsyncSQLiteTaskQueue(Configured, AsyncTaskQueue[SQLiteTaskQueueConfig]):

@@ -16,10 +16,10 @@ from omniq.config.arguments import configured_by
 from omniq.models.state import TaskState
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
-from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import MAX_COUNT, Count, NewBody, ResultRecord
+from omniq.storage.wakeups import News
 
 from omniq_sqlite.config import SQLiteResultStorageConfig
 from omniq_sqlite.connection import SQLiteStore
@@ -94,7 +94,7 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         stored = await self._database.write(partial(_put, records=records)) if records else []
-        hints.results_stored(self.location, [r.task_id for r, done in zip(records, stored, strict=True) if done])
+        self.wakeups.tell(News(ended=[r.task_id for r, done in zip(records, stored, strict=True) if done]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
@@ -120,11 +120,7 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
         return await self._database.write(lambda connection: connection.execute(_PURGE, (clock.now(), limit)).rowcount)
 
     async def wait(self, ids: Sequence[str], timeout: float) -> None:
-        with (
-            hints.waiting_for_results(self.location, ids) as waiter,
-            self._database.watcher.for_results(ids, waiter.wake),
-        ):
-            await waiter.wait(timeout)
+        await self.wakeups.for_results(ids, timeout)
 
 
 def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -26,8 +27,8 @@ from omniq.models.times import as_datetime
 from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_priority
 from omniq.queue.view import UNREADABLE
 from omniq.serialization.calls import ScheduledCall
-from omniq.storage import hints
 from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.storage.wakeups import News, Wakeups
 from omniq.sync import Blocking, blocking, portal
 from omniq.texts import shown_name
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 log = get_logger("omniq.queue")
 
+SCHEDULES = "#schedules"
 ASK_AGAIN = 30.0
 """Seconds after which a store's clock is asked again."""
 
@@ -76,9 +78,9 @@ class AsyncScheduler:
         """What is wrong with schedules that don't fire, so that it is logged once."""
 
     @property
-    def topic(self) -> str:
-        """What schedulers of this process listen to, to hear of new schedules."""
-        return f"{self._queue.store.location}#schedules"
+    def _wakeups(self) -> Wakeups:
+        """By which the schedulers of this process hear of new schedules."""
+        return Wakeups.at(f"{self._queue.store.location}{SCHEDULES}")
 
     async def connect(self) -> None:
         """Connect the queue. Raises `StoreError`."""
@@ -124,7 +126,7 @@ class AsyncScheduler:
             await repeated(lambda _: self._put(record, timing))
         except StoreError as error:
             raise error.about(schedule_id=schedule_id) from error.__cause__
-        hints.tasks_added(self.topic)
+        self._wakeups.tell(News(due=None))
         return schedule_id
 
     async def _put(self, record: ScheduleRecord, timing: Timing) -> None:
@@ -181,13 +183,16 @@ class AsyncScheduler:
         `poll_interval` (seconds) bounds how late a schedule is heard of that another process has added.
         """
         while True:
-            with hints.waiting_for_tasks(self.topic) as news:
-                pause = poll_interval
-                try:
-                    pause = await self._fire_within(poll_interval)
-                except StoreError as error:
-                    log.warning("schedules can't be fired, trying again: %s", error)
-                await news.wait(pause)
+            await self._wakeups.for_tasks([SCHEDULES], poll_interval, partial(self._try_to_fire_within, poll_interval))
+
+    async def _try_to_fire_within(self, ahead: float, topics: Sequence[str]) -> dict[str, float]:
+        """Fire what is due; returns when there may be more, as `NextDue`."""
+        try:
+            pause = await self._fire_within(ahead)
+        except StoreError as error:
+            log.warning("schedules can't be fired, trying again: %s", error)
+            return {}
+        return dict.fromkeys(topics, pause)
 
     async def fire_due(self) -> int:
         """Fire every schedule whose slot has come; returns how many tasks this call added.
@@ -302,7 +307,7 @@ class AsyncScheduler:
             changed = replace(record, paused=paused, next_run=next_run)
             if await store.put_schedule(changed, if_version=record.version):
                 break
-        hints.tasks_added(self.topic)
+        self._wakeups.tell(News(due=None))
         if self._queue.events is not None:
             type_ = EventType.SCHEDULE_PAUSED if paused else EventType.SCHEDULE_RESUMED
             self._queue.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)

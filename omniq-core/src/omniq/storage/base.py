@@ -39,7 +39,6 @@ from omniq.batching import MAX_BYTES
 from omniq.errors import UnsupportedCapability
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
-from omniq.storage import hints
 from omniq.storage.capabilities import Capability
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import (
@@ -59,6 +58,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.wakeups import Wakeups
 
 MAX_ITEM_BYTES = 1_000_000_000
 """Bytes of a body where a store says nothing else."""
@@ -88,6 +88,11 @@ class Store(ABC):
     def location(self) -> str:
         """Where the data lives, such as `sqlite:/var/app/omniq.db`: equal for two stores exactly when they
         share one place, in which one atomic step can write both. Holds no secret."""
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """Everybody in this process who waits for what is kept here: a store tells them of what it writes."""
+        return Wakeups.at(self.location)
 
     @abstractmethod
     async def connect(self) -> None:
@@ -281,7 +286,7 @@ class BaseTaskQueue(Store):
         A hint only: early, late and needless returns are all allowed. This default hears what this process
         adds; override it where the store can push.
         """
-        await hints.wait_for_tasks(self.location, timeout)
+        await self.wakeups.for_tasks(queues, timeout)
 
 
 class BaseResultStorage(Store):
@@ -319,7 +324,7 @@ class BaseResultStorage(Store):
 
         This default hears what this process stores; override it where the store can push.
         """
-        await hints.wait_for_results(self.location, ids, timeout)
+        await self.wakeups.for_results(ids, timeout)
 
 
 class BaseEventStorage(Store):

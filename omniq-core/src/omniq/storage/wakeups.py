@@ -8,7 +8,6 @@ whoever waits looks again before long.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import threading
@@ -16,15 +15,17 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from contextvars import Context
 
 from msgspec import Struct
 
+from omniq.background import spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
+from omniq.logs import get_logger
+from omniq.loops import PerLoop, forget
 from omniq.sync import cancel_and_wait
 
-log = logging.getLogger("omniq.storage")
+log = get_logger("omniq.storage")
 
 SEND_INTERVAL = 0.025
 """Seconds between two messages of one loop to other processes; the first one goes at once."""
@@ -61,35 +62,56 @@ class _Waiter:
         self._event = asyncio.Event()
         self.done = False
         """Whether there may be what it waits for; else it was woken to see how long it still has to wait."""
+        _loops.get()
+
+    @property
+    def is_over(self) -> bool:
+        """Its loop was closed before it could stop waiting."""
+        return self._loop.is_closed()
 
     def wake(self, *, done: bool) -> None:
         self.done = self.done or done
         with suppress(RuntimeError):  # its loop was closed
             self._loop.call_soon_threadsafe(self._event.set)
 
-    async def until(self, when: float) -> None:
-        """Wait until it is woken, or for that time on `time.monotonic()`'s clock."""
+    async def until(self, when: float) -> bool:
+        """Wait until it is woken, or for a time on `time.monotonic()`'s clock; returns whether that has come."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, when - time.monotonic())):
                 await self._event.wait()
         self._event.clear()
+        return time.monotonic() >= when
 
 
 class Wakeups:
     """Everybody in this process who waits for tasks or results at one place, on whatever thread and event loop."""
 
     def __init__(self) -> None:
+        self.sender = os.urandom(6).hex()
+        """Names this process, at this place, in messages, so that it needn't listen to its own."""
+        self.on_wait: set[Callable[[], None]] = set()
+        """Called when somebody begins to wait: for a store that looks only then whether there is anything."""
         self._lock = threading.Lock()
         self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._by_task: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._due: dict[str, float] = {}
         """When each queue has its next task, on `time.monotonic()`'s clock, as far as it was told."""
+        self._known: set[str] = set()
+        """Queues that have no task before that time, or none at all, unless news tell so."""
+        self._hearing = 0
+        """How many channels hear what other processes tell."""
 
     @staticmethod
-    def at(location: str) -> Wakeups:
-        """Those of a store's location."""
+    def at(place: str) -> Wakeups:
+        """Those of a store's location, or of another place of which somebody tells."""
         with _places_lock:
-            return _places[location]
+            return _places[place]
+
+    @property
+    def awaited(self) -> tuple[list[str], list[str]]:
+        """The queues, and the tasks, for which anybody waits just now."""
+        with self._lock:
+            return list(self._by_queue), list(self._by_task)
 
     def tell(self, news: News) -> None:
         """Wake those whom it concerns, now or when it is due; from any thread."""
@@ -118,22 +140,33 @@ class Wakeups:
         until = time.monotonic() + timeout
         with self._waiting(self._by_queue, queues) as waiter:
             if next_due is not None:
-                self._learn(await next_due(queues))
-            while not waiter.done and (when := min(until, self._next(queues))) > time.monotonic():
-                await waiter.until(when)
+                await self._learn(queues, next_due)
+            while not waiter.done and not await waiter.until(min(until, self._next(queues))):
+                continue
             self._forget_past(queues)
 
     async def for_results(self, ids: Sequence[str], timeout: float) -> None:
         """Return when one of the tasks may have got its result, or after `timeout` seconds."""
         until = time.monotonic() + timeout
         with self._waiting(self._by_task, ids) as waiter:
-            while not waiter.done and time.monotonic() < until:
-                await waiter.until(until)
+            while not waiter.done and not await waiter.until(until):
+                continue
 
-    def _learn(self, due: Mapping[str, float]) -> None:
-        now = time.monotonic()
+    async def _learn(self, queues: Sequence[str], next_due: NextDue) -> None:
+        unknown = [queue for queue in queues if queue not in self._known]
+        if unknown:
+            due, now = await next_due(unknown), time.monotonic()
+            with self._lock:
+                self._due.update({queue: now + seconds for queue, seconds in due.items()})
+                if self._hearing:
+                    self._known.update(unknown)
+
+    def hears(self, hears: bool) -> None:
+        """A channel hears other processes from now on, or no longer. What they told before isn't known."""
         with self._lock:
-            self._due.update({queue: now + seconds for queue, seconds in due.items()})
+            self._hearing += 1 if hears else -1
+            self._known.clear()
+        self.tell(ANYTHING)
 
     def _next(self, queues: Sequence[str]) -> float:
         return min((self._due.get(queue, math.inf) for queue in queues), default=math.inf)
@@ -145,6 +178,14 @@ class Wakeups:
             for queue in queues:
                 if self._due.get(queue, math.inf) <= now:
                     del self._due[queue]
+                    self._known.discard(queue)
+
+    def forget_all(self) -> None:
+        """What was told isn't so any more: let everybody look."""
+        with self._lock:
+            self._due.clear()
+            self._known.clear()
+        self.tell(ANYTHING)
 
     @contextmanager
     def _waiting(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str]) -> Iterator[_Waiter]:
@@ -152,14 +193,29 @@ class Wakeups:
         with self._lock:
             for key in keys:
                 waiters[key].add(waiter)
+        for call in list(self.on_wait):
+            call()
         try:
             yield waiter
         finally:
             with self._lock:
                 for key in set(keys):
-                    waiters[key].discard(waiter)
-                    if not waiters[key]:
-                        del waiters[key]
+                    _discard(waiters, key, {waiter})
+
+    def prune(self) -> None:
+        """Let go of those whose loop was closed: nobody there waits any more."""
+        over: list[_Waiter] = []  # they live on until the lock is free, which whoever ends with them may want
+        with self._lock:
+            for waiters in (self._by_queue, self._by_task):
+                for key, members in list(waiters.items()):
+                    over += (gone := {waiter for waiter in members if waiter.is_over})
+                    _discard(waiters, key, gone)
+
+
+def _discard(waiters: defaultdict[str, set[_Waiter]], key: str, gone: set[_Waiter]) -> None:
+    waiters[key] -= gone
+    if not waiters[key]:
+        del waiters[key]
 
 
 def _members(waiters: Mapping[str, set[_Waiter]], keys: Collection[str] | None) -> set[_Waiter]:
@@ -174,17 +230,23 @@ _places_lock = threading.Lock()
 def wake_all() -> None:
     """Tell everybody: the virtual clock has moved."""
     for wakeups in list(_places.values()):
-        with wakeups._lock:
-            wakeups._due.clear()
-        wakeups.tell(ANYTHING)
+        wakeups.forget_all()
+
+
+def _prune(_: object) -> None:
+    for wakeups in list(_places.values()):
+        wakeups.prune()
+
+
+_loops = PerLoop(object, _prune)
+"""Tells when a loop has ended."""
 
 
 def _after_fork() -> None:
     """The parent's waiters are not the child's, and its locks may have been held."""
-    global _places_lock, SENDER
+    global _places_lock
     _places_lock = threading.Lock()
     _places.clear()
-    SENDER = os.urandom(6).hex()
 
 
 if hasattr(os, "register_at_fork"):
@@ -192,9 +254,6 @@ if hasattr(os, "register_at_fork"):
 
 
 # ── between processes ────────────────────────────────────────────────────────
-
-SENDER = os.urandom(6).hex()
-"""Names this process in messages, so that it needn't listen to its own."""
 
 Send = Callable[[News], Awaitable[None]]
 Listen = Callable[[], AsyncIterator[News]]
@@ -204,15 +263,24 @@ class Channel:
     """Tells other processes what this loop writes, and hears what they do. It belongs to one event loop.
 
     `send` tells all of some news in one message; `listen` yields what it hears until its connection is lost, and
-    anything at all as soon as it does hear. It is begun by the first wait, and again after every loss.
+    anything at all as soon as it does hear. It is begun by the first wait, and again after every loss. `next_due` is
+    asked for what was there before.
     """
 
-    def __init__(self, wakeups: Wakeups, *, send: Send | None, listen: Listen | None) -> None:
+    def __init__(
+        self,
+        wakeups: Wakeups,
+        *,
+        send: Send | None = None,
+        listen: Listen | None = None,
+        next_due: NextDue | None = None,
+    ) -> None:
         self.live = False
         """Whether other processes are heard."""
         self._wakeups = wakeups
         self._send = send
         self._listen = listen
+        self._next_due = next_due
         self._due: dict[str, float] = {}
         self._ended: list[str] = []
         self._sending: asyncio.Task[None] | None = None
@@ -229,7 +297,7 @@ class Channel:
             self._due[queue] = min(seconds, self._due.get(queue, math.inf))
         self._ended.extend(news.ended or ())
         if self._sending is None and (self._due or self._ended):
-            self._sending = _spawn(self._send_all(self._send), "send")
+            self._sending = spawn(self._send_all(self._send), name="omniq-send")
 
     async def _send_all(self, send: Send) -> None:
         try:
@@ -250,9 +318,9 @@ class Channel:
 
     # ── hearing ──────────────────────────────────────────────────────────────
 
-    async def for_tasks(self, queues: Sequence[str], timeout: float, next_due: NextDue | None = None) -> None:
+    async def for_tasks(self, queues: Sequence[str], timeout: float) -> None:
         """As `Wakeups.for_tasks`, for tasks of other processes too; shorter while those can't be heard."""
-        await self._wakeups.for_tasks(queues, self._patience(timeout), next_due)
+        await self._wakeups.for_tasks(queues, self._patience(timeout), self._next_due)
 
     async def for_results(self, ids: Sequence[str], timeout: float) -> None:
         """As `Wakeups.for_results`, for results of other processes too; shorter while those can't be heard."""
@@ -260,28 +328,34 @@ class Channel:
 
     def _patience(self, timeout: float) -> float:
         if self._listening is None and self._listen is not None:
-            self._listening = _spawn(self._keep_listening(self._listen), "listen")
+            self._listening = spawn(self._keep_listening(self._listen), name="omniq-listen")
         return timeout if self.live else min(timeout, DEAF_WAIT)
 
     async def _keep_listening(self, listen: Listen) -> None:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
-        while True:
+        while not _is_cancelled():
             try:
                 async with aclosing(listen()) as heard:  # type: ignore[type-var]
                     await self._hear(heard, backoff)
             except StoreError as error:
                 log.debug("other processes can't be heard, looking instead: %s", error)
-            if self.live:
-                self.live = False
-                self._wakeups.tell(ANYTHING)  # who waits learns that it is for less long now
+            self._set_live(False)
             await backoff.pause()
 
     async def _hear(self, heard: AsyncIterator[News], backoff: Backoff) -> None:
         async for news in heard:
-            # What was told before this loop could hear isn't known: whoever waits looks once more.
-            self._wakeups.tell(news if self.live else ANYTHING)
-            self.live = True
+            if self.live:
+                self._wakeups.tell(news)
+            self._set_live(True)
             backoff.reset()
+
+    def _set_live(self, live: bool) -> None:
+        """Note whether others are heard. Whoever waits looks: at what wasn't heard, or to wait for less long."""
+        if live is not self.live:
+            self.live = live
+            self._wakeups.hears(live)
+
+    # ── the end ──────────────────────────────────────────────────────────────
 
     async def close(self) -> None:
         """Send what is left, and listen no longer."""
@@ -290,9 +364,16 @@ class Channel:
         if self._listening is not None:
             await cancel_and_wait(self._listening)
             self._listening = None
-        self.live = False
+        self._set_live(False)
+
+    def abandon(self) -> None:
+        """Its loop has ended."""
+        forget(self._sending)
+        forget(self._listening)
+        self._set_live(False)
 
 
-def _spawn(coroutine: Awaitable[None], name: str) -> asyncio.Task[None]:
-    # In an empty context: what the first caller has set in its own isn't meant for all that follow.
-    return asyncio.get_running_loop().create_task(coroutine, name=f"omniq-{name}", context=Context())  # type: ignore[arg-type]
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled and a driver has swallowed that: nobody may cancel it again, as `asyncio.run`."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -8,7 +8,7 @@ from typing import Self
 
 from omniq import clock
 from omniq.models.times import Duration
-from omniq.storage import hints
+from omniq.storage import wakeups
 
 
 class VirtualClock:
@@ -46,4 +46,4 @@ class VirtualClock:
         if not step >= 0:
             raise ValueError(f"advance: expected at least 0 seconds, got {step:g}")
         clock.set_offset(clock.offset() + step)
-        hints.wake_all()
+        wakeups.wake_all()

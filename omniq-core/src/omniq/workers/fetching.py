@@ -14,9 +14,9 @@ from omniq.errors import StoreError
 from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
 from omniq.models.state import TaskState
-from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, Lease, TaskRecord
+from omniq.storage.wakeups import News
 from omniq.workers.admission import MAX_WAIT, Admission
 from omniq.workers.desk import Desk
 from omniq.workers.job import End, Job, Ran
@@ -116,7 +116,7 @@ class Fetcher:
     async def until_nothing_due(self) -> bool:
         """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile."""
         now, found = time.monotonic(), self._found
-        hints.tasks_added(self._store.location)  # so that it is made at once
+        self._store.wakeups.tell(News(due=None))  # so that it is made at once
         while self._emptied_at < now:
             self._emptied.clear()
             await self._emptied.wait()

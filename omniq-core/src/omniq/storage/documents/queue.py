@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
-from math import inf
 from operator import itemgetter
 from typing import ClassVar, TypeGuard
 
@@ -13,7 +12,7 @@ from msgspec.structs import replace
 
 from omniq.errors import UnsupportedCapability
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage import hints, rules
+from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.documents import results, tasks
@@ -37,6 +36,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.wakeups import News
 
 MANY = 1000
 """Entries that are read at a time where there may be any number."""
@@ -74,7 +74,7 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
         added = await self._tasks.change([task.id for task in new], step)
         added = await self._attach(new, added)
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
         return added
 
     async def _unknown_parents(self, new: Sequence[NewTask]) -> set[int]:
@@ -203,7 +203,7 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
         answers = await self._tasks.change([lease.task_id for lease in leases], step, beside=beside)
         back = [document for document in answers if document is not None]
         if back:
-            hints.tasks_added(self.location)
+            self.wakeups.tell(News(due=None))
         return await self._tasks.records(back, bodies=False)
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
@@ -236,9 +236,9 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
         beside = [None if change.result is None else results.result_key(change.task_id) for change in changes]
         answers = await self._tasks.change([change.task_id for change in changes], step, beside=beside)
-        hints.results_stored(self.location, [change.task_id for change in changes if change.result is not None])
+        self.wakeups.tell(News(ended=[change.task_id for change in changes if change.result is not None]))
         if any(change.to is TaskState.PENDING for change in changes):
-            hints.tasks_added(self.location)
+            self.wakeups.tell(News(due=None))
         return answers
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
@@ -348,7 +348,7 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         await self._queues.pause(queue_name, paused=paused)
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         return await self._schedules.put(schedule, if_version)
@@ -369,16 +369,17 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         """Also returns when a scheduled task of these queues becomes due."""
-        with hints.waiting_for_tasks(self.location) as waiter:
-            await waiter.wait(max(0.0, min(timeout, await self._next_due(queues) - self.documents.now())))
+        await self.wakeups.for_tasks(queues, timeout, self._next_due)
 
-    async def _next_due(self, queues: Sequence[str]) -> float:
-        times = [inf]
+    async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
+        """In how many seconds each queue has something to claim; those that have nothing are left out."""
+        due: dict[str, float] = {}
         for name in await self._queues.open(queues):
             if await self.documents.scan(tasks.due(name), limit=1):
-                return 0.0
-            times += [tasks.run_at(entry) for entry in await self.documents.scan(tasks.later(name), limit=1)]
-        return min(times)
+                due[name] = 0.0
+            elif first := await self.documents.scan(tasks.later(name), limit=1):
+                due[name] = tasks.run_at(first[0]) - self.documents.now()
+        return due
 
 
 EXPIRED_AT_ONCE = 10_000

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.damage import result_of
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
 from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.wakeups import News
 
 EXPIRING = "results"
 """The index of the results that end some time: by that time."""
@@ -52,7 +52,7 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
         stored: dict[int, bool] = {}
         while left := [n for n in range(len(records)) if n not in stored]:
             stored.update(await self._put({records[n].task_id: n for n in reversed(left)}, records))
-        hints.results_stored(self.location, [record.task_id for record in records])
+        self.wakeups.tell(News(ended=[record.task_id for record in records]))
         return [stored[n] for n in range(len(records))]
 
     async def _put(self, turn: dict[str, int], records: Sequence[ResultRecord]) -> dict[int, bool]:

@@ -16,7 +16,7 @@ results), `ProcessConformance` (`recipe`: a picklable callable that makes a queu
 among its capabilities is refused where it can be asked for, and skipped with the reason otherwise.
 
 The clock is moved with `omniq.clock`: a store with a clock of its own adds `omniq.clock.offset()` to it. Such a
-clock may differ from this process's by two seconds. `wait` must hear `omniq.storage.hints` of this process.
+clock may differ from this process's by two seconds. `wait` must hear `omniq.storage.wakeups` of this process.
 """
 
 import pytest

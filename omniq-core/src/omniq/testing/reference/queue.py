@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,7 +10,6 @@ from msgspec.structs import replace
 
 from omniq import clock
 from omniq.models.state import TaskState
-from omniq.storage import hints
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import (
@@ -29,6 +29,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.wakeups import News
 from omniq.testing.reference.space import ReferenceStore
 
 
@@ -44,7 +45,7 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
         with self.space.lock:
             now = clock.now()
             added = [self.space.tasks.add(task, now) for task in tasks]
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
         return added
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
@@ -80,7 +81,7 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
         with self.space.lock:
             back = self.space.tasks.reap(leases, clock.now())
         if back:
-            hints.tasks_added(self.location)
+            self.wakeups.tell(News(due=None))
         return list(map(_bodiless, back))
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
@@ -88,8 +89,8 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             now = clock.now()
             changed = [self._change(change, now) for change in changes]
         if any(change.to is TaskState.PENDING for change in changes):
-            hints.tasks_added(self.location)
-        hints.results_stored(self.location, [change.task_id for change in changes if change.result is not None])
+            self.wakeups.tell(News(due=None))
+        self.wakeups.tell(News(ended=[change.task_id for change in changes if change.result is not None]))
         return changed
 
     def _change(self, change: Change, now: float) -> Changed:
@@ -129,7 +130,7 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         with self.space.lock:
             self.space.tasks.pause(queue_name, paused=paused)
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
         with self.space.lock:
@@ -151,15 +152,17 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
                 return False
             self.space.tasks.add(task, clock.now())
             self.space.schedules.put(replace(schedule, next_run=next_run), if_version)
-        hints.tasks_added(self.location)
+        self.wakeups.tell(News(due=None))
         return True
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         """Also returns when a scheduled task of these queues becomes due."""
-        with hints.waiting_for_tasks(self.location) as waiter:
-            with self.space.lock:
-                due_in = self.space.tasks.next_due(queues) - clock.now()
-            await waiter.wait(max(0.0, min(timeout, due_in)))
+        await self.wakeups.for_tasks(queues, timeout, self._next_due)
+
+    async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
+        with self.space.lock:
+            due = {queue: self.space.tasks.next_due([queue]) - clock.now() for queue in queues}
+        return {queue: seconds for queue, seconds in due.items() if seconds < math.inf}
 
 
 def _bodiless(record: TaskRecord) -> TaskRecord:

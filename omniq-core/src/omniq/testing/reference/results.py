@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from omniq import clock
-from omniq.storage import hints
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.wakeups import News
 from omniq.testing.reference.space import ReferenceStore
 
 
@@ -18,7 +18,7 @@ class ReferenceResultStore(ReferenceStore, BaseResultStorage):
         with self.space.lock:
             now = clock.now()
             stored = [self.space.results.put(record, now) for record in records]
-        hints.results_stored(self.location, [record.task_id for record in records])
+        self.wakeups.tell(News(ended=[record.task_id for record in records]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
