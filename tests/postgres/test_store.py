@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Added, TaskFilter
 from omniq.testing.conformance.builders import reap
 from omniq_postgres.adding import COPY_FROM
-from omniq_postgres.claiming import CLAIM, HEAD, PROMOTE, REAP
+from omniq_postgres.claiming import CLAIM, HEAD, LAPSED, PROMOTE, REAP
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.guarantees import judge
@@ -208,8 +209,9 @@ class TestPlans:
         assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}
 
     async def test_a_reaper_reads_what_runs(self, queue: PostgresQueueStore, crowd: str) -> None:
-        plan = await self.explain(queue, REAP, 0.0, 100)
+        plan = await self.explain(queue, LAPSED, 0.0, -math.inf, "", 100)
         assert "task_running" in {node.get("Index Name") for node in nodes(plan)}
+        assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
 
     async def test_no_statement_walks_the_whole_table(
@@ -286,4 +288,4 @@ async def test_an_event_may_hold_what_the_server_can_not(postgres_url: str) -> N
 
 
 def test_no_statement_names_another_schema() -> None:
-    assert set(re.findall(r"(\w+)\.(?:task|paused_queue)\b", CLAIM + PROMOTE + REAP)) == {"omniq"}
+    assert set(re.findall(r"(\w+)\.(?:task|paused_queue)\b", CLAIM + PROMOTE + LAPSED + REAP)) == {"omniq"}

@@ -13,8 +13,6 @@ from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 
-from tests.servers.redis import RedisServer
-
 QUEUE = "default"
 
 
@@ -70,11 +68,11 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0)
             await asyncio.sleep(0.02)
 
 
-async def listening(store: RedisQueueStore, server: RedisServer) -> None:
-    """Wait until the store's subscription stands."""
-    await store.wait([QUEUE], 0.01)
+async def listening(store: RedisQueueStore) -> None:
+    """Wait until the store hears what others tell."""
 
-    async def subscribed() -> bool:
-        return bool(server.ask("PUBSUB NUMSUB", "{omniq:default}:tasks")[0][1] > 0)
+    async def hears() -> bool:
+        await store.wait(["nothing"], 0.01)
+        return store._connection.channel.live
 
-    await until(subscribed)
+    await until(hears)

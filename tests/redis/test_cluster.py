@@ -103,7 +103,7 @@ class TestSentinel:
             await until(takes_tasks(store, "after"), 30)
             assert replica.ask("ROLE")[0] == "master"
             assert {record.id for record in await claim(store)} == {"before", "after"}
-            await listening(store, replica)
+            await listening(store)
             await self._assert_push(store, f"redis+sentinel://{addresses(sentinels[:1])}/{MASTER}")
 
     async def _assert_push(self, store: RedisQueueStore, other_url: str) -> None:

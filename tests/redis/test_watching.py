@@ -31,6 +31,7 @@ POLL = 1.1
 @pytest.fixture
 async def here(redis_server: RedisServer) -> AsyncIterator[RedisQueueStore]:
     async with opened(f"redis://127.0.0.1:{redis_server.port}") as store:
+        await listening(store)
         yield store
 
 
@@ -63,6 +64,7 @@ class TestPush:
         await there.add([task("t"), task("u")])
         by_id = {record.id: record for record in await claim(there)}
         results = here.result_storage()
+        await results.wait(["x"], 0.0)
         wait = asyncio.ensure_future(results.wait(["x", "t"], LONG))
         await asyncio.sleep(0.1)
         await there.transition([success(by_id["u"])])
@@ -94,12 +96,7 @@ class TestPush:
 
 
 class TestDueLater:
-    @pytest.mark.parametrize("known", [False, True])
-    async def test_a_wait_ends_when_a_task_comes_due(
-        self, here: RedisQueueStore, there: RedisQueueStore, redis_server: RedisServer, known: bool
-    ) -> None:
-        if known:
-            await listening(here, redis_server)
+    async def test_a_wait_ends_when_a_task_comes_due(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.add([task("late", delay=50), task("soon", delay=0.5)])
         assert 0.4 < await elapsed(here.wait([QUEUE], LONG)) < 0.5 + PUSHED
         assert [record.id for record in await claim(here)] == ["soon"]
@@ -122,7 +119,7 @@ class TestWithoutPush:
         self, redis_server: RedisServer, here: RedisQueueStore, there: RedisQueueStore
     ) -> None:
         for _ in range(5):
-            await listening(here, redis_server)
+            await listening(here)
             killed = time.monotonic()
             redis_server.ask("CLIENT KILL", "TYPE", "pubsub")
             await there.add([task()])
@@ -141,27 +138,27 @@ class TestWithoutPush:
             assert await elapsed(store.wait([QUEUE], 0.1)) < 0.2
 
     async def test_a_wait_outlives_the_server(self, redis_server: RedisServer, here: RedisQueueStore) -> None:
-        await listening(here, redis_server)
+        await listening(here)
         await asyncio.to_thread(redis_server.kill)
         for _ in range(2):
             assert await elapsed(here.wait([QUEUE], LONG)) < POLL
         await asyncio.to_thread(redis_server.start)
-        await listening(here, redis_server)
+        await listening(here)
 
     async def test_damaged_messages_end_nothing(
         self, redis_server: RedisServer, here: RedisQueueStore, there: RedisQueueStore
     ) -> None:
-        await listening(here, redis_server)
+        await listening(here)
         for channel in ("tasks", "results"):
             redis_server.ask("PUBLISH", f"{{omniq:default}}:{channel}", "not msgpack")
-        await listening(here, redis_server)
+        await listening(here)
         await here.wait([QUEUE], 0.2)
         assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < PUSHED
 
 
 class TestQuiet:
     async def test_a_waiting_store_asks_nothing(self, redis_server: RedisServer, here: RedisQueueStore) -> None:
-        await listening(here, redis_server)
+        await listening(here)
         await here.wait([QUEUE], 0.1)
         before = redis_server.ask("INFO", "stats")["total_commands_processed"]
         for _ in range(4):

@@ -155,7 +155,11 @@ class Wakeups:
     async def _learn(self, queues: Sequence[str], next_due: NextDue) -> None:
         unknown = [queue for queue in queues if queue not in self._known]
         if unknown:
-            due, now = await next_due(unknown), time.monotonic()
+            try:
+                due, now = await next_due(unknown), time.monotonic()
+            except StoreError as error:  # whoever claims gets it, too
+                log.debug("it isn't known when the next task is due: %s", error)
+                return
             with self._lock:
                 self._due.update({queue: now + seconds for queue, seconds in due.items()})
                 if self._hearing:
