@@ -152,7 +152,7 @@ def only_the_poisonous_are_dead(run: Run) -> Broken:
 
 
 def recovery_is_prompt(run: Run) -> Broken:
-    """What a killed process left unfinished starts again within lease + reap interval + pick-up.
+    """What a killed process left unfinished starts again within 4/3 lease + reap interval + pick-up.
 
     Where epochs in between were never started (their process was killed as well, or they were handed
     back), each may have cost the same again. A start that is known to have failed may have been settled as
@@ -231,7 +231,7 @@ def _answer_was_lost(run: Run, task: TaskLog, epoch: int) -> bool:
 def _recovery_due(run: Run, killed_at: float, epochs: int) -> float:
     """By when what a kill cut short must run again, if so many epochs, the last one not counted, came to nothing."""
     due = killed_at
-    for step in (run.expect.lease, run.expect.reap_interval, run.expect.pickup) * epochs:
+    for step in (4 / 3 * run.expect.lease, run.expect.reap_interval, run.expect.pickup) * epochs:
         due = run.at_work(due + step)
     return due
 
