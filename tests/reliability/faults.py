@@ -25,7 +25,7 @@ from omniq.workers import AsyncWorkerPool
 
 from tests.loops import LOOPS, run_on
 from tests.reliability.injections import LATENCY, OUTAGE, Injection, Trial, cut_replies, injections
-from tests.reliability.load import Load, stored, surely
+from tests.reliability.load import Load, charged, stored, surely
 from tests.reliability.outages import Server
 from tests.reliability.proxy import FaultProxy
 from tests.reliability.requests import PostgresRequests, RedisRequests
@@ -36,8 +36,10 @@ from tests.servers.postgres import with_options
 SECONDS = 0.02
 """How long each task takes."""
 LEASE = 10.0
-SHORT_LEASE = 1.5
-"""Where claims are lost whose tasks nobody can hand back, and where leases must be renewed to be seen lost."""
+LEASES = dict.fromkeys(("everything", "cut:claim", "cut:extend", "cut:lapsed", "cut:beat"), 1.5) | dict.fromkeys(
+    ("stalls", "blackholes", "rowlock"), 2.0
+)
+"""Where leases must run out, or be renewed, for the fault to be seen."""
 TICK = 0.2
 """Interval of a schedule that fires meanwhile."""
 
@@ -76,7 +78,9 @@ async def play(fault: str, server: Server, kind: str, size: Size) -> Verdict:
     injection = cut_replies(verb) if verb != fault else injections(kind)[fault]
     with proxied(server, kind) as (proxy, url):
         async with front_door(kind, url, apart=verb in ("everything", "results_put")) as oq:
-            trial = Trial(oq, proxy, server, kind, size.cuts, size.resets, size.outage, size.latency)
+            trial = Trial(
+                oq, proxy, server, kind, LEASES.get(fault, LEASE), size.cuts, size.resets, size.outage, size.latency
+            )
             return await _Play(fault, injection, trial).play(size.tasks)
 
 
@@ -107,12 +111,10 @@ class _Play:
         self._fault = fault
         self._injection = injection
         self._trial = trial
-        lost = fault in ("everything", "cut:claim", "cut:extend")
-        self._load = Load(trial.oq, seconds=SHORT_LEASE / 3 if fault in ("everything", "cut:extend") else SECONDS)
+        self._load = Load(trial.oq, seconds=trial.lease / 3 if fault in LEASES and fault != "cut:claim" else SECONDS)
         self._worker: dict[str, Any] = {
             "max_workers": 50,
-            "lease": SHORT_LEASE if lost else LEASE,
-            "max_crashes": 1000 if lost else 3,
+            "lease": trial.lease,
             "reap_interval": 0.2,
             "poll_interval": 0.2,
             "grace_period": 5.0,
@@ -152,6 +154,7 @@ class _Play:
         complaints = [f"task {id_} is there, and nobody has enqueued it" for id_ in found.keys() - values.keys()]
         complaints += [f"task {id_} isn't there" for id_ in values.keys() - found.keys()]
         complaints += [f"task {id_} is {state}" for id_, state in found.items() if state is not TaskState.SUCCESS]
+        complaints += [f"task {id_} was charged a crash" for id_ in await surely(lambda: charged(self._trial.oq))]
         schedules = {schedule.id for schedule in await surely(self._trial.oq.list_schedules)}
         return complaints + [f"schedule {id_} is wrong" for id_ in schedules ^ self._load.schedules]
 

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from msgspec import Struct
@@ -38,6 +39,7 @@ class Trial(Struct, frozen=True):
     proxy: FaultProxy
     server: Server
     kind: str
+    lease: float
     cuts: int
     """How many replies to each call are cut."""
     resets: int
@@ -133,6 +135,39 @@ async def lock_out(trial: Trial) -> list[str]:
     return []
 
 
+async def stall(trial: Trial) -> list[str]:
+    """Stop the server three times, for two leases each."""
+    for _ in range(3):
+        trial.server.freeze()
+        await asyncio.sleep(2 * trial.lease)
+        trial.server.thaw()
+        await asyncio.sleep(trial.lease)
+    return []
+
+
+async def swallow(trial: Trial) -> list[str]:
+    """Let nothing get through for two leases, twice, though the connections stay open."""
+    for _ in range(2):
+        trial.proxy.silent = True
+        await asyncio.sleep(2 * trial.lease)
+        trial.proxy.silent = False
+        await asyncio.sleep(trial.lease)
+    return []
+
+
+async def lock_row(trial: Trial) -> list[str]:
+    """Hold the row of a running task locked for two leases."""
+    schema = dict(parse_qsl(urlsplit(trial.oq.task_queue.config.url or "").query))["schema"]
+    admin = await asyncpg.connect(trial.server.url)
+    while (row := await admin.fetchrow(f"select id from {schema}.task where state = 'running' limit 1")) is None:
+        await asyncio.sleep(0.01)
+    async with admin.transaction():
+        await admin.execute(f"select 1 from {schema}.task where id = $1 for update", row["id"])
+        await asyncio.sleep(2 * trial.lease)
+    await admin.close()
+    return []
+
+
 async def everything(trial: Trial) -> list[str]:
     """One after the other, all that ends by itself."""
     harm = [cut_replies_of_all, reset, refuse, lock_out, *([fill] if trial.kind != POSTGRES else [])]
@@ -148,5 +183,7 @@ def injections(kind: str) -> Mapping[str, Injection]:
         "refusals": refuse,
         "silence": silence,
         "lockout": lock_out,
+        "stalls": stall,
+        "blackholes": swallow,
     }
-    return found if kind == POSTGRES else {**found, "full": fill}
+    return {**found, "rowlock": lock_row} if kind == POSTGRES else {**found, "full": fill}

@@ -130,3 +130,8 @@ async def stored(oq: AsyncOmniQ) -> dict[str, TaskState]:
     """The tasks in the store and their states, without those of schedules."""
     tasks = await oq.list_tasks(limit=10_000)
     return {task.id: task.state for task in tasks if task.schedule_id is None}
+
+
+async def charged(oq: AsyncOmniQ) -> list[str]:
+    """The tasks that were charged a crash."""
+    return [task.id for task in await oq.list_tasks(limit=10_000) if task.crashes]
