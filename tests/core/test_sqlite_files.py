@@ -158,7 +158,7 @@ async def test_a_full_disk_is_told_and_costs_nothing(path: Path) -> None:
     store = SQLiteQueueStore(SQLiteTaskQueueConfig(path=str(path)))
     await store.add([task("before")])
     # A new connection, such as the next one after a failure, knows of no limit.
-    await store._database.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
+    await store._connection.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
     with pytest.raises(StoreFull, match="full"):
         await store.add([task(f"t{n:05}", body=b"x" * 1000) for n in range(2000)])
     assert await store.add([task("after")]) == ["new"]

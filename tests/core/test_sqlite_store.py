@@ -18,7 +18,7 @@ from omniq.storage.capabilities import Capability
 from omniq.storage.records import Added, Change, NewTask, ResultRecord, TaskRecord
 from omniq.testing.conformance.builders import reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
-from omniq_sqlite.connection import Database
+from omniq_sqlite.connection import Database, SQLiteStore
 from omniq_sqlite.opening import SCHEMA_VERSION, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
@@ -41,9 +41,9 @@ async def queue(config: SQLiteTaskQueueConfig) -> AsyncIterator[SQLiteQueueStore
 
 @pytest.fixture
 async def database(config: SQLiteTaskQueueConfig) -> AsyncIterator[Database]:
-    shared = Database.acquire(config.settings)
+    shared = SQLiteStore.connections.take(config.settings)
     yield shared
-    await shared.release()
+    await SQLiteStore.connections.give_back(shared)
 
 
 @pytest.fixture

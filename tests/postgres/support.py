@@ -45,7 +45,7 @@ def success(record: TaskRecord, body: bytes = b"result") -> Change:
 
 def database_of(store: PostgresQueueStore) -> Database:
     """What the running loop has open for a store."""
-    return store._database
+    return store._connection
 
 
 async def until(probe: Callable[[], Awaitable[object]], *, patience: float = PATIENCE) -> float:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 import asyncpg
 from omniq.background import in_empty_context
 from omniq.errors import StoreUnavailable
-from omniq.loops import PerLoop
-from omniq.storage.base import Store
+from omniq.storage.connected import ConnectedStore, Connections
+from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
 
 from omniq_postgres.config import PostgresConfig, ServerSettings
@@ -68,16 +67,13 @@ Job: TypeAlias = Callable[[Session], Awaitable[T]]
 """Something to do with a session. It may be run again after a rollback."""
 
 
-class Database:
-    """One schema, as used by one event loop. It lives from the first `acquire` to the last `release`."""
+class Database(Connected):
+    """One schema, as used by one event loop."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.defunct = False
-        """It was opened before a fork, in the parent."""
         self.pooled = False
         """A pooler stands between us and the server."""
-        self._users = 0
         self._prepared = False
         self._preparing = asyncio.Lock()
         self._texts: dict[str, str] = {}
@@ -87,22 +83,7 @@ class Database:
         self._slots = asyncio.Semaphore(settings.pool_size)
         self.channel = open_channel(self)
 
-    @classmethod
-    def acquire(cls, settings: ServerSettings) -> Database:
-        """The database that the running loop shares for these settings."""
-        databases = _open.get()
-        database = databases.get(settings)
-        if database is None:
-            database = databases[settings] = cls(settings)
-        database._users += 1
-        return database
-
-    async def release(self) -> None:
-        """Give it back; the last one closes the connections."""
-        self._users -= 1
-        if self._users or self.defunct:
-            return
-        del _open.get()[self.settings]
+    async def close(self) -> None:
         await self.channel.close()
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(self._close, idle))
@@ -227,51 +208,21 @@ async def _let_the_loop_look() -> None:
         await asyncio.sleep(0)
 
 
-def _abandon(databases: dict[ServerSettings, Database]) -> None:
-    for database in databases.values():
-        database.abandon()
-
-
-_open: PerLoop[dict[ServerSettings, Database]] = PerLoop(dict, _abandon)
-
-
-def _after_fork_in_child() -> None:
-    """The connections are the parent's: let the child open its own."""
-    for databases in _open.clear():
-        for database in databases.values():
-            database.defunct = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class PostgresStore(Store):
+class PostgresStore(ConnectedStore[Database]):
     """What the three stores have in common."""
 
+    connections: ClassVar[Connections[Database]] = Connections(Database)
+    _settings: ServerSettings
+
     def __init__(self, config: PostgresConfig) -> None:
-        self._settings = config.settings
-        self._databases = PerLoop(lambda: Database.acquire(self._settings))
+        super().__init__(config.settings)
 
     @property
     def location(self) -> str:
         return self._settings.location
 
     async def guarantees(self) -> Guarantees:
-        return await look_up_guarantees(self._database)
+        return await look_up_guarantees(self._connection)
 
     async def connect(self) -> None:
-        await self._database.prepare()
-
-    async def close(self) -> None:
-        if database := self._databases.pop():
-            await database.release()
-
-    @property
-    def _database(self) -> Database:
-        """Opened at the first use in each loop, and again after a fork."""
-        database = self._databases.get()
-        if database.defunct:
-            self._databases.pop()
-            database = self._databases.get()
-        return database
+        await self._connection.prepare()

@@ -46,7 +46,7 @@ class PostgresEventStore(PostgresStore, BaseEventStorage):
     async def append(self, events: Sequence[TaskEvent]) -> None:
         if events:
             columns = zip(*map(_row, events), strict=True)
-            await self._database.run(lambda session: session.fetch(_APPEND, *map(list, columns)))
+            await self._connection.run(lambda session: session.fetch(_APPEND, *map(list, columns)))
 
     async def query(
         self,
@@ -65,11 +65,11 @@ class PostgresEventStore(PostgresStore, BaseEventStorage):
         }
         where, values = conditions(wanted)
         sql = _QUERY.format(where=where, limit=f"${len(values) + 1}")
-        rows = await self._database.run(lambda session: session.fetch(sql, *values, limit))
+        rows = await self._connection.run(lambda session: session.fetch(sql, *values, limit))
         return [_event(row) for row in reversed(rows)]
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
-        return len(await self._database.run(lambda session: session.fetch(_PURGE, before, limit)))
+        return len(await self._connection.run(lambda session: session.fetch(_PURGE, before, limit)))
 
 
 def _row(event: TaskEvent) -> tuple[object, ...]:

@@ -87,15 +87,15 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         if not tasks:
             return []
-        if can_copy(tasks) and await self._database.run(partial(copy_tasks, tasks=tasks)):
+        if can_copy(tasks) and await self._connection.run(partial(copy_tasks, tasks=tasks)):
             added = [Added.NEW] * len(tasks)
         else:
-            added = await self._database.run(partial(add_tasks, tasks=tasks))
-        self._database.channel.tell(News(due_in(tasks, added)))
+            added = await self._connection.run(partial(add_tasks, tasks=tasks))
+        self._connection.channel.tell(News(due_in(tasks, added)))
         return added
 
     async def add_within(self, connection: ForeignConnection, tasks: Sequence[NewTask]) -> list[Added]:
-        return await self._database.join(connection, partial(self._add_and_tell, tasks=tasks)) if tasks else []
+        return await self._connection.join(connection, partial(self._add_and_tell, tasks=tasks)) if tasks else []
 
     async def _add_and_tell(self, session: Session, tasks: Sequence[NewTask]) -> list[Added]:
         """Add, and notify everybody, this process too: all of it happens when the caller commits."""
@@ -115,93 +115,93 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
             worker=worker,
             bookmarks=self._bookmarks,
         )
-        claimed = await self._database.run(job)
+        claimed = await self._connection.run(job)
         if claimed.until_next is not None and claimed.until_next > 0:
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        return await self._database.run(partial(extend_leases, leases=leases, lease=lease)) if leases else []
+        return await self._connection.run(partial(extend_leases, leases=leases, lease=lease)) if leases else []
 
     async def held(self, worker: str) -> list[Lease]:
-        return await self._database.run(partial(held_leases, worker=worker))
+        return await self._connection.run(partial(held_leases, worker=worker))
 
     async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
-        return await self._database.run(partial(lapsed_leases, limit=limit, after=after))
+        return await self._connection.run(partial(lapsed_leases, limit=limit, after=after))
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        await self._database.run(partial(beat, worker=worker, leaving=leaving))
+        await self._connection.run(partial(beat, worker=worker, leaving=leaving))
 
     async def workers(self) -> list[WorkerRecord]:
-        return await self._database.run(fetch_workers)
+        return await self._connection.run(fetch_workers)
 
     async def now(self) -> float:
-        return await self._database.run(server_now)
+        return await self._connection.run(server_now)
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-        reaped = await self._database.run(partial(reap_tasks, leases=leases))
-        self._database.channel.tell(News({task.queue_name: 0.0 for task in reaped}))
+        reaped = await self._connection.run(partial(reap_tasks, leases=leases))
+        self._connection.channel.tell(News({task.queue_name: 0.0 for task in reaped}))
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         if not changes:
             return []
-        settled = await self._database.run(partial(settle, changes=changes))
-        self._database.channel.tell(News(settled.due, settled.ended))
-        parents = await self._database.run(partial(with_children, ids=[change.task_id for change in changes]))
+        settled = await self._connection.run(partial(settle, changes=changes))
+        self._connection.channel.tell(News(settled.due, settled.ended))
+        parents = await self._connection.run(partial(with_children, ids=[change.task_id for change in changes]))
         return [
             Changed(status, change.task_id in parents) for status, change in zip(settled.statuses, changes, strict=True)
         ]
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._database.run(partial(replace_task_bodies, bodies=bodies)) if bodies else []
+        return await self._connection.run(partial(replace_task_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
-        found = await self._database.run(partial(fetch_tasks, ids=ids, bodies=bodies)) if ids else {}
+        found = await self._connection.run(partial(fetch_tasks, ids=ids, bodies=bodies)) if ids else {}
         return [found.get(id_) for id_ in ids]
 
     async def find(
         self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
     ) -> TaskPage:
         job = partial(find_tasks, where=where, limit=limit, cursor=cursor, bodies=bodies)
-        return await self._database.run(job)
+        return await self._connection.run(job)
 
     async def stats(self) -> list[QueueStats]:
-        return await self._database.run(count_tasks)
+        return await self._connection.run(count_tasks)
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
-        children = await self._database.run(partial(fetch_children, ids=ids)) if ids else {}
+        children = await self._connection.run(partial(fetch_children, ids=ids)) if ids else {}
         return [children.get(id_, []) for id_ in ids]
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        await self._database.run(partial(forget_workers, older_than=older_than))
-        return await self._database.run(partial(purge_tasks, older_than=older_than, limit=limit))
+        await self._connection.run(partial(forget_workers, older_than=older_than))
+        return await self._connection.run(partial(purge_tasks, older_than=older_than, limit=limit))
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         async def job(session: Session) -> None:
             await session.fetch(_PAUSE if paused else _RESUME, queue_name)
 
-        await self._database.run(job)
-        self._database.channel.tell(News({} if paused else {queue_name: 0.0}))
+        await self._connection.run(job)
+        self._connection.channel.tell(News({} if paused else {queue_name: 0.0}))
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
-        return await self._database.run(partial(put_schedule, schedule=schedule, if_version=if_version))
+        return await self._connection.run(partial(put_schedule, schedule=schedule, if_version=if_version))
 
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
-        return await self._database.run(partial(fetch_schedules, ids=ids, within=within))
+        return await self._connection.run(partial(fetch_schedules, ids=ids, within=within))
 
     async def delete_schedule(self, schedule_id: str) -> bool:
-        return await self._database.run(partial(delete_schedule, schedule_id=schedule_id))
+        return await self._connection.run(partial(delete_schedule, schedule_id=schedule_id))
 
     async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
         job = partial(fire, schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
-        fired = await self._database.run(job)
+        fired = await self._connection.run(job)
         if fired:
-            self._database.channel.tell(News(due_in([task], [Added.NEW])))
+            self._connection.channel.tell(News(due_in([task], [Added.NEW])))
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
-        await self._database.channel.for_tasks(queues, timeout)
+        await self._connection.channel.for_tasks(queues, timeout)
 
 
 class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]):

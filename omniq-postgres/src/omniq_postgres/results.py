@@ -75,18 +75,18 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         if not records:
             return []
-        stored = await self._database.run(partial(_put, records=records))
+        stored = await self._connection.run(partial(_put, records=records))
         ended = [record.task_id for record, done in zip(records, stored, strict=True) if done]
-        self._database.channel.tell(News(ended=ended))
+        self._connection.channel.tell(News(ended=ended))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._database.run(partial(replace_result_bodies, bodies=bodies)) if bodies else []
+        return await self._connection.run(partial(replace_result_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         if not ids:
             return []
-        rows = await self._database.run(lambda session: session.fetch(_GET_SMALL, clock.offset(), ids))
+        rows = await self._connection.run(lambda session: session.fetch(_GET_SMALL, clock.offset(), ids))
         large = [row for row in rows if row["body"] is None]
         found = {row["task_id"]: _record(row) for row in rows if row["body"] is not None}
         for part in parts(large, _size, limit=len(large), max_bytes=MAX_BYTES):
@@ -94,19 +94,19 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
         return [found.get(id_) for id_ in ids]
 
     async def _get_whole(self, ids: Sequence[str]) -> dict[str, ResultRecord]:
-        rows = await self._database.run(lambda session: session.fetch(_GET_WHOLE, clock.offset(), ids))
+        rows = await self._connection.run(lambda session: session.fetch(_GET_WHOLE, clock.offset(), ids))
         return {row["task_id"]: _record(row) for row in rows}
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
         sql = _OF_SCHEDULE.format("desc" if newest_first else "asc")
-        rows = await self._database.run(lambda session: session.fetch(sql, clock.offset(), schedule_id, limit))
+        rows = await self._connection.run(lambda session: session.fetch(sql, clock.offset(), schedule_id, limit))
         return [_record(row) for row in rows]
 
     async def purge(self, *, limit: int = 1000) -> int:
-        return len(await self._database.run(lambda session: session.fetch(_PURGE, clock.offset(), limit)))
+        return len(await self._connection.run(lambda session: session.fetch(_PURGE, clock.offset(), limit)))
 
     async def wait(self, ids: Sequence[str], timeout: float) -> None:
-        await self._database.channel.for_results(ids, timeout)
+        await self._connection.channel.for_results(ids, timeout)
 
 
 async def _put(session: Session, records: Sequence[ResultRecord]) -> list[bool]:

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from omniq import clock
 from omniq.background import in_empty_context
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.logs import get_logger
-from omniq.loops import PerLoop
-from omniq.storage.base import Store
+from omniq.storage.connected import ConnectedStore, Connections
+from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import Channel, Wakeups
 from redis.asyncio import Redis, RedisCluster
@@ -41,13 +41,12 @@ _decode_due = msgspec.msgpack.Decoder(list[float | bool]).decode
 _reported: set[str] = set()
 
 
-class Connection:
-    """A server, as used by one loop. It lives from the first `acquire` to the last `release`."""
+class Connection(Connected):
+    """A server, as used by one loop."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._location = settings.location
-        self._users = 0
         with store_errors(settings):
             self._client = open_client(settings)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
@@ -57,26 +56,11 @@ class Connection:
         self._subscription = Subscription(settings, self._sender)
         self.channel = Channel(wakeups, listen=self._subscription.listen, next_due=self._next_due)
 
-    @classmethod
-    def acquire(cls, settings: ServerSettings) -> Connection:
-        """The connection that this loop shares for these settings."""
-        of_loop = _open.get()
-        connection = of_loop.get(settings)
-        if connection is None:
-            connection = of_loop[settings] = cls(settings)
-        connection._users += 1
-        return connection
-
-    async def release(self) -> None:
-        """Give it back; the last one closes it."""
-        self._users -= 1
-        if self._users == 0:
-            del _open.get()[self._settings]
-            await self.channel.close()
-            await close_client(self._client)
+    async def close(self) -> None:
+        await self.channel.close()
+        await close_client(self._client)
 
     def abandon(self) -> None:
-        """Hang up at once: its loop has ended."""
         self.channel.abandon()
         self._subscription.hang_up()
         hang_up(self._client)
@@ -193,14 +177,6 @@ class Connection:
         return {queue: in_bounds(due) for queue, due in zip(queues, answers, strict=True) if due is not False}
 
 
-def _abandon(connections: dict[ServerSettings, Connection]) -> None:
-    for connection in connections.values():
-        connection.abandon()
-
-
-_open: PerLoop[dict[ServerSettings, Connection]] = PerLoop(dict, _abandon)
-
-
 def _report(location: str, server: Server) -> None:
     """Tell once what can be relied upon."""
     _log.info("%s: version %s, %s", location, server.version, server.guarantees)
@@ -208,13 +184,15 @@ def _report(location: str, server: Server) -> None:
         _log.warning("%s: %s", location, warning)
 
 
-class RedisStore(Store):
+class RedisStore(ConnectedStore[Connection]):
     """What both stores have in common."""
 
+    connections: ClassVar[Connections[Connection]] = Connections(Connection)
+    _settings: ServerSettings
+
     def __init__(self, config: RedisConfig) -> None:
-        self._settings = config.settings
+        super().__init__(config.settings)
         self._location = self._settings.location
-        self._connections = PerLoop(lambda: Connection.acquire(self._settings))
 
     @property
     def location(self) -> str:
@@ -227,14 +205,5 @@ class RedisStore(Store):
     async def connect(self) -> None:
         await in_empty_context(self._connection.check())
 
-    async def close(self) -> None:
-        if connection := self._connections.pop():
-            await connection.release()
-
     async def guarantees(self) -> Guarantees:
         return (await self._connection.server()).guarantees
-
-    @property
-    def _connection(self) -> Connection:
-        """Opened at the first use in each loop."""
-        return self._connections.get()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
-from omniq.loops import PerLoop
-from omniq.storage.base import Store
+from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import Wakeups
 
@@ -23,63 +20,32 @@ T = TypeVar("T")
 BESIDE_A_BODY = 64 * 1024
 """Bytes that the other columns of a row may have."""
 
-_open: dict[DatabaseSettings, Database] = {}
-_lock = threading.Lock()
 
-
-class Database:
-    """One file, as used by this process. It lives from the first `acquire` to the last `release`."""
+class Database(Connection):
+    """One file, as used by this process."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        self.defunct = False
-        """It was opened before a fork, in the parent."""
-        self._settings = settings
-        self._users = 0
         with ExitStack() as started:  # all of the threads, or none
             self._writer = Writer("omniq-sqlite-writer", Link(settings))
             started.callback(self._writer.ask_to_end)
             self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
             started.callback(self._reader.ask_to_end)
-            self.watcher = Watcher(
-                "omniq-sqlite-watcher", Link(settings, read_only=True), Wakeups.at(settings.location)
-            )
+            wakeups = Wakeups.at(settings.location)
+            self._watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True), wakeups)
             started.pop_all()
 
-    @classmethod
-    def acquire(cls, settings: DatabaseSettings) -> Database:
-        """The database that this process shares for these settings."""
-        with _lock:
-            database = _open.get(settings)
-            if database is None:
-                database = _open[settings] = cls(settings)
-            database._users += 1
-        return database
-
-    async def release(self) -> None:
-        """Give it back; the last one ends the threads, after what they were asked for."""
-        if self._is_last():
-            for thread in self._threads:
-                await thread.end()
+    async def close(self) -> None:
+        for thread in self._threads:
+            await thread.end()
 
     def abandon(self) -> None:
-        """As `release`, for a loop that has ended."""
-        if self._is_last():
-            for thread in self._threads:
-                thread.end_now()
+        for thread in self._threads:
+            thread.end_now()
 
     @property
     def _threads(self) -> tuple[LinkThread, ...]:
         """In the order of their end: the writer last, since who closes last moves the WAL into the file."""
-        return self._reader, self.watcher, self._writer
-
-    def _is_last(self) -> bool:
-        """One user less; returns whether there is none left."""
-        with _lock:
-            self._users -= 1
-            if self._users or self.defunct:
-                return False
-            del _open[self._settings]
-            return True
+        return self._reader, self._watcher, self._writer
 
     async def read(self, job: Job[T]) -> T:
         """What a reading job returns; it sees every commit that was reported before."""
@@ -90,27 +56,15 @@ class Database:
         return await self._writer.do(job)
 
 
-def _after_fork_in_child() -> None:
-    """The threads are gone: let the child open its own."""
-    global _lock
-    _lock = threading.Lock()
-    for database in _open.values():
-        database.defunct = True
-    _open.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class SQLiteStore(Store):
+class SQLiteStore(ConnectedStore[Database]):
     """What the three stores have in common."""
 
+    connections: ClassVar[Connections[Database]] = Connections(Database, of_process=True)
     networked: bool = False
+    _settings: DatabaseSettings
 
     def __init__(self, config: SQLiteConfig) -> None:
-        self._settings = config.settings
-        self._databases = PerLoop(lambda: Database.acquire(self._settings), Database.abandon)
+        super().__init__(config.settings)
 
     @property
     def location(self) -> str:
@@ -132,20 +86,7 @@ class SQLiteStore(Store):
         )
 
     async def connect(self) -> None:
-        await self._database.read(_nothing)
-
-    async def close(self) -> None:
-        if database := self._databases.pop():
-            await database.release()
-
-    @property
-    def _database(self) -> Database:
-        """Opened at the first use in each loop, and again after a fork."""
-        database = self._databases.get()
-        if database.defunct:
-            self._databases.pop()
-            database = self._databases.get()
-        return database
+        await self._connection.read(_nothing)
 
 
 def _nothing(connection: sqlite3.Connection) -> None:

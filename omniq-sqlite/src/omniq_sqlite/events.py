@@ -61,7 +61,7 @@ class SQLiteEventStore(SQLiteStore, BaseEventStorage):
     async def append(self, events: Sequence[TaskEvent]) -> None:
         if events:
             rows = encode([_row(event) for event in events])
-            await self._database.write(lambda connection: connection.execute(_APPEND, (rows,)))
+            await self._connection.write(lambda connection: connection.execute(_APPEND, (rows,)))
 
     async def query(
         self,
@@ -84,10 +84,10 @@ class SQLiteEventStore(SQLiteStore, BaseEventStorage):
         def job(connection: sqlite3.Connection) -> list[TaskEvent]:
             return _fetch(connection, _SELECT.format(where=where), (*values, limit))[::-1]
 
-        return await self._database.read(job)
+        return await self._connection.read(job)
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
-        return await self._database.write(lambda connection: connection.execute(_PURGE, (before, limit)).rowcount)
+        return await self._connection.write(lambda connection: connection.execute(_PURGE, (before, limit)).rowcount)
 
 
 def _fetch(connection: sqlite3.Connection, select: str, values: Sequence[object]) -> list[TaskEvent]:

@@ -18,13 +18,13 @@ class OpenFiles:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._database = _identity(path)
+        self._connection = _identity(path)
         self._beside = [_identity(path + suffix) for suffix in BESIDE]
 
     @property
     def harm(self) -> str | None:
         """What has happened to them since, if something has."""
-        if (now := _identity(self._path)) != self._database:
+        if (now := _identity(self._path)) != self._connection:
             return "the file was deleted" if now is None else "the file was replaced"
         if self._now_beside() != self._beside:
             return f"its {' or '.join(BESIDE)} was deleted or replaced"
@@ -34,11 +34,11 @@ class OpenFiles:
     def may_move_wal(self) -> bool:
         """Whether the WAL may still be moved into the database: not if that has another one by now."""
         now = _identity(self._path + "-wal")
-        return _identity(self._path) != self._database or now in (None, self._beside[0])
+        return _identity(self._path) != self._connection or now in (None, self._beside[0])
 
     def clear_away(self) -> None:
         """Delete what the old database has left beside a new one, which would take it for its own."""
-        if _identity(self._path) != self._database:
+        if _identity(self._path) != self._connection:
             for suffix, old, now in zip(BESIDE, self._beside, self._now_beside(), strict=True):
                 if now is not None and now == old:
                     with contextlib.suppress(FileNotFoundError):

@@ -72,7 +72,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         if not tasks:
             return []
-        added, any_due = await self._database.write(partial(add_tasks, tasks=tasks))
+        added, any_due = await self._connection.write(partial(add_tasks, tasks=tasks))
         self._tell(any_due)
         return added
 
@@ -80,7 +80,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         if limit < 1 or (self._idle and not await self._anything_due(queues)):
             return []
         job = partial(claim_tasks, queues=queues, limit=limit, lease=lease, worker=worker, max_bytes=self.max_bytes)
-        claimed = await self._database.write(job)
+        claimed = await self._connection.write(job)
         self._idle = not claimed
         return claimed
 
@@ -88,78 +88,78 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return min((await self._next_due(queues)).values(), default=1.0) <= 0.0
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        return await self._database.write(partial(extend_leases, leases=leases, lease=lease)) if leases else []
+        return await self._connection.write(partial(extend_leases, leases=leases, lease=lease)) if leases else []
 
     async def held(self, worker: str) -> list[Lease]:
-        return await self._database.read(partial(held_leases, worker=worker))
+        return await self._connection.read(partial(held_leases, worker=worker))
 
     async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
-        return await self._database.read(partial(lapsed_leases, limit=limit, after=after))
+        return await self._connection.read(partial(lapsed_leases, limit=limit, after=after))
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        await self._database.write(partial(beat, worker=worker, leaving=leaving))
+        await self._connection.write(partial(beat, worker=worker, leaving=leaving))
 
     async def workers(self) -> list[WorkerRecord]:
-        return await self._database.read(fetch_workers)
+        return await self._connection.read(fetch_workers)
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-        reaped = await self._database.write(partial(reap_tasks, leases=leases))
+        reaped = await self._connection.write(partial(reap_tasks, leases=leases))
         self._tell(bool(reaped))
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         if not changes:
             return []
-        settled = await self._database.write(partial(settle, changes=changes))
+        settled = await self._connection.write(partial(settle, changes=changes))
         self._tell(settled.any_due)
         self.wakeups.tell(News(ended=[result.task_id for result in settled.results]))
         return settled.answers
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._database.write(partial(replace_task_bodies, bodies=bodies)) if bodies else []
+        return await self._connection.write(partial(replace_task_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
-        found = {task.id: task for task in await self._database.read(partial(fetch_tasks, ids=ids, bodies=bodies))}
+        found = {task.id: task for task in await self._connection.read(partial(fetch_tasks, ids=ids, bodies=bodies))}
         return [found.get(id_) for id_ in ids]
 
     async def find(
         self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
     ) -> TaskPage:
         job = partial(find_tasks, where=where, limit=limit, cursor=cursor, bodies=bodies)
-        return await self._database.read(job)
+        return await self._connection.read(job)
 
     async def stats(self) -> list[QueueStats]:
-        return await self._database.read(count_tasks)
+        return await self._connection.read(count_tasks)
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
-        children = await self._database.read(partial(fetch_children, ids=ids))
+        children = await self._connection.read(partial(fetch_children, ids=ids))
         return [children.get(id_, []) for id_ in ids]
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        await self._database.write(partial(forget_workers, older_than=older_than))
-        if not await self._database.read(partial(select_old, older_than=older_than, limit=1)):
+        await self._connection.write(partial(forget_workers, older_than=older_than))
+        if not await self._connection.read(partial(select_old, older_than=older_than, limit=1)):
             return 0
-        return await self._database.write(partial(purge_tasks, older_than=older_than, limit=limit))
+        return await self._connection.write(partial(purge_tasks, older_than=older_than, limit=limit))
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         def job(connection: sqlite3.Connection) -> None:
             connection.execute(_PAUSE if paused else _RESUME, (queue_name,))
 
-        await self._database.write(job)
+        await self._connection.write(job)
         self._tell(not paused)
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
-        return await self._database.write(partial(put_schedule, schedule=schedule, if_version=if_version))
+        return await self._connection.write(partial(put_schedule, schedule=schedule, if_version=if_version))
 
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
-        return await self._database.read(partial(fetch_schedules, ids=ids, within=within))
+        return await self._connection.read(partial(fetch_schedules, ids=ids, within=within))
 
     async def delete_schedule(self, schedule_id: str) -> bool:
-        return await self._database.write(partial(delete_schedule, schedule_id=schedule_id))
+        return await self._connection.write(partial(delete_schedule, schedule_id=schedule_id))
 
     async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
         job = partial(fire, schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
-        fired, any_due = await self._database.write(job)
+        fired, any_due = await self._connection.write(job)
         self._tell(any_due)
         return fired
 
@@ -168,7 +168,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
         """In how many seconds each queue has something to claim; paused and empty ones are left out."""
-        due = await self._database.read(partial(next_due, queues=queues))
+        due = await self._connection.read(partial(next_due, queues=queues))
         return {queue: at - clock.now() for queue, at in due.items()}
 
     def _tell(self, any_due: bool) -> None:

@@ -93,15 +93,15 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        stored = await self._database.write(partial(_put, records=records)) if records else []
+        stored = await self._connection.write(partial(_put, records=records)) if records else []
         self.wakeups.tell(News(ended=[r.task_id for r, done in zip(records, stored, strict=True) if done]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._database.write(partial(replace_result_bodies, bodies=bodies)) if bodies else []
+        return await self._connection.write(partial(replace_result_bodies, bodies=bodies)) if bodies else []
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
-        found = await self._database.read(partial(_fetch, ids=ids)) if ids else {}
+        found = await self._connection.read(partial(_fetch, ids=ids)) if ids else {}
         return [found.get(id_) for id_ in ids]
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
@@ -112,12 +112,14 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
             found = _fetch(connection, ids)
             return [found[id_] for id_ in ids if id_ in found]
 
-        return await self._database.read(job)
+        return await self._connection.read(job)
 
     async def purge(self, *, limit: int = 1000) -> int:
-        if not await self._database.read(_any_expired):
+        if not await self._connection.read(_any_expired):
             return 0
-        return await self._database.write(lambda connection: connection.execute(_PURGE, (clock.now(), limit)).rowcount)
+        return await self._connection.write(
+            lambda connection: connection.execute(_PURGE, (clock.now(), limit)).rowcount
+        )
 
     async def wait(self, ids: Sequence[str], timeout: float) -> None:
         await self.wakeups.for_results(ids, timeout)

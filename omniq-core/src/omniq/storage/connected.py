@@ -1,0 +1,107 @@
+"""Stores that keep something open, such as a pool or threads, and share it with all others at the same place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+
+from omniq.loops import PerLoop
+from omniq.storage.base import Store
+
+Settings: TypeAlias = Hashable
+"""What a connection needs to know: stores with equal settings share one."""
+
+
+class Connection(ABC):
+    """What is open at one place. It lives from the first store that takes it to the last one that gives it back."""
+
+    defunct = False
+    """It was opened before a fork, in the parent: the child mustn't use it, nor close it."""
+    _users = 0
+    _key: Any = None
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close it, after what it was asked for."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Close it at once: the loop of the last user has ended."""
+
+
+T = TypeVar("T", bound=Connection)
+
+
+class Connections(Generic[T]):
+    """The connections that are open of one kind: one for each place, and each event loop unless `of_process`."""
+
+    def __init__(self, make: Callable[[Any], T], *, of_process: bool = False) -> None:
+        self._make = make
+        self._of_process = of_process
+        self._open: dict[tuple[object, Settings], T] = {}
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def take(self, settings: Settings) -> T:
+        """The connection for these settings, made at the first call. Raises what making it raises."""
+        key = (None if self._of_process else asyncio.get_running_loop(), settings)
+        with self._lock:
+            connection = self._open.get(key)
+            if connection is None:
+                connection = self._open[key] = self._make(settings)
+                connection._key = key
+            connection._users += 1
+            return connection
+
+    async def give_back(self, connection: T) -> None:
+        """One user less; the last one closes it."""
+        if self._is_last(connection):
+            await connection.close()
+
+    def drop(self, connection: T) -> None:
+        """As `give_back`, for a loop that has ended."""
+        if self._is_last(connection):
+            connection.abandon()
+
+    def _is_last(self, connection: T) -> bool:
+        with self._lock:
+            connection._users -= 1
+            if connection._users or connection.defunct:
+                return False
+            del self._open[connection._key]
+            return True
+
+    def _forget(self) -> None:
+        """They are the parent's: let a forked child open its own."""
+        self._lock = threading.Lock()
+        for connection in self._open.values():
+            connection.defunct = True
+        self._open.clear()
+
+
+class ConnectedStore(Store, Generic[T]):
+    """A store that works through a `Connection`."""
+
+    connections: ClassVar[Connections[Any]]
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._taken: PerLoop[T] = PerLoop(lambda: self.connections.take(settings), self.connections.drop)
+
+    @property
+    def _connection(self) -> T:
+        """Taken at the first use in each loop, and again after a fork."""
+        connection = self._taken.get()
+        if connection.defunct:
+            self._taken.pop()
+            connection = self._taken.get()
+        return connection
+
+    async def close(self) -> None:
+        if connection := self._taken.pop():
+            await self.connections.give_back(connection)
