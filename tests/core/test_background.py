@@ -75,9 +75,9 @@ class LookingQueue(ReferenceQueueStore):
 class LookingResults(ReferenceResultStore):
     """Notes in which context the watcher waits."""
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> None:
+    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
         look("watcher")
-        await super().wait(ids, timeout)
+        return await super().wait(ids, timeout)
 
 
 class LookingEvents(ReferenceEventStore):

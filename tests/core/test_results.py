@@ -275,7 +275,7 @@ class CountingResultStore(ReferenceResultStore):
 class DeafResultStore(CountingResultStore):
     """Can't be listened to."""
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> None:
+    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
         raise StoreUnavailable("no line to listen on")
 
 

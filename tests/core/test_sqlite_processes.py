@@ -10,6 +10,7 @@ from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.resource_tracker import ensure_running
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omniq.models.state import TaskState
@@ -101,7 +102,7 @@ async def test_ten_processes_may_create_the_file(config: SQLiteTaskQueueConfig) 
     await store.close()
 
 
-async def seconds_until_woken(waiting: Coroutine[None, None, None], told: Event) -> float:
+async def seconds_until_woken(waiting: Coroutine[Any, Any, object], told: Event) -> float:
     """Start to wait, let the other process write, and see how long the wait takes from then on."""
     wait = asyncio.create_task(waiting)
     await asyncio.sleep(0)

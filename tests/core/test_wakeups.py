@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from omniq.errors import StoreUnavailable
@@ -22,7 +23,7 @@ def wakeups() -> Wakeups:
     return Wakeups.at(f"test:{new_id()}")
 
 
-async def ended(task: asyncio.Task[None]) -> bool:
+async def ended(task: asyncio.Task[Any]) -> bool:
     done, _ = await asyncio.wait([task], timeout=SOON)
     return bool(done)
 
@@ -108,6 +109,14 @@ class TestResults:
         wakeups.tell(News(ended=["u"]))
         assert await ended(wait)
 
+    async def test_it_tells_which_of_them_may_have_come(self, wakeups: Wakeups) -> None:
+        for told, expected in (({"u", "x"}, ["u"]), (None, ["t", "u"])):
+            wait = asyncio.create_task(wakeups.for_results(["t", "u"], LONG))
+            await asyncio.sleep(0)
+            wakeups.tell(News(ended=told))
+            assert sorted(await asyncio.wait_for(wait, SOON)) == expected
+        assert await wakeups.for_results(["t"], 0.0) == []
+
     async def test_news_of_anything_end_it(self, wakeups: Wakeups) -> None:
         wait = asyncio.create_task(wakeups.for_results(["t"], LONG))
         await asyncio.sleep(0)
@@ -174,10 +183,10 @@ class TestChannel:
         wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
         await air.heard.put(News())
         assert await ended(wait)
-        wait = asyncio.create_task(channel.for_results(["t"], LONG))
+        hearing = asyncio.create_task(channel.for_results(["t"], LONG))
         await asyncio.sleep(0)
         await air.heard.put(None)
-        assert await ended(wait)  # it learns that nobody is heard any more
+        assert await ended(hearing)  # it learns that nobody is heard any more
         await air.heard.put(News())
         async with asyncio.timeout(SOON):
             while not channel.live:

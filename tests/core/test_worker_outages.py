@@ -141,9 +141,9 @@ class FlakyResultStore(ReferenceResultStore):
         self._switch.check()
         return await super().get(ids)
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> None:
+    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
         self._switch.check()
-        await super().wait(ids, timeout)
+        return await super().wait(ids, timeout)
 
 
 def flaky_queue(space: ReferenceSpace, switch: Switch) -> Place:

@@ -121,8 +121,8 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
             lambda connection: connection.execute(_PURGE, (clock.now(), limit)).rowcount
         )
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> None:
-        await self.wakeups.for_results(ids, timeout)
+    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
+        return await self.wakeups.for_results(ids, timeout)
 
 
 def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:

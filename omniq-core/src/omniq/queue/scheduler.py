@@ -6,6 +6,7 @@ schedule to its next slot. Slots follow from the stored last one, never from whe
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 
 from omniq import clock, ids
 from omniq.backoff import repeated, repeating
+from omniq.batching import parts
 from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
 from omniq.logs import get_logger
 from omniq.models.schedule import Schedule, Timing
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 log = get_logger("omniq.queue")
 
 SCHEDULES = "#schedules"
+AT_ONCE = 100
+"""Schedules that are fired side by side."""
 ASK_AGAIN = 30.0
 """Seconds after which a store's clock is asked again."""
 
@@ -214,7 +218,13 @@ class AsyncScheduler:
 
     async def _fire_all(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """Fire schedules; returns the tasks of the slots that this call fired, and not another scheduler."""
-        fired = [task for record, template in due if (task := await self._try_to_fire(record, template)) is not None]
+        fired: list[NewTask] = []
+        for some in parts(list(due), lambda _: 0, limit=AT_ONCE):
+            firing = (self._try_to_fire(record, template) for record, template in some)
+            answers = await asyncio.gather(*firing, return_exceptions=True)
+            fired += [task for task in answers if isinstance(task, NewTask)]
+            if (error := next((answer for answer in answers if isinstance(answer, BaseException)), None)) is not None:
+                raise error
         if fired:
             await self._report_foreign(fired)
         return fired

@@ -33,8 +33,10 @@ from omniq.storage.records import ResultRecord, TaskRecord
 log = get_logger("omniq.results")
 
 KINDS = ("latest", "first", "all")
-LOOK = 2.0
-"""Seconds between two looks at the task itself while its result is waited for."""
+LOOK = 10.0
+"""Seconds between two looks at the task itself while its result is waited for: its end, too, comes with a result."""
+NEXT_SLOT = 0.5
+"""Seconds after which a schedule is asked again for its next slot."""
 STALE_PAUSE = 0.05
 """Seconds between two looks while there is only an outdated result."""
 HINT_AFTER = 10.0
@@ -196,7 +198,7 @@ class OutcomeWaiter:
             if found:
                 return found[0]
             slot_task = await self._queue.scheduler.next_task_id(schedule_id)
-            await self._results.within(slot_task, LOOK / 4)
+            await self._results.within(slot_task, NEXT_SLOT)
 
     async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
         """The results among these by which tasks of the schedule have ended."""

@@ -14,8 +14,10 @@ from omniq.sync import cancel_and_wait
 
 log = get_logger("omniq.results")
 
-POLL = 1.0
-"""Seconds after which the store is asked again though nothing was heard."""
+LOOK = 10.0
+"""Seconds after which all are looked at though nothing was heard."""
+PAUSE = 1.0
+"""Seconds until a store is asked again that has failed."""
 
 
 class ResultWatcher:
@@ -24,14 +26,19 @@ class ResultWatcher:
     def __init__(self, store: BaseResultStorage) -> None:
         self._store = store
         self._waiting: dict[str, list[asyncio.Future[ResultRecord]]] = {}
+        self._unseen: set[str] = set()
+        """Those that may be there."""
         self._more = asyncio.Event()
+        """Set when there are others to wait for."""
         self._runner: asyncio.Task[None] | None = None
 
     async def wait(self, task_id: str) -> ResultRecord:
         """The result of the task, once it is there."""
         future: asyncio.Future[ResultRecord] = asyncio.get_running_loop().create_future()
+        if task_id not in self._waiting:
+            self._more.set()
         self._waiting.setdefault(task_id, []).append(future)
-        self._more.set()
+        self._unseen.add(task_id)
         if self._runner is None or self._runner.done():
             self._runner = spawn(self._run())
         try:
@@ -54,35 +61,59 @@ class ResultWatcher:
             self._waiting.pop(task_id, None)
 
     async def _run(self) -> None:
-        while self._waiting:
-            self._more.clear()
-            ids = list(self._waiting)
-            # Listen first and look then, so that nothing slips through between the two.
-            hint = spawn(self._store.wait(ids, POLL))
-            await asyncio.sleep(0)
-            try:
-                if not await self._look(ids):
+        hint: Background[list[str]] | None = None
+        try:
+            while self._waiting:
+                hint = await self._listen(hint)
+                await self._look()
+                if not self._unseen:
                     await self._hear(hint)
-            finally:
+        finally:
+            if hint is not None:
                 hint.end()
-            await asyncio.wait([hint])
-            if not hint.cancelled() and (error := hint.exception()) is not None:
-                log.warning("can't wait for results, polling: %s", error)
-                await asyncio.sleep(POLL)
 
-    async def _look(self, ids: list[str]) -> bool:
-        """Tell those who wait what is there; returns whether to look again at once."""
+    async def _listen(self, before: Background[list[str]] | None) -> Background[list[str]]:
+        """Listen for all that is waited for: before anything is looked at, and before the last wait is let go of, so
+        that nothing slips through in between."""
+        if before is not None and not before.done() and not self._more.is_set():
+            return before
+        self._more.clear()
+        hint = spawn(self._store.wait(list(self._waiting), LOOK))
+        await asyncio.sleep(0)
+        if before is not None:
+            await self._take(before)
+        return hint
+
+    async def _take(self, hint: Background[list[str]]) -> None:
+        """What was heard by then is to be looked at; all, if that can't be told."""
+        if not hint.done():
+            hint.end()
+            await asyncio.wait([hint])
+        if hint.cancelled():  # it may just have been told
+            self._unseen.update(self._waiting)
+            return
+        if (error := hint.exception()) is not None:
+            log.warning("can't wait for results, polling: %s", error)
+            await asyncio.sleep(PAUSE)
+        told = [] if error is not None else hint.result()
+        self._unseen.update(told or self._waiting)
+
+    async def _look(self) -> None:
+        """Tell those who wait what is there of what may be."""
+        ids = [id_ for id_ in self._unseen if id_ in self._waiting]
+        self._unseen.clear()
+        if not ids:
+            return
         answers = await apart(self._store.get, ids)
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         is_away = len(errors) == len(ids) or any(isinstance(error, StoreUnavailable) for error in errors)
-        found = [(id_, answer) for id_, answer in zip(ids, answers, strict=True) if answer is not None]
-        for task_id, answer in found:
-            if not (is_away and isinstance(answer, Exception)):  # else it's the store's, not that of the id
+        for task_id, answer in zip(ids, answers, strict=True):
+            if answer is not None and not (is_away and isinstance(answer, Exception)):  # else it's the store's
                 self._tell(task_id, answer)
         if is_away:
             log.warning("results can't be read, trying again: %s", errors[-1])
-            await asyncio.sleep(POLL)
-        return bool(found)
+            self._unseen.update(ids)
+            await asyncio.sleep(PAUSE)
 
     def _tell(self, task_id: str, answer: ResultRecord | Exception) -> None:
         for future in self._waiting.pop(task_id, ()):
@@ -93,8 +124,8 @@ class ResultWatcher:
             else:
                 future.set_result(answer)
 
-    async def _hear(self, hint: Background[None]) -> None:
-        """Return when a result may have come, or when there are more to wait for."""
+    async def _hear(self, hint: Background[list[str]]) -> None:
+        """Return when a result may have come, or when there are others to wait for."""
         more = spawn(self._more.wait())
         try:
             await asyncio.wait((hint, more), return_when=asyncio.FIRST_COMPLETED)

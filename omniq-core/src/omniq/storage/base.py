@@ -58,7 +58,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
-from omniq.storage.wakeups import Wakeups
+from omniq.storage.wakeups import DEAF_WAIT, Wakeups
 
 MAX_ITEM_BYTES = 1_000_000_000
 """Bytes of a body where a store says nothing else."""
@@ -319,12 +319,15 @@ class BaseResultStorage(Store):
     async def purge(self, *, limit: int = 1000) -> int:
         """Delete up to `limit` expired results; returns how many."""
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> None:
-        """Return when one of these results may have arrived, or after `timeout` seconds. A hint only.
+    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
+        """Wait until one of these results may have arrived, or for `timeout` seconds; returns those that may have.
 
-        This default hears what this process stores; override it where the store can push.
+        A hint: none that arrives is missed, from this call's first step on, but some that are returned may not be
+        there. This default hears what this process stores, and can't tell of others: it returns all of them, within a
+        second. Override it where the store can push.
         """
-        await self.wakeups.for_results(ids, timeout)
+        await self.wakeups.for_results(ids, min(timeout, DEAF_WAIT))
+        return list(ids)
 
 
 class BaseEventStorage(Store):

@@ -62,6 +62,8 @@ class _Waiter:
         self._event = asyncio.Event()
         self.done = False
         """Whether there may be what it waits for; else it was woken to see how long it still has to wait."""
+        self.told: set[str] = set()
+        """The tasks that it waits for and that have ended, as far as it was told."""
         _loops.get()
 
     @property
@@ -120,6 +122,9 @@ class Wakeups:
             waking = dict.fromkeys(_members(self._by_queue, later), False)
             waking.update(dict.fromkeys(_members(self._by_queue, soon), True))
             waking.update(dict.fromkeys(_members(self._by_task, news.ended), True))
+            for task_id in self._by_task if news.ended is None else news.ended:
+                for waiter in self._by_task.get(task_id, ()):
+                    waiter.told.add(task_id)
         for waiter, done in waking.items():
             waiter.wake(done=done)
 
@@ -145,12 +150,13 @@ class Wakeups:
                 continue
             self._forget_past(queues)
 
-    async def for_results(self, ids: Sequence[str], timeout: float) -> None:
-        """Return when one of the tasks may have got its result, or after `timeout` seconds."""
+    async def for_results(self, ids: Sequence[str], timeout: float) -> list[str]:
+        """Wait until one of the tasks may have got its result, or `timeout` seconds; returns those that may have."""
         until = time.monotonic() + timeout
         with self._waiting(self._by_task, ids) as waiter:
             while not waiter.done and not await waiter.until(until):
                 continue
+            return list(waiter.told)
 
     async def _learn(self, queues: Sequence[str], next_due: NextDue) -> None:
         unknown = [queue for queue in queues if queue not in self._known]
@@ -326,9 +332,10 @@ class Channel:
         """As `Wakeups.for_tasks`, for tasks of other processes too; shorter while those can't be heard."""
         await self._wakeups.for_tasks(queues, self._patience(timeout), self._next_due)
 
-    async def for_results(self, ids: Sequence[str], timeout: float) -> None:
-        """As `Wakeups.for_results`, for results of other processes too; shorter while those can't be heard."""
-        await self._wakeups.for_results(ids, self._patience(timeout))
+    async def for_results(self, ids: Sequence[str], timeout: float) -> list[str]:
+        """As `Wakeups.for_results`, for others' results too; while those can't be heard, any may have come."""
+        told = await self._wakeups.for_results(ids, self._patience(timeout))
+        return told if self.live else list(ids)
 
     def _patience(self, timeout: float) -> float:
         if self._listening is None and self._listen is not None:

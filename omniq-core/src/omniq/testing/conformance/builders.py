@@ -253,7 +253,7 @@ async def in_other_loops(store: Store, uses: Sequence[Callable[[], Coroutine[Any
 
 
 @asynccontextmanager
-async def woken(wait: Callable[[float], Coroutine[Any, Any, None]], count: int = 1) -> AsyncIterator[None]:
+async def woken(wait: Callable[[float], Coroutine[Any, Any, object]], count: int = 1) -> AsyncIterator[None]:
     """What happens inside must soon end so many calls of `wait`, whose own timeout is long."""
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         for _ in range(count):

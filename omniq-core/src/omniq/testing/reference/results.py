@@ -38,3 +38,6 @@ class ReferenceResultStore(ReferenceStore, BaseResultStorage):
     async def purge(self, *, limit: int = 1000) -> int:
         with self.space.lock:
             return self.space.results.purge(clock.now(), limit)
+
+    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
+        return await self.wakeups.for_results(ids, timeout)
