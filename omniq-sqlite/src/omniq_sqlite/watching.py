@@ -16,6 +16,7 @@ from omniq import clock
 from omniq.logs import get_logger
 from omniq.storage.wakeups import News, Wakeups
 
+from omniq_sqlite.claiming import holding
 from omniq_sqlite.lanes import LinkThread
 from omniq_sqlite.opening import Link
 from omniq_sqlite.wire import FOREVER, encode, fetch_text, fetch_texts, ticks_of, to_seconds
@@ -43,7 +44,7 @@ _decode_due = msgspec.json.Decoder(list[tuple[str, int | None]]).decode
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[str, float]:
     """From when on each queue has something to claim: 0 for now already. Paused and empty ones are left out."""
-    rows = _decode_due(fetch_text(connection, _NEXT_DUE, encode(queues)))
+    rows = _decode_due(fetch_text(connection, _NEXT_DUE, encode(holding(connection, queues))))
     return {queue: to_seconds(ticks) for queue, ticks in rows if ticks is not None}
 
 

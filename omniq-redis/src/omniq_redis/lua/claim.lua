@@ -20,7 +20,7 @@ local function promote(queue)
 end
 
 local open = {}
-for _, queue in ipairs(queues) do
+for _, queue in ipairs(holding(queues)) do
   if call('SISMEMBER', prefix .. 'paused', queue) == 0 then
     open[#open + 1] = queue
     promote(queue)

@@ -129,3 +129,21 @@ local function next_body(size)
   position = position + size
   return body
 end
+
+-- From more queues than that, those that hold something are picked first.
+local MANY_QUEUES = 16
+
+-- The queues among these that may have something to claim, by the counts.
+local function holding(queues)
+  if #queues <= MANY_QUEUES then return queues end
+  local found, kept = {}, {}
+  local counts = call('HGETALL', prefix .. 'count')
+  for i = 1, #counts, 2 do
+    local queue = counts[i]:match('^(.*) pending$') or counts[i]:match('^(.*) scheduled$')
+    if queue then found[queue] = true end
+  end
+  for _, queue in ipairs(queues) do
+    if found[queue] then kept[#kept + 1] = queue end
+  end
+  return kept
+end

@@ -1,13 +1,15 @@
 -- queues → for each the seconds until it has something to claim, false if there is nothing
-local answers = {}
-for i, queue in ipairs(args) do
+local due = {}
+for _, queue in ipairs(holding(args)) do
   local head = call('ZRANGE', prefix .. 'later:' .. queue, 0, 0, 'WITHSCORES')[2]
   if call('SISMEMBER', prefix .. 'paused', queue) == 1 then
-    answers[i] = false
+    due[queue] = false
   elseif call('EXISTS', prefix .. 'ready:' .. queue) == 1 then
-    answers[i] = 0
+    due[queue] = 0
   else
-    answers[i] = head and tonumber(head) - now or false
+    due[queue] = head and tonumber(head) - now
   end
 end
+local answers = {}
+for i, queue in ipairs(args) do answers[i] = due[queue] or false end
 return pack(answers)

@@ -121,6 +121,20 @@ class ClaimTests(StoreConformance):
         assert await claim(store, QUEUE, "unheard-of") == []
         assert await states(store, ["t"]) == [TaskState.PENDING]
 
+    async def test_of_a_hundred_queues_those_that_hold_something_are_emptied_in_order(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        queues = [f"q{number:02}" for number in range(99, -1, -1)]
+        for number, delay in ((7, 0.0), (70, 0.0), (33, HOUR), (50, 0.0), (51, 2 * HOUR)):
+            await add(store, new_task(f"t{number}", queue=f"q{number:02}", delay=delay))
+        await add(store, new_task("elsewhere", queue="other"))
+        await store.pause("q50", paused=True)
+        clock.advance(HOUR + 1)
+        assert [task.id for task in await claim(store, *queues)] == ["t70", "t33", "t7"]
+        assert await claim(store, *queues) == []
+        clock.advance(HOUR)
+        assert [task.id for task in await claim(store, *queues)] == ["t51"]
+
     async def test_a_queue_named_twice_counts_once(self, store: BaseTaskQueue) -> None:
         added = await add(store, *new_tasks(3))
         assert ids(await claim(store, QUEUE, QUEUE)) == set(added)
