@@ -12,7 +12,8 @@ import pytest
 from omniq.errors import StoreUnavailable
 from omniq.ids import new_id
 from omniq.storage import wakeups as module
-from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, Channel, News, Wakeups
+from omniq.storage.channel import Channel
+from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, News, Wakeups
 
 LONG = 60.0
 SOON = 5.0

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 from omniq.logs import get_logger
-from omniq.storage.wakeups import Channel, News, Wakeups
+from omniq.storage.channel import Channel
+from omniq.storage.wakeups import News, Wakeups
 
 from omniq_postgres.opening import store_errors
 

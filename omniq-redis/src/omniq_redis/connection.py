@@ -13,10 +13,11 @@ from omniq import clock
 from omniq.background import in_empty_context
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.logs import get_logger
+from omniq.storage.channel import Channel
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
-from omniq.storage.wakeups import Channel, Wakeups
+from omniq.storage.wakeups import Wakeups
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 

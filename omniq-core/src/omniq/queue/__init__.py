@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from omniq.queue.dependencies import DependencyResolver as DependencyResolver
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
+    from omniq.queue.facade import Scheduler as Scheduler
     from omniq.queue.facade import TaskQueue as TaskQueue
     from omniq.queue.retry import RetryManager as RetryManager
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
-    from omniq.queue.scheduler import Scheduler as Scheduler
     from omniq.queue.ttl import TTLManager as TTLManager
 else:
     __getattr__, __dir__ = lazy(
@@ -29,7 +29,7 @@ else:
             "AsyncTaskQueue": "omniq.queue.engine",
             "DependencyResolver": "omniq.queue.dependencies",
             "RetryManager": "omniq.queue.retry",
-            "Scheduler": "omniq.queue.scheduler",
+            "Scheduler": "omniq.queue.facade",
             "TTLManager": "omniq.queue.ttl",
             "TaskQueue": "omniq.queue.facade",
         },

@@ -11,7 +11,7 @@ from omniq.backoff import repeated, repeating
 from omniq.batching import Batcher
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
-from omniq.errors import CorruptPayload, InvalidTask, TaskNotFound
+from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.logs import get_logger
 from omniq.loops import PerLoop
@@ -35,7 +35,7 @@ from omniq.queue.request import (
     task_filter,
 )
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.settle import ENDINGS, Settler, ending
+from omniq.queue.settle import ENDINGS, Settler, damaged, ending
 from omniq.queue.ttl import TTLManager
 from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
@@ -47,8 +47,6 @@ log = get_logger("omniq.queue")
 C = TypeVar("C", bound=TaskQueueConfig)
 
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
-
-DAMAGED = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
 
 
 class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
@@ -243,8 +241,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """Dead-letter tasks that no worker holds and whose rows are damaged; returns those that this call ended."""
         ended: list[TaskRecord] = []
         for record in records:
-            outcome = Outcome(error_type=DAMAGED, error_message=f"the stored task is damaged: {record.damage}")
-            ended += await self.end_tasks([record], TaskState.ERROR, outcome, release_children=release_children)
+            to, outcome = TaskState.ERROR, damaged(record)
+            ended += await self.end_tasks([record], to, outcome, release_children=release_children)
         return ended
 
     async def requeue(self, task_id: TaskRef) -> bool:

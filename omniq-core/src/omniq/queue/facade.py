@@ -1,12 +1,15 @@
-"""The blocking task queue."""
+"""The blocking task queue and scheduler."""
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from contextvars import Context
 from typing import Any
 
 from omniq.backend.base import BaseBackend
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.sync import Blocking, blocking
+from omniq.queue.scheduler import AsyncScheduler
+from omniq.sync import Blocking, blocking, portal
 
 
 class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
@@ -39,3 +42,33 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     def queues(self) -> tuple[str, ...]:
         """The declared queues in order of priority; "default" is among them."""
         return self.aio.queues
+
+
+class Scheduler(Blocking[AsyncScheduler]):
+    """Fires the schedules of a task queue on a thread of the background, without a worker.
+
+    Every worker fires schedules already; this is for a process that does nothing else.
+    """
+
+    def __init__(self, queue: Blocking[AsyncTaskQueue[Any]]) -> None:
+        super().__init__(queue.aio.scheduler)
+        self._running: Future[None] | None = None
+
+    fire_due = blocking(AsyncScheduler.fire_due)
+
+    def start(self) -> None:
+        """Begin to fire and return."""
+        if self._running is None:
+            self.connect()
+            self._running = Context().run(portal().submit, self.aio.run())
+
+    def stop(self) -> None:
+        """Fire no more."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+
+    def close(self) -> None:
+        """Fire no more, and give back the queue's connections."""
+        self.stop()
+        super().close()

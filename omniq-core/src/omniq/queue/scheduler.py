@@ -7,12 +7,8 @@ schedule to its next slot. Slots follow from the stored last one, never from whe
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +22,12 @@ from omniq.logs import get_logger
 from omniq.models.schedule import Schedule, Timing
 from omniq.models.state import EventType
 from omniq.models.times import as_datetime
+from omniq.queue.clock import StoreClock
 from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_priority
 from omniq.queue.view import UNREADABLE
 from omniq.serialization.calls import ScheduledCall
 from omniq.storage.records import NewTask, ScheduleRecord
 from omniq.storage.wakeups import News, Wakeups
-from omniq.sync import Blocking, blocking, portal
 from omniq.texts import shown_name
 
 if TYPE_CHECKING:
@@ -42,34 +38,6 @@ log = get_logger("omniq.queue")
 SCHEDULES = "#schedules"
 AT_ONCE = 100
 """Schedules that are fired side by side."""
-ASK_AGAIN = 30.0
-"""Seconds after which a store's clock is asked again."""
-
-
-class StoreClock:
-    """The clock of a queue's store, which alone says what is due: those of hosts differ.
-
-    It is asked seldom, since what passes in between can be measured here.
-    """
-
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._queue = queue
-        self._ahead = 0.0
-        """Seconds by which the store's clock is ahead of `time.monotonic()`, without `omniq.clock.offset()`."""
-        self._asked_at = -math.inf
-
-    async def now(self) -> float:
-        """Seconds since the epoch on the store's clock. Raises `StoreError`."""
-        if time.monotonic() - self._asked_at > ASK_AGAIN:
-            await self._ask()
-        return time.monotonic() + self._ahead + clock.offset()
-
-    async def _ask(self) -> None:
-        store = await self._queue.ready()
-        began = time.monotonic()
-        now = await store.now() - clock.offset()
-        self._asked_at = time.monotonic()
-        self._ahead = now - (began + self._asked_at) / 2
 
 
 class AsyncScheduler:
@@ -357,33 +325,3 @@ class AsyncScheduler:
 def _check_sound(record: ScheduleRecord) -> None:
     if record.damage is not None:
         raise CorruptPayload(f"the stored schedule {record.id} is damaged: {record.damage}")
-
-
-class Scheduler(Blocking[AsyncScheduler]):
-    """Fires the schedules of a task queue on a thread of the background, without a worker.
-
-    Every worker fires schedules already; this is for a process that does nothing else.
-    """
-
-    def __init__(self, queue: Blocking[AsyncTaskQueue[Any]]) -> None:
-        super().__init__(queue.aio.scheduler)
-        self._running: Future[None] | None = None
-
-    fire_due = blocking(AsyncScheduler.fire_due)
-
-    def start(self) -> None:
-        """Begin to fire and return."""
-        if self._running is None:
-            self.connect()
-            self._running = Context().run(portal().submit, self.aio.run())
-
-    def stop(self) -> None:
-        """Fire no more."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.cancel()
-
-    def close(self) -> None:
-        """Fire no more, and give back the queue's connections."""
-        self.stop()
-        super().close()

@@ -60,9 +60,6 @@ from omniq.storage.records import (
 )
 from omniq.storage.wakeups import DEAF_WAIT, Wakeups
 
-MAX_ITEM_BYTES = 1_000_000_000
-"""Bytes of a body where a store says nothing else."""
-
 
 class Store(ABC):
     """What queues, results and events have in common."""
@@ -78,7 +75,7 @@ class Store(ABC):
 
         The caller sends nothing larger, but a store may raise `PayloadTooLarge` for a body whose size it knows better.
         """
-        return MAX_ITEM_BYTES
+        return 1_000_000_000
 
     networked: bool = True
     """Whether others than this machine's users may reach the data; False for a local file, or for memory."""

@@ -1,8 +1,8 @@
 """Waking those who wait for tasks or results: at once for what this process writes, soon for what others do.
 
-`Wakeups` knows everybody in this process who waits at one place. A store that can push gives each event loop a
-`Channel` besides, which tells other processes and hears from them. All of it is a hint: nothing depends on it, and
-whoever waits looks again before long.
+`Wakeups` knows everybody in this process who waits at one place. A store that can push gives each event loop an
+`omniq.storage.channel.Channel` besides, which tells other processes and hears from them. All of it is a hint: nothing
+depends on it, and whoever waits looks again before long.
 """
 
 from __future__ import annotations
@@ -13,28 +13,22 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from msgspec import Struct
 
-from omniq.background import spawn
-from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.logs import get_logger
-from omniq.loops import PerLoop, forget
-from omniq.sync import cancel_and_wait
+from omniq.loops import PerLoop
 
 log = get_logger("omniq.storage")
 
-SEND_INTERVAL = 0.025
-"""Seconds between two messages of one loop to other processes; the first one goes at once."""
 DEAF_WAIT = 1.0
 """Seconds that a wait lasts at most while other processes can't be heard."""
-FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
-"""Seconds between two attempts to listen."""
 
-NextDue = Callable[[Sequence[str]], Awaitable[Mapping[str, float]]]
+NextDue: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, float]]]
 """Asks a store in how many seconds each queue has something to claim; queues that have nothing are left out."""
 
 
@@ -261,130 +255,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-# ── between processes ────────────────────────────────────────────────────────
-
-Send = Callable[[News], Awaitable[None]]
-Listen = Callable[[], AsyncIterator[News]]
-
-
-class Channel:
-    """Tells other processes what this loop writes, and hears what they do. It belongs to one event loop.
-
-    `send` tells all of some news in one message; `listen` yields what it hears until its connection is lost, and
-    anything at all as soon as it does hear. It is begun by the first wait, and again after every loss. `next_due` is
-    asked for what was there before.
-    """
-
-    def __init__(
-        self,
-        wakeups: Wakeups,
-        *,
-        send: Send | None = None,
-        listen: Listen | None = None,
-        next_due: NextDue | None = None,
-    ) -> None:
-        self.live = False
-        """Whether other processes are heard."""
-        self._wakeups = wakeups
-        self._send = send
-        self._listen = listen
-        self._next_due = next_due
-        self._due: dict[str, float] = {}
-        self._ended: list[str] = []
-        self._sending: asyncio.Task[None] | None = None
-        self._listening: asyncio.Task[None] | None = None
-
-    # ── telling ──────────────────────────────────────────────────────────────
-
-    def tell(self, news: News) -> None:
-        """Wake those whom it concerns in this process now, and those in others soon."""
-        self._wakeups.tell(news)
-        if self._send is None:
-            return
-        for queue, seconds in (news.due or {}).items():
-            self._due[queue] = min(seconds, self._due.get(queue, math.inf))
-        self._ended.extend(news.ended or ())
-        if self._sending is None and (self._due or self._ended):
-            self._sending = spawn(self._send_all(self._send), name="omniq-send")
-
-    async def _send_all(self, send: Send) -> None:
-        try:
-            while self._due or self._ended:
-                news = News(self._due, self._ended)
-                self._due, self._ended = {}, []
-                await self._send_once(send, news)
-                await asyncio.sleep(SEND_INTERVAL)
-        finally:
-            self._sending = None
-
-    @staticmethod
-    async def _send_once(send: Send, news: News) -> None:
-        try:
-            await send(news)
-        except StoreError as error:
-            log.debug("other processes can't be told, and will look by themselves: %s", error)
-
-    # ── hearing ──────────────────────────────────────────────────────────────
-
-    async def for_tasks(self, queues: Sequence[str], timeout: float) -> None:
-        """As `Wakeups.for_tasks`, for tasks of other processes too; shorter while those can't be heard."""
-        await self._wakeups.for_tasks(queues, self._patience(timeout), self._next_due)
-
-    async def for_results(self, ids: Sequence[str], timeout: float) -> list[str]:
-        """As `Wakeups.for_results`, for others' results too; while those can't be heard, any may have come."""
-        told = await self._wakeups.for_results(ids, self._patience(timeout))
-        return told if self.live else list(ids)
-
-    def _patience(self, timeout: float) -> float:
-        if self._listening is None and self._listen is not None:
-            self._listening = spawn(self._keep_listening(self._listen), name="omniq-listen")
-        return timeout if self.live else min(timeout, DEAF_WAIT)
-
-    async def _keep_listening(self, listen: Listen) -> None:
-        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
-        while not _is_cancelled():
-            try:
-                async with aclosing(listen()) as heard:  # type: ignore[type-var]
-                    await self._hear(heard, backoff)
-            except StoreError as error:
-                log.debug("other processes can't be heard, looking instead: %s", error)
-            self._set_live(False)
-            await backoff.pause()
-
-    async def _hear(self, heard: AsyncIterator[News], backoff: Backoff) -> None:
-        async for news in heard:
-            if self.live:
-                self._wakeups.tell(news)
-            self._set_live(True)
-            backoff.reset()
-
-    def _set_live(self, live: bool) -> None:
-        """Note whether others are heard. Whoever waits looks: at what wasn't heard, or to wait for less long."""
-        if live is not self.live:
-            self.live = live
-            self._wakeups.hears(live)
-
-    # ── the end ──────────────────────────────────────────────────────────────
-
-    async def close(self) -> None:
-        """Send what is left, and listen no longer."""
-        if self._sending is not None:
-            await asyncio.wait([self._sending])
-        if self._listening is not None:
-            await cancel_and_wait(self._listening)
-            self._listening = None
-        self._set_live(False)
-
-    def abandon(self) -> None:
-        """Its loop has ended."""
-        forget(self._sending)
-        forget(self._listening)
-        self._set_live(False)
-
-
-def _is_cancelled() -> bool:
-    """Whether this task was cancelled and a driver has swallowed that: nobody may cancel it again, as `asyncio.run`."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

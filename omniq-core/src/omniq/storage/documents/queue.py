@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
-from operator import itemgetter
-from typing import ClassVar, TypeGuard
+from typing import ClassVar
 
 from msgspec.structs import replace
 
 from omniq.errors import UnsupportedCapability
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.documents import results, tasks
-from omniq.storage.documents.base import Document, Documents, DocumentStore, Entry, Write, in_order
-from omniq.storage.documents.queues import QueueNames
-from omniq.storage.documents.schedules import ScheduleDocuments
-from omniq.storage.documents.tasks import TaskDocument, TaskDocuments
+from omniq.storage.documents.base import Document, Write, in_order
+from omniq.storage.documents.leases import DocumentLeases
+from omniq.storage.documents.tasks import TaskDocument
 from omniq.storage.records import (
     Added,
     Change,
     Changed,
-    LapsedLease,
-    Lease,
-    LeaseStatus,
     NewBody,
     NewTask,
     QueueStats,
@@ -34,15 +28,11 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
-    WorkerRecord,
 )
 from omniq.storage.wakeups import News
 
-MANY = 1000
-"""Entries that are read at a time where there may be any number."""
 
-
-class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
+class DocumentTaskQueue(DocumentLeases):
     """The contract of a task queue on any store that implements `Documents`.
 
     A store on it declares its `capabilities`: `ATOMIC_RESULTS` where its documents are `atomic`.
@@ -50,12 +40,6 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.PRIORITY})
-
-    def __init__(self, documents: Documents) -> None:
-        super().__init__(documents)
-        self._tasks = TaskDocuments(documents)
-        self._queues = QueueNames(documents)
-        self._schedules = ScheduleDocuments(documents)
 
     # ── adding ───────────────────────────────────────────────────────────────
 
@@ -116,108 +100,6 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
     async def _delete(self, ids: Sequence[str]) -> None:
         await self._tasks.change(ids, lambda n, found, _: (None, [] if found is None else tasks.deletion(found)))
 
-    # ── claims and leases ────────────────────────────────────────────────────
-
-    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        claimed: list[TaskDocument] = []
-        room = _Room(self.max_bytes)
-        for queue_name in await self._queues.open(queues):
-            seen: list[Entry] = []
-            while (left := limit - len(claimed)) and not room.is_full:
-                line = await self._due(queue_name, left)
-                if not line or line == seen:  # what comes up again wasn't to be had: others were faster
-                    break
-                claimed += await self._claim(seen := line, room, lease, worker)
-        return await self._tasks.records(claimed, bodies=True)
-
-    async def _due(self, queue_name: str, limit: int) -> list[Entry]:
-        """The entries of the tasks that are next in line."""
-        until = in_order(self.documents.now())
-        waiting = await self.documents.scan(tasks.due(queue_name), limit=limit)
-        come_due = await self.documents.scan(tasks.later(queue_name), until=until, limit=limit)
-        # The index of what is due later begins with the time: the other way round for the order of claims.
-        line = [((entry.order, entry.key), entry) for entry in waiting]
-        line += [((e.order[8:16] + e.order[:8] + e.order[16:], e.key), e) for e in come_due]
-        return [entry for _, entry in sorted(line, key=itemgetter(0))[:limit]]
-
-    async def _claim(self, line: Sequence[Entry], room: _Room, lease: float, worker: str) -> list[TaskDocument]:
-        now = self.documents.now()
-
-        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[TaskDocument | None, list[Write]]:
-            if found is None or not (_is_due(found.record, now) or found.record.damage):
-                return None, tasks.without_entry(line[n], found)
-            if not room.take(found.size):
-                return None, []
-            taken = replace(found, record=rules.claimed(found.record, now, lease=lease, worker=worker))
-            return taken, [tasks.write(found, taken, line[n])]
-
-        answers = await self._tasks.change([entry.key for entry in line], step, once=True)
-        return [taken for taken in answers if taken is not None]
-
-    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        until = self.documents.now() + lease
-
-        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[LeaseStatus, list[Write]]:
-            if found is None or not _is_held(found.record, leases[n]):
-                return LeaseStatus(held=False), []
-            held = LeaseStatus(held=True, cancel_requested=found.record.cancel_requested)
-            return held, [tasks.write(found, replace(found, record=replace(found.record, lease_until=until)))]
-
-        return await self._tasks.change([held.task_id for held in leases], step)
-
-    async def held(self, worker: str) -> list[Lease]:
-        held: list[Lease] = []
-        last: Entry | None = None
-        while page := await self.documents.scan(tasks.LEASES, after=last, limit=MANY):
-            last = page[-1]
-            found = await self._tasks.read([entry.key for entry in page])
-            held += [Lease(task.record.id, task.record.epoch, worker) for task in found if _runs_at(task, worker)]
-        return held
-
-    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
-        until = in_order(self.documents.now())
-        last = None if after is None else tasks.lease_entry(after.task_id, after.lease_until)
-        lapsed: list[LapsedLease] = []
-        while len(lapsed) < limit:
-            page = await self.documents.scan(tasks.LEASES, after=last, until=until, limit=limit - len(lapsed))
-            if not page:
-                break
-            last = page[-1]
-            found = await self._tasks.read([entry.key for entry in page])
-            lapsed += [lease for task in found if task is not None and (lease := _lapsed(task.record)) is not None]
-        return lapsed
-
-    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-        now = self.documents.now()
-        beside = [tasks.worker_key(lease.worker) for lease in leases]
-
-        def step(
-            n: int, found: TaskDocument | None, worker: Document | None
-        ) -> tuple[TaskDocument | None, list[Write]]:
-            if found is None or not rules.is_unrenewed(found.record, leases[n], now):
-                return None, []
-            seen = None if worker is None else tasks.load_worker(worker).last_seen
-            back = replace(found, record=rules.reaped(found.record, seen))
-            return back, [tasks.write(found, back)]
-
-        answers = await self._tasks.change([lease.task_id for lease in leases], step, beside=beside)
-        back = [document for document in answers if document is not None]
-        if back:
-            self.wakeups.tell(News(due=None))
-        return await self._tasks.records(back, bodies=False)
-
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        seen = replace(worker, last_seen=self.documents.now())
-        await self.documents.write([[tasks.worker_write(seen, leaving=leaving)]])
-
-    async def workers(self) -> list[WorkerRecord]:
-        names = await self._all_ids(tasks.WORKERS)
-        found = await self.documents.read([tasks.worker_key(name) for name in names]) if names else []
-        return [tasks.load_worker(document) for document in found if document is not None]
-
-    async def now(self) -> float:
-        return self.documents.now()
-
     # ── transitions ──────────────────────────────────────────────────────────
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
@@ -262,11 +144,6 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
             last = page[-1]
             deleted += await self._purge([entry.key for entry in page][: limit - deleted])
         return deleted
-
-    async def _forget_workers(self, before: float) -> None:
-        gone = [worker for worker in await self.workers() if worker.last_seen <= before]
-        if gone:
-            await self.documents.write([[tasks.worker_write(worker, leaving=True)] for worker in gone])
 
     async def _purge(self, ids: Sequence[str]) -> int:
         """Delete those that have ended, except parents that a child waits for; returns how many."""
@@ -317,10 +194,6 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
         listed = [await self._ids(tasks.listed(name, state), after, limit) for name in names for state in states]
         return list(islice(merge(*listed), limit))
 
-    async def _ids(self, index: str, after: str | None, limit: int) -> list[str]:
-        start = None if after is None else Entry(index, b"", after)
-        return [entry.key for entry in await self.documents.scan(index, after=start, limit=limit)]
-
     async def stats(self) -> list[QueueStats]:
         names = await self._queues.all()
         indexes = [tasks.listed(name, state) for name in names for state in TaskState]
@@ -337,12 +210,6 @@ class DocumentTaskQueue(DocumentStore, BaseTaskQueue):
 
     async def _edges(self, ids: Sequence[str | None]) -> list[list[str]]:
         return [[] if id_ is None else await self._all_ids(tasks.children(id_)) for id_ in ids]
-
-    async def _all_ids(self, index: str) -> list[str]:
-        ids: list[str] = []
-        while page := await self._ids(index, ids[-1] if ids else None, MANY):
-            ids += page
-        return ids
 
     # ── schedules and queues ─────────────────────────────────────────────────
 
@@ -386,41 +253,7 @@ EXPIRED_AT_ONCE = 10_000
 """Expired tasks that one search looks at; the next one finds the others, once these have ended."""
 
 
-def _is_held(record: TaskRecord, lease: Lease) -> bool:
-    return record.state is TaskState.RUNNING and (record.epoch, record.worker) == (lease.epoch, lease.worker)
-
-
-def _runs_at(task: TaskDocument | None, worker: str) -> TypeGuard[TaskDocument]:
-    return task is not None and task.record.state is TaskState.RUNNING and task.record.worker == worker
-
-
-def _lapsed(record: TaskRecord) -> LapsedLease | None:
-    if record.lease_until is None:
-        return None
-    return LapsedLease(record.id, record.epoch, record.worker or "", record.lease_until)
-
-
-class _Room:
-    """How many bytes of bodies one claim still may hand out: one task it may whatever its size."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._used = False
-        self.is_full = False
-
-    def take(self, size: int) -> bool:
-        """Whether a task with so many bytes may be handed out, too; after one that may not, none may."""
-        self.is_full = self.is_full or (self._used and size > self._left)
-        if not self.is_full:
-            self._left, self._used = self._left - size, True
-        return not self.is_full
-
-
 def _has_body(task: TaskDocument, body: bytes) -> bool:
     if task.body_key is None:
         return task.record.body == body
     return task.body_key == tasks.body_key(task.record.id, body)
-
-
-def _is_due(record: TaskRecord, now: float) -> bool:
-    return record.state is TaskState.PENDING or (record.state is TaskState.SCHEDULED and record.run_at <= now)

@@ -8,7 +8,8 @@ from omniq.storage.base import BaseTaskQueue
 from omniq.testing.conformance.adding import AddTests, DuplicateTests, ParentTests
 from omniq.testing.conformance.base import OVERRIDE
 from omniq.testing.conformance.claiming import ClaimOrderTests, ClaimRaceTests, ClaimTests, PauseTests
-from omniq.testing.conformance.leasing import EvidenceTests, ExtendTests, LeaseRaceTests, ReapTests, WorkerTests
+from omniq.testing.conformance.evidence import EvidenceTests, WorkerTests
+from omniq.testing.conformance.leasing import ExtendTests, LeaseRaceTests, ReapTests
 from omniq.testing.conformance.purging import PurgeTests
 from omniq.testing.conformance.reading import ChildrenTests, FindTests, GetTests, PageTests, StatsTests
 from omniq.testing.conformance.rewriting import TaskBodyTests
