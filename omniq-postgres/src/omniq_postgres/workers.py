@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec.structs import replace
 from omniq import clock
+from omniq.storage.damage import worker_of
 from omniq.storage.records import WorkerRecord
 
 from omniq_postgres.connection import Session
@@ -16,11 +16,10 @@ _BEAT = f"""
 """
 _LEAVE = "delete from omniq.worker where name = $1"
 _FORGET = f"delete from omniq.worker where last_seen <= {NOW} - $2::float8"
-_SEEN = "select last_seen, report::text from omniq.worker order by name"
+_SEEN = "select name, report::text, last_seen from omniq.worker order by name"
 _NOW = f"select {NOW}"
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(WorkerRecord).decode
 
 
 async def beat(session: Session, worker: WorkerRecord, leaving: bool) -> None:
@@ -33,7 +32,7 @@ async def beat(session: Session, worker: WorkerRecord, leaving: bool) -> None:
 
 async def fetch_workers(session: Session) -> list[WorkerRecord]:
     """All of them by name."""
-    return [replace(_decode(row[1]), last_seen=row[0]) for row in await session.fetch(_SEEN)]
+    return [worker_of(*row) for row in await session.fetch(_SEEN)]
 
 
 async def forget_workers(session: Session, older_than: float) -> None:

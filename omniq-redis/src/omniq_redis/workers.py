@@ -5,16 +5,16 @@ from __future__ import annotations
 from struct import Struct
 
 import msgspec
-from msgspec.structs import replace
+from omniq.storage.damage import worker_of
 from omniq.storage.records import WorkerRecord
 
 from omniq_redis.connection import Connection
+from omniq_redis.rows import to_text
 
 _TIME = Struct(">d")
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(WorkerRecord).decode
-_decode_values = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_rows = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]]).decode
 
 
 async def beat(connection: Connection, worker: WorkerRecord, leaving: bool) -> None:
@@ -24,9 +24,13 @@ async def beat(connection: Connection, worker: WorkerRecord, leaving: bool) -> N
 
 async def fetch_workers(connection: Connection) -> list[WorkerRecord]:
     """All of them by name."""
-    values = _decode_values(await connection.call("workers", [None]))
-    found = [replace(_decode(value[_TIME.size :]), last_seen=_TIME.unpack_from(value)[0]) for value in values]
+    rows = _decode_rows(await connection.call("workers", [None]))
+    found = [worker_of(to_text(name), value[_TIME.size :], _seen(value)) for name, value in rows]
     return sorted(found, key=lambda worker: worker.name)
+
+
+def _seen(value: bytes) -> float:
+    return float(_TIME.unpack_from(value)[0]) if len(value) >= _TIME.size else 0.0
 
 
 async def forget_workers(connection: Connection, older_than: float) -> None:

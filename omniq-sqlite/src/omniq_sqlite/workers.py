@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 
 import msgspec
-from msgspec.structs import replace
 from omniq import clock
+from omniq.storage.damage import worker_of
 from omniq.storage.records import WorkerRecord
 
 _BEAT = """
@@ -15,10 +15,9 @@ _BEAT = """
 """
 _LEAVE = "delete from worker where name = ?"
 _FORGET = "delete from worker where last_seen <= ?"
-_SEEN = "select last_seen, report from worker order by name"
+_SEEN = "select name, report, last_seen from worker order by name"
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(WorkerRecord).decode
 
 
 def beat(connection: sqlite3.Connection, worker: WorkerRecord, leaving: bool) -> None:
@@ -31,8 +30,7 @@ def beat(connection: sqlite3.Connection, worker: WorkerRecord, leaving: bool) ->
 
 def fetch_workers(connection: sqlite3.Connection) -> list[WorkerRecord]:
     """All of them by name."""
-    rows = connection.execute(_SEEN).fetchall()
-    return [replace(_decode(report), last_seen=last_seen) for last_seen, report in rows]
+    return [worker_of(*row) for row in connection.execute(_SEEN).fetchall()]
 
 
 def forget_workers(connection: sqlite3.Connection, older_than: float) -> None:

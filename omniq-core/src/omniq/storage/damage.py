@@ -17,7 +17,7 @@ from msgspec.structs import FieldInfo, fields, replace
 
 from omniq.models.event import TaskEvent
 from omniq.models.state import TERMINAL, EventType, TaskState
-from omniq.storage.records import MAX_COUNT, ResultRecord, ScheduleRecord, TaskRecord
+from omniq.storage.records import MAX_COUNT, ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
 from omniq.texts import escaped
 
 R = TypeVar("R", bound=Struct)
@@ -63,6 +63,17 @@ def schedule_of(values: Mapping[str, object]) -> ScheduleRecord:
 def event_of(values: Mapping[str, object]) -> TaskEvent:
     """The event that a row is."""
     return _record(TaskEvent, values)
+
+
+def worker_of(name: str, report: bytes | str, last_seen: float) -> WorkerRecord:
+    """The worker that has told this of itself, as JSON: if that can't be read, its name and when it was seen."""
+    try:
+        return replace(_decode_worker(report), name=shown(name), last_seen=last_seen)
+    except ValueError:
+        return WorkerRecord(name=shown(name), last_seen=last_seen)
+
+
+_decode_worker = msgspec.json.Decoder(WorkerRecord).decode
 
 
 def state_of(value: object) -> TaskState:

@@ -122,6 +122,12 @@ local function packed_ids(ids)
   return packed_list(items)
 end
 
+-- When a worker was seen, by its report; never, if that can't be read.
+local function seen_at(report)
+  local ok, at = pcall(struct_unpack, '>d', report)
+  return ok and at or 0
+end
+
 -- Hands out the bodies of a call, in order.
 local position = 1
 local function next_body(size)

@@ -7,7 +7,7 @@ local seen = {}
 -- A worker that was seen after the lease ran out is alive: no crash is charged.
 local function is_alive(worker, lease_until)
   if seen[worker] == nil then seen[worker] = call('HGET', prefix .. 'worker', worker) end
-  return seen[worker] and struct_unpack('>d', seen[worker]) > lease_until
+  return seen[worker] and seen_at(seen[worker]) > lease_until
 end
 
 -- The task, if it is still under that lease; a stand-in, if its record can't be read.

@@ -1,17 +1,15 @@
--- seconds or nil → those workers that were seen; with seconds, forgets those that weren't for so long instead
+-- seconds or nil → name and report of the workers that were seen; with seconds, forgets those that weren't for so long
+-- instead
 local older_than = args[1]
-local gone, found = {}, {}
+local gone, found, name = {}, {}, nil
 for i, value in ipairs(call('HGETALL', prefix .. 'worker')) do
   if i % 2 == 1 then
-    found[#found + 1] = value
-  elseif older_than and struct_unpack('>d', value) <= now - older_than then
-    gone[#gone + 1] = found[#found]
-  else
-    found[#found] = bytes(value)
+    name = value
+  elseif not older_than then
+    found[#found + 1] = '\146' .. bytes(name) .. bytes(value)
+  elseif seen_at(value) <= now - older_than then
+    gone[#gone + 1] = name
   end
 end
-if older_than then
-  in_slices('HDEL', 'worker', gone)
-  return ''
-end
+in_slices('HDEL', 'worker', gone)
 return packed_list(found)
