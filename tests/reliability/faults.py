@@ -24,7 +24,7 @@ from omniq.models import TaskState
 from omniq.workers import AsyncWorkerPool
 
 from tests.loops import LOOPS, run_on
-from tests.reliability.injections import LATENCY, OUTAGE, Injection, Trial, cut_replies, injections
+from tests.reliability.injections import LATENCY, OUTAGE, TICK, Injection, Trial, cut_replies, injections
 from tests.reliability.load import Load, charged, stored, surely
 from tests.reliability.outages import Server
 from tests.reliability.proxy import FaultProxy
@@ -40,8 +40,6 @@ LEASES = dict.fromkeys(("everything", "cut:claim", "cut:extend", "cut:lapsed", "
     ("stalls", "blackholes", "rowlock"), 2.0
 )
 """Where leases must run out, or be renewed, for the fault to be seen."""
-TICK = 0.2
-"""Interval of a schedule that fires meanwhile."""
 
 
 class Size(Struct, frozen=True):
@@ -77,10 +75,10 @@ async def play(fault: str, server: Server, kind: str, size: Size) -> Verdict:
     verb = fault.removeprefix("cut:")
     injection = cut_replies(verb) if verb != fault else injections(kind)[fault]
     with proxied(server, kind) as (proxy, url):
-        async with front_door(kind, url, apart=verb in ("everything", "results_put")) as oq:
-            trial = Trial(
-                oq, proxy, server, kind, LEASES.get(fault, LEASE), size.cuts, size.resets, size.outage, size.latency
-            )
+        place = place_at(kind, url)
+        async with at(place, apart=verb in ("everything", "results_put")) as oq:
+            lease = LEASES.get(fault, LEASE)
+            trial = Trial(oq, place[0], proxy, server, kind, lease, size.cuts, size.resets, size.outage, size.latency)
             return await _Play(fault, injection, trial).play(size.tasks)
 
 
@@ -96,12 +94,22 @@ def proxied(server: Server, kind: str) -> Iterator[tuple[FaultProxy, str]]:
         yield proxy, urlunsplit(parts._replace(netloc=netloc))
 
 
-def front_door(kind: str, url: str, *, apart: bool) -> AsyncOmniQ:
-    """OmniQ at a new place of that server; with `apart`, its results are at another one."""
+def place_at(kind: str, url: str) -> tuple[str, str]:
+    """The URLs of a queue at a new place of that server, and of results at another one."""
     option, name = "schema" if kind == POSTGRES else "prefix", f"f{secrets.token_hex(4)}"
-    queue = {"url": with_options(url, **{option: name})}
-    results = {"url": with_options(url, **{option: f"{name}r"})} if apart else queue
-    return AsyncOmniQ(config={"task_queue": queue, "result_store": results, "defaults": {"max_retries": 0}})
+    return with_options(url, **{option: name}), with_options(url, **{option: f"{name}r"})
+
+
+def at(place: tuple[str, str], *, apart: bool) -> AsyncOmniQ:
+    """OmniQ there; with `apart`, its results are at the other place."""
+    queue, results = ({"url": url} for url in place)
+    stores = {"task_queue": queue, "result_store": results if apart else queue}
+    return AsyncOmniQ(config={**stores, "defaults": {"max_retries": 0}})
+
+
+def front_door(kind: str, url: str, *, apart: bool) -> AsyncOmniQ:
+    """OmniQ at a new place of that server."""
+    return at(place_at(kind, url), apart=apart)
 
 
 class _Play:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
@@ -13,6 +14,7 @@ import asyncpg
 from msgspec import Struct
 from omniq import AsyncOmniQ
 from omniq.errors import ResultTimeout
+from omniq.storage.records import TaskFilter
 
 from tests.reliability.outages import Server
 from tests.reliability.proxy import FaultProxy
@@ -28,6 +30,10 @@ TIMEOUT, ALLOWANCE = 2.0, 0.5
 """Seconds that somebody wants to wait for a result, and that it may take on top of it to tell."""
 RESET_EVERY = 0.1
 """Seconds between two resets, on the average."""
+TICK = 0.2
+"""Interval of a schedule that fires meanwhile."""
+WATCHED = 10.0
+"""Seconds for which that schedule is watched while clocks differ."""
 RARE = 2.0
 """Seconds after which a call that nobody makes is not waited for."""
 
@@ -36,6 +42,8 @@ class Trial(Struct, frozen=True):
     """What an injection has to do with."""
 
     oq: AsyncOmniQ
+    url: str
+    """Of the queue, through the proxy."""
     proxy: FaultProxy
     server: Server
     kind: str
@@ -157,7 +165,7 @@ async def swallow(trial: Trial) -> list[str]:
 
 async def lock_row(trial: Trial) -> list[str]:
     """Hold the row of a running task locked for two leases."""
-    schema = dict(parse_qsl(urlsplit(trial.oq.task_queue.config.url or "").query))["schema"]
+    schema = dict(parse_qsl(urlsplit(trial.url).query))["schema"]
     admin = await asyncpg.connect(trial.server.url)
     while (row := await admin.fetchrow(f"select id from {schema}.task where state = 'running' limit 1")) is None:
         await asyncio.sleep(0.01)
@@ -166,6 +174,25 @@ async def lock_row(trial: Trial) -> list[str]:
         await asyncio.sleep(2 * trial.lease)
     await admin.close()
     return []
+
+
+async def other_clocks(trial: Trial) -> list[str]:
+    """Let two workers help whose hosts' clocks are an hour ahead and an hour behind."""
+    program = (sys.executable, "-m", "tests.reliability.off_clock")
+    helpers = [await asyncio.create_subprocess_exec(*program, str(off), trial.url) for off in (3600, -3600)]
+    before = await _ticks(trial)
+    await asyncio.sleep(WATCHED)
+    fired = await _ticks(trial) - before
+    for helper in helpers:
+        helper.terminate()
+        await helper.wait()
+    due = WATCHED / TICK
+    return [] if 0.7 * due <= fired <= 1.3 * due else [f"{fired} slots of a schedule were fired instead of {due:.0f}"]
+
+
+async def _ticks(trial: Trial) -> int:
+    page = await trial.oq.task_queue.store.find(TaskFilter(schedule_id="ticks"), limit=10_000)
+    return len(page.tasks)
 
 
 async def everything(trial: Trial) -> list[str]:
@@ -183,6 +210,7 @@ def injections(kind: str) -> Mapping[str, Injection]:
         "refusals": refuse,
         "silence": silence,
         "lockout": lock_out,
+        "clocks": other_clocks,
         "stalls": stall,
         "blackholes": swallow,
     }
