@@ -24,6 +24,7 @@ from omniq.errors import (
 from omniq.models import ResultStatus, TaskState
 from omniq.results import outcome
 from omniq.storage.records import ResultRecord, TaskRecord
+from omniq.storage.wakeups import Wakeups
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, ReferenceSpace, VirtualClock
 
 from tests.core import tasks
@@ -287,6 +288,30 @@ class CountingStore(ReferenceQueueStore):
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         self.reads += 1
         return await super().get(ids, bodies=bodies)
+
+
+async def test_a_result_that_is_to_come_takes_two_reads() -> None:
+    counts, stores = [0], list[CountingStore]()
+
+    def store(space: ReferenceSpace) -> CountingStore:
+        stores.append(CountingStore(space))
+        return stores[-1]
+
+    space = ReferenceSpace()
+    place = reference_place(space, queue=store, results=lambda place: CountingResultStore(place, counts))
+    async with front_door(place) as oq:
+        task_id = await oq.enqueue(tasks.add, [1, 2])
+        waiting = asyncio.create_task(oq.get_result(task_id, timeout=SOON))
+        while not space_wakeups(space):
+            await asyncio.sleep(0.001)
+        assert sum(store.reads for store in stores) + counts[0] <= 2
+        async with working(oq, "async"):
+            assert await waiting == 3
+
+
+def space_wakeups(space: ReferenceSpace) -> list[str]:
+    """The tasks whose results are waited for."""
+    return Wakeups.at(space.location).awaited[1]
 
 
 async def test_those_who_wait_share_their_looks_at_tasks() -> None:

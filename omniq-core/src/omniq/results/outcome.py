@@ -65,15 +65,17 @@ class OutcomeWaiter:
         return await answered(f"task {id_}", limit, self._result(id_, limit))
 
     async def _result(self, task_id: str, limit: float | None) -> TaskResult:
-        began, waits = time.monotonic(), (self._queue.waits, self._results.waits)
-        if (result := await self._results.get(task_id)) is not None and await self._is_final(result):
-            return result
-        with Wait(*waits):
-            return await self._wait_for(task_id, began, limit)
+        began = time.monotonic()
+        record = await self._queue.look(task_id)
+        if record is None or record.state.is_terminal:
+            result = await self._results.get(task_id)
+            if result is not None and (record is None or _ends(result, record)):
+                return result
+        with Wait(self._queue.waits, self._results.waits):
+            return await self._wait_for(await self._check(task_id, record), began, limit)
 
-    async def _wait_for(self, task_id: str, began: float, limit: float | None) -> TaskResult:
-        hint_at = began + HINT_AFTER
-        record = await self._look(task_id)
+    async def _wait_for(self, record: TaskRecord, began: float, limit: float | None) -> TaskResult:
+        task_id, hint_at = record.id, began + HINT_AFTER
         while True:
             left = None if limit is None else limit - (time.monotonic() - began)
             if left is not None and left <= 0 and not record.state.is_terminal:
@@ -81,7 +83,7 @@ class OutcomeWaiter:
             try:
                 if (result := await self._wait(record, left)) is not None:
                     return result
-                record = await self._look(task_id)
+                record = await self._check(task_id, await self._queue.look(task_id))
             except StoreUnavailable as error:
                 log.warning("task %s can't be looked at, trying again: %s", task_id, error)
                 await asyncio.sleep(self._pause(record, left))
@@ -117,9 +119,8 @@ class OutcomeWaiter:
         record = await self._queue.look(result.task_id)
         return record is None or _ends(result, record)
 
-    async def _look(self, task_id: str) -> TaskRecord:
+    async def _check(self, task_id: str, record: TaskRecord | None) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
-        record = await self._queue.look(task_id)
         if record is None:
             raise TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
         if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
