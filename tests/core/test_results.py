@@ -302,16 +302,12 @@ async def test_a_result_that_is_to_come_takes_two_reads() -> None:
     async with front_door(place) as oq:
         task_id = await oq.enqueue(tasks.add, [1, 2])
         waiting = asyncio.create_task(oq.get_result(task_id, timeout=SOON))
-        while not space_wakeups(space):
+        while not Wakeups.at(space.location).awaited[1]:
             await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
         assert sum(store.reads for store in stores) + counts[0] <= 2
         async with working(oq, "async"):
             assert await waiting == 3
-
-
-def space_wakeups(space: ReferenceSpace) -> list[str]:
-    """The tasks whose results are waited for."""
-    return Wakeups.at(space.location).awaited[1]
 
 
 async def test_those_who_wait_share_their_looks_at_tasks() -> None:

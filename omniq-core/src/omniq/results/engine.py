@@ -80,12 +80,11 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
     async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
         """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it."""
-        record = await self._gets.get().submit(task_id)
-        if record is None:
-            record = await self._next(task_id, seconds)
+        record = await self._next(task_id, seconds)
         return None if record is None else task_result(record, self.serialization)
 
     async def _next(self, task_id: str, seconds: float | None) -> ResultRecord | None:
+        """The result, which the watcher looks for first and then listens for."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._watchers.get().wait(task_id)

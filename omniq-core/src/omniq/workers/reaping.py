@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from omniq.errors import StoreError
+from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
 from omniq.models.result import Outcome
 from omniq.models.state import TaskState
@@ -17,7 +17,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.storage.records import LapsedLease, TaskRecord
 from omniq.workers.settling import poisoned
 
-log = logging.getLogger("omniq.worker")
+log = get_logger("omniq.worker")
 
 PAGE = 500
 
@@ -77,7 +77,7 @@ class Reaper:
         back = await self._queue.store.reap(leases)
         for record in back:
             log.warning(
-                "task %s: the lease of worker %s ran out, it goes back (crash %d)",
+                "task %s: the lease of worker %s ran out, it goes back (crashes: %d)",
                 record.id,
                 crashes[record.id].worker,
                 record.crashes,
