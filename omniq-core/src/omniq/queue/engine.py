@@ -13,7 +13,6 @@ from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
-from omniq.logs import get_logger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
@@ -41,8 +40,6 @@ from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
-
-log = get_logger("omniq.queue")
 
 C = TypeVar("C", bound=TaskQueueConfig)
 
@@ -239,11 +236,9 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     async def end_damaged(self, records: Sequence[TaskRecord], *, release_children: bool = True) -> list[TaskRecord]:
         """Dead-letter tasks that no worker holds and whose rows are damaged; returns those that this call ended."""
-        ended: list[TaskRecord] = []
-        for record in records:
-            to, outcome = TaskState.ERROR, damaged(record)
-            ended += await self.end_tasks([record], to, outcome, release_children=release_children)
-        return ended
+        error, keep = TaskState.ERROR, release_children
+        ended = [await self.end_tasks([task], error, damaged(task), release_children=keep) for task in records]
+        return [task for some in ended for task in some]
 
     async def requeue(self, task_id: TaskRef) -> bool:
         """Let a task that ended without success start afresh, due now; returns False if it is in no such state.

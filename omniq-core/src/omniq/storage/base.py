@@ -83,8 +83,8 @@ class Store(ABC):
     @property
     @abstractmethod
     def location(self) -> str:
-        """Where the data lives, such as `sqlite:/var/app/omniq.db`: equal for two stores exactly when they
-        share one place, in which one atomic step can write both. Holds no secret."""
+        """Where the data lives, such as `sqlite:/var/app/omniq.db`: equal for two stores exactly when they share one
+        place, in which one atomic step can write both. Holds no secret."""
 
     @property
     def wakeups(self) -> Wakeups:
