@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from omniq.background import Background, drive, inside, spawn, start_thread
+from omniq.background import Background, drive, in_empty_context, inside, spawn, start_thread
 from omniq.models import TaskEvent
 from omniq.storage.records import (
     Added,
@@ -195,3 +195,23 @@ def test_a_coroutine_is_driven_to_its_end_whatever_stops_its_loop() -> None:
             drive(loop, tasks.fail_async())
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_what_a_cancelled_caller_does_not_get_is_dropped(turns: int) -> None:
+    made, dropped, got = list[str](), list[str](), list[str]()
+
+    async def make() -> str:
+        await asyncio.sleep(0)
+        made.append("a connection")
+        return made[-1]
+
+    async def call() -> None:
+        got.append(await in_empty_context(make(), drop=dropped.append))
+
+    calling = asyncio.create_task(call())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait([calling])
+    assert got + dropped == made

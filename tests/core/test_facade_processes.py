@@ -83,3 +83,20 @@ def test_a_program_that_closes_nothing_ends_well(tmp_path: Path, how: str, kind:
     with blocking_door(sqlite_place(tmp_path)) as oq:
         left = oq.get_task("left")
         assert (left.state, left.attempts, left.crashes) == (TaskState.PENDING, 0, 0)
+
+
+def test_no_loop_of_ours_runs_any_more_when_the_interpreter_goes(tmp_path: Path) -> None:
+    program = (
+        "import atexit, threading\n"
+        "atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))\n"  # runs last
+        "from tests.core import tasks\n"
+        "from tests.core.support import blocking_door, sqlite_place\n"
+        "with blocking_door(sqlite_place(__import__('pathlib').Path('.'))) as oq:\n"
+        "    oq.enqueue(tasks.nothing)\n"
+        "print(any(thread.name == 'omniq-portal' for thread in threading.enumerate()))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SOON
+    )
+    assert (ended.stdout, ended.returncode) == ("True\n['MainThread']\n", 0), ended.stderr

@@ -18,6 +18,8 @@ from tests.mixes.support import Url
 from tests.reliability.outages import Server
 from tests.reliability.servers import running
 
+pytestmark = pytest.mark.starvable
+
 TIMEOUT, ALLOWANCE = 1.0, 0.5
 """Seconds for which somebody wants to wait, and that it may take on top of them to be told."""
 

@@ -97,9 +97,18 @@ async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def in_empty_context(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns. What it opens, such as a connection, keeps nothing of the caller's context."""
-    return await asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=Context())
+async def in_empty_context(coroutine: Coroutine[Any, Any, T], drop: Callable[[T], object] | None = None) -> T:
+    """What the coroutine returns. What it opens, such as a connection, keeps nothing of the caller's context.
+
+    A caller who is cancelled just when it is there doesn't get it: `drop` does then.
+    """
+    task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=Context())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if drop is not None and task.done() and not task.cancelled() and task.exception() is None:
+            drop(task.result())
+        raise
 
 
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread:

@@ -193,7 +193,9 @@ class Database(Connected):
         return await self._open()
 
     async def _open(self) -> Session:
-        connection = await in_empty_context(self.connect(direct=not self.pooled))
+        connection = await in_empty_context(
+            self.connect(direct=not self.pooled), drop=lambda connection: connection.terminate()
+        )
         return Session(connection, self._texts, self.settings.schema)
 
 
