@@ -74,12 +74,15 @@ _HELD = """
     where state = 'running' and worker = ?
 """
 _LEASE = "id, cast(epoch as integer) as epoch, ifnull(worker, '') as worker"
+_LEASELESS = f"""
+    select * from (
+        select {_LEASE}, 0.0 as lease_until from task
+        where state = 'running' and {{condition}} and (0.0, id) > (?3, ?4) order by +id limit ?5)
+"""
 _LAPSED = f"""
     select json_group_array(json_array(id, epoch, worker, {ticks_of("lease_until")})) from (
-        select * from (
-            select {_LEASE}, 0.0 as lease_until from task
-            where state = 'running' and (lease_until is null or lease_until > ?2) and (0.0, id) > (?3, ?4)
-            order by id limit ?5)
+        {_LEASELESS.format(condition="lease_until is null")}
+        union all {_LEASELESS.format(condition="lease_until > ?2")}
         union all select * from (
             select {_LEASE}, lease_until from task
             where state = 'running' and lease_until <= ?1 and (lease_until, id) > (?3, ?4)

@@ -30,8 +30,8 @@ class Database(Connection):
             started.callback(self._writer.ask_to_end)
             self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
             started.callback(self._reader.ask_to_end)
-            wakeups = Wakeups.at(settings.location)
-            self._watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True), wakeups)
+            self.wakeups = Wakeups.at(settings.location)
+            self._watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True), self.wakeups)
             started.pop_all()
 
     async def close(self) -> None:

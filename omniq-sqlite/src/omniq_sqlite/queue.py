@@ -164,7 +164,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
-        await self.wakeups.for_tasks(queues, timeout, self._next_due)
+        await self._connection.wakeups.for_tasks(queues, timeout, self._next_due)
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
         """In how many seconds each queue has something to claim; paused and empty ones are left out."""

@@ -122,7 +122,7 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
         )
 
     async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self.wakeups.for_results(ids, timeout)
+        return await self._connection.wakeups.for_results(ids, timeout)  # whose watcher looks for others'
 
 
 def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:

@@ -85,6 +85,7 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
     async def _next(self, task_id: str, seconds: float | None) -> ResultRecord | None:
         """The result, which the watcher looks for first and then listens for."""
+        await self.ready()
         try:
             async with asyncio.timeout(seconds):
                 return await self._watchers.get().wait(task_id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from omniq.background import Background, spawn
+from omniq.background import Background, end_task, spawn
 from omniq.batching import apart
 from omniq.errors import Closed, StoreUnavailable
 from omniq.logs import get_logger
@@ -30,6 +31,8 @@ class ResultWatcher:
         """Those that may be there."""
         self._more = asyncio.Event()
         """Set when there are others to wait for."""
+        self._hints: list[Background[list[str]]] = []
+        """The store's wait for all of them; while a new one begins, the one before, too."""
         self._runner: asyncio.Task[None] | None = None
 
     async def wait(self, task_id: str) -> ResultRecord:
@@ -61,28 +64,28 @@ class ResultWatcher:
             self._waiting.pop(task_id, None)
 
     async def _run(self) -> None:
-        hint: Background[list[str]] | None = None
         try:
             while self._waiting:
-                hint = await self._listen(hint)
+                await self._listen()
                 await self._look()
                 if not self._unseen:
-                    await self._hear(hint)
+                    await self._hear()
         finally:
-            if hint is not None:
+            for hint in self._hints:
                 hint.end()
+            self._hints.clear()
 
-    async def _listen(self, before: Background[list[str]] | None) -> Background[list[str]]:
+    async def _listen(self) -> None:
         """Listen for all that is waited for: before anything is looked at, and before the last wait is let go of, so
         that nothing slips through in between."""
-        if before is not None and not before.done() and not self._more.is_set():
-            return before
+        if self._hints and not self._hints[0].done() and not self._more.is_set():
+            return
         self._more.clear()
-        hint = spawn(self._store.wait(list(self._waiting), LOOK))
+        self._hints.append(spawn(self._store.wait(list(self._waiting), LOOK)))
         await asyncio.sleep(0)
-        if before is not None:
-            await self._take(before)
-        return hint
+        if len(self._hints) > 1:
+            await self._take(self._hints[0])
+            del self._hints[0]
 
     async def _take(self, hint: Background[list[str]]) -> None:
         """What was heard by then is to be looked at; all, if that can't be told."""
@@ -124,10 +127,10 @@ class ResultWatcher:
             else:
                 future.set_result(answer)
 
-    async def _hear(self, hint: Background[list[str]]) -> None:
+    async def _hear(self) -> None:
         """Return when a result may have come, or when there are others to wait for."""
-        more = spawn(self._more.wait())
+        more: asyncio.Task[Any] = spawn(self._more.wait())
         try:
-            await asyncio.wait((hint, more), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*self._hints, more], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            more.end()
+            end_task(more)
