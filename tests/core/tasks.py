@@ -299,3 +299,18 @@ def enqueue_another(directory: str) -> str:
 
 async def enqueue_another_async(directory: str) -> str:
     return enqueue_another(directory)
+
+
+async def leave_a_slow_coroutine(log: str) -> None:
+    """Note that it runs, with a coroutine beside it that takes a while to end."""
+
+    async def linger() -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            await asyncio.sleep(0.1)
+
+    lingering = asyncio.create_task(linger())
+    await asyncio.sleep(0)
+    note(log)
+    await asyncio.shield(lingering)

@@ -15,10 +15,13 @@ import pytest
 from omniq import AsyncOmniQ, background, portals
 from omniq.errors import WorkerError
 from omniq.models import TaskState
-from omniq.storage.records import LapsedLease
+from omniq.queue.view import UNREADABLE
+from omniq.storage.records import LapsedLease, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 from omniq.workers import thread_loop
 from omniq.workers import threads as slots
+from omniq.workers.desk import Desk
+from omniq.workers.job import Job
 
 from tests.core import tasks
 from tests.core.support import (
@@ -256,3 +259,14 @@ async def test_a_task_for_which_descriptors_are_lacking_goes_back_uncharged(
     result = await oq.result_store.get(task_id)
     assert result is not None
     assert result.attempts == 1
+
+
+async def test_a_worker_that_cannot_go_on_begins_nothing_more() -> None:
+    record = TaskRecord(
+        id="t", queue_name="default", state=TaskState.RUNNING, priority=0, created_at=0.0, run_at=0.0, epoch=1
+    )
+    desk, job = Desk(60.0), Job(record, UNREADABLE)
+    desk.accept([job])
+    desk.close()
+    assert desk.take() is None
+    assert desk.withdraw() == [job]

@@ -167,3 +167,14 @@ async def test_a_task_that_ignores_its_cancellation_does_not_keep_the_worker(oq:
             await pool.stop()
         await assert_uncharged(oq, [task_id])
         await until(lambda: len(lines(log)) == 2)
+
+
+async def test_a_task_whose_remains_end_slowly_is_not_given_up(
+    oq: AsyncOmniQ, log: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = oq.worker_pool("thread", grace_period=0.0)
+    await pool.start()
+    await oq.enqueue(tasks.leave_a_slow_coroutine, [str(log)])
+    await until(lambda: len(lines(log)) == 1)
+    await pool.stop()
+    assert "goes on running" not in caplog.text

@@ -20,7 +20,7 @@ SAFE_PART = 0.9
 class Desk:
     """The jobs in this worker's hands: waiting for a slot, running, or done and not yet settled.
 
-    `take`, `done` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
+    `take`, `close`, `done` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
     """
 
     def __init__(self, lease: float) -> None:
@@ -30,6 +30,7 @@ class Desk:
         self._buffer: deque[Job] = deque()
         self._done: deque[tuple[Job, Ran]] = deque()
         self._signalled = False
+        self._closed = False
         self._in_line = 0
         self._counting = threading.Lock()
         self.held: dict[str, Job] = {}
@@ -100,7 +101,7 @@ class Desk:
 
         A job that was stopped meanwhile, or whose lease wasn't renewed in time, isn't begun: others may have it.
         """
-        while True:
+        while not self._closed:
             try:
                 job = self._buffer.popleft()
             except IndexError:
@@ -113,6 +114,11 @@ class Desk:
                 self.done(job, Ran(end=End.RELEASED))
             else:
                 return job
+        return None
+
+    def close(self) -> None:
+        """Let no more jobs be taken: the worker can't go on. From any thread."""
+        self._closed = True
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Put jobs that were taken and not begun first in line again."""

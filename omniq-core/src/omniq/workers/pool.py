@@ -273,6 +273,7 @@ class AsyncWorkerPool:
         if self.failure is not None:
             return False
         self.failure = error
+        self.desk.close()
         log.critical("worker %s can't go on", self.name, exc_info=error)
         return True
 

@@ -73,9 +73,9 @@ class ThreadSlots:
         return self._starting.failing and not self._threads
 
     @property
-    def any_on_loops(self) -> bool:
-        """Whether an async task is running."""
-        return any(thread.loop.busy for thread in list(self._running.values()))
+    def on_loops(self) -> set[Job]:
+        """The async ones among the jobs that are running."""
+        return {job for job, thread in list(self._running.items()) if thread.loop.busy}
 
     def wake(self) -> None:
         """Let one more thread look for work."""
@@ -270,10 +270,12 @@ CANCEL_PATIENCE = 0.5
 async def give_up_all(slots: ThreadSlots) -> None:
     """Stop what still runs on threads, hand back what can't be stopped, and let the threads end."""
     slots.close()
+    cancelled = slots.on_loops
     for job in slots.running:
         slots.stop_job(job, End.RELEASED)
     deadline = time.monotonic() + CANCEL_PATIENCE
-    while slots.any_on_loops and time.monotonic() < deadline:  # noqa: ASYNC110 (they end on threads, and soon)
+    # Until they are handed in, not just off their loops: what they have left behind there is ended before.
+    while not cancelled.isdisjoint(slots.running) and time.monotonic() < deadline:  # noqa: ASYNC110 (on threads, and soon)
         await asyncio.sleep(0.005)
     for job in slots.running:
         slots.give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
