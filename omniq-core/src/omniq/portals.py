@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
@@ -53,6 +55,19 @@ def _open_null(number: int) -> None:
         os.close(opened)
 
 
+_portals: weakref.WeakSet[Portal] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """A loop of uvloop that still runs when the interpreter goes can take the process down."""
+    for portal in list(_portals):
+        if portal.alive:
+            portal.stop()
+
+
+atexit.register(_at_exit)
+
+
 class Portal:
     """An event loop on a thread of its own, to which other threads hand coroutines.
 
@@ -73,6 +88,7 @@ class Portal:
         except BaseException:
             self.loop.close()
             raise
+        _portals.add(self)
 
     @property
     def alive(self) -> bool:

@@ -68,8 +68,6 @@ def _at_exit() -> None:
             facade.close()
         except Exception:
             log.exception("%s couldn't be closed at the interpreter's end", type(facade).__name__)
-    if _portal is not None and _portal.alive:
-        _portal.stop()  # a loop of uvloop that still runs when the interpreter goes can take the process down
 
 
 if hasattr(os, "register_at_fork"):
