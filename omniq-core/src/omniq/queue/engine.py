@@ -11,9 +11,8 @@ from omniq.backoff import repeated, repeating
 from omniq.batching import Batcher
 from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
-from omniq.errors import CorruptPayload, InvalidTask, TaskNotFound
+from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
-from omniq.logs import get_logger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
@@ -35,20 +34,15 @@ from omniq.queue.request import (
     task_filter,
 )
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.settle import ENDINGS, Settler, ending
+from omniq.queue.settle import ENDINGS, Settler, damaged, ending
 from omniq.queue.ttl import TTLManager
 from omniq.queue.view import task_details, task_view
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 
-log = get_logger("omniq.queue")
-
 C = TypeVar("C", bound=TaskQueueConfig)
-
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
-
-DAMAGED = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
 
 
 class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
@@ -241,11 +235,9 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     async def end_damaged(self, records: Sequence[TaskRecord], *, release_children: bool = True) -> list[TaskRecord]:
         """Dead-letter tasks that no worker holds and whose rows are damaged; returns those that this call ended."""
-        ended: list[TaskRecord] = []
-        for record in records:
-            outcome = Outcome(error_type=DAMAGED, error_message=f"the stored task is damaged: {record.damage}")
-            ended += await self.end_tasks([record], TaskState.ERROR, outcome, release_children=release_children)
-        return ended
+        error, keep = TaskState.ERROR, release_children
+        ended = [await self.end_tasks([task], error, damaged(task), release_children=keep) for task in records]
+        return [task for some in ended for task in some]
 
     async def requeue(self, task_id: TaskRef) -> bool:
         """Let a task that ended without success start afresh, due now; returns False if it is in no such state.

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from omniq.backoff import repeated
 from omniq.batching import parts
-from omniq.errors import StoreUnavailable
+from omniq.errors import CorruptPayload, StoreUnavailable
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
 from omniq.serialization.manager import SerializationManager
@@ -119,3 +119,9 @@ def ending(
             schedule_id=record.schedule_id,
         ),
     )
+
+
+def damaged(record: TaskRecord) -> Outcome:
+    """How a task ends whose stored row is damaged."""
+    kind = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
+    return Outcome(error_type=kind, error_message=f"the stored task is damaged: {record.damage}")
