@@ -312,6 +312,7 @@ async def test_nothing_of_a_task_is_kept_after_its_end(tmp_path: Path, kind: str
                 await until(
                     lambda: not [kept for kept in gc.get_objects() if type(kept) is Job and kept.record.id in ids]
                 )
+            assert not list(rude.Heavy.alive)
         finally:
             gc.enable()
 

@@ -266,15 +266,20 @@ async def test_damaged_rows_end_no_worker_and_spoil_no_other_task(planter: Plant
     await _everything_is_shown(planter)
 
 
-@pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
-async def test_a_task_whose_ttl_is_damaged_is_dead_lettered_and_not_mended(planter: Planter, oq: AsyncOmniQ) -> None:
-    planter.tasks = [
-        damage for damage in planter.tasks if damage in ("expires_at = -9e999", "expires_at = '-infinity'")
-    ]
+async def add_with_damaged_ttl(planter: Planter, oq: AsyncOmniQ) -> None:
+    """A task "b00", which has expired if one believes its TTL."""
+    (planter.tasks,) = ([damage] for damage in planter.tasks if damage in EXPIRED)
     planter.schedules, planter.results, planter.events = (), (), ()
     await add(oq, ["b00"])
     await planter.plant()
-    assert len(planter.tasks) == 1
+
+
+EXPIRED = ("expires_at = -9e999", "expires_at = '-infinity'")
+
+
+@pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
+async def test_a_task_whose_ttl_is_damaged_is_dead_lettered_and_not_mended(planter: Planter, oq: AsyncOmniQ) -> None:
+    await add_with_damaged_ttl(planter, oq)
     await oq.task_queue.ttl.expire()
     dead = await oq.list_dead()
     assert [(task.id, task.state) for task in dead] == [("b00", TaskState.ERROR)]
@@ -285,12 +290,7 @@ async def test_a_task_whose_ttl_is_damaged_is_dead_lettered_and_not_mended(plant
 
 @pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
 async def test_a_change_that_is_refused_mends_nothing(planter: Planter, oq: AsyncOmniQ) -> None:
-    planter.tasks = [
-        damage for damage in planter.tasks if damage in ("expires_at = -9e999", "expires_at = '-infinity'")
-    ]
-    planter.schedules, planter.results, planter.events = (), (), ()
-    await add(oq, ["b00"])
-    await planter.plant()
+    await add_with_damaged_ttl(planter, oq)
     before = await record_of(oq, "b00")
     assert before is not None
     assert before.damage is not None

@@ -21,7 +21,9 @@ def test_an_alarm_may_ring_at_once(postgres_url: str, loop: str) -> None:
         await store.connect()
         for _ in range(20_000):
             store.wakeups.tell(News({"default": 0.000_001}))
-        await asyncio.wait_for(store.wait(["default"], SOON), SOON / 2)
+        waiting = asyncio.ensure_future(store.wait(["default"], SOON))
+        done, _ = await asyncio.wait([waiting], timeout=SOON / 2)
+        assert done
         await store.close()
 
     run_on(loop, body())

@@ -29,13 +29,14 @@ def _note(count: int) -> str:
     return f" … {count:,} characters cut … "
 
 
-@lru_cache(maxsize=1024)
 def shown_name(name: str) -> str:
     """The name on one line, and not too long: for people, never to look something up by it."""
-    if len(name) <= MAX_NAME and name.isprintable():
-        return name
-    short = cut(name, MAX_NAME)
-    return "".join(char if char.isprintable() else "�" for char in short)
+    return _on_one_line(cut(name, MAX_NAME))
+
+
+@lru_cache(maxsize=1024)  # of short texts: whatever a task calls its errors, it fills no memory
+def _on_one_line(name: str) -> str:
+    return name if name.isprintable() else "".join(char if char.isprintable() else "�" for char in name)
 
 
 # ── what a terminal or a log may get ────────────────────────────────────────

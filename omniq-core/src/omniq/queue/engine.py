@@ -42,7 +42,6 @@ from omniq.storage.guarantees import Guarantees
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 
 C = TypeVar("C", bound=TaskQueueConfig)
-
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
 
 

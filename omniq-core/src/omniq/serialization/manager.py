@@ -24,7 +24,7 @@ from omniq.serialization.signing import VARIABLE, Role, Signer
 MAX_METADATA: Final = 64 * 1024
 """Bytes of a task's metadata, packed."""
 # The envelope tells without decoding whether there is dill inside, so it must not lie.
-DISAGREEING: Final = "the payload's header and body disagree about its format"
+_DISAGREEING: Final = "the payload's header and body disagree about its format"
 _DEFAULTS: Final = CallOptions()
 _encode_metadata = Encoder().encode
 _decode_metadata = Decoder(dict[str, Any]).decode
@@ -126,7 +126,7 @@ class SerializationManager:
         format, body = self._envelope.unseal(data, role=Role.CALL, binding=binding)
         call = self._calls.loads(body)
         if format is not _format_of(call):
-            raise CorruptPayload(DISAGREEING)
+            raise CorruptPayload(_DISAGREEING)
         return call
 
     def resign_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
@@ -174,7 +174,7 @@ class SerializationManager:
         format, body = self._envelope.unseal(data, role=_role_of(status), binding=binding)
         outcome = self._outcomes.loads(body)
         if format is not _format_of_outcome(outcome):
-            raise CorruptPayload(DISAGREEING)
+            raise CorruptPayload(_DISAGREEING)
         return outcome
 
     def resign_outcome(
@@ -198,7 +198,7 @@ class SerializationManager:
         format, body = self._envelope.unseal(data, role=Role.SCHEDULE, binding=binding)
         scheduled = self._schedules.loads(body)
         if format is not _format_of(scheduled.call):
-            raise CorruptPayload(DISAGREEING)
+            raise CorruptPayload(_DISAGREEING)
         return scheduled
 
     def resign_schedule(self, data: bytes, *, schedule_id: str, queue_name: str) -> bytes:
