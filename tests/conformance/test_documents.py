@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import pytest
 from msgspec.structs import replace
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue, Write
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.results import BaseResultStorage
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     EventStorageConformance,
@@ -25,7 +27,9 @@ from omniq.testing.documents import DictDocuments
 
 
 class DictTaskStore(DocumentTaskQueue):
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ATOMIC_RESULTS, Capability.PRIORITY})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.UNIQUE}
+    )
 
 
 class SteppedDocuments(DictDocuments):

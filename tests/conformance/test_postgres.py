@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.results import BaseResultStorage
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     EventStorageConformance,

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import TaskRecord
+from omniq.storage.results import BaseResultStorage
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 from omniq.testing.conformance import (
     AtomicResultsConformance,

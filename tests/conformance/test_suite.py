@@ -16,8 +16,8 @@ from omniq import clock as wall
 from omniq.errors import UnsupportedCapability
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
     Change,
@@ -32,6 +32,7 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
+from omniq.storage.results import BaseResultStorage
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, VirtualClock, conformance
 from omniq.testing.conformance import (
     AtomicResultsConformance,
@@ -129,10 +130,16 @@ class ForgetsPauses(ReferenceQueueStore):
 
 class PagesByNumber(ReferenceQueueStore):
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         start = int(cursor or 0)
-        found = (await super().find(where, limit=start + limit, bodies=bodies)).tasks[start:]
+        found = (await super().find(where, newest_first=newest_first, limit=start + limit, bodies=bodies)).tasks[start:]
         return TaskPage(found, str(start + limit) if len(found) == limit else None)
 
 

@@ -21,7 +21,7 @@ from omniq.models import EventStorageConfig, ResultStorageConfig, TaskQueueConfi
 from omniq.queue import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage import BaseEventStorage, BaseResultStorage, BaseTaskQueue
-from omniq.storage.records import Added, Change, Changed, NewTask, TaskRecord
+from omniq.storage.records import NEW, Change, Changed, NewTask, TaskRecord
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 from omniq.workers import AsyncWorkerPool, WorkerPool
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
@@ -226,7 +226,7 @@ async def plant(oq: AsyncOmniQ, *, body: bytes | None = None, **call: Any) -> st
     if body is None:
         changed = replace(queue.serialization.build_call(noop, (), {}), **call)
         body = queue.serialization.reseal(changed, task_id=task_id, queue_name="default")
-    assert await queue.store.add([NewTask(id=task_id, queue_name="default", body=body)]) == [Added.NEW]
+    assert await queue.store.add([NewTask(id=task_id, queue_name="default", body=body)]) == [NEW]
     return task_id
 
 

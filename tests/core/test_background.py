@@ -62,10 +62,16 @@ class LookingQueue(ReferenceQueueStore):
         return await super().lapsed(limit=limit, after=after)
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         look("upkeep")
-        return await super().find(where, limit=limit, cursor=cursor, bodies=bodies)
+        return await super().find(where, newest_first=newest_first, limit=limit, cursor=cursor, bodies=bodies)
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
         look("heart")

@@ -14,6 +14,7 @@ from omniq.events import AsyncEventLogger, EventLogger, EventStorage
 from omniq.models import EventType, TaskState
 from omniq.models.event import TaskEvent
 from omniq.storage import BaseEventStorage
+from omniq.storage.records import EventFilter
 from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
 
 from tests.core import oddities, tasks
@@ -231,7 +232,10 @@ class TestBuffer:
         assert logger.dropped == 90
         store.let_go.set()
         await logger.close()
-        assert [event.task_id for event in await store.query()] == ["first", *(f"t{n}" for n in range(10))]
+        assert [event.task_id for event in (await store.query(EventFilter())).events[::-1]] == [
+            "first",
+            *(f"t{n}" for n in range(10)),
+        ]
         assert [record.getMessage() for record in caplog.records] == [
             "events are dropped, 1 so far: the event store is too slow, or away"
         ]
@@ -243,7 +247,7 @@ class TestBuffer:
             logger.log(E.ENQUEUED, task_id=f"t{n}")
         store.let_go.set()
         await logger.flush()
-        assert len(await store.query(limit=2000)) == 1200
+        assert len((await store.query(EventFilter(), limit=2000)).events) == 1200
         await logger.close()
 
     async def test_a_logger_can_be_turned_off_and_closed_twice(self) -> None:
@@ -253,7 +257,7 @@ class TestBuffer:
         logger.log(E.ENQUEUED, task_id="t")
         await logger.close()
         await logger.close()
-        assert await store.query() == []
+        assert (await store.query(EventFilter())).events == []
 
     async def test_flushing_does_not_wait_for_a_store_that_is_away(self) -> None:
         store: BaseEventStorage = FailingEventStore(ReferenceSpace(), StoreUnavailable("away"))

@@ -29,10 +29,16 @@ class Unread(ReferenceQueueStore):
         return await super().get(ids, bodies=False)
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         assert not bodies, "bodies are read"
-        return await super().find(where, limit=limit, cursor=cursor, bodies=False)
+        return await super().find(where, newest_first=newest_first, limit=limit, cursor=cursor, bodies=False)
 
 
 class TestLists:

@@ -128,7 +128,7 @@ class TestEnqueueing:
     async def test_an_error_tells_which_of_many_are_added(self) -> None:
         oq, lost = forgetful()
         async with oq:
-            first = oq.task_queue.store.add_batch
+            first = oq.task_queue.store.max_items
             lost.update({"add-spared": 1, "add": REPEATS + 1})
             calls = [TaskCall(func=tasks.nothing, options={"task_id": f"t{n:05}"}) for n in range(first + 5)]
             with pytest.raises(StoreUnavailable) as failed:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import TaskNotFound
 from omniq.ids import slot_id
-from omniq.storage.records import Added, NewTask
+from omniq.storage.records import NEW, NewTask
 from omniq.testing import VirtualClock
 
 from tests.core import tasks
@@ -115,7 +115,7 @@ async def test_a_slot_whose_task_was_there_already_is_told(
     with pytest.raises(TaskNotFound):
         await oq.get_task(squatted)
     planted = NewTask(id=squatted, queue_name="low", body=b"somebody else's")
-    assert await oq.task_queue.store.add([planted]) == [Added.NEW]
+    assert await oq.task_queue.store.add([planted]) == [NEW]
     virtual_clock.advance(61)
     await oq.task_queue.scheduler.fire_due()
     assert f"task {squatted} was there already, and isn't the schedule's" in caplog.text

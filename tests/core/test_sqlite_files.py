@@ -15,6 +15,7 @@ from typing import TypeAlias
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
+from omniq.storage.records import NEW
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.opening import LOOK_INTERVAL
 from omniq_sqlite.queue import SQLiteQueueStore
@@ -161,7 +162,7 @@ async def test_a_full_disk_is_told_and_costs_nothing(path: Path) -> None:
     await store._connection.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
     with pytest.raises(StoreFull, match="full"):
         await store.add([task(f"t{n:05}", body=b"x" * 1000) for n in range(2000)])
-    assert await store.add([task("after")]) == ["new"]
+    assert await store.add([task("after")]) == [NEW]
     assert [record.id for record in await store.claim(["default"], limit=9, lease=9.0, worker="w")] == [
         "before",
         "after",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from omniq.models.state import TaskState
-from omniq.storage.records import Added, NewTask, ResultRecord
+from omniq.storage.records import NEW, NewTask, ResultRecord
 from omniq.sync import Portal
 from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.queue import SQLiteQueueStore
@@ -56,7 +56,7 @@ async def queue(config: SQLiteTaskQueueConfig) -> AsyncIterator[SQLiteQueueStore
 
 async def add(store: SQLiteQueueStore, *tasks: NewTask) -> None:
     await store.connect()
-    assert await store.add(tasks) == [Added.NEW] * len(tasks)
+    assert await store.add(tasks) == [NEW] * len(tasks)
     await store.close()
 
 
@@ -160,7 +160,7 @@ def test_a_fork_amid_writes_harms_neither_side(config: SQLiteTaskQueueConfig) ->
     for n, child in enumerate(children):
         adding = portal.submit(store.add([new_task(f"parent{n}")]))
         child.start()
-        assert adding.result(PATIENCE) == [Added.NEW]
+        assert adding.result(PATIENCE) == [NEW]
     for child in children:
         child.join(PATIENCE)
     assert [child.exitcode for child in children] == [0] * 5

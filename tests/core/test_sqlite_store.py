@@ -15,7 +15,7 @@ import pytest
 from omniq.errors import ConfigError, StoreError, StoreUnavailable
 from omniq.models.state import TaskState
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import Added, Change, NewTask, ResultRecord, TaskRecord
+from omniq.storage.records import DUPLICATE, NEW, Change, NewTask, ResultRecord, TaskRecord
 from omniq.testing.conformance.builders import reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.connection import Database, SQLiteStore
@@ -233,14 +233,14 @@ class TestGroupCommit:
         await blocker
         with pytest.raises(asyncio.CancelledError):
             await adding
-        assert await queue.add([task("b"), task("a")]) == [Added.NEW, Added.DUPLICATE]
+        assert await queue.add([task("b"), task("a")]) == [NEW, DUPLICATE]
 
     async def test_a_lock_that_stays_is_reported(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
         connection.execute("begin immediate")
         with pytest.raises(StoreUnavailable, match=r"default\.db: database is locked"):
             await queue.add([task("a")])
         connection.execute("rollback")
-        assert await queue.add([task("a")]) == [Added.NEW]
+        assert await queue.add([task("a")]) == [NEW]
 
     async def test_idle_calls_need_no_lock(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
         connection.execute("begin immediate")

@@ -11,7 +11,7 @@ import pytest
 from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import InvalidTask
 from omniq.models.times import LATEST, as_datetime, due_time, utc
-from omniq.storage.records import Added, NewTask, ScheduleRecord
+from omniq.storage.records import NEW, NewTask, ScheduleRecord
 
 from tests.core import tasks
 from tests.core.cli_support import TASKS, Cli
@@ -68,7 +68,7 @@ async def test_one_row_with_an_odd_time_spoils_no_list(oq: AsyncOmniQ) -> None:
     store, body = oq.task_queue.store, b"x"
     good = await oq.enqueue(tasks.nothing)
     odd = [NewTask(id=f"odd{n}", queue_name="default", body=body, run_at=at, ttl=1e9) for n, at in enumerate(FAR)]
-    assert await store.add(odd) == [Added.NEW] * len(odd)
+    assert await store.add(odd) == [NEW] * len(odd)
     assert await store.put_schedule(
         ScheduleRecord(id="s", queue_name="default", body=body, next_run=1e12), if_version=None
     )

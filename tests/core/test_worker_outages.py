@@ -108,10 +108,16 @@ class FlakyQueueStore(ReferenceQueueStore):
         return await super().get(ids, bodies=bodies)
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         self._switch.check()
-        return await super().find(where, limit=limit, cursor=cursor, bodies=bodies)
+        return await super().find(where, newest_first=newest_first, limit=limit, cursor=cursor, bodies=bodies)
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         self._switch.check()

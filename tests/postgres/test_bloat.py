@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from omniq.storage.records import Added, TaskRecord
+from omniq.storage.records import NEW, TaskRecord
 from omniq_postgres.claiming import CLAIM, HEAD, Bookmarks, Place
 from omniq_postgres.queue import PostgresQueueStore
 
@@ -31,7 +31,7 @@ async def snapshot(queue: PostgresQueueStore, connection: Connection) -> AsyncIt
 async def work_off(queue: PostgresQueueStore, count: int) -> TaskRecord:
     """Add, claim and end so many tasks; returns the last one."""
     for start in range(0, count, 1000):
-        assert await queue.add(tasks(1000, f"{start:06}-")) == [Added.NEW] * 1000
+        assert await queue.add(tasks(1000, f"{start:06}-")) == [NEW] * 1000
         records = await claim(queue, 1000)
         await queue.transition([success(record) for record in records])
     return records[-1]

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
-from omniq.storage.records import Added
+from omniq.storage.records import DUPLICATE, NEW
 from omniq.testing.conformance.processes import connect_only, in_children
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
@@ -49,7 +49,7 @@ class TestRestart:
         with pytest.raises(StoreUnavailable):
             await claim(fragile)
         postgres_server.start()
-        assert await fragile.add([task("u")]) == [Added.NEW]
+        assert await fragile.add([task("u")]) == [NEW]
         assert [changed.status for changed in await fragile.transition([success(held[0])])] == ["applied"]
         assert [record.id for record in await claim(fragile)] == ["u"]
         results = fragile.result_storage()
@@ -103,7 +103,7 @@ class TestManyProcesses:
 def _exit_code_of(store: PostgresQueueStore) -> int:
     """Use the store in a forked child; 0 if that went well."""
     try:
-        return int(asyncio.run(store.add([task("child")])) != [Added.NEW])
+        return int(asyncio.run(store.add([task("child")])) != [NEW])
     except BaseException:
         return 2
 
@@ -122,10 +122,8 @@ class TestNarrowWays:
         await store.connect()
         assert database_of(store).pooled
         assert (await store.guarantees()).push is False
-        assert await store.add(tasks(100)) == [Added.NEW] * 100
-        assert await store.add([*tasks(100), task("child", parents=("t000000",))]) == [Added.DUPLICATE] * 100 + [
-            Added.NEW
-        ]
+        assert await store.add(tasks(100)) == [NEW] * 100
+        assert await store.add([*tasks(100), task("child", parents=("t000000",))]) == [DUPLICATE] * 100 + [NEW]
         claims = await asyncio.gather(*(claim(store, 10) for _ in range(10)))
         changes = [[success(record) for record in records] for records in claims]
         answers = await asyncio.gather(*(store.transition(batch) for batch in changes))
@@ -137,7 +135,7 @@ class TestNarrowWays:
         store = PostgresQueueStore(PostgresTaskQueueConfig.from_url(pgbouncer_url))
         connection = await asyncpg.connect(pgbouncer_url.partition("?")[0], statement_cache_size=0)
         async with connection.transaction():
-            assert await store.add_within(connection, tasks(3)) == [Added.NEW] * 3
+            assert await store.add_within(connection, tasks(3)) == [NEW] * 3
         assert len(await claim(store)) == 3
         await connection.close()
         await store.close()

@@ -15,7 +15,7 @@ from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
-from omniq.storage.records import Added, TaskFilter
+from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, TaskFilter
 from omniq.testing.conformance.builders import reap
 from omniq_postgres.adding import COPY_FROM
 from omniq_postgres.claiming import CLAIM, HEAD, LAPSED, PROMOTE, REAP
@@ -53,7 +53,7 @@ class TestSchema:
     ) -> None:
         await connection.execute(f'create schema "{config.schema}"')
         store = PostgresQueueStore(config)
-        assert await store.add([task("t")]) == [Added.NEW]
+        assert await store.add([task("t")]) == [NEW]
         await store.close()
 
     async def test_verbs_need_no_connect(self, config: PostgresTaskQueueConfig) -> None:
@@ -93,14 +93,14 @@ class TestErrors:
         with pytest.raises(StoreError, match="invalid byte sequence") as error:
             await queue.add([task("nul\0")])
         assert not isinstance(error.value, StoreUnavailable)
-        assert await queue.add([task("t")]) == [Added.NEW]
+        assert await queue.add([task("t")]) == [NEW]
 
 
 class TestCopy:
     async def test_copied_tasks_are_as_the_inserted_ones(self, queue: PostgresQueueStore) -> None:
         many = [replace(t, priority=5, schedule_id="s") for t in tasks(COPY_FROM)]
-        assert await queue.add(many) == [Added.NEW] * COPY_FROM
-        assert await queue.add([task("one")]) == [Added.NEW]
+        assert await queue.add(many) == [NEW] * COPY_FROM
+        assert await queue.add([task("one")]) == [NEW]
         copied, inserted = await queue.get([many[0].id, "one"])
         assert copied is not None
         assert inserted is not None
@@ -113,13 +113,13 @@ class TestCopy:
         await queue.add([many[7]])
         twice = [*many, many[3]]
         answers = await queue.add(twice)
-        assert [index for index, answer in enumerate(answers) if answer is Added.DUPLICATE] == [7, COPY_FROM]
+        assert [index for index, answer in enumerate(answers) if answer is DUPLICATE] == [7, COPY_FROM]
 
 
 class TestCallersTransaction:
     async def test_tasks_come_with_the_commit(self, queue: PostgresQueueStore, connection: Connection) -> None:
         async with connection.transaction():
-            assert await queue.add_within(connection, tasks(3)) == [Added.NEW] * 3
+            assert await queue.add_within(connection, tasks(3)) == [NEW] * 3
             assert await claim(queue) == []
         assert len(await claim(queue)) == 3
 
@@ -134,7 +134,7 @@ class TestCallersTransaction:
         await queue.add([task("t")])
         async with connection.transaction():
             answers = await queue.add_within(connection, [task("t"), task("u"), task("v", parents=("nobody",))])
-            assert answers == [Added.DUPLICATE, Added.NEW, Added.UNKNOWN_PARENT]
+            assert answers == [DUPLICATE, NEW, UNKNOWN_PARENT]
             assert await connection.fetchval("select 1") == 1
         assert [record and record.id for record in await queue.get(["u", "v"])] == ["u", None]
 

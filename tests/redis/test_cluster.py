@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from omniq.errors import StoreUnavailable
-from omniq.storage.records import Added, ScheduleRecord, TaskFilter
+from omniq.storage.records import NEW, ScheduleRecord, TaskFilter
 from omniq_redis.queue import RedisQueueStore
 from redis.crc import key_slot
 
@@ -64,7 +64,7 @@ class TestCluster:
         self, redis_cluster: list[RedisServer], stores: list[RedisQueueStore]
     ) -> None:
         for store in stores:
-            assert await store.add([task(f"t{n}") for n in range(700)]) == [Added.NEW] * 700
+            assert await store.add([task(f"t{n}") for n in range(700)]) == [NEW] * 700
         assert [node.ask("DBSIZE") > 0 for node in redis_cluster] == [True] * 3
 
     async def test_tasks_run_their_course(self, stores: list[RedisQueueStore]) -> None:

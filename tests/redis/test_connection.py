@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.state import TaskState
-from omniq.storage.records import Added, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
+from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
 from omniq_redis import connection
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
@@ -143,7 +143,7 @@ class TestScripts:
     ) -> None:
         redis_server.ask("SCRIPT FLUSH")
         answers = await asyncio.gather(*(store.add([task(f"t{n}")]) for n in range(100)))
-        assert answers == [[Added.NEW]] * 100
+        assert answers == [[NEW]] * 100
 
     async def test_a_large_batch_may_find_them_forgotten(
         self, redis_server: RedisServer, store: RedisQueueStore
@@ -151,7 +151,7 @@ class TestScripts:
         for _ in range(3):
             redis_server.ask("SCRIPT FLUSH")
             tasks = [task() for _ in range(2 * PARCEL + 1)]
-            assert await store.add(tasks) == [Added.NEW] * len(tasks)
+            assert await store.add(tasks) == [NEW] * len(tasks)
             redis_server.ask("SCRIPT FLUSH")
             records = await claim(store, len(tasks))
             redis_server.ask("SCRIPT FLUSH")
@@ -218,7 +218,7 @@ class TestRefusals:
             "ACL SETUSER", "joe", "on", ">r1ght", "~{omniq:*", "resetchannels", "&{omniq:*", "+@all", "-config"
         )
         async with opened(f"redis://joe:r1ght@127.0.0.1:{redis_server.port}") as store:
-            assert await store.add([task("t")]) == [Added.NEW]
+            assert await store.add([task("t")]) == [NEW]
             async with asyncio.timeout(5):
                 await store.wait([QUEUE], 60)  # it has something due
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from omniq.models.state import TaskState
-from omniq.storage.records import Added, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
+from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
 from omniq.testing.clock import VirtualClock
 from omniq_redis.queue import RedisQueueStore
 from omniq_redis.wire import PARCEL, PARCEL_BYTES
@@ -78,7 +78,7 @@ class TestLeavings:
 class TestLargeBodies:
     async def test_one_reply_holds_few_of_them(self, store: RedisQueueStore) -> None:
         body = b"\xff" * (PARCEL_BYTES // 3)
-        assert await store.add([task(f"t{n}", body=body) for n in range(8)]) == [Added.NEW] * 8
+        assert await store.add([task(f"t{n}", body=body) for n in range(8)]) == [NEW] * 8
         assert [record and len(record.body) for record in await store.get(["t0", "x", "t1", "t2", "t3"])] == [
             len(body), None, len(body), len(body), len(body),
         ]  # fmt: skip
@@ -130,7 +130,7 @@ class TestScale:
         parents = [self._task(n, 0.0) for n in range(5000)]
         await store.add(parents)
         child = replace(task("child"), depends_on=tuple(parent.id for parent in parents))
-        assert await store.add([child]) == [Added.NEW]
+        assert await store.add([child]) == [NEW]
         release = Change(task_id="child", to=TaskState.PENDING, from_states=(TaskState.WAITING,))
         assert [changed.status for changed in await store.transition([release])] == ["applied"]
 

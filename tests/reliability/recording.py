@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseResultStorage, BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
     Change,
@@ -24,6 +24,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.results import BaseResultStorage
 
 from tests.reliability.history import History
 
@@ -112,9 +113,15 @@ class RecordingQueue(BaseTaskQueue):
         return await self._store.get(ids, bodies=bodies)
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
-        return await self._store.find(where, limit=limit, cursor=cursor, bodies=bodies)
+        return await self._store.find(where, newest_first=newest_first, limit=limit, cursor=cursor, bodies=bodies)
 
     async def stats(self) -> list[QueueStats]:
         return await self._store.stats()

@@ -17,22 +17,38 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 def parts(
-    items: Sequence[T], size: Callable[[T], int], *, limit: int, max_bytes: int = MAX_BYTES
+    items: Sequence[T],
+    size: Callable[[T], int] | None = None,
+    *,
+    limit: int,
+    max_bytes: int = MAX_BYTES,
+    id_of: Callable[[T], object] | None = None,
 ) -> Iterator[Sequence[T]]:
-    """The items in order, in parts of at most `limit` items and `max_bytes` bytes; a larger item goes alone."""
-    if len(items) <= limit and sum(map(size, items)) <= max_bytes:  # as nearly always
-        if items:
+    """The items in order, in parts of at most `limit` items and `max_bytes` bytes; a larger item goes alone.
+
+    No part has two items of one id, where `id_of` tells that of an item.
+    """
+    if len(items) <= limit and (size is None or sum(map(size, items)) <= max_bytes) and _are_unique(items, id_of):
+        if items:  # as nearly always
             yield items
         return
     start = total = 0
+    seen: set[object] = set()
     for index, item in enumerate(items):
-        weight = size(item)
+        weight = 0 if size is None else size(item)
+        id_ = index if id_of is None else id_of(item)
         total += weight
-        if index > start and (index - start == limit or total > max_bytes):
+        if index > start and (index - start == limit or total > max_bytes or id_ in seen):
             yield items[start:index]
             start, total = index, weight
+            seen.clear()
+        seen.add(id_)
     if start < len(items):
         yield items[start:]
+
+
+def _are_unique(items: Sequence[T], id_of: Callable[[T], object] | None) -> bool:
+    return id_of is None or len(items) < 2 or len(set(map(id_of, items))) == len(items)
 
 
 async def apart(flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], items: Sequence[T]) -> list[R | Exception]:

@@ -11,7 +11,9 @@ from omniq.events.store import AsyncEventStorage
 from omniq.plugins.registry import load_class
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.results import BaseResultStorage
 from omniq.sync import AsyncResource, Blocking
 
 A = TypeVar("A", bound=AsyncResource)

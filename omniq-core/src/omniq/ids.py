@@ -15,6 +15,8 @@ import time
 from omniq.errors import InvalidTask
 
 MAX_LENGTH = 255
+MAX_PAGE = 10_000
+"""Items of one list."""
 
 _random = random.Random(os.urandom(32))
 # A forked child must not repeat its parent's sequence.
@@ -59,6 +61,13 @@ def check_new_id(value: object, name: str) -> str:
     if _SLOT_ID.fullmatch(id_):
         raise InvalidTask(f"{name}: {id_} is a UUID of version 8, which only the tasks of schedules have")
     return id_
+
+
+def check_limit(limit: object) -> int:
+    """How many items a list may have, if that is a number from 1 to `MAX_PAGE`. Raises `InvalidTask`."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= MAX_PAGE:
+        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit!r:.80}")
+    return int(limit)
 
 
 def _uuid(milliseconds: int, version: int, bits: int) -> str:

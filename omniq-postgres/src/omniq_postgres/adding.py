@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import asyncpg
 from omniq import clock
-from omniq.storage.records import Added, NewTask
+from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, NewTask
 
 from omniq_postgres.connection import Session
 from omniq_postgres.wire import CLOCK, array_literal
@@ -77,11 +77,11 @@ async def _add_family(session: Session, tasks: Sequence[NewTask]) -> list[Added]
     known = {row[0] for row in await session.fetch(_KEEP_PARENTS, list(parents))}
     known |= {row[0] for row in await session.fetch(_EXISTING, [task.id for task in tasks])}
     verdicts = _judge(tasks, known)
-    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is Added.NEW]
+    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
     added = await _insert(session, fresh)
     lost = {task.id for task in fresh} - added  # to somebody who added the same id in the meantime
     return [
-        Added.DUPLICATE if verdict is Added.NEW and task.id in lost else verdict
+        DUPLICATE if verdict is NEW and task.id in lost else verdict
         for task, verdict in zip(tasks, verdicts, strict=True)
     ]
 
@@ -91,12 +91,12 @@ def _judge(tasks: Sequence[NewTask], known: set[str]) -> list[Added]:
     verdicts = []
     for task in tasks:
         if task.id in known:
-            verdicts.append(Added.DUPLICATE)
+            verdicts.append(DUPLICATE)
         elif not known.issuperset(task.depends_on):
-            verdicts.append(Added.UNKNOWN_PARENT)
+            verdicts.append(UNKNOWN_PARENT)
         else:
             known.add(task.id)
-            verdicts.append(Added.NEW)
+            verdicts.append(NEW)
     return verdicts
 
 
@@ -122,11 +122,11 @@ async def _insert(session: Session, tasks: Sequence[NewTask]) -> set[str]:
 def _verdicts(tasks: Sequence[NewTask], added: set[str]) -> list[Added]:
     """NEW for the first task of each id that was added, DUPLICATE for the rest."""
     if len(added) == len(tasks):
-        return [Added.NEW] * len(tasks)
+        return [NEW] * len(tasks)
     left = set(added)
     verdicts = []
     for task in tasks:
-        verdicts.append(Added.NEW if task.id in left else Added.DUPLICATE)
+        verdicts.append(NEW if task.id in left else DUPLICATE)
         left.discard(task.id)
     return verdicts
 
@@ -136,7 +136,7 @@ def due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]
     due: dict[str, float] = {}
     now = clock.now()
     for task, verdict in zip(tasks, added, strict=True):
-        if verdict is Added.NEW and not task.depends_on:
+        if verdict is NEW and not task.depends_on:
             seconds = task.delay if task.run_at is None else task.run_at - now
             due[task.queue_name] = min(seconds, due.get(task.queue_name, seconds))
     return due

@@ -13,9 +13,9 @@ from omniq.events.facade import EventStorage
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
-from omniq.storage.base import BaseEventStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.damage import event_of
+from omniq.storage.events import BaseEventStorage
 
 from omniq_postgres.config import PostgresEventStorageConfig
 from omniq_postgres.connection import PostgresStore

@@ -13,9 +13,10 @@ from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
+    NEW,
     Added,
     Change,
     Changed,
@@ -88,7 +89,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         if not tasks:
             return []
         if can_copy(tasks) and await self._connection.run(partial(copy_tasks, tasks=tasks)):
-            added = [Added.NEW] * len(tasks)
+            added = [NEW] * len(tasks)
         else:
             added = await self._connection.run(partial(add_tasks, tasks=tasks))
         self._connection.channel.tell(News(due_in(tasks, added)))
@@ -161,7 +162,13 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         return [found.get(id_) for id_ in ids]
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         job = partial(find_tasks, where=where, limit=limit, cursor=cursor, bodies=bodies)
         return await self._connection.run(job)
@@ -197,7 +204,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         job = partial(fire, schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
         fired = await self._connection.run(job)
         if fired:
-            self._connection.channel.tell(News(due_in([task], [Added.NEW])))
+            self._connection.channel.tell(News(due_in([task], [NEW])))
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:

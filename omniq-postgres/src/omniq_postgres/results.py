@@ -15,10 +15,10 @@ from omniq.batching import MAX_BYTES, parts
 from omniq.config.arguments import configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
-from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.damage import result_of
 from omniq.storage.records import MAX_COUNT, NewBody, ResultRecord
+from omniq.storage.results import BaseResultStorage
 from omniq.storage.wakeups import News
 
 from omniq_postgres.config import PostgresResultStorageConfig

@@ -16,8 +16,8 @@ from omniq.errors import StoreError
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
     Change,
@@ -179,7 +179,13 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return await fetch_tasks(self._connection, ids, bodies=bodies)
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         return await find_tasks(self._connection, where, limit, cursor, bodies=bodies)
 

@@ -10,9 +10,9 @@ from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
-from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.results import BaseResultStorage
 from omniq.storage.sizes import result_bytes
 from omniq.storage.wakeups import News
 

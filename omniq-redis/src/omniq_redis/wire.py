@@ -15,7 +15,9 @@ import msgspec
 from omniq.batching import parts
 from omniq.models.state import TaskState
 from omniq.storage.records import (
-    Added,
+    DUPLICATE,
+    NEW,
+    UNKNOWN_PARENT,
     Change,
     Changed,
     ChangeStatus,
@@ -47,7 +49,7 @@ STATES = (
 )
 _CODES = {state: code for code, state in enumerate(STATES, 1)}
 
-ADDED = {ord("n"): Added.NEW, ord("d"): Added.DUPLICATE, ord("u"): Added.UNKNOWN_PARENT}
+ADDED = {ord("n"): NEW, ord("d"): DUPLICATE, ord("u"): UNKNOWN_PARENT}
 LEASES = {
     ord("l"): LeaseStatus(held=False),
     ord("h"): LeaseStatus(held=True),

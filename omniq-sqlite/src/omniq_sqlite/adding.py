@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from omniq import clock
 from omniq.models.state import TaskState
-from omniq.storage.records import Added, NewTask, TaskRecord
+from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
 
 from omniq_sqlite.wire import (
@@ -39,12 +39,12 @@ def add_tasks(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> tuple
     now = clock.now()
     if _is_plain(tasks):
         try:
-            return [Added.NEW] * len(tasks), _insert(connection, tasks, now)
+            return [NEW] * len(tasks), _insert(connection, tasks, now)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
                 raise  # else some are there already, and SQLite has undone the statement
     verdicts = _judge(tasks, _existing(connection, tasks))
-    return verdicts, _insert(connection, [t for t, v in zip(tasks, verdicts, strict=True) if v is Added.NEW], now)
+    return verdicts, _insert(connection, [t for t, v in zip(tasks, verdicts, strict=True) if v is NEW], now)
 
 
 def _is_plain(tasks: Sequence[NewTask]) -> bool:
@@ -63,12 +63,12 @@ def _judge(tasks: Sequence[NewTask], known: set[str]) -> list[Added]:
     verdicts = []
     for task in tasks:
         if task.id in known:
-            verdicts.append(Added.DUPLICATE)
+            verdicts.append(DUPLICATE)
         elif not known.issuperset(task.depends_on):
-            verdicts.append(Added.UNKNOWN_PARENT)
+            verdicts.append(UNKNOWN_PARENT)
         else:
             known.add(task.id)
-            verdicts.append(Added.NEW)
+            verdicts.append(NEW)
     return verdicts
 
 

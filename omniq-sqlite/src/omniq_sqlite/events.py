@@ -14,8 +14,8 @@ from omniq.events.facade import EventStorage
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
-from omniq.storage.base import BaseEventStorage
 from omniq.storage.capabilities import Capability
+from omniq.storage.events import BaseEventStorage
 
 from omniq_sqlite.config import SQLiteEventStorageConfig
 from omniq_sqlite.connection import SQLiteStore

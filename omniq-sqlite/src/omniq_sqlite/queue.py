@@ -16,8 +16,8 @@ from omniq.backend.component import Configured
 from omniq.config.arguments import configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
     Change,
@@ -123,7 +123,13 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return [found.get(id_) for id_ in ids]
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         job = partial(find_tasks, where=where, limit=limit, cursor=cursor, bodies=bodies)
         return await self._connection.read(job)

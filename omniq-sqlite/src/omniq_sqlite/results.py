@@ -16,9 +16,9 @@ from omniq.config.arguments import configured_by
 from omniq.models.state import TaskState
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
-from omniq.storage.base import BaseResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import MAX_COUNT, Count, NewBody, ResultRecord
+from omniq.storage.results import BaseResultStorage
 from omniq.storage.wakeups import News
 
 from omniq_sqlite.config import SQLiteResultStorageConfig

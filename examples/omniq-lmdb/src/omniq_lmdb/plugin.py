@@ -6,7 +6,7 @@ from omniq.plugins import EventStoreSpec, ResultStoreSpec, TaskQueueSpec, hookim
 from omniq.storage.capabilities import Capability
 
 SHARED = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
-QUEUE = SHARED | {Capability.ATOMIC_RESULTS, Capability.PRIORITY}
+QUEUE = SHARED | {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.UNIQUE}
 CONFIG = "omniq_lmdb.config:"
 STORES = "omniq_lmdb.stores:"
 

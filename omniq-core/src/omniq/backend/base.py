@@ -10,8 +10,8 @@ from omniq.config.layers import given_fields
 from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.queue import BaseTaskQueue
 from omniq.sync import portal, refuse_in_loop
 
 C = TypeVar("C", bound=ComponentConfig)

@@ -9,7 +9,8 @@ from omniq.backend.component import AsyncComponent
 from omniq.config.security import Security
 from omniq.models.config import ComponentConfig, TaskQueueConfig
 from omniq.serialization.exposure import warn_if_exposed
-from omniq.storage.base import BaseTaskQueue, Store
+from omniq.storage.base import Store
+from omniq.storage.queue import BaseTaskQueue
 
 C = TypeVar("C", bound=ComponentConfig)
 S = TypeVar("S", bound=Store)

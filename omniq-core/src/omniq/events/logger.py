@@ -18,7 +18,7 @@ from omniq.logs import get_logger
 from omniq.loops import PerLoop, forget
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
-from omniq.storage.base import BaseEventStorage
+from omniq.storage.events import BaseEventStorage
 from omniq.sync import cancel_and_wait
 from omniq.texts import cut
 

@@ -11,14 +11,15 @@ from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
 from omniq.backoff import repeating
 from omniq.errors import ConfigError, InvalidTask
-from omniq.ids import check_id
+from omniq.ids import check_id, check_limit
 from omniq.models.config import EventStorageConfig
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.models.task import TaskRef, id_of
 from omniq.models.times import Duration, seconds, timestamp
 from omniq.plugins.registry import load_class
-from omniq.storage.base import BaseEventStorage
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.records import EventFilter
 
 C = TypeVar("C", bound=EventStorageConfig)
 
@@ -44,17 +45,27 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
         task_id: TaskRef | None = None,
         schedule_id: str | None = None,
         type: EventType | str | Sequence[EventType | str] | None = None,
+        queue_name: str | None = None,
+        worker: str | None = None,
         since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
         limit: int = 100,
     ) -> list[TaskEvent]:
-        """The newest `limit` events that match, oldest first. Raises `InvalidTask` for what can't be an id."""
-        return await (await self.ready()).query(
+        """The newest `limit` events that match, oldest first: from `since` on, and before `until`.
+
+        Raises `InvalidTask` for what can't be an id or a limit.
+        """
+        where = EventFilter(
             task_id=None if task_id is None else id_of(task_id),
             schedule_id=None if schedule_id is None else check_id(schedule_id, "schedule_id"),
+            queue_name=None if queue_name is None else check_id(queue_name, "queue_name"),
+            worker=None if worker is None else check_id(worker, "worker"),
             types=_types(type),
             since=timestamp("since", since),
-            limit=limit,
+            until=timestamp("until", until),
         )
+        page = await (await self.ready()).query(where, limit=check_limit(limit))
+        return page.events[::-1]
 
     async def purge(self, older_than: Duration) -> int:
         """Delete events from more than `older_than` ago; returns how many."""

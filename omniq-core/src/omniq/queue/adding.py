@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from omniq import clock
@@ -12,7 +13,7 @@ from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.models.state import EventType
 from omniq.queue.dependencies import parents_first, unknown_parent
-from omniq.storage.records import Added, NewTask
+from omniq.storage.records import DUPLICATE, UNKNOWN_PARENT, Added, AddStatus, NewTask
 from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit, task_bytes
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = tuple[Added, bool]
 """What the store said of a new task, and whether it had to be asked more than once."""
-
-STORED = (Added.NEW, Added.DUPLICATE)
 
 
 class TaskAdder:
@@ -43,39 +42,52 @@ class TaskAdder:
         for place in [place for place, task in enumerate(tasks) if len(task.body) > self._surely_fits]:
             await self.check_size(tasks[place].body, tasks[place].name, f"calls[{place}].func_args")
 
-    async def add(self, task: NewTask, *, own_id: bool) -> None:
-        """Add a task, whose id is of our `own` making or the caller's, in one write with others that come now."""
+    async def add(self, task: NewTask, *, own_id: bool) -> str:
+        """Add a task, whose id is of our `own` making or the caller's, in one write with others that come now.
+
+        Returns its id, or that of the task which holds its unique key.
+        """
         began = clock.now()
         try:
             answer, again = await self._batches.get().submit(task)
             await self._added([task], [answer], began, (task.id,) if own_id and again else ())
         except StoreError as error:
             raise error.about([task.id]) from error.__cause__
+        return answer.holder or task.id
 
     async def close(self) -> None:
         """Wait until what was given on this loop is stored, or refused."""
         if (batches := self._batches.pop()) is not None:
             await batches.drain()
 
-    async def add_within(self, connection: Any, task: NewTask) -> None:
-        """Add a task in the transaction that the caller has open."""
-        if await (await self._queue.ready()).add_within(connection, [task]) == [Added.UNKNOWN_PARENT]:
+    async def add_within(self, connection: Any, task: NewTask) -> str:
+        """As `add`, in the transaction that the caller has open."""
+        (answer,) = await (await self._queue.ready()).add_within(connection, [task])
+        if answer.status is AddStatus.UNKNOWN_PARENT:
             raise unknown_parent(task)
+        return answer.holder or task.id
 
-    async def add_many(self, tasks: list[NewTask], own_ids: Collection[str]) -> None:
-        """Add tasks, which may depend on each other, in as few writes as possible. Raises `DependencyCycle` too."""
-        added: list[str] = []
+    async def add_many(self, tasks: list[NewTask], own_ids: Collection[str]) -> list[str]:
+        """Add tasks, which may depend on each other, in as few writes as possible; returns what `add` does of each.
+
+        Raises `DependencyCycle` too.
+        """
+        stored: dict[str, str] = {}
         try:
             ordered = parents_first(tasks)
             await repeated(lambda _: self._queue.dependencies.check_parents(ordered))
-            store = self._queue.store
-            for batch in parts(ordered, task_bytes, limit=store.add_batch, max_bytes=store.max_bytes):
+            for batch in self._parts(ordered):
                 began = clock.now()
                 answers, again = await self._add(batch)
-                added += [task.id for task, answer in zip(batch, answers, strict=True) if answer in STORED]
+                stored |= {t.id: a.holder or t.id for t, a in zip(batch, answers, strict=True) if _is_stored(a)}
                 await self._added(batch, answers, began, own_ids if again else ())
         except StoreError as error:
-            raise error.about([task.id for task in tasks], added=added) from error.__cause__
+            raise error.about([task.id for task in tasks], added=list(stored.values())) from error.__cause__
+        return [stored[task.id] for task in tasks]
+
+    def _parts(self, tasks: Sequence[NewTask]) -> Iterator[Sequence[NewTask]]:
+        store = self._queue.store
+        return parts(tasks, task_bytes, limit=store.max_items, max_bytes=store.max_bytes, id_of=_id_of)
 
     async def _add(self, tasks: Sequence[NewTask]) -> tuple[Sequence[Added], bool]:
         """What the store says of each, and whether it had to be asked more than once."""
@@ -86,8 +98,11 @@ class TaskAdder:
         return await repeated(add)
 
     async def _answers(self, tasks: Sequence[NewTask]) -> list[Answer]:
-        answers, again = await self._add(tasks)
-        return [(answer, again) for answer in answers]
+        answered: list[Answer] = []
+        for batch in self._parts(tasks):
+            answers, again = await self._add(batch)
+            answered += [(answer, again) for answer in answers]
+        return answered
 
     async def _added(
         self, tasks: Sequence[NewTask], answers: Sequence[Added], began: float, again: Collection[str]
@@ -99,10 +114,17 @@ class TaskAdder:
         """
         if (events := self._queue.events) is not None:
             for task, answer in zip(tasks, answers, strict=True):
-                if answer is Added.NEW or (answer is Added.DUPLICATE and task.id in again):
+                if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again):
                     events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
         family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
-        if children := [task.id for task, answer in family if answer in STORED]:
+        if children := [task.id for task, answer in family if _is_stored(answer)]:
             await repeated(lambda _: self._queue.dependencies.children_added(children))
-        if orphan := next((task for task, answer in family if answer is Added.UNKNOWN_PARENT), None):
+        if orphan := next((task for task, answer in family if answer == UNKNOWN_PARENT), None):
             raise unknown_parent(orphan)
+
+
+_id_of = attrgetter("id")
+
+
+def _is_stored(answer: Added) -> bool:
+    return answer.status is not AddStatus.UNKNOWN_PARENT

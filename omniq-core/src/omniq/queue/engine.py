@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
 from omniq.backend.base import BaseBackend
@@ -13,6 +14,7 @@ from omniq.config.choices import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
+from omniq.ids import check_limit
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.result import Outcome
@@ -29,7 +31,6 @@ from omniq.queue.request import (
     RequestBuilder,
     TaskCall,
     TaskOptions,
-    check_limit,
     interval_timing,
     task_filter,
 )
@@ -37,9 +38,11 @@ from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.settle import ENDINGS, Settler, damaged, ending
 from omniq.queue.ttl import TTLManager
 from omniq.queue.view import task_details, task_view
-from omniq.storage.base import BaseResultStorage, BaseTaskQueue
+from omniq.storage.calls import look_up
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
+from omniq.storage.results import BaseResultStorage
 
 C = TypeVar("C", bound=TaskQueueConfig)
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
@@ -68,13 +71,13 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         self.adder = TaskAdder(self)
         self._gets = PerLoop(lambda: Batcher(self._get_many))
         self.scheduler = AsyncScheduler(self)
+        self.dependencies = DependencyResolver(self)
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncTaskQueue[Any]:
         """A backend's task queue; `overrides` are fields of its config, such as `queues`."""
-        return AsyncTaskQueue(_store_class(backend), backend.task_queue_config(**overrides))
-
-    # ── wiring ───────────────────────────────────────────────────────────────
+        store = load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
+        return AsyncTaskQueue(store, backend.task_queue_config(**overrides))
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -108,10 +111,6 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         return Settler(self.store, self.results)
 
     @property
-    def dependencies(self) -> DependencyResolver:
-        return DependencyResolver(self)
-
-    @property
     def ttl(self) -> TTLManager:
         return TTLManager(self)
 
@@ -120,7 +119,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def enqueue(
         self, func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]
     ) -> str:
-        """Add a task and return its id, once the store has it as safely as it promises.
+        """Add a task and return its id, once the store has it as safely as it promises; or, where a task that hasn't
+        ended holds its `unique` key, add none and return that one's id.
 
         `func_args`: a mapping gives keyword arguments, a sequence positional ones. The options are those of
         `EnqueueOptions`. Concurrent calls share one write to the store.
@@ -132,11 +132,9 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         checked = TaskOptions.of(options)
         task = self.requests.build(func, func_args, checked)
         await self.adder.check_size(task.body, task.name)
-        if checked.connection is None:
-            await self.adder.add(task, own_id=checked.task_id is None)
-        else:
-            await self.adder.add_within(checked.connection, task)
-        return task.id
+        if checked.connection is not None:
+            return await self.adder.add_within(checked.connection, task)
+        return await self.adder.add(task, own_id=checked.task_id is None)
 
     async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[str]:
         """Add many tasks in as few writes as possible and return their ids in order.
@@ -152,8 +150,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
         await self.adder.check_sizes(tasks)
         own_ids = {task.id for task, checked in zip(tasks, options, strict=True) if checked.task_id is None}
-        await self.adder.add_many(tasks, own_ids)
-        return [task.id for task in tasks]
+        return await self.adder.add_many(tasks, own_ids)
 
     # ── one task ─────────────────────────────────────────────────────────────
 
@@ -170,7 +167,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     @repeating
     async def _get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        return await (await self.ready()).get(ids, bodies=False)
+        store = await self.ready()
+        return await look_up(store, partial(store.get, bodies=False), ids)
 
     async def _record(self, task_id: str) -> TaskRecord:
         return self._found(task_id, await self.look(task_id))
@@ -267,14 +265,20 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     @repeating
     async def list_tasks(
-        self, *, state: TaskState | str | None = None, queue_name: str | None = None, limit: int = 100
+        self,
+        *,
+        state: TaskState | str | None = None,
+        queue_name: str | None = None,
+        name: str | None = None,
+        newest_first: bool = False,
+        limit: int = 100,
     ) -> list[Task]:
-        """Up to `limit` tasks in the order of their ids, which is that of their creation.
+        """Up to `limit` tasks in the order of their creation, or `newest_first`; `name` is what `Task.func` says.
 
         Their calls aren't read, however large they are: `get_task` tells a task's options.
         """
-        where = task_filter(state, queue_name)
-        page = await (await self.ready()).find(where, limit=check_limit(limit))
+        where = task_filter(state, queue_name, name)
+        page = await (await self.ready()).find(where, newest_first=newest_first, limit=check_limit(limit))
         return [task_view(record) for record in page.tasks]
 
     async def list_dead(self, *, queue_name: str | None = None, limit: int = 100) -> list[Task]:
@@ -344,7 +348,3 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     def _log(self, type: EventType, task_id: str, queue_name: str) -> None:
         if self.events is not None:
             self.events.log(type, task_id=task_id, queue_name=queue_name)
-
-
-def _store_class(backend: BaseBackend) -> Callable[[Any], BaseTaskQueue]:
-    return load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]

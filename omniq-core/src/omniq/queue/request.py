@@ -26,7 +26,6 @@ from omniq.texts import shown_name
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
-MAX_PAGE = 10_000
 MIN_INTERVAL = 0.001
 MAX_RETRIES = 1_000_000
 ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "connection")
@@ -60,6 +59,8 @@ class EnqueueOptions(TypedDict, total=False):
     """What becomes of it when one of those fails."""
     task_id: str | None
     """An id of your own: enqueueing it again changes nothing."""
+    unique: str | None
+    """A key of your own: while a task with it hasn't ended, no other is added, and that one's id is returned."""
     metadata: Mapping[str, Any] | None
     """Kept with the task, for people and tools; plain values, of 64 KiB at most."""
     on_success: Callable[..., Any] | None
@@ -84,6 +85,7 @@ class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
     depends_on: Sequence[TaskRef] | TaskRef = ()
     on_parent_failure: str = "cancel"
     task_id: str | None = None
+    unique: str | None = None
     metadata: Mapping[str, Any] | None = None
     on_success: Callable[..., Any] | None = None
     on_failure: Callable[..., Any] | None = None
@@ -154,6 +156,7 @@ class RequestBuilder:
             delay=delay,
             ttl=self.ttl(options),
             depends_on=_parents(options.depends_on, task_id),
+            unique=check_unique(options.unique),
         )
 
     def build_call(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> Call:
@@ -208,21 +211,14 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def task_filter(state: TaskState | str | None, queue_name: str | None) -> TaskFilter:
+def task_filter(state: TaskState | str | None, queue_name: str | None, name: str | None = None) -> TaskFilter:
     """Which tasks to list. Raises `InvalidTask`."""
     try:
         states = () if state is None else (TaskState(state),)
     except ValueError:
         raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
     queue = None if queue_name is None else ids.check_id(queue_name, "queue_name")
-    return TaskFilter(states=states, queue_name=queue)
-
-
-def check_limit(limit: int) -> int:
-    """The number of tasks to list, if it is one. Raises `InvalidTask`."""
-    if not 0 < limit <= MAX_PAGE:
-        raise InvalidTask(f"limit: expected 1 to {MAX_PAGE}, got {limit}")
-    return limit
+    return TaskFilter(states=states, queue_name=queue, name=None if name is None else ids.check_id(name, "name"))
 
 
 def check_for_schedule(options: TaskOptions) -> None:
@@ -247,6 +243,11 @@ def check_priority(priority: object) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or not -100 <= priority <= 100:
         raise InvalidTask(f"priority: expected a whole number from -100 to 100, got {priority!r:.80}")
     return int(priority)
+
+
+def check_unique(key: object) -> str | None:
+    """The unique key, if it can be one."""
+    return None if key is None else ids.check_id(key, "unique")
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct, field
@@ -13,8 +14,10 @@ from omniq.errors import ConfigError, SerializationError
 from omniq.logs import get_logger
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.serialization.envelope import FOREVER
-from omniq.storage.base import BaseResultStorage
+from omniq.storage.calls import carry_out, look_up
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NewBody, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
+from omniq.storage.results import BaseResultStorage
 
 log = get_logger("omniq.queue")
 
@@ -93,18 +96,20 @@ class Resigner:
             cursor = page.cursor
 
     async def _sign_tasks(self, ids: Sequence[str], tally: Tally) -> None:
-        records = [record for record in await self._queue.store.get(ids) if record is not None]
+        store = self._queue.store
+        records = [record for record in await look_up(store, store.get, ids) if record is not None]
         missing = set(ids) - {record.id for record in records}
         tally.refused += sum(not id_.isprintable() for id_ in missing)  # others were purged meanwhile
         found = ((r.id, r.body, self._try(tally, r.body, partial(self._task, r))) for r in records)
-        _count(tally, await self._queue.store.replace_bodies(_changes(found)))
+        _count(tally, await _replace(store, _changes(found)))
 
     async def _sign_results(self, ids: Sequence[str], tally: Tally) -> None:
         if self._results is None:
             return
-        records = [record for record in await self._results.get(ids) if record is not None]
+        found_at = await look_up(self._results, self._results.get, ids)
+        records = [record for record in found_at if record is not None]
         found = ((r.task_id, r.body, self._try(tally, r.body, partial(self._result, r))) for r in records)
-        _count(tally, await self._results.replace_bodies(_changes(found)))
+        _count(tally, await _replace(self._results, _changes(found)))
 
     async def _sign_schedule(self, schedule: ScheduleRecord, tally: Tally) -> None:
         if schedule.damage is not None:  # which writing it again would hide
@@ -150,6 +155,15 @@ class Resigner:
 
 def _changes(found: Iterable[tuple[str, bytes, bytes | None]]) -> list[NewBody]:
     return [NewBody(task_id=id_, old=old, body=new) for id_, old, new in found if new is not None]
+
+
+async def _replace(store: BaseTaskQueue | BaseResultStorage, bodies: Sequence[NewBody]) -> list[bool]:
+    size, id_of = _both_bodies, attrgetter("task_id")
+    return await carry_out(store, store.replace_bodies, bodies, id_of=id_of, size=size)
+
+
+def _both_bodies(new: NewBody) -> int:
+    return len(new.old) + len(new.body)
 
 
 def _count(tally: Tally, replaced: Sequence[bool]) -> None:

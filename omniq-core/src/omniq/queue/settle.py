@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from msgspec.structs import replace
 
 from omniq.backoff import repeated
-from omniq.batching import parts
 from omniq.errors import CorruptPayload, StoreUnavailable
 from omniq.models.result import Outcome
 from omniq.models.state import EventType, TaskState
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.base import BaseResultStorage, BaseTaskQueue
+from omniq.storage.calls import carry_out
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
-from omniq.storage.sizes import change_bytes
+from omniq.storage.results import BaseResultStorage
+from omniq.storage.sizes import change_bytes, result_bytes
 
 RESULT_TTL = 86_400.0
 """Seconds for which a result is kept that nobody said anything about."""
@@ -53,10 +55,8 @@ class Settler:
 
         Raises `StoreError` when a store failed: try again then; and `PayloadTooLarge` for a result that it won't take.
         """
-        changed: list[Changed] = []
-        for part in parts(changes, change_bytes, limit=len(changes), max_bytes=self._max_bytes):
-            changed += await self._settle(part)
-        return changed
+        size, most = change_bytes, self._max_bytes
+        return await carry_out(self._queue, self._settle, changes, id_of=_id_of, size=size, max_bytes=most)
 
     async def _settle(self, changes: Sequence[Change]) -> list[Changed]:
         if not self.atomic:
@@ -66,9 +66,9 @@ class Settler:
     async def answers(self) -> bool:
         """Whether the stores can be reached just now."""
         try:
-            await self._queue.get([""], bodies=False)
+            await self._queue.get(["any"], bodies=False)
             if not self.atomic and self._results is not None:
-                await self._results.get([""])
+                await self._results.get(["any"])
         except StoreUnavailable:
             return False
         return True
@@ -85,8 +85,11 @@ class Settler:
     async def _results_first(self, changes: Sequence[Change]) -> list[Change]:
         records = [change.result for change in changes if change.result is not None]
         if records and self._results is not None:
-            await self._results.put(records)
+            await carry_out(self._results, self._results.put, records, id_of=_id_of, size=result_bytes)
         return [change if change.result is None else replace(change, result=None) for change in changes]
+
+
+_id_of = attrgetter("task_id")
 
 
 def _as_applied(changed: Changed) -> Changed:

@@ -23,8 +23,9 @@ from omniq.plugins.registry import load_class
 from omniq.results.view import listed_result, task_result
 from omniq.results.watcher import ResultWatcher
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.base import BaseResultStorage
+from omniq.storage.calls import look_up
 from omniq.storage.records import ResultRecord
+from omniq.storage.results import BaseResultStorage
 
 C = TypeVar("C", bound=ResultStorageConfig)
 T = TypeVar("T")
@@ -123,7 +124,9 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
     @repeating
     async def _get_many(self, ids: Sequence[str]) -> Sequence[ResultRecord | None]:
-        return await (await self.ready()).get(ids)
+        store = await self.ready()
+        found = await look_up(store, store.get, ids)
+        return [record if record is not None and record.is_final else None for record in found]
 
 
 async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, T]) -> T:

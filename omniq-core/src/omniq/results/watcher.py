@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from omniq.background import Background, end_task, spawn
 from omniq.batching import apart
 from omniq.errors import Closed, StoreUnavailable
 from omniq.logs import get_logger
-from omniq.storage.base import BaseResultStorage
+from omniq.storage.calls import look_up
 from omniq.storage.records import ResultRecord
+from omniq.storage.results import BaseResultStorage
 from omniq.sync import cancel_and_wait
 
 log = get_logger("omniq.results")
@@ -107,11 +109,14 @@ class ResultWatcher:
         self._unseen.clear()
         if not ids:
             return
-        answers = await apart(self._store.get, ids)
+        answers = await apart(partial(look_up, self._store, self._store.get), ids)
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         is_away = len(errors) == len(ids) or any(isinstance(error, StoreUnavailable) for error in errors)
         for task_id, answer in zip(ids, answers, strict=True):
-            if answer is not None and not (is_away and isinstance(answer, Exception)):  # else it's the store's
+            if isinstance(answer, Exception):
+                if not is_away:  # else it's the store's
+                    self._tell(task_id, answer)
+            elif answer is not None and answer.is_final:
                 self._tell(task_id, answer)
         if is_away:
             log.warning("results can't be read, trying again: %s", errors[-1])

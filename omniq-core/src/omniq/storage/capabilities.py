@@ -21,5 +21,7 @@ class Capability(StrEnum):
     """`wait` is woken by another process's `add` without polling."""
     PRIORITY = "priority"
     """Within a queue, a higher priority is claimed first."""
+    UNIQUE = "unique"
+    """`add` knows the `unique` keys of tasks."""
     TRANSACTIONAL_ENQUEUE = "transactional-enqueue"
     """`add` can join a transaction of the caller's."""

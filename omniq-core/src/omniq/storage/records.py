@@ -11,8 +11,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from omniq.models.event import TaskEvent
 from omniq.models.redaction import Abridged
-from omniq.models.state import TaskState
+from omniq.models.state import TERMINAL, EventType, TaskState
 
 MAX_COUNT: Final = 2**30
 """What no counter of a sound record exceeds: every store can still add to it."""
@@ -43,6 +44,8 @@ class NewTask(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """Expires so many seconds after it is due."""
     depends_on: tuple[str, ...] = ()
     schedule_id: str | None = None
+    unique: str | None = None
+    """A key that only one task of the store has at a time, until it ends: 1 to 255 printable characters."""
 
 
 class TaskRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
@@ -72,18 +75,33 @@ class TaskRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     cancel_requested: bool = False
     depends_on: tuple[str, ...] = ()
     schedule_id: str | None = None
+    unique: str | None = None
+    """The key that the task holds; None from its end on, when another may have it."""
     damage: str | None = None
     """What is wrong with the stored row, in words that show nothing of its body; what can't be read is a stand-in."""
 
 
-class Added(StrEnum):
+class AddStatus(StrEnum):
     """What became of one task of an `add`."""
 
     NEW = "new"
     DUPLICATE = "duplicate"
-    """A task of that id is there already; it wasn't touched."""
+    """A task of that id is there already, or one that holds its `unique` key; it wasn't touched."""
     UNKNOWN_PARENT = "unknown_parent"
     """One of `depends_on` isn't there; nothing was stored of this task."""
+
+
+class Added(Struct, frozen=True, gc=False):
+    """What became of one task of an `add`."""
+
+    status: AddStatus
+    holder: str | None = None
+    """Of a DUPLICATE the id of the task that holds the `unique` key, where that is another than its own."""
+
+
+NEW: Final = Added(AddStatus.NEW)
+DUPLICATE: Final = Added(AddStatus.DUPLICATE)
+UNKNOWN_PARENT: Final = Added(AddStatus.UNKNOWN_PARENT)
 
 
 class Lease(Struct, frozen=True, gc=False):
@@ -115,12 +133,12 @@ class LeaseStatus(Struct, frozen=True, gc=False):
 
 
 class ResultRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
-    """How a task ended, as the store holds it."""
+    """How a task ended, or how far it has come, as the store holds it."""
 
     task_id: str
     epoch: Count
     status: TaskState
-    """A terminal state."""
+    """A terminal state; or RUNNING for the progress of the claim with that epoch, which is of no schedule."""
     body: bytes
     ttl: float | None = None
     """Kept for so many seconds from `put`; None means without end."""
@@ -131,6 +149,11 @@ class ResultRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """Set by the store."""
     damage: str | None = None
     """As in `TaskRecord`."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task has ended by it."""
+        return self.status in TERMINAL
 
 
 class Change(Struct, frozen=True, kw_only=True, gc=False):
@@ -195,6 +218,7 @@ class TaskFilter(Struct, frozen=True, kw_only=True):
 
     states: tuple[TaskState, ...] = ()
     queue_name: str | None = None
+    name: str | None = None
     schedule_id: str | None = None
     expired: bool = False
     """Only tasks that aren't claimed or ended and whose `expires_at` has passed. Asked for at every reap
@@ -202,7 +226,7 @@ class TaskFilter(Struct, frozen=True, kw_only=True):
 
 
 class TaskPage(Struct, frozen=True):
-    """A page of tasks in the order of their ids; `cursor` is None at the end."""
+    """A page of tasks in the order of their ids, or backwards; `cursor` is None at the end."""
 
     tasks: list[TaskRecord]
     cursor: str | None = None
@@ -214,6 +238,31 @@ class QueueStats(Struct, frozen=True, kw_only=True):
     name: str
     paused: bool = False
     counts: dict[TaskState, int]
+    """A state that no task is in may be left out."""
+    oldest_due: float | None = None
+    """The `run_at` of the task that could have been claimed for the longest, in seconds since the epoch on the store's
+    clock; None if none is due. A paused queue's counts too."""
+
+
+class EventFilter(Struct, frozen=True, kw_only=True):
+    """Which events `query` returns; conditions that are set must all hold."""
+
+    task_id: str | None = None
+    schedule_id: str | None = None
+    queue_name: str | None = None
+    worker: str | None = None
+    types: tuple[EventType, ...] = ()
+    since: float | None = None
+    """Not before this time, in seconds since the epoch."""
+    until: float | None = None
+    """Before this time."""
+
+
+class EventPage(Struct, frozen=True):
+    """A page of events, newest first; `cursor` is None at the end."""
+
+    events: list[TaskEvent]
+    cursor: str | None = None
 
 
 class WorkerRecord(Struct, frozen=True, kw_only=True):

@@ -6,10 +6,28 @@ server (SQL, Lua) must decide the same, and the conformance suite compares.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
 from msgspec.structs import replace
 
+from omniq.models.event import TaskEvent
 from omniq.models.state import QUEUED, TERMINAL, TaskState
-from omniq.storage.records import Change, ChangeStatus, LapsedLease, NewTask, TaskRecord
+from omniq.storage.records import (
+    DUPLICATE,
+    NEW,
+    UNKNOWN_PARENT,
+    Added,
+    AddStatus,
+    Change,
+    ChangeStatus,
+    EventFilter,
+    LapsedLease,
+    NewTask,
+    QueueStats,
+    ResultRecord,
+    TaskRecord,
+)
 
 
 def new_record(task: NewTask, now: float) -> TaskRecord:
@@ -27,7 +45,28 @@ def new_record(task: NewTask, now: float) -> TaskRecord:
         expires_at=None if task.ttl is None else run_at + task.ttl,
         depends_on=task.depends_on,
         schedule_id=task.schedule_id,
+        unique=task.unique,
     )
+
+
+def judge(tasks: Sequence[NewTask], known: set[str], holders: dict[str, str]) -> list[Added]:
+    """What becomes of each task of an `add`, in order.
+
+    `known` are the ids that are there among those of the tasks and of their parents, and `holders` tells who holds
+    which of the tasks' unique keys; both grow by the new ones.
+    """
+    return [_judge(task, known, holders) for task in tasks]
+
+
+def _judge(task: NewTask, known: set[str], holders: dict[str, str]) -> Added:
+    if task.id in known:
+        return DUPLICATE
+    if not known.issuperset(task.depends_on):
+        return UNKNOWN_PARENT
+    if task.unique is not None and (holder := holders.setdefault(task.unique, task.id)) != task.id:
+        return Added(AddStatus.DUPLICATE, holder)
+    known.add(task.id)
+    return NEW
 
 
 def due_state(run_at: float, now: float) -> TaskState:
@@ -109,4 +148,49 @@ def changed(record: TaskRecord, change: Change, now: float) -> TaskRecord:
         finished_at=now if change.to in TERMINAL else None,
         lease_until=None,
         worker=record.worker if change.to in TERMINAL else None,
+        unique=None if change.to in TERMINAL else record.unique,
     )
+
+
+def gives_way(stored: ResultRecord, record: ResultRecord) -> bool:
+    """Whether a stored result is replaced by this one: not by one of an older claim, nor a final one by progress."""
+    return stored.epoch < record.epoch or (stored.epoch == record.epoch and (record.is_final or not stored.is_final))
+
+
+def matches(event: TaskEvent, where: EventFilter) -> bool:
+    """Whether an event is one that the filter asks for."""
+    return (
+        (where.task_id is None or event.task_id == where.task_id)
+        and (where.schedule_id is None or event.schedule_id == where.schedule_id)
+        and (where.queue_name is None or event.queue_name == where.queue_name)
+        and (where.worker is None or event.worker == where.worker)
+        and (not where.types or event.type in where.types)
+        and (where.since is None or event.time >= where.since)
+        and (where.until is None or event.time < where.until)
+    )
+
+
+def cursor_at(time: float, number: int) -> str:
+    """The cursor of a page of events that ends with this one: its time, and its number among those of one time."""
+    return f"{time!r} {number}"
+
+
+def place_of(cursor: str) -> tuple[float, int]:
+    """Time and number of the event that a cursor was made of."""
+    time, number = cursor.split()
+    return float(time), int(number)
+
+
+def queue_stats(
+    counts: Iterable[tuple[str, TaskState, int]], paused: Iterable[str], oldest_due: Mapping[str, float]
+) -> list[QueueStats]:
+    """The statistics of every queue that holds tasks or is paused, by name; counts of one state are added up."""
+    of_queue: defaultdict[str, dict[TaskState, int]] = defaultdict(dict, {name: {} for name in paused})
+    stopped = frozenset(of_queue)
+    for name, state, count in counts:
+        if count:
+            of_queue[name][state] = of_queue[name].get(state, 0) + count
+    return [
+        QueueStats(name=name, paused=name in stopped, counts=of_queue[name], oldest_due=oldest_due.get(name))
+        for name in sorted(of_queue)
+    ]

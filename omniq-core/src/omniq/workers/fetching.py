@@ -8,13 +8,15 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import attrgetter
 
 from omniq.background import Background, spawn
 from omniq.errors import StoreError
 from omniq.logs import get_logger
 from omniq.models.config import WorkerConfig
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.calls import carry_out
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, Lease, TaskRecord
 from omniq.storage.wakeups import News
 from omniq.workers.admission import MAX_WAIT, Admission
@@ -168,7 +170,8 @@ class Fetcher:
         unknown = [lease for lease in held if (lease.task_id, lease.epoch) not in in_hand]
         if unknown:
             log.warning("%d tasks go back that were claimed without an answer", len(unknown))
-            await self._store.transition([_release(lease) for lease in unknown])
+            releases = [_release(lease) for lease in unknown]
+            await carry_out(self._store, self._store.transition, releases, id_of=attrgetter("task_id"))
         self._unanswered = False
 
     async def _claim(self, limit: int) -> list[TaskRecord] | None:

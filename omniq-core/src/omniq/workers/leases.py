@@ -9,10 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
+from operator import attrgetter
 
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.logs import get_logger
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.calls import carry_out
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, LeaseStatus, WorkerRecord
 from omniq.sync import Portal
 from omniq.workers.desk import Desk
@@ -134,14 +137,16 @@ class LeaseKeeper:
         jobs = self._desk.withdraw()
         log.error("the worker's event loop has ended: %d tasks go back, and its leases end", len(jobs))
         await self._store.connect()
-        await self._store.transition([self._back(job) for job in jobs])
+        backs = [self._back(job) for job in jobs]
+        await carry_out(self._store, self._store.transition, backs, id_of=attrgetter("task_id"))
 
     async def _renew(self) -> None:
         now = time.monotonic()
         due = [job for job in list(self._desk.held.values()) if now - job.renewed_at >= self._lease / 6]
         if not due:
             return
-        statuses = await self._store.extend([job.lease for job in due], lease=self._lease)
+        extend = partial(self._store.extend, lease=self._lease)
+        statuses = await carry_out(self._store, extend, [job.lease for job in due], id_of=attrgetter("task_id"))
         stops = [(job, end) for job, status in zip(due, statuses, strict=True) if (end := self._note(job, status, now))]
         # In one go, and first those that haven't begun: one that is stopped lets its slot take the next.
         stops.sort(key=lambda stop: stop[0].context is not None)

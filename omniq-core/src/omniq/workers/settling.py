@@ -29,6 +29,8 @@ log = get_logger("omniq.worker")
 
 FIRST_PAUSE, MAX_PAUSE = 0.1, 0.5
 """Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""
+MAX_SETTLED = 250
+"""Tasks that are settled in one call: a longer one keeps the next claim waiting where a store does one at a time."""
 REFUSALS = 10
 """Times that a store may refuse a batch, for no fault of a value, before its outcomes are told one by one."""
 SILENCE, LAST_CHANCE = 0.8, 0.2
@@ -171,7 +173,7 @@ class SettlingLoop:
         self._on_ended = on_ended
         self._on_settled = on_settled
         self._settler = queue.settler
-        self._batch = queue.store.settle_batch
+        self._batch = min(MAX_SETTLED, queue.store.max_items)
         self._max_bytes = min(store.max_bytes for store in (queue.store, queue.results) if store is not None)
         self.ended: Counter[End] = Counter()
         """How many runs have ended in which way since the worker started."""

@@ -157,9 +157,12 @@ def _sortable(number: float) -> bytes:
     return int(bits ^ (_ALL if bits & _SIGN else _SIGN)).to_bytes(8, "big")
 
 
-def out_of_order(order: bytes) -> float:
-    """The first number that `in_order` was given."""
-    bits = int.from_bytes(order[:8], "big")
+def out_of_order(order: bytes) -> list[float]:
+    """The numbers that `in_order` was given."""
+    return [_number(int.from_bytes(order[start : start + 8], "big")) for start in range(0, len(order), 8)]
+
+
+def _number(bits: int) -> float:
     (number,) = struct.unpack(">d", (bits ^ (_SIGN if bits & _SIGN else _ALL)).to_bytes(8, "big"))
     return float(number)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import msgspec
 
 from omniq.ids import new_id
 from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
-from omniq.storage.base import BaseEventStorage
 from omniq.storage.damage import event_of
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.records import EventFilter, EventPage
+from omniq.storage.rules import matches
 
 ALL = "events"
 """The index of all events: by time."""
 
+_numbers = count()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TaskEvent).decode
 
@@ -26,41 +29,30 @@ class DocumentEventStorage(DocumentStore, BaseEventStorage):
     """The contract of an event storage on any store that implements `Documents`."""
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
-        if events:
-            await self.documents.write([[_write(new_id(), event)] for event in events])
+        await self.documents.write([[_write(new_id(), event, next(_numbers))] for event in events])
 
-    async def query(
-        self,
-        *,
-        task_id: str | None = None,
-        schedule_id: str | None = None,
-        types: Sequence[EventType] = (),
-        since: float | None = None,
-        limit: int = 100,
-    ) -> list[TaskEvent]:
-        index = _of_task(task_id) if task_id is not None else _of(schedule_id) if schedule_id is not None else ALL
-        found: list[TaskEvent] = []
-        last: Entry | None = None
-        while len(found) < limit:
-            page = await self.documents.scan(index, after=last, limit=limit, reverse=True)
-            if not page:
-                break
+    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
+        index = _index(where)
+        found: list[tuple[Entry, TaskEvent]] = []
+        last = _start(index, where, cursor)
+        while len(found) <= limit and (page := await self.documents.scan(index, after=last, limit=limit, reverse=True)):
             last = page[-1]
-            events = await self._read(page)
-            found += [event for event in events if _matches(event, schedule_id, types, since)]
-            if since is not None and events and events[-1].time < since:
+            found += [(entry, event) for entry, event in await self._read(page) if matches(event, where)]
+            if where.since is not None and last.order < in_order(where.since):
                 break
-        return found[:limit][::-1]
+        more = _cursor(found[limit - 1][0]) if len(found) > limit else None
+        return EventPage([event for _, event in found[:limit]], more)
 
-    async def _read(self, page: Sequence[Entry]) -> list[TaskEvent]:
+    async def _read(self, page: Sequence[Entry]) -> list[tuple[Entry, TaskEvent]]:
         found = await self.documents.read([_key(entry.key) for entry in page])
-        return [_load(document) for document in found if document is not None]
+        pairs = zip(page, found, strict=True)
+        return [(entry, _load(document)) for entry, document in pairs if document is not None]
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
-        page = await self.documents.scan(ALL, until=in_order(before), limit=limit) if limit else []
+        page = await self.documents.scan(ALL, until=in_order(before), limit=limit)
         found = await self.documents.read([_key(entry.key) for entry in page]) if page else []
         groups = [
-            [_deletion(entry.key, document)]
+            [_deletion(entry, document)]
             for entry, document in zip(page, found, strict=True)
             if document is not None and _load(document).time < before
         ]
@@ -96,27 +88,35 @@ def _of(schedule_id: str) -> str:
     return f"events/schedule/{short(schedule_id)}"
 
 
-def _write(id_: str, event: TaskEvent) -> Write:
-    return Write(key=_key(id_), value=_encode(event), put=_entries(id_, event))
+def _write(id_: str, event: TaskEvent, number: int) -> Write:
+    # Those of one time come in the order in which this process has appended them.
+    order = in_order(event.time, number)
+    return Write(key=_key(id_), value=_encode(event), put=tuple(Entry(index, order, id_) for index in _indexes(event)))
 
 
-def _deletion(id_: str, document: Document) -> Write:
-    return Write(key=_key(id_), value=None, if_version=document.version, drop=_entries(id_, _load(document)))
+def _deletion(entry: Entry, document: Document) -> Write:
+    drop = tuple(Entry(index, entry.order, entry.key) for index in _indexes(_load(document)))
+    return Write(key=_key(entry.key), value=None, if_version=document.version, drop=(entry, *drop))
 
 
-def _entries(id_: str, event: TaskEvent) -> tuple[Entry, ...]:
-    order = in_order(event.time)
-    indexes = [ALL]
-    if event.task_id is not None:
-        indexes.append(_of_task(event.task_id))
-    if event.schedule_id is not None:
-        indexes.append(_of(event.schedule_id))
-    return tuple(Entry(index, order, id_) for index in indexes)
+def _indexes(event: TaskEvent) -> list[str]:
+    of_task = [] if event.task_id is None else [_of_task(event.task_id)]
+    return [ALL, *of_task] if event.schedule_id is None else [ALL, *of_task, _of(event.schedule_id)]
 
 
-def _matches(event: TaskEvent, schedule_id: str | None, types: Sequence[EventType], since: float | None) -> bool:
-    return (
-        (schedule_id is None or event.schedule_id == schedule_id)
-        and (not types or event.type in types)
-        and (since is None or event.time >= since)
-    )
+def _index(where: EventFilter) -> str:
+    if where.task_id is not None:
+        return _of_task(where.task_id)
+    return ALL if where.schedule_id is None else _of(where.schedule_id)
+
+
+def _start(index: str, where: EventFilter, cursor: str | None) -> Entry | None:
+    """Before which entry a page begins."""
+    if cursor is not None:
+        order, key = cursor.split()
+        return Entry(index, bytes.fromhex(order), key)
+    return None if where.until is None else Entry(index, in_order(where.until), "")
+
+
+def _cursor(entry: Entry) -> str:
+    return f"{entry.order.hex()} {entry.key}"

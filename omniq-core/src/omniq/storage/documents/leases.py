@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from omniq.models.state import TaskState
 from omniq.storage import rules
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.documents import tasks
 from omniq.storage.documents.base import Document, Documents, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.queues import QueueNames
 from omniq.storage.documents.schedules import ScheduleDocuments
 from omniq.storage.documents.tasks import TaskDocument, TaskDocuments
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import LapsedLease, Lease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.storage.wakeups import News
 
@@ -139,9 +139,9 @@ class DocumentLeases(DocumentStore, BaseTaskQueue):
         if gone:
             await self.documents.write([[tasks.worker_write(worker, leaving=True)] for worker in gone])
 
-    async def _ids(self, index: str, after: str | None, limit: int) -> list[str]:
+    async def _ids(self, index: str, after: str | None, limit: int, *, reverse: bool = False) -> list[str]:
         start = None if after is None else Entry(index, b"", after)
-        return [entry.key for entry in await self.documents.scan(index, after=start, limit=limit)]
+        return [entry.key for entry in await self.documents.scan(index, after=start, limit=limit, reverse=reverse)]
 
     async def _all_ids(self, index: str) -> list[str]:
         ids: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
@@ -14,11 +15,15 @@ from omniq.models.state import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.capabilities import Capability
 from omniq.storage.documents import results, tasks
-from omniq.storage.documents.base import Document, Write, in_order
+from omniq.storage.documents.base import Document, Entry, Write, in_order, out_of_order
 from omniq.storage.documents.leases import DocumentLeases
 from omniq.storage.documents.tasks import TaskDocument
 from omniq.storage.records import (
+    DUPLICATE,
+    NEW,
+    UNKNOWN_PARENT,
     Added,
+    AddStatus,
     Change,
     Changed,
     NewBody,
@@ -35,7 +40,7 @@ from omniq.storage.wakeups import News
 class DocumentTaskQueue(DocumentLeases):
     """The contract of a task queue on any store that implements `Documents`.
 
-    A store on it declares its `capabilities`: `ATOMIC_RESULTS` where its documents are `atomic`.
+    A store on it declares its `capabilities`: `ATOMIC_RESULTS` and `UNIQUE` where its documents are `atomic`.
     Every verb may be overridden where the store knows a better way.
     """
 
@@ -44,19 +49,23 @@ class DocumentTaskQueue(DocumentLeases):
     # ── adding ───────────────────────────────────────────────────────────────
 
     async def add(self, new: Sequence[NewTask]) -> list[Added]:
+        self._check_unique(new)
         await self._queues.remember({task.queue_name for task in new})
         unknown = await self._unknown_parents(new)
         now = self.documents.now()
 
-        def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[Added, list[Write]]:
+        def step(n: int, found: TaskDocument | None, holder: Document | None) -> tuple[Added, list[Write]]:
             if found is not None:
-                return Added.DUPLICATE, []
+                return DUPLICATE, []
             if n in unknown:
-                return Added.UNKNOWN_PARENT, []
+                return UNKNOWN_PARENT, []
+            if holder is not None:
+                return Added(AddStatus.DUPLICATE, holder.value.decode()), []
             first, body = tasks.first_version(rules.new_record(new[n], now))
-            return Added.NEW, [*body, tasks.write(None, first)]
+            return NEW, [*body, *tasks.writes(None, first)]
 
-        added = await self._tasks.change([task.id for task in new], step)
+        keys = [None if task.unique is None else tasks.unique_key(task.unique) for task in new]
+        added = await self._tasks.change([task.id for task in new], step, beside=keys)
         added = await self._attach(new, added)
         self.wakeups.tell(News(due=None))
         return added
@@ -80,12 +89,12 @@ class DocumentTaskQueue(DocumentLeases):
 
         A parent's version rises after its child is there: a purge that hasn't seen the child can't delete it then.
         """
-        children = [n for n, task in enumerate(new) if added[n] is Added.NEW and task.depends_on]
+        children = [n for n, task in enumerate(new) if added[n] == NEW and task.depends_on]
         parents = list({parent for n in children for parent in new[n].depends_on})
         gone = set(parents) - {id_ for id_, there in zip(parents, await self._mark(parents), strict=True) if there}
         orphans = [n for n in children if gone.intersection(new[n].depends_on)]
         await self._delete([new[n].id for n in orphans])
-        return [Added.UNKNOWN_PARENT if n in orphans else answer for n, answer in enumerate(added)]
+        return [UNKNOWN_PARENT if n in orphans else answer for n, answer in enumerate(added)]
 
     async def _mark(self, parents: Sequence[str]) -> list[bool]:
         def step(n: int, found: TaskDocument | None, _: Document | None) -> tuple[bool, list[Write]]:
@@ -112,9 +121,8 @@ class DocumentTaskQueue(DocumentLeases):
             changed = Changed(status, found is not None and found.has_children)
             if found is None or record is None:
                 return changed, []
-            write = tasks.write(found, replace(found, record=record))
-            result = changes[n].result
-            return changed, [write] if result is None else [write, results.write(old, result, now)]
+            writes, result = tasks.writes(found, replace(found, record=record)), changes[n].result
+            return changed, writes if result is None else [*writes, results.write(old, result, now)]
 
         beside = [None if change.result is None else results.result_key(change.task_id) for change in changes]
         answers = await self._tasks.change([change.task_id for change in changes], step, beside=beside)
@@ -170,40 +178,64 @@ class DocumentTaskQueue(DocumentLeases):
         return [None if task is None else next(records) for task in found]
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         matching: list[TaskDocument] = []
         last, now = cursor, self.documents.now()
-        while len(matching) <= limit and (ids := await self._candidates(where, last, limit + 1)):
+        while len(matching) <= limit and (ids := await self._candidates(where, last, limit + 1, reverse=newest_first)):
             last = ids[-1]
             found = await self._tasks.read(ids)
             matching += [task for task in found if task is not None and tasks.matches(task.record, where, now)]
         page = await self._tasks.records(matching[:limit], bodies=bodies)
         return TaskPage(page, page[-1].id if page and len(matching) > limit else None)
 
-    async def _candidates(self, where: TaskFilter, after: str | None, limit: int) -> list[str]:
-        """The ids of up to `limit` tasks that may match and come after that id, in order."""
+    async def _candidates(self, where: TaskFilter, after: str | None, limit: int, *, reverse: bool) -> list[str]:
+        """The ids of up to `limit` tasks that may match and come after that id, in order, or before it."""
         if where.expired:
             until = in_order(self.documents.now())
             overdue = await self.documents.scan(tasks.EXPIRING, until=until, limit=EXPIRED_AT_ONCE)
-            return sorted(entry.key for entry in overdue if after is None or entry.key > after)[:limit]
+            ids = sorted((entry.key for entry in overdue), reverse=reverse)
+            left = [id_ for id_ in ids if after is None or (id_ < after if reverse else id_ > after)]
+            return left[:limit]
+        indexes = await self._lists(where)
+        listed = [await self._ids(index, after, limit, reverse=reverse) for index in indexes]
+        return list(islice(merge(*listed, reverse=reverse), limit))
+
+    async def _lists(self, where: TaskFilter) -> list[str]:
+        """The indexes in which all tasks are that match."""
         if where.schedule_id is not None:
-            return await self._ids(tasks.of_schedule(where.schedule_id), after, limit)
-        names = await self._queues.all() if where.queue_name is None else [where.queue_name]
+            return [tasks.of_schedule(where.schedule_id)]
         states = where.states or tuple(TaskState)
-        listed = [await self._ids(tasks.listed(name, state), after, limit) for name in names for state in states]
-        return list(islice(merge(*listed), limit))
+        if where.name:
+            return [tasks.named(where.name, state) for state in states]
+        queues = await self._queues.all() if where.queue_name is None else [where.queue_name]
+        return [tasks.listed(queue, state) for queue in queues for state in states]
 
     async def stats(self) -> list[QueueStats]:
         names = await self._queues.all()
-        indexes = [tasks.listed(name, state) for name in names for state in TaskState]
-        counts = iter(await self.documents.count(indexes))
-        paused = await self._queues.paused(names)
-        found = [
-            QueueStats(name=name, paused=name in paused, counts={state: next(counts) for state in TaskState})
-            for name in names
-        ]
-        return [queue for queue in found if queue.paused or any(queue.counts.values())]
+        of = [(name, state) for name in names for state in TaskState]
+        counted = await self.documents.count([tasks.listed(name, state) for name, state in of])
+        counts = [(name, state, count) for (name, state), count in zip(of, counted, strict=True)]
+        oldest = {name: due for name in names if (due := await self._oldest_due(name)) is not None}
+        return rules.queue_stats(counts, await self._queues.paused(names), oldest)
+
+    async def _oldest_due(self, queue_name: str) -> float | None:
+        """The earliest time at which a task of the queue has come due: one look for each priority that there is."""
+        due: list[float] = []
+        index, last = tasks.due(queue_name), None
+        while line := await self.documents.scan(index, after=last, limit=1):
+            priority, run_at, _ = out_of_order(line[0].order)
+            due.append(run_at)
+            last = Entry(index, in_order(priority, math.inf), "")
+        if later := await self.documents.scan(tasks.later(queue_name), until=in_order(self.documents.now()), limit=1):
+            due.append(tasks.run_at(later[0]))
+        return min(due, default=None)
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         return await self._edges(ids)

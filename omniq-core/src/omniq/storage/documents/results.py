@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from omniq.storage.base import BaseResultStorage
 from omniq.storage.damage import result_of
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
 from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.results import BaseResultStorage
+from omniq.storage.rules import gives_way
 from omniq.storage.wakeups import News
 
 EXPIRING = "results"
@@ -49,21 +50,21 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
     """The contract of a result storage on any store that implements `Documents`."""
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        stored: dict[int, bool] = {}
-        while left := [n for n in range(len(records)) if n not in stored]:
-            stored.update(await self._put({records[n].task_id: n for n in reversed(left)}, records))
+        stored: dict[str, bool] = {}
+        while left := [record for record in records if record.task_id not in stored]:
+            stored |= await self._put(left)
         self.wakeups.tell(News(ended=[record.task_id for record in records]))
-        return [stored[n] for n in range(len(records))]
+        return [stored[record.task_id] for record in records]
 
-    async def _put(self, turn: dict[str, int], records: Sequence[ResultRecord]) -> dict[int, bool]:
-        """Store one record per task; what is said of those that somebody else wrote meanwhile comes next time."""
+    async def _put(self, records: Sequence[ResultRecord]) -> dict[str, bool]:
+        """What is said of those that somebody else wrote meanwhile comes next time."""
         now = self.documents.now()
-        found = await self.documents.read([result_key(task_id) for task_id in turn])
-        olds = dict(zip(turn.values(), found, strict=True))
-        refused = {n: False for n, old in olds.items() if _epoch(old) > records[n].epoch}
-        wanted = [n for n in olds if n not in refused]
-        written = await self.documents.write([[write(olds[n], records[n], now)] for n in wanted]) if wanted else []
-        return refused | {n: True for n, ok in zip(wanted, written, strict=True) if ok}
+        found = await self.documents.read([result_key(record.task_id) for record in records])
+        pairs = list(zip(records, found, strict=True))
+        refused = {record.task_id: False for record, old in pairs if _stays(_load(old), record)}
+        wanted = [(record, old) for record, old in pairs if record.task_id not in refused]
+        written = await self.documents.write([[write(old, record, now)] for record, old in wanted]) if wanted else []
+        return refused | {record.task_id: True for (record, _), ok in zip(wanted, written, strict=True) if ok}
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         now = self.documents.now()
@@ -145,9 +146,8 @@ def _body_write(document: Document, body: bytes) -> Write:
     return Write(key=result_key(record.task_id), value=changed, if_version=document.version)
 
 
-def _epoch(document: Document | None) -> int:
-    record = _load(document)
-    return -1 if record is None else record.epoch
+def _stays(stored: ResultRecord | None, record: ResultRecord) -> bool:
+    return stored is not None and not gives_way(stored, record)
 
 
 def _current(record: ResultRecord | None, now: float) -> ResultRecord | None:

@@ -106,6 +106,22 @@ def write(before: TaskDocument | None, after: TaskDocument, found_by: Entry | No
     )
 
 
+def writes(before: TaskDocument | None, after: TaskDocument, found_by: Entry | None = None) -> list[Write]:
+    """As `write`, with that of the document of the unique key which the task gets, or gives up."""
+    old = None if before is None else before.record.unique
+    new = after.record.unique
+    task = write(before, after, found_by)
+    if old == new:
+        return [task]
+    if new is not None:
+        return [task, Write(key=unique_key(new), value=after.record.id.encode())]
+    return [task] if old is None else [task, Write(key=unique_key(old), value=None, always=True)]
+
+
+def unique_key(unique: str) -> str:
+    return f"unique/{unique}"
+
+
 def without_entry(entry: Entry, found: TaskDocument | None) -> list[Write]:
     """The write by which an entry goes that is out of date: nothing, if it isn't."""
     if found is None:
@@ -230,6 +246,11 @@ def listed(queue_name: str, state: TaskState) -> str:
     return f"listed/{queue_name}/{state}"
 
 
+def named(name: str, state: TaskState) -> str:
+    """The index of the tasks of one function in one state: by id."""
+    return f"named/{short(name)}/{state}"
+
+
 def children(task_id: str) -> str:
     """The index of the tasks that depend on this one: by id."""
     return f"children/{short(task_id)}"
@@ -250,6 +271,8 @@ def _entries(document: TaskDocument | None) -> Iterator[Entry]:
         return
     record = document.record
     yield Entry(listed(record.queue_name, record.state), b"", record.id)
+    if record.name:
+        yield Entry(named(record.name, record.state), b"", record.id)
     yield from (Entry(children(parent), b"", record.id) for parent in record.depends_on)
     if record.schedule_id is not None:
         yield Entry(of_schedule(record.schedule_id), b"", record.id)
@@ -279,7 +302,7 @@ def lease_entry(task_id: str, lease_until: float) -> Entry:
 
 def run_at(entry: Entry) -> float:
     """When the SCHEDULED task that an entry of `later` leads to becomes due."""
-    return out_of_order(entry.order)
+    return out_of_order(entry.order)[0]
 
 
 def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:
@@ -287,6 +310,7 @@ def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:
     return (
         (not where.states or record.state in where.states)
         and (where.queue_name is None or record.queue_name == where.queue_name)
+        and (where.name is None or record.name == where.name)
         and (where.schedule_id is None or record.schedule_id == where.schedule_id)
         and (not where.expired or rules.is_expired(record, now))
     )

@@ -25,7 +25,7 @@ def needs(store: Store, capability: Capability) -> None:
 class Conformance:
     """Base of the suite's classes."""
 
-    many: ClassVar[int] = 1500
+    many: ClassVar[int] = 1000
     """How many tasks the tests of big batches use; a slow store may lower it."""
 
     @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from random import Random
 from typing import Any, TypeVar
 
@@ -14,9 +15,11 @@ from msgspec.structs import asdict
 from omniq import clock
 from omniq.ids import new_id
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.base import BaseTaskQueue, Store
+from omniq.storage.base import Store
+from omniq.storage.calls import carry_out
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
-    Added,
+    NEW,
     Change,
     Changed,
     ChangeStatus,
@@ -63,6 +66,7 @@ def new_task(
     ttl: float | None = None,
     parents: tuple[str, ...] = (),
     schedule_id: str | None = None,
+    unique: str | None = None,
 ) -> NewTask:
     """A task to add, due at once if nothing else is said."""
     return NewTask(
@@ -76,6 +80,7 @@ def new_task(
         ttl=ttl,
         depends_on=parents,
         schedule_id=schedule_id,
+        unique=unique,
     )
 
 
@@ -131,7 +136,7 @@ def lease_of(record: TaskRecord) -> Lease:
 
 async def add(store: BaseTaskQueue, *tasks: NewTask) -> list[str]:
     """Add tasks that are all new, and return their ids."""
-    assert await store.add(tasks) == [Added.NEW] * len(tasks)
+    assert await store.add(tasks) == [NEW] * len(tasks)
     return [task.id for task in tasks]
 
 
@@ -164,8 +169,9 @@ async def reap(store: BaseTaskQueue, limit: int = 100) -> list[TaskRecord]:
 
 
 async def change(store: BaseTaskQueue, *changes: Change) -> list[ChangeStatus]:
-    """Apply the changes in one call and tell what became of each."""
-    return [changed.status for changed in await store.transition(changes)]
+    """Apply the changes, those of different tasks in one call, and tell what became of each."""
+    answers = await carry_out(store, store.transition, changes, id_of=attrgetter("task_id"))
+    return [changed.status for changed in answers]
 
 
 async def change_one(store: BaseTaskQueue, wanted: Change) -> Changed:

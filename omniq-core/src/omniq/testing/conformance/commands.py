@@ -50,6 +50,7 @@ TASKS = st.builds(
     delay=st.just(0.0) | SECONDS,
     ttl=st.sampled_from([None, 1000.0, 3000.0]),
     parents=st.just(()) | st.lists(IDS, max_size=2, unique=True).map(tuple),
+    unique=st.sampled_from([None, None, "key"]),
 )
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from omniq.models.state import TaskState
 from omniq.storage import rules
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import WorkerRecord
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance

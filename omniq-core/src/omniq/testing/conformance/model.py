@@ -15,6 +15,7 @@ from omniq import clock
 from omniq.models.state import TaskState
 from omniq.storage import rules
 from omniq.storage.records import (
+    NEW,
     Added,
     Change,
     ChangeStatus,
@@ -54,12 +55,11 @@ class TaskModel:
         return IN_LINE if task is None or task.state in IN_LINE else (task.state,)
 
     def add(self, task: NewTask) -> Added:
-        if task.id in self.tasks:
-            return Added.DUPLICATE
-        if not self.tasks.keys() >= set(task.depends_on):
-            return Added.UNKNOWN_PARENT
-        self.tasks[task.id] = rules.new_record(task, clock.now())
-        return Added.NEW
+        holders = {held.unique: id_ for id_, held in self.tasks.items() if held.unique is not None}
+        (verdict,) = rules.judge([task], set(self.tasks), holders)
+        if verdict == NEW:
+            self.tasks[task.id] = rules.new_record(task, clock.now())
+        return verdict
 
     def claim(self, handed: Sequence[TaskRecord], queues: Sequence[str], limit: int, lease: float, worker: str) -> None:
         """Check that these tasks were due, and none that was left should have come before them."""

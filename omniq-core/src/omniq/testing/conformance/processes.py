@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.testing.conformance.base import Conformance, needs
 from omniq.testing.conformance.builders import PATIENCE, QUEUE, add, change, claim, finish, new_task, states
 

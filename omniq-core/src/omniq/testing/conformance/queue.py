@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.queue import BaseTaskQueue
 from omniq.testing.conformance.adding import AddTests, DuplicateTests, ParentTests
 from omniq.testing.conformance.base import OVERRIDE
 from omniq.testing.conformance.claiming import ClaimOrderTests, ClaimRaceTests, ClaimTests, PauseTests
@@ -21,6 +21,7 @@ from omniq.testing.conformance.transitions import (
     FinishTests,
     GiveBackTests,
 )
+from omniq.testing.conformance.unique import UniqueTests
 from omniq.testing.conformance.waiting import CallTests, WaitTests
 
 
@@ -28,6 +29,7 @@ class TaskQueueConformance(
     AddTests,
     DuplicateTests,
     ParentTests,
+    UniqueTests,
     ClaimTests,
     ClaimOrderTests,
     ClaimRaceTests,

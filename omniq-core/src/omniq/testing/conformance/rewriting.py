@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseResultStorage, BaseTaskQueue
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NewBody, TaskRecord
+from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance
 from omniq.testing.conformance.builders import (
@@ -55,7 +56,6 @@ class TaskBodyTests(StoreConformance):
     async def test_a_task_that_is_not_there_does_not_come_to_be(self, store: BaseTaskQueue) -> None:
         assert await store.replace_bodies([NewBody(task_id="none", old=b"", body=b"new")]) == [False]
         assert await store.get(["none"]) == [None]
-        assert await store.replace_bodies([]) == []
 
     async def test_bodies_grow_large_and_small(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t", body=b"small"), new_task("u"))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from omniq.ids import slot_id
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NewTask, ScheduleRecord
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import OVERRIDE, Conformance
@@ -113,7 +113,6 @@ class ListTests(Conformance):
         for name in ("a", "b", "c"):
             await put(store, new_schedule(name, next_run=None))
         assert sorted(await names(store, "c", "nobody", "a")) == ["a", "c"]
-        assert await store.schedules([]) == []
 
     async def test_due_are_active_ones_whose_slot_has_come(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         soon = clock.now() + 60

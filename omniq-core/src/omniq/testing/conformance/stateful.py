@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pytest
@@ -20,8 +22,9 @@ from msgspec.structs import replace
 
 from omniq import clock as wall
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.calls import carry_out
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilter
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance import commands as c
@@ -79,7 +82,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.add(tasks)
 
     def add(self, tasks: list[NewTask]) -> None:
-        assert self.bench.run(self.store.add(tasks)) == [self.tasks.add(task) for task in tasks]
+        if Capability.UNIQUE not in self.store.capabilities:
+            tasks = [replace(task, unique=None) for task in tasks]
+        added = self.bench.run(carry_out(self.store, self.store.add, tasks, id_of=attrgetter("id")))
+        assert added == [self.tasks.add(task) for task in tasks]
 
     @rule(times=st.integers(1, 2))
     def let_time_pass(self, times: int) -> None:
@@ -93,7 +99,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(picks=st.lists(st.tuples(c.NUMBERS, c.OFFSETS), min_size=1, max_size=4), seconds=c.LEASES)
     def extend(self, picks: list[tuple[int, int]], seconds: float) -> None:
         leases = [self._lease(number, offset) for number, offset in picks]
-        answers = self.bench.run(self.store.extend(leases, lease=seconds))
+        extend = partial(self.store.extend, lease=seconds)
+        answers = self.bench.run(carry_out(self.store, extend, leases, id_of=attrgetter("task_id")))
         for answer, wanted in zip(answers, [self.tasks.extend(lease, seconds) for lease in leases], strict=True):
             assert answer.held is wanted.held
             assert answer.cancel_requested is wanted.cancel_requested or not wanted.held
@@ -114,7 +121,8 @@ class QueueMachine(RuleBasedStateMachine):
         self._transition(*map(self._change, wishes))
 
     def _transition(self, *changes: Change) -> None:
-        for change, answer in zip(changes, self.bench.run(self.store.transition(changes)), strict=True):
+        answers = self.bench.run(carry_out(self.store, self.store.transition, changes, id_of=attrgetter("task_id")))
+        for change, answer in zip(changes, answers, strict=True):
             assert answer.status is self.tasks.transition(change)
             if answer.status in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
                 self.tasks.check_has_children(change.task_id, said=answer.has_children)

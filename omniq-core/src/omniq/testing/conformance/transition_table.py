@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, TaskRecord
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, Changed, ChangeStatus
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance

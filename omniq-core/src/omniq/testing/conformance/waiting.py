@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import Added
+from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.records import DUPLICATE, NEW
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance
 from omniq.testing.conformance.builders import (
@@ -136,5 +136,5 @@ class CallTests(StoreConformance):
         await asyncio.gather(*calls, return_exceptions=True)
         answers = await together(store.get([f"t{n}"]) for n in range(4))
         assert [record and record.id for (record,) in answers] == ["t0", "t1", "t2", "t3"]
-        assert (await store.add([new_task("maybe")]))[0] in (Added.NEW, Added.DUPLICATE)
+        assert (await store.add([new_task("maybe")]))[0] in (NEW, DUPLICATE)
         assert (await read(store, "maybe")).id == "maybe"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from operator import attrgetter
 
 from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
-from omniq.storage.base import BaseEventStorage
+from omniq.storage.events import BaseEventStorage
+from omniq.storage.records import EventFilter, EventPage
+from omniq.storage.rules import cursor_at, matches, place_of
 from omniq.testing.reference.space import ReferenceStore
-
-_time = attrgetter("time")
 
 
 class ReferenceEventStore(ReferenceStore, BaseEventStorage):
@@ -20,31 +18,21 @@ class ReferenceEventStore(ReferenceStore, BaseEventStorage):
     async def append(self, events: Sequence[TaskEvent]) -> None:
         with self.space.lock:
             for event in events:
-                insort(self.space.events, event, key=_time)
+                insort(self.space.events, (event.time, next(self.space.numbers), event))
 
-    async def query(
-        self,
-        *,
-        task_id: str | None = None,
-        schedule_id: str | None = None,
-        types: Sequence[EventType] = (),
-        since: float | None = None,
-        limit: int = 100,
-    ) -> list[TaskEvent]:
+    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
         with self.space.lock:
-            start = 0 if since is None else bisect_left(self.space.events, since, key=_time)
-            found = self.space.events[start:]
-        found = [
-            event
-            for event in found
-            if (task_id is None or event.task_id == task_id)
-            and (schedule_id is None or event.schedule_id == schedule_id)
-            and (not types or event.type in types)
-        ]
-        return found[max(0, len(found) - limit) :]
+            stored = self.space.events
+            start = 0 if where.since is None else bisect_left(stored, (where.since,))
+            until = len(stored) if where.until is None else bisect_left(stored, (where.until,))
+            end = until if cursor is None else bisect_left(stored, place_of(cursor))
+            matching = [row for row in stored[start:end] if matches(row[2], where)]
+        page = matching[::-1][:limit]
+        more = len(matching) > limit
+        return EventPage([event for _, _, event in page], cursor_at(*page[-1][:2]) if more else None)
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         with self.space.lock:
-            gone = min(limit, bisect_left(self.space.events, before, key=_time))
+            gone = min(limit, bisect_left(self.space.events, (before,)))
             del self.space.events[:gone]
         return gone

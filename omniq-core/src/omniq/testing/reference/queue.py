@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from omniq import clock
 from omniq.models.state import TaskState
-from omniq.storage.base import BaseTaskQueue
 from omniq.storage.capabilities import Capability
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
     Change,
@@ -39,12 +39,14 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
     Any number of threads and event loops may use one store, or several of one name.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ATOMIC_RESULTS, Capability.PRIORITY})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.UNIQUE}
+    )
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         with self.space.lock:
             now = clock.now()
-            added = [self.space.tasks.add(task, now) for task in tasks]
+            added = self.space.tasks.add(tasks, now)
         self.wakeups.tell(News(due=None))
         return added
 
@@ -109,15 +111,22 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
         return [record if bodies or record is None else _bodiless(record) for record in found]
 
     async def find(
-        self, where: TaskFilter, *, limit: int = 100, cursor: str | None = None, bodies: bool = False
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
     ) -> TaskPage:
         with self.space.lock:
-            page = self.space.tasks.find(where, clock.now(), limit=limit, cursor=cursor)
+            now = clock.now()
+            page = self.space.tasks.find(where, now, newest_first=newest_first, limit=limit, cursor=cursor)
         return page if bodies else TaskPage(list(map(_bodiless, page.tasks)), page.cursor)
 
     async def stats(self) -> list[QueueStats]:
         with self.space.lock:
-            return self.space.tasks.stats()
+            return self.space.tasks.stats(clock.now())
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         with self.space.lock:
@@ -150,7 +159,7 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
             schedule = self.space.schedules.get(schedule_id, if_version)
             if schedule is None:
                 return False
-            self.space.tasks.add(task, clock.now())
+            self.space.tasks.add([task], clock.now())
             self.space.schedules.put(replace(schedule, next_run=next_run), if_version)
         self.wakeups.tell(News(due=None))
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import count
 from typing import TypeAlias
 
 from omniq.ids import new_id
@@ -28,7 +29,9 @@ class ReferenceSpace:
         self.tasks = TaskTable()
         self.schedules = ScheduleTable()
         self.results = ResultTable()
-        self.events: list[TaskEvent] = []
+        self.events: list[tuple[float, int, TaskEvent]] = []
+        """Each with its time and a number of its own."""
+        self.numbers = count()
 
     @classmethod
     def at(cls, location: str) -> ReferenceSpace:

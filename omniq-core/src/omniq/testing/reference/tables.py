@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from omniq.storage import rules
 from omniq.storage.records import NewBody, ResultRecord, ScheduleRecord
 from omniq.testing.reference.index import Index, Key
 
@@ -51,9 +52,9 @@ class ResultTable:
         self._of_schedule: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def put(self, record: ResultRecord, now: float) -> bool:
-        """Store the record unless one of a higher epoch is there; returns whether it was stored."""
+        """Store the record if the one that is there gives way; returns whether it was stored."""
         old = self._rows.get(record.task_id)
-        if old is not None and old.epoch > record.epoch:
+        if old is not None and not rules.gives_way(old, record):
             return False
         if old is not None:
             self._delete(old)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 from math import inf
 
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from omniq.models.state import TaskState
 from omniq.storage import rules
 from omniq.storage.records import (
     Added,
+    AddStatus,
     Change,
     ChangeStatus,
     LapsedLease,
@@ -27,6 +28,8 @@ from omniq.storage.records import (
     WorkerRecord,
 )
 from omniq.testing.reference.index import Index, Key
+
+DUE = (TaskState.PENDING, TaskState.SCHEDULED)
 
 
 class Line:
@@ -48,19 +51,21 @@ class TaskTable:
         self.workers: dict[str, WorkerRecord] = {}
         self._ended = Index(self._rows, _ended)
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._holders: dict[str, str] = {}
+        """Who holds which unique key."""
 
     # ── writing ──────────────────────────────────────────────────────────────
 
-    def add(self, task: NewTask, now: float) -> Added:
-        """Store the task if it is new and its parents are known."""
-        if task.id in self._rows:
-            return Added.DUPLICATE
-        if not all(parent in self._rows for parent in task.depends_on):
-            return Added.UNKNOWN_PARENT
-        self.write(rules.new_record(task, now))
-        for parent in task.depends_on:
-            self._children[parent][task.id] = None
-        return Added.NEW
+    def add(self, tasks: Sequence[NewTask], now: float) -> list[Added]:
+        """Store those of the tasks that are new, whose parents are known, and whose keys nobody holds."""
+        named = {id_ for task in tasks for id_ in (task.id, *task.depends_on)}
+        verdicts = rules.judge(tasks, named & self._rows.keys(), self._holders.copy())
+        for task, verdict in zip(tasks, verdicts, strict=True):
+            if verdict.status is AddStatus.NEW:
+                self.write(rules.new_record(task, now))
+                for parent in task.depends_on:
+                    self._children[parent][task.id] = None
+        return verdicts
 
     def claim(
         self, queues: Sequence[str], now: float, *, limit: int, max_bytes: int, lease: float, worker: str
@@ -151,6 +156,9 @@ class TaskTable:
         old = self._rows.get(row.id)
         if old is not None:
             line.counts[old.state] -= 1
+            self._holders.pop(old.unique or "", None)
+        if row.unique is not None:
+            self._holders[row.unique] = row.id
         line.counts[row.state] += 1
         self._rows[row.id] = row
         for index in (line.due, line.later, self._ended):
@@ -163,20 +171,25 @@ class TaskTable:
         """The task, or None."""
         return self._rows.get(task_id)
 
-    def find(self, where: TaskFilter, now: float, *, limit: int, cursor: str | None) -> TaskPage:
-        """The tasks that match and whose id comes after `cursor`."""
-        ids = (id_ for id_, row in self._rows.items() if (cursor is None or id_ > cursor) and _matches(row, where, now))
-        page = nsmallest(limit + 1, ids)
+    def find(self, where: TaskFilter, now: float, *, newest_first: bool, limit: int, cursor: str | None) -> TaskPage:
+        """The tasks that match and whose id comes after `cursor`, or before it if `newest_first`."""
+        ids = (id_ for id_, row in self._rows.items() if _matches(row, where, now))
+        if newest_first:
+            page = nlargest(limit + 1, (id_ for id_ in ids if cursor is None or id_ < cursor))
+        else:
+            page = nsmallest(limit + 1, (id_ for id_ in ids if cursor is None or id_ > cursor))
         more = len(page) > limit
         return TaskPage([self._rows[id_] for id_ in page[:limit]], page[limit - 1] if more else None)
 
-    def stats(self) -> list[QueueStats]:
+    def stats(self, now: float) -> list[QueueStats]:
         """Every queue that holds tasks or is paused."""
-        return [
-            QueueStats(name=name, paused=line.paused, counts=dict(+line.counts))
-            for name, line in sorted(self._lines.items())
-            if line.paused or line.counts.total()
-        ]
+        counts = [(name, state, n) for name, line in self._lines.items() for state, n in line.counts.items()]
+        due: defaultdict[str, list[float]] = defaultdict(list)
+        for row in self._rows.values():
+            if row.state in DUE and row.run_at <= now:
+                due[row.queue_name].append(row.run_at)
+        paused = [name for name, line in self._lines.items() if line.paused]
+        return rules.queue_stats(counts, paused, {name: min(times) for name, times in due.items()})
 
     def children(self, task_id: str) -> list[str]:
         """The ids of the tasks that depend on it."""
@@ -236,6 +249,7 @@ def _matches(row: TaskRecord, where: TaskFilter, now: float) -> bool:
     return (
         (not where.states or row.state in where.states)
         and (where.queue_name is None or row.queue_name == where.queue_name)
+        and (where.name is None or row.name == where.name)
         and (where.schedule_id is None or row.schedule_id == where.schedule_id)
         and (not where.expired or rules.is_expired(row, now))
     )
