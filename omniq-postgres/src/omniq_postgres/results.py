@@ -105,8 +105,8 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
     async def purge(self, *, limit: int = 1000) -> int:
         return len(await self._connection.run(lambda session: session.fetch(_PURGE, clock.offset(), limit)))
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self._connection.channel.for_results(ids, timeout)
+    async def hear(self, timeout: float) -> None:
+        await self._connection.channel.hear(timeout)
 
 
 async def _put(session: Session, records: Sequence[ResultRecord]) -> list[bool]:

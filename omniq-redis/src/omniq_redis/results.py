@@ -76,8 +76,8 @@ class RedisResultStore(RedisStore, BaseResultStorage):
                 break
         return purged
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self._connection.channel.for_results(ids, timeout)
+    async def hear(self, timeout: float) -> None:
+        await self._connection.channel.hear(timeout)
 
 
 def _current(task_id: str, record: bytes | None, now: float) -> ResultRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import ExitStack
 from typing import ClassVar, TypeVar
@@ -46,6 +47,10 @@ class Database(Connection):
     def _threads(self) -> tuple[LinkThread, ...]:
         """In the order of their end: the writer last, since who closes last moves the WAL into the file."""
         return self._reader, self._watcher, self._writer
+
+    async def hear(self, timeout: float) -> None:
+        """As `BaseResultStorage.hear`: while it is open, its watcher tells of what others have committed."""
+        await asyncio.sleep(timeout)
 
     async def read(self, job: Job[T]) -> T:
         """What a reading job returns; it sees every commit that was reported before."""

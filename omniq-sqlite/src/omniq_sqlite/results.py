@@ -121,8 +121,8 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
             lambda connection: connection.execute(_PURGE, (clock.now(), limit)).rowcount
         )
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self._connection.wakeups.for_results(ids, timeout)  # whose watcher looks for others'
+    async def hear(self, timeout: float) -> None:
+        await self._connection.hear(timeout)
 
 
 def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:
