@@ -101,7 +101,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         """Add, and notify everybody, this process too: all of it happens when the caller commits."""
         added = await add_tasks(session, tasks)
         payload = payload_of("", News(due_in(tasks, added)))
-        await session.fetch(NOTIFY, self._settings.schema, payload)
+        await session.fetch(NOTIFY, self._settings.schema_name, payload)
         return added
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:

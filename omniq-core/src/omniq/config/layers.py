@@ -11,7 +11,6 @@ from msgspec.structs import FieldInfo, fields
 
 from omniq.config.bounds import check_bounds
 from omniq.errors import ConfigError, PluginError
-from omniq.models.config import EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import Registry
 from omniq.plugins.specs import StoreKind
 
@@ -19,9 +18,9 @@ Layer: TypeAlias = dict[str, Any]
 
 STORE_KINDS: Final[tuple[StoreKind, ...]] = get_args(StoreKind)
 COMMON: Final[Mapping[StoreKind, frozenset[str]]] = {
-    "task_queue": frozenset(TaskQueueConfig.__struct_fields__),
-    "result_store": frozenset(ResultStorageConfig.__struct_fields__),
-    "event_store": frozenset(EventStorageConfig.__struct_fields__),
+    "task_queue": frozenset({"project_name", "queues", "serializer", "max_body"}),
+    "result_store": frozenset({"project_name"}),
+    "event_store": frozenset({"project_name"}),
 }
 """What the configurations of all stores of a kind have."""
 
