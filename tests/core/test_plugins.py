@@ -13,9 +13,8 @@ from msgspec import Struct
 from omniq.errors import ConfigError, PluginError, UnknownBackend
 from omniq.models.config import TaskQueueConfig
 from omniq.plugins import CommandSpec, EventStoreSpec, ResultStoreSpec, TaskQueueSpec, WorkerSpec, hookimpl
-from omniq.plugins.records import PluginRecord
 from omniq.plugins.registry import Registry, load_class, load_object, registry
-from omniq.plugins.specs import Spec
+from omniq.plugins.specs import PluginRecord, Spec
 
 from tests.core.fake_plugins import GOOD, Dist, Entry, entry, events, plugin, queue, raises, record, reg
 
@@ -177,8 +176,8 @@ def test_what_is_no_url_is_refused(text: str) -> None:
         lambda: TaskQueueSpec("redis", TaskQueueConfig, "a:C"),  # type: ignore[arg-type]
         lambda: TaskQueueSpec("redis", "a:B", "a:C", url_schemes=("redis://",)),
         lambda: TaskQueueSpec("redis", "a:B", "a:C", aliases=(None,)),  # type: ignore[arg-type]
-        lambda: ResultStoreSpec("redis", "a:B", "a:C", async_class="Class"),
-        lambda: EventStoreSpec("redis", "a:B", "a:C", blocking_class="a/b:C"),
+        lambda: ResultStoreSpec("redis", "a:B", "Class"),
+        lambda: EventStoreSpec("redis", "a/b:C", "a:C"),
         lambda: WorkerSpec("fiber", "fiber"),
         lambda: CommandSpec("a b", "a:b"),
     ],

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Meta, field
-from omniq.config.urls import hosts_of, read_url, user_of
+from omniq.config.convert import hosts_of, read_url, user_of
 from omniq.errors import ConfigError
 from omniq.models.config import (
     DEFAULT_MAX_BODY,

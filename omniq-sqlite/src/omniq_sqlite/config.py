@@ -7,7 +7,7 @@ from typing import Literal, Self
 from urllib.parse import SplitResult, unquote
 
 from msgspec import field
-from omniq.config.urls import read_url
+from omniq.config.convert import read_url
 from omniq.errors import ConfigError
 from omniq.models.config import (
     DEFAULT_MAX_BODY,

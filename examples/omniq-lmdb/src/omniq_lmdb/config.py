@@ -7,7 +7,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from msgspec import field
-from omniq.config.urls import read_url
+from omniq.config.convert import read_url
 from omniq.models.config import (
     DEFAULT_MAX_BODY,
     Bytes,
