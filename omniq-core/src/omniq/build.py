@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
-from omniq.config.convert import convert, describe, given_fields
+from omniq.config.convert import convert, describe, given_fields, url_scheme
 from omniq.config.model import ComponentChoice, OmniQConfig
 from omniq.config.security import Security
 from omniq.config.settings import Settings
@@ -16,7 +16,7 @@ from omniq.errors import ConfigError, UnknownBackend
 from omniq.events.store import AsyncEventStorage
 from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, Serializer, TaskQueueConfig
 from omniq.models.redaction import mask_url
-from omniq.plugins.registry import STORES, Registry, capabilities, load_class, registry, url_scheme
+from omniq.plugins.registry import STORES, Registry, capabilities, load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage
@@ -139,11 +139,11 @@ def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry) -> StoreS
     if choice.url is None:
         return plugins.store(kind, choice.type or default_type(kind, plugins))
     try:
-        if choice.type is None:
-            return plugins.by_url(kind, choice.url)
         scheme = url_scheme(choice.url)
     except ConfigError as error:
         raise ConfigError(f"{kind}.{error}") from None
+    if choice.type is None:
+        return plugins.by_scheme(kind, scheme)
     spec = plugins.store(kind, choice.type)
     if scheme not in spec.url_schemes:
         takes = " or ".join(f"{known}://" for known in spec.url_schemes) or "no URL"

@@ -68,6 +68,14 @@ def _default(field: FieldInfo) -> object:
 # ── URLs that say where a store is: what all stores' have in common ────────────
 
 
+def url_scheme(url: str) -> str:
+    """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or not scheme:
+        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
+    return scheme.lower()
+
+
 def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[str, Any]]) -> T:
     """The configuration: what `place_of` reads of the URL's parts, and its query as further fields.
 

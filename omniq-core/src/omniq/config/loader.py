@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from msgspec import Struct
 
-from omniq.config.convert import check_bounds, convert, given_fields
+from omniq.config.convert import check_bounds, convert, given_fields, url_scheme
 from omniq.config.model import OmniQConfig
 from omniq.config.settings import EnvConfig, Layer, environment, from_settings
 from omniq.errors import ConfigError, PluginError
@@ -172,6 +172,6 @@ def _backend(kind: StoreKind, choice: Layer, registry: Registry) -> str | None:
     try:
         if type_ is not None:
             return registry.store(kind, type_).name
-        return None if url is None else registry.by_url(kind, url).name
+        return None if url is None else registry.by_scheme(kind, url_scheme(url)).name
     except (PluginError, ConfigError):
         return type_ or url

@@ -14,7 +14,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from omniq.errors import ConfigError, PluginError, UnknownBackend
+from omniq.errors import PluginError, UnknownBackend
 from omniq.models.redaction import mask_url
 from omniq.plugins.specs import (
     CommandSpec,
@@ -123,12 +123,8 @@ class Registry:
         """The store of that kind, and name or alias. Raises as `task_queue` does."""
         return self._named(STORES[kind], name)
 
-    def by_url(self, kind: StoreKind, url: str) -> StoreSpec:
-        """The store of that kind that understands the URL.
-
-        Raises `ConfigError` if it isn't a URL, else as `task_queue` does.
-        """
-        scheme = url_scheme(url)
+    def by_scheme(self, kind: StoreKind, scheme: str) -> StoreSpec:
+        """The store of that kind that understands URLs of that scheme. Raises as `task_queue` does."""
         loaded = self._usable()
         spec = loaded.index.by_scheme(STORES[kind], scheme)
         if spec is None:
@@ -193,14 +189,6 @@ _registry = Registry()
 def registry() -> Registry:
     """The registry of this process."""
     return _registry
-
-
-def url_scheme(url: str) -> str:
-    """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
-    scheme, separator, _ = url.partition("://")
-    if not separator or not scheme:
-        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
-    return scheme.lower()
 
 
 def capabilities(spec: StoreSpec) -> frozenset[Capability]:
