@@ -50,14 +50,17 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
 
     @property
     def file(self) -> str:
-        """The absolute path of the database, symbolic links resolved: `path`, else `{base_dir}/{project_name}.db`."""
+        """The absolute path of the database: `path`, else `{base_dir}/{project_name}.db`."""
         path = self.path or os.path.join(self.base_dir or DEFAULT_BASE_DIR, f"{self.project}.db")
-        return os.path.realpath(os.path.expanduser(path))
+        return os.path.abspath(os.path.expanduser(path))
 
     @property
     def settings(self) -> SQLiteConfig:
-        """What a connection needs to know; stores with equal settings share their connections."""
-        return self.shared(SQLiteConfig, project_name=None, base_dir=None, path=self.file)
+        """What a connection needs to know; stores with equal settings share their connections.
+
+        Symbolic links are resolved here and never again, so that none that is put there later is followed.
+        """
+        return self.shared(SQLiteConfig, project_name=None, base_dir=None, path=os.path.realpath(self.file))
 
     @property
     def location(self) -> str:
