@@ -44,7 +44,7 @@ class FromSource:
 
     @classmethod
     def from_config(cls, config: OmniQConfig) -> Self:
-        """As a config struct says."""
+        """As a config struct says, which is complete: the environment adds only protections, such as a signing key."""
         return cls._from(config)
 
     @classmethod
