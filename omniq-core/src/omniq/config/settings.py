@@ -88,7 +88,7 @@ class Settings:
         return f"{type(self).__name__}({fields})"
 
 
-_SETTINGS: Final[Mapping[str, str]] = {
+_PLACES: Final[Mapping[str, str]] = {
     "ACCEPT_UNSIGNED_UNTIL": "accept_unsigned_until",
     "ALLOWED_MODULES": "allowed_modules",
     "BASE_DIR": "base_dir",
@@ -118,13 +118,14 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "TASK_TTL": "defaults.ttl",
     "THREAD_WORKERS": "worker.sizes.thread",
 }
+"""Where in `OmniQConfig` each setting stands."""
 
 
 def from_settings(given: Mapping[str, Any]) -> Layer:
     """The settings that were given, each at its place."""
     layer: Layer = {}
     for name, value in given.items():
-        *parents, key = _SETTINGS[name].split(".")
+        *parents, key = _PLACES[name].split(".")
         inner = layer
         for parent in parents:
             inner = inner.setdefault(parent, {})

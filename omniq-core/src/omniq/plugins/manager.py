@@ -18,7 +18,6 @@ from omniq.plugins.specs import EntryPoint, PluginRecord, Spec
 
 DISABLE = "OMNIQ_DISABLE_PLUGINS"
 
-
 S = TypeVar("S", bound=Spec)
 
 

@@ -1,4 +1,4 @@
-"""The registry: names, types and URLs on one side, what plugins declare on the other.
+"""The registry: names and URL schemes on one side, what plugins declare on the other.
 
 Plugins are loaded at the first look-up, never at `import omniq`; the module of a store or a worker is
 imported only by `load_object`, when it is used.
