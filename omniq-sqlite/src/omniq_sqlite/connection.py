@@ -11,7 +11,7 @@ from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import Wakeups
 
-from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
+from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.lanes import Job, LinkThread, Reader, Writer
 from omniq_sqlite.opening import Link, longest_row
 from omniq_sqlite.watching import Watcher
@@ -25,7 +25,7 @@ BESIDE_A_BODY = 64 * 1024
 class Database(Connection):
     """One file, as used by this process."""
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: SQLiteConfig) -> None:
         with ExitStack() as started:  # all of the threads, or none
             self._writer = Writer("omniq-sqlite-writer", Link(settings))
             started.callback(self._writer.ask_to_end)
@@ -66,14 +66,15 @@ class SQLiteStore(ConnectedStore[Database]):
 
     connections: ClassVar[Connections[Database]] = Connections(Database, of_process=True)
     networked: bool = False
-    _settings: DatabaseSettings
+    _settings: SQLiteConfig
 
     def __init__(self, config: SQLiteConfig) -> None:
         super().__init__(config.settings)
+        self._location = self._settings.location
 
     @property
     def location(self) -> str:
-        return self._settings.location
+        return self._location
 
     @property
     def max_item_bytes(self) -> int:
