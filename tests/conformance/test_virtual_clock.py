@@ -66,9 +66,12 @@ def test_it_moves_nothing_before_it_is_entered() -> None:
 
 
 async def test_it_wakes_whoever_waits(virtual_clock: VirtualClock) -> None:
-    waits = [
+    news = Wakeups.at("there").subscribe()
+    news.follow("t")
+    await news.told()
+    waits: list[asyncio.Task[object]] = [
         asyncio.create_task(Wakeups.at("here").for_tasks(["q"], 60)),
-        asyncio.create_task(Wakeups.at("there").for_results(["t"], 60)),
+        asyncio.create_task(news.told()),
     ]
     await asyncio.sleep(0)
     virtual_clock.advance(1)

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from omniq.plugins import EventStoreSpec, TaskQueueSpec, hookimpl
-from omniq.plugins.records import PluginRecord
 from omniq.plugins.registry import Registry
-from omniq.plugins.specs import Spec
+from omniq.plugins.specs import PluginRecord, Spec
 
 
 @dataclass

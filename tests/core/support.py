@@ -11,13 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from msgspec import field
 from msgspec.structs import replace
 from omniq import AsyncOmniQ, OmniQ
-from omniq.config.choices import TaskDefaults
+from omniq.config.model import TaskDefaults
 from omniq.config.security import Security
 from omniq.events import AsyncEventStorage
 from omniq.ids import new_id
 from omniq.models import EventStorageConfig, ResultStorageConfig, TaskQueueConfig, TaskState
+from omniq.models.config import DEFAULT_MAX_BODY, Bytes, Name, Serializer, default_queues
 from omniq.queue import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage import BaseEventStorage, BaseResultStorage, BaseTaskQueue
@@ -69,7 +71,15 @@ def sqlite_place(directory: Path) -> Place:
     )
 
 
-AnyQueue: TypeAlias = AsyncTaskQueue[TaskQueueConfig]
+class QueueConfig(TaskQueueConfig, frozen=True, kw_only=True):
+    """Of a queue whose store needs none itself."""
+
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
+
+
+AnyQueue: TypeAlias = AsyncTaskQueue[QueueConfig]
 
 
 def task_queue(
@@ -80,7 +90,7 @@ def task_queue(
     security: Security | None = None,
 ) -> AnyQueue:
     """A task queue at that place, whose tasks aren't tried again unless they say so."""
-    config = TaskQueueConfig(queues=list(queues))
+    config = QueueConfig(queues=list(queues))
     return AsyncTaskQueue(lambda _: place.queue(), config, defaults=defaults, security=security)
 
 

@@ -13,12 +13,14 @@ from omniq.backend import BaseBackend, SQLiteBackend
 from omniq.config import configured_by
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.models import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, TaskQueueConfig
+from omniq.models.config import Name, default_queues
 
 
 class ShelfConfig(TaskQueueConfig, frozen=True, kw_only=True):
     base_dir: str
     timeout: Annotated[float, Meta(gt=0)] = 1.0
     options: dict[str, str] = field(default_factory=dict)
+    queues: list[Name] = field(default_factory=default_queues)
 
 
 class Shelf:
@@ -69,9 +71,6 @@ def test_positional_arguments_are_a_type_error() -> None:
 def test_help_shows_the_fields() -> None:
     assert list(inspect.signature(Shelf).parameters) == [
         "project_name",
-        "queues",
-        "serializer",
-        "max_body",
         *ShelfConfig.__annotations__,
     ]
     assert Shelf.__init__.__doc__ == "Put up a shelf."
@@ -131,9 +130,9 @@ class NowhereBackend(BaseBackend):
 
 
 def test_a_backend_that_no_plugin_provides_says_so() -> None:
-    backend = NowhereBackend(TaskQueueConfig(project_name="shop"))
+    backend = NowhereBackend(ShelfConfig(project_name="shop", base_dir="x"))
     assert not backend.has_events
-    assert backend.task_queue_config(queues=["a"]) == TaskQueueConfig(project_name="shop", queues=["a"])
+    assert backend.task_queue_config(queues=["a"]) == ShelfConfig(project_name="shop", base_dir="x", queues=["a"])
     with pytest.raises(UnknownBackend, match="unknown backend 'nowhere'"):
         backend.result_store_config()
 

@@ -81,9 +81,9 @@ class LookingQueue(ReferenceQueueStore):
 class LookingResults(ReferenceResultStore):
     """Notes in which context the watcher waits."""
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
+    async def hear(self, timeout: float) -> None:
         look("watcher")
-        return await super().wait(ids, timeout)
+        await super().hear(timeout)
 
 
 class LookingEvents(ReferenceEventStore):

@@ -204,7 +204,7 @@ class TestHostileBytes:
     async def test_a_result_that_somebody_else_wrote_is_not_decoded(self, place: Place, log: Path) -> None:
         async with front_door(place) as attacker, working(attacker, "async"):
             task_id = await attacker.enqueue(oddities.make_canary, [str(log)])
-            await attacker.result_store.store.wait([task_id], SOON)
+            await attacker.result_store.wait(task_id, SOON)
             async with front_door(place, security=SIGNED) as oq:
                 with pytest.raises(SignatureError, match="not decoded"):
                     await oq.get_result(task_id, timeout=SOON)

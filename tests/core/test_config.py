@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig, Settings, WorkerChoice
+from omniq import AsyncOmniQ
+from omniq.build import security
+from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig, Settings, TaskDefaults, WorkerChoice
 from omniq.models import WorkerConfig
 
 SPEC_EXAMPLE = """
@@ -196,3 +198,29 @@ def test_a_kind_s_own_size_wins_over_max_workers_of_the_same_source(
 ) -> None:
     config = load({"worker": source}, environ=environ, **arguments)
     assert config.worker.settings_for("thread").max_workers == size
+
+
+# ── a complete configuration ─────────────────────────────────────────────────
+
+
+def test_a_struct_is_taken_at_its_word() -> None:
+    given = OmniQConfig(task_queue=ComponentChoice(url="sqlite:///mine.db"), defaults=TaskDefaults(max_retries=3))
+    environ = {"OMNIQ_TASK_QUEUE_URL": "sqlite:///env.db", "OMNIQ_PROJECT_NAME": "env", "OMNIQ_RETRY_ATTEMPTS": "7"}
+    assert ConfigProvider(given, environ=environ).load() == given
+    assert ConfigProvider(given, environ=environ).load(project_name="argument").project_name == "argument"
+
+
+def test_a_struct_keeps_the_environment_s_protections() -> None:
+    environ = {"OMNIQ_SIGNING_KEY": "k" * 32, "OMNIQ_ALLOWED_MODULES": "shop", "OMNIQ_SERIALIZER": "msgspec"}
+    loaded = ConfigProvider(OmniQConfig(), environ=environ).load()
+    assert (loaded.signing_key, loaded.allowed_modules) == ("k" * 32, ["shop"])
+    assert security(loaded).serializer == "msgspec"
+    own = OmniQConfig(signing_key="o" * 32, allowed_modules=["mine"])
+    loaded = ConfigProvider(own, environ=environ).load()
+    assert (loaded.signing_key, loaded.allowed_modules) == ("o" * 32, ["mine"])
+
+
+def test_what_is_loaded_can_be_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_TASK_QUEUE_URL", "sqlite:///env.db")
+    loaded = ConfigProvider().load(project_name="default", task_queue={"url": "sqlite:///argument.db"})
+    assert ConfigProvider(loaded).load() == AsyncOmniQ.from_config(loaded).config == loaded

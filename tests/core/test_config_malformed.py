@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omniq.build import resolve
 from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig
 from omniq.config.convert import convert
-from omniq.config.resolve import resolve
 from omniq.errors import ConfigError, PluginError
 
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"

@@ -82,7 +82,7 @@ def test_a_broken_plugin_disturbs_nobody_and_says_why_to_whoever_asks(case: str)
 
 
 VERSIONS: dict[str, tuple[object, str]] = {
-    "none": (None, "it declares no omniq_api_version"),
+    "none": (None, "isn't a tuple such as (1, 0)"),
     "an older major": ((0, 9), "it was written for version 0.9"),
     "a newer major": ((2, 0), "it was written for version 2.0"),
     "text": ("1.0", "isn't a tuple such as (1, 0)"),
@@ -107,6 +107,12 @@ def test_another_api_version_is_incompatible(case: str) -> None:
 def test_an_incompatible_plugin_is_never_asked_for_its_specs() -> None:
     module = plugin(version=(9, 0), omniq_task_queues=raises(AssertionError("it was asked")))
     assert record(reg(Entry("old", module)), "old").status == "incompatible"
+
+
+def test_a_plugin_may_say_nothing_of_versions() -> None:
+    silent = plugin(queue("silent"))
+    del silent.omniq_api_version
+    assert reg(Entry("silent", silent)).task_queue("silent").name == "silent"
 
 
 def test_a_newer_minor_version_is_fine() -> None:

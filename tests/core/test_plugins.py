@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from msgspec import Struct
+from omniq.config.convert import url_scheme
 from omniq.errors import ConfigError, PluginError, UnknownBackend
 from omniq.models.config import TaskQueueConfig
 from omniq.plugins import CommandSpec, EventStoreSpec, ResultStoreSpec, TaskQueueSpec, WorkerSpec, hookimpl
-from omniq.plugins.records import PluginRecord
 from omniq.plugins.registry import Registry, load_class, load_object, registry
-from omniq.plugins.specs import Spec
+from omniq.plugins.specs import PluginRecord, Spec
 
 from tests.core.fake_plugins import GOOD, Dist, Entry, entry, events, plugin, queue, raises, record, reg
 
@@ -35,7 +35,7 @@ def test_a_plugin_is_found_by_name_alias_and_url() -> None:
     plugins = reg(GOOD)
     spec = plugins.task_queue("good")
     assert spec is plugins.task_queue("well")
-    assert spec is plugins.by_url("task_queue", "GOOD://host/path")
+    assert spec is plugins.by_scheme("task_queue", url_scheme("GOOD://host/path"))
     assert plugins.names("task_queue") == ["good"]
     assert record(plugins, "good") == PluginRecord(
         name="good", distribution="acme-good", version="1.0", value="acme.plugin", specs=(spec,)
@@ -56,7 +56,7 @@ def test_a_plugin_may_bring_several_things() -> None:
 def test_the_installed_sqlite_plugin_is_active() -> None:
     found = record(registry(), "sqlite")
     assert (found.status, found.distribution) == ("active", "omniq-sqlite")
-    assert registry().by_url("event_store", "sqlite:///x.db").name == "sqlite"
+    assert registry().by_scheme("event_store", url_scheme("sqlite:///x.db")).name == "sqlite"
 
 
 def test_looking_up_imports_no_store() -> None:
@@ -121,12 +121,12 @@ def _sqlite(*entries: Entry) -> Registry:
             "unknown backend 'redis', installed: sqlite; omniq-redis provides it: pip install \"omniq-core[redis]\"",
         ),
         (
-            lambda p: p.by_url("task_queue", "postgresql://me:hunter2@db/x"),
+            lambda p: p.by_scheme("task_queue", url_scheme("postgresql://me:hunter2@db/x")),
             "unknown backend 'postgresql', installed: sqlite; omniq-postgres provides it: "
             'pip install "omniq-core[postgres]"',
         ),
         (
-            lambda p: p.by_url("event_store", "s3://bucket/prefix"),
+            lambda p: p.by_scheme("event_store", url_scheme("s3://bucket/prefix")),
             "unknown backend 's3', installed: sqlite; omniq-fsspec provides it: pip install \"omniq-core[fsspec]\"",
         ),
         (
@@ -148,7 +148,7 @@ def test_a_broken_plugin_speaks_for_every_name_and_scheme_of_its_distribution() 
     broken = Entry("fsspec", raises(ImportError("no fsspec")), Dist("omniq-fsspec"))
     asks: list[Callable[[Registry], object]] = [
         lambda p: p.task_queue("memory"),
-        lambda p: p.by_url("task_queue", "s3://bucket"),
+        lambda p: p.by_scheme("task_queue", url_scheme("s3://bucket")),
         lambda p: p.task_queue("fsspec"),
     ]
     for ask in asks:
@@ -161,7 +161,7 @@ def test_a_broken_plugin_speaks_for_every_name_and_scheme_of_its_distribution() 
 @pytest.mark.parametrize("text", ["", "sqlite", "C:\\queue.db", "://x", "/var/queue.db", "sqlite:queue.db"])
 def test_what_is_no_url_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^url: expected a URL such as sqlite:///"):
-        _sqlite().by_url("task_queue", text)
+        url_scheme(text)
 
 
 # ── specs and import strings ─────────────────────────────────────────────────
@@ -177,8 +177,8 @@ def test_what_is_no_url_is_refused(text: str) -> None:
         lambda: TaskQueueSpec("redis", TaskQueueConfig, "a:C"),  # type: ignore[arg-type]
         lambda: TaskQueueSpec("redis", "a:B", "a:C", url_schemes=("redis://",)),
         lambda: TaskQueueSpec("redis", "a:B", "a:C", aliases=(None,)),  # type: ignore[arg-type]
-        lambda: ResultStoreSpec("redis", "a:B", "a:C", async_class="Class"),
-        lambda: EventStoreSpec("redis", "a:B", "a:C", blocking_class="a/b:C"),
+        lambda: ResultStoreSpec("redis", "a:B", "Class"),
+        lambda: EventStoreSpec("redis", "a/b:C", "a:C"),
         lambda: WorkerSpec("fiber", "fiber"),
         lambda: CommandSpec("a b", "a:b"),
     ],

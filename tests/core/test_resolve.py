@@ -7,12 +7,14 @@ import traceback
 from pathlib import Path
 
 import pytest
-from omniq.config import ComponentChoice, Settings
-from omniq.config.resolve import Around, default_choice, resolve
+from omniq.build import Around, default_type, event_store, resolve
+from omniq.config import ComponentChoice, ConfigProvider, Settings
 from omniq.errors import ConfigError, PluginError, UnknownBackend
 from omniq.models import TaskQueueConfig
 from omniq.plugins import TaskQueueSpec, hookimpl
 from omniq.plugins.registry import Registry
+from omniq.storage.capabilities import Capability
+from omniq.testing import ReferenceQueueStore
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 
 
@@ -31,7 +33,9 @@ def test_nothing_configured_is_sqlite_in_the_base_dir() -> None:
 def test_base_dir_comes_from_around_then_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = ComponentChoice(type="sqlite")
     monkeypatch.setenv("OMNIQ_BASE_DIR", "/env")
-    assert resolve("event_store", choice, None)[1] == SQLiteEventStorageConfig(base_dir="/env")
+    store = event_store(ConfigProvider({"event_store": "sqlite"}).load())
+    assert store is not None
+    assert store.config == SQLiteEventStorageConfig(base_dir="/env", project_name="default")
     assert resolve("event_store", choice, None, base_dir="/file")[1] == SQLiteEventStorageConfig(base_dir="/file")
     mine = ComponentChoice(type="sqlite", config={"base_dir": Path("/mine")})
     assert resolve("event_store", mine, None, base_dir="/file")[1] == SQLiteEventStorageConfig(base_dir="/mine")
@@ -58,6 +62,16 @@ class PaperConfig(TaskQueueConfig, frozen=True, kw_only=True):
         return cls(base_dir=url)
 
 
+class MemoryStore(ReferenceQueueStore):
+    """Its tasks go with the process."""
+
+
+class PaperStore(ReferenceQueueStore):
+    """Its tasks stay."""
+
+    capabilities = MemoryStore.capabilities | {Capability.PERSISTENT}
+
+
 def third_party(*names: str, persistent: bool = True) -> Registry:
     class Entry:
         name, value, dist = "paper", "paper.plugin", None
@@ -69,8 +83,8 @@ def third_party(*names: str, persistent: bool = True) -> Registry:
         @hookimpl
         def omniq_task_queues(self) -> list[TaskQueueSpec]:
             home = f"{__name__}:PaperConfig"
-            kept = frozenset({"persistent"} if persistent else ())
-            return [TaskQueueSpec(name, "paper:Store", home, url_schemes=(name,), capabilities=kept) for name in names]
+            store = f"{__name__}:{'PaperStore' if persistent else 'MemoryStore'}"
+            return [TaskQueueSpec(name, store, home, url_schemes=(name,)) for name in names]
 
     return Registry([Entry()], environ={})
 
@@ -88,13 +102,13 @@ def test_fsspec_uri_is_for_the_stores_that_take_it_and_yields_to_their_own_place
 
 
 def test_the_default_is_the_only_store_that_is_there() -> None:
-    assert default_choice("task_queue", third_party("paper")) == ComponentChoice(type="paper")
-    assert default_choice("task_queue", third_party("paper", "sqlite")) == ComponentChoice(type="sqlite")
-    assert default_choice("task_queue", third_party("memory", persistent=False)) == ComponentChoice(type="memory")
+    assert default_type("task_queue", third_party("paper")) == "paper"
+    assert default_type("task_queue", third_party("paper", "sqlite")) == "sqlite"
+    assert default_type("task_queue", third_party("memory", persistent=False)) == "memory"
     with pytest.raises(ConfigError, match=r"^task_queue.type: not given, and several are installed: paper, stone$"):
-        default_choice("task_queue", third_party("paper", "stone"))
+        default_type("task_queue", third_party("paper", "stone"))
     with pytest.raises(UnknownBackend, match=r'^no task queue is installed: pip install "omniq-core\[sqlite\]"$'):
-        default_choice("task_queue", third_party())
+        default_type("task_queue", third_party())
 
 
 def test_a_broken_default_is_no_reason_to_take_another_store() -> None:
@@ -105,7 +119,7 @@ def test_a_broken_default_is_no_reason_to_take_another_store() -> None:
             raise ImportError("no sqlite3 in this Python")
 
     with pytest.raises(PluginError, match="no sqlite3 in this Python"):
-        default_choice("task_queue", Registry([Broken()], environ={}))
+        default_type("task_queue", Registry([Broken()], environ={}))
 
 
 def test_arguments_may_be_paths_and_timedeltas() -> None:

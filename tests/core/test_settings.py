@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from omniq import OmniQ
+from omniq.build import resolve, security
 from omniq.config import ConfigProvider, EnvConfig, LoggingConfig, Settings, configure_logging
-from omniq.config import env as env_module
-from omniq.config.layers import from_settings
+from omniq.config import settings as env_module
 from omniq.config.logging import OFF, apply
-from omniq.config.resolve import resolve
 from omniq.config.security import Security
+from omniq.config.settings import from_settings
 from omniq.errors import ConfigError
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteResultStorage
@@ -109,7 +109,7 @@ def test_an_empty_variable_turns_no_protection_off_and_leads_to_no_other_store(n
 )
 def test_who_turns_dill_off_is_overruled_by_nobody(source: dict[str, Any], environ: dict[str, str]) -> None:
     config = ConfigProvider(source, environ=environ).load()
-    assert Security.of(config).serializer == "msgspec"
+    assert security(config).serializer == "msgspec"
     _, queue = resolve("task_queue", config.task_queue, None)
     assert queue.serializer == "msgspec"
 

@@ -11,7 +11,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.batching import Batcher, parts
 from omniq.errors import InvalidTask, PayloadTooLarge, StoreUnavailable, TaskFailed
-from omniq.models import TaskQueueConfig, TaskState
+from omniq.models import TaskState
 from omniq.queue import AsyncTaskQueue
 from omniq.queue.request import TaskCall
 from omniq.storage.records import Added, Change, Changed, NewTask, TaskRecord
@@ -25,6 +25,7 @@ from tests.core.support import (
     QUEUES,
     SOON,
     Place,
+    QueueConfig,
     front_door,
     lines,
     reference_place,
@@ -39,7 +40,7 @@ TOO_LARGE = f"{PayloadTooLarge.__module__}.{PayloadTooLarge.__qualname__}"
 
 def limited_door(place: Place, max_body: int) -> AsyncOmniQ:
     """OmniQ whose calls and results may have so many bytes."""
-    config = TaskQueueConfig(queues=list(QUEUES), max_body=max_body)
+    config = QueueConfig(queues=list(QUEUES), max_body=max_body)
     queue = AsyncTaskQueue(lambda _: place.queue(), config, defaults=NO_RETRIES)
     return AsyncOmniQ(task_queue=queue, result_store=result_storage(place))
 

@@ -16,6 +16,7 @@ import pytest
 from omniq.models.state import TaskState
 from omniq.storage.records import NEW, NewTask, ResultRecord
 from omniq.sync import Portal
+from omniq.testing.conformance.builders import until_told
 from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
@@ -130,7 +131,7 @@ async def test_another_processs_result_ends_a_wait(tmp_path: Path) -> None:
     told = SPAWN.Event()
     child = SPAWN.Process(target=put_when_told, args=(config, told, "a"))
     child.start()
-    assert await seconds_until_woken(results.wait(["a", "b"], PATIENCE), told) < PATIENCE / 2
+    assert await seconds_until_woken(until_told(results, ["a", "b"], PATIENCE), told) < PATIENCE / 2
     await asyncio.to_thread(child.join)
     await results.close()
 

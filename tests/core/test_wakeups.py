@@ -13,7 +13,7 @@ from omniq.errors import StoreUnavailable
 from omniq.ids import new_id
 from omniq.storage import wakeups as module
 from omniq.storage.channel import Channel
-from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, News, Wakeups
+from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, News, Subscription, Wakeups
 
 LONG = 60.0
 SOON = 5.0
@@ -96,33 +96,54 @@ class TestTasks:
         wait = await waiting(wakeups, "a")
         wait.cancel()
         await asyncio.wait([wait])
-        await wakeups.for_results(["t"], 0.0)
+        following(wakeups, "t").leave("t")
         assert not wakeups._by_queue
         assert not wakeups._by_task
 
 
+def following(wakeups: Wakeups, *ids: str) -> Subscription:
+    news = wakeups.subscribe()
+    for id_ in ids:
+        news.follow(id_)
+    return news
+
+
 class TestResults:
-    async def test_a_wait_ends_at_one_of_its_results(self, wakeups: Wakeups) -> None:
-        wait = asyncio.create_task(wakeups.for_results(["t", "u"], LONG))
-        await asyncio.sleep(0)
-        wakeups.tell(News(ended=["x"]))
-        assert not (await asyncio.wait([wait], timeout=0.02))[0]
-        wakeups.tell(News(ended=["u"]))
-        assert await ended(wait)
+    async def test_what_is_followed_is_told_at_once(self, wakeups: Wakeups) -> None:
+        assert await following(wakeups, "t", "u").told() == {"t", "u"}
 
     async def test_it_tells_which_of_them_may_have_come(self, wakeups: Wakeups) -> None:
-        for told, expected in (({"u", "x"}, ["u"]), (None, ["t", "u"])):
-            wait = asyncio.create_task(wakeups.for_results(["t", "u"], LONG))
-            await asyncio.sleep(0)
-            wakeups.tell(News(ended=told))
-            assert sorted(await asyncio.wait_for(wait, SOON)) == expected
-        assert await wakeups.for_results(["t"], 0.0) == []
-
-    async def test_news_of_anything_end_it(self, wakeups: Wakeups) -> None:
-        wait = asyncio.create_task(wakeups.for_results(["t"], LONG))
+        news = following(wakeups, "t", "u")
+        await news.told()
+        told = asyncio.create_task(news.told())
         await asyncio.sleep(0)
-        wakeups.tell(ANYTHING)
-        assert await ended(wait)
+        wakeups.tell(News(ended=["x"]))
+        assert not (await asyncio.wait([told], timeout=0.02))[0]
+        wakeups.tell(News(ended=["u", "x"]))
+        assert await asyncio.wait_for(told, SOON) == {"u"}
+
+    async def test_nothing_is_lost_between_two_answers(self, wakeups: Wakeups) -> None:
+        news = following(wakeups, "a", "b", "c")
+        await news.told()
+        wakeups.tell(News(ended=["a"]))
+        assert await asyncio.wait_for(news.told(), SOON) == {"a"}
+        wakeups.tell(News(ended=["b"]))
+        wakeups.tell(News(ended=["c"]))
+        assert await asyncio.wait_for(news.told(), SOON) == {"b", "c"}
+
+    @pytest.mark.parametrize("anything", [ANYTHING, News(ended=None)])
+    async def test_news_of_anything_tell_of_all(self, wakeups: Wakeups, anything: News) -> None:
+        news = following(wakeups, "t", "u")
+        await news.told()
+        wakeups.tell(anything)
+        assert await asyncio.wait_for(news.told(), SOON) == {"t", "u"}
+
+    async def test_what_is_left_is_told_no_more(self, wakeups: Wakeups) -> None:
+        news = following(wakeups, "t", "u")
+        await news.told()
+        news.leave("t")
+        wakeups.tell(News(ended=["t", "u"]))
+        assert await asyncio.wait_for(news.told(), SOON) == {"u"}
 
 
 class Air:
@@ -176,7 +197,7 @@ class TestChannel:
 
     async def test_a_wait_is_short_while_nobody_can_be_heard(self, channel: Channel) -> None:
         async with asyncio.timeout(SOON):
-            await channel.for_results(["t"], LONG)
+            await channel.hear(LONG)
         assert not channel.live
         assert DEAF_WAIT < SOON
 
@@ -184,14 +205,14 @@ class TestChannel:
         wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
         await air.heard.put(News())
         assert await ended(wait)
-        hearing = asyncio.create_task(channel.for_results(["t"], LONG))
+        hearing = asyncio.create_task(channel.hear(LONG))
         await asyncio.sleep(0)
         await air.heard.put(None)
         assert await ended(hearing)  # it learns that nobody is heard any more
         await air.heard.put(News())
         async with asyncio.timeout(SOON):
             while not channel.live:
-                await channel.for_results(["t"], 0.01)
+                await channel.hear(0.01)
         assert air.listens == 2
 
     async def test_closing_sends_what_is_left(self, channel: Channel, air: Air) -> None:

@@ -315,7 +315,7 @@ class RedisPlanter(Planter):
     async def plant(self) -> None:
         settings = RedisTaskQueueConfig.from_url(self.url).settings
         self._prefix = settings.namespace
-        with Redis(*settings.nodes[0]) as client:
+        with Redis(*settings.addresses[0]) as client:
             self._client = client
             for number, damage in enumerate(self.tasks):
                 self._spoil(f"b{number:02}", damage)

@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 import pytest
 from omniq import AsyncOmniQ, OmniQ
 from omniq.events import AsyncEventStorage
-from omniq.models import EventStorageConfig, EventType, ResultStorageConfig, TaskQueueConfig
+from omniq.models import EventStorageConfig, EventType, ResultStorageConfig
 from omniq.queue import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 
-from tests.core.support import FAST, NO_RETRIES, QUEUES
+from tests.core.support import FAST, NO_RETRIES, QUEUES, QueueConfig
 from tests.servers.redis import kinds
 
 MEMORY = "memory"
@@ -79,7 +79,7 @@ class MixedPlace:
         space = self._space
         match kind:
             case "task_queue":
-                config = TaskQueueConfig(queues=list(QUEUES))
+                config = QueueConfig(queues=list(QUEUES))
                 return AsyncTaskQueue(lambda _: ReferenceQueueStore(space), config, defaults=NO_RETRIES)
             case "result_store":
                 return AsyncResultStorage(lambda _: ReferenceResultStore(space), ResultStorageConfig())

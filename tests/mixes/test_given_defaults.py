@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from omniq import AsyncOmniQ
 from omniq.backend import SQLiteBackend
-from omniq.config.choices import TaskDefaults
 from omniq.config.convert import convert
+from omniq.config.model import TaskDefaults
 from omniq.queue import AsyncSQLiteTaskQueue, AsyncTaskQueue
 
 from tests.core import tasks

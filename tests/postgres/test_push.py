@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 from omniq.storage.wakeups import News
+from omniq.testing.conformance.builders import until_told
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 from omniq_postgres.watching import payload_of
@@ -48,7 +49,7 @@ async def test_a_result_elsewhere_ends_a_wait_at_once(queue: PostgresQueueStore,
     await elsewhere.add([task("t")])
     (record,) = await claim(elsewhere)
     results = queue.result_storage()
-    waiting = asyncio.create_task(results.wait(["s", "t"], 30))
+    waiting = asyncio.create_task(until_told(results, ["s", "t"], 30))
     await asyncio.sleep(0.05)
     await elsewhere.transition([success(record)])
     assert await seconds_of(waiting) < 0.5
@@ -58,7 +59,7 @@ async def test_a_result_elsewhere_ends_a_wait_at_once(queue: PostgresQueueStore,
 async def test_other_queues_and_results_end_no_wait(queue: PostgresQueueStore, elsewhere: PostgresQueueStore) -> None:
     await listening(queue)
     results = queue.result_storage()
-    waits = [asyncio.create_task(queue.wait(["other"], 30)), asyncio.create_task(results.wait(["other"], 30))]
+    waits = [asyncio.create_task(queue.wait(["other"], 30)), asyncio.create_task(until_told(results, ["other"], 30))]
     await asyncio.sleep(0.05)
     await elsewhere.add([task("t")])
     (record,) = await claim(elsewhere)

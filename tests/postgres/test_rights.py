@@ -86,5 +86,5 @@ async def test_a_reader_writes_nothing_and_is_told_what_it_lacks(server: Postgre
 async def test_a_producer_deletes_no_task(server: PostgresServer) -> None:
     async with door(server, "producer") as producer:
         assert await producer.cancel(await producer.enqueue(nothing))
-        with pytest.raises(StoreError, match="table task: the role 'shop_producer' needs DELETE"):
+        with pytest.raises(StoreError, match="the role 'shop_producer' needs DELETE"):
             await producer.task_queue.ttl.purge(retention=0.0)

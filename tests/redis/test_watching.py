@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 import pytest
 from omniq.models.state import TaskState
 from omniq.storage.records import Change
+from omniq.testing.conformance.builders import until_told
 from omniq_redis.queue import RedisQueueStore
 
 from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task
@@ -64,8 +65,7 @@ class TestPush:
         await there.add([task("t"), task("u")])
         by_id = {record.id: record for record in await claim(there)}
         results = here.result_storage()
-        await results.wait(["x"], 0.0)
-        wait = asyncio.ensure_future(results.wait(["x", "t"], LONG))
+        wait = asyncio.ensure_future(until_told(results, ["x", "t"], LONG))
         await asyncio.sleep(0.1)
         await there.transition([success(by_id["u"])])
         await asyncio.sleep(0.1)

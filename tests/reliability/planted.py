@@ -37,10 +37,10 @@ def plant_from_environment() -> None:
 
 
 def drop_epoch_check() -> None:
-    """A change applies whatever the epoch of the claim it was made under."""
+    """A change applies whatever the claim it was made under."""
 
     def decide(record: TaskRecord | None, change: Change, now: float) -> tuple[ChangeStatus, TaskRecord | None]:
-        return rules.decide(record, replace(change, epoch=None), now)
+        return rules.decide(record, replace(change, epoch=None, worker=None), now)
 
     vars(settling)["decide"] = decide
 

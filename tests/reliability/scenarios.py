@@ -67,12 +67,12 @@ def stalls(
 
 
 def computing(worker_type: str, *, tasks: int = 2, lease: float = 2.0, seed: int = 1, plant: str = "") -> Scenario:
-    """Tasks compute for three leases, and nothing disturbs them: each must run once."""
+    """Tasks compute for three leases, and nothing disturbs them: each must run once, though an idle worker looks on."""
     func = work.hog if worker_type == "async" else work.compute
     return Scenario(
         tasks=[Planned(id=f"t{n:05d}", func=func, args=(3 * lease,)) for n in range(tasks)],
         worker_type=worker_type,
-        processes=2,
+        processes=3,
         max_workers=1,
         prefetch=0,
         lease=lease,

@@ -100,7 +100,7 @@ FAULTS: dict[str, tuple[str, Story]] = {
     "a slot is left out": ("I11", scheduled().but(expect=replace(stories.EXPECT, slots=frozenset({("s", 10.0)})))),
     "an innocent is dead-lettered": ("I12", plain().but(ending={"t": DEAD})),
     "poison is not parked": ("I12", poisoned().plus(*finish(10.0, epoch=4)).but(ending={"t": success(epoch=4)})),
-    "recovery takes too long": ("I13", rescued().delayed(2, by=2.0)),
+    "recovery takes too long": ("I13", rescued().delayed(2, by=4.0)),
     "recovery takes too long after an outage": ("I13", rescued_late(at=10.6)),
     "a worker doesn't come back": ("I14", restarted(back_at=7.6)),
     "a worker only starts what it had claimed before": (

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, TypeVar
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 
-from omniq.config.choices import OmniQConfig
-from omniq.config.resolve import resolve
+from msgspec.structs import replace
+
+from omniq.config.convert import convert, describe, given_fields, url_scheme
+from omniq.config.model import ComponentChoice, OmniQConfig
 from omniq.config.security import Security
+from omniq.config.settings import Settings
+from omniq.errors import ConfigError, UnknownBackend
 from omniq.events.store import AsyncEventStorage
-from omniq.plugins.registry import load_class
+from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, Serializer, TaskQueueConfig
+from omniq.models.redaction import mask_url
+from omniq.plugins.registry import STORES, Registry, capabilities, load_class, registry
+from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results.engine import AsyncResultStorage
+from omniq.storage.capabilities import Capability
 from omniq.storage.events import BaseEventStorage
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.results import BaseResultStorage
+from omniq.suggest import install_command
 from omniq.sync import AsyncResource, Blocking
 
+DEFAULT_STORE: Final = "sqlite"
+CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
+    "task_queue": TaskQueueConfig,
+    "result_store": ResultStorageConfig,
+    "event_store": EventStorageConfig,
+}
+
+_SERIALIZER: Final[Any] = Serializer
+_IN_URL: Final = re.compile(r"\Aurl(: |\.)")
+
 A = TypeVar("A", bound=AsyncResource)
+C = TypeVar("C", bound=ComponentConfig)
 
 
 def core_of(component: A | Blocking[A] | None) -> A | None:
@@ -24,11 +46,23 @@ def core_of(component: A | Blocking[A] | None) -> A | None:
     return component.aio if isinstance(component, Blocking) else component
 
 
+def security(config: OmniQConfig) -> Security:
+    """Whose keys, and which limits. Raises `ConfigError`."""
+    queue = {} if config.task_queue is None else config.task_queue.config
+    until = config.accept_unsigned_until
+    return Security(
+        serializer=convert(queue.get("serializer", "auto"), _SERIALIZER, "task_queue.config.serializer"),
+        signing_key=config.signing_key,
+        allowed_modules=config.allowed_modules,
+        accept_unsigned_until=None if until is None else until.timestamp(),
+    )
+
+
 def task_queue(config: OmniQConfig) -> AsyncTaskQueue[Any]:
     """The configured task queue, else the default one. Raises `ConfigError` or `PluginError`."""
     spec, settings = resolve("task_queue", config.task_queue, config.project_name, **_around(config))
     store = load_class(spec.store, BaseTaskQueue)  # type: ignore[type-abstract]
-    return AsyncTaskQueue(store, settings, defaults=config.defaults, security=Security.of(config))
+    return AsyncTaskQueue(store, settings, defaults=config.defaults, security=security(config))
 
 
 def result_store(config: OmniQConfig) -> AsyncResultStorage[Any] | None:
@@ -48,11 +82,119 @@ def event_store(config: OmniQConfig) -> AsyncEventStorage[Any] | None:
     return AsyncEventStorage(load_class(spec.store, BaseEventStorage), settings)  # type: ignore[type-abstract]
 
 
-class _Around(TypedDict):
-    base_dir: str
-    fsspec_uri: str | None
-
-
-def _around(config: OmniQConfig) -> _Around:
-    """Where stores are that don't say it themselves."""
+def _around(config: OmniQConfig) -> Around:
     return {"base_dir": config.base_dir, "fsspec_uri": config.fsspec_uri}
+
+
+# ── which store is meant, and how it is configured ─────────────────────────────
+
+
+class Around(TypedDict, total=False):
+    """What surrounds a choice."""
+
+    base_dir: str
+    """`OmniQConfig.base_dir`: where a store that keeps files goes if it isn't told where."""
+    fsspec_uri: str | None
+    """`OmniQConfig.fsspec_uri`: the same, before `base_dir`, for the stores that take such URLs."""
+    plugins: Registry
+    """Stands in for the process's registry."""
+
+
+@overload
+def resolve(
+    kind: Literal["task_queue"],
+    choice: ComponentChoice | None,
+    project_name: str | None = None,
+    **around: Unpack[Around],
+) -> tuple[TaskQueueSpec, TaskQueueConfig]: ...
+@overload
+def resolve(
+    kind: Literal["result_store"],
+    choice: ComponentChoice | None,
+    project_name: str | None = None,
+    **around: Unpack[Around],
+) -> tuple[ResultStoreSpec, ResultStorageConfig]: ...
+@overload
+def resolve(
+    kind: Literal["event_store"],
+    choice: ComponentChoice | None,
+    project_name: str | None = None,
+    **around: Unpack[Around],
+) -> tuple[EventStoreSpec, EventStorageConfig]: ...
+def resolve(
+    kind: StoreKind, choice: ComponentChoice | None, project_name: str | None = None, **around: Unpack[Around]
+) -> tuple[StoreSpec, ComponentConfig]:
+    """The chosen store's spec and configuration; without a choice, the default store's.
+
+    Imports the module of its config struct and nothing else of it. Raises `ConfigError` beginning with the
+    path, such as `task_queue.config.port`, and `PluginError` for a backend that is missing or unusable.
+    """
+    plugins = around.get("plugins") or registry()
+    choice = choice or ComponentChoice()
+    spec = _spec(kind, choice, plugins)
+    type_ = load_class(spec.config, CONFIGS[kind])
+    config = _placed(kind, spec, type_, choice, around)
+    return spec, replace(config, project_name=project_name) if config.project_name is None else config
+
+
+def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry) -> StoreSpec:
+    if choice.url is None:
+        return plugins.store(kind, choice.type or default_type(kind, plugins))
+    try:
+        scheme = url_scheme(choice.url)
+    except ConfigError as error:
+        raise ConfigError(f"{kind}.{error}") from None
+    if choice.type is None:
+        return plugins.by_scheme(kind, scheme)
+    spec = plugins.store(kind, choice.type)
+    if scheme not in spec.url_schemes:
+        takes = " or ".join(f"{known}://" for known in spec.url_schemes) or "no URL"
+        raise ConfigError(f"{kind}.url: {scheme}:// doesn't fit type {choice.type!r}, which takes {takes}")
+    return spec
+
+
+def _placed(kind: StoreKind, spec: StoreSpec, type_: type[C], choice: ComponentChoice, around: Around) -> C:
+    """As the choice says; where it names no place itself, its store is at that of what surrounds it."""
+    path, url, given = f"{kind}.url", choice.url, choice.config
+    if url is None and "base_dir" not in given:
+        path, url = "fsspec_uri", _fitting(around.get("fsspec_uri"), spec)
+        if url is None and "base_dir" in type_.__struct_fields__:
+            given = {"base_dir": around.get("base_dir", Settings.BASE_DIR), **given}
+    if url is None:
+        return convert(given, type_, f"{kind}.config")
+    config = _from_url(path, type_, url)
+    return convert({**given_fields(config), **given}, type_, f"{kind}.config") if given else config
+
+
+def _fitting(uri: str | None, spec: StoreSpec) -> str | None:
+    """The URI, if the store takes such ones."""
+    return uri if uri is not None and uri.partition("://")[0].lower() in spec.url_schemes else None
+
+
+def _from_url(path: str, type_: type[C], url: str) -> C:
+    """What the URL says. Raises `ConfigError`, such as `task_queue.url.port: expected int, got str`."""
+    try:
+        return type_.from_url(url)
+    except ConfigError as error:
+        reason = _IN_URL.sub("", str(error), count=1).replace(url, mask_url(url))
+    except ValueError:  # of the standard library, which may quote a piece of the password
+        reason = f"not a URL that {type_.__name__} understands: {mask_url(url)}"
+    raise ConfigError(mask_url(describe(reason, type_, path)))
+
+
+def default_type(kind: StoreKind, plugins: Registry) -> str:
+    """The store that is used where nothing is configured: SQLite, else the only one that keeps its data.
+
+    Raises `PluginError` if there is none or SQLite is broken, `ConfigError` if there are several.
+    """
+    try:
+        return plugins.store(kind, DEFAULT_STORE).name
+    except UnknownBackend:
+        names = plugins.names(kind)
+    if len(names) > 1:  # a memory store isn't what anybody wants without having said so
+        names = [name for name in names if Capability.PERSISTENT in capabilities(plugins.store(kind, name))] or names
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise ConfigError(f"{kind}.type: not given, and several are installed: {', '.join(names)}")
+    raise UnknownBackend(f"no {STORES[kind].title} is installed: {install_command(DEFAULT_STORE)}")

@@ -10,10 +10,9 @@ from typing import Any, Literal, Self, TypeAlias, cast
 from omniq import build
 from omniq.backend.base import BaseBackend
 from omniq.backend.component import AsyncComponent
-from omniq.config.choices import OmniQConfig
-from omniq.config.layers import given_fields
+from omniq.config.convert import given_fields
 from omniq.config.loader import ConfigProvider
-from omniq.config.security import Security
+from omniq.config.model import OmniQConfig
 from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events.facade import EventStorage
 from omniq.events.logger import AsyncEventLogger
@@ -45,7 +44,7 @@ class FromSource:
 
     @classmethod
     def from_config(cls, config: OmniQConfig) -> Self:
-        """As a config struct says."""
+        """As a config struct says, which is complete: the environment adds only protections, such as a signing key."""
         return cls._from(config)
 
     @classmethod
@@ -88,7 +87,7 @@ class AsyncOmniQ(FromSource):
         self.event_store = build.core_of(event_store) or build.event_store(self.config)
         for component in self._components():
             component.use_project(self.config.project_name)
-        self.task_queue.use_security(Security.of(self.config))
+        self.task_queue.use_security(build.security(self.config))
         self.task_queue.requests.use_defaults(self.config.defaults)
         if self._results is not None:
             self.task_queue.use_results(self._results.store)

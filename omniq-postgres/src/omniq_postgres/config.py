@@ -6,20 +6,22 @@ import hashlib
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import msgspec
-from msgspec import Meta
-from omniq.config.urls import hosts_of, read_url, user_of
+from msgspec import Meta, field
+from omniq.config.convert import hosts_of, read_url, user_of
 from omniq.errors import ConfigError
 from omniq.models.config import (
+    DEFAULT_MAX_BODY,
     DEFAULT_PROJECT,
+    Bytes,
     ComponentConfig,
     EventStorageConfig,
     Name,
     Positive,
     ResultStorageConfig,
+    Serializer,
     TaskQueueConfig,
+    default_queues,
 )
-from omniq.models.redaction import Redacted
 
 DEFAULT_SCHEMA = "omniq"
 MAX_IDENTIFIER = 63
@@ -32,96 +34,8 @@ CacheSize = Annotated[int, Meta(ge=0, le=10_000)]
 SSLMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
-class ServerSettings(Redacted, frozen=True):
-    """What a connection needs to know; stores with equal settings share their connections."""
-
-    host: str
-    port: int
-    username: str
-    password: str | None
-    database: str
-    schema: str
-    project: str
-    pool_size: int
-    statement_cache_size: int | None
-    notify: bool | None
-    timeout: float
-    sslmode: SSLMode | None
-    sslrootcert: str | None
-    sslcert: str | None
-    sslkey: str | None
-
-    @property
-    def location(self) -> str:
-        """Where it is, without a secret."""
-        return f"postgres:{self.host}:{self.port}/{self.database}/{self.schema}"
-
-
-class PostgresConfig:
-    """What the three configurations do with the fields they share."""
-
-    __slots__ = ()
-
-    project_name: Name | None
-    host: str
-    port: Port
-    username: str
-    password: str | None
-    database: str | None
-    schema: SchemaName | None
-    pool_size: PoolSize
-    statement_cache_size: CacheSize | None
-    notify: bool | None
-    timeout: Positive
-    sslmode: SSLMode | None
-    sslrootcert: str | None
-    sslcert: str | None
-    sslkey: str | None
-
-    @property
-    def settings(self) -> ServerSettings:
-        project = self.project_name or DEFAULT_PROJECT
-        values = {name: getattr(self, name, None) for name in ServerSettings.__struct_fields__}
-        values["project"] = project
-        values["schema"] = self.schema or schema_of(project)
-        values["database"] = self.database or self.username
-        return msgspec.convert(values, ServerSettings)
-
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """`postgresql://user:password@host:port/database?schema=jobs`; the other fields are options too.
-
-        Several hosts, separated by commas, are tried in turn. Raises `ConfigError` for anything else.
-        """
-        return read_url(url, cls, _place_of)
-
-
-def schema_of(project: str) -> str:
-    """The schema of a project that was given none: `omniq` for the default one, `omniq_shop` for "shop"."""
-    if project == DEFAULT_PROJECT:
-        return DEFAULT_SCHEMA
-    name = f"{DEFAULT_SCHEMA}_{project}"
-    if len(name) <= MAX_IDENTIFIER:
-        return name
-    digest = hashlib.sha256(project.encode()).hexdigest()[:12]
-    return f"{name[: MAX_IDENTIFIER - 13]}_{digest}"
-
-
-def _place_of(parts: SplitResult) -> dict[str, Any]:
-    """Host, port, user and database, as far as they are given."""
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise ConfigError("url: expected postgresql://user:password@host:port/database")
-    hosts = hosts_of(parts)
-    one = urlsplit(f"//{hosts}")
-    host, port = (hosts, None) if "," in hosts else (one.hostname, one.port)
-    if {"/", "@"} & set(parts.path[1:]):
-        raise ConfigError("url: '/' and '@' in a password or in a database's name are written as %2F and %40")
-    given = {"host": host, "port": port, "database": unquote(parts.path[1:]), **user_of(parts)}
-    return {name: value for name, value in given.items() if value}
-
-
-class PostgresTaskQueueConfig(PostgresConfig, TaskQueueConfig, frozen=True, kw_only=True):
-    """Where a PostgreSQL task queue keeps its tasks. One schema belongs to one project."""
+class PostgresConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Which server, database and schema, and how to talk to it. One schema belongs to one project."""
 
     host: str = "localhost"
     """A name, an address, the directory of a Unix socket, or several of them separated by commas."""
@@ -147,29 +61,65 @@ class PostgresTaskQueueConfig(PostgresConfig, TaskQueueConfig, frozen=True, kw_o
     sslcert: str | None = None
     sslkey: str | None = None
 
+    @property
+    def schema_name(self) -> str:
+        """The schema, also where none was given."""
+        return self.schema or schema_of(self.project)
 
-class _StorageConfig(PostgresConfig, ComponentConfig, frozen=True, kw_only=True):
-    """The same fields for the two that have no others."""
+    @property
+    def settings(self) -> PostgresConfig:
+        """What a connection needs to know; stores with equal settings share their connections."""
+        return self.shared(PostgresConfig, schema=self.schema_name, database=self.database or self.username)
 
-    host: str = "localhost"
-    port: Port = 5432
-    username: str = "postgres"
-    password: str | None = None
-    database: str | None = None
-    schema: SchemaName | None = None
-    pool_size: PoolSize = 4
-    statement_cache_size: CacheSize | None = None
-    notify: bool | None = None
-    timeout: Positive = 30.0
-    sslmode: SSLMode | None = None
-    sslrootcert: str | None = None
-    sslcert: str | None = None
-    sslkey: str | None = None
+    @property
+    def location(self) -> str:
+        """Where it is, without a secret."""
+        return f"postgres:{self.host}:{self.port}/{self.database or self.username}/{self.schema_name}"
 
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`postgresql://user:password@host:port/database?schema=jobs`; the other fields are options too.
 
-class PostgresResultStorageConfig(_StorageConfig, ResultStorageConfig, frozen=True, kw_only=True):
-    """Where a PostgreSQL result storage keeps its results. The fields are those of `PostgresTaskQueueConfig`."""
+        Several hosts, separated by commas, are tried in turn. Raises `ConfigError` for anything else.
+        """
+        return read_url(url, cls, _place_of)
 
 
-class PostgresEventStorageConfig(_StorageConfig, EventStorageConfig, frozen=True, kw_only=True):
-    """Where a PostgreSQL event storage keeps its events. The fields are those of `PostgresTaskQueueConfig`."""
+class PostgresTaskQueueConfig(PostgresConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a PostgreSQL task queue keeps its tasks. It adds the queues to the fields of `PostgresConfig`."""
+
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
+
+
+class PostgresResultStorageConfig(PostgresConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Where a PostgreSQL result storage keeps its results. The fields are those of `PostgresConfig`."""
+
+
+class PostgresEventStorageConfig(PostgresConfig, EventStorageConfig, frozen=True, kw_only=True):
+    """Where a PostgreSQL event storage keeps its events. The fields are those of `PostgresConfig`."""
+
+
+def schema_of(project: str) -> str:
+    """The schema of a project that was given none: `omniq` for the default one, `omniq_shop` for "shop"."""
+    if project == DEFAULT_PROJECT:
+        return DEFAULT_SCHEMA
+    name = f"{DEFAULT_SCHEMA}_{project}"
+    if len(name) <= MAX_IDENTIFIER:
+        return name
+    digest = hashlib.sha256(project.encode()).hexdigest()[:12]
+    return f"{name[: MAX_IDENTIFIER - 13]}_{digest}"
+
+
+def _place_of(parts: SplitResult) -> dict[str, Any]:
+    """Host, port, user and database, as far as they are given."""
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ConfigError("url: expected postgresql://user:password@host:port/database")
+    hosts = hosts_of(parts)
+    one = urlsplit(f"//{hosts}")
+    host, port = (hosts, None) if "," in hosts else (one.hostname, one.port)
+    if {"/", "@"} & set(parts.path[1:]):
+        raise ConfigError("url: '/' and '@' in a password or in a database's name are written as %2F and %40")
+    given = {"host": host, "port": port, "database": unquote(parts.path[1:]), **user_of(parts)}
+    return {name: value for name, value in given.items() if value}

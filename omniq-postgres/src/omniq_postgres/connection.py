@@ -16,7 +16,7 @@ from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
 
-from omniq_postgres.config import PostgresConfig, ServerSettings
+from omniq_postgres.config import PostgresConfig
 from omniq_postgres.guarantees import look_up_guarantees
 from omniq_postgres.opening import (
     ensure_schema,
@@ -70,7 +70,7 @@ Job: TypeAlias = Callable[[Session], Awaitable[T]]
 class Database(Connected):
     """One schema, as used by one event loop."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: PostgresConfig) -> None:
         self.settings = settings
         self.pooled = False
         """A pooler stands between us and the server."""
@@ -126,7 +126,7 @@ class Database(Connected):
         with store_errors(self.settings):
             await self.prepare()
             async with connection.transaction(), safe_path(connection):
-                return await job(Session(connection, self._texts, self.settings.schema))
+                return await job(Session(connection, self._texts, self.settings.schema_name))
 
     @property
     def listens(self) -> bool:
@@ -196,7 +196,7 @@ class Database(Connected):
         connection = await in_empty_context(
             self.connect(direct=not self.pooled), drop=lambda connection: connection.terminate()
         )
-        return Session(connection, self._texts, self.settings.schema)
+        return Session(connection, self._texts, self.settings.schema_name)
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -214,7 +214,7 @@ class PostgresStore(ConnectedStore[Database]):
     """What the three stores have in common."""
 
     connections: ClassVar[Connections[Database]] = Connections(Database)
-    _settings: ServerSettings
+    _settings: PostgresConfig
 
     def __init__(self, config: PostgresConfig) -> None:
         super().__init__(config.settings)

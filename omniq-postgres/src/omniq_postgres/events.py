@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import asyncpg
 import msgspec
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.events.facade import EventStorage
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
@@ -112,8 +111,6 @@ def _event(row: asyncpg.Record) -> TaskEvent:
 class AsyncPostgresEventStorage(Configured, AsyncEventStorage[PostgresEventStorageConfig]):
     """Events in a PostgreSQL schema. Takes the fields of `PostgresEventStorageConfig`."""
 
-    config_class = PostgresEventStorageConfig
-
     @configured_by(PostgresEventStorageConfig)
     def __init__(self, config: PostgresEventStorageConfig) -> None:
         super().__init__(PostgresEventStore, config)
@@ -121,8 +118,6 @@ class AsyncPostgresEventStorage(Configured, AsyncEventStorage[PostgresEventStora
 
 class PostgresEventStorage(Configured, EventStorage):
     """`AsyncPostgresEventStorage` with methods that block; `aio` is its async core."""
-
-    config_class = PostgresEventStorageConfig
 
     @configured_by(PostgresEventStorageConfig)
     def __init__(self, config: PostgresEventStorageConfig) -> None:

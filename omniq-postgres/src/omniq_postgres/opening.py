@@ -16,7 +16,7 @@ from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
 from omniq.loops import close_transport
 from omniq.storage.transport import is_transport_error
 
-from omniq_postgres.config import ServerSettings
+from omniq_postgres.config import PostgresConfig
 from omniq_postgres.tls import tls_advice
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _DIRECT: Final = {"enable_seqscan": "off", "jit": "off", "search_path": _SAFE_PA
 
 
 @contextmanager
-def store_errors(settings: ServerSettings) -> Iterator[None]:
+def store_errors(settings: PostgresConfig) -> Iterator[None]:
     """Turn what asyncpg and the event loop raise into the `StoreError` that it amounts to."""
     try:
         yield
@@ -92,7 +92,7 @@ def _words(error: BaseException) -> str:
     return f"{error.args[0] if error.args else type(error).__name__}{hint}"
 
 
-def _missing_right(error: BaseException, settings: ServerSettings) -> str:
+def _missing_right(error: BaseException, settings: PostgresConfig) -> str:
     """Which right the role lacks, as far as the refused statement tells."""
     if not isinstance(error, asyncpg.InsufficientPrivilegeError):
         return ""
@@ -106,7 +106,7 @@ def _missing_right(error: BaseException, settings: ServerSettings) -> str:
     return f": the role {settings.username!r} needs {' and '.join(sorted(verbs) or ['SELECT'])} on it"
 
 
-async def open_connection(settings: ServerSettings, *, direct: bool) -> Connection:
+async def open_connection(settings: PostgresConfig, *, direct: bool) -> Connection:
     """Connect. Without `direct`, nothing is asked for that a pooler between us and the server wouldn't bear."""
     wanted = CACHE_SIZE if settings.statement_cache_size is None else settings.statement_cache_size
     hosts, ports = _addresses(settings)
@@ -125,7 +125,7 @@ async def open_connection(settings: ServerSettings, *, direct: bool) -> Connecti
     )
 
 
-def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:
+def _addresses(settings: PostgresConfig) -> tuple[list[str], list[int]]:
     """The hosts and their ports: a host may bring its own."""
     hosts, ports = [], []
     for address in settings.host.split(","):
@@ -136,7 +136,7 @@ def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:
     return hosts, ports
 
 
-def _ssl_options(settings: ServerSettings) -> dict[str, str]:
+def _ssl_options(settings: PostgresConfig) -> dict[str, str]:
     given = {name: getattr(settings, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey")}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -177,25 +177,26 @@ def in_schema(sql: str, schema: str) -> str:
     return sql.replace("omniq.", f'"{schema}".')
 
 
-async def ensure_schema(connection: Connection, settings: ServerSettings) -> None:
+async def ensure_schema(connection: Connection, settings: PostgresConfig) -> None:
     """Create the schema where it is missing, in a transaction that the caller has open. Raises `StoreError`.
 
     Safe for many processes at once: the lock is released with the transaction, and the next in line finds all done.
     """
     if not await _is_current(connection, settings):
-        await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", settings.schema)
+        await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", settings.schema_name)
         if not await _is_current(connection, settings):
             await _create(connection, settings)
 
 
-async def _is_current(connection: Connection, settings: ServerSettings) -> bool:
+async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
     """Whether the schema is there. Raises `StoreError` if it is another project's or of a newer version."""
+    schema = settings.schema_name
     known = await connection.fetchval(
-        "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')", settings.schema
+        "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')", schema
     )
     if not known:
         return False
-    sql = in_schema("select version, project from omniq.installation", settings.schema)
+    sql = in_schema("select version, project from omniq.installation", schema)
     version, project = await connection.fetchrow(sql) or (0, settings.project)
     if project != settings.project:
         raise StoreError(
@@ -210,11 +211,12 @@ async def _is_current(connection: Connection, settings: ServerSettings) -> bool:
     return bool(version == SCHEMA_VERSION)
 
 
-async def _create(connection: Connection, settings: ServerSettings) -> None:
-    exists = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", settings.schema)
+async def _create(connection: Connection, settings: PostgresConfig) -> None:
+    schema = settings.schema_name
+    exists = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", schema)
     if not exists:  # who may not create a schema may be given one
-        await connection.execute(f'create schema "{settings.schema}"')
+        await connection.execute(f'create schema "{schema}"')
     ddl = resources.files("omniq_postgres").joinpath("schema.sql").read_text("utf-8")
-    await connection.execute(in_schema(ddl, settings.schema))
-    sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", settings.schema)
+    await connection.execute(in_schema(ddl, schema))
+    sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", schema)
     await connection.execute(sql, SCHEMA_VERSION, settings.project)

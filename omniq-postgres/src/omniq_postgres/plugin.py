@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from omniq.plugins import EventStoreSpec, ResultStoreSpec, TaskQueueSpec, hookimpl
-from omniq.storage.capabilities import Capability
-
-omniq_api_version = (1, 0)
 
 _SCHEMES: Final = ("postgresql", "postgres")
-_SHARED: Final = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
-_OF_QUEUES: Final = frozenset(
-    {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.PUSH, Capability.TRANSACTIONAL_ENQUEUE}
-)
 
 
 @hookimpl
@@ -25,9 +18,6 @@ def omniq_task_queues() -> list[TaskQueueSpec]:
             config="omniq_postgres.config:PostgresTaskQueueConfig",
             aliases=("postgresql",),
             url_schemes=_SCHEMES,
-            capabilities=_SHARED | _OF_QUEUES,
-            async_class="omniq_postgres.queue:AsyncPostgresTaskQueue",
-            blocking_class="omniq_postgres.queue:PostgresTaskQueue",
         )
     ]
 
@@ -41,9 +31,6 @@ def omniq_result_stores() -> list[ResultStoreSpec]:
             config="omniq_postgres.config:PostgresResultStorageConfig",
             aliases=("postgresql",),
             url_schemes=_SCHEMES,
-            capabilities=_SHARED,
-            async_class="omniq_postgres.results:AsyncPostgresResultStorage",
-            blocking_class="omniq_postgres.results:PostgresResultStorage",
         )
     ]
 
@@ -57,8 +44,5 @@ def omniq_event_stores() -> list[EventStoreSpec]:
             config="omniq_postgres.config:PostgresEventStorageConfig",
             aliases=("postgresql",),
             url_schemes=_SCHEMES,
-            capabilities=_SHARED,
-            async_class="omniq_postgres.events:AsyncPostgresEventStorage",
-            blocking_class="omniq_postgres.events:PostgresEventStorage",
         )
     ]

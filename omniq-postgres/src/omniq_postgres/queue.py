@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
@@ -102,7 +101,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         """Add, and notify everybody, this process too: all of it happens when the caller commits."""
         added = await add_tasks(session, tasks)
         payload = payload_of("", News(due_in(tasks, added)))
-        await session.fetch(NOTIFY, self._settings.schema, payload)
+        await session.fetch(NOTIFY, self._settings.schema_name, payload)
         return added
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
@@ -214,8 +213,6 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
 class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]):
     """A task queue in a PostgreSQL schema. Takes the fields of `PostgresTaskQueueConfig`."""
 
-    config_class = PostgresTaskQueueConfig
-
     @configured_by(PostgresTaskQueueConfig)
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(PostgresQueueStore, config)
@@ -223,8 +220,6 @@ class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]
 
 class PostgresTaskQueue(Configured, TaskQueue):
     """`AsyncPostgresTaskQueue` with methods that block; `aio` is its async core."""
-
-    config_class = PostgresTaskQueueConfig
 
     @configured_by(PostgresTaskQueueConfig)
     def __init__(self, config: PostgresTaskQueueConfig) -> None:

@@ -10,9 +10,8 @@ import asyncpg
 import msgspec
 from msgspec.structs import replace
 from omniq import clock
-from omniq.backend.component import Configured
+from omniq.backend.component import Configured, configured_by
 from omniq.batching import MAX_BYTES, parts
-from omniq.config.arguments import configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.storage.capabilities import Capability
@@ -105,8 +104,8 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
     async def purge(self, *, limit: int = 1000) -> int:
         return len(await self._connection.run(lambda session: session.fetch(_PURGE, clock.offset(), limit)))
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self._connection.channel.for_results(ids, timeout)
+    async def hear(self, timeout: float) -> None:
+        await self._connection.channel.hear(timeout)
 
 
 async def _put(session: Session, records: Sequence[ResultRecord]) -> list[bool]:
@@ -161,8 +160,6 @@ def _record(row: asyncpg.Record) -> ResultRecord:
 class AsyncPostgresResultStorage(Configured, AsyncResultStorage[PostgresResultStorageConfig]):
     """Results in a PostgreSQL schema. Takes the fields of `PostgresResultStorageConfig`."""
 
-    config_class = PostgresResultStorageConfig
-
     @configured_by(PostgresResultStorageConfig)
     def __init__(self, config: PostgresResultStorageConfig) -> None:
         super().__init__(PostgresResultStore, config)
@@ -170,8 +167,6 @@ class AsyncPostgresResultStorage(Configured, AsyncResultStorage[PostgresResultSt
 
 class PostgresResultStorage(Configured, ResultStorage):
     """`AsyncPostgresResultStorage` with methods that block; `aio` is its async core."""
-
-    config_class = PostgresResultStorageConfig
 
     @configured_by(PostgresResultStorageConfig)
     def __init__(self, config: PostgresResultStorageConfig) -> None:

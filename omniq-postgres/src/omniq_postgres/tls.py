@@ -7,13 +7,13 @@ from typing import Final
 import asyncpg
 from omniq.storage import tls
 
-from omniq_postgres.config import ServerSettings
+from omniq_postgres.config import PostgresConfig
 
 FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 _OTHER_HOST: Final = "give a host that is in it, or sslmode=verify-ca"
 
 
-def tls_advice(error: BaseException, settings: ServerSettings) -> str | None:
+def tls_advice(error: BaseException, settings: PostgresConfig) -> str | None:
     """What to do about asyncpg's error; None where it isn't one of TLS."""
     if "rejected SSL upgrade" in str(error):
         return "the server does no TLS, and sslmode insists on it: switch ssl on there, or give sslmode=prefer here"

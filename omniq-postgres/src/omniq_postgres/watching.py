@@ -57,7 +57,7 @@ def open_channel(database: Database) -> Channel:
 
     async def send(news: News) -> None:
         payload = payload_of(wakeups.sender, news)
-        await database.run(lambda session: session.fetch(NOTIFY, database.settings.schema, payload))
+        await database.run(lambda session: session.fetch(NOTIFY, database.settings.schema_name, payload))
 
     notify = database.settings.notify is not False
     return Channel(wakeups, send=send if notify else None, listen=lambda: _listen(database, wakeups.sender))
@@ -83,7 +83,7 @@ async def _listen(database: Database, sender: str) -> AsyncIterator[News]:
         connection = await database.connect(direct=False)
         try:
             connection.add_termination_listener(lambda _: heard.put_nowait(None))
-            await connection.add_listener(database.settings.schema, hear)
+            await connection.add_listener(database.settings.schema_name, hear)
             yield News()
             while (news := await _next(heard)) is not None:
                 if news is SILENCE:

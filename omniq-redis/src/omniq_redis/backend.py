@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from omniq.backend.base import BaseBackend
-from omniq.config.arguments import configured_by
+from omniq.backend.component import configured_by
 
 from omniq_redis.config import RedisTaskQueueConfig
 

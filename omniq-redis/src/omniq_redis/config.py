@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Meta, field
-from msgspec.structs import fields
-from omniq.config.urls import hosts_of, read_url, user_of
+from omniq.config.convert import hosts_of, read_url, user_of
 from omniq.errors import ConfigError
-from omniq.models.config import DEFAULT_PROJECT, Name, Positive, ResultStorageConfig, TaskQueueConfig
-from omniq.models.redaction import Redacted
+from omniq.models.config import (
+    DEFAULT_MAX_BODY,
+    Bytes,
+    ComponentConfig,
+    Name,
+    Positive,
+    ResultStorageConfig,
+    Serializer,
+    TaskQueueConfig,
+    default_queues,
+)
 
 DEFAULT_PORT = 6379
 
@@ -24,56 +33,33 @@ _EXPECTED = (
 )
 
 
-class ServerSettings(Redacted, frozen=True):
-    """What a connection needs to know; stores with equal settings share their connections."""
+class RedisConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Which server, cluster or sentinels, and how to talk to them. The keys of a project are apart from all others."""
 
-    nodes: tuple[tuple[str, int], ...]
-    """The server; or some nodes of the cluster, or the sentinels."""
-    db: int
-    username: str | None
-    password: str | None
-    cluster: bool
-    sentinel_master: str | None
-    sentinel_username: str | None
-    sentinel_password: str | None
-    ssl: bool
-    ssl_ca_certs: str | None
-    ssl_certfile: str | None
-    ssl_keyfile: str | None
-    timeout: float
-    namespace: str
-    """What all keys begin with. Its braces keep a project on one node of a cluster."""
-
-    @property
-    def location(self) -> str:
-        """Where it is, without a secret."""
-        nodes = ",".join(f"{host}:{port}" for host, port in sorted(self.nodes))
-        kind = "redis+cluster" if self.cluster else "redis+sentinel" if self.sentinel_master else "redis"
-        return "/".join(filter(None, [f"{kind}:{nodes}", self.sentinel_master, str(self.db), self.namespace[:-1]]))
-
-
-class RedisConfig:
-    """What both configurations do with the fields they share."""
-
-    __slots__ = ()
-
-    project_name: Name | None
-    host: str
-    port: Port
-    db: Database
-    username: str | None
-    password: str | None
-    nodes: list[str]
-    cluster: bool
-    sentinel_master: str | None
-    sentinel_username: str | None
-    sentinel_password: str | None
-    ssl: bool
-    ssl_ca_certs: str | None
-    ssl_certfile: str | None
-    ssl_keyfile: str | None
-    prefix: Prefix
-    timeout: Positive
+    host: str = "localhost"
+    port: Port = DEFAULT_PORT
+    db: Database = 0
+    username: str | None = None
+    password: str | None = None
+    nodes: Sequence[str] = ()
+    """Some nodes of a cluster, or the sentinels, as "host:port"; by default `host` and `port`."""
+    cluster: bool = False
+    """The server is a node of a cluster. A project is kept on one of its nodes."""
+    sentinel_master: str | None = None
+    """The servers are sentinels, and this is the name of the master they watch over."""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    ssl: bool = False
+    """Encrypt the connection, and verify the server's certificate."""
+    ssl_ca_certs: str | None = None
+    """A file of certificates to trust, besides the system's."""
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    """This client's own certificate and its key, where the server asks for one."""
+    prefix: Prefix = "omniq"
+    """What the names of all keys begin with, before the project's name."""
+    timeout: Positive = 10.0
+    """Seconds to wait for the server's answer before `StoreUnavailable`."""
 
     def __post_init__(self) -> None:
         if self.cluster and self.sentinel_master is not None:
@@ -86,13 +72,26 @@ class RedisConfig:
             _node(address)
 
     @property
-    def settings(self) -> ServerSettings:
-        derived: dict[str, Any] = {
-            "nodes": tuple(map(_node, self.nodes)) or ((self.host.lower(), self.port),),
-            "namespace": f"{{{self.prefix}:{self.project_name or DEFAULT_PROJECT}}}:",
-        }
-        names = (field.name for field in fields(ServerSettings))
-        return ServerSettings(**{name: derived.get(name) or getattr(self, name) for name in names})
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of the server; or of some nodes of the cluster, or of the sentinels."""
+        return tuple(map(_node, self.nodes)) or ((self.host.lower(), self.port),)
+
+    @property
+    def namespace(self) -> str:
+        """What all keys begin with. Its braces keep a project on one node of a cluster."""
+        return f"{{{self.prefix}:{self.project}}}:"
+
+    @property
+    def settings(self) -> RedisConfig:
+        """What a connection needs to know; stores with equal settings share their connections."""
+        return self.shared(RedisConfig, host=self.host.lower(), nodes=tuple(self.nodes))
+
+    @property
+    def location(self) -> str:
+        """Where it is, without a secret."""
+        nodes = ",".join(f"{host}:{port}" for host, port in sorted(self.addresses))
+        kind = "redis+cluster" if self.cluster else "redis+sentinel" if self.sentinel_master else "redis"
+        return "/".join(filter(None, [f"{kind}:{nodes}", self.sentinel_master, str(self.db), self.namespace[:-1]]))
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -102,6 +101,18 @@ class RedisConfig:
         `redis+cluster://host:port,host:port` nodes of a cluster. Raises `ConfigError` for anything else.
         """
         return read_url(url, cls, _place_of)
+
+
+class RedisTaskQueueConfig(RedisConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a Redis task queue keeps its tasks. It adds the queues to the fields of `RedisConfig`."""
+
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
+
+
+class RedisResultStorageConfig(RedisConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Where a Redis result storage keeps its results. The fields are those of `RedisConfig`."""
 
 
 def _node(address: str, otherwise: str = "nodes: expected addresses such as 'localhost:6379'") -> tuple[str, int]:
@@ -143,53 +154,3 @@ def _path_of(kind: str, parts: list[str]) -> dict[str, Any]:
     if len(parts) > 1:
         raise ConfigError(f"url: {_EXPECTED}")
     return {**given, "db": parts[0] if parts else ""}
-
-
-class RedisTaskQueueConfig(RedisConfig, TaskQueueConfig, frozen=True, kw_only=True):
-    """Where a Redis task queue keeps its tasks. The keys of a project are apart from those of all others."""
-
-    host: str = "localhost"
-    port: Port = DEFAULT_PORT
-    db: Database = 0
-    username: str | None = None
-    password: str | None = None
-    nodes: list[str] = field(default_factory=list)
-    """Some nodes of a cluster, or the sentinels, as "host:port"; by default `host` and `port`."""
-    cluster: bool = False
-    """The server is a node of a cluster. A project is kept on one of its nodes."""
-    sentinel_master: str | None = None
-    """The servers are sentinels, and this is the name of the master they watch over."""
-    sentinel_username: str | None = None
-    sentinel_password: str | None = None
-    ssl: bool = False
-    """Encrypt the connection, and verify the server's certificate."""
-    ssl_ca_certs: str | None = None
-    """A file of certificates to trust, besides the system's."""
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    """This client's own certificate and its key, where the server asks for one."""
-    prefix: Prefix = "omniq"
-    """What the names of all keys begin with, before the project's name."""
-    timeout: Positive = 10.0
-    """Seconds to wait for the server's answer before `StoreUnavailable`."""
-
-
-class RedisResultStorageConfig(RedisConfig, ResultStorageConfig, frozen=True, kw_only=True):
-    """Where a Redis result storage keeps its results. The fields are those of `RedisTaskQueueConfig`."""
-
-    host: str = "localhost"
-    port: Port = DEFAULT_PORT
-    db: Database = 0
-    username: str | None = None
-    password: str | None = None
-    nodes: list[str] = field(default_factory=list)
-    cluster: bool = False
-    sentinel_master: str | None = None
-    sentinel_username: str | None = None
-    sentinel_password: str | None = None
-    ssl: bool = False
-    ssl_ca_certs: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    prefix: Prefix = "omniq"
-    timeout: Positive = 10.0

@@ -21,7 +21,7 @@ from omniq.storage.wakeups import Wakeups
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
-from omniq_redis.config import RedisConfig, ServerSettings
+from omniq_redis.config import RedisConfig
 from omniq_redis.limits import LONGEST, SHORTEST, TRIES, ask_limit, find_limit
 from omniq_redis.opening import Server, ask_server, close_client, hang_up, open_client, store_errors
 from omniq_redis.scripts import script
@@ -45,7 +45,7 @@ _reported: set[str] = set()
 class Connection(Connected):
     """A server, as used by one loop."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: RedisConfig) -> None:
         self._settings = settings
         self._location = settings.location
         with store_errors(settings):
@@ -189,7 +189,7 @@ class RedisStore(ConnectedStore[Connection]):
     """What both stores have in common."""
 
     connections: ClassVar[Connections[Connection]] = Connections(Connection)
-    _settings: ServerSettings
+    _settings: RedisConfig
 
     def __init__(self, config: RedisConfig) -> None:
         super().__init__(config.settings)

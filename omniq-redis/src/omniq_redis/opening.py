@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from omniq_redis.config import ServerSettings
+from omniq_redis.config import RedisConfig
 from omniq_redis.tls import tls_advice
 
 RETRIES = 0
@@ -51,7 +51,7 @@ Client: TypeAlias = Redis | RedisCluster
 
 
 @contextmanager
-def store_errors(settings: ServerSettings) -> Iterator[None]:
+def store_errors(settings: RedisConfig) -> Iterator[None]:
     """Turn what redis-py and the event loop raise into the `StoreError` that it amounts to."""
     try:
         yield
@@ -84,21 +84,21 @@ def _is_transient(error: Exception) -> bool:
     return isinstance(error, _TRANSIENT) or _TRANSIENT_TEXT.search(str(error)) is not None
 
 
-def open_client(settings: ServerSettings) -> Client:
+def open_client(settings: RedisConfig) -> Client:
     """A client for the running loop, which connects at its first command."""
     options = _options(settings)
     if settings.cluster:
-        nodes = [ClusterNode(host, port) for host, port in settings.nodes]
+        nodes = [ClusterNode(host, port) for host, port in settings.addresses]
         cluster = RedisCluster(startup_nodes=nodes, **options)
         kind = cluster.connection_kwargs["connection_class"]
         cluster.connection_kwargs["connection_class"] = _watchful(kind)
         return cluster
     if settings.sentinel_master is not None:
         own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
-        sentinels = Sentinel(settings.nodes, sentinel_kwargs={**options, **own})  # type: ignore[no-untyped-call]
+        sentinels = Sentinel(settings.addresses, sentinel_kwargs={**options, **own})  # type: ignore[no-untyped-call]
         client: Redis = sentinels.master_for(settings.sentinel_master, db=settings.db, **options)
     else:
-        host, port = settings.nodes[0]
+        host, port = settings.addresses[0]
         client = Redis(host=host, port=port, db=settings.db, **options)
     client.connection_pool.connection_class = _watchful(client.connection_pool.connection_class)
     return client
@@ -148,7 +148,7 @@ def _connections(client: Client) -> list[AbstractConnection]:
     return [*pool._available_connections, *pool._in_use_connections, *others]
 
 
-async def open_subscriber(settings: ServerSettings) -> Redis:
+async def open_subscriber(settings: RedisConfig) -> Redis:
     """A client for subscriptions: in a cluster, of the node that has the project's keys."""
     client = open_client(settings)
     if not isinstance(client, RedisCluster):
@@ -163,7 +163,7 @@ async def open_subscriber(settings: ServerSettings) -> Redis:
         await close_client(client)
 
 
-def _options(settings: ServerSettings) -> dict[str, Any]:
+def _options(settings: RedisConfig) -> dict[str, Any]:
     encryption = {
         "ssl": True,
         "ssl_ca_certs": settings.ssl_ca_certs,

@@ -5,19 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from omniq.plugins import ResultStoreSpec, TaskQueueSpec, hookimpl
-from omniq.storage.capabilities import Capability
 
-omniq_api_version = (1, 0)
-
-_SHARED: Final = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT, Capability.PUSH})
-_SCHEMES: Final = (
-    "redis",
-    "rediss",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-)
+_SCHEMES: Final = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 @hookimpl
@@ -29,9 +18,6 @@ def omniq_task_queues() -> list[TaskQueueSpec]:
             config="omniq_redis.config:RedisTaskQueueConfig",
             aliases=("valkey",),
             url_schemes=_SCHEMES,
-            capabilities=_SHARED | {Capability.ATOMIC_RESULTS, Capability.PRIORITY},
-            async_class="omniq_redis.queue:AsyncRedisTaskQueue",
-            blocking_class="omniq_redis.queue:RedisTaskQueue",
         )
     ]
 
@@ -45,8 +31,5 @@ def omniq_result_stores() -> list[ResultStoreSpec]:
             config="omniq_redis.config:RedisResultStorageConfig",
             aliases=("valkey",),
             url_schemes=_SCHEMES,
-            capabilities=_SHARED,
-            async_class="omniq_redis.results:AsyncRedisResultStorage",
-            blocking_class="omniq_redis.results:RedisResultStorage",
         )
     ]

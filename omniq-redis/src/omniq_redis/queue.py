@@ -10,8 +10,7 @@ from contextlib import suppress
 from typing import ClassVar
 
 import msgspec
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.errors import StoreError
 from omniq.models.state import TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -235,8 +234,6 @@ def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
 class AsyncRedisTaskQueue(Configured, AsyncTaskQueue[RedisTaskQueueConfig]):
     """A task queue on a Redis server. Takes the fields of `RedisTaskQueueConfig`."""
 
-    config_class = RedisTaskQueueConfig
-
     @configured_by(RedisTaskQueueConfig)
     def __init__(self, config: RedisTaskQueueConfig) -> None:
         super().__init__(RedisQueueStore, config)
@@ -244,8 +241,6 @@ class AsyncRedisTaskQueue(Configured, AsyncTaskQueue[RedisTaskQueueConfig]):
 
 class RedisTaskQueue(Configured, TaskQueue):
     """`AsyncRedisTaskQueue` with methods that block; `aio` is its async core."""
-
-    config_class = RedisTaskQueueConfig
 
     @configured_by(RedisTaskQueueConfig)
     def __init__(self, config: RedisTaskQueueConfig) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.storage.capabilities import Capability
@@ -76,8 +75,8 @@ class RedisResultStore(RedisStore, BaseResultStorage):
                 break
         return purged
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self._connection.channel.for_results(ids, timeout)
+    async def hear(self, timeout: float) -> None:
+        await self._connection.channel.hear(timeout)
 
 
 def _current(task_id: str, record: bytes | None, now: float) -> ResultRecord | None:
@@ -90,8 +89,6 @@ def _current(task_id: str, record: bytes | None, now: float) -> ResultRecord | N
 class AsyncRedisResultStorage(Configured, AsyncResultStorage[RedisResultStorageConfig]):
     """Results on a Redis server. Takes the fields of `RedisResultStorageConfig`."""
 
-    config_class = RedisResultStorageConfig
-
     @configured_by(RedisResultStorageConfig)
     def __init__(self, config: RedisResultStorageConfig) -> None:
         super().__init__(RedisResultStore, config)
@@ -99,8 +96,6 @@ class AsyncRedisResultStorage(Configured, AsyncResultStorage[RedisResultStorageC
 
 class RedisResultStorage(Configured, ResultStorage):
     """`AsyncRedisResultStorage` with methods that block; `aio` is its async core."""
-
-    config_class = RedisResultStorageConfig
 
     @configured_by(RedisResultStorageConfig)
     def __init__(self, config: RedisResultStorageConfig) -> None:

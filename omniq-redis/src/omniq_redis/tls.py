@@ -8,13 +8,13 @@ from typing import Final
 from omniq.storage import tls
 from redis import exceptions as redis_errors
 
-from omniq_redis.config import ServerSettings
+from omniq_redis.config import RedisConfig
 
 FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _OTHER_HOST: Final = "give a host that is in it"
 
 
-def tls_advice(error: BaseException, settings: ServerSettings) -> str | None:
+def tls_advice(error: BaseException, settings: RedisConfig) -> str | None:
     """What to do about redis-py's error; None where it isn't one of TLS."""
     if not settings.ssl:
         return None

@@ -12,7 +12,7 @@ from omniq.storage.wakeups import News
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
-from omniq_redis.config import ServerSettings
+from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, close_client, hang_up, open_subscriber, store_errors
 
 QUIET = 10.0
@@ -29,7 +29,7 @@ _decode_results = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 class Subscription:
     """What one event loop hears of a server; `sender` is this process."""
 
-    def __init__(self, settings: ServerSettings, sender: str) -> None:
+    def __init__(self, settings: RedisConfig, sender: str) -> None:
         self._settings = settings
         self._sender = sender
         self._client: Client | None = None

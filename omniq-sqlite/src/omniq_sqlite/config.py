@@ -6,16 +6,20 @@ import os
 from typing import Literal, Self
 from urllib.parse import SplitResult, unquote
 
-from msgspec import Struct
-from omniq.config.urls import read_url
+from msgspec import field
+from omniq.config.convert import read_url
 from omniq.errors import ConfigError
 from omniq.models.config import (
-    DEFAULT_PROJECT,
+    DEFAULT_MAX_BODY,
+    Bytes,
+    ComponentConfig,
     EventStorageConfig,
     Name,
     NotNegative,
     ResultStorageConfig,
+    Serializer,
     TaskQueueConfig,
+    default_queues,
 )
 
 DEFAULT_BASE_DIR = ".omniq"
@@ -23,70 +27,8 @@ DEFAULT_BASE_DIR = ".omniq"
 Synchronous = Literal["FULL", "NORMAL"]
 
 
-class DatabaseSettings(Struct, frozen=True):
-    """What a connection needs to know; stores with equal settings share their connections."""
-
-    path: str
-    """The absolute path of the file, symbolic links resolved."""
-    synchronous: Synchronous
-    busy_timeout: float
-    """Seconds to wait for another process's write lock."""
-    trust_owner: bool
-    """Whether the file and its directory may belong to somebody else."""
-
-    @property
-    def location(self) -> str:
-        """As `Store.location`."""
-        return f"sqlite:{self.path}"
-
-
-class SQLiteConfig:
-    """What the three configurations do with the fields they share."""
-
-    __slots__ = ()
-
-    project_name: Name | None
-    base_dir: str | None
-    path: str | None
-    synchronous: Synchronous
-    busy_timeout: float
-    trust_owner: bool
-
-    def __post_init__(self) -> None:
-        if self.path is not None and (self.path in ("", ":memory:") or self.path.startswith("file:")):
-            raise ConfigError(
-                f"path: {self.path!r} isn't the name of a file. A database in memory belongs to one connection, "
-                f'and a queue needs several: use the backend "memory", or give a file'
-            )
-
-    @property
-    def file(self) -> str:
-        """The absolute path of the database: `path`, else `{base_dir}/{project_name}.db`."""
-        name = f"{self.project_name or DEFAULT_PROJECT}.db"
-        path = self.path or os.path.join(self.base_dir or DEFAULT_BASE_DIR, name)
-        return os.path.realpath(os.path.expanduser(path))
-
-    @property
-    def settings(self) -> DatabaseSettings:
-        return DatabaseSettings(self.file, self.synchronous, self.busy_timeout, self.trust_owner)
-
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """`sqlite:///relative/file.db` or `sqlite:////absolute/file.db`, with `?synchronous=NORMAL` if wanted.
-
-        Raises `ConfigError` for anything else.
-        """
-        return read_url(url, cls, _place_of)
-
-
-def _place_of(parts: SplitResult) -> dict[str, str]:
-    if parts.scheme != "sqlite" or parts.netloc:
-        raise ConfigError("url: expected sqlite:///relative/file.db or sqlite:////absolute/file.db")
-    return {"path": unquote(parts.path[1:])}
-
-
-class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=True):
-    """Where a SQLite task queue keeps its tasks. One file belongs to one project."""
+class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Which file, and how durable its commits are. One file belongs to one project."""
 
     base_dir: str | None = None
     """The directory in which the project has its file, `.omniq` by default; "~" is the home directory."""
@@ -99,22 +41,58 @@ class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=
     trust_owner: bool = False
     """Use the file though it or its directory belongs to another user, who then decides what workers run."""
 
+    def __post_init__(self) -> None:
+        if self.path is not None and (self.path in ("", ":memory:") or self.path.startswith("file:")):
+            raise ConfigError(
+                f"path: {self.path!r} isn't the name of a file. A database in memory belongs to one connection, "
+                f'and a queue needs several: use the backend "memory", or give a file'
+            )
+
+    @property
+    def file(self) -> str:
+        """The absolute path of the database: `path`, else `{base_dir}/{project_name}.db`."""
+        path = self.path or os.path.join(self.base_dir or DEFAULT_BASE_DIR, f"{self.project}.db")
+        return os.path.abspath(os.path.expanduser(path))
+
+    @property
+    def settings(self) -> SQLiteConfig:
+        """What a connection needs to know; stores with equal settings share their connections.
+
+        Symbolic links are resolved here and never again, so that none that is put there later is followed.
+        """
+        return self.shared(SQLiteConfig, project_name=None, base_dir=None, path=os.path.realpath(self.file))
+
+    @property
+    def location(self) -> str:
+        """As `Store.location`."""
+        return f"sqlite:{self.file}"
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`sqlite:///relative/file.db` or `sqlite:////absolute/file.db`, with `?synchronous=NORMAL` if wanted.
+
+        Raises `ConfigError` for anything else.
+        """
+        return read_url(url, cls, _place_of)
+
+
+class SQLiteTaskQueueConfig(SQLiteConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a SQLite task queue keeps its tasks. It adds the queues to the fields of `SQLiteConfig`."""
+
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
+
 
 class SQLiteResultStorageConfig(SQLiteConfig, ResultStorageConfig, frozen=True, kw_only=True):
-    """Where a SQLite result storage keeps its results. The fields are those of `SQLiteTaskQueueConfig`."""
-
-    base_dir: str | None = None
-    path: str | None = None
-    synchronous: Synchronous = "FULL"
-    busy_timeout: NotNegative = 10.0
-    trust_owner: bool = False
+    """Where a SQLite result storage keeps its results. The fields are those of `SQLiteConfig`."""
 
 
 class SQLiteEventStorageConfig(SQLiteConfig, EventStorageConfig, frozen=True, kw_only=True):
-    """Where a SQLite event storage keeps its events. The fields are those of `SQLiteTaskQueueConfig`."""
+    """Where a SQLite event storage keeps its events. The fields are those of `SQLiteConfig`."""
 
-    base_dir: str | None = None
-    path: str | None = None
-    synchronous: Synchronous = "FULL"
-    busy_timeout: NotNegative = 10.0
-    trust_owner: bool = False
+
+def _place_of(parts: SplitResult) -> dict[str, str]:
+    if parts.scheme != "sqlite" or parts.netloc:
+        raise ConfigError("url: expected sqlite:///relative/file.db or sqlite:////absolute/file.db")
+    return {"path": unquote(parts.path[1:])}

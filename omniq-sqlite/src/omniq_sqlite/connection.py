@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import ExitStack
 from typing import ClassVar, TypeVar
@@ -10,7 +11,7 @@ from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import Wakeups
 
-from omniq_sqlite.config import DatabaseSettings, SQLiteConfig
+from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.lanes import Job, LinkThread, Reader, Writer
 from omniq_sqlite.opening import Link, longest_row
 from omniq_sqlite.watching import Watcher
@@ -24,7 +25,7 @@ BESIDE_A_BODY = 64 * 1024
 class Database(Connection):
     """One file, as used by this process."""
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: SQLiteConfig) -> None:
         with ExitStack() as started:  # all of the threads, or none
             self._writer = Writer("omniq-sqlite-writer", Link(settings))
             started.callback(self._writer.ask_to_end)
@@ -47,6 +48,10 @@ class Database(Connection):
         """In the order of their end: the writer last, since who closes last moves the WAL into the file."""
         return self._reader, self._watcher, self._writer
 
+    async def hear(self, timeout: float) -> None:
+        """As `BaseResultStorage.hear`: while it is open, its watcher tells of what others have committed."""
+        await asyncio.sleep(timeout)
+
     async def read(self, job: Job[T]) -> T:
         """What a reading job returns; it sees every commit that was reported before."""
         return await self._reader.do(job)
@@ -61,14 +66,15 @@ class SQLiteStore(ConnectedStore[Database]):
 
     connections: ClassVar[Connections[Database]] = Connections(Database, of_process=True)
     networked: bool = False
-    _settings: DatabaseSettings
+    _settings: SQLiteConfig
 
     def __init__(self, config: SQLiteConfig) -> None:
         super().__init__(config.settings)
+        self._location = self._settings.location
 
     @property
     def location(self) -> str:
-        return self._settings.location
+        return self._location
 
     @property
     def max_item_bytes(self) -> int:

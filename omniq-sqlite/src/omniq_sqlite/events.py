@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Struct
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.events.facade import EventStorage
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
@@ -128,8 +127,6 @@ def _event(row: _EventRow) -> TaskEvent:
 class AsyncSQLiteEventStorage(Configured, AsyncEventStorage[SQLiteEventStorageConfig]):
     """Events in a SQLite file. Takes the fields of `SQLiteEventStorageConfig`."""
 
-    config_class = SQLiteEventStorageConfig
-
     @configured_by(SQLiteEventStorageConfig)
     def __init__(self, config: SQLiteEventStorageConfig) -> None:
         super().__init__(SQLiteEventStore, config)
@@ -137,8 +134,6 @@ class AsyncSQLiteEventStorage(Configured, AsyncEventStorage[SQLiteEventStorageCo
 
 class SQLiteEventStorage(Configured, EventStorage):
     """`AsyncSQLiteEventStorage` with methods that block; `aio` is its async core."""
-
-    config_class = SQLiteEventStorageConfig
 
     @configured_by(SQLiteEventStorageConfig)
     def __init__(self, config: SQLiteEventStorageConfig) -> None:

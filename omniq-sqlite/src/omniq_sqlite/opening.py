@@ -18,7 +18,7 @@ from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailabl
 from omniq.logs import get_logger
 from omniq.storage.transport import is_transport_error
 
-from omniq_sqlite.config import DatabaseSettings
+from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.identity import OpenFiles
 from omniq_sqlite.numbered import CONNECTION
 from omniq_sqlite.owning import make_place
@@ -90,8 +90,8 @@ class Link:
     would trust in locks that only its parent holds, and could damage the file.
     """
 
-    def __init__(self, settings: DatabaseSettings, *, read_only: bool = False) -> None:
-        self.path = settings.path
+    def __init__(self, settings: SQLiteConfig, *, read_only: bool = False) -> None:
+        self.path = settings.file
         self.lock = threading.Lock()
         """Held during a use, so that a fork waits for its end."""
         self._settings = settings
@@ -203,7 +203,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
-def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.Connection:
+def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Connection:
     """Open the file, which is created and given its schema where it's new.
 
     Any thread may use the connection, one at a time. Safe for many processes at once. Raises `StoreError`
@@ -212,9 +212,9 @@ def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.C
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
-    make_place(settings.path, trust_owner=settings.trust_owner)
+    make_place(settings.file, trust_owner=settings.trust_owner)
     connection = sqlite3.connect(
-        settings.path,
+        settings.file,
         timeout=settings.busy_timeout,
         isolation_level=None,
         check_same_thread=False,
@@ -223,7 +223,7 @@ def open_connection(settings: DatabaseSettings, *, read_only: bool) -> sqlite3.C
     try:
         connection.text_factory = _text
         _configure(connection, settings)
-        _ensure_schema(connection, settings.path)
+        _ensure_schema(connection, settings.file)
         connection.execute(f"pragma query_only = {int(read_only)}")
     except BaseException:
         connection.close()
@@ -243,9 +243,9 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _configure(connection: sqlite3.Connection, settings: DatabaseSettings) -> None:
+def _configure(connection: sqlite3.Connection, settings: SQLiteConfig) -> None:
     if _enter_wal_mode(connection, settings.busy_timeout) != "wal":
-        raise StoreError(f"{settings.path}: this file system can't share memory, which SQLite's WAL mode needs")
+        raise StoreError(f"{settings.file}: this file system can't share memory, which SQLite's WAL mode needs")
     connection.execute(f"pragma synchronous = {settings.synchronous}")
     connection.execute("pragma temp_store = memory")
     connection.execute("pragma mmap_size = 0")

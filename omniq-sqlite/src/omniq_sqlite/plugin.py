@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from omniq.plugins import EventStoreSpec, ResultStoreSpec, TaskQueueSpec, hookimpl
-from omniq.storage.capabilities import Capability
-
-omniq_api_version = (1, 0)
-
-_SHARED: Final = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
 
 @hookimpl
@@ -20,9 +13,6 @@ def omniq_task_queues() -> list[TaskQueueSpec]:
             store="omniq_sqlite.queue:SQLiteQueueStore",
             config="omniq_sqlite.config:SQLiteTaskQueueConfig",
             url_schemes=("sqlite",),
-            capabilities=_SHARED | {Capability.ATOMIC_RESULTS, Capability.PRIORITY},
-            async_class="omniq_sqlite.queue:AsyncSQLiteTaskQueue",
-            blocking_class="omniq_sqlite.queue:SQLiteTaskQueue",
         )
     ]
 
@@ -35,9 +25,6 @@ def omniq_result_stores() -> list[ResultStoreSpec]:
             store="omniq_sqlite.results:SQLiteResultStore",
             config="omniq_sqlite.config:SQLiteResultStorageConfig",
             url_schemes=("sqlite",),
-            capabilities=_SHARED,
-            async_class="omniq_sqlite.results:AsyncSQLiteResultStorage",
-            blocking_class="omniq_sqlite.results:SQLiteResultStorage",
         )
     ]
 
@@ -50,8 +37,5 @@ def omniq_event_stores() -> list[EventStoreSpec]:
             store="omniq_sqlite.events:SQLiteEventStore",
             config="omniq_sqlite.config:SQLiteEventStorageConfig",
             url_schemes=("sqlite",),
-            capabilities=_SHARED,
-            async_class="omniq_sqlite.events:AsyncSQLiteEventStorage",
-            blocking_class="omniq_sqlite.events:SQLiteEventStorage",
         )
     ]

@@ -12,8 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from omniq import clock
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
@@ -187,8 +186,6 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
 class AsyncSQLiteTaskQueue(Configured, AsyncTaskQueue[SQLiteTaskQueueConfig]):
     """A task queue in a SQLite file. Takes the fields of `SQLiteTaskQueueConfig`."""
 
-    config_class = SQLiteTaskQueueConfig
-
     @configured_by(SQLiteTaskQueueConfig)
     def __init__(self, config: SQLiteTaskQueueConfig) -> None:
         super().__init__(SQLiteQueueStore, config)
@@ -196,8 +193,6 @@ class AsyncSQLiteTaskQueue(Configured, AsyncTaskQueue[SQLiteTaskQueueConfig]):
 
 class SQLiteTaskQueue(Configured, TaskQueue):
     """`AsyncSQLiteTaskQueue` with methods that block; `aio` is its async core."""
-
-    config_class = SQLiteTaskQueueConfig
 
     @configured_by(SQLiteTaskQueueConfig)
     def __init__(self, config: SQLiteTaskQueueConfig) -> None:

@@ -11,8 +11,7 @@ from typing import ClassVar
 import msgspec
 from msgspec import Struct
 from omniq import clock
-from omniq.backend.component import Configured
-from omniq.config.arguments import configured_by
+from omniq.backend.component import Configured, configured_by
 from omniq.models.state import TaskState
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
@@ -121,8 +120,8 @@ class SQLiteResultStore(SQLiteStore, BaseResultStorage):
             lambda connection: connection.execute(_PURGE, (clock.now(), limit)).rowcount
         )
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        return await self._connection.wakeups.for_results(ids, timeout)  # whose watcher looks for others'
+    async def hear(self, timeout: float) -> None:
+        await self._connection.hear(timeout)
 
 
 def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:
@@ -206,8 +205,6 @@ def _any_expired(connection: sqlite3.Connection) -> bool:
 class AsyncSQLiteResultStorage(Configured, AsyncResultStorage[SQLiteResultStorageConfig]):
     """Results in a SQLite file. Takes the fields of `SQLiteResultStorageConfig`."""
 
-    config_class = SQLiteResultStorageConfig
-
     @configured_by(SQLiteResultStorageConfig)
     def __init__(self, config: SQLiteResultStorageConfig) -> None:
         super().__init__(SQLiteResultStore, config)
@@ -215,8 +212,6 @@ class AsyncSQLiteResultStorage(Configured, AsyncResultStorage[SQLiteResultStorag
 
 class SQLiteResultStorage(Configured, ResultStorage):
     """`AsyncSQLiteResultStorage` with methods that block; `aio` is its async core."""
-
-    config_class = SQLiteResultStorageConfig
 
     @configured_by(SQLiteResultStorageConfig)
     def __init__(self, config: SQLiteResultStorageConfig) -> None:

@@ -60,6 +60,7 @@ class Watcher(LinkThread):
         self._seen: tuple[sqlite3.Connection, int] | None = None
         super().__init__(name, link)
         wakeups.on_wait.add(self._alarm.set)
+        self._alarm.set()  # somebody may have begun to wait before
 
     def ask_to_end(self) -> None:
         self._stopping = True

@@ -6,21 +6,31 @@ import os
 from typing import Self
 from urllib.parse import unquote
 
-from omniq.config.urls import read_url
-from omniq.models.config import EventStorageConfig, ResultStorageConfig, TaskQueueConfig
+from msgspec import field
+from omniq.config.convert import read_url
+from omniq.models.config import (
+    DEFAULT_MAX_BODY,
+    Bytes,
+    ComponentConfig,
+    EventStorageConfig,
+    Name,
+    ResultStorageConfig,
+    Serializer,
+    TaskQueueConfig,
+    default_queues,
+)
 
 DEFAULT_BASE_DIR = ".omniq"
 GIB = 1 << 30
 
 
-class LMDBConfig:
-    """What the three configurations do with the fields they share."""
+class LMDBConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Which folder, and how large it may become."""
 
-    __slots__ = ()
-
-    base_dir: str | None
-    max_size: int
-    project: str
+    base_dir: str | None = None
+    """The directory in which each project has a folder; `.omniq` by default."""
+    max_size: int = 16 * GIB
+    """Bytes to which the file may grow; it takes only what it holds."""
 
     @property
     def path(self) -> str:
@@ -37,21 +47,14 @@ class LMDBConfig:
 class LMDBTaskQueueConfig(LMDBConfig, TaskQueueConfig, frozen=True, kw_only=True):
     """Where an LMDB task queue keeps its tasks."""
 
-    base_dir: str | None = None
-    """The directory in which each project has a folder; `.omniq` by default."""
-    max_size: int = 16 * GIB
-    """Bytes to which the file may grow; it takes only what it holds."""
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
 
 
 class LMDBResultStorageConfig(LMDBConfig, ResultStorageConfig, frozen=True, kw_only=True):
     """Where an LMDB result storage keeps its results."""
 
-    base_dir: str | None = None
-    max_size: int = 16 * GIB
-
 
 class LMDBEventStorageConfig(LMDBConfig, EventStorageConfig, frozen=True, kw_only=True):
     """Where an LMDB event storage keeps its events."""
-
-    base_dir: str | None = None
-    max_size: int = 16 * GIB

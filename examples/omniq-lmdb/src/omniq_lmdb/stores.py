@@ -10,13 +10,18 @@ from omniq.storage.results import BaseResultStorage
 
 from omniq_lmdb.config import LMDBConfig
 from omniq_lmdb.documents import LMDBDocuments
-from omniq_lmdb.plugin import QUEUE, SHARED
+
+SHARED = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
 
 class LMDBTasks(DocumentTaskQueue):
     """Tasks and schedules."""
 
-    capabilities: ClassVar[frozenset[Capability]] = QUEUE
+    capabilities: ClassVar[frozenset[Capability]] = SHARED | {
+        Capability.ATOMIC_RESULTS,
+        Capability.PRIORITY,
+        Capability.UNIQUE,
+    }
 
     def __init__(self, config: LMDBConfig) -> None:
         super().__init__(LMDBDocuments(config.path, config.max_size))

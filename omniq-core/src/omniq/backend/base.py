@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from omniq.backend.component import Configured
-from omniq.config.convert import convert
-from omniq.config.layers import given_fields
+from omniq.config.convert import convert, given_fields
 from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
@@ -45,12 +44,6 @@ class BaseBackend(Configured):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
-
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """As a URL of its task queue says. Raises `ConfigError`."""
-        spec = registry().task_queue(cls.name)
-        return cls.from_config(load_class(spec.config, TaskQueueConfig).from_url(url))
 
     @property
     def project_name(self) -> str | None:

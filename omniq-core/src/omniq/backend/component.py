@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from inspect import Parameter, Signature, signature
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from msgspec.structs import asdict, replace
 
+from omniq.config.convert import convert
+from omniq.config.security import Security
+from omniq.errors import ConfigError
 from omniq.loops import PerLoop, Waits
-from omniq.models.config import ComponentConfig
+from omniq.models.config import ComponentConfig, TaskQueueConfig
+from omniq.serialization.exposure import warn_if_exposed
 from omniq.storage.base import Store
+from omniq.storage.queue import BaseTaskQueue
 
 C = TypeVar("C", bound=ComponentConfig)
 S = TypeVar("S", bound=Store)
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class AsyncComponent(Generic[C, S]):
@@ -82,10 +91,49 @@ class AsyncComponent(Generic[C, S]):
         await self.close()
 
 
+class SecuredComponent(AsyncComponent[C, S], Generic[C, S]):
+    """A component that packs and reads payloads: as the `Security` says that it was given, else OmniQ, else the
+    environment. Raises `ConfigError` for keys that are no good."""
+
+    def __init__(self, make_store: Callable[[C], S], config: C, security: Security | None) -> None:
+        super().__init__(make_store, config)
+        self._own_security = security is not None
+        self._serialize_by(security or Security.from_environment())
+
+    def use_project(self, project_name: str) -> None:
+        super().use_project(project_name)
+        self._serialize_by(self.security)
+
+    def use_security(self, security: Security) -> None:
+        """Take over OmniQ's keys and limits, unless this component was given its own."""
+        if not self._own_security:
+            self._serialize_by(security)
+
+    def _serialize_by(self, security: Security) -> None:
+        config: ComponentConfig = self.config
+        self.security = security.narrowed(config.serializer) if isinstance(config, TaskQueueConfig) else security
+        self.serialization = self.security.manager(self.config.project)
+
+    async def connect(self) -> None:
+        """Connect now, on the running loop, instead of at the first call. Raises `StoreError`."""
+        await super().connect()
+        if self.store.networked:
+            holds_calls = isinstance(self.store, BaseTaskQueue)
+            warn_if_exposed(self.store.location, self.serialization, holds_calls=holds_calls)
+
+
+# ── constructors ───────────────────────────────────────────────────────────────
+
+
 class Configured:
-    """For classes whose constructor takes the fields of `config_class`: the other ways to say the same."""
+    """For classes whose constructor is `configured_by` a struct, its `config_class`: the other ways to say the same."""
 
     config_class: ClassVar[type[ComponentConfig]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if struct := getattr(cls.__init__, "config_class", None):
+            cls.config_class = struct
 
     @classmethod
     def from_config(cls, config: ComponentConfig) -> Self:
@@ -108,3 +156,43 @@ class Configured:
     def from_url(cls, url: str) -> Self:
         """As a URL says. Raises `ConfigError`."""
         return cls.from_config(cls.config_class.from_url(url))
+
+
+def configured_by(
+    config: Callable[P, C],
+) -> Callable[[Callable[[T, C], None]], Callable[Concatenate[T, P], None]]:
+    """Give an `__init__(self, config)` the keyword arguments of its config struct, checked as they come in.
+
+        class AsyncSQLiteTaskQueue(Configured, AsyncTaskQueue[SQLiteTaskQueueConfig]):
+            @configured_by(SQLiteTaskQueueConfig)
+            def __init__(self, config: SQLiteTaskQueueConfig) -> None: ...
+
+        AsyncSQLiteTaskQueue(base_dir="some/path")
+
+    Paths may be given as `pathlib.Path` and durations as `timedelta`. The constructor raises `ConfigError`,
+    such as `AsyncSQLiteTaskQueue: base_dir: expected str, got int`, and `TypeError` for positional arguments.
+    """
+    struct = cast("type[C]", config)
+
+    def decorate(init: Callable[[T, C], None]) -> Callable[Concatenate[T, P], None]:
+        @functools.wraps(init)
+        def construct(self: T, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            name = type(self).__name__
+            if args:
+                raise TypeError(f"{name} takes keyword arguments only")
+            try:
+                checked = convert(kwargs, struct)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
+            init(self, checked)
+
+        construct.__dict__.update(__signature__=_signature(struct), config_class=struct)
+        return construct
+
+    return decorate
+
+
+def _signature(struct: type[ComponentConfig]) -> Signature:
+    """What `help` and editors show: the fields instead of `**kwargs`."""
+    this = Parameter("self", Parameter.POSITIONAL_ONLY)
+    return Signature([this, *signature(struct).parameters.values()])

@@ -75,8 +75,7 @@ class RootGroup(CommandGroup):
 
 def _of_plugin(name: str) -> CommandSpec | None:
     """The spec that a plugin gives for that name. Raises `PluginError` if that plugin isn't active."""
-    from omniq.plugins.missing import inactive
-    from omniq.plugins.registry import registry
+    from omniq.plugins.registry import inactive, registry
 
     for record in registry().plugins():
         for spec in record.specs:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from omniq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from omniq.config.choices import OmniQConfig
+    from omniq.config.model import OmniQConfig
     from omniq.core import AsyncOmniQ
 
 R = TypeVar("R")
@@ -51,17 +51,9 @@ class Place:
 
     def open(self) -> AsyncOmniQ:
         """OmniQ as configured, not connected yet. Raises `ConfigError` or `PluginError`."""
-        from omniq import build
         from omniq.core import AsyncOmniQ
 
-        config = self.configuration
-        oq = AsyncOmniQ(
-            config.project_name,
-            build.task_queue(config),
-            build.result_store(config),
-            build.event_store(config),
-            config=self.config,
-        )
+        oq = AsyncOmniQ(config=self.configuration)
         _check_shared(oq)
         return oq
 

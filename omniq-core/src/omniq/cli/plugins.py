@@ -14,14 +14,13 @@ from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
 from omniq.cli.root import COMMANDS
 from omniq.errors import PluginError
-from omniq.plugins.records import PluginRecord
-from omniq.plugins.registry import load_object, registry
-from omniq.plugins.specs import CommandSpec, Spec, StoreSpec
+from omniq.plugins.registry import capabilities, load_object, registry
+from omniq.plugins.specs import CommandSpec, PluginRecord, Spec, StoreSpec
 from omniq.suggest import did_you_mean
 from omniq.texts import escaped
 
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
-IMPORTS: Final = ("store", "config", "async_class", "blocking_class", "worker_class")
+IMPORTS: Final = ("store", "config", "worker_class")
 """The fields of specs that hold import strings."""
 
 
@@ -128,8 +127,16 @@ def _describe(spec: Spec) -> str:
     if spec.schemes:
         parts.append(" ".join(f"{scheme}://" for scheme in spec.schemes))
     if isinstance(spec, StoreSpec):
-        parts.append(", ".join(sorted(spec.capabilities)))
+        parts.append(_capabilities(spec))
     return "; ".join(part for part in parts if part)
+
+
+def _capabilities(spec: StoreSpec) -> str:
+    """What its class declares, or why it can't be asked: it may want a driver that isn't there."""
+    try:
+        return ", ".join(sorted(capabilities(spec)))
+    except PluginError as error:
+        return str(error)
 
 
 def _data(record: PluginRecord) -> dict[str, object]:

@@ -1,16 +1,18 @@
-"""The one place where untyped data becomes typed: `msgspec.convert`, with errors that name the path."""
+"""Where untyped data becomes typed: `msgspec.convert`, with errors that name the path; URLs, and how much is taken."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
+from msgspec import NODEFAULT, Struct, inspect
+from msgspec.structs import FieldInfo, fields
 
-from omniq.config.bounds import check_bounds
 from omniq.errors import ConfigError
 from omniq.models.config import NAME, NOT_BLANK
 from omniq.models.redaction import mask_url
@@ -18,11 +20,17 @@ from omniq.suggest import did_you_mean
 
 T = TypeVar("T")
 
+MAX_DEPTH: Final = 64
+"""Mappings and lists inside one another."""
+MAX_ITEMS: Final = 100_000
+"""Keys and values, those that are shared counted at each place where they stand."""
+
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _ENUM = re.compile(r"Invalid enum value (.*)", re.DOTALL)
 _OWN_PATH = re.compile(r"\w+: ")
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 
 
 def convert(data: object, type_: type[T], where: str = "", *, strict: bool = True) -> T:
@@ -47,6 +55,84 @@ def _plain(data: object) -> object:
     return data.total_seconds() if isinstance(data, dt.timedelta) else data
 
 
+def given_fields(struct: Struct) -> dict[str, Any]:
+    """The fields of a struct that differ from their defaults."""
+    values = {field.name: (getattr(struct, field.name), _default(field)) for field in fields(struct)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def _default(field: FieldInfo) -> object:
+    return field.default if field.default_factory is NODEFAULT else field.default_factory()
+
+
+# ── URLs that say where a store is: what all stores' have in common ────────────
+
+
+def url_scheme(url: str) -> str:
+    """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or not scheme:
+        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
+    return scheme.lower()
+
+
+def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[str, Any]]) -> T:
+    """The configuration: what `place_of` reads of the URL's parts, and its query as further fields.
+
+    Raises `ConfigError`, such as `url.timout: unknown name, did you mean 'timeout'?`.
+    """
+    try:
+        parts = urlsplit(url, allow_fragments=False)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        return convert({**place_of(parts), **options}, config, "url", strict=False)
+    except ConfigError:
+        raise
+    except ValueError:  # of the standard library: it may quote a piece of the password
+        raise ConfigError("url: the host, port or query can't be read") from None
+
+
+def user_of(parts: SplitResult) -> dict[str, Any]:
+    """`username` and `password`, as far as they are given."""
+    username, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    given = {"username": unquote(username), "password": unquote(password)}
+    return {name: value for name, value in given.items() if value}
+
+
+def hosts_of(parts: SplitResult) -> str:
+    """The host, or hosts, with their ports, as they are written."""
+    return parts.netloc.rpartition("@")[2]
+
+
+# ── how large and how deep: a small file can't stand for an endless one ────────
+
+
+def check_bounds(data: object, where: str = "") -> None:
+    """Raise `ConfigError` if the data is too large, is nested too deeply, or contains itself."""
+    if _size(data, {}, MAX_DEPTH, where) > MAX_ITEMS:
+        raise ConfigError(_joined(where, f"it has more than {MAX_ITEMS} items: what is shared counts at each place"))
+
+
+def _size(data: object, known: dict[int, int], depth: int, where: str) -> int:
+    """How many items there are, shared ones counted as often as they occur, but looked at once."""
+    inner = _parts(data)
+    if inner is None:
+        return 1
+    if id(data) not in known:
+        if not depth:
+            raise ConfigError(_joined(where, f"it is nested deeper than {MAX_DEPTH} levels, or contains itself"))
+        known[id(data)] = 1 + sum(_size(item, known, depth - 1, where) for item in inner)
+    return known[id(data)]
+
+
+def _parts(data: object) -> Iterable[object] | None:
+    if isinstance(data, Mapping):
+        return (part for item in data.items() for part in item)
+    return data if isinstance(data, list | tuple | set | frozenset) else None
+
+
+# ── errors in our words ────────────────────────────────────────────────────────
+
+
 def describe(message: str, type_: Any, where: str = "") -> str:
     """msgspec's message about data of that type, in our words: the path comes first."""
     match = _MESSAGE.fullmatch(message)
@@ -62,7 +148,11 @@ def describe(message: str, type_: Any, where: str = "") -> str:
     if _OWN_PATH.match(what):  # from a struct's own `__post_init__`
         return _join(where, inside, what)
     words = "keys must be text" if match["key"] else _words(what, type_, inside)
-    return ": ".join(part for part in (_join(where, inside), words) if part)
+    return _joined(_join(where, inside), words)
+
+
+def _joined(where: str, words: str) -> str:
+    return ": ".join(filter(None, (where, words)))
 
 
 def _join(*parts: str) -> str:
@@ -70,17 +160,13 @@ def _join(*parts: str) -> str:
 
 
 def _known(name: str, type_: Any, inside: str) -> str:
-    from omniq.config.shape import keys_at  # it inspects types, on the way to an error only
-
-    keys = keys_at(type_, inside)
+    keys = _keys_at(type_, inside)
     return did_you_mean(name, keys) or f"; known: {', '.join(keys)}"
 
 
 def _words(what: str, type_: Any, inside: str) -> str:
     if invalid := _ENUM.fullmatch(what):
-        from omniq.config.shape import choices_at
-
-        return f"expected one of {', '.join(map(repr, choices_at(type_, inside)))}, got {invalid[1]}"
+        return f"expected one of {', '.join(map(repr, _choices_at(type_, inside)))}, got {invalid[1]}"
     if NAME.pattern in what:
         return "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
     if what.endswith(repr(NOT_BLANK)):
@@ -89,3 +175,52 @@ def _words(what: str, type_: Any, inside: str) -> str:
         words = what.replace("`", "").replace(" | null", "").replace("E", "e", 1)
         return words.replace("object", "mapping").replace("array", "list")
     return what
+
+
+# ── what a type expects at a path: for messages only ───────────────────────────
+
+
+def _keys_at(type_: Any, path: str) -> list[str]:
+    """The names that the struct or mapping at a path such as `worker.config` knows."""
+    return sorted(name for info in _at(type_, path) for name in _keys(info))
+
+
+def _keys(info: inspect.Type) -> list[str]:
+    if isinstance(info, inspect.StructType):
+        return [field.encode_name for field in info.fields]
+    if isinstance(info, inspect.DictType) and isinstance(info.key_type, inspect.LiteralType):
+        return [str(value) for value in info.key_type.values]
+    return []
+
+
+def _choices_at(type_: Any, path: str) -> list[object]:
+    """The values that are allowed at a path."""
+    return [value for info in _at(type_, path) if isinstance(info, inspect.LiteralType) for value in info.values]
+
+
+def _at(type_: Any, path: str) -> list[inspect.Type]:
+    found = list(_alternatives(inspect.type_info(type_)))
+    for step in _STEP.findall(path):
+        found = [inner for info in found for inner in _inside(info, step)]
+    return found
+
+
+def _inside(info: inspect.Type, step: str) -> Iterator[inspect.Type]:
+    if isinstance(info, inspect.StructType):
+        for field in info.fields:
+            if field.encode_name == step:
+                yield from _alternatives(field.type)
+    elif isinstance(info, inspect.DictType):
+        yield from _alternatives(info.value_type)
+    elif isinstance(info, inspect.ListType):
+        yield from _alternatives(info.item_type)
+
+
+def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(info, inspect.UnionType):
+        for type_ in info.types:
+            yield from _alternatives(type_)
+    elif isinstance(info, inspect.Metadata):
+        yield from _alternatives(info.type)
+    else:
+        yield info

@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from yaml.constructor import ConstructorError
 
-from omniq.config.bounds import check_bounds
+from omniq.config.convert import check_bounds
 from omniq.errors import ConfigError
 from omniq.models.redaction import mask_url
 

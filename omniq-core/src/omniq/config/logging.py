@@ -14,8 +14,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from omniq.config.convert import convert
-from omniq.config.env import EnvConfig
-from omniq.config.settings import LogLevel, Settings
+from omniq.config.settings import EnvConfig, LogLevel, Settings
 
 ROOT: Final = "omniq"
 OFF: Final = logging.CRITICAL + 1

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
 from msgspec.structs import replace
 
-from omniq.config.convert import convert
-from omniq.config.env import EnvConfig
+from omniq.config.settings import EnvConfig
 from omniq.errors import ConfigError
 from omniq.models.config import DEFAULT_PROJECT, Serializer
 from omniq.models.redaction import Redacted
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.signing import Signer
-
-if TYPE_CHECKING:
-    from omniq.config.choices import OmniQConfig
-
-_SERIALIZER: Final[Any] = Serializer
 
 
 class Security(Redacted, frozen=True, kw_only=True, array_like=True):
@@ -45,18 +37,6 @@ class Security(Redacted, frozen=True, kw_only=True, array_like=True):
             serializer=settings.SERIALIZER,
             signing_key=settings.SIGNING_KEY,
             allowed_modules=None if allowed is None else list(allowed),
-            accept_unsigned_until=None if until is None else until.timestamp(),
-        )
-
-    @classmethod
-    def of(cls, config: OmniQConfig) -> Security:
-        """As a whole configuration says. Raises `ConfigError`."""
-        queue = {} if config.task_queue is None else config.task_queue.config
-        until = config.accept_unsigned_until
-        return cls(
-            serializer=convert(queue.get("serializer", "auto"), _SERIALIZER, "task_queue.config.serializer"),
-            signing_key=config.signing_key,
-            allowed_modules=config.allowed_modules,
             accept_unsigned_until=None if until is None else until.timestamp(),
         )
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal, TypeAlias
+from functools import cache
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
 from msgspec import Meta
 
+from omniq.config.convert import convert
+from omniq.errors import ConfigError
+from omniq.logs import get_logger
 from omniq.models.config import (
     DEFAULT_MAX_BODY,
     DEFAULT_PROJECT,
@@ -19,8 +28,11 @@ from omniq.models.config import (
     Positive,
     Serializer,
 )
-from omniq.models.redaction import redact
+from omniq.models.redaction import is_secret, mask_url, redact
+from omniq.suggest import did_you_mean
 
+Layer: TypeAlias = dict[str, Any]
+"""Plain data in the shape of `OmniQConfig`."""
 LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "DISABLED"]
 WorkerCount: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 RetryCount: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -74,3 +86,186 @@ class Settings:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in redact(asdict(self)).items())
         return f"{type(self).__name__}({fields})"
+
+
+_PLACES: Final[Mapping[str, str]] = {
+    "ACCEPT_UNSIGNED_UNTIL": "accept_unsigned_until",
+    "ALLOWED_MODULES": "allowed_modules",
+    "BASE_DIR": "base_dir",
+    "COMPONENT_LOG_LEVELS": "logging.components",
+    "DEFAULT_WORKER": "worker.type",
+    "DISABLE_LOGGING": "logging.disable",
+    "EVENT_STORAGE_TYPE": "event_store.type",
+    "EVENT_STORAGE_URL": "event_store.url",
+    "FSSPEC_URI": "fsspec_uri",
+    "GEVENT_WORKERS": "worker.sizes.gevent",
+    "LOG_LEVEL": "logging.level",
+    "MAX_BODY": "task_queue.config.max_body",
+    "MAX_WORKERS": "worker.config.max_workers",
+    "PROCESS_WORKERS": "worker.sizes.process",
+    "PROJECT_NAME": "project_name",
+    "QUEUES": "task_queue.config.queues",
+    "RESULT_STORAGE_TYPE": "result_store.type",
+    "RESULT_STORAGE_URL": "result_store.url",
+    "RESULT_TTL": "defaults.result_ttl",
+    "RETRY_ATTEMPTS": "defaults.max_retries",
+    "RETRY_DELAY": "defaults.retry_delay",
+    "SERIALIZER": "task_queue.config.serializer",
+    "SIGNING_KEY": "signing_key",
+    "TASK_QUEUE_TYPE": "task_queue.type",
+    "TASK_QUEUE_URL": "task_queue.url",
+    "TASK_TIMEOUT": "defaults.timeout",
+    "TASK_TTL": "defaults.ttl",
+    "THREAD_WORKERS": "worker.sizes.thread",
+}
+"""Where in `OmniQConfig` each setting stands."""
+
+
+def from_settings(given: Mapping[str, Any]) -> Layer:
+    """The settings that were given, each at its place."""
+    layer: Layer = {}
+    for name, value in given.items():
+        *parents, key = _PLACES[name].split(".")
+        inner = layer
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[key] = value
+    return layer
+
+
+# ── the environment ────────────────────────────────────────────────────────────
+
+log = get_logger("omniq.config")
+
+PREFIX: Final = "OMNIQ_"
+CONFIG_FILE: Final = "OMNIQ_CONFIG"
+"""The configuration file that is read when none is given."""
+NEVER_EMPTY: Final = frozenset(
+    {
+        "ALLOWED_MODULES",
+        "EVENT_STORAGE_URL",
+        "RESULT_STORAGE_URL",
+        "SERIALIZER",
+        "SIGNING_KEY",
+        "TASK_QUEUE_URL",
+    }
+)
+"""Settings whose loss would go unnoticed and do harm: it would turn a protection off, or lead to another store. So an
+empty variable, such as a script makes of one that isn't set, is an error and not the default."""
+OTHERS: Final = frozenset({CONFIG_FILE, "OMNIQ_PLUGINS_STRICT", "OMNIQ_DISABLE_PLUGINS"})
+"""Variables that aren't settings. `OMNIQ_TEST_…` is left to tests."""
+
+withheld: Final[dict[str, str]] = {}
+"""Variables that this process was given apart from its environment, since programs that it starts inherit that."""
+
+_FLAGS: Final = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+MAX_SHOWN: Final = 200
+"""Characters of a value that an error still quotes."""
+_GOT: Final = re.compile(r", got [^,]*\Z")
+_warned: set[str] = set()
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of this process, with what was withheld from it."""
+    return ChainMap(os.environ, withheld)
+
+
+def secrets() -> dict[str, str]:
+    """The variables of `environment()` that hold a secret and nothing else."""
+    names = [PREFIX + name for name in _hints() if is_secret(name)]
+    return {name: text for name in names if (text := environment().get(name)) is not None}
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment for a process that gets `secrets()` in another way."""
+    hidden = secrets()
+    return {name: text for name, text in os.environ.items() if name not in hidden}
+
+
+class EnvConfig:
+    """The settings that the environment gives.
+
+    A variable that is unset gives none, and so does an empty one, except for `NEVER_EMPTY`, where it is an error.
+    `environ` stands in for the process's environment. Reading raises `ConfigError` naming the variable.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self._environ = environment() if environ is None else environ
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are set, by name. A variable that looks like ours but isn't is warned of, once."""
+        self._warn_of_unknown()
+        texts = {name: self._environ[PREFIX + name] for name in _hints() if PREFIX + name in self._environ}
+        return {name: _parse(name, text) for name, text in texts.items() if not _is_blank(PREFIX + name, text)}
+
+    def config_file(self) -> str | None:
+        """The configuration file that OMNIQ_CONFIG names. Raises `ConfigError` if it is set and empty."""
+        file = self._environ.get(CONFIG_FILE)
+        return None if file is None or _is_blank(CONFIG_FILE, file) else file
+
+    def settings(self) -> Settings:
+        """All settings: the environment's, and the defaults for the rest."""
+        return Settings(**self.given())
+
+    def _warn_of_unknown(self) -> None:
+        known = {PREFIX + name for name in _hints()} | OTHERS
+        for variable in self._environ:
+            ours = variable.startswith(PREFIX) and not variable.startswith("OMNIQ_TEST_")
+            if ours and variable not in known and variable not in _warned:
+                _warned.add(variable)
+                log.warning("unknown environment variable %s%s", variable, did_you_mean(variable, known))
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings, include_extras=True)
+
+
+def _is_blank(variable: str, text: str) -> bool:
+    if text.strip():
+        return False
+    if variable == CONFIG_FILE or variable.removeprefix(PREFIX) in NEVER_EMPTY:
+        raise ConfigError(f"{variable}: it is empty; unset it where nothing is meant")
+    return True
+
+
+def _parse(name: str, text: str) -> object:
+    variable = PREFIX + name
+    try:
+        value = _READERS.get(name, str)(text.strip())
+        return convert(value, _hints()[name], variable, strict=False)
+    except (json.JSONDecodeError, RecursionError):
+        raise ConfigError(f'{variable}: expected JSON, such as {{"worker": "DEBUG"}}{_got(text)}') from None
+    except ConfigError as error:
+        raise ConfigError(_GOT.sub("", str(error)) + ("" if is_secret(name) else _got(text))) from None
+
+
+def _got(text: str) -> str:
+    masked = mask_url(text)
+    return f", got {masked!r}" if len(masked) <= MAX_SHOWN else ""
+
+
+def _flag(text: str) -> bool | str:
+    return _FLAGS.get(text.lower(), text)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+_READERS: Final[Mapping[str, Callable[[str], object]]] = {
+    "ALLOWED_MODULES": _list,
+    "COMPONENT_LOG_LEVELS": json.loads,
+    "DISABLE_LOGGING": _flag,
+    "LOG_LEVEL": str.upper,
+    "QUEUES": _list,
+}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from omniq.errors import ConfigError
 from omniq.models.redaction import Redacted
@@ -33,15 +33,34 @@ Moment = Annotated[dt.datetime, Meta(tz=True)]
 Serializer = Literal["auto", "msgspec"]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 
+C = TypeVar("C", bound="ComponentConfig")
+
 
 class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every component's configuration has."""
+    """What every component's configuration has. A store has one struct of its own, which extends this:
+
+    class ShelfConfig(ComponentConfig, frozen=True, kw_only=True):
+        '''Which shelf, and how it is reached.'''
+
+        base_dir: str = ".omniq"
+
+    class ShelfTaskQueueConfig(ShelfConfig, TaskQueueConfig, frozen=True, kw_only=True):
+        '''Where a task queue on a shelf keeps its tasks.'''
+
+        queues: list[Name] = field(default_factory=default_queues)
+        serializer: Serializer = "auto"
+        max_body: Bytes = DEFAULT_MAX_BODY
+
+    class ShelfResultStorageConfig(ShelfConfig, ResultStorageConfig, frozen=True, kw_only=True):
+        '''Where a result storage on a shelf keeps its results.'''
+    """
 
     project_name: Name | None = None
     """Keeps projects apart in one store; what isn't given is taken from OmniQ, else "default"."""
 
     @property
     def project(self) -> str:
+        """`project_name`, else "default"."""
         return self.project_name or DEFAULT_PROJECT
 
     @classmethod
@@ -49,16 +68,36 @@ class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields
         """The configuration that a URL stands for. Raises `ConfigError` when it can't be one."""
         raise ConfigError(f"url: {cls.__name__} can't be built from a URL")
 
+    def shared(self, type_: type[C], **resolved: Any) -> C:
+        """What the components of a store have in common: the key of what they share, such as a connection.
+
+        `resolved` are the fields that two configurations of the same place may say in different ways.
+        """
+        values = {name: getattr(self, name) for name in type_.__struct_fields__}
+        return type_(**{**values, "project_name": self.project, **resolved})
+
 
 class TaskQueueConfig(ComponentConfig, frozen=True, kw_only=True):
-    """Base of the task queues' configurations."""
+    """Base of the task queues' configurations.
 
-    queues: list[Name] = field(default_factory=lambda: [DEFAULT_QUEUE])
-    """The named queues in strict order of priority; "default" is always there, last."""
-    serializer: Serializer = "auto"
-    """`auto`: msgspec, and dill for what it can't carry exactly; `msgspec`: never dill."""
-    max_body: Bytes = DEFAULT_MAX_BODY
-    """Bytes that the call of a task, or its result, may have; a store may take less."""
+    A struct inherits fields from one base only, which is the store's. So a store's own struct declares these three
+    again, as `ComponentConfig` shows; one that leaves a field out can't be told another value for it.
+    """
+
+    @property
+    def queues(self) -> list[str]:
+        """The named queues in strict order of priority; "default" is always there, last."""
+        return default_queues()
+
+    @property
+    def serializer(self) -> Serializer:
+        """`auto`: msgspec, and dill for what it can't carry exactly; `msgspec`: never dill."""
+        return "auto"
+
+    @property
+    def max_body(self) -> int:
+        """Bytes that the call of a task, or its result, may have; a store may take less."""
+        return DEFAULT_MAX_BODY
 
     @property
     def queue_names(self) -> tuple[str, ...]:
@@ -72,6 +111,11 @@ class ResultStorageConfig(ComponentConfig, frozen=True, kw_only=True):
 
 class EventStorageConfig(ComponentConfig, frozen=True, kw_only=True):
     """Base of the event stores' configurations."""
+
+
+def default_queues() -> list[str]:
+    """The queues of a task queue that was given none."""
+    return [DEFAULT_QUEUE]
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

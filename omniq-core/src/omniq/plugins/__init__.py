@@ -13,12 +13,12 @@ from omniq.exports import lazy
 if TYPE_CHECKING:
     from omniq.plugins.hookspecs import hookimpl as hookimpl
     from omniq.plugins.hookspecs import hookspec as hookspec
-    from omniq.plugins.records import PluginRecord as PluginRecord
     from omniq.plugins.registry import Registry as Registry
     from omniq.plugins.registry import load_class as load_class
     from omniq.plugins.registry import load_object as load_object
     from omniq.plugins.specs import CommandSpec as CommandSpec
     from omniq.plugins.specs import EventStoreSpec as EventStoreSpec
+    from omniq.plugins.specs import PluginRecord as PluginRecord
     from omniq.plugins.specs import ResultStoreSpec as ResultStoreSpec
     from omniq.plugins.specs import TaskQueueSpec as TaskQueueSpec
     from omniq.plugins.specs import WorkerSpec as WorkerSpec
@@ -28,7 +28,7 @@ else:
         {
             "CommandSpec": "omniq.plugins.specs",
             "EventStoreSpec": "omniq.plugins.specs",
-            "PluginRecord": "omniq.plugins.records",
+            "PluginRecord": "omniq.plugins.specs",
             "Registry": "omniq.plugins.registry",
             "ResultStoreSpec": "omniq.plugins.specs",
             "TaskQueueSpec": "omniq.plugins.specs",

@@ -1,19 +1,17 @@
 """The hooks of the entry-point group `omniq.plugins`.
 
-The entry point's value is a small module that imports neither a driver nor anything heavy. It says for
-which version of these hooks it was written, and implements those that it needs:
+The entry point's value is a small module that imports neither a driver nor anything heavy, and implements the
+hooks that it needs:
 
     from omniq.plugins import TaskQueueSpec, hookimpl
-
-    omniq_api_version = (1, 0)
 
     @hookimpl
     def omniq_task_queues() -> list[TaskQueueSpec]:
         return [TaskQueueSpec("redis", store="omniq_redis.queue:RedisQueueStore", config="omniq_redis.config:…")]
 
-Hooks are plain functions, called once per process: an `async def` hook, a misspelt one, a missing
-`omniq_api_version` or one with another major number disable the plugin, and only that one. A new minor
-number adds hooks or optional fields; a new major one changes what is there.
+Hooks are plain functions, called once per process: an `async def` hook, a misspelt one, or an `omniq_api_version`
+with another major number disable the plugin, and only that one. The version is (1, 0) where a plugin says nothing;
+a new minor number adds hooks or optional fields, and a new major one changes what is there.
 """
 
 from __future__ import annotations

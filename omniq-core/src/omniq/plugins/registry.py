@@ -1,4 +1,4 @@
-"""The registry: names, types and URLs on one side, what plugins declare on the other.
+"""The registry: names and URL schemes on one side, what plugins declare on the other.
 
 Plugins are loaded at the first look-up, never at `import omniq`; the module of a store or a worker is
 imported only by `load_object`, when it is used.
@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from omniq.errors import ConfigError, PluginError
+from omniq.errors import PluginError, UnknownBackend
 from omniq.models.redaction import mask_url
-from omniq.plugins.index import Index
-from omniq.plugins.missing import inactive, not_found
-from omniq.plugins.records import EntryPoint, PluginRecord
 from omniq.plugins.specs import (
     CommandSpec,
+    EntryPoint,
     EventStoreSpec,
     Kind,
+    PluginRecord,
     ResultStoreSpec,
     Spec,
     StoreKind,
@@ -30,6 +29,11 @@ from omniq.plugins.specs import (
     TaskQueueSpec,
     WorkerSpec,
 )
+from omniq.suggest import did_you_mean, install_command
+
+if TYPE_CHECKING:
+    from omniq.plugins.manager import Index
+    from omniq.storage.capabilities import Capability
 
 STRICT = "OMNIQ_PLUGINS_STRICT"
 _OFF = frozenset({"", "0", "false", "no", "off"})
@@ -39,6 +43,32 @@ TYPES: Mapping[Kind, type[Spec]] = {
 STORES: Mapping[StoreKind, type[StoreSpec]] = {
     type_.kind: type_ for type_ in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec)
 }
+_EVENT_STORES: Final[Mapping[str, str]] = {
+    "sqlite": "sqlite",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "file": "fsspec",
+    "memory": "fsspec",
+    "s3": "fsspec",
+    "gs": "fsspec",
+    "gcs": "fsspec",
+    "abfs": "fsspec",
+    "abfss": "fsspec",
+    "az": "fsspec",
+}
+_STORES: Final = {**_EVENT_STORES, "redis": "redis", "rediss": "redis", "nats": "nats"}
+_WORKERS: Final[Mapping[str, str]] = {"gevent": "gevent", "gevent_pool": "gevent"}
+
+EXTRAS: Final[Mapping[Kind, Mapping[str, str]]] = {
+    "task_queue": _STORES,
+    "result_store": _STORES,
+    "event_store": _EVENT_STORES,
+    "worker": _WORKERS,
+    "command": {},
+}
+"""For each kind: a name, alias or URL scheme, and the extra of omniq-core that brings it, for errors to say so."""
+DISTRIBUTIONS: Final = frozenset(f"omniq-{extra}" for words in EXTRAS.values() for extra in words.values())
+"""OmniQ's own, but for omniq-core."""
 
 S = TypeVar("S", bound=Spec)
 T = TypeVar("T")
@@ -93,12 +123,8 @@ class Registry:
         """The store of that kind, and name or alias. Raises as `task_queue` does."""
         return self._named(STORES[kind], name)
 
-    def by_url(self, kind: StoreKind, url: str) -> StoreSpec:
-        """The store of that kind that understands the URL.
-
-        Raises `ConfigError` if it isn't a URL, else as `task_queue` does.
-        """
-        scheme = url_scheme(url)
+    def by_scheme(self, kind: StoreKind, scheme: str) -> StoreSpec:
+        """The store of that kind that understands URLs of that scheme. Raises as `task_queue` does."""
         loaded = self._usable()
         spec = loaded.index.by_scheme(STORES[kind], scheme)
         if spec is None:
@@ -149,12 +175,12 @@ class Registry:
         return self._loaded
 
     def _load_all(self) -> _Loaded:
-        from omniq.plugins import discovery, loading  # they import pluggy, which `import omniq` doesn't pay for
+        from omniq.plugins import manager  # it imports pluggy, which `import omniq` doesn't pay for
 
-        entries = discovery.installed() if self._entry_points is None else self._entry_points
-        index = Index()
-        candidates = [discovery.builtin(), *discovery.candidates(entries, self._environ)]
-        return _Loaded([index.add(loading.load(candidate)) for candidate in candidates], index)
+        entries = manager.installed() if self._entry_points is None else self._entry_points
+        index = manager.Index()
+        candidates = [manager.builtin(), *manager.candidates(entries, self._environ)]
+        return _Loaded([index.add(manager.load(candidate)) for candidate in candidates], index)
 
 
 _registry = Registry()
@@ -165,12 +191,11 @@ def registry() -> Registry:
     return _registry
 
 
-def url_scheme(url: str) -> str:
-    """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
-    scheme, separator, _ = url.partition("://")
-    if not separator or not scheme:
-        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
-    return scheme.lower()
+def capabilities(spec: StoreSpec) -> frozenset[Capability]:
+    """What a store declares; its class is imported for it. Raises `PluginError`."""
+    from omniq.storage.base import Store  # it imports asyncio, which listing plugins doesn't pay for
+
+    return load_class(spec.store, Store).capabilities  # type: ignore[type-abstract]
 
 
 def load_object(path: str) -> object:
@@ -196,3 +221,47 @@ def load_class(path: str, base: type[T]) -> type[T]:
         owner = registry().distribution_of(path.partition(":")[0])
         raise PluginError(f"{owner}: {path} isn't a subclass of {base.__name__}")
     return found
+
+
+# ── why nothing was found ────────────────────────────────────────────────────
+
+
+def not_found(type_: type[Spec], word: str, index: Index, records: Sequence[PluginRecord]) -> PluginError:
+    """The error for whoever asked for this name or URL scheme.
+
+    A plugin that isn't active has the say if it goes by that name or would provide it.
+    """
+    for record in records:
+        if record.status != "active" and _would_provide(record, type_, word):
+            return inactive(record)
+    return UnknownBackend(_unknown(type_, word, index))
+
+
+def inactive(*records: PluginRecord) -> PluginError:
+    """The error for whoever asked for something that these plugins would provide."""
+    return PluginError("; ".join(f"{record} is {_state(record)}: {record.error}" for record in records))
+
+
+def _state(record: PluginRecord) -> str:
+    return "in conflict" if record.status == "conflict" else record.status
+
+
+def _would_provide(record: PluginRecord, type_: type[Spec], word: str) -> bool:
+    if record.specs:
+        return any(word in (*spec.names, *spec.schemes) for spec in record.specs if isinstance(spec, type_))
+    extra = EXTRAS[type_.kind].get(word)
+    return record.name == word or (extra is not None and record.distribution == f"omniq-{extra}")
+
+
+def _unknown(type_: type[Spec], word: str, index: Index) -> str:
+    word = mask_url(word)  # somebody may have put a URL in the place of a name
+    names = ", ".join(spec.name for spec in index.all(type_)) or "none"
+    if index.knows(word):
+        return f"{word!r} provides no {type_.title}; installed: {names}"
+    what = "backend" if issubclass(type_, StoreSpec) else type_.title
+    extras = EXTRAS[type_.kind]
+    if word in extras:
+        owner, command = f"omniq-{extras[word]}", install_command(extras[word])
+        return f"unknown {what} {word!r}, installed: {names}; {owner} provides it: {command}"
+    guess = did_you_mean(word, [*index.words(type_), *extras])
+    return f"unknown {what} {word!r}{guess or ','} installed: {names}"

@@ -7,12 +7,14 @@ marks its plugin as broken.
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
 StoreKind: TypeAlias = Literal["task_queue", "result_store", "event_store"]
 Kind: TypeAlias = Literal["task_queue", "result_store", "event_store", "worker", "command"]
+
+Status: TypeAlias = Literal["active", "broken", "incompatible", "conflict", "disabled"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_.+-]*")
 _IMPORT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -44,17 +46,12 @@ class StoreSpec(Spec, frozen=True):
     kind: ClassVar[StoreKind]
 
     store: str
-    """The class that implements the contract; it is called with one `config` struct."""
+    """The class that implements the contract, and declares its capabilities; it is called with one `config` struct."""
     config: str
     """The struct that configures it: a subclass of `omniq.models.config.ComponentConfig`."""
     aliases: tuple[str, ...] = ()
     url_schemes: tuple[str, ...] = ()
     """The schemes of the URLs that `config.from_url` understands, such as ("postgresql", "postgres")."""
-    capabilities: frozenset[str] = frozenset()
-    """What it declares among `omniq.storage.capabilities.Capability`, to be seen without an import."""
-    async_class: str | None = None
-    """The component's own async class, if it has one; a third party needs none."""
-    blocking_class: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,7 +63,7 @@ class StoreSpec(Spec, frozen=True):
 
     def __post_init__(self) -> None:
         _check_names(self, *self.names, *self.schemes)
-        _check_imports(self, self.store, self.config, self.async_class, self.blocking_class)
+        _check_imports(self, self.store, self.config)
 
 
 class TaskQueueSpec(StoreSpec, frozen=True):
@@ -130,5 +127,51 @@ def _check_names(spec: Spec, *names: object) -> None:
 
 def _check_imports(spec: Spec, *imports: object) -> None:
     for path in imports:
-        if path is not None and (not isinstance(path, str) or _IMPORT.fullmatch(path) is None):
+        if not isinstance(path, str) or _IMPORT.fullmatch(path) is None:
             raise ValueError(f"{type(spec).__name__}: expected an import string 'package.module:Name', got {path!r}")
+
+
+class PluginRecord(Struct, frozen=True, kw_only=True):
+    """An installed plugin and what became of it."""
+
+    name: str
+    """The name of its entry point."""
+    distribution: str
+    version: str
+    value: str
+    """The module that its entry point names."""
+    status: Status = "active"
+    """`broken`: it can't be loaded; `incompatible`: written for another version of the hooks; `conflict`:
+    something else has its name, or one that it provides; `disabled`: by OMNIQ_DISABLE_PLUGINS."""
+    error: str | None = None
+    """Why it isn't active."""
+    specs: tuple[Spec, ...] = ()
+    """What it provides, or would if it were active, as far as that is known."""
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} ({self.distribution} {self.version})"
+
+
+class Distribution(Protocol):
+    """The part of `importlib.metadata.Distribution` that is used."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+
+class EntryPoint(Protocol):
+    """The part of `importlib.metadata.EntryPoint` that is used."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def value(self) -> str: ...
+
+    @property
+    def dist(self) -> Distribution | None: ...
+
+    def load(self) -> object: ...

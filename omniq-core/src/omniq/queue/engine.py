@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
 from omniq.backend.base import BaseBackend
-from omniq.backend.secured import SecuredComponent
+from omniq.backend.component import SecuredComponent
 from omniq.backoff import repeated, repeating
 from omniq.batching import Batcher
-from omniq.config.choices import TaskDefaults
+from omniq.config.model import TaskDefaults
 from omniq.config.security import Security
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, cast
 from msgspec import Struct, field
 
 from omniq import ids
-from omniq.config.choices import TaskDefaults
+from omniq.config.model import TaskDefaults
 from omniq.errors import InvalidTask
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
 from omniq.models.redaction import Abridged

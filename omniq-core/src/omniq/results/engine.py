@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from omniq.backend.base import BaseBackend
-from omniq.backend.secured import SecuredComponent
+from omniq.backend.component import SecuredComponent
 from omniq.backoff import repeating
 from omniq.batching import Batcher
 from omniq.config.security import Security

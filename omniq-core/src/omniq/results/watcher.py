@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
-from typing import Any
 
-from omniq.background import Background, end_task, spawn
+from omniq.background import spawn
 from omniq.batching import apart
-from omniq.errors import Closed, StoreUnavailable
+from omniq.errors import Closed, StoreError, StoreUnavailable
 from omniq.logs import get_logger
 from omniq.storage.calls import look_up
 from omniq.storage.records import ResultRecord
@@ -24,26 +24,19 @@ PAUSE = 1.0
 
 
 class ResultWatcher:
-    """Waits for many results at once, with one read per wake-up for all of them."""
+    """Waits for many results at once, with one read for all that may have come meanwhile."""
 
     def __init__(self, store: BaseResultStorage) -> None:
         self._store = store
         self._waiting: dict[str, list[asyncio.Future[ResultRecord]]] = {}
-        self._unseen: set[str] = set()
-        """Those that may be there."""
-        self._more = asyncio.Event()
-        """Set when there are others to wait for."""
-        self._hints: list[Background[list[str]]] = []
-        """The store's wait for all of them; while a new one begins, the one before, too."""
+        self._news = store.wakeups.subscribe()
         self._runner: asyncio.Task[None] | None = None
 
     async def wait(self, task_id: str) -> ResultRecord:
         """The result of the task, once it is there."""
         future: asyncio.Future[ResultRecord] = asyncio.get_running_loop().create_future()
-        if task_id not in self._waiting:
-            self._more.set()
         self._waiting.setdefault(task_id, []).append(future)
-        self._unseen.add(task_id)
+        self._news.follow(task_id)
         if self._runner is None or self._runner.done():
             self._runner = spawn(self._run())
         try:
@@ -64,49 +57,29 @@ class ResultWatcher:
             futures.remove(future)
         if not futures:
             self._waiting.pop(task_id, None)
+            self._news.leave(task_id)
 
     async def _run(self) -> None:
+        hearing = spawn(self._hear())
         try:
             while self._waiting:
-                await self._listen()
-                await self._look()
-                if not self._unseen:
-                    await self._hear()
+                await self._look(await self._news.told())
         finally:
-            for hint in self._hints:
-                hint.end()
-            self._hints.clear()
+            hearing.end()
 
-    async def _listen(self) -> None:
-        """Listen for all that is waited for: before anything is looked at, and before the last wait is let go of, so
-        that nothing slips through in between."""
-        if self._hints and not self._hints[0].done() and not self._more.is_set():
-            return
-        self._more.clear()
-        self._hints.append(spawn(self._store.wait(list(self._waiting), LOOK)))
-        await asyncio.sleep(0)
-        if len(self._hints) > 1:
-            await self._take(self._hints[0])
-            del self._hints[0]
+    async def _hear(self) -> None:
+        """Let others be heard, and have all looked at from time to time: nothing depends on what is heard."""
+        while True:
+            try:
+                await self._store.hear(LOOK)
+            except StoreError as error:
+                log.warning("can't wait for results, polling: %s", error)
+                await asyncio.sleep(PAUSE)
+            self._news.tell(list(self._waiting))
 
-    async def _take(self, hint: Background[list[str]]) -> None:
-        """What was heard by then is to be looked at; all, if that can't be told."""
-        if not hint.done():
-            hint.end()
-            await asyncio.wait([hint])
-        if hint.cancelled():  # it may just have been told
-            self._unseen.update(self._waiting)
-            return
-        if (error := hint.exception()) is not None:
-            log.warning("can't wait for results, polling: %s", error)
-            await asyncio.sleep(PAUSE)
-        told = [] if error is not None else hint.result()
-        self._unseen.update(told or self._waiting)
-
-    async def _look(self) -> None:
+    async def _look(self, told: Collection[str]) -> None:
         """Tell those who wait what is there of what may be."""
-        ids = [id_ for id_ in self._unseen if id_ in self._waiting]
-        self._unseen.clear()
+        ids = [task_id for task_id in told if task_id in self._waiting]
         if not ids:
             return
         answers = await apart(partial(look_up, self._store, self._store.get), ids)
@@ -120,7 +93,7 @@ class ResultWatcher:
                 self._tell(task_id, answer)
         if is_away:
             log.warning("results can't be read, trying again: %s", errors[-1])
-            self._unseen.update(ids)
+            self._news.tell(ids)
             await asyncio.sleep(PAUSE)
 
     def _tell(self, task_id: str, answer: ResultRecord | Exception) -> None:
@@ -131,11 +104,3 @@ class ResultWatcher:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-
-    async def _hear(self) -> None:
-        """Return when a result may have come, or when there are others to wait for."""
-        more: asyncio.Task[Any] = spawn(self._more.wait())
-        try:
-            await asyncio.wait([*self._hints, more], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            end_task(more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TypeAlias
 
 from omniq.background import spawn
@@ -45,6 +45,8 @@ class Channel:
     ) -> None:
         self.live = False
         """Whether other processes are heard."""
+        self._turned = asyncio.Event()
+        """Set, and replaced, when that changes."""
         self._wakeups = wakeups
         self._send = send
         self._listen = listen
@@ -90,10 +92,11 @@ class Channel:
         """As `Wakeups.for_tasks`, for tasks of other processes too; shorter while those can't be heard."""
         await self._wakeups.for_tasks(queues, self._patience(timeout), self._next_due)
 
-    async def for_results(self, ids: Sequence[str], timeout: float) -> list[str]:
-        """As `Wakeups.for_results`, for others' results too; while those can't be heard, any may have come."""
-        told = await self._wakeups.for_results(ids, self._patience(timeout))
-        return told if self.live else list(ids)
+    async def hear(self, timeout: float) -> None:
+        """Let `Wakeups` be told of others' results for `timeout` seconds; shorter while those can't be heard."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience(timeout)):
+                await self._turned.wait()
 
     def _patience(self, timeout: float) -> float:
         if self._listening is None and self._listen is not None:
@@ -123,6 +126,8 @@ class Channel:
         if live is not self.live:
             self.live = live
             self._wakeups.hears(live)
+            self._turned.set()
+            self._turned = asyncio.Event()
 
     # ── the end ──────────────────────────────────────────────────────────────
 

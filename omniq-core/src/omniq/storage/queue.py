@@ -52,8 +52,8 @@ class BaseTaskQueue(Store):
         a parent that neither exists nor comes earlier in the same call is UNKNOWN_PARENT and not stored; nor is one
         whose `unique` key is held by a task that hasn't ended: it is DUPLICATE, and the answer names the holder. Of
         several that bring one key the first one gets it, in one call as in concurrent ones. `rules.judge` decides, in
-        that order. Keys are for stores with `UNIQUE`; another raises `UnsupportedCapability` for a task that has one. The
-        state is WAITING with parents (whatever their state: releasing is the caller's part),
+        that order. Keys are for stores with `UNIQUE`; another raises `UnsupportedCapability` for a task that has one.
+        The state is WAITING with parents (whatever their state: releasing is the caller's part),
         else SCHEDULED if due later, else PENDING. When it returns, the tasks are as durable as the store
         promises.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -43,12 +44,10 @@ class BaseResultStorage(Store):
     async def purge(self, *, limit: int = 1000) -> int:
         """Delete up to `limit` expired results; returns how many."""
 
-    async def wait(self, ids: Sequence[str], timeout: float) -> list[str]:
-        """Wait until one of these results may have arrived, or for `timeout` seconds; returns those that may have.
+    async def hear(self, timeout: float) -> None:
+        """Let `wakeups` be told of the results that other processes store.
 
-        A hint: none that arrives is missed, from this call's first step on, but some that are returned may not be
-        there. This default hears what this process stores, and can't tell of others: it returns all of them, within a
-        second. Override it where the store can push. Here alone there may be any number of ids.
+        It returns when whoever waits had better look for all that he waits for: after `timeout` seconds at the latest.
+        This default can't hear others, and returns within a second. Override it where the store can push.
         """
-        await self.wakeups.for_results(ids, min(timeout, DEAF_WAIT))
-        return list(ids)
+        await asyncio.sleep(min(timeout, DEAF_WAIT))

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
@@ -53,7 +53,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
+        self.event = asyncio.Event()
         self.done = False
         """Whether there may be what it waits for; else it was woken to see how long it still has to wait."""
         self.told: set[str] = set()
@@ -68,14 +68,14 @@ class _Waiter:
     def wake(self, *, done: bool) -> None:
         self.done = self.done or done
         with suppress(RuntimeError):  # its loop was closed
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self.event.set)
 
     async def until(self, when: float) -> bool:
         """Wait until it is woken, or for a time on `time.monotonic()`'s clock; returns whether that has come."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, when - time.monotonic())):
-                await self._event.wait()
-        self._event.clear()
+                await self.event.wait()
+        self.event.clear()
         return time.monotonic() >= when
 
 
@@ -144,14 +144,6 @@ class Wakeups:
                 continue
             self._forget_past(queues)
 
-    async def for_results(self, ids: Sequence[str], timeout: float) -> list[str]:
-        """Wait until one of the tasks may have got its result, or `timeout` seconds; returns those that may have."""
-        until = time.monotonic() + timeout
-        with self._waiting(self._by_task, ids) as waiter:
-            while not waiter.done and not await waiter.until(until):
-                continue
-            return list(waiter.told)
-
     async def _learn(self, queues: Sequence[str], next_due: NextDue) -> None:
         unknown = [queue for queue in queues if queue not in self._known]
         if unknown:
@@ -171,6 +163,10 @@ class Wakeups:
             self._hearing += 1 if hears else -1
             self._known.clear()
         self.tell(ANYTHING)
+
+    def subscribe(self) -> Subscription:
+        """Follow the results of tasks on the running loop."""
+        return Subscription(self)
 
     def _next(self, queues: Sequence[str]) -> float:
         return min((self._due.get(queue, math.inf) for queue in queues), default=math.inf)
@@ -194,17 +190,23 @@ class Wakeups:
     @contextmanager
     def _waiting(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str]) -> Iterator[_Waiter]:
         waiter = _Waiter()
+        self._register(waiters, keys, waiter)
+        try:
+            yield waiter
+        finally:
+            self._unregister(waiters, keys, waiter)
+
+    def _register(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str], waiter: _Waiter) -> None:
         with self._lock:
             for key in keys:
                 waiters[key].add(waiter)
         for call in list(self.on_wait):
             call()
-        try:
-            yield waiter
-        finally:
-            with self._lock:
-                for key in set(keys):
-                    _discard(waiters, key, {waiter})
+
+    def _unregister(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str], waiter: _Waiter) -> None:
+        with self._lock:
+            for key in set(keys):
+                _discard(waiters, key, {waiter})
 
     def prune(self) -> None:
         """Let go of those whose loop was closed: nobody there waits any more."""
@@ -214,6 +216,37 @@ class Wakeups:
                 for key, members in list(waiters.items()):
                     over += (gone := {waiter for waiter in members if waiter.is_over})
                     _discard(waiters, key, gone)
+
+
+class Subscription:
+    """Tells one event loop which of the tasks that it follows may have got results, without a gap in between."""
+
+    def __init__(self, wakeups: Wakeups) -> None:
+        self._wakeups = wakeups
+        self._waiter = _Waiter()
+
+    def follow(self, task_id: str) -> None:
+        """Tell of this task from now on, and at once: it may have its result already."""
+        self._wakeups._register(self._wakeups._by_task, [task_id], self._waiter)
+        self.tell([task_id])
+
+    def leave(self, task_id: str) -> None:
+        """Tell of this task no longer."""
+        self._wakeups._unregister(self._wakeups._by_task, [task_id], self._waiter)
+
+    def tell(self, task_ids: Iterable[str]) -> None:
+        """Let `told` return these tasks, too."""
+        with self._wakeups._lock:
+            self._waiter.told.update(task_ids)
+        self._waiter.event.set()
+
+    async def told(self) -> set[str]:
+        """Wait until one of the tasks may have got its result; returns those that may have since the last answer."""
+        await self._waiter.event.wait()
+        self._waiter.event.clear()
+        with self._wakeups._lock:
+            told, self._waiter.told = self._waiter.told, set()
+        return told
 
 
 def _discard(waiters: defaultdict[str, set[_Waiter]], key: str, gone: set[_Waiter]) -> None:

@@ -15,7 +15,7 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from omniq.config import env
+from omniq.config import settings
 from omniq.errors import SerializationError
 from omniq.workers import frames, messages
 from omniq.workers.execution import Execution, failure
@@ -136,7 +136,7 @@ def main(tasks: int, tickets: int, results: int) -> None:
     try:
         greeting = line.greeting()
         greeting.logs.apply()
-        env.withheld.update(greeting.secrets)
+        settings.withheld.update(greeting.secrets)
         threading.Thread(target=line.end_with, args=(greeting.parent,), daemon=True).start()
         child = Child(line, greeting)
         del greeting

@@ -23,6 +23,9 @@ from omniq.workers.job import End, Job
 
 log = get_logger("omniq.worker")
 
+LEAVING = 0.2
+"""Seconds that a stop waits at most until the store knows that the worker has gone."""
+
 
 class LeaseKeeper:
     """Renews the leases of a worker's jobs, in one call for all, before a third of them has passed; and says, as
@@ -82,7 +85,7 @@ class LeaseKeeper:
             portal.stop()  # it has nothing left to do
 
     async def _leave(self) -> None:
-        await self._guarded(lambda: self._in_time(self._store.beat(self._report(), leaving=True)))
+        await self._guarded(lambda: self._in_time(self._store.beat(self._report(), leaving=True), LEAVING))
         await self._guarded(self._store.close)
 
     async def _live(self, portal: Portal) -> None:
@@ -110,14 +113,18 @@ class LeaseKeeper:
             await self._in_time(self._store.beat(self._report()))
             self._beat_at = began
 
-    async def _in_time(self, call: Awaitable[None]) -> None:
-        """Give the store a third of the lease; after that it gets a new connection, as this one may be half-open."""
+    async def _in_time(self, call: Awaitable[None], most: float = math.inf) -> None:
+        """Give the store a third of the lease, and no more than so many seconds.
+
+        After that it gets a new connection, as this one may be half-open.
+        """
+        limit = min(most, self._lease / 3)
         try:
-            async with asyncio.timeout(self._lease / 3):
+            async with asyncio.timeout(limit):
                 await call
         except TimeoutError:
             await self._store.close()
-            raise StoreUnavailable(f"{self._store.location}: no answer within a third of the lease") from None
+            raise StoreUnavailable(f"{self._store.location}: no answer within {limit:g} s") from None
 
     @property
     def _is_orphan(self) -> bool:

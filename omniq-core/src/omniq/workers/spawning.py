@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
-from omniq.config import env
+from omniq.config import settings
 from omniq.workers import frames, messages
 from omniq.workers.child import SIGNALS
 from omniq.workers.execution import Execution
@@ -61,7 +61,7 @@ def first_bytes(execution: Execution) -> bytes:
     # Python itself skips entries that aren't text. Only `marshal` is at hand to the bootstrap, and it takes any text.
     path = marshal.dumps([entry for entry in cast("list[object]", sys.path) if isinstance(entry, str)])
     security, limit, logs = execution.security, execution.max_result, LogSettings.of_this_process()
-    greeting = messages.Greeting(security, limit, env.secrets(), logs, os.getpid())
+    greeting = messages.Greeting(security, limit, settings.secrets(), logs, os.getpid())
     return len(path).to_bytes(4, "big") + path + frames.parts(messages.pack_greeting(greeting))[0]
 
 
@@ -71,7 +71,7 @@ def _popen(theirs: list[int]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            env=env.without_secrets(),
+            env=settings.without_secrets(),
             pass_fds=theirs,
             start_new_session=True,  # so that all that it starts can be killed with it, and Ctrl-C reaches none
         )

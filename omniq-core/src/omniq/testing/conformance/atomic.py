@@ -30,6 +30,7 @@ from omniq.testing.conformance.builders import (
     running,
     states,
     together,
+    until_told,
     woken,
 )
 
@@ -138,5 +139,5 @@ class AtomicResultsConformance(Conformance):
     async def test_whoever_waits_for_the_result_is_told(self, atomic: Stores) -> None:
         queue, results = atomic
         (record,) = await running(queue)
-        async with woken(partial(results.wait, [record.id])):
+        async with woken(partial(until_told, results, [record.id])):
             await change(queue, finish(record, result=result_of(record.id)))

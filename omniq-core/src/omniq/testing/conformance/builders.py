@@ -29,6 +29,7 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskRecord,
 )
+from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 
 T = TypeVar("T")
@@ -266,6 +267,22 @@ async def woken(wait: Callable[[float], Coroutine[Any, Any, object]], count: int
             group.create_task(wait(100 * PATIENCE))
         await asyncio.sleep(0.05)
         yield
+
+
+async def until_told(store: BaseResultStorage, ids: Iterable[str], timeout: float) -> None:
+    """Return when the store tells that one of these results may have come, or after `timeout` seconds."""
+    news = store.wakeups.subscribe()
+    for id_ in ids:
+        news.follow(id_)
+    await news.told()  # at once: they might have been there
+    waits = [asyncio.ensure_future(store.hear(timeout)), asyncio.ensure_future(news.told())]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        for id_ in ids:
+            news.leave(id_)
 
 
 async def until_equal(probe: Callable[[], Awaitable[T]], wanted: T) -> None:

@@ -14,7 +14,17 @@ from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.adding import BODIES, ODD_IDS
 from omniq.testing.conformance.base import OVERRIDE, StoreConformance
-from omniq.testing.conformance.builders import HOUR, PATIENCE, exactly, in_other_loops, now, result_of, together, woken
+from omniq.testing.conformance.builders import (
+    HOUR,
+    PATIENCE,
+    exactly,
+    in_other_loops,
+    now,
+    result_of,
+    together,
+    until_told,
+    woken,
+)
 from omniq.testing.conformance.rewriting import ResultBodyTests
 
 
@@ -210,20 +220,20 @@ class PurgeResultTests(StoreConformance):
 class WaitResultTests(StoreConformance):
     """A hint that comes soon, for what this process stores."""
 
-    async def test_it_ends_after_the_timeout(self, store: BaseResultStorage) -> None:
+    async def test_hearing_ends_after_the_timeout(self, store: BaseResultStorage) -> None:
         async with asyncio.timeout(PATIENCE):
-            await store.wait(["t"], 0.05)
+            await store.hear(0.05)
 
-    async def test_it_ends_when_a_result_is_stored(self, store: BaseResultStorage) -> None:
-        async with woken(partial(store.wait, ["s", "t"])):
+    async def test_it_comes_when_a_result_is_stored(self, store: BaseResultStorage) -> None:
+        async with woken(partial(until_told, store, ["s", "t"])):
             await store.put([result_of("other"), result_of("t")])
 
-    async def test_a_result_stored_from_another_loop_ends_it(self, store: BaseResultStorage) -> None:
-        async with woken(partial(store.wait, ["s", "t"])):
+    async def test_it_comes_for_a_result_stored_from_another_loop(self, store: BaseResultStorage) -> None:
+        async with woken(partial(until_told, store, ["s", "t"])):
             await in_other_loops(store, [partial(store.put, [result_of("t")])])
 
     async def test_everybody_who_waits_is_told(self, store: BaseResultStorage) -> None:
-        async with woken(partial(store.wait, ["s", "t"]), 5):
+        async with woken(partial(until_told, store, ["s", "t"]), 5):
             await store.put([result_of("t")])
 
 

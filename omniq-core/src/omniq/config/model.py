@@ -8,10 +8,8 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from omniq.config.convert import convert
-from omniq.config.env import EnvConfig
-from omniq.config.layers import from_settings
 from omniq.config.logging import LoggingConfig
-from omniq.config.settings import RetryCount, Settings, WorkerCount
+from omniq.config.settings import EnvConfig, RetryCount, Settings, WorkerCount, from_settings
 from omniq.models.config import Moment, Name, NotBlank, NotNegative, Positive, WorkerConfig
 from omniq.models.redaction import Redacted
 

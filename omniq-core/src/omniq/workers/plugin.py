@@ -1,11 +1,9 @@
-"""What omniq-core itself brings, declared like any other plugin."""
+"""The workers that omniq-core itself brings, declared like any other plugin's."""
 
 from __future__ import annotations
 
 from omniq.plugins.hookspecs import hookimpl
 from omniq.plugins.specs import WorkerSpec
-
-omniq_api_version = (1, 0)
 
 
 @hookimpl
