@@ -51,14 +51,14 @@ class DocumentTaskQueue(DocumentLeases):
     async def add(self, new: Sequence[NewTask]) -> list[Added]:
         self._check_unique(new)
         await self._queues.remember({task.queue_name for task in new})
-        unknown = await self._unknown_parents(new)
+        judged = await self._judge(new)
         now = self.documents.now()
 
         def step(n: int, found: TaskDocument | None, holder: Document | None) -> tuple[Added, list[Write]]:
             if found is not None:
                 return DUPLICATE, []
-            if n in unknown:
-                return UNKNOWN_PARENT, []
+            if n in judged:
+                return judged[n], []
             if holder is not None:
                 return Added(AddStatus.DUPLICATE, holder.value.decode()), []
             first, body = tasks.first_version(rules.new_record(new[n], now))
@@ -70,19 +70,16 @@ class DocumentTaskQueue(DocumentLeases):
         self.wakeups.tell(News(due=None))
         return added
 
-    async def _unknown_parents(self, new: Sequence[NewTask]) -> set[int]:
-        """Which of the new tasks have a parent that neither exists nor comes earlier among them."""
-        if not any(task.depends_on for task in new):
-            return set()
+    async def _judge(self, new: Sequence[NewTask]) -> dict[int, Added]:
+        """What becomes of those of the new tasks that aren't stored, as far as that can be told before."""
+        if not any(task.depends_on or task.unique for task in new):
+            return {}
         ids = list({id_ for task in new for id_ in (task.id, *task.depends_on)})
         known = {id_ for id_, found in zip(ids, await self._tasks.read(ids), strict=True) if found is not None}
-        unknown: set[int] = set()
-        for n, task in enumerate(new):
-            if known.issuperset(task.depends_on):
-                known.add(task.id)
-            elif task.id not in known:
-                unknown.add(n)
-        return unknown
+        keys = list({task.unique for task in new if task.unique is not None})
+        documents = await self.documents.read([tasks.unique_key(key) for key in keys]) if keys else []
+        holders = {key: found.value.decode() for key, found in zip(keys, documents, strict=True) if found is not None}
+        return {n: verdict for n, verdict in enumerate(rules.judge(new, known, holders)) if verdict != NEW}
 
     async def _attach(self, new: Sequence[NewTask], added: list[Added]) -> list[Added]:
         """Tell parents that they have children; take a child back whose parent was purged meanwhile.

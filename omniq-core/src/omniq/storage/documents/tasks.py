@@ -130,13 +130,13 @@ def without_entry(entry: Entry, found: TaskDocument | None) -> list[Write]:
 
 
 def deletion(document: TaskDocument, child_ids: Sequence[str] = ()) -> list[Write]:
-    """The writes by which a task goes, with its body and its edges to parents and children."""
-    id_ = document.record.id
+    """The writes by which a task goes, with its body, its unique key, and its edges to parents and children."""
+    id_, unique = document.record.id, document.record.unique
     edges = [Entry(children(id_), b"", child) for child in child_ids]
     drop = (*_entries(document), *edges)
     task = Write(key=task_key(id_), value=None, if_version=document.version, drop=drop)
-    body = document.body_key
-    return [task] if body is None else [task, Write(key=body, value=None, always=True)]
+    beside = (document.body_key, None if unique is None else unique_key(unique))
+    return [task, *(Write(key=key, value=None, always=True) for key in beside if key is not None)]
 
 
 Step: TypeAlias = Callable[[int, TaskDocument | None, Document | None], tuple[A, list[Write]]]

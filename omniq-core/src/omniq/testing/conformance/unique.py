@@ -141,7 +141,7 @@ class UniqueTests(StoreConformance):
         others = [new_task(f"u{n}", unique=key) for n, key in enumerate(ODD_IDS)]
         assert await store.add(others) == [held_by(f"t{n}") for n in range(len(ODD_IDS))]
 
-    async def test_of_concurrent_calls_one_adds(self, store: BaseTaskQueue) -> None:
+    async def test_of_concurrent_calls_one_gets_the_key(self, store: BaseTaskQueue) -> None:
         needs(store, Capability.UNIQUE)
         calls = [store.add([new_task(f"t{n}", unique="key"), new_task(f"own-{n}")]) for n in range(20)]
         answers = await together(calls)
