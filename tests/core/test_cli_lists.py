@@ -133,3 +133,12 @@ def test_events_are_listed(cli: Cli, tmp_path: Path) -> None:
     assert (some.count(task_id), some.count(other), some.count("EXECUTING")) == (2, 2, 0)
     assert run(*options, "events", "--since", "0").stderr == "no events\n"
     assert run(*options, "events", "--since", "1h", "--limit", "1").stdout.count("COMPLETE") == 1
+
+
+def test_tasks_are_found_by_function_and_the_newest_first(cli: Cli) -> None:
+    first = cli.output("enqueue", f"{TASKS}:birthday")
+    other = cli.output("enqueue", f"{TASKS}:greet", "name=Tom")
+    second = cli.output("enqueue", f"{TASKS}:birthday")
+    assert [row[0] for row in cli.rows("tasks", "list", "--name", f"{TASKS}:birthday")] == [first, second]
+    assert [row[0] for row in cli.rows("tasks", "list", "--newest")] == [second, other, first]
+    assert cli("tasks", "list", "--name", "nobody").stderr == "no tasks\n"

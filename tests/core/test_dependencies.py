@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +12,22 @@ from omniq import AsyncOmniQ
 from omniq.errors import DependencyCycle, InvalidTask, TaskCancelled, TaskFailed, UnknownParent
 from omniq.models import TaskState
 from omniq.queue.request import EnqueueOptions, TaskCall
-from omniq.storage.records import Change
-from omniq.testing import VirtualClock
+from omniq.storage.records import Change, TaskRecord
+from omniq.testing import ReferenceQueueStore, VirtualClock
+from omniq.workers import settling
 
 from tests.core import oddities, tasks
-from tests.core.support import KINDS, SOON, lines, results_of, states_of, until_states, working
+from tests.core.support import (
+    KINDS,
+    SOON,
+    front_door,
+    lines,
+    reference_place,
+    results_of,
+    states_of,
+    until_states,
+    working,
+)
 
 
 def call(task_id: str, log: Path, *parents: str, **options: Any) -> TaskCall:
@@ -238,3 +250,25 @@ async def test_a_sweep_heals_what_a_crash_left_waiting(oq: AsyncOmniQ) -> None:
     assert sorted(await states_of(oq, children)) == [TaskState.CANCELLED, TaskState.PENDING]
     held = [task.id for task in await oq.list_tasks(state="cancelled")]
     assert (grandchild in held) == (children[1] in held)
+
+
+class CountingReads(ReferenceQueueStore):
+    """Counts the tasks that are read."""
+
+    reads = 0
+
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        CountingReads.reads += len(ids)
+        return await super().get(ids, bodies=bodies)
+
+
+async def test_a_child_of_many_parents_takes_reads_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "MAX_SETTLED", 1)  # each parent's end is told by itself
+    monkeypatch.setattr(CountingReads, "reads", 0)
+    count = 400
+    async with front_door(reference_place(queue=CountingReads)) as oq:
+        parents = await oq.enqueue_many([TaskCall(func=tasks.nothing) for _ in range(count)])
+        child = await oq.enqueue(tasks.add, [1, 2], depends_on=parents)
+        async with working(oq, "async", max_workers=1):
+            assert await oq.get_result(child, timeout=SOON) == 3
+    assert CountingReads.reads < 30 * count  # and not in proportion to their square: that would be 80,000

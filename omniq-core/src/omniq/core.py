@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self, TypeAlias, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
 from omniq.backend.base import BaseBackend
@@ -16,9 +15,8 @@ from omniq.config.model import OmniQConfig
 from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events.facade import EventStorage
 from omniq.events.logger import AsyncEventLogger
-from omniq.events.store import AsyncEventStorage
+from omniq.events.store import AsyncEventStorage, EventConditions
 from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
 from omniq.models.task import TaskRef
 from omniq.models.times import Duration, seconds
 from omniq.plugins.registry import load_class, registry
@@ -176,22 +174,12 @@ class AsyncOmniQ(FromSource):
         assert task_id is not None
         return await waiter.value(task_id, timeout)
 
-    async def list_events(
-        self,
-        *,
-        task_id: TaskRef | None = None,
-        schedule_id: str | None = None,
-        type: EventType | str | Sequence[EventType | str] | None = None,
-        since: dt.datetime | None = None,
-        limit: int = 100,
-    ) -> list[TaskEvent]:
+    async def list_events(self, **conditions: Unpack[EventConditions]) -> list[TaskEvent]:
         """The newest `limit` events that match, oldest first. Raises `ConfigError` when no event store is set."""
         if self.event_store is None or self.events is None:
             raise ConfigError("event_store: none is configured, so no events are kept")
         await self.events.flush()
-        return await self.event_store.list(
-            task_id=task_id, schedule_id=schedule_id, type=type, since=since, limit=limit
-        )
+        return await self.event_store.list(**conditions)
 
     # ── the worker ───────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from omniq.cli import views
-from omniq.cli.options import json_option, limit_option, placed
+from omniq.cli.options import json_option, limit_option, placed, queue_option
 from omniq.cli.options import since as since_type
 from omniq.cli.output import print_json, print_list
 from omniq.cli.place import Place
@@ -18,6 +18,8 @@ from omniq.models.state import EventType
 @click.command()
 @click.option("--task", "task_id", metavar="TASK_ID", help="Only those of this task.")
 @click.option("--schedule", "schedule_id", metavar="SCHEDULE_ID", help="Only those of this schedule's tasks.")
+@queue_option
+@click.option("--worker", metavar="NAME", help="Only those that this worker saw.")
 @click.option(
     "--type",
     "types",
@@ -33,6 +35,8 @@ def events(
     place: Place,
     task_id: str | None,
     schedule_id: str | None,
+    queue_name: str | None,
+    worker: str | None,
     types: Sequence[str],
     since: dt.datetime | None,
     limit: int,
@@ -41,7 +45,13 @@ def events(
     """Print what happened to tasks, the newest last. Takes an event store that is configured."""
     found = place.run(
         lambda oq: oq.list_events(
-            task_id=task_id, schedule_id=schedule_id, type=list(types) or None, since=since, limit=limit
+            task_id=task_id,
+            schedule_id=schedule_id,
+            queue_name=queue_name,
+            worker=worker,
+            type=list(types) or None,
+            since=since,
+            limit=limit,
         )
     )
     if as_json:

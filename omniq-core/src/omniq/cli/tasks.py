@@ -34,12 +34,24 @@ def tasks() -> None:
 @tasks.command("list")
 @click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only those in this state.")
 @queue_option
+@click.option("--name", metavar="FUNCTION", help="Only those of this function, such as shop.tasks:sell.")
+@click.option("--newest", "newest_first", is_flag=True, help="The newest first.")
 @limit_option
 @json_option
 @placed
-def list_(place: Place, state: str | None, queue_name: str | None, limit: int, as_json: bool) -> None:
+def list_(
+    place: Place,
+    state: str | None,
+    queue_name: str | None,
+    name: str | None,
+    newest_first: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List tasks, the oldest first."""
-    found = place.run(lambda oq: oq.list_tasks(state=state, queue_name=queue_name, limit=limit))
+    found = place.run(
+        lambda oq: oq.list_tasks(state=state, queue_name=queue_name, name=name, newest_first=newest_first, limit=limit)
+    )
     if as_json:
         print_json([views.task_data(task) for task in found])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 from omniq import clock
 from omniq.backend.base import BaseBackend
@@ -22,6 +22,24 @@ from omniq.storage.events import BaseEventStorage
 from omniq.storage.records import EventFilter
 
 C = TypeVar("C", bound=EventStorageConfig)
+
+
+class EventConditions(TypedDict, total=False):
+    """Which events are listed; conditions that are given must all hold."""
+
+    task_id: TaskRef | None
+    schedule_id: str | None
+    type: EventType | str | Sequence[EventType | str] | None
+    """One type, or several."""
+    queue_name: str | None
+    worker: str | None
+    """Those that this worker saw."""
+    since: dt.datetime | None
+    """From this (aware) time on."""
+    until: dt.datetime | None
+    """Before this (aware) time."""
+    limit: int
+    """How many, from 1 to 10,000; 100 if not given."""
 
 
 class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):

@@ -28,7 +28,7 @@ FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 
 MIN_INTERVAL = 0.001
 MAX_RETRIES = 1_000_000
-ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "connection")
+ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "unique", "connection")
 """Options that the tasks of a schedule can't have."""
 
 
