@@ -50,11 +50,16 @@ would be a better match. The tables are always named with their schema."""
 _DIRECT: Final = {"enable_seqscan": "off", "jit": "off", "search_path": _SAFE_PATH}
 """Each of our statements has its index, and a plan that was made while a table was small must not outlive that."""
 TAKE_SAFE_PATH: Final = f"set local search_path = {_SAFE_PATH}"
+"""Until the end of the open transaction."""
 SWAP_PATH: Final = f"""
     with old as materialized (select pg_catalog.current_setting('search_path') as path)
     select path, pg_catalog.set_config('search_path', '{_SAFE_PATH}', true) from old
 """
+"""The same for a part of a transaction: returns what was before, which `PUT_BACK_PATH` takes."""
 PUT_BACK_PATH: Final = "select pg_catalog.set_config('search_path', $1, true)"
+
+
+# ── what becomes of errors ───────────────────────────────────────────────────
 
 
 @contextmanager
@@ -121,6 +126,9 @@ def _missing_right(error: BaseException, settings: ServerSettings) -> str:
     return f": the role {settings.username!r} needs {' and '.join(sorted(verbs) or ['SELECT'])} on it"
 
 
+# ── connecting ───────────────────────────────────────────────────────────────
+
+
 async def open_connection(settings: ServerSettings, *, direct: bool) -> Connection:
     """Connect. Without `direct`, nothing is asked for that a pooler between us and the server wouldn't bear."""
     cached = CACHE_SIZE if direct else 0
@@ -149,6 +157,9 @@ def _addresses(settings: ServerSettings) -> tuple[list[str], list[int]]:
         hosts.append(own[1].strip("[]") if own else address)
         ports.append(int(own[2]) if own else settings.port)
     return hosts, ports
+
+
+# ── what is found there ──────────────────────────────────────────────────────
 
 
 @lru_cache(maxsize=1000)
