@@ -131,8 +131,8 @@ async def test_not_even_where_a_pooler_keeps_the_session_from_being_ours(
 ) -> None:
     database = database_of(queue)
     database.pooled = True  # as it finds out behind one
-    for session in database._idle:
-        session.connection.terminate()
+    for connection in database._connections:
+        connection.terminate()
     await everything(queue)
     assert await caught(server) == []
 

@@ -21,8 +21,7 @@ from omniq_postgres.adding import COPY_FROM
 from omniq_postgres.claiming import CLAIM, HEAD, LAPSED, PROMOTE, REAP
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore
-from omniq_postgres.guarantees import judge
-from omniq_postgres.opening import SCHEMA_VERSION
+from omniq_postgres.opening import SCHEMA_VERSION, judge
 from omniq_postgres.queue import PostgresQueueStore
 
 from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks

@@ -6,30 +6,32 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 import asyncpg
 from omniq.background import in_empty_context
-from omniq.errors import StoreUnavailable
+from omniq.loops import close_transport
+from omniq.storage.channel import Channel
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.wakeups import News, Wakeups
 
 from omniq_postgres.config import PostgresConfig
-from omniq_postgres.guarantees import look_up_guarantees
 from omniq_postgres.opening import (
+    ASK_SETTINGS,
+    PUT_BACK_PATH,
+    SWAP_PATH,
+    TAKE_SAFE_PATH,
     ensure_schema,
-    hang_up,
     in_schema,
-    is_pooled,
-    is_transient,
+    is_refusal,
+    judge,
     open_connection,
-    safe_path,
     store_errors,
-    take_safe_path,
 )
-from omniq_postgres.watching import open_channel
+from omniq_postgres.watching import NOTIFY, hear, next_news, payload_of
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection, ForeignConnection
@@ -39,28 +41,20 @@ T = TypeVar("T")
 RETRIES = 5
 REPEATABLE = (asyncpg.TransactionRollbackError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """After these, a job is done again: a deadlock, or a connection that was seen to be lost before anything was sent."""
-FAREWELL = 0.2
-"""Seconds that a server may take to hear of the end of a connection, which is closed then without it."""
 LONG_IDLE = 0.1
-"""Seconds without use after which a connection may have died without anybody looking."""
+"""Seconds without use after which connections may have died without anybody looking."""
 
 
 class Session:
     """A connection whose statements are written for the schema "omniq"."""
 
-    def __init__(self, connection: ForeignConnection, texts: dict[str, str], schema: str) -> None:
+    def __init__(self, connection: ForeignConnection, schema: str) -> None:
         self.connection = connection
-        self.used_at = 0.0
-        self._texts = texts
         self.schema = schema
 
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """The rows that a statement returns."""
-        return await self.connection.fetch(self._texts.get(sql) or self._text(sql), *values)
-
-    def _text(self, sql: str) -> str:
-        text = self._texts[sql] = in_schema(sql, self.schema)
-        return text
+        return await self.connection.fetch(in_schema(sql, self.schema), *values)
 
 
 Job: TypeAlias = Callable[[Session], Awaitable[T]]
@@ -72,44 +66,37 @@ class Database(Connected):
 
     def __init__(self, settings: PostgresConfig) -> None:
         self.settings = settings
-        self.pooled = False
-        """A pooler stands between us and the server."""
+        self.pooled = True
+        """A pooler stands between us and the server, or may do so until it is prepared."""
         self._prepared = False
         self._preparing = asyncio.Lock()
-        self._texts: dict[str, str] = {}
-        self._idle: list[Session] = []
+        self._slots = asyncio.Semaphore(settings.pool_size)
+        self._idle: list[Connection] = []
+        self._used_at = 0.0
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         """All that it has opened."""
-        self._slots = asyncio.Semaphore(settings.pool_size)
-        self.channel = open_channel(self)
+        wakeups = Wakeups.at(settings.location)
+        self._sender = wakeups.sender
+        send = None if settings.notify is False else self._notify
+        self.channel = Channel(wakeups, send=send, listen=self._listen)
 
     async def close(self) -> None:
         await self.channel.close()
-        idle, self._idle = self._idle, []
-        await asyncio.gather(*map(self._close, idle))
-
-    async def _close(self, session: Session) -> None:
-        with suppress(StoreUnavailable), store_errors(self.settings):  # it was lost already
-            await session.connection.close(timeout=FAREWELL)
+        while self._idle:
+            self._idle.pop().terminate()
 
     def abandon(self) -> None:
         """Hang up at once: its loop has ended."""
-        self.defunct = True
-        self._users = 0
         for connection in list(self._connections):
-            hang_up(connection)
+            close_transport(connection._transport)  # type: ignore[attr-defined]  # the driver can't without a loop
         self.channel.abandon()
 
-    async def connect(self, *, direct: bool) -> Connection:
-        """A new connection, which whoever asked for it ends, or else `abandon`."""
-        connection = await open_connection(self.settings, direct=direct)
-        self._connections.add(connection)
-        return connection
+    # ── calls ────────────────────────────────────────────────────────────────
 
     async def run(self, job: Job[T]) -> T:
         """What the job returns. Raises `StoreUnavailable` or `StoreError`, and what the job raises."""
+        await self.prepare()
         with store_errors(self.settings):
-            await self.prepare()
             for _ in range(RETRIES):
                 try:
                     return await self._run_once(job)
@@ -123,20 +110,54 @@ class Database(Connected):
 
         Without one, it is done in one of its own. Raises `StoreUnavailable` or `StoreError`.
         """
+        await self.prepare()
         with store_errors(self.settings):
-            await self.prepare()
-            async with connection.transaction(), safe_path(connection):
-                return await job(Session(connection, self._texts, self.settings.schema_name))
+            async with connection.transaction():
+                path = await connection.fetchval(SWAP_PATH)
+                done = await job(Session(connection, self.settings.schema_name))
+                await connection.fetchval(PUT_BACK_PATH, path)  # after an error, a rollback does
+                return done
 
-    @property
-    def listens(self) -> bool:
-        """Whether notifications are to be had. Known once it is prepared."""
-        return not self.pooled if self.settings.notify is None else self.settings.notify
+    async def _run_once(self, job: Job[T]) -> T:
+        async with self._lent() as connection:
+            session = Session(connection, self.settings.schema_name)
+            if not self.pooled:
+                return await job(session)
+            async with connection.transaction():  # which a pooler keeps on one server
+                await connection.execute(TAKE_SAFE_PATH)
+                return await job(session)
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        async with self._slots:
+            connection = await self._take()
+            try:
+                yield connection
+            except BaseException as error:
+                if not is_refusal(error):  # else nobody knows what the connection is in the middle of
+                    connection.terminate()
+                raise
+            finally:
+                self._used_at = time.monotonic()
+                if self._users and not connection.is_closed():
+                    self._idle.append(connection)
+                else:
+                    connection.terminate()
+
+    async def _take(self) -> Connection:
+        if time.monotonic() - self._used_at > LONG_IDLE:
+            for _ in range(3):  # the loop polls, reads and reports that the server has hung up, if it has
+                await asyncio.sleep(0)
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return await in_empty_context(self._connect(direct=not self.pooled), drop=asyncpg.Connection.terminate)
+
+    # ── opening ──────────────────────────────────────────────────────────────
 
     async def prepare(self) -> None:
-        """Find or create the schema, once."""
-        if self._prepared:
-            return
+        """Find or create the schema, once. Raises `StoreUnavailable` or `StoreError`."""
         async with self._preparing:
             if not self._prepared:
                 with store_errors(self.settings):
@@ -144,70 +165,45 @@ class Database(Connected):
                 self._prepared = True
 
     async def _look_around(self) -> None:
-        connection = await self.connect(direct=False)
-        try:
+        async with self._lent() as connection:
             async with connection.transaction():
-                await take_safe_path(connection)
-                self.pooled = await is_pooled(connection)
+                await connection.execute(TAKE_SAFE_PATH)
                 await ensure_schema(connection, self.settings)
-            await connection.close(timeout=self.settings.timeout)
-        finally:
-            connection.terminate()
-        self._idle.append(await self._open())
+                # A pooler answers for another process than it announced.
+                self.pooled = connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()")
+            if not self.pooled:  # those that follow it are set up better
+                await connection.close(timeout=self.settings.timeout)
 
-    async def _run_once(self, job: Job[T]) -> T:
-        async with self._session() as session:
-            if not self.pooled:
-                return await job(session)
-            async with session.connection.transaction():  # which a pooler keeps on one server
-                await take_safe_path(session.connection)
-                return await job(session)
+    async def _connect(self, *, direct: bool) -> Connection:
+        """A new connection, which whoever asked for it ends, or else `abandon`."""
+        connection = await open_connection(self.settings, direct=direct)
+        self._connections.add(connection)
+        return connection
 
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[Session]:
-        async with self._slots:
-            session = await self._take()
+    # ── notifications ────────────────────────────────────────────────────────
+
+    @property
+    def listens(self) -> bool:
+        """Whether notifications are to be had. Known once it is prepared."""
+        return not self.pooled if self.settings.notify is None else self.settings.notify
+
+    async def _notify(self, news: News) -> None:
+        payload = payload_of(self._sender, news)
+        await self.run(lambda session: session.fetch(NOTIFY, self.settings.schema_name, payload))
+
+    async def _listen(self) -> AsyncIterator[News]:
+        await self.prepare()
+        if not self.listens:  # through a pooler, notifications don't come
+            await asyncio.Event().wait()
+        with store_errors(self.settings):
+            connection = await self._connect(direct=False)
             try:
-                yield session
-            except BaseException as error:
-                if not _is_refusal(error):  # else nobody knows what the connection is in the middle of
-                    session.connection.terminate()
-                raise
+                heard = await hear(connection, self.settings.schema_name, self._sender)
+                yield News()
+                while (news := await next_news(connection, heard)) is not None:
+                    yield news
             finally:
-                self._give_back(session)
-
-    def _give_back(self, session: Session) -> None:
-        if not self._users:
-            session.connection.terminate()
-        if not session.connection.is_closed():
-            session.used_at = time.monotonic()
-            self._idle.append(session)
-
-    async def _take(self) -> Session:
-        while self._idle:
-            session = self._idle.pop()
-            if time.monotonic() - session.used_at > LONG_IDLE:
-                await _let_the_loop_look()
-            if not session.connection.is_closed():
-                return session
-        return await self._open()
-
-    async def _open(self) -> Session:
-        connection = await in_empty_context(
-            self.connect(direct=not self.pooled), drop=lambda connection: connection.terminate()
-        )
-        return Session(connection, self._texts, self.settings.schema_name)
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the server answered, and its connection is as good as before."""
-    return isinstance(error, asyncpg.PostgresError) and not is_transient(error)
-
-
-async def _let_the_loop_look() -> None:
-    """Let the loop see that the server has hung up, if it has: in three turns it polls, reads and reports."""
-    for _ in range(3):
-        await asyncio.sleep(0)
+                connection.terminate()
 
 
 class PostgresStore(ConnectedStore[Database]):
@@ -224,7 +220,8 @@ class PostgresStore(ConnectedStore[Database]):
         return self._settings.location
 
     async def guarantees(self) -> Guarantees:
-        return await look_up_guarantees(self._connection)
+        settings = await self._connection.run(lambda session: session.fetch(ASK_SETTINGS))
+        return judge(dict(map(tuple, settings)), push=self._connection.listens)
 
     async def connect(self) -> None:
         await self._connection.prepare()

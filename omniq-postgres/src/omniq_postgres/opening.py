@@ -1,11 +1,12 @@
-"""A connection to a server: what it is told, the schema that it finds, and what becomes of the driver's errors."""
+"""A connection to a server: what becomes of the driver's errors, what each side tells the other, and the schema."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode
@@ -13,11 +14,11 @@ from urllib.parse import urlencode
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
-from omniq.loops import close_transport
+from omniq.storage.guarantees import Guarantees
+from omniq.storage.tls import tls_advice
 from omniq.storage.transport import is_transport_error
 
 from omniq_postgres.config import PostgresConfig
-from omniq_postgres.tls import tls_advice
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -26,24 +27,39 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 2
 CACHE_SIZE: Final = 100
+"""Prepared statements that a connection keeps."""
 
-_TRANSIENT_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
-"""Connection, rollback, resources, operator's intervention, system."""
-_TRANSIENT: Final = frozenset({"25006", "25P03", "55P03"})
-"""A standby that only reads, a transaction that was idle for too long, a lock that wasn't to be had."""
-_OF_VALUES: Final = frozenset({"22", "54"})
-"""Data that can't be, and what is too large."""
-_DISK_FULL: Final = "53100"
-_TABLE: Final = re.compile(r"permission denied for table (\w+)")
-_VERBS: Final = {"insert into": "INSERT", "update": "UPDATE", "delete from": "DELETE"}
-_LOCKING: Final = re.compile(r"\bfor (no key update|update|key share)\b")
+_KINDS: Final[dict[str, type[StoreError]]] = {
+    "53100": StoreFull,
+    **dict.fromkeys(("22", "54"), ValueRefused),  # data that can't be, and what is too large
+    # Connection, rollback, resources, operator's intervention, system.
+    **dict.fromkeys(("08", "40", "53", "57", "58"), StoreUnavailable),
+    # A standby that only reads, a transaction that was idle for too long, a lock that wasn't to be had.
+    **dict.fromkeys(("25006", "25P03", "55P03"), StoreUnavailable),
+}
+"""What a server's error is, by its code or by the class of codes, the first two characters. Others are for good."""
 _NO_STATEMENT: Final = frozenset({"26000", "42P05"})
+_TABLE: Final = re.compile(r"permission denied for table (\w+)")
+_LOCKING: Final = re.compile(r"\bfor (no key update|update|key share)\b")
+_OWN_PORT: Final = re.compile(r"([^:]*|.*\]):(\d+)")
+_TLS_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 
 _SAFE_PATH: Final = "pg_catalog, pg_temp"
 """Ours are the server's own functions, operators and types; nobody else's that are named alike, in `public` say, and
 would be a better match. The tables are always named with their schema."""
 _DIRECT: Final = {"enable_seqscan": "off", "jit": "off", "search_path": _SAFE_PATH}
 """Each of our statements has its index, and a plan that was made while a table was small must not outlive that."""
+TAKE_SAFE_PATH: Final = f"set local search_path = {_SAFE_PATH}"
+"""Until the end of the open transaction."""
+SWAP_PATH: Final = f"""
+    with old as materialized (select pg_catalog.current_setting('search_path') as path)
+    select path, pg_catalog.set_config('search_path', '{_SAFE_PATH}', true) from old
+"""
+"""The same for a part of a transaction: returns what was before, which `PUT_BACK_PATH` takes."""
+PUT_BACK_PATH: Final = "select pg_catalog.set_config('search_path', $1, true)"
+
+
+# ── what becomes of errors ───────────────────────────────────────────────────
 
 
 @contextmanager
@@ -52,7 +68,7 @@ def store_errors(settings: PostgresConfig) -> Iterator[None]:
     try:
         yield
     except (Exception, asyncio.CancelledError) as error:
-        kind, advice = kind_of(error), tls_advice(error, settings)
+        kind, advice = kind_of(error), _tls_advice(error, settings)
         if kind is None:
             raise
         kind = StoreUnavailable if advice else kind
@@ -64,22 +80,17 @@ def kind_of(error: BaseException) -> type[StoreError] | None:
     """`StoreUnavailable` where a repeat may succeed, else `StoreError`; None for what isn't of driver or network."""
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
-        if code == _DISK_FULL:
-            return StoreFull
-        if code[:2] in _OF_VALUES:
-            return ValueRefused
-        return StoreUnavailable if is_transient(error) else StoreError
+        return _KINDS.get(code) or _KINDS.get(code[:2], StoreError)
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return StoreError
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            return StoreError
         return ValueRefused if isinstance(error, ValueError) else StoreUnavailable
     return StoreUnavailable if is_transport_error(error) else None
 
 
-def is_transient(error: asyncpg.PostgresError) -> bool:
-    """Whether the same statement may succeed later, on another connection."""
-    code = error.sqlstate or ""
-    return code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server answered, and its connection is as good as before."""
+    return isinstance(error, asyncpg.PostgresError) and kind_of(error) in (StoreError, ValueRefused)
 
 
 def _words(error: BaseException) -> str:
@@ -89,7 +100,17 @@ def _words(error: BaseException) -> str:
     if not isinstance(error, asyncpg.PostgresError):
         return str(error) or type(error).__name__
     hint = " (behind a pooler, set statement_cache_size=0)" if error.sqlstate in _NO_STATEMENT else ""
-    return f"{error.args[0] if error.args else type(error).__name__}{hint}"
+    return f"{error.args[0]}{hint}"
+
+
+def _tls_advice(error: BaseException, settings: PostgresConfig) -> str | None:
+    """What to do about asyncpg's error; None where it isn't one of TLS."""
+    if "rejected SSL upgrade" in str(error):
+        return "the server does no TLS, and sslmode insists on it: switch ssl on there, or give sslmode=prefer here"
+    if isinstance(error, asyncpg.ClientConfigurationError) and "root certificate" in str(error):
+        return "give the file of the CA that signs the server's certificate as sslrootcert"
+    files = {name: getattr(settings, name) for name in _TLS_FILES}
+    return tls_advice(error, files, other_host="give a host that is in it, or sslmode=verify-ca")
 
 
 def _missing_right(error: BaseException, settings: PostgresConfig) -> str:
@@ -100,18 +121,21 @@ def _missing_right(error: BaseException, settings: PostgresConfig) -> str:
     if table is None:
         return f" (for the role {settings.username!r})"
     query = getattr(error, "query", None) or f'insert into "".{table[1]}'  # COPY comes without its text
-    verbs = {verb for begin, verb in _VERBS.items() if re.search(rf'\b{begin} "[^"]*"\.{table[1]}\b', query)}
-    if _LOCKING.search(query):
-        verbs.add("UPDATE")
+    found = re.findall(rf'\b(insert|update|delete)(?: into| from)? "[^"]*"\.{table[1]}\b', query)
+    verbs = {verb.upper() for verb in found} | ({"UPDATE"} if _LOCKING.search(query) else set())
     return f": the role {settings.username!r} needs {' and '.join(sorted(verbs) or ['SELECT'])} on it"
+
+
+# ── connecting ───────────────────────────────────────────────────────────────
 
 
 async def open_connection(settings: PostgresConfig, *, direct: bool) -> Connection:
     """Connect. Without `direct`, nothing is asked for that a pooler between us and the server wouldn't bear."""
-    wanted = CACHE_SIZE if settings.statement_cache_size is None else settings.statement_cache_size
+    cached = CACHE_SIZE if direct else 0
     hosts, ports = _addresses(settings)
+    encryption = {name: value for name in ("sslmode", *_TLS_FILES) if (value := getattr(settings, name)) is not None}
     return await asyncpg.connect(
-        f"postgresql:///?{urlencode(_ssl_options(settings))}",
+        f"postgresql:///?{urlencode(encryption)}",
         host=hosts,
         port=ports,
         user=settings.username,
@@ -119,7 +143,7 @@ async def open_connection(settings: PostgresConfig, *, direct: bool) -> Connecti
         database=settings.database,
         timeout=settings.timeout,
         command_timeout=settings.timeout,
-        statement_cache_size=wanted if direct or settings.statement_cache_size is not None else 0,
+        statement_cache_size=cached if settings.statement_cache_size is None else settings.statement_cache_size,
         server_settings={"application_name": "omniq", **(_DIRECT if direct else {})},
         target_session_attrs=SessionAttribute.read_write if len(hosts) > 1 else None,
     )
@@ -129,49 +153,16 @@ def _addresses(settings: PostgresConfig) -> tuple[list[str], list[int]]:
     """The hosts and their ports: a host may bring its own."""
     hosts, ports = [], []
     for address in settings.host.split(","):
-        host, colon, port = address.rpartition(":")
-        own = bool(colon) and port.isdigit() and (":" not in host or host.endswith("]"))
-        hosts.append(host.strip("[]") if own else address)
-        ports.append(int(port) if own else settings.port)
+        own = _OWN_PORT.fullmatch(address)
+        hosts.append(own[1].strip("[]") if own else address)
+        ports.append(int(own[2]) if own else settings.port)
     return hosts, ports
 
 
-def _ssl_options(settings: PostgresConfig) -> dict[str, str]:
-    given = {name: getattr(settings, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey")}
-    return {name: value for name, value in given.items() if value is not None}
+# ── what is found there ──────────────────────────────────────────────────────
 
 
-def hang_up(connection: Connection) -> None:
-    """Close the connection at once, though its loop may have been closed."""
-    close_transport(connection._transport)  # type: ignore[attr-defined]  # the driver can't once its loop is closed
-
-
-_TAKE_SAFE_PATH: Final = f"set local search_path = {_SAFE_PATH}"
-_SWAP_PATH: Final = f"""
-    with old as materialized (select pg_catalog.current_setting('search_path') as path)
-    select path, pg_catalog.set_config('search_path', '{_SAFE_PATH}', true) from old
-"""
-_PUT_BACK_PATH: Final = "select pg_catalog.set_config('search_path', $1, true)"
-
-
-async def take_safe_path(connection: ForeignConnection) -> None:
-    """Look names up in the server's own catalogue only, until the end of the open transaction."""
-    await connection.execute(_TAKE_SAFE_PATH)
-
-
-@asynccontextmanager
-async def safe_path(connection: ForeignConnection) -> AsyncIterator[None]:
-    """The same for what is done inside. After an error, the caller's rollback puts back what was."""
-    (path, _) = await connection.fetchrow(_SWAP_PATH)  # type: ignore[misc]  # there is a row
-    yield
-    await connection.fetchval(_PUT_BACK_PATH, path)
-
-
-async def is_pooled(connection: Connection) -> bool:
-    """Whether a pooler stands between us and the server: it answers for another process than it announced."""
-    return bool(connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"))
-
-
+@lru_cache(maxsize=1000)
 def in_schema(sql: str, schema: str) -> str:
     """A statement that is written for the schema "omniq", for another one."""
     return sql.replace("omniq.", f'"{schema}".')
@@ -220,3 +211,26 @@ async def _create(connection: Connection, settings: PostgresConfig) -> None:
     await connection.execute(in_schema(ddl, schema))
     sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", schema)
     await connection.execute(sql, SCHEMA_VERSION, settings.project)
+
+
+ASK_SETTINGS: Final = """
+    select name, setting from pg_settings
+    where name in ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names') order by name
+"""
+
+
+def judge(settings: Mapping[str, str], *, push: bool) -> Guarantees:
+    """What a server promises as it is set up now."""
+    commit = settings["synchronous_commit"]
+    waits = commit != "off"
+    durable = waits and settings["fsync"] == settings["full_page_writes"] == "on"
+    return Guarantees(
+        survives_process_kill=waits,
+        survives_power_loss=durable,
+        survives_failover=durable and settings["synchronous_standby_names"] != "" and commit in ("on", "remote_apply"),
+        clock="server",
+        push=push,
+        atomic_results=True,
+        fenced=waits,  # else a server could forget a claim in a crash, and give out its epoch again
+        evidence=tuple(f"{name}={value}" for name, value in settings.items()),
+    )

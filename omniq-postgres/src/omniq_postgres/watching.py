@@ -7,19 +7,14 @@ wrote within a moment, in a statement of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-from msgspec import Struct
 from omniq.logs import get_logger
-from omniq.storage.channel import Channel
-from omniq.storage.wakeups import News, Wakeups
-
-from omniq_postgres.opening import store_errors
+from omniq.storage.wakeups import ANYTHING, News
 
 if TYPE_CHECKING:
-    from omniq_postgres.connection import Database
+    from omniq_postgres.opening import Connection
 
 HEARTBEAT = 10.0
 """Seconds after which a silent connection is asked whether it lives, and half of that for its answer."""
@@ -30,77 +25,43 @@ NOTIFY: Final = "select pg_notify($1, $2)"
 
 _log = get_logger("omniq.postgres")
 
-
-class Message(Struct, array_like=True, frozen=True):
-    """What a notification says, and who says it."""
-
-    sender: str
-    news: News
-
+Heard: TypeAlias = asyncio.Queue[News | None]
+"""What was heard and not looked at yet; None when the connection is lost."""
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Message).decode
+_decode = msgspec.json.Decoder(tuple[str, News]).decode
+"""A notification: who tells what."""
 
 
 def payload_of(sender: str, news: News) -> str:
     """The news as a payload that isn't too long: what can't be named then stands for anything."""
-    for shorter in (news, News(news.due, None)):
-        payload = _encode(Message(sender, shorter))
-        if len(payload) <= MAX_PAYLOAD:
-            return payload.decode()
-    return _encode(Message(sender, News(None, None))).decode()
+    payloads = (_encode((sender, shorter)) for shorter in (news, News(news.due, None), ANYTHING))
+    return next(payload for payload in payloads if len(payload) <= MAX_PAYLOAD).decode()
 
 
-def open_channel(database: Database) -> Channel:
-    """The channel of one loop to all who use the same schema."""
-    wakeups = Wakeups.at(database.settings.location)
+async def hear(connection: Connection, channel: str, sender: str) -> Heard:
+    """Begin to listen to what others than the sender tell on the channel."""
+    heard: Heard = asyncio.Queue()
 
-    async def send(news: News) -> None:
-        payload = payload_of(wakeups.sender, news)
-        await database.run(lambda session: session.fetch(NOTIFY, database.settings.schema_name, payload))
-
-    notify = database.settings.notify is not False
-    return Channel(wakeups, send=send if notify else None, listen=lambda: _listen(database, wakeups.sender))
-
-
-async def _listen(database: Database, sender: str) -> AsyncIterator[News]:
-    """What others tell, until the connection is lost. Raises `StoreError`."""
-    await database.prepare()
-    if not database.listens:  # through a pooler, notifications don't come
-        await asyncio.Event().wait()
-    heard: asyncio.Queue[News | None] = asyncio.Queue()
-
-    def hear(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def note(_connection: object, _pid: int, _channel: str, payload: object) -> None:
         try:
-            message = _decode(str(payload))
+            teller, news = _decode(str(payload))
         except msgspec.DecodeError as error:
             _log.debug("a notification can't be read: %s", error)
         else:
-            if message.sender != sender:
-                heard.put_nowait(message.news)
+            if teller != sender:
+                heard.put_nowait(news)
 
-    with store_errors(database.settings):
-        connection = await database.connect(direct=False)
-        try:
-            connection.add_termination_listener(lambda _: heard.put_nowait(None))
-            await connection.add_listener(database.settings.schema_name, hear)
-            yield News()
-            while (news := await _next(heard)) is not None:
-                if news is SILENCE:
-                    await connection.execute("select 1", timeout=HEARTBEAT / 2)
-                else:
-                    yield news
-        finally:
-            connection.terminate()
+    connection.add_termination_listener(lambda _: heard.put_nowait(None))
+    await connection.add_listener(channel, note)
+    return heard
 
 
-SILENCE: Final = News()
-"""Nothing was heard for a while."""
-
-
-async def _next(heard: asyncio.Queue[News | None]) -> News | None:
+async def next_news(connection: Connection, heard: Heard) -> News | None:
+    """What is heard next, nothing new when a silent connection is found to live, or None once it is lost."""
     try:
         async with asyncio.timeout(HEARTBEAT):
             return await heard.get()
     except TimeoutError:
-        return SILENCE
+        await connection.execute("select 1", timeout=HEARTBEAT / 2)
+        return News()
