@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     ForeignConnection: TypeAlias = Connection | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     """A caller's own, perhaps from a pool."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 CACHE_SIZE: Final = 100
 
 _TRANSIENT_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
