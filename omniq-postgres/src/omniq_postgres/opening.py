@@ -42,8 +42,9 @@ _NO_STATEMENT: Final = frozenset({"26000", "42P05"})
 _SAFE_PATH: Final = "pg_catalog, pg_temp"
 """Ours are the server's own functions, operators and types; nobody else's that are named alike, in `public` say, and
 would be a better match. The tables are always named with their schema."""
-_DIRECT: Final = {"enable_seqscan": "off", "jit": "off", "search_path": _SAFE_PATH}
-"""Each of our statements has its index, and a plan that was made while a table was small must not outlive that."""
+_DIRECT: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "search_path": _SAFE_PATH}
+"""Each of our statements has its index, and a plan that was made while a table was small must not outlive that. A
+bitmap scan steps over the dead again and again, where an index scan marks them for the next one."""
 
 
 @contextmanager
