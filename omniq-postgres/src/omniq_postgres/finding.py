@@ -19,8 +19,6 @@ from omniq_postgres.wire import COLUMNS, NOW, NOW_AT, WITHOUT_BODY, conditions, 
 _GET = "select {columns} from omniq.task where id = any($1::text[])"
 _CHILDREN = "select parent, child from omniq.edge where parent = any($1::text[]) order by parent, child"
 
-_ENDED = "state in ('success', 'error', 'cancelled', 'expired')"
-"""As the indexes of ended tasks say it."""
 _PAGE = "select {columns} from omniq.task where {where} order by id {way} limit {limit}"
 _EXPIRED = """
     with task as materialized (
@@ -28,25 +26,30 @@ _EXPIRED = """
     select * from task order by id {way} limit {limit}
 """
 """Materialized, so that nobody walks all ids in their order to find that none of them has expired."""
+_KIND = (
+    "select queue_name, name from omniq.task where finished_at is not null {after} order by queue_name, name limit 1"
+)
 _MERGED = f"""
-    with recursive ended_in (queue_name) as (
-        (select queue_name from omniq.task where {_ENDED} order by queue_name limit 1) union all
-        select (select queue_name from omniq.task where {_ENDED} and queue_name > ended_in.queue_name
-            order by queue_name limit 1)
-        from ended_in where queue_name is not null)
+    with recursive ended as (
+        ({_KIND.format(after="")}) union all
+        select next.* from ended cross join lateral (
+            {_KIND.format(after="and (queue_name, name) > (ended.queue_name, ended.name)")}) as next)
     select * from ({{parts}}) as task order by id {{way}} limit {{limit}}
 """
-"""A page of each state's tasks, made to one."""
+"""A page of each state's tasks, made to one. `ended` are the functions of which each queue has ended tasks, found by a
+walk from one to the next: ended tasks are the most, and so have a single index for all lists."""
+_PART = "(select {columns} from omniq.task where state = '{state}' and {where} order by id {way} limit {limit})"
 _QUEUED_PART = "(select {columns} from omniq.task where state = '{state}' and {where} offset 0)"
 """The index is in another order than that of the ids. `offset 0` keeps the server from walking all ids instead."""
-_PART = "(select {columns} from omniq.task where state = '{state}' and {where} order by id {way} limit {limit})"
-_PART_BY_QUEUE = """
-    (select task.* from ended_in cross join lateral (
-        select {columns} from omniq.task where queue_name = ended_in.queue_name and state = '{state}' and {where}
+_ENDED_PART = """
+    (select task.* from ended cross join lateral (
+        select {columns} from omniq.task
+        where queue_name = ended.queue_name and name = ended.name and finished_at is not null
+            and state = '{state}' and {where}
         order by id {way} limit {limit}) as task)
 """
 
-COUNT = f"""
+COUNT = """
     select queue_name, 'pending' as state, count(*) from omniq.task where state = 'pending' group by queue_name
     union all
     select queue_name, 'scheduled', count(*) from omniq.task where state = 'scheduled' group by queue_name
@@ -55,7 +58,7 @@ COUNT = f"""
     union all
     select queue_name, 'running', count(*) from omniq.task where state = 'running' group by queue_name
     union all
-    select queue_name, state, count(*) from omniq.task where {_ENDED} group by queue_name, state
+    select queue_name, state, count(*) from omniq.task where finished_at is not null group by queue_name, state
 """
 _FIRST_OF_RANK = """
     select queue_name, (-priority::integer) as rank, run_at from omniq.task where state = 'pending' {after}
@@ -146,18 +149,17 @@ def _statement(where: TaskFilter, words: dict[str, str]) -> str:
     if where.expired:
         states = ", ".join(f"'{state}'" for state in where.states or TaskState)
         return _EXPIRED.format(**words | {"where": f"state in ({states}) and {words['where']}"})
-    has_index = where.queue_name is not None or where.name is not None or where.schedule_id is not None
-    if not (where.states or has_index):
+    if not (where.states or where.queue_name or where.name or where.schedule_id):
         return _PAGE.format(**words)
-    parts = [_part(state, has_index=has_index).format(**words, state=state) for state in where.states or TaskState]
+    parts = [_part(state, where).format(**words, state=state) for state in where.states or TaskState]
     return _MERGED.format(**words, parts=" union all ".join(parts))
 
 
-def _part(state: TaskState, *, has_index: bool) -> str:
-    """SQL for a page of the tasks in one state; the indexes of the ended ones begin with something else than that."""
-    if state in TERMINAL:
-        return _PART if has_index else _PART_BY_QUEUE
-    return _PART if state is TaskState.WAITING else _QUEUED_PART
+def _part(state: TaskState, where: TaskFilter) -> str:
+    """SQL for a page of the tasks in one state, by the index that serves it."""
+    if where.schedule_id is not None or state is TaskState.WAITING:
+        return _PART
+    return _ENDED_PART if state in TERMINAL else _QUEUED_PART
 
 
 class Counts:

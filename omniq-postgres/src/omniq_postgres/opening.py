@@ -190,7 +190,7 @@ async def ensure_schema(connection: Connection, settings: PostgresConfig) -> Non
 
 
 async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
-    """Whether the schema is there. Raises `StoreError` if it is another project's or of a newer version."""
+    """Whether the schema is there. Raises `StoreError` if it is another project's or of another version."""
     schema = settings.schema_name
     known = await connection.fetchval(
         "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')", schema
@@ -204,12 +204,13 @@ async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
             f"{settings.location}: this schema belongs to the project {project!r}, not to {settings.project!r}: "
             f"give each project a schema of its own"
         )
-    if version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        age, advice = ("a newer", "upgrade") if version > SCHEMA_VERSION else ("an older", "give a new schema to")
         raise StoreError(
-            f"{settings.location}: a newer omniq-postgres made this schema (version {version}, this one knows "
-            f"{SCHEMA_VERSION}): upgrade omniq-postgres"
+            f"{settings.location}: {age} omniq-postgres made this schema (version {version}, this one knows "
+            f"{SCHEMA_VERSION}): {advice} omniq-postgres"
         )
-    return bool(version == SCHEMA_VERSION)
+    return True
 
 
 async def _create(connection: Connection, settings: PostgresConfig) -> None:

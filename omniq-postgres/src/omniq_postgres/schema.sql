@@ -42,10 +42,7 @@ create index task_pending on omniq.task (queue_name, (-priority::integer), run_a
 create index task_scheduled on omniq.task (queue_name, run_at) where state = 'scheduled';
 create index task_waiting on omniq.task (id, queue_name) where state = 'waiting';
 create index task_running on omniq.task (lease_until, queue_name) where state = 'running';
-create index task_ended on omniq.task (queue_name, state, id)
-    where state in ('success', 'error', 'cancelled', 'expired');
-create index task_ended_of_name on omniq.task (name, state, id)
-    where state in ('success', 'error', 'cancelled', 'expired');
+create index task_ended on omniq.task (queue_name, name, state, id) where finished_at is not null;
 create index task_finished on omniq.task (finished_at) where finished_at is not null;
 create unique index task_unique on omniq.task (unique_key) where unique_key is not null;
 create index task_expiring on omniq.task (expires_at)
