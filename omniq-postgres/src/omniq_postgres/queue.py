@@ -14,7 +14,18 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import NEW, Added, Change, Changed, LapsedLease, NewBody, NewTask, QueueStats, TaskRecord
+from omniq.storage.records import (
+    NEW,
+    Added,
+    Change,
+    Changed,
+    Firing,
+    LapsedLease,
+    NewBody,
+    NewTask,
+    QueueStats,
+    TaskRecord,
+)
 from omniq.storage.rules import judge
 from omniq.storage.wakeups import News
 
@@ -151,11 +162,10 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     delete_schedule = in_session(schedules.delete_schedule)
     schedules = in_session(schedules.schedules)
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        job = partial(_fire, schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
-        fired = await self._connection.run(job)
-        if fired:
-            self._connection.channel.tell(News(_due_in([task], [NEW])))
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        fired = await self._connection.run(partial(_fire, firings=firings))
+        tasks = [firing.task for firing, done in zip(firings, fired, strict=True) if done]
+        self._connection.channel.tell(News(_due_in(tasks, [NEW] * len(tasks))))
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
@@ -245,13 +255,14 @@ def _due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float
     return due
 
 
-async def _fire(session: Session, schedule_id: str, if_version: int, next_run: float | None, task: NewTask) -> bool:
-    """Whether this call fired the schedule."""
+async def _fire(session: Session, firings: Sequence[Firing]) -> list[bool]:
+    """Whether this call fired each schedule."""
     async with session.connection.transaction():
-        fired = await schedules.advance(session, schedule_id, if_version, next_run)
-        if fired:
-            await _add(session, [task])
-        return fired
+        fired = await schedules.advance(session, firings)
+        tasks = [firing.task for firing in firings if firing.schedule_id in fired]
+        if tasks:
+            await _add(session, tasks)
+        return [firing.schedule_id in fired for firing in firings]
 
 
 class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]):

@@ -8,7 +8,7 @@ import asyncpg
 import msgspec
 from omniq import clock
 from omniq.storage.damage import schedule_of, worker_of
-from omniq.storage.records import ScheduleRecord, WorkerRecord
+from omniq.storage.records import Firing, ScheduleRecord, WorkerRecord
 
 from omniq_postgres.connection import Session
 from omniq_postgres.wire import NOW
@@ -29,9 +29,16 @@ _FIND = """
 _ALL = _FIND.format(where="true")
 _DUE = _FIND.format(where=f"not paused and next_run <= {NOW.replace('$1', '$2')}")
 _DELETE = "delete from omniq.schedule where id = $1 returning true"
-_ADVANCE = (
-    "update omniq.schedule set next_run = $3, version = version + 1 where id = $1 and version = $2 returning true"
-)
+# Locked in the order of their ids, so that two schedulers never wait for each other.
+_ADVANCE = """
+    with firing (id, version, next_run) as (select * from unnest($1::text[], $2::bigint[], $3::float8[])),
+    held as (
+        select schedule.id from omniq.schedule as schedule
+        join firing on firing.id = schedule.id and firing.version = schedule.version
+        order by schedule.id for update of schedule)
+    update omniq.schedule as schedule set next_run = firing.next_run, version = schedule.version + 1
+    from firing, held where schedule.id = firing.id and held.id = firing.id returning schedule.id
+"""
 
 _BEAT = f"""
     insert into omniq.worker (name, last_seen, report) values ($2, {NOW}, $3::text::jsonb)
@@ -70,9 +77,12 @@ async def delete_schedule(session: Session, schedule_id: str) -> bool:
     return bool(await session.fetch(_DELETE, schedule_id))
 
 
-async def advance(session: Session, schedule_id: str, if_version: int, next_run: float | None) -> bool:
-    """Move the schedule to its next slot if it has this version; whether it had."""
-    return bool(await session.fetch(_ADVANCE, schedule_id, if_version, next_run))
+async def advance(session: Session, firings: Sequence[Firing]) -> set[str]:
+    """Move the schedules to their next slots that have these versions; returns which had."""
+    ids = [firing.schedule_id for firing in firings]
+    versions = [firing.if_version for firing in firings]
+    rows = await session.fetch(_ADVANCE, ids, versions, [firing.next_run for firing in firings])
+    return {row[0] for row in rows}
 
 
 async def beat(session: Session, worker: WorkerRecord, *, leaving: bool = False) -> None:
