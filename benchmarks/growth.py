@@ -36,8 +36,8 @@ from omniq.models.state import TaskState
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, TaskRecord
 from omniq.sync import new_event_loop
-from tasks import nothing
 
+from tests.core.tasks import nothing
 from tests.idle.places import Place, place
 from tests.idle.remote import RemoteWorker, remote_worker
 
