@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from omniq.background import spawn
 from omniq.batching import apart
-from omniq.errors import Closed, StoreError, StoreUnavailable
+from omniq.errors import Closed, StoreUnavailable
 from omniq.logs import get_logger
 from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
@@ -70,8 +70,8 @@ class ResultWatcher:
         while True:
             try:
                 await self._store.hear(LOOK)
-            except StoreError as error:
-                log.warning("can't wait for results, polling: %s", error)
+            except Exception as error:  # whatever it is: those who wait would else wait for ever
+                log.warning("can't hear of results, polling: %s", error)
                 await asyncio.sleep(PAUSE)
             self._news.tell(list(self._waiting))
 
