@@ -216,13 +216,6 @@ class PostgresStore(ConnectedStore[Database]):
     connections: ClassVar[Connections[Database]] = Connections(Database)
     _settings: PostgresConfig
 
-    def __init__(self, config: PostgresConfig) -> None:
-        super().__init__(config.settings)
-
-    @property
-    def location(self) -> str:
-        return self._settings.location
-
     async def guarantees(self) -> Guarantees:
         return await look_up_guarantees(self._connection)
 
