@@ -72,7 +72,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncTaskQueue[Any]:
         """A backend's task queue; `overrides` are fields of its config, such as `queues`."""
-        return AsyncTaskQueue(_store_class(backend), backend.task_queue_config(**overrides))
+        store = load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
+        return AsyncTaskQueue(store, backend.task_queue_config(**overrides))
 
     # ── wiring ───────────────────────────────────────────────────────────────
 
@@ -344,7 +345,3 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     def _log(self, type: EventType, task_id: str, queue_name: str) -> None:
         if self.events is not None:
             self.events.log(type, task_id=task_id, queue_name=queue_name)
-
-
-def _store_class(backend: BaseBackend) -> Callable[[Any], BaseTaskQueue]:
-    return load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
