@@ -23,7 +23,6 @@ from omniq.results.engine import AsyncResultStorage
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.suggest import install_command
-from omniq.sync import AsyncResource, Blocking
 
 DEFAULT_STORE: Final = "sqlite"
 CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
@@ -35,13 +34,7 @@ CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
 _SERIALIZER: Final[Any] = Serializer
 _IN_URL: Final = re.compile(r"\Aurl(: |\.)")
 
-A = TypeVar("A", bound=AsyncResource)
 C = TypeVar("C", bound=ComponentConfig)
-
-
-def core_of(component: A | Blocking[A] | None) -> A | None:
-    """The async core of a component that may be a blocking facade."""
-    return component.aio if isinstance(component, Blocking) else component
 
 
 def security(config: OmniQConfig) -> Security:
