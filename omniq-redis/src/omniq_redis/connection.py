@@ -48,6 +48,7 @@ class Connection(Connected):
     def __init__(self, settings: RedisConfig) -> None:
         self._settings = settings
         self._location = settings.location
+        self._namespace = settings.namespace
         with store_errors(settings):
             self._client = open_client(settings)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
@@ -125,7 +126,7 @@ class Connection(Connected):
         packed = encode(args)
         if (size := max(len(packed), len(bodies))) > self.limit:
             raise PayloadTooLarge(f"{size:,} bytes at once; {self._location} allows {self.limit:,}")
-        return (1, self._settings.namespace, clock.offset(), packed, bodies, self._sender)
+        return (1, self._namespace, clock.offset(), packed, bodies, self._sender)
 
     async def check(self) -> None:
         """Reach the server, and see that its keys are of a layout that this version knows. Raises `StoreError`."""
@@ -160,7 +161,7 @@ class Connection(Connected):
 
     async def _learn_limit(self, size: int = 0) -> None:
         """What the server says it takes; where it won't, what it is found to take, if that is less than `size`."""
-        namespace = self._settings.namespace
+        namespace = self._namespace
         with store_errors(self._settings):
             limit = await ask_limit(self._client, namespace)
             if limit is None and size:
@@ -171,7 +172,7 @@ class Connection(Connected):
     async def server(self) -> Server:
         """What the server says of itself. Raises `StoreUnavailable` or `StoreError`."""
         with store_errors(self._settings):
-            return await ask_server(self._client, self._settings.namespace)
+            return await ask_server(self._client, self._namespace)
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
         answers = _decode_due(await self.call("next_due", queues))
@@ -190,14 +191,6 @@ class RedisStore(ConnectedStore[Connection]):
 
     connections: ClassVar[Connections[Connection]] = Connections(Connection)
     _settings: RedisConfig
-
-    def __init__(self, config: RedisConfig) -> None:
-        super().__init__(config.settings)
-        self._location = self._settings.location
-
-    @property
-    def location(self) -> str:
-        return self._location
 
     @property
     def max_item_bytes(self) -> int:

@@ -6,14 +6,27 @@ import asyncio
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 
-Settings: TypeAlias = Hashable
-"""What a connection needs to know: stores with equal settings share one."""
+
+class Settings(Protocol):
+    """What a connection needs to know, hashable: stores with equal settings share one."""
+
+    @property
+    def location(self) -> str:
+        """Where that is, as `Store.location`."""
+
+
+class StoreConfig(Protocol):
+    """A store's configuration."""
+
+    @property
+    def settings(self) -> Settings:
+        """What its connection needs to know."""
 
 
 class Connection(ABC):
@@ -89,9 +102,14 @@ class ConnectedStore(Store, Generic[T]):
 
     connections: ClassVar[Connections[Any]]
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, config: StoreConfig) -> None:
+        settings = self._settings = config.settings
+        self._location = settings.location
         self._taken: PerLoop[T] = PerLoop(lambda: self.connections.take(settings), self.connections.drop)
+
+    @property
+    def location(self) -> str:
+        return self._location
 
     @property
     def _connection(self) -> T:
