@@ -12,8 +12,8 @@ from omniq.models.state import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
 from omniq_redis import connection
 from omniq_redis.config import RedisTaskQueueConfig
+from omniq_redis.connection import script
 from omniq_redis.queue import RedisQueueStore
-from omniq_redis.scripts import script
 from omniq_redis.wire import PARCEL
 
 from tests.redis.support import QUEUE, claim, elapsed, opened, success, task, until

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -37,34 +38,18 @@ PARCEL_BYTES = 4 * 1024 * 1024
 
 encode = msgspec.msgpack.Encoder().encode
 
-STATES = (
-    TaskState.PENDING,
-    TaskState.SCHEDULED,
-    TaskState.WAITING,
-    TaskState.RUNNING,
-    TaskState.SUCCESS,
-    TaskState.ERROR,
-    TaskState.CANCELLED,
-    TaskState.EXPIRED,
-)
+_STATE_NAMES = ("pending", "scheduled", "waiting", "running", "success", "error", "cancelled", "expired")
+STATES = tuple(map(TaskState, _STATE_NAMES))
+"""In the order in which the scripts number them, from 1."""
 _CODES = {state: code for code, state in enumerate(STATES, 1)}
 
-ADDED = {ord("n"): NEW, ord("d"): DUPLICATE, ord("u"): UNKNOWN_PARENT}
-LEASES = {
-    ord("l"): LeaseStatus(held=False),
-    ord("h"): LeaseStatus(held=True),
-    ord("c"): LeaseStatus(held=True, cancel_requested=True),
-}
-_STATUSES = {
-    "a": ChangeStatus.APPLIED,
-    "p": ChangeStatus.REPEATED,
-    "r": ChangeStatus.REFUSED,
-    "m": ChangeStatus.MISSING,
-}
-CHANGED = {ord(letter): Changed(status) for letter, status in _STATUSES.items()} | {
-    ord(letter.upper()): Changed(status, has_children=True) for letter, status in _STATUSES.items()
-}
-"""What a letter of a script's answer means; a capital tells of children that wait."""
+# What a letter of a script's answer means; a capital tells of children that wait.
+ADDED = dict(zip(b"ndu", (NEW, DUPLICATE, UNKNOWN_PARENT), strict=True))
+LEASES = dict(zip(b"lhc", (LeaseStatus(False), LeaseStatus(True), LeaseStatus(True, True)), strict=True))
+_CHANGES = (ChangeStatus.APPLIED, ChangeStatus.REPEATED, ChangeStatus.REFUSED, ChangeStatus.MISSING)
+CHANGED = dict(
+    zip(b"aprmAPRM", (Changed(status, waited) for waited in (False, True) for status in _CHANGES), strict=True)
+)
 
 
 class Batch(NamedTuple):
@@ -74,27 +59,19 @@ class Batch(NamedTuple):
     bodies: bytes = b""
 
 
-# ── to the scripts ───────────────────────────────────────────────────────────
+task_kind: Callable[[NewTask], Kind] = attrgetter(
+    "queue_name", "priority", "run_at", "delay", "ttl", "depends_on", "schedule_id", "name"
+)
+"""What a task may share with others."""
+_shared_by_changes: Callable[[Change], Kind] = attrgetter(
+    "delay", "attempted", "crashed", "fresh", "if_expired", "request_cancel", "worker"
+)
 
 
 def tasks_batch(tasks: Sequence[NewTask]) -> Batch:
     kinds, kind = _sorted_out(map(task_kind, tasks))
     ids = [task.id for task in tasks]
     return Batch((kinds, ids, kind, [len(task.body) for task in tasks]), b"".join([task.body for task in tasks]))
-
-
-def task_kind(task: NewTask) -> Kind:
-    """What a task may share with others."""
-    return (
-        task.queue_name,
-        task.priority,
-        task.run_at,
-        task.delay,
-        task.ttl,
-        task.depends_on or None,
-        task.schedule_id,
-        task.name,
-    )
 
 
 def results_batch(results: Sequence[ResultRecord]) -> Batch:
@@ -121,18 +98,8 @@ def changes_batch(changes: Sequence[Change]) -> Batch:
 
 
 def _change_kind(change: Change) -> Kind:
-    return (
-        states_mask(change.from_states),
-        _CODES[change.to],
-        change.delay,
-        change.attempted,
-        change.crashed,
-        change.fresh,
-        change.if_expired,
-        change.request_cancel,
-        change.result is not None,
-        change.worker or False,
-    )
+    shared = _shared_by_changes(change)
+    return (states_mask(change.from_states), _CODES[change.to], change.result is not None, *shared)
 
 
 @functools.lru_cache

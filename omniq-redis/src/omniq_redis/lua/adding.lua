@@ -3,6 +3,7 @@
 local function prepared(kind)
   local queue, priority, run_at, delay, ttl, parents, schedule, name = unpack(kind, 1, 8)
   run_at = run_at or now + delay
+  parents = #parents > 0 and parents
   local t = {
     '', parents and WAITING or run_at <= now and PENDING or SCHEDULED, priority, 0, 0, 0, 0, 0, 0,
     now, run_at, ttl and run_at + ttl or NEVER, NEVER, NEVER, NEVER,

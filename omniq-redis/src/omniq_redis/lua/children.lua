@@ -1,3 +1,4 @@
+-- needs common
 -- ids, cursor, limit → for each task up to `limit` of its children that come after the cursor
 local ids, cursor, limit = unpack(args, 1, 3)
 local first = cursor and '(' .. cursor or '-'

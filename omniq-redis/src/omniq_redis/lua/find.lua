@@ -1,3 +1,4 @@
+-- needs common tasks
 -- filter, cursor, limit → lists in which are the next `limit` ids after the cursor of tasks that may match, and whether
 -- more tasks have expired than this call could see to
 local where, cursor, limit = unpack(args, 1, 3)

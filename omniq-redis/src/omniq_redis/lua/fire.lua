@@ -1,3 +1,4 @@
+-- needs common tasks moving adding schedules
 -- id, if_version, next_run, task's id, kind and size → whether this call did it
 local id, if_version, next_run, task_id, kind, size = unpack(args, 1, 6)
 local stored = read_schedule(id)

@@ -1,3 +1,4 @@
+-- needs common tasks
 -- ids, filter, bodies → how many of the ids this reply is about, and the rows of those that match, with bodies if asked
 -- for; without a filter, nil for those that aren't there
 local ids, where, bodies = unpack(args, 1, 3)

@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- the lease that came last, as its end (false if there is none) and id, limit → id, epoch, worker and end, as text, of
 -- the leases that have run out, in order, after that one. Tasks in no set are put into theirs, too.
 local past, past_id, limit = unpack(args)

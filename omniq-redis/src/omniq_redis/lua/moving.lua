@@ -55,7 +55,7 @@ local function note_news(queue, state, soonest)
 end
 
 local function tell_news()
-  if #heard > 0 then call('PUBLISH', prefix .. 'tasks', pack({ sender, heard })) end
+  if #heard > 0 then call('PUBLISH', prefix .. 'news', pack({ sender, heard, {} })) end
 end
 
 -- The tasks that leave their sets and those that enter theirs, by queue and state.

@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- older_than, limit → how many tasks were deleted
 local older_than, limit = unpack(args)
 local ids = call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', now - older_than, 'LIMIT', 0, limit)

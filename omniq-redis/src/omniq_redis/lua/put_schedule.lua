@@ -1,3 +1,4 @@
+-- needs common schedules
 -- id, queue, next_run, paused, version, if_version → whether it was written
 local id, queue, next_run, paused, version, if_version = unpack(args, 1, 6)
 local stored = read_schedule(id)

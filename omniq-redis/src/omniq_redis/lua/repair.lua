@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- ids, queues, epochs, worker, whether to set aside → ok. Tasks that were claimed just now, and whose records can't be
 -- read, get records that can, so that the claims can be ended; or become dead letters, where nobody could name them.
 local ids, queues, epochs_held, worker, set_aside = unpack(args)

@@ -69,5 +69,5 @@ local function pass_over_result(place) next_body(result_sizes[place]) end
 
 local function publish_results()
   write_results()
-  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack({ sender, stored })) end
+  if #stored > 0 then call('PUBLISH', prefix .. 'news', pack({ sender, {}, stored })) end
 end

@@ -1,9 +1,10 @@
+-- needs common tasks moving results
 -- what several changes may share, ids, which of those kinds each is of, epochs, results → a letter for what became of
 -- each, a capital if children wait for its task. Decides as omniq.storage.rules does.
 local kinds, ids, kind, epochs_held, results = unpack(args)
 
 for i, shared in ipairs(kinds) do
-  local from_states, to, delay, attempted, crashed, fresh, if_expired, request_cancel, has_result, worker =
+  local from_states, to, has_result, delay, attempted, crashed, fresh, if_expired, request_cancel, worker =
     unpack(shared, 1, 10)
   local special = delay or attempted or crashed or fresh or if_expired or request_cancel
   kinds[i] = {

@@ -1,3 +1,4 @@
+-- needs common
 -- seconds or nil → name and report of the workers that were seen; with seconds, forgets those that weren't for so long
 -- instead
 local older_than = args[1]
