@@ -235,10 +235,11 @@ class TestRefusals:
         assert [found and found.id for found in await store.get(["t", "u"])] == ["t", None]
         assert [(queue.name, queue.counts) for queue in await store.stats()] == [(QUEUE, {TaskState.SUCCESS: 1})]
 
-    async def test_a_newer_layout_is_refused(self, redis_server: RedisServer) -> None:
-        redis_server.ask("SET", "{omniq:default}:version", connection.LAYOUT + 1)
+    @pytest.mark.parametrize(("newer", "told"), [(1, "upgrade omniq-redis"), (-1, "an older omniq-redis wrote this")])
+    async def test_another_layout_is_refused(self, redis_server: RedisServer, newer: int, told: str) -> None:
+        redis_server.ask("SET", "{omniq:default}:version", connection.LAYOUT + newer)
         store = RedisQueueStore(RedisTaskQueueConfig.from_url(redis_server.url))
-        with pytest.raises(StoreError, match="upgrade omniq-redis"):
+        with pytest.raises(StoreError, match=told):
             await store.connect()
         await store.close()
 

@@ -25,11 +25,11 @@ from redis import exceptions as redis_errors
 
 from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, Server, close_client, hang_up, limit_of, open_client, store_errors
-from omniq_redis.wire import Batch, encode
+from omniq_redis.wire import PARCEL, PARCEL_BYTES, Batch, encode
 
 AT_ONCE = 2
 """Scripts that are sent at once: the server does them in a row, while all others wait."""
-LAYOUT = 2
+LAYOUT = 3
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
@@ -198,6 +198,8 @@ class RedisStore(ConnectedStore[Connection]):
     """What both stores have in common."""
 
     connections: ClassVar[Connections[Connection]] = Connections(Connection)
+    max_items = PARCEL
+    max_bytes = PARCEL_BYTES
 
     def __init__(self, config: RedisConfig) -> None:
         super().__init__(config.settings)

@@ -5,51 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.storage.wakeups import News
 
-from omniq_redis.connection import Connection
-from omniq_redis.rows import ScheduleRow, schedule_record
-from omniq_redis.wire import PARCEL, task_kind
+from omniq_redis.connection import RedisStore
+from omniq_redis.wire import PARCEL, ScheduleRow, schedule_record, task_kind
 
 _decode_rows = msgspec.msgpack.Decoder(list[ScheduleRow | None]).decode
 
 
-async def put_schedule(connection: Connection, schedule: ScheduleRecord, if_version: int | None) -> bool:
-    """Whether it was written."""
-    s = schedule
-    args = (s.id, s.queue_name, s.next_run, s.paused, s.version, if_version)
-    return await connection.call("put_schedule", args, s.body) == b"1"
+class Schedules(RedisStore, BaseTaskQueue):
+    """That part of the contract."""
 
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        s = schedule
+        args = (s.id, s.queue_name, s.next_run, s.paused, s.version, if_version)
+        return await self._connection.call("put_schedule", args, s.body) == b"1"
 
-async def fetch_schedules(
-    connection: Connection, ids: Sequence[str] | None, within: float | None
-) -> list[ScheduleRecord]:
-    """Those of `ids`, or all; with `within`, only active ones whose slot comes within so many seconds; by id."""
-    rows: list[ScheduleRow | None] = []
-    if ids is None or within is not None:
-        while len(page := await _page(connection, within, len(rows))) == PARCEL:
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        rows: list[ScheduleRow | None] = []
+        if ids is None or within is not None:
+            while len(page := await self._page(None, within, len(rows))) == PARCEL:
+                rows += page
             rows += page
-        rows += page
-    else:
-        for start in range(0, len(ids), PARCEL):
-            rows += _decode_rows(await connection.call("get_schedules", [ids[start : start + PARCEL]]))
-    records = [schedule_record(row) for row in rows if row is not None]
-    found = {record.id: record for record in records if ids is None or record.id in ids}
-    return [found[id_] for id_ in sorted(found)]
+        else:
+            rows = await self._page(ids)
+        records = [schedule_record(row) for row in rows if row is not None]
+        found = {record.id: record for record in records if ids is None or record.id in ids}
+        return [found[id_] for id_ in sorted(found)]
 
+    async def _page(
+        self, ids: Sequence[str] | None, within: float | None = None, offset: int = 0
+    ) -> list[ScheduleRow | None]:
+        return _decode_rows(await self._connection.call("get_schedules", (ids, within, offset, PARCEL)))
 
-async def _page(connection: Connection, within: float | None, offset: int) -> list[ScheduleRow | None]:
-    return _decode_rows(await connection.call("get_schedules", [None, within, offset, PARCEL]))
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        return await self._connection.call("delete_schedule", [schedule_id]) == b"1"
 
-
-async def delete_schedule(connection: Connection, schedule_id: str) -> bool:
-    """Whether it was there."""
-    return await connection.call("delete_schedule", [schedule_id]) == b"1"
-
-
-async def fire(
-    connection: Connection, schedule_id: str, if_version: int, next_run: float | None, task: NewTask
-) -> bool:
-    """Whether this call fired the schedule."""
-    args = (schedule_id, if_version, next_run, task.id, task_kind(task), len(task.body))
-    return await connection.call("fire", args, task.body) == b"1"
+    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+        args = (schedule_id, if_version, next_run, task.id, task_kind(task), len(task.body))
+        fired = await self._connection.call("fire", args, task.body) == b"1"
+        self.wakeups.tell(News(due=None))
+        return fired

@@ -29,10 +29,11 @@ def check_layout(location: str, found: int, known: int, distribution: str) -> No
     """
     if found < 1:
         raise StoreError(f"{location}: what is kept there isn't OmniQ's: give OmniQ a place of its own")
-    if found > known:
+    if found != known:
+        remedy = f"upgrade {distribution}" if found > known else "give OmniQ a place of its own"
         raise StoreError(
-            f"{location}: a newer {distribution} wrote this (layout {found}, this one knows {known}): "
-            f"upgrade {distribution}"
+            f"{location}: {'a newer' if found > known else 'an older'} {distribution} wrote this (layout {found}, this "
+            f"one knows {known}): {remedy}"
         )
 
 

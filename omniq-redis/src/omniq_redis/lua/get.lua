@@ -5,13 +5,14 @@ local ids, where, bodies = unpack(args, 1, 3)
 
 -- What has no record of ours is listed with the dead letters.
 local function matches(id, t)
-  local states, queue, schedule, expired = unpack(where, 1, 4)
+  local states, queue, name, schedule, expired = unpack(where, 1, 5)
   if not t then
-    return records[id] and bit.band(states, 2 ^ ERROR) ~= 0 and not (queue or schedule or expired)
+    return records[id] and bit.band(states, 2 ^ ERROR) ~= 0 and not (queue or name or schedule or expired)
   end
   return t
     and bit.band(states, 2 ^ t[STATE]) ~= 0
     and (not queue or t[QUEUE] == queue)
+    and (not name or t[NAME] == name)
     and (not schedule or t[SCHEDULE] == schedule)
     and (not expired or t[STATE] <= WAITING and t[EXPIRES_AT] <= now)
 end

@@ -4,9 +4,9 @@
 local past, past_id, limit = unpack(args)
 
 for _, id in ipairs(unlisted()) do
-  put('ids', id, 0)
   local t = task(id)
   if t then
+    put('ids', id, place(t))
     move(t)
   else
     t = stand_in(id, queue_in(records[id]), PENDING)

@@ -7,7 +7,6 @@ local gone = {}
 for _, id in ipairs(ids) do
   local t = task(id)
   if not t or t[STATE] < SUCCESS then drop('ended', id) end -- it isn't its place
-  if not t then drop('error', id) end
   if t and t[STATE] >= SUCCESS then
     leave(t)
     if t[SCHEDULE] ~= '' then drop('tasks_of:' .. t[SCHEDULE], id) end
