@@ -173,7 +173,7 @@ class Connection(Connected):
         """A client for subscriptions: in a cluster, of the node that has the project's keys."""
         settings = self._settings
         if node := await self.server.node():
-            settings = replace(settings, cluster=False, nodes=((node.host, int(node.port)),))
+            settings = replace(settings, cluster=False, nodes=[], host=node.host, port=int(node.port))
         return open_client(settings)
 
     def _news(self, message: Mapping[str, Any]) -> Iterator[News]:
