@@ -10,6 +10,7 @@ import pytest
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.state import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
+from omniq.testing.conformance.builders import fire
 from omniq_redis import connection
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import script
@@ -48,7 +49,7 @@ VERBS: dict[str, Verb] = {
     ),
     "schedules": lambda store: store.schedules(),
     "delete_schedule": lambda store: store.delete_schedule("s"),
-    "fire": lambda store: store.fire("s", if_version=1, next_run=None, task=task()),
+    "fire": lambda store: fire(store, "s", if_version=1, next_run=None, task=task()),
     "put-results": lambda store: store.result_storage().put([]),
     "get-results": lambda store: store.result_storage().get(["t"]),
     "find-results": lambda store: store.result_storage().find("s"),

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from omniq.models.state import TaskState
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
 from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.builders import fire
 from omniq_redis.queue import RedisQueueStore
 from omniq_redis.wire import PARCEL, PARCEL_BYTES
 
@@ -61,7 +62,7 @@ class TestLeavings:
         )
         schedule = ScheduleRecord(id="s", queue_name=QUEUE, body=b"", next_run=0.0)
         await store.put_schedule(schedule, if_version=None)
-        await store.fire("s", if_version=1, next_run=0.0, task=replace(task("slot"), schedule_id="s"))
+        await fire(store, "s", if_version=1, next_run=0.0, task=replace(task("slot"), schedule_id="s"))
         records = await claim(store, limit=2)
         await store.transition([success(record, ttl=10) for record in records])
         for schedule_id in ("s", None):
