@@ -25,6 +25,7 @@ from omniq_redis.wire import (
     added,
     bodies_batch,
     changes_batch,
+    flags,
     parcels,
     tasks_batch,
     weight_of_body,
@@ -70,8 +71,7 @@ class RedisQueueStore(Claiming, Finding, Schedules):
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
-        answers = await self._connection.calls("replace_bodies", batches)
-        return [letter == ord("1") for answer in answers for letter in answer]
+        return flags(await self._connection.calls("replace_bodies", batches))
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._connection.call("workers", [older_than])

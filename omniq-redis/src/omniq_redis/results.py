@@ -20,6 +20,7 @@ from omniq_redis.connection import RedisStore
 from omniq_redis.wire import (
     PARCEL,
     bodies_batch,
+    flags,
     parcels,
     result_record,
     results_batch,
@@ -41,15 +42,13 @@ class RedisResultStore(RedisStore, BaseResultStorage):
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         batches = map(results_batch, parcels(records, result_bytes, self.max_item_bytes))
-        answers = await self._connection.calls("put_results", batches)
-        stored = [letter == ord("1") for answer in answers for letter in answer]
+        stored = flags(await self._connection.calls("put_results", batches))
         self.wakeups.tell(News(ended=[r.task_id for r, done in zip(records, stored, strict=True) if done]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
-        answers = await self._connection.calls("replace_results", batches)
-        return [letter == ord("1") for answer in answers for letter in answer]
+        return flags(await self._connection.calls("replace_results", batches))
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         found: list[ResultRecord | None] = []

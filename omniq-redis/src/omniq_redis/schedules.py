@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 import msgspec
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.storage.records import Firing, ScheduleRecord
 from omniq.storage.wakeups import News
 
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import PARCEL, ScheduleRow, schedule_record, task_kind
+from omniq_redis.wire import (
+    PARCEL,
+    ScheduleRow,
+    firings_batch,
+    flags,
+    parcels,
+    schedule_record,
+    weight_of_firing,
+)
 
 _decode_rows = msgspec.msgpack.Decoder(list[ScheduleRow | None]).decode
 
@@ -43,8 +51,8 @@ class Schedules(RedisStore, BaseTaskQueue):
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await self._connection.call("delete_schedule", [schedule_id]) == b"1"
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        args = (schedule_id, if_version, next_run, task.id, task_kind(task), len(task.body))
-        fired = await self._connection.call("fire", args, task.body) == b"1"
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        batches = map(firings_batch, parcels(firings, weight_of_firing, self.max_item_bytes))
+        fired = flags(await self._connection.calls("fire", batches))
         self.wakeups.tell(News(due=None))
         return fired

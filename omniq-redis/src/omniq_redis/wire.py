@@ -30,6 +30,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    Firing,
     LeaseStatus,
     NewBody,
     NewTask,
@@ -69,7 +70,7 @@ class Batch(NamedTuple):
     bodies: bytes = b""
 
 
-task_kind: Callable[[NewTask], Kind] = attrgetter(
+_shared_by_tasks: Callable[[NewTask], Kind] = attrgetter(
     "queue_name", "priority", "run_at", "delay", "ttl", "depends_on", "schedule_id", "name", "unique"
 )
 """What a task may share with others."""
@@ -79,9 +80,16 @@ _shared_by_changes: Callable[[Change], Kind] = attrgetter(
 
 
 def tasks_batch(tasks: Sequence[NewTask]) -> Batch:
-    kinds, kind = _sorted_out(map(task_kind, tasks))
+    kinds, kind = _sorted_out(map(_shared_by_tasks, tasks))
     ids = [task.id for task in tasks]
     return Batch((kinds, ids, kind, [len(task.body) for task in tasks]), b"".join([task.body for task in tasks]))
+
+
+def firings_batch(firings: Sequence[Firing]) -> Batch:
+    ids, versions, tasks = columns((firing.schedule_id, firing.if_version, firing.task) for firing in firings)
+    next_runs = [False if firing.next_run is None else firing.next_run for firing in firings]
+    new_tasks = tasks_batch(tasks)
+    return Batch((ids, versions, next_runs, new_tasks.args), new_tasks.bodies)
 
 
 def results_batch(results: Sequence[ResultRecord]) -> Batch:
@@ -135,11 +143,15 @@ def weight_of_task(task: NewTask) -> int:
     return len(task.body) + PARCEL_BYTES // PARCEL * len(task.depends_on)
 
 
+def weight_of_firing(firing: Firing) -> int:
+    return len(firing.task.body)
+
+
 def weight_of_body(new: NewBody) -> int:
     return len(new.old) + len(new.body)
 
 
-def columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
+def columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
@@ -150,6 +162,11 @@ def added(answer: bytes) -> list[Added]:
         return [_ADDED[letter] for letter in letters]
     holder = iter(map(shown, holders))
     return [_ADDED.get(letter) or Added(AddStatus.DUPLICATE, next(holder)) for letter in letters]
+
+
+def flags(answers: Iterable[bytes]) -> list[bool]:
+    """Whether each item was done."""
+    return [letter == ord("1") for answer in answers for letter in answer]
 
 
 # ── back ──────────────────────────────────────────────────────────────────────

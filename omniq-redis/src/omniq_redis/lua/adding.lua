@@ -88,8 +88,8 @@ local function write_kind(kind)
   count(t[QUEUE], t[STATE], #ids)
 end
 
--- Returns a letter for each task, and the ids of those that hold keys.
-local function add_tasks(kinds, ids, kind, sizes)
+-- Returns a letter for each task, and the ids of those that hold keys. With `wanted`, adds only those for which it is true.
+local function add_tasks(kinds, ids, kind, sizes, wanted)
   local keys = {}
   read_records(ids)
   for i, shared in ipairs(kinds) do
@@ -99,7 +99,13 @@ local function add_tasks(kinds, ids, kind, sizes)
   end
   read_holders(keys)
   local outcomes = {}
-  for i, id in ipairs(ids) do outcomes[i] = add_task(id, kinds[kind[i]], sizes[i]) end
+  for i, id in ipairs(ids) do
+    if wanted and not wanted[i] then
+      next_body(sizes[i])
+    else
+      outcomes[#outcomes + 1] = add_task(id, kinds[kind[i]], sizes[i])
+    end
+  end
   for _, of_kind in ipairs(kinds) do
     if #of_kind.ids > 0 then write_kind(of_kind) end
   end
