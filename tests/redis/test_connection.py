@@ -146,18 +146,23 @@ class TestScripts:
         answers = await asyncio.gather(*(store.add([task(f"t{n}")]) for n in range(100)))
         assert answers == [[NEW]] * 100
 
-    async def test_a_large_batch_may_find_them_forgotten(
-        self, redis_server: RedisServer, store: RedisQueueStore
-    ) -> None:
-        for _ in range(3):
-            redis_server.ask("SCRIPT FLUSH")
-            tasks = [task() for _ in range(2 * PARCEL + 1)]
-            assert await store.add(tasks) == [NEW] * len(tasks)
-            redis_server.ask("SCRIPT FLUSH")
-            records = [record for _ in range(3) for record in await claim(store, PARCEL)]
-            redis_server.ask("SCRIPT FLUSH")
-            changed = await store.transition(list(map(success, records)))
-            assert [change.status for change in changed] == ["applied"] * len(tasks)
+    async def test_a_batch_in_parts_may_find_them_forgotten(self) -> None:
+        server = RedisServer("valkey9", "--proto-max-bulk-len", "1mb")
+        server.start()
+        body = bytes(4000)
+        try:
+            async with opened(server.url) as store:
+                for _ in range(3):
+                    tasks = [task(body=body) for _ in range(PARCEL)]
+                    server.ask("SCRIPT FLUSH")
+                    assert await store.add(tasks) == [NEW] * len(tasks)
+                    server.ask("SCRIPT FLUSH")
+                    records = await claim(store, PARCEL)
+                    server.ask("SCRIPT FLUSH")
+                    changed = await store.transition([success(record, body) for record in records])
+                    assert [change.status for change in changed] == ["applied"] * len(tasks)
+        finally:
+            server.remove()
 
     def test_a_digest_is_that_of_the_source(self, redis_server: RedisServer) -> None:
         for name in ("add", "claim", "transition"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from importlib import resources
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -25,7 +25,7 @@ from redis import exceptions as redis_errors
 
 from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, Server, close_client, hang_up, limit_of, open_client, store_errors
-from omniq_redis.wire import PARCEL, PARCEL_BYTES, Batch, encode
+from omniq_redis.wire import PARCEL, PARCEL_BYTES, Batch, batches, encode
 
 AT_ONCE = 2
 """Scripts that are sent at once: the server does them in a row, while all others wait."""
@@ -34,6 +34,7 @@ LAYOUT = 3
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
 
+T = TypeVar("T")
 Arguments: TypeAlias = tuple[str | int | float | bytes, ...]
 
 _decode_due = msgspec.msgpack.Decoder(dict[str, float]).decode
@@ -213,3 +214,11 @@ class RedisStore(ConnectedStore[Connection]):
 
     async def guarantees(self) -> Guarantees:
         return await self._connection.server.guarantees()
+
+    async def _write(self, name: str, items: Sequence[T], batch: Callable[[Sequence[T]], Batch]) -> list[bytes]:
+        """What the script answers to the items, in parts if they are more than the server takes at once."""
+        return await self._connection.calls(name, batches(items, batch, self.max_item_bytes))
+
+    async def _flags(self, name: str, items: Sequence[T], batch: Callable[[Sequence[T]], Batch]) -> list[bool]:
+        """Whether the script has done what each item says."""
+        return [letter == ord("1") for answer in await self._write(name, items, batch) for letter in answer]

@@ -12,22 +12,11 @@ from omniq.results.facade import ResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.results import BaseResultStorage
-from omniq.storage.sizes import result_bytes
 from omniq.storage.wakeups import News
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import (
-    PARCEL,
-    bodies_batch,
-    flags,
-    parcels,
-    result_record,
-    results_batch,
-    to_server,
-    to_text,
-    weight_of_body,
-)
+from omniq_redis.wire import PARCEL, bodies_batch, result_record, results_batch, to_server, to_text
 
 _decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -41,14 +30,12 @@ class RedisResultStore(RedisStore, BaseResultStorage):
     )
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        batches = map(results_batch, parcels(records, result_bytes, self.max_item_bytes))
-        stored = flags(await self._connection.calls("put_results", batches))
+        stored = await self._flags("put_results", records, results_batch)
         self.wakeups.tell(News(ended=[r.task_id for r, done in zip(records, stored, strict=True) if done]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
-        return flags(await self._connection.calls("replace_results", batches))
+        return await self._flags("replace_results", bodies, bodies_batch)
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         found: list[ResultRecord | None] = []

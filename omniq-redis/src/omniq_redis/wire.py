@@ -12,13 +12,12 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from omniq.batching import parts
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.damage import record_of, shown
 from omniq.storage.records import (
@@ -133,22 +132,13 @@ def _sorted_out(kinds: Iterable[Kind]) -> tuple[list[Kind], list[int]]:
     return list(places), which
 
 
-def parcels(items: Sequence[T], weight: Callable[[T], int], max_bytes: int) -> Iterator[Sequence[T]]:
-    """The items in order, in parts that one script call can handle: their bodies go as one string of the protocol."""
-    return parts(items, weight, limit=PARCEL, max_bytes=min(PARCEL_BYTES, max_bytes))
-
-
-def weight_of_task(task: NewTask) -> int:
-    """That of its body; a parent, which is read and written too, counts as some more."""
-    return len(task.body) + PARCEL_BYTES // PARCEL * len(task.depends_on)
-
-
-def weight_of_firing(firing: Firing) -> int:
-    return len(firing.task.body)
-
-
-def weight_of_body(new: NewBody) -> int:
-    return len(new.old) + len(new.body)
+def batches(items: Sequence[T], batch: Callable[[Sequence[T]], Batch], max_bytes: int) -> list[Batch]:
+    """That of the items, or of parts of them whose bodies, which go as one string, have no more than `max_bytes`."""
+    whole = batch(items)
+    if len(whole.bodies) <= max_bytes or len(items) == 1:
+        return [whole]
+    half = len(items) // 2
+    return [*batches(items[:half], batch, max_bytes), *batches(items[half:], batch, max_bytes)]
 
 
 def columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
@@ -162,11 +152,6 @@ def added(answer: bytes) -> list[Added]:
         return [_ADDED[letter] for letter in letters]
     holder = iter(map(shown, holders))
     return [_ADDED.get(letter) or Added(AddStatus.DUPLICATE, next(holder)) for letter in letters]
-
-
-def flags(answers: Iterable[bytes]) -> list[bool]:
-    """Whether each item was done."""
-    return [letter == ord("1") for answer in answers for letter in answer]
 
 
 # ── back ──────────────────────────────────────────────────────────────────────
@@ -186,9 +171,6 @@ class TaskRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     record: bytes
     body: bytes = b""
     damage: str | None = None
-
-
-decode_rows = msgspec.msgpack.Decoder(list[TaskRow]).decode
 
 
 class ScheduleRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
