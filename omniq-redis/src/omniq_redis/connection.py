@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from importlib import resources
-from itertools import islice
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -21,14 +20,12 @@ from omniq.storage.connected import ConnectedStore, Connections, check_layout
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import News, Wakeups
-from redis import exceptions as redis_errors
+from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, Server, close_client, hang_up, limit_of, open_client, store_errors
 from omniq_redis.wire import PARCEL, PARCEL_BYTES, Batch, batches, encode
 
-AT_ONCE = 2
-"""Scripts that are sent at once: the server does them in a row, while all others wait."""
 LAYOUT = 3
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
@@ -102,29 +99,13 @@ class Connection(Connected):
 
         A cancelled call closes its connection, so that nobody else reads its answer.
         """
-        (answer,) = await self._run(name, [Batch(args, bodies)])
-        return answer
-
-    async def calls(self, name: str, batches: Iterable[Batch]) -> list[bytes]:
-        """What the script answers to each batch, one after the other, with no time lost between them.
-
-        When it raises, some of the batches may be done.
-        """
-        answers: list[bytes] = []
-        remaining = iter(batches)
-        while some := list(islice(remaining, AT_ONCE)):
-            answers += await self._run(name, some)
-        return answers
-
-    async def _run(self, name: str, batches: Sequence[Batch]) -> list[bytes]:
-        arguments = [self._arguments(*batch) for batch in batches]
+        arguments = self._arguments(args, bodies)
         try:
             with store_errors(self._settings):
-                answers = await self._evaluate(script(name), arguments)
+                return await self._evaluate(script(name), arguments)
         except StoreUnavailable:
-            await self.server.explain_cut(max(len(batch.bodies) for batch in batches))
+            await self.server.explain_cut(len(bodies))
             raise
-        return answers
 
     def _arguments(self, args: object, bodies: bytes) -> Arguments:
         packed, limit = encode(args), limit_of(self._location)
@@ -132,27 +113,14 @@ class Connection(Connected):
             raise PayloadTooLarge(f"{size:,} bytes at once; {self._location} allows {limit:,}")
         return (1, self._settings.namespace, clock.offset(), packed, bodies, self._sender)
 
-    async def _evaluate(self, wanted: Script, arguments: Sequence[Arguments]) -> list[Any]:
+    async def _evaluate(self, wanted: Script, arguments: Arguments) -> bytes:
         async with self._slots:
-            answers = await self._send([("EVALSHA", wanted.digest, *each) for each in arguments])
-            if all(isinstance(answer, redis_errors.NoScriptError) for answer in answers):
-                answers = await self._send([("EVAL", wanted.source, *each) for each in arguments])
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
-
-    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What is answered to each, which may be an error."""
-        if len(commands) == 1:  # a pipeline takes longer
             try:
-                return [await self._client.execute_command(*commands[0])]
-            except redis_errors.ResponseError as error:
-                return [error]
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
+                answer = await self._client.execute_command("EVALSHA", wanted.digest, *arguments)
+            except NoScriptError:
+                answer = await self._client.execute_command("EVAL", wanted.source, *arguments)
+        assert isinstance(answer, bytes)
+        return answer
 
     # ── hearing ──────────────────────────────────────────────────────────────
 
@@ -217,7 +185,7 @@ class RedisStore(ConnectedStore[Connection]):
 
     async def _write(self, name: str, items: Sequence[T], batch: Callable[[Sequence[T]], Batch]) -> list[bytes]:
         """What the script answers to the items, in parts if they are more than the server takes at once."""
-        return await self._connection.calls(name, batches(items, batch, self.max_item_bytes))
+        return [await self._connection.call(name, *each) for each in batches(items, batch, self.max_item_bytes)]
 
     async def _flags(self, name: str, items: Sequence[T], batch: Callable[[Sequence[T]], Batch]) -> list[bool]:
         """Whether the script has done what each item says."""

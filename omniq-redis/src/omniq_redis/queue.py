@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import ClassVar
 
 import msgspec
@@ -57,14 +56,14 @@ from omniq_redis.wire import (
     to_text,
 )
 
-_TIME = Struct(">d")
 _STATES = frozenset(TaskState)
 
 _encode_worker = msgspec.json.Encoder().encode
+_decode_time = msgspec.msgpack.Decoder(float).decode
 _decode_tasks = msgspec.msgpack.Decoder(list[TaskRow]).decode
 _decode_held = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
 _decode_lapsed = msgspec.msgpack.Decoder(list[tuple[bytes, int, bytes, str]]).decode
-_decode_workers = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]]).decode
+_decode_workers = msgspec.msgpack.Decoder(list[tuple[bytes, float, bytes]]).decode
 _decode_found = msgspec.msgpack.Decoder(tuple[int, list[TaskRow | None]]).decode
 _decode_pages = msgspec.msgpack.Decoder(tuple[list[bytes], list[list[bytes]], int, bool]).decode
 _decode_families = msgspec.msgpack.Decoder(tuple[list[list[bytes]], bool]).decode
@@ -147,12 +146,11 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def workers(self) -> list[WorkerRecord]:
         rows = _decode_workers(await self._connection.call("workers", [None]))
-        found = [worker_of(to_text(name), value[_TIME.size :], _seen(value)) for name, value in rows]
+        found = [worker_of(to_text(name), report, seen) for name, seen, report in rows]
         return sorted(found, key=lambda worker: worker.name)
 
     async def now(self) -> float:
-        (now,) = _TIME.unpack(await self._connection.call("now", None))
-        return float(now)
+        return _decode_time(await self._connection.call("now", None))
 
     # ── changes ──────────────────────────────────────────────────────────────
 
@@ -199,7 +197,8 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         cursor: str | None = None,
         bodies: bool = False,
     ) -> TaskPage:
-        wanted = (states_mask(where.states or tuple(TaskState)), *_other_conditions(where))
+        states = states_mask(where.states or tuple(TaskState))
+        wanted = (states, where.queue_name, where.name, where.schedule_id, where.expired)
         tasks: list[TaskRecord] = []
         after, more = cursor, True
         while more and len(tasks) <= limit:
@@ -279,14 +278,6 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.channel.for_tasks(queues, timeout)
-
-
-def _seen(value: bytes) -> float:
-    return float(_TIME.unpack_from(value)[0]) if len(value) >= _TIME.size else 0.0
-
-
-def _other_conditions(where: TaskFilter) -> Kind:
-    return (where.queue_name, where.name, where.schedule_id, where.expired)
 
 
 class AsyncRedisTaskQueue(Configured, AsyncTaskQueue[RedisTaskQueueConfig]):
