@@ -88,7 +88,8 @@ local function write_kind(kind)
   count(t[QUEUE], t[STATE], #ids)
 end
 
--- Returns a letter for each task, and the ids of those that hold keys. With `wanted`, adds only those for which it is true.
+-- Returns a letter for each task, and the ids of those that hold keys. With `wanted`, adds only those for which it is
+-- true.
 local function add_tasks(kinds, ids, kind, sizes, wanted)
   local keys = {}
   read_records(ids)
