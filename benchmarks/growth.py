@@ -41,7 +41,6 @@ from tests.core.tasks import nothing, nothing_async
 from tests.idle.places import Place, place
 from tests.idle.remote import RemoteWorker, remote_worker
 
-BATCH = 5_000
 RARE = "rare"
 ROUNDTRIP_MS = {"redis": 3.0, "postgres": 5.0, "sqlite": 12.0}
 
@@ -105,13 +104,13 @@ def _new(queue: str = "default", **fields: Any) -> NewTask:
 
 
 async def _fill(store: BaseTaskQueue, count: int, queue: str = "default", **fields: Any) -> None:
-    for start in range(0, count, BATCH):
-        await store.add([_new(queue, **fields) for _ in range(min(BATCH, count - start))])
+    for start in range(0, count, store.max_items):
+        await store.add([_new(queue, **fields) for _ in range(min(store.max_items, count - start))])
 
 
 async def _finish(store: BaseTaskQueue, queue: str = "default") -> None:
     """Let all that is due end."""
-    while claimed := await store.claim([queue], limit=2_000, lease=600, worker="growth"):
+    while claimed := await store.claim([queue], limit=store.max_items, lease=600, worker="growth"):
         await store.transition([_success(record) for record in claimed])
 
 

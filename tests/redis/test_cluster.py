@@ -65,7 +65,7 @@ class TestCluster:
         self, redis_cluster: list[RedisServer], stores: list[RedisQueueStore]
     ) -> None:
         for store in stores:
-            assert await store.add([task(f"t{n}") for n in range(700)]) == [NEW] * 700
+            assert await store.add([task(f"t{n}") for n in range(500)]) == [NEW] * 500
         assert [node.ask("DBSIZE") > 0 for node in redis_cluster] == [True] * 3
 
     async def test_tasks_run_their_course(self, stores: list[RedisQueueStore]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from omniq_redis.scripts import script
+from omniq_redis.connection import script
 
 from tests.reliability.servers import POSTGRES
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 
@@ -27,6 +28,21 @@ class StoreConfig(Protocol):
     @property
     def settings(self) -> Settings:
         """What its connection needs to know."""
+
+
+def check_layout(location: str, found: int, known: int, distribution: str) -> None:
+    """See that what is kept at a place is OmniQ's, and of a layout that this version of the distribution knows.
+
+    Raises `StoreError`. Layouts count from 1.
+    """
+    if found < 1:
+        raise StoreError(f"{location}: what is kept there isn't OmniQ's: give OmniQ a place of its own")
+    if found != known:
+        remedy = f"upgrade {distribution}" if found > known else "give OmniQ a place of its own"
+        raise StoreError(
+            f"{location}: {'a newer' if found > known else 'an older'} {distribution} wrote this (layout {found}, this "
+            f"one knows {known}): {remedy}"
+        )
 
 
 class Connection(ABC):
