@@ -115,10 +115,10 @@ class AddTests(StoreConformance):
         for name in ODD_QUEUES:
             assert [(r.id, r.queue_name) for r in await claim(store, name)] == [(f"in-{name}", name)]
 
-    async def test_many_are_added_in_one_call(self, store: BaseTaskQueue) -> None:
-        tasks = new_tasks(self.many)
-        assert await store.add(tasks) == [NEW] * self.many
-        assert await store.add(tasks) == [DUPLICATE] * self.many
+    async def test_many_are_added_in_one_call(self, store: BaseTaskQueue, many: int) -> None:
+        tasks = new_tasks(many)
+        assert await store.add(tasks) == [NEW] * many
+        assert await store.add(tasks) == [DUPLICATE] * many
         assert [record.id for record in await store.get([t.id for t in tasks]) if record] == [t.id for t in tasks]
 
 

@@ -86,10 +86,10 @@ class ClaimTests(StoreConformance):
         clock.advance(20)
         assert ids(await claim(store)) == {"t"}
 
-    async def test_any_number_may_come_due_at_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        added = await add(store, *new_tasks(self.many, delay=60))
+    async def test_any_number_may_come_due_at_once(self, store: BaseTaskQueue, many: int, clock: VirtualClock) -> None:
+        added = await add(store, *new_tasks(many, delay=60))
         clock.advance(120)
-        claimed = await claim(store, limit=self.many - 1) + await claim(store) + await claim(store)
+        claimed = await claim(store, limit=many - 1) + await claim(store) + await claim(store)
         assert ids(claimed) == set(added)
 
     async def test_an_expired_task_is_handed_out(self, store: BaseTaskQueue, clock: VirtualClock) -> None:

@@ -89,7 +89,8 @@ class ExtendTests(StoreConformance):
         (first,) = await lapsed(store, clock)
         await reap(store)
         (second,) = await claim(store)
-        assert await held(store, lease_of(first), lease_of(second)) == [False, True]
+        assert await held(store, lease_of(first)) == [False]
+        assert await held(store, lease_of(second)) == [True]
 
     async def test_a_finished_task_has_no_lease(self, store: BaseTaskQueue) -> None:
         (record,) = await running(store)
@@ -99,11 +100,13 @@ class ExtendTests(StoreConformance):
 
     async def test_a_task_that_was_never_claimed_has_no_lease(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t"))
-        assert await held(store, Lease("t", 0, "worker"), Lease("t", 1, "worker")) == [False, False]
+        assert await held(store, Lease("t", 0, "worker")) == [False]
+        assert await held(store, Lease("t", 1, "worker")) == [False]
 
     async def test_the_epoch_must_match(self, store: BaseTaskQueue) -> None:
         (record,) = await running(store)
-        assert await held(store, Lease(record.id, 0, "worker"), Lease(record.id, 2, "worker")) == [False, False]
+        assert await held(store, Lease(record.id, 0, "worker")) == [False]
+        assert await held(store, Lease(record.id, 2, "worker")) == [False]
         assert await read(store, record.id) == record
 
     async def test_the_worker_must_match(self, store: BaseTaskQueue) -> None:
@@ -124,9 +127,9 @@ class ExtendTests(StoreConformance):
         assert await store.extend([lease_of(wanted), lease_of(other)], lease=30) == answers
         assert await store.extend([lease_of(wanted), lease_of(other)], lease=30) == answers
 
-    async def test_many_are_extended_in_one_call(self, store: BaseTaskQueue) -> None:
-        records = await running(store, self.many)
-        assert await held(store, *map(lease_of, records)) == [True] * self.many
+    async def test_many_are_extended_in_one_call(self, store: BaseTaskQueue, many: int) -> None:
+        records = await running(store, many)
+        assert await held(store, *map(lease_of, records)) == [True] * many
 
 
 class ReapTests(StoreConformance):
@@ -188,9 +191,9 @@ class ReapTests(StoreConformance):
         (again,) = await claim(store, worker="next")
         assert (again.id, again.epoch, again.worker, again.claimed_at) == (record.id, 2, "next", now())
 
-    async def test_any_number_may_lapse_at_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        records = await lapsed(store, clock, self.many)
-        assert ids(await reap(store, self.many)) == ids(records)
+    async def test_any_number_may_lapse_at_once(self, store: BaseTaskQueue, many: int, clock: VirtualClock) -> None:
+        records = await lapsed(store, clock, many)
+        assert ids(await reap(store, many)) == ids(records)
 
 
 class LeaseRaceTests(StoreConformance):

@@ -76,10 +76,10 @@ class PurgeTests(StoreConformance):
         assert [await store.purge(older_than=10, limit=limit) for limit in (2, 2, 2, 2)] == [2, 2, 1, 0]
         assert set(await states(store, gone)) == {None}
 
-    async def test_any_number_may_be_deleted(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await ended(store, self.many)
+    async def test_any_number_may_be_deleted(self, store: BaseTaskQueue, many: int, clock: VirtualClock) -> None:
+        await ended(store, many)
         clock.advance(20)
-        assert await store.purge(older_than=10, limit=self.many) == self.many
+        assert await store.purge(older_than=10, limit=many) == many
 
     async def test_a_waiting_childs_parent_is_kept(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         await add(store, new_task("a"), new_task("b"))

@@ -71,8 +71,8 @@ class GetTests(StoreConformance):
         records = await store.get(["b", "nobody", "a"])
         assert [record and record.id for record in records] == ["b", None, "a"]
 
-    async def test_many_are_read_in_one_call(self, store: BaseTaskQueue) -> None:
-        added = await add(store, *new_tasks(self.many - 1))
+    async def test_many_are_read_in_one_call(self, store: BaseTaskQueue, many: int) -> None:
+        added = await add(store, *new_tasks(many - 1))
         records = await store.get([*added, "nobody"])
         assert [record and record.id for record in records] == [*added, None]
 
@@ -299,9 +299,9 @@ class ChildrenTests(StoreConformance):
         await change(store, cancel("b"), cancel("a"))
         assert await self._children(store, "a") == [["b", "c"]]
 
-    async def test_a_task_may_have_many_children(self, store: BaseTaskQueue) -> None:
+    async def test_a_task_may_have_many_children(self, store: BaseTaskQueue, many: int) -> None:
         await add(store, new_task("a"))
-        added = await add(store, *[new_task(parents=("a",)) for _ in range(self.many)])
+        added = await add(store, *[new_task(parents=("a",)) for _ in range(many)])
         assert await self._children(store, "a") == [sorted(added)]
 
     async def _children(self, store: BaseTaskQueue, *task_ids: str) -> list[list[str]]:

@@ -111,9 +111,9 @@ class PutResultTests(StoreConformance):
         await store.put([result_of(id_, body=id_.encode()) for id_ in ODD_IDS])
         assert await bodies(store, *ODD_IDS) == [id_.encode() for id_ in ODD_IDS]
 
-    async def test_a_big_batch_is_one_call(self, store: BaseResultStorage) -> None:
-        records = [result_of(f"t{n}") for n in range(self.many)]
-        assert await store.put(records) == [True] * self.many
+    async def test_a_big_batch_is_one_call(self, store: BaseResultStorage, many: int) -> None:
+        records = [result_of(f"t{n}") for n in range(many)]
+        assert await store.put(records) == [True] * many
         assert None not in await store.get([record.task_id for record in records])
 
 

@@ -85,9 +85,9 @@ class FinishTests(StoreConformance):
         assert await change(store, *changes) == [MISSING, APPLIED, MISSING]
         assert await change(store) == []
 
-    async def test_many_end_in_one_call(self, store: BaseTaskQueue) -> None:
-        records = await running(store, self.many)
-        assert await change(store, *map(finish, records)) == [APPLIED] * self.many
+    async def test_many_end_in_one_call(self, store: BaseTaskQueue, many: int) -> None:
+        records = await running(store, many)
+        assert await change(store, *map(finish, records)) == [APPLIED] * many
         assert set(await states(store, ids(records))) == {TaskState.SUCCESS}
 
 
