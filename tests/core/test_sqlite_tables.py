@@ -17,8 +17,7 @@ from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
 from omniq_sqlite.finding import COUNT, FIND, SELECT_OLD, find_tasks, scans
-from omniq_sqlite.numbered import NamedByNumber
-from omniq_sqlite.opening import open_connection
+from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.settling import END, UPDATE
@@ -159,7 +158,7 @@ class TestRows:
 
 def test_numbered_parameters_are_the_same_whatever_they_are_taken_for() -> None:
     """Python 3.12.0 to 3.12.3 take them for names, and warn."""
-    connection = sqlite3.connect(":memory:", factory=NamedByNumber)
+    connection = sqlite3.connect(":memory:", factory=_NamedByNumber)
     assert connection.execute("select ?2, ?1, ?2", ("a", "b")).fetchone() == ("b", "a", "b")
     assert connection.execute("select ?, ?", ["a", "b"]).fetchone() == ("a", "b")
     assert connection.execute("select 1").fetchone() == (1,)

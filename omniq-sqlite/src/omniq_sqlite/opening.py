@@ -1,4 +1,4 @@
-"""A connection to a database file: its directory, pragmas and schema, forks, and what becomes of SQLite's errors."""
+"""Opening a database file: its directory, pragmas and schema, forks, and what becomes of SQLite's errors."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import functools
 import math
 import os
 import sqlite3
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
+from typing import Any
 
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
 from omniq.logs import get_logger
+from omniq.storage.local import Identity, identity, make_file
 from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import SQLiteConfig
-from omniq_sqlite.identity import OpenFiles
-from omniq_sqlite.numbered import CONNECTION
-from omniq_sqlite.owning import make_place
 
 SCHEMA_VERSION = 2
 OLDEST_SQLITE = (3, 38, 0)
@@ -30,6 +30,9 @@ LOOK_INTERVAL = 0.05
 """Seconds, while a connection is in use, between two looks whether its file is still the one at its path."""
 
 _log = get_logger("omniq.sqlite")
+_IN_USE = ("-wal", "-shm")
+"""What SQLite adds to the name of a database for the files beside it, as long as somebody has it open."""
+_JOURNAL = "-journal"
 _CHECKPOINT_PAGES = 4000
 _RETRY_EVERY = 0.01
 _TRANSIENT = frozenset(
@@ -83,124 +86,54 @@ def primary_code(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
-class Link:
-    """A thread's connection: it opens at its first use, and closes before a fork.
+class OpenFiles:
+    """A database and the files beside it, as they are when a connection opens."""
 
-    SQLite remembers per process which locks it has taken on a file. A child that inherited an open connection
-    would trust in locks that only its parent holds, and could damage the file.
-    """
-
-    def __init__(self, settings: SQLiteConfig, *, read_only: bool = False) -> None:
-        self.path = settings.file
-        self.lock = threading.Lock()
-        """Held during a use, so that a fork waits for its end."""
-        self._settings = settings
-        self._read_only = read_only
-        self._connection: sqlite3.Connection | None = None
-        self._files: OpenFiles | None = None
-        self._next_look = -math.inf
-        with _links_lock:
-            _links.add(self)
-
-    @contextmanager
-    def use(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for this thread alone. Raises what `open_connection` raises."""
-        self._look_at_files()
-        with self.lock:
-            if self._connection is None:
-                self._connection = open_connection(self._settings, read_only=self._read_only)
-                self._files = OpenFiles(self.path)
-            yield self._connection
-
-    def _look_at_files(self) -> None:
-        """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
-        files = self._files
-        if files is None or time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + LOOK_INTERVAL
-        if harm := files.harm:
-            self._leave(files, harm)
-
-    def _leave(self, files: OpenFiles, harm: str) -> None:
-        with _links_lock, ExitStack() as held:
-            for link in _links_to(self.path):
-                held.enter_context(link.lock)
-            if self._files is files:  # else another thread has seen to it
-                self.leave_files(harm)
-
-    def leave_files(self, harm: str) -> None:
-        """Close all of this process's connections to the files at once, so that none shares them with a new one.
-
-        For who holds the locks of all of them.
-        """
-        _log.error(
-            "%s: %s while it was in use: tasks and results that were written to it may be lost; "
-            "going on with the file that is there now, or a new one",
-            self.path,
-            harm,
-        )
-        files, connection = self._files, self._connection
-        assert files is not None
-        assert connection is not None
-        if files.may_move_wal:
-            with suppress(sqlite3.Error):
-                connection.execute("pragma wal_checkpoint(truncate)")
-        files.clear_away()
-        for link in _links_to(self.path):
-            link.drop()
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._database = identity(path)
+        self._beside = self._now_beside()
 
     @property
     def harm(self) -> str | None:
-        """What has happened to the files since they were opened, if something has."""
-        return None if self._files is None else self._files.harm
+        """What has happened to them since, if something has."""
+        if (now := identity(self._path)) != self._database:
+            return "the file was deleted" if now is None else "the file was replaced"
+        if self._now_beside() != self._beside:
+            return f"its {' or '.join(_IN_USE)} was deleted or replaced"
+        return None
 
-    def close(self) -> None:
-        """Close the connection, which the next use opens again."""
-        with self.lock:
-            self.drop()
+    @property
+    def may_move_wal(self) -> bool:
+        """Whether the WAL may still be moved into the database: not if that has another one by now."""
+        wal = self._now_beside()[0]
+        return identity(self._path) != self._database or wal in (None, self._beside[0])
 
-    def drop(self) -> None:
-        """`close` for who holds `lock`."""
-        connection, self._connection, self._files = self._connection, None, None
-        if connection is not None:
-            connection.close()
+    def clear_away(self) -> None:
+        """Delete what the old database has left beside a new one, which would take it for its own."""
+        if identity(self._path) != self._database:
+            for end, old, now in zip(_IN_USE, self._beside, self._now_beside(), strict=True):
+                if now is not None and now == old:
+                    with suppress(FileNotFoundError):
+                        os.unlink(self._path + end)
 
-
-_links: weakref.WeakSet[Link] = weakref.WeakSet()
-_links_lock = threading.Lock()
-_held: list[Link] = []
-
-
-def _links_to(path: str) -> list[Link]:
-    return [link for link in _links if link.path == path]
-
-
-def _before_fork() -> None:
-    _links_lock.acquire()
-    for link in list(_links):
-        link.lock.acquire()
-        _held.append(link)
-    for link in _held:
-        if harm := link.harm:  # once it is closed, nobody could tell any more
-            link.leave_files(harm)
-        link.drop()
+    def _now_beside(self) -> list[Identity]:
+        return [identity(self._path + end) for end in _IN_USE]
 
 
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().lock.release()
-    _links_lock.release()
+class _NamedByNumber(sqlite3.Connection):
+    """Passes values on under the names "1", "2", … where a statement numbers its parameters (`?1`).
+
+    Python 3.12 before 3.12.4 takes numbers for names, and warns of values without.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if isinstance(parameters, Sequence) and "?1" in sql:
+            parameters = {str(number): value for number, value in enumerate(parameters, 1)}
+        return super().execute(sql, parameters)
 
 
-def _after_fork_in_child() -> None:
-    global _links_lock
-    _held.clear()
-    _links.clear()
-    _links_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+_CONNECTION = _NamedByNumber if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
 
 
 def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Connection:
@@ -212,13 +145,13 @@ def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Conne
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
-    make_place(settings.file, trust_owner=settings.trust_owner)
+    make_file(settings.file, trust_owner=settings.trust_owner, beside=(*_IN_USE, _JOURNAL))
     connection = sqlite3.connect(
         settings.file,
         timeout=settings.busy_timeout,
         isolation_level=None,
         check_same_thread=False,
-        factory=CONNECTION,
+        factory=_CONNECTION,
     )
     try:
         connection.text_factory = _text
@@ -279,3 +212,119 @@ def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
     if version < SCHEMA_VERSION:
         ddl = resources.files("omniq_sqlite").joinpath("schema.sql").read_text("utf-8")
         connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")
+
+
+# ── connections that come and go ─────────────────────────────────────────────
+
+
+class Link:
+    """A connection that opens at its first use, and closes before a fork and after an error.
+
+    SQLite remembers per process which locks it has taken on a file. A child that inherited an open connection
+    would trust in locks that only its parent holds, and could damage the file.
+    """
+
+    def __init__(self, settings: SQLiteConfig, *, read_only: bool) -> None:
+        self.path = settings.file
+        self.lock = threading.Lock()
+        """Held during a use, so that a fork waits for its end."""
+        self._settings = settings
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        self._files: OpenFiles | None = None
+        self._next_look = -math.inf
+        with _links_lock:
+            _links.add(self)
+
+    @contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone. Raises what `open_connection` raises."""
+        self._look_at_files()
+        with self.lock:
+            if self._connection is None:
+                self._connection = open_connection(self._settings, read_only=self._read_only)
+                self._files = OpenFiles(self.path)
+            try:
+                yield self._connection
+            except BaseException:
+                self._drop()  # it may be the connection that is broken; what it hasn't committed is rolled back
+                raise
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        with self.lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection, self._files = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def _look_at_files(self) -> None:
+        """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
+        if self._files is not None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_INTERVAL
+            if self._files.harm:
+                with _links_lock, ExitStack() as held:
+                    for link in _links_to(self.path):
+                        held.enter_context(link.lock)
+                    self.leave_harmed()
+
+    def leave_harmed(self) -> None:
+        """If the files were harmed, close all of this process's connections to them, so that none shares them with a
+        new one. For who holds the locks of all of them.
+        """
+        if self._files is None or self._connection is None or not (harm := self._files.harm):
+            return
+        _log.error(
+            "%s: %s while it was in use: tasks and results that were written to it may be lost; "
+            "going on with the file that is there now, or a new one",
+            self.path,
+            harm,
+        )
+        if self._files.may_move_wal:
+            with suppress(sqlite3.Error):
+                self._connection.execute("pragma wal_checkpoint(truncate)")
+        self._files.clear_away()
+        for link in _links_to(self.path):
+            link._drop()
+
+    def close_for_fork(self) -> None:
+        """For who holds the locks of all links. Once it is closed, nobody could tell any more what has become of it."""
+        self.leave_harmed()
+        self._drop()
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+_links_lock = threading.Lock()
+_held: list[Link] = []
+
+
+def _links_to(path: str) -> list[Link]:
+    return [link for link in _links if link.path == path]
+
+
+def _before_fork() -> None:
+    _links_lock.acquire()
+    for link in list(_links):
+        link.lock.acquire()
+        _held.append(link)
+    for link in _held:
+        link.close_for_fork()
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().lock.release()
+    _links_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _links_lock
+    _held.clear()
+    _links.clear()
+    _links_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
