@@ -99,6 +99,11 @@ class SQLitePlanter(Planter):
         "body = x''",
         "body = x'4f5131'",
         *(
+            "unique_key = cast(x'ff' as text)",
+            "unique_key = x'ff'",
+            "outcome = 'zombie', epoch = 'x'",
+        ),
+        *(
             "state = 'running', lease_until = null, epoch = 'x'",
             "state = 'running', lease_until = 9e999, priority = 'x'",
         ),

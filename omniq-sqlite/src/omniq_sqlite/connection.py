@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
+from functools import wraps
 from types import TracebackType
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _connection_worker_thread
@@ -30,6 +31,7 @@ from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.opening import Link, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Job: TypeAlias = Callable[[sqlite3.Connection], T]
@@ -217,6 +219,30 @@ class SQLiteStore(ConnectedStore[Database]):
 
     async def connect(self) -> None:
         await self._connection.read(_nothing)
+
+
+def reads(
+    job: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that is a reading job."""
+
+    @wraps(job)
+    async def method(store: SQLiteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._connection.read(lambda connection: job(connection, *args, **kwargs))
+
+    return method
+
+
+def writes(
+    job: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that is a writing job."""
+
+    @wraps(job)
+    async def method(store: SQLiteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._connection.write(lambda connection: job(connection, *args, **kwargs))
+
+    return method
 
 
 def _nothing(connection: sqlite3.Connection | None = None) -> None:

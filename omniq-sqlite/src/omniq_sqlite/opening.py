@@ -23,7 +23,7 @@ from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import SQLiteConfig
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_SQLITE = (3, 38, 0)
 
 LOOK_INTERVAL = 0.05

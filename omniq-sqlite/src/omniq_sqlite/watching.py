@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Sequence
 
-import msgspec
 from omniq import clock
 from omniq.logs import get_logger
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_sqlite.claiming import holding
 from omniq_sqlite.opening import Link
-from omniq_sqlite.wire import FOREVER, encode, fetch_text, fetch_texts, ticks_of, to_seconds
+from omniq_sqlite.wire import FOREVER, TICKS, encode, fetch_rows, fetch_texts, ticks_of
 
 POLL_INTERVAL = 0.005
 """Seconds between two looks, and so the most that a wake-up by another process takes."""
@@ -28,23 +27,22 @@ SHARE, MAX_PAUSE = 10.0, 0.25
 _log = get_logger("omniq.sqlite")
 
 _NEXT_DUE = f"""
-    select json_group_array(json_array(q.value, case
+    select q.value, case
         when exists (select 1 from task where state = 'pending' and queue_name = q.value) then 0
         else (select {ticks_of("run_at")} from task where state = 'scheduled' and queue_name = q.value
-              and run_at < {FOREVER} order by run_at limit 1) end))
+              and run_at < {FOREVER} order by run_at limit 1) end
     from json_each(?) q where q.value not in (select queue_name from paused_queue)
 """
 _STORED = """
-    select json_group_array(task_id) from result
+    select task_id from result
     where task_id in (select value from json_each(?)) and (expires_at is null or expires_at > ?)
 """
-_decode_due = msgspec.json.Decoder(list[tuple[str, int | None]]).decode
 
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[str, float]:
     """From when on each queue has something to claim: 0 for now already. Paused and empty ones are left out."""
-    rows = _decode_due(fetch_text(connection, _NEXT_DUE, encode(holding(connection, queues))))
-    return {queue: to_seconds(ticks) for queue, ticks in rows if ticks is not None}
+    rows = fetch_rows(connection, 2, _NEXT_DUE, encode(holding(connection, queues)))
+    return {queue: ticks / TICKS for queue, ticks in rows if ticks is not None}
 
 
 class Watcher:
