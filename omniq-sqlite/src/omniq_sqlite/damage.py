@@ -9,7 +9,7 @@ from msgspec.structs import asdict, fields, replace
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.records import TaskRecord
 
-from omniq_sqlite.wire import TASKS, as_blob, encode, is_named
+from omniq_sqlite.wire import TASKS, as_blob, encode, fetch_tasks, is_named
 
 _COLUMNS = [field.name for field in fields(TaskRecord) if field.name not in ("id", "unique", "body", "damage")]
 _MEND = f"""
@@ -21,9 +21,9 @@ _MEND = f"""
 
 def write_stand_ins(connection: sqlite3.Connection, tasks: Iterable[TaskRecord]) -> None:
     """Write the stand-ins of those of the tasks that are damaged in place of what they stand for."""
-    for task in tasks:
-        if task.damage is not None:
-            _write(connection, task.id, task)
+    damaged = [task.id for task in tasks if task.damage is not None]
+    for task in fetch_tasks(connection, damaged):
+        _write(connection, task.id, task)
 
 
 def set_nameless_aside(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from omniq_sqlite.config import SQLiteEventStorageConfig
 from omniq_sqlite.connection import SQLiteStore, reads, writes
 from omniq_sqlite.wire import TICKS, Table, conditions, encode, fetch_rows, ticks_of, time_at, to_ticks
 
-EVENTS: Final = Table[int, TaskEvent]("event", "id", TaskEvent, event_of)
+EVENTS: Final = Table[int, TaskEvent]("event", "id", TaskEvent, event_of, {})
 _APPEND = f"""
     insert into event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
     select {time_at(0)}, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7

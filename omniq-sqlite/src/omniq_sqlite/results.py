@@ -23,7 +23,7 @@ from omniq_sqlite.connection import SQLiteStore, reads, writes
 from omniq_sqlite.wire import Bodies, Table, body_at, encode, fetch_rows, fetch_texts, maybe_ticks, time_at
 
 RESULTS: Final = Table[str, ResultRecord](
-    "result", "task_id", ResultRecord, result_of, ttl="round(expires_at - finished_at, 6)"
+    "result", "task_id", ResultRecord, result_of, {"ttl": "round(expires_at - finished_at, 6)"}
 )
 _STORED = f"""
     select task_id, cast(epoch as integer), status is 'running' from result

@@ -12,7 +12,7 @@ from omniq.storage.records import ScheduleRecord, WorkerRecord
 
 from omniq_sqlite.wire import Table, conditions, encode, fetch_texts
 
-SCHEDULES: Final = Table[str, ScheduleRecord]("schedule", "id", ScheduleRecord, schedule_of)
+SCHEDULES: Final = Table[str, ScheduleRecord]("schedule", "id", ScheduleRecord, schedule_of, {})
 _INSERT = """
     insert into schedule (id, queue_name, body, next_run, paused, version) values (?, ?, ?, ?, ?, ?)
     on conflict (id) do nothing

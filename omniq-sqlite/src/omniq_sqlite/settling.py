@@ -5,18 +5,24 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 from omniq import clock
 from omniq.models.state import TERMINAL, TaskState
+from omniq.storage.damage import task_of
 from omniq.storage.records import Change, Changed, ChangeStatus, NewBody, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
 
 from omniq_sqlite.damage import write_stand_ins
 from omniq_sqlite.results import store_results
-from omniq_sqlite.wire import LARGE_BODY, encode, fetch_tasks, fetch_texts, maybe_ticks, time_at, to_ticks
+from omniq_sqlite.wire import LARGE_BODY, Table, encode, fetch_texts, maybe_ticks, time_at, to_ticks
 
+_MADE_UP = {"queue_name": "''", "name": "''", "priority": "0", "created_at": "0.0", "claimed_at": "null"}
+_MADE_UP |= {"depends_on": "null", "schedule_id": "null"}
+_CHANGING: Final = Table[str, TaskRecord]("task", "id", TaskRecord, task_of, {"unique": "unique_key", **_MADE_UP})
+"""Of tasks what `decide` looks at and may change; the rest is made up."""
 _PARENTS = "select distinct parent from edge where parent in (select value from json_each(?))"
 END = """
     update task set state = ?2, outcome = ?2, finished_at = ?3, lease_until = null, unique_key = null
@@ -55,7 +61,7 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
     """
     now = clock.now()
     ids = [change.task_id for change in changes]
-    before = {task.id: task for task in fetch_tasks(connection, ids, bodies=False)}
+    before = {task.id: task for task in _CHANGING.fetch(connection, ids, bodies=False) if task is not None}
     decided = [decide(before.get(change.task_id), change, now) for change in changes]
     after = [task for _, task in decided if task is not None]
     results = [

@@ -11,12 +11,12 @@ a blob that SQLite casts.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, defstruct
 from msgspec.structs import FieldInfo, fields
 from omniq.storage.damage import task_of
 from omniq.storage.records import MAX_TIME, TaskRecord
@@ -152,10 +152,6 @@ def _text(value: object) -> str:
     return "".join(chr(ord(_FIRST) + byte) for byte in value) if isinstance(value, bytes) else str(value)
 
 
-def _seconds(values: Iterable[int | None]) -> list[float | None]:
-    return [None if ticks is None else ticks / TICKS for ticks in values]
-
-
 def _flag(value: object) -> object:
     return bool(value) if value in (0, 1) else value
 
@@ -175,23 +171,24 @@ _EMPTY: Final[Mapping[str, Callable[[], object]]] = {"depends_on": tuple, "data"
 
 
 class _Column:
-    """How the values of a field are printed and read again, and how one of a damaged row is made ready for a look."""
+    """How the values of a field are printed in SQL, as which type they are decoded, and how Python reads them then."""
 
     def __init__(self, field: FieldInfo, sql: str) -> None:
         self.name, self.raw, self.sql, self.type = field.name, sql, sql, field.type
-        self.read: Callable[[Iterable[Any]], Iterable[Any]] = iter
+        self.read = f"row.{field.name}"
         self.parse: Callable[[object], object] = lambda value: value
+        """What makes the value of a damaged row ready for a look."""
         if field.name in ("time", "next_run") or field.name.endswith(("_at", "_until")):
-            self.sql, self.read = ticks_of(sql), _seconds
-            self.type = Ticks | None if type(None) in get_args(field.type) else Ticks
+            self.sql, self.read = ticks_of(sql), f"row.{field.name} / {TICKS}"
+            self.type = Ticks
+            if type(None) in get_args(field.type):
+                self.type, self.read = Ticks | None, f"None if row.{field.name} is None else {self.read}"
         elif field.name == "body":
-            self.type = str | None
-            self.sql = HEX_BODY
+            self.sql, self.type, self.read = HEX_BODY, str | None, "body"
         elif field.type is bool:
-            self.type, self.read, self.parse = Flag, partial(map, bool), _flag
+            self.type, self.read, self.parse = Flag, f"bool(row.{field.name})", _flag
         elif empty := _EMPTY.get(field.name):
-            self.type, self.sql = field.type | None, f"json({sql})"
-            self.read = lambda values: [value or empty() for value in values]
+            self.sql, self.type, self.read = f"json({sql})", field.type | None, f"row.{field.name} or {empty()}"
             self.parse = lambda value: empty() if value is None else _parsed(value)
 
 
@@ -199,22 +196,31 @@ class Table(Generic[K, R]):
     """The records of a table by their keys: read all as one text, or one by one if a row is damaged."""
 
     def __init__(
-        self, name: str, key: str, record: type[R], damaged: Callable[[Mapping[str, object]], R], **sql: str
+        self,
+        name: str,
+        key: str,
+        record: type[R],
+        damaged: Callable[[Mapping[str, object]], R],
+        sql: Mapping[str, str],
     ) -> None:
         """`sql` tells what isn't simply a column of the field's name."""
         known = [field for field in fields(record) if field.name != "damage"]
         self._columns = [_Column(field, sql.get(field.name, field.name)) for field in known]
-        self._names = [column.name for column in self._columns]
-        self._record, self._damaged = record, damaged
-        self._body = self._names.index("body") if "body" in self._names else None
+        self._damaged = damaged
         chosen = f"from {name} where {key} in (select value from json_each(?))"
-        printed = [key] + [column.sql for column in self._columns]
-        self._fetch_all = f"select json_group_array(json_array({', '.join(printed)})) {chosen}"
+        printed = ", ".join([key] + [column.sql for column in self._columns])
+        self._fetch_all = f"select json_group_array(json_array({printed})) {chosen}"
         self._fetch_bodiless = self._fetch_all.replace(HEX_BODY, "''")
         self._fetch_large = f"select {key}, {sql.get('body', 'body')} {chosen}"
         self._fetch_raw = f"select {', '.join(c.raw for c in self._columns)} from {name} where {key} {KEY}"
-        types = Any, *[column.type for column in self._columns]
-        self._decode = msgspec.json.Decoder(list[tuple[types]]).decode  # type: ignore[valid-type]
+        row = defstruct(
+            "Row", [("key", Any), *((c.name, c.type) for c in self._columns)], array_like=True, frozen=True, gc=False
+        )
+        self._decode: Callable[[str], list[Any]] = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+        self._has_body = "body" in row.__struct_fields__
+        # Written out, since this runs for every task of every batch, and `**` takes a dict for each.
+        values = ", ".join(f"{column.name}={column.read}" for column in self._columns)
+        self._made_of: Callable[[Any, bytes], R] = eval(f"lambda row, body: record({values})", {"record": record})
 
     def fetch(self, connection: sqlite3.Connection, keys: Sequence[K], *, bodies: bool = True) -> list[R | None]:
         """The records with these keys, or None for those that aren't there; damaged ones with their `damage`.
@@ -234,31 +240,23 @@ class Table(Generic[K, R]):
         """Raises one of `DAMAGE` if a row is damaged."""
         sql = self._fetch_all if bodies else self._fetch_bodiless
         rows = self._decode(fetch_text(connection, sql, encode(keys)))
-        if not rows:
-            return {}
-        found, *columns = zip(*rows, strict=True)
-        values = [column.read(printed) for column, printed in zip(self._columns, columns, strict=True)]
-        if self._body is not None:
-            values[self._body] = self._bodies(connection, found, columns[self._body])
-        names, record = self._names, self._record
-        records = [record(**dict(zip(names, each, strict=True))) for each in zip(*values, strict=True)]
-        return dict(zip(found, records, strict=True))
-
-    def _bodies(
-        self, connection: sqlite3.Connection, keys: Sequence[K], printed: Sequence[str | None]
-    ) -> Iterator[bytes]:
-        large = [key for key, body in zip(keys, printed, strict=True) if body is None]
+        large = [row.key for row in rows if row.body is None] if self._has_body else []
         apart = dict(connection.execute(self._fetch_large, [encode(large)])) if large else {}
-        for key, body in zip(keys, printed, strict=True):
-            whole = apart.get(key) if body is None else bytes.fromhex(body)
-            if whole is None:
-                raise ValueError("there is no body, unless the row was deleted between the two statements")
-            yield whole
+        return {row.key: self._made_of(row, self._body(row, apart)) for row in rows}
+
+    def _body(self, row: Any, apart: Mapping[K, bytes | None]) -> bytes:
+        if not self._has_body:
+            return b""
+        body = apart.get(row.key) if row.body is None else bytes.fromhex(row.body)
+        if body is None:
+            raise ValueError("there is no body, unless the row was deleted between the two statements")
+        return body
 
     def _fetch_alone(self, connection: sqlite3.Connection, key: K) -> list[R]:
         rows = connection.execute(self._fetch_raw, [as_blob(key) if isinstance(key, str) else key]).fetchall()
+        names = [column.name for column in self._columns]
         parsed = [[column.parse(value) for column, value in zip(self._columns, row, strict=True)] for row in rows]
-        return [self._damaged(dict(zip(self._names, row, strict=True))) for row in parsed]
+        return [self._damaged(dict(zip(names, values, strict=True))) for values in parsed]
 
 
 TASKS: Final = Table[str, TaskRecord](
@@ -266,8 +264,7 @@ TASKS: Final = Table[str, TaskRecord](
     "id",
     TaskRecord,
     task_of,
-    unique="unique_key",
-    body="coalesce(body, (select body from large_body where task_id = id))",
+    {"unique": "unique_key", "body": "coalesce(body, (select body from large_body where task_id = id))"},
 )
 
 
