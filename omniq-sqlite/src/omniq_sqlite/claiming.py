@@ -47,7 +47,6 @@ _CLAIM = f"""
         claimed_at = ?2, lease_until = ?3, worker = ?4
     where id in (select value from json_each(?1))
 """
-_ANY_LARGE_BODY = "select exists (select 1 from large_body)"
 _LARGE_BODIES = "select task_id, length(body) from large_body where task_id in (select value from json_each(?))"
 _OF_LEASES = """
     (select key as number, value from json_each(?1)) cross join task on id = value ->> 0
@@ -107,9 +106,10 @@ def claim_tasks(
         if len(ids) < limit:
             due = fetch_texts(connection, SELECT_DUE, queue, limit - len(ids))
             ids += set_nameless_aside(connection, due)
+    if not ids:
+        return []
     ids = _affordable(connection, ids, max_bytes)
-    if ids:
-        connection.execute(_CLAIM, (encode(ids), now, now + lease, worker))
+    connection.execute(_CLAIM, (encode(ids), now, now + lease, worker))
     tasks = fetch_tasks(connection, ids)
     write_stand_ins(connection, tasks)
     return tasks
@@ -117,8 +117,6 @@ def claim_tasks(
 
 def _affordable(connection: sqlite3.Connection, ids: list[str], max_bytes: int) -> list[str]:
     """The first of the tasks, whose large bodies have no more than `max_bytes` together; small ones aren't counted."""
-    if not ids or not connection.execute(_ANY_LARGE_BODY).fetchone()[0]:
-        return ids
     sizes = dict(connection.execute(_LARGE_BODIES, [encode(ids)]))
     totals = accumulate(sizes.get(id_, 0) for id_ in ids)
     return ids[: next((max(1, count) for count, total in enumerate(totals) if total > max_bytes), len(ids))]

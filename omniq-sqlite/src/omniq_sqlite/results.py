@@ -31,9 +31,15 @@ _STORED = f"""
 """
 _UPSERT = f"""
     with row as materialized (select value from json_each(?1))
-    insert or replace into result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
-    select value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?3, {time_at(4)}, {body_at(5)} from row
+    insert into result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
+    select value ->> 0, value ->> 1, value ->> 2, value ->> 3, ?3, {time_at(4)}, {body_at(5)} from row where true
+    on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
+        schedule_id = excluded.schedule_id, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
+        body = excluded.body
+    where (excluded.epoch, excluded.status <> 'running') >= (result.epoch, result.status <> 'running')
+        or result.epoch > {MAX_COUNT}
 """
+"""As `rules.gives_way` decides."""
 _REPLACE = "update result set body = ? where task_id = ? and body = ?"
 _OF_SCHEDULE = """
     select task_id from result where schedule_id = ?1 and (expires_at is null or expires_at > ?2)
@@ -43,20 +49,11 @@ _ANY_EXPIRED = "select exists (select 1 from result where expires_at <= ?)"
 _PURGE = "delete from result where task_id in (select task_id from result where expires_at <= ? limit ?)"
 
 
-def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> list[bool]:
-    """Store the records to which the stored ones give way; whether each was stored."""
-    if not records:
-        return []
-    ids = encode([record.task_id for record in records])
-    stored = {
-        id_: ResultRecord(task_id=id_, epoch=epoch, status=TaskState.RUNNING if running else TaskState.ERROR, body=b"")
-        for id_, epoch, running in fetch_rows(connection, 3, _STORED, ids)
-    }
-    done = [gives_way(stored[record.task_id], record) if record.task_id in stored else True for record in records]
+def store_results(connection: sqlite3.Connection, records: Sequence[ResultRecord], now: float) -> None:
+    """Store the records to which the stored ones give way."""
     bodies = Bodies()
-    rows = [_row(record, now, bodies) for record, wins in zip(records, done, strict=True) if wins]
-    connection.execute(_UPSERT, (encode(rows), bodies.joined(), now))
-    return done
+    rows = encode([_row(record, now, bodies) for record in records])
+    connection.execute(_UPSERT, (rows, bodies.joined(), now))
 
 
 def _row(record: ResultRecord, now: float, bodies: Bodies) -> tuple[object, ...]:
@@ -66,7 +63,13 @@ def _row(record: ResultRecord, now: float, bodies: Bodies) -> tuple[object, ...]
 
 def put_results(connection: sqlite3.Connection, records: Sequence[ResultRecord]) -> list[bool]:
     """As `BaseResultStorage.put`."""
-    return store_results(connection, records, clock.now())
+    ids = encode([record.task_id for record in records])
+    stored = {
+        id_: ResultRecord(task_id=id_, epoch=epoch, status=TaskState.RUNNING if running else TaskState.ERROR, body=b"")
+        for id_, epoch, running in fetch_rows(connection, 3, _STORED, ids)
+    }
+    store_results(connection, records, clock.now())
+    return [r.task_id not in stored or gives_way(stored[r.task_id], r) for r in records]
 
 
 def get_results(connection: sqlite3.Connection, ids: Sequence[str]) -> list[ResultRecord | None]:

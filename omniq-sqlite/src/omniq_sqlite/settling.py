@@ -17,13 +17,18 @@ from omniq.storage.rules import decide
 
 from omniq_sqlite.damage import write_stand_ins
 from omniq_sqlite.results import store_results
-from omniq_sqlite.wire import LARGE_BODY, Table, encode, fetch_texts, maybe_ticks, time_at, to_ticks
+from omniq_sqlite.wire import LARGE_BODY, Table, encode, maybe_ticks, time_at, to_ticks
 
-_MADE_UP = {"queue_name": "''", "name": "''", "priority": "0", "created_at": "0.0", "claimed_at": "null"}
-_MADE_UP |= {"depends_on": "null", "schedule_id": "null"}
+_HAS_CHILDREN = "parent"
+_MADE_UP = {
+    **dict.fromkeys(("priority", "created_at"), "0"),
+    **dict.fromkeys(("claimed_at", "depends_on", "schedule_id"), "null"),
+    "queue_name": "''",
+    "name": f"ifnull((select '{_HAS_CHILDREN}' from edge where parent = task.id limit 1), '')",
+}
 _CHANGING: Final = Table[str, TaskRecord]("task", "id", TaskRecord, task_of, {"unique": "unique_key", **_MADE_UP})
-"""Of tasks what `decide` looks at and may change; the rest is made up."""
-_PARENTS = "select distinct parent from edge where parent in (select value from json_each(?))"
+"""Of tasks what `decide` looks at and may change, and whether they have children instead of their names: one statement
+for all, since a thread may wait for the GIL after each."""
 END = """
     update task set state = ?2, outcome = ?2, finished_at = ?3, lease_until = null, unique_key = null
     where id in (select value from json_each(?1))
@@ -71,13 +76,17 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
     ]
     write_stand_ins(connection, [before[task.id] for task in after])
     _write(connection, before, after, now)
-    store_results(connection, results, now)
-    parents = set(fetch_texts(connection, _PARENTS, encode(ids)))
+    if results:
+        store_results(connection, results, now)
     return Settled(
-        [Changed(status, id_ in parents) for id_, (status, _) in zip(ids, decided, strict=True)],
+        [Changed(status, _has_children(before.get(id_))) for id_, (status, _) in zip(ids, decided, strict=True)],
         any(task.state is TaskState.PENDING for task in after),
         results,
     )
+
+
+def _has_children(task: TaskRecord | None) -> bool:
+    return task is not None and task.name == _HAS_CHILDREN
 
 
 def _write(
