@@ -130,16 +130,16 @@ def scans(where: TaskFilter) -> list[str]:
         return [f"task indexed by task_expiring where {_QUEUED} and {any_of}"]
     if where.schedule_id is not None:
         return [f"task indexed by task_of_schedule where {any_of}"]
-    return [_scan(state) for state in dict.fromkeys(where.states)] or ["task where true"]
+    if where == TaskFilter():
+        return ["task where true"]
+    return [_scan(state) for state in dict.fromkeys(where.states or TaskState)]
 
 
 def _scan(state: TaskState) -> str:
     """SQLite would rather walk all tasks than sort those that haven't ended."""
-    return (
-        f"task where outcome = '{state}'"
-        if state in TERMINAL
-        else f"task indexed by task_{state} where state = '{state}'"
-    )
+    if state in TERMINAL:
+        return f"task where outcome = '{state}'"
+    return f"task indexed by task_{state} where state = '{state}'"
 
 
 def count_tasks(connection: sqlite3.Connection) -> list[QueueStats]:

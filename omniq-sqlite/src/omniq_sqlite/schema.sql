@@ -34,23 +34,22 @@ create table if not exists large_body (
 
 -- Each state has the index that its readers walk; delayed tasks are apart from due ones, so that an idle claim
 -- doesn't step over them. They hold `state`, which SQLite looks at again, and would else fetch every row for.
-create index if not exists task_pending on task (queue_name, priority desc, run_at, id, state) where state = 'pending';
-create index if not exists task_scheduled on task (queue_name, run_at, state) where state = 'scheduled';
-create index if not exists task_waiting on task (id, queue_name, state) where state = 'waiting';
+create index if not exists task_pending on task (queue_name, priority desc, run_at, id, name, state)
+    where state = 'pending';
+create index if not exists task_scheduled on task (queue_name, run_at, name, state) where state = 'scheduled';
+create index if not exists task_waiting on task (id, queue_name, name, state) where state = 'waiting';
 create index if not exists task_running on task (lease_until, queue_name, state) where state = 'running';
 create index if not exists task_finished on task (finished_at) where finished_at is not null;
 create index if not exists task_expiring on task (expires_at, state)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
-
--- For lists in the order of the ids. They are by `outcome`, not by `state`, so that a claim leaves them alone.
-create index if not exists task_of_queue on task (queue_name, id);
-create index if not exists task_of_name on task (name, id);
 create index if not exists task_of_schedule on task (schedule_id, id) where schedule_id is not null;
+create unique index if not exists task_unique on task (unique_key) where unique_key is not null;
+
+-- Lists of the many tasks that have ended, in the order of their ids. They are by `outcome`, not by `state`, so that
+-- nothing is to be written for a task before its end.
 create index if not exists ended on task (outcome, id) where outcome is not null;
 create index if not exists ended_of_queue on task (outcome, queue_name, id) where outcome is not null;
 create index if not exists ended_of_name on task (outcome, name, id) where outcome is not null;
-
-create unique index if not exists task_unique on task (unique_key) where unique_key is not null;
 
 create table if not exists edge (
     parent text not null,
