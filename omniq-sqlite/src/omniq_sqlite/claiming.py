@@ -47,7 +47,10 @@ _CLAIM = f"""
         claimed_at = ?2, lease_until = ?3, worker = ?4
     where id in (select value from json_each(?1))
 """
-_LARGE_BODIES = "select task_id, length(body) from large_body where task_id in (select value from json_each(?))"
+_LARGE_BODIES = """
+    select task_id, length(body) from large_body
+    where exists (select 1 from large_body) and task_id in (select value from json_each(?))
+"""
 _OF_LEASES = """
     (select key as number, value from json_each(?1)) cross join task on id = value ->> 0
     where state = 'running' and cast(epoch as integer) = value ->> 1 and ifnull(worker, '') = value ->> 2

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args
 
 import msgspec
@@ -206,18 +207,18 @@ class Table(Generic[K, R]):
         """`sql` tells what isn't simply a column of the field's name."""
         known = [field for field in fields(record) if field.name != "damage"]
         self._columns = [_Column(field, sql.get(field.name, field.name)) for field in known]
-        self._damaged = damaged
+        self._names = [column.name for column in self._columns]
+        self._key_of, self._damaged = attrgetter(key), damaged
         chosen = f"from {name} where {key} in (select value from json_each(?))"
-        printed = ", ".join([key] + [column.sql for column in self._columns])
+        beside = [] if key in self._names else [key]
+        printed = ", ".join([*beside, *(column.sql for column in self._columns)])
         self._fetch_all = f"select json_group_array(json_array({printed})) {chosen}"
         self._fetch_bodiless = self._fetch_all.replace(HEX_BODY, "''")
         self._fetch_large = f"select {key}, {sql.get('body', 'body')} {chosen}"
         self._fetch_raw = f"select {', '.join(c.raw for c in self._columns)} from {name} where {key} {KEY}"
-        row = defstruct(
-            "Row", [("key", Any), *((c.name, c.type) for c in self._columns)], array_like=True, frozen=True, gc=False
-        )
+        types = [(column.name, column.type) for column in self._columns]
+        row = defstruct("Row", [*beside, *types], array_like=True, frozen=True, gc=False)
         self._decode: Callable[[str], list[Any]] = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
-        self._has_body = "body" in row.__struct_fields__
         # Written out, since this runs for every task of every batch, and `**` takes a dict for each.
         values = ", ".join(f"{column.name}={column.read}" for column in self._columns)
         self._made_of: Callable[[Any, bytes], R] = eval(f"lambda row, body: record({values})", {"record": record})
@@ -236,27 +237,23 @@ class Table(Generic[K, R]):
             found = {key: record for key in keys for record in self._fetch_alone(connection, key)}
         return [found.get(key) for key in keys]
 
-    def _fetch(self, connection: sqlite3.Connection, keys: Sequence[K], bodies: bool) -> dict[K, R]:
+    def _fetch(self, connection: sqlite3.Connection, keys: Sequence[K], with_bodies: bool) -> dict[K, R]:
         """Raises one of `DAMAGE` if a row is damaged."""
-        sql = self._fetch_all if bodies else self._fetch_bodiless
+        sql = self._fetch_all if with_bodies else self._fetch_bodiless
         rows = self._decode(fetch_text(connection, sql, encode(keys)))
-        large = [row.key for row in rows if row.body is None] if self._has_body else []
+        if "body" not in self._names:
+            return {self._key_of(row): self._made_of(row, b"") for row in rows}
+        large = [self._key_of(row) for row in rows if row.body is None]
         apart = dict(connection.execute(self._fetch_large, [encode(large)])) if large else {}
-        return {row.key: self._made_of(row, self._body(row, apart)) for row in rows}
-
-    def _body(self, row: Any, apart: Mapping[K, bytes | None]) -> bytes:
-        if not self._has_body:
-            return b""
-        body = apart.get(row.key) if row.body is None else bytes.fromhex(row.body)
-        if body is None:
+        bodies: list[Any] = [apart.get(self._key_of(row)) if row.body is None else bytes.fromhex(row.body) for row in rows]
+        if None in bodies:
             raise ValueError("there is no body, unless the row was deleted between the two statements")
-        return body
+        return {self._key_of(row): self._made_of(row, body) for row, body in zip(rows, bodies, strict=True)}
 
     def _fetch_alone(self, connection: sqlite3.Connection, key: K) -> list[R]:
         rows = connection.execute(self._fetch_raw, [as_blob(key) if isinstance(key, str) else key]).fetchall()
-        names = [column.name for column in self._columns]
         parsed = [[column.parse(value) for column, value in zip(self._columns, row, strict=True)] for row in rows]
-        return [self._damaged(dict(zip(names, values, strict=True))) for values in parsed]
+        return [self._damaged(dict(zip(self._names, values, strict=True))) for values in parsed]
 
 
 TASKS: Final = Table[str, TaskRecord](
