@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omniq import clock
@@ -16,7 +17,7 @@ from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, Ta
 from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.finding import COUNT, FIND, SELECT_OLD, find_tasks, scans
+from omniq_sqlite.finding import COUNT, FIND, OLDEST, SELECT_OLD, find_tasks, scans
 from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
@@ -217,6 +218,33 @@ class TestPlans:
         assert f"COVERING INDEX {index}" in plan_of(
             connection, FIND.format(scan=scan, restrictions=restrictions, order="asc")
         )
+
+    @pytest.mark.parametrize(
+        ("fields", "index"),
+        [({}, "ended"), ({"queue_name": "q"}, "ended_of_queue"), ({"name": "f"}, "ended_of_name")],
+    )
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    def test_ended_tasks_are_listed_without_sorting(
+        self, fields: dict[str, Any], index: str, order: str, connection: sqlite3.Connection
+    ) -> None:
+        (scan,) = scans(TaskFilter(states=(TaskState.SUCCESS,), **fields))
+        restrictions = " and ".join(f"{field} = ?" for field in fields) or "true"
+        plan = plan_of(connection, FIND.format(scan=scan, restrictions=restrictions, order=order))
+        assert f"COVERING INDEX {index} (" in plan
+        assert "TEMP B-TREE" not in plan
+
+    def test_what_is_rare_is_found_among_many(self, connection: sqlite3.Connection) -> None:
+        add_rows(connection, 100_000, state="success", finished_at="n", outcome="'success'", name="'common'")
+        add_rows(connection, 10, state="pending", queue_name="'rare'", name="'rare'")
+        for where in (TaskFilter(queue_name="rare"), TaskFilter(name="rare"), TaskFilter(states=(TaskState.PENDING,))):
+            assert steps_of(connection, partial(find_tasks, where=where, newest_first=True)) <= 2
+            assert len(find_tasks(connection, where).tasks) == 10
+
+    def test_a_backlog_does_not_slow_the_look_at_its_oldest_task(self, connection: sqlite3.Connection) -> None:
+        add_rows(connection, 100_000, state="pending", priority="n % 5")
+        asked = (f'["{QUEUE}"]', clock.now())
+        assert steps_of(connection, lambda c: c.execute(OLDEST, asked).fetchall()) <= 1
+        assert connection.execute(OLDEST, asked).fetchall() == [(QUEUE, 1 << 22)]
 
     def test_counting_reads_indexes_only(self, connection: sqlite3.Connection) -> None:
         plan = plan_of(connection, COUNT)

@@ -46,7 +46,7 @@ COUNT = f"""
 """
 """Of the tasks that have ended each pair of outcome and queue is looked up, and its tasks are counted: that takes half
 the time of grouping them."""
-_OLDEST = f"""
+OLDEST = f"""
     with recursive rank (queue, priority) as (
         select value, (select max(priority) from task where state = 'pending' and queue_name = value) from json_each(?1)
         union all select queue, (select max(priority) from task
@@ -147,7 +147,7 @@ def count_tasks(connection: sqlite3.Connection) -> list[QueueStats]:
     with _snapshot(connection):
         counts = fetch_rows(connection, 3, COUNT)
         queues = encode([name for name in {row[0] for row in counts} if isinstance(name, str) and is_named(name)])
-        oldest = fetch_rows(connection, 2, _OLDEST, queues, clock.now())
+        oldest = fetch_rows(connection, 2, OLDEST, queues, clock.now())
         paused = fetch_texts(connection, _PAUSED)
     return queue_stats(
         [(shown(name), TaskState(state), count) for name, state, count in counts],

@@ -243,12 +243,15 @@ class Table(Generic[K, R]):
         rows = self._decode(fetch_text(connection, sql, encode(keys)))
         if "body" not in self._names:
             return {self._key_of(row): self._made_of(row, b"") for row in rows}
-        large = [self._key_of(row) for row in rows if row.body is None]
+        found = {self._key_of(row): row for row in rows}
+        large = [key for key, row in found.items() if row.body is None]
         apart = dict(connection.execute(self._fetch_large, [encode(large)])) if large else {}
-        bodies: list[Any] = [apart.get(self._key_of(row)) if row.body is None else bytes.fromhex(row.body) for row in rows]
-        if None in bodies:
+        if len(apart) < len(large) or None in apart.values():
             raise ValueError("there is no body, unless the row was deleted between the two statements")
-        return {self._key_of(row): self._made_of(row, body) for row, body in zip(rows, bodies, strict=True)}
+        return {
+            key: self._made_of(row, apart[key] if row.body is None else bytes.fromhex(row.body))
+            for key, row in found.items()
+        }
 
     def _fetch_alone(self, connection: sqlite3.Connection, key: K) -> list[R]:
         rows = connection.execute(self._fetch_raw, [as_blob(key) if isinstance(key, str) else key]).fetchall()
