@@ -43,6 +43,8 @@ async def results(redis_url: str) -> AsyncIterator[BaseResultStorage]:
 
 
 class TestQueue(TaskQueueConformance):
+    many = RedisQueueStore.max_items
+
     @pytest.fixture
     def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
         return queue
@@ -61,6 +63,8 @@ class TestRandomWalks(StatefulConformance):
 
 
 class TestResults(ResultStorageConformance):
+    many = RedisResultStore.max_items
+
     @pytest.fixture
     def store(self, results: BaseResultStorage) -> BaseResultStorage:
         return results

@@ -23,6 +23,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    Firing,
     LapsedLease,
     Lease,
     LeaseStatus,
@@ -108,13 +109,16 @@ class ReadsThenWrites(ReferenceQueueStore):
         ]
         return await self._overwrite([rules.reaped(row, None) for row in lapsed])
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        if [schedule.version for schedule in await self.schedules([schedule_id])] != [if_version]:
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        return [await self._fire_late(firing) for firing in firings]
+
+    async def _fire_late(self, firing: Firing) -> bool:
+        if [schedule.version for schedule in await self.schedules([firing.schedule_id])] != [firing.if_version]:
             return False
         await asyncio.sleep(0)
-        (schedule,) = await self.schedules([schedule_id])
-        await self.add([task])
-        return await self.put_schedule(replace(schedule, next_run=next_run), if_version=schedule.version)
+        (schedule,) = await self.schedules([firing.schedule_id])
+        await self.add([firing.task])
+        return await self.put_schedule(replace(schedule, next_run=firing.next_run), if_version=schedule.version)
 
 
 class TakesParentsInAnyOrder(ReferenceQueueStore):

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 from msgspec import Meta, field
+from omniq import AsyncOmniQ, OmniQ
 from omniq.backend import BaseBackend, SQLiteBackend
 from omniq.config import configured_by
 from omniq.errors import ConfigError, UnknownBackend
+from omniq.events.store import AsyncEventStorage
 from omniq.models import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, TaskQueueConfig
 from omniq.models.config import Name, default_queues
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.results.engine import AsyncResultStorage
+from omniq.workers import AsyncWorker
 
 
 class ShelfConfig(TaskQueueConfig, frozen=True, kw_only=True):
@@ -142,3 +148,27 @@ def test_a_backend_s_repr_shows_no_secret() -> None:
         password: str
 
     assert "hunter2" not in repr(NowhereBackend(SafeConfig(password="hunter2")))
+
+
+ANY: Any = "sqlite"
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: OmniQ(task_queue=ANY), "task_queue: expected AsyncTaskQueue or its blocking facade, got str"),
+        (lambda: AsyncOmniQ(result_store=ANY), "result_store: expected AsyncResultStorage .*, got str"),
+        (lambda: AsyncOmniQ(event_store=ANY), "event_store: expected AsyncEventStorage .*, got str"),
+        (lambda: AsyncOmniQ(worker_config=ANY), "worker_config: expected mapping, got str"),
+        (lambda: AsyncOmniQ(config=cast("Any", 7)), "config: expected a file's path, .*, got int"),
+        (lambda: AsyncWorker(ANY), "queue: expected AsyncTaskQueue .*, got str"),
+        (lambda: AsyncWorker(cast("Any", None)), "queue: expected AsyncTaskQueue .*, got NoneType"),
+        (lambda: OmniQ.from_backend(ANY), r"backend: expected one such as SQLiteBackend\(\), got str"),
+        (lambda: AsyncTaskQueue.from_backend(ANY), "backend: expected one .*, got str"),
+        (lambda: AsyncResultStorage.from_backend(ANY), "backend: expected one .*, got str"),
+        (lambda: AsyncEventStorage.from_backend(ANY), "backend: expected one .*, got str"),
+    ],
+)
+def test_a_component_that_is_none_is_named(make: Callable[[], object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        make()

@@ -112,15 +112,14 @@ def test_a_thread_that_waits_hears_that_another_has_closed(place: Place) -> None
     task_id = oq.enqueue(tasks.nothing, run_in=3600)
     with ThreadPoolExecutor(3) as threads:
         waiting = [threads.submit(oq.get_result, task_id) for _ in range(3)]
-        oq.get_task(task_id)  # behind them on the loop
-        asyncio.run(_until_waiting(oq.aio))
+        asyncio.run(_until_waiting(oq.aio, 3))
         oq.close()
         assert [type(wait.exception(SOON)) for wait in waiting] == [Closed] * 3
     oq.close()
 
 
-async def _until_waiting(oq: AsyncOmniQ) -> None:
-    await until(lambda: any(waits.open for waits in oq.task_queue._waits._values.values()))
+async def _until_waiting(oq: AsyncOmniQ, count: int) -> None:
+    await until(lambda: sum(len(waits.open) for waits in list(oq.task_queue._waits._values.values())) == count)
 
 
 def test_a_thread_that_waits_for_a_worker_hears_that_another_has_stopped_it(

@@ -10,7 +10,8 @@ from omniq import AsyncOmniQ
 from omniq.errors import CorruptPayload, TaskFailed
 from omniq.models import TaskState
 from omniq.models.state import EventType
-from omniq.storage.damage import event_of, result_of, schedule_of, task_of
+from omniq.storage.damage import event_of, record_of, result_of, schedule_of, task_of
+from omniq.storage.records import TaskRecord
 from omniq.testing import ReferenceSpace
 
 from tests.core.support import FAST, SOON, front_door, noop, reference_place, until_states
@@ -105,6 +106,20 @@ def test_a_column_that_makes_no_sense_gets_a_stand_in(column: str, value: object
     whole = task_of(SOUND)
     assert whole.damage is None
     assert replace(record, damage=None, **{column: getattr(whole, column)}) == whole
+
+
+def test_a_column_that_is_missing_is_damage_and_has_a_stand_in() -> None:
+    record = task_of({"id": "a", "body": b"", "priority": 0})
+    assert (record.queue_name, record.state, record.run_at) == ("", TaskState.ERROR, 0.0)
+    assert record.damage is not None
+    assert "queue_name: it is missing; state: it is missing" in record.damage
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_record_is_read_quickly_if_it_is_sound_and_whole_if_not(sound: bool) -> None:
+    record = record_of(TaskRecord, SOUND if sound else {**SOUND, "created_at": float("nan")})
+    assert (record.damage is None) is sound
+    assert replace(record, damage=None, created_at=1.0) == task_of(SOUND)
 
 
 def test_results_schedules_and_events_get_them_too() -> None:

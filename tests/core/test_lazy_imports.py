@@ -18,7 +18,7 @@ from omniq.exports import BACKENDS
 
 PACKAGES = ("backend", "config", "events", "models", "plugins", "queue", "results", "storage", "workers")
 BUILT = ("omniq", "omniq_postgres", "omniq_redis", "omniq_sqlite")
-HEAVY = ("anyio", "asyncio", "click", "dill", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
+HEAVY = ("asyncio", "click", "dill", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
 
 
 def modules() -> list[str]:

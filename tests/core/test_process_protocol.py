@@ -31,7 +31,7 @@ from tests.core.process_sizes import run_all_sizes
 from tests.core.support import SOON, front_door, lines, reference_place, results_of, until, working
 from tests.loops import EACH_LOOP, run_on
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 MIB = 2**20
 
 
@@ -42,7 +42,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def test_arguments_and_results_of_all_sizes_cross_and_nobody_is_charged(run: Run, log: Path) -> None:
-    run(run_all_sizes(60, 4 * MIB, log))
+    assert run(run_all_sizes(60, 4 * MIB, log)) == 60
 
 
 @pytest.mark.parametrize("size", [0, 1, frames.SMALL - 20, frames.SMALL, frames.SMALL + 1, 64 * MIB])

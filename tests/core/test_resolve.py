@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from omniq.build import Around, default_type, event_store, resolve
+from omniq.build import Fallbacks, default_type, event_store, resolve
 from omniq.config import ComponentChoice, ConfigProvider, Settings
 from omniq.errors import ConfigError, PluginError, UnknownBackend
 from omniq.models import TaskQueueConfig
@@ -30,7 +30,7 @@ def test_nothing_configured_is_sqlite_in_the_base_dir() -> None:
     assert config == SQLiteTaskQueueConfig(project_name="shop", base_dir=Settings.BASE_DIR)
 
 
-def test_base_dir_comes_from_around_then_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_dir_comes_from_the_fallbacks_then_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = ComponentChoice(type="sqlite")
     monkeypatch.setenv("OMNIQ_BASE_DIR", "/env")
     store = event_store(ConfigProvider({"event_store": "sqlite"}).load())
@@ -91,12 +91,12 @@ def third_party(*names: str, persistent: bool = True) -> Registry:
 
 def test_fsspec_uri_is_for_the_stores_that_take_it_and_yields_to_their_own_place() -> None:
     plugins, uri = third_party("paper"), "paper://stack"
-    around: Around = {"fsspec_uri": uri, "base_dir": "/base", "plugins": plugins}
-    assert resolve("task_queue", ComponentChoice(type="paper"), None, **around)[1] == PaperConfig(base_dir=uri)
+    fallbacks: Fallbacks = {"fsspec_uri": uri, "base_dir": "/base", "plugins": plugins}
+    assert resolve("task_queue", ComponentChoice(type="paper"), None, **fallbacks)[1] == PaperConfig(base_dir=uri)
     own = ComponentChoice(type="paper", config={"base_dir": "own"})
-    assert resolve("task_queue", own, None, **around)[1] == PaperConfig(base_dir="own")
+    assert resolve("task_queue", own, None, **fallbacks)[1] == PaperConfig(base_dir="own")
     url = ComponentChoice(url="paper://url")
-    assert resolve("task_queue", url, None, **around)[1] == PaperConfig(base_dir="paper://url")
+    assert resolve("task_queue", url, None, **fallbacks)[1] == PaperConfig(base_dir="paper://url")
     _, sqlite = resolve("task_queue", ComponentChoice(type="sqlite"), None, fsspec_uri=uri, base_dir="/base")
     assert sqlite == SQLiteTaskQueueConfig(base_dir="/base")
 

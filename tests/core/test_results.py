@@ -23,6 +23,7 @@ from omniq.errors import (
 )
 from omniq.models import ResultStatus, TaskState
 from omniq.results import outcome
+from omniq.results.watcher import ResultWatcher
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.storage.wakeups import Wakeups
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, ReferenceSpace, VirtualClock
@@ -323,3 +324,26 @@ async def test_those_who_wait_share_their_looks_at_tasks() -> None:
         async with working(oq, "async"):
             assert await asyncio.gather(*waiting) == [n + 1 for n in range(200)]
     assert sum(store.reads for store in stores) < 50
+
+
+class BrokenHearing(ReferenceResultStore):
+    """Can't hear, and doesn't tell of what it stores: as a plugin with a bug."""
+
+    async def hear(self, timeout: float) -> None:
+        raise RuntimeError("the plugin has a bug")
+
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        with self.space.lock:
+            return [self.space.results.put(record, 0.0) for record in records]
+
+
+async def test_a_store_that_cannot_hear_is_looked_at_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    store = BrokenHearing()
+    watcher = ResultWatcher(store)
+    waiting = asyncio.create_task(watcher.wait("t"))
+    await until(lambda: "can't hear of results" in caplog.text)
+    record = ResultRecord(task_id="t", epoch=1, status=TaskState.CANCELLED, body=b"")
+    await store.put([record])
+    async with asyncio.timeout(SOON):
+        assert (await waiting).status is TaskState.CANCELLED
+    await watcher.close()

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from omniq.errors import StoreUnavailable
 from omniq.models import TaskState
 from omniq.models.config import WorkerConfig
-from omniq.storage.records import Lease, LeaseStatus, NewTask, ScheduleRecord, TaskRecord
+from omniq.storage.records import Firing, Lease, LeaseStatus, NewTask, ScheduleRecord, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace, VirtualClock
 from omniq.workers.reaping import Reaper
 
@@ -60,9 +60,12 @@ class HourAhead(ReferenceQueueStore):
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
         return await super().schedules(ids, within=None if within is None else within + HOUR)
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        here = replace(task, run_at=None if task.run_at is None else task.run_at - HOUR)
-        return await super().fire(schedule_id, if_version=if_version, next_run=next_run, task=here)
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        return await super().fire([replace(firing, task=_an_hour_before(firing.task)) for firing in firings])
+
+
+def _an_hour_before(task: NewTask) -> NewTask:
+    return replace(task, run_at=None if task.run_at is None else task.run_at - HOUR)
 
 
 async def test_what_a_claim_brought_without_an_answer_goes_back_uncharged(log: Path) -> None:

@@ -26,11 +26,8 @@ SIZE = 2_500_000
 @on_each_loop
 @each_store
 def test_large_calls_and_results_come_through_however_many_at_once(urls: dict[str, Url], name: str, loop: str) -> None:
-    async def body() -> None:
-        await many_large_calls(urls[name], calls=20, size=SIZE)
-        await many_large_results(urls[name], results=12, size=SIZE)
-
-    run_on(loop, body())
+    assert run_on(loop, many_large_calls(urls[name], calls=20, size=SIZE)) == [SIZE] * 20
+    assert run_on(loop, many_large_results(urls[name], results=12, size=SIZE)) == [SIZE] * 12
 
 
 @each_store

@@ -10,7 +10,7 @@ import pytest
 from omniq.models import TaskState
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
-from omniq.storage.records import Lease, TaskFilter, WorkerRecord
+from omniq.storage.records import EventFilter, Lease, TaskFilter, WorkerRecord
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.queue import PostgresQueueStore
@@ -140,7 +140,8 @@ async def test_not_even_where_a_pooler_keeps_the_session_from_being_ours(
 async def test_events_neither(server: PostgresServer, url: str) -> None:
     store = PostgresEventStore(PostgresEventStorageConfig.from_url(url))
     await store.append([TaskEvent(type=EventType.COMPLETE, time=1.0, task_id="a", data={"a": 1})])
-    assert len(await store.query(types=[EventType.COMPLETE], task_id="a")) == 1
+    where = EventFilter(types=(EventType.COMPLETE,), task_id="a")
+    assert len((await store.query(where)).events) == 1
     assert await store.purge(before=2.0) == 1
     await store.close()
     assert await caught(server) == []

@@ -15,14 +15,13 @@ from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
-from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, TaskFilter
+from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, TaskFilter
 from omniq.testing.conformance.builders import reap
-from omniq_postgres.adding import COPY_FROM
 from omniq_postgres.claiming import CLAIM, HEAD, LAPSED, PROMOTE, REAP
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore
-from omniq_postgres.opening import SCHEMA_VERSION, judge
-from omniq_postgres.queue import PostgresQueueStore
+from omniq_postgres.opening import judge
+from omniq_postgres.queue import COPY_FROM, PostgresQueueStore
 
 from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks
 
@@ -39,12 +38,18 @@ class TestSchema:
             await other.connect()
         await other.close()
 
-    async def test_a_newer_schema_is_refused(
-        self, queue: PostgresQueueStore, config: PostgresTaskQueueConfig, connection: Connection
+    @pytest.mark.parametrize(("version", "advice"), [(-1, "give a new schema to"), (+1, "upgrade")])
+    async def test_a_schema_of_another_version_is_refused(
+        self,
+        queue: PostgresQueueStore,
+        config: PostgresTaskQueueConfig,
+        connection: Connection,
+        version: int,
+        advice: str,
     ) -> None:
         await queue.close()
-        await connection.execute(f'update "{config.schema}".installation set version = {SCHEMA_VERSION + 1}')
-        with pytest.raises(StoreError, match="upgrade omniq-postgres"):
+        await connection.execute(f'update "{config.schema}".installation set version = version + {version}')
+        with pytest.raises(StoreError, match=f"{advice} omniq-postgres"):
             await queue.connect()
 
     async def test_an_empty_schema_may_be_there_already(
@@ -110,9 +115,8 @@ class TestCopy:
     async def test_one_that_is_there_leaves_the_others_new(self, queue: PostgresQueueStore) -> None:
         many = tasks(COPY_FROM)
         await queue.add([many[7]])
-        twice = [*many, many[3]]
-        answers = await queue.add(twice)
-        assert [index for index, answer in enumerate(answers) if answer is DUPLICATE] == [7, COPY_FROM]
+        answers = await queue.add(many)
+        assert [index for index, answer in enumerate(answers) if answer == DUPLICATE] == [7]
 
 
 class TestCallersTransaction:
@@ -136,6 +140,28 @@ class TestCallersTransaction:
             assert answers == [DUPLICATE, NEW, UNKNOWN_PARENT]
             assert await connection.fetchval("select 1") == 1
         assert [record and record.id for record in await queue.get(["u", "v"])] == ["u", None]
+
+    async def test_a_key_is_held_from_the_commit_on(self, queue: PostgresQueueStore, connection: Connection) -> None:
+        first, second = (replace(task(name), unique="key") for name in ("first", "second"))
+        transaction = connection.transaction()
+        await transaction.start()
+        assert await queue.add_within(connection, [first]) == [NEW]
+        adding = asyncio.create_task(queue.add([second]))  # whether the key is free is known at the end
+        await asyncio.sleep(0.1)
+        assert not adding.done()
+        await transaction.commit()
+        assert await adding == [Added(AddStatus.DUPLICATE, "first")]
+
+    async def test_a_key_is_free_after_a_rollback(self, queue: PostgresQueueStore, connection: Connection) -> None:
+        first, second = (replace(task(name), unique="key") for name in ("first", "second"))
+        transaction = connection.transaction()
+        await transaction.start()
+        assert await queue.add_within(connection, [first, replace(second, id="third")]) == [
+            NEW,
+            Added(AddStatus.DUPLICATE, "first"),
+        ]
+        await transaction.rollback()
+        assert await queue.add([second]) == [NEW]
 
     async def test_a_long_one_keeps_nobody_from_a_parent(
         self, queue: PostgresQueueStore, connection: Connection
@@ -213,6 +239,20 @@ class TestPlans:
         assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
 
+    async def test_a_list_reads_no_more_than_a_page_of_the_ended(
+        self, queue: PostgresQueueStore, config: PostgresTaskQueueConfig, connection: Connection
+    ) -> None:
+        await connection.execute(
+            f"""
+            insert into "{config.schema}".task (id, queue_name, name, state, priority, finished_at, body)
+            select 'id' || n, 'q' || n % 3, 'f' || n % 5, 'success', 0, n, '' from generate_series(1, {MANY}) n"""
+        )
+        success = (TaskState.SUCCESS,)
+        for where in (TaskFilter(states=success), TaskFilter(queue_name="q1"), TaskFilter(name="f1", states=success)):
+            before = await fetched(connection, str(config.schema))
+            assert len((await queue.find(where, newest_first=True)).tasks) == 100
+            assert await fetched(connection, str(config.schema)) - before < MANY / 50
+
     async def test_no_statement_walks_the_whole_table(
         self, queue: PostgresQueueStore, crowd: str, connection: Connection
     ) -> None:
@@ -223,6 +263,8 @@ class TestPlans:
         await queue.find(TaskFilter(expired=True))
         await queue.find(TaskFilter(states=(TaskState.WAITING,)))
         await queue.find(TaskFilter(states=(TaskState.ERROR,)))
+        await queue.find(TaskFilter(queue_name="due", name="f"))
+        await queue.find(TaskFilter(schedule_id="s"), newest_first=True)
         await queue.purge(older_than=60)
         await reap(queue)
         await queue.stats()
@@ -233,6 +275,14 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", ()):
         yield from nodes(child)
+
+
+async def fetched(connection: Connection, schema: str) -> int:
+    """How many rows of the table were read through indexes."""
+    await asyncio.sleep(1.1)  # the server counts once a second
+    await connection.execute("select pg_stat_clear_snapshot()")
+    sql = "select idx_tup_fetch from pg_stat_user_tables where schemaname = $1 and relname = 'task'"
+    return int(await connection.fetchval(sql, schema))
 
 
 async def scans(connection: Connection, schema: str) -> object:
@@ -281,7 +331,7 @@ async def test_an_event_may_hold_what_the_server_can_not(postgres_url: str) -> N
     store = PostgresEventStore(PostgresEventStorageConfig.from_url(postgres_url))
     data = {"text": "a\0b", "list": ["\0", 1], "plain": "\\u0000"}
     await store.append([TaskEvent(type=EventType.ERROR, time=1.0, data=data)])
-    (event,) = await store.query()
+    (event,) = (await store.query(EventFilter())).events
     assert event.data == {"text": "a\ufffdb", "list": ["\ufffd", 1], "plain": "\\u0000"}
     await store.close()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 
 from omniq.ids import new_id
 from omniq.models.state import TaskState
-from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
+from omniq.storage.calls import carry_out
+from omniq.storage.records import NEW, Change, NewTask, ResultRecord, TaskRecord
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 
@@ -30,6 +32,11 @@ async def opened(url: str) -> AsyncIterator[RedisQueueStore]:
 
 def task(task_id: str | None = None, *, body: bytes = b"body", delay: float = 0.0, ttl: float | None = None) -> NewTask:
     return NewTask(id=task_id or new_id(), queue_name=QUEUE, body=body, delay=delay, ttl=ttl)
+
+
+async def add_all(store: RedisQueueStore, tasks: Sequence[NewTask]) -> None:
+    """Add them, however many, which are all new."""
+    assert set(await carry_out(store, store.add, tasks, id_of=attrgetter("id"))) == {NEW}
 
 
 async def claim(store: RedisQueueStore, limit: int = 100) -> list[TaskRecord]:

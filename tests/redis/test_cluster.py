@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 from omniq.errors import StoreUnavailable
 from omniq.storage.records import NEW, ScheduleRecord, TaskFilter
+from omniq.testing.conformance.builders import fire
 from omniq_redis.queue import RedisQueueStore
 from redis.crc import key_slot
 
@@ -64,7 +65,7 @@ class TestCluster:
         self, redis_cluster: list[RedisServer], stores: list[RedisQueueStore]
     ) -> None:
         for store in stores:
-            assert await store.add([task(f"t{n}") for n in range(700)]) == [NEW] * 700
+            assert await store.add([task(f"t{n}") for n in range(500)]) == [NEW] * 500
         assert [node.ask("DBSIZE") > 0 for node in redis_cluster] == [True] * 3
 
     async def test_tasks_run_their_course(self, stores: list[RedisQueueStore]) -> None:
@@ -72,7 +73,7 @@ class TestCluster:
             await store.add([task("t", ttl=60), task("u")])
             schedule = ScheduleRecord(id="s", queue_name=QUEUE, body=b"", next_run=0.0)
             assert await store.put_schedule(schedule, if_version=None)
-            assert await store.fire("s", if_version=1, next_run=None, task=task("v"))
+            assert await fire(store, "s", if_version=1, next_run=None, task=task("v"))
             records = await claim(store)
             assert {changed.status for changed in await store.transition(list(map(success, records)))} == {"applied"}
             assert [result and result.body for result in await store.result_storage().get(["t", "v"])] == [

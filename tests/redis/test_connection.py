@@ -10,10 +10,11 @@ import pytest
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.state import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
+from omniq.testing.conformance.builders import fire
 from omniq_redis import connection
 from omniq_redis.config import RedisTaskQueueConfig
+from omniq_redis.connection import script
 from omniq_redis.queue import RedisQueueStore
-from omniq_redis.scripts import script
 from omniq_redis.wire import PARCEL
 
 from tests.redis.support import QUEUE, claim, elapsed, opened, success, task, until
@@ -48,7 +49,7 @@ VERBS: dict[str, Verb] = {
     ),
     "schedules": lambda store: store.schedules(),
     "delete_schedule": lambda store: store.delete_schedule("s"),
-    "fire": lambda store: store.fire("s", if_version=1, next_run=None, task=task()),
+    "fire": lambda store: fire(store, "s", if_version=1, next_run=None, task=task()),
     "put-results": lambda store: store.result_storage().put([]),
     "get-results": lambda store: store.result_storage().get(["t"]),
     "find-results": lambda store: store.result_storage().find("s"),
@@ -145,18 +146,23 @@ class TestScripts:
         answers = await asyncio.gather(*(store.add([task(f"t{n}")]) for n in range(100)))
         assert answers == [[NEW]] * 100
 
-    async def test_a_large_batch_may_find_them_forgotten(
-        self, redis_server: RedisServer, store: RedisQueueStore
-    ) -> None:
-        for _ in range(3):
-            redis_server.ask("SCRIPT FLUSH")
-            tasks = [task() for _ in range(2 * PARCEL + 1)]
-            assert await store.add(tasks) == [NEW] * len(tasks)
-            redis_server.ask("SCRIPT FLUSH")
-            records = await claim(store, len(tasks))
-            redis_server.ask("SCRIPT FLUSH")
-            changed = await store.transition(list(map(success, records)))
-            assert [change.status for change in changed] == ["applied"] * len(tasks)
+    async def test_a_batch_in_parts_may_find_them_forgotten(self) -> None:
+        server = RedisServer("valkey9", "--proto-max-bulk-len", "1mb")
+        server.start()
+        body = bytes(4000)
+        try:
+            async with opened(server.url) as store:
+                for _ in range(3):
+                    tasks = [task(body=body) for _ in range(PARCEL)]
+                    server.ask("SCRIPT FLUSH")
+                    assert await store.add(tasks) == [NEW] * len(tasks)
+                    server.ask("SCRIPT FLUSH")
+                    records = await claim(store, PARCEL)
+                    server.ask("SCRIPT FLUSH")
+                    changed = await store.transition([success(record, body) for record in records])
+                    assert [change.status for change in changed] == ["applied"] * len(tasks)
+        finally:
+            server.remove()
 
     def test_a_digest_is_that_of_the_source(self, redis_server: RedisServer) -> None:
         for name in ("add", "claim", "transition"):
@@ -235,10 +241,11 @@ class TestRefusals:
         assert [found and found.id for found in await store.get(["t", "u"])] == ["t", None]
         assert [(queue.name, queue.counts) for queue in await store.stats()] == [(QUEUE, {TaskState.SUCCESS: 1})]
 
-    async def test_a_newer_layout_is_refused(self, redis_server: RedisServer) -> None:
-        redis_server.ask("SET", "{omniq:default}:version", connection.LAYOUT + 1)
+    @pytest.mark.parametrize(("newer", "told"), [(1, "upgrade omniq-redis"), (-1, "an older omniq-redis wrote this")])
+    async def test_another_layout_is_refused(self, redis_server: RedisServer, newer: int, told: str) -> None:
+        redis_server.ask("SET", "{omniq:default}:version", connection.LAYOUT + newer)
         store = RedisQueueStore(RedisTaskQueueConfig.from_url(redis_server.url))
-        with pytest.raises(StoreError, match="upgrade omniq-redis"):
+        with pytest.raises(StoreError, match=told):
             await store.connect()
         await store.close()
 

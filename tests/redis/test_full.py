@@ -12,6 +12,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
 from omniq.models.state import TaskState
 from omniq.storage.records import Change, Lease, LeaseStatus, ResultRecord, ScheduleRecord, TaskFilter
+from omniq.testing.conformance.builders import fire
 from omniq_redis.queue import RedisQueueStore
 
 from tests.core import tasks
@@ -66,7 +67,7 @@ class TestVerbs:
         fill(redis_server)
         refused = (
             store.add([task("t")]),
-            store.fire("s", if_version=1, next_run=None, task=task("t")),
+            fire(store, "s", if_version=1, next_run=None, task=task("t")),
             store.put_schedule(replace(SCHEDULE, id="other"), if_version=None),
             store.result_storage().put([ResultRecord(task_id="t", epoch=1, status=TaskState.SUCCESS, body=b"result")]),
         )

@@ -105,6 +105,15 @@ class TestDueLater:
         await there.add([task("late", delay=50)])
         assert 0.3 < await woken(here.wait([QUEUE], LONG), there.add([task("soon", delay=0.4)])) < 0.4 + PUSHED
 
+    async def test_one_that_is_due_hides_none_that_comes_later(
+        self, here: RedisQueueStore, there: RedisQueueStore
+    ) -> None:
+        adding = there.add([task("now"), task("soon", delay=0.5)])
+        assert await woken(here.wait([QUEUE], LONG), adding) < 0.3
+        assert [record.id for record in await claim(here)] == ["now"]
+        assert await elapsed(here.wait([QUEUE], LONG)) < 0.5 + PUSHED
+        assert [record.id for record in await claim(here)] == ["soon"]
+
     async def test_the_next_one_ends_the_next_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.add([task("first", delay=0.3), task("second", delay=0.6)])
         began = time.monotonic()
@@ -149,8 +158,7 @@ class TestWithoutPush:
         self, redis_server: RedisServer, here: RedisQueueStore, there: RedisQueueStore
     ) -> None:
         await listening(here)
-        for channel in ("tasks", "results"):
-            redis_server.ask("PUBLISH", f"{{omniq:default}}:{channel}", "not msgpack")
+        assert redis_server.ask("PUBLISH", "{omniq:default}:news", "not msgpack") == 1
         await listening(here)
         await here.wait([QUEUE], 0.2)
         assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < PUSHED

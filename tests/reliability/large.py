@@ -27,27 +27,33 @@ RESULTS, RESULT_BYTES = 100, 12_000_000
 PATIENCE = 300.0
 
 
-async def many_large_calls(url: str, calls: int = CALLS, size: int = CALL_BYTES) -> None:
-    """As many concurrent `enqueue` calls, each with so many bytes, and a worker that takes them all."""
+async def many_large_calls(url: str, calls: int = CALLS, size: int = CALL_BYTES) -> list[int]:
+    """As many concurrent `enqueue` calls, each with so many bytes, and a worker that takes them all.
+
+    Returns how many bytes each task has got.
+    """
     async with AsyncOmniQ(config={"task_queue": {"url": url}}) as oq:
         payload = b"x" * size
         ids = await asyncio.gather(*(oq.enqueue(payloads.size_of, [payload]) for _ in range(calls)))
         await oq.start_worker("async")
-        assert await asyncio.gather(*(oq.get_result(id_, timeout=PATIENCE) for id_ in ids)) == [size] * calls
+        return list(await asyncio.gather(*(oq.get_result(id_, timeout=PATIENCE) for id_ in ids)))
 
 
-async def many_large_results(url: str, results: int = RESULTS, size: int = RESULT_BYTES) -> None:
-    """As many tasks that end at once, each with a value of so many bytes, and some small ones behind them."""
+async def many_large_results(url: str, results: int = RESULTS, size: int = RESULT_BYTES) -> list[int]:
+    """As many tasks that end at once, each with a value of so many bytes, and some small ones behind them.
+
+    Returns how many bytes each value has; those behind them must be right, and no task run twice.
+    """
     async with AsyncOmniQ(config={"task_queue": {"url": url}}) as oq:
         ids = await oq.enqueue_many(TaskCall(func=payloads.bytes_of_async, func_args=[size]) for _ in range(results))
         small = await oq.enqueue_many(TaskCall(func=tasks.add, func_args=[n, 1]) for n in range(20))
         await oq.start_worker("async")
-        for id_ in ids:
-            assert len(await oq.get_result(id_, timeout=PATIENCE)) == size
+        sizes = [len(await oq.get_result(id_, timeout=PATIENCE)) for id_ in ids]
         found = await asyncio.gather(*(oq.get_result(id_, timeout=PATIENCE) for id_ in small))
         assert found == [n + 1 for n in range(20)]
         records = await oq.task_queue.store.get([*ids, *small], bodies=False)
         assert {(record.epoch, record.crashes) for record in records if record} == {(1, 0)}
+        return sizes
 
 
 @contextmanager
@@ -78,9 +84,9 @@ def main() -> None:
     options = parser.parse_args()
     calls, results = int(CALLS * options.part), int(RESULTS * options.part)
     with _server(options.store) as url:
-        run_on(options.loop, many_large_results(url, results))
+        assert run_on(options.loop, many_large_results(url, results)) == [RESULT_BYTES] * results
         print(f"{results} results of {RESULT_BYTES:,} bytes: peak {_peak():,.0f} MB", file=sys.stderr)
-        run_on(options.loop, many_large_calls(url, calls))
+        assert run_on(options.loop, many_large_calls(url, calls)) == [CALL_BYTES] * calls
         print(f"{calls} calls of {CALL_BYTES:,} bytes: peak {_peak():,.0f} MB", file=sys.stderr)
 
 

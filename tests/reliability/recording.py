@@ -13,6 +13,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    Firing,
     LapsedLease,
     Lease,
     LeaseStatus,
@@ -144,8 +145,8 @@ class RecordingQueue(BaseTaskQueue):
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await self._store.delete_schedule(schedule_id)
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        return await self._store.fire(schedule_id, if_version=if_version, next_run=next_run, task=task)
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        return await self._store.fire(firings)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._store.wait(queues, timeout)

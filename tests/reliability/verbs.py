@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from omniq_redis.scripts import script
+from omniq_redis.connection import script
 
 from tests.reliability.servers import POSTGRES
 
@@ -33,7 +33,7 @@ STATEMENTS: Mapping[str, str] = {
     "extend": r"set lease_until =",
     "lapsed": r"0\.0::float8 as lease_until from",
     "beat": r"insert into \S+\.worker\b",
-    "now": r"^select extract\(epoch from clock_timestamp",
+    "now": r"^select \(select extract\(epoch from clock_timestamp",
     "transition": r"update \S+\.task set state = (\$2|given\.state)",
     "get": r"from \S+\.task where id = any\(\$1",
     "find": r"from \S+\.task where .*order by id limit",

@@ -72,7 +72,10 @@ class PostgresServer:
     def _is_ready(self, pid: int) -> bool:
         """Whether it answers: it, and not somebody else's server that has got the port meanwhile."""
         file = self._data / "postmaster.pid"
-        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return False
         return lines[:1] == [str(pid)] and "".join(lines[STATUS_LINE:]).strip() == "ready"
 
     def kill(self) -> None:

@@ -25,7 +25,6 @@ from omniq.storage.events import BaseEventStorage
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.results import BaseResultStorage
 from omniq.suggest import install_command
-from omniq.sync import AsyncResource, Blocking
 
 DEFAULT_STORE: Final = "sqlite"
 CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
@@ -37,13 +36,7 @@ CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
 _SERIALIZER: Final[Any] = Serializer
 _IN_URL: Final = re.compile(r"\Aurl(: |\.)")
 
-A = TypeVar("A", bound=AsyncResource)
 C = TypeVar("C", bound=ComponentConfig)
-
-
-def core_of(component: A | Blocking[A] | None) -> A | None:
-    """The async core of a component that may be a blocking facade."""
-    return component.aio if isinstance(component, Blocking) else component
 
 
 def security(config: OmniQConfig) -> Security:
@@ -60,7 +53,7 @@ def security(config: OmniQConfig) -> Security:
 
 def task_queue(config: OmniQConfig) -> AsyncTaskQueue[Any]:
     """The configured task queue, else the default one. Raises `ConfigError` or `PluginError`."""
-    spec, settings = resolve("task_queue", config.task_queue, config.project_name, **_around(config))
+    spec, settings = resolve("task_queue", config.task_queue, config.project_name, **_fallbacks(config))
     store = load_class(spec.store, BaseTaskQueue)  # type: ignore[type-abstract]
     return AsyncTaskQueue(store, settings, defaults=config.defaults, security=security(config))
 
@@ -69,7 +62,7 @@ def result_store(config: OmniQConfig) -> AsyncResultStorage[Any] | None:
     """The configured result storage; None where nothing was said: results go where the queue is."""
     if config.result_store is None:
         return None
-    spec, settings = resolve("result_store", config.result_store, config.project_name, **_around(config))
+    spec, settings = resolve("result_store", config.result_store, config.project_name, **_fallbacks(config))
     store = load_class(spec.store, BaseResultStorage)  # type: ignore[type-abstract]
     return AsyncResultStorage(store, settings)
 
@@ -78,19 +71,19 @@ def event_store(config: OmniQConfig) -> AsyncEventStorage[Any] | None:
     """The configured event storage; None where nothing was said: there are no events."""
     if config.event_store is None:
         return None
-    spec, settings = resolve("event_store", config.event_store, config.project_name, **_around(config))
+    spec, settings = resolve("event_store", config.event_store, config.project_name, **_fallbacks(config))
     return AsyncEventStorage(load_class(spec.store, BaseEventStorage), settings)  # type: ignore[type-abstract]
 
 
-def _around(config: OmniQConfig) -> Around:
+def _fallbacks(config: OmniQConfig) -> Fallbacks:
     return {"base_dir": config.base_dir, "fsspec_uri": config.fsspec_uri}
 
 
 # ── which store is meant, and how it is configured ─────────────────────────────
 
 
-class Around(TypedDict, total=False):
-    """What surrounds a choice."""
+class Fallbacks(TypedDict, total=False):
+    """What holds where a choice says nothing."""
 
     base_dir: str
     """`OmniQConfig.base_dir`: where a store that keeps files goes if it isn't told where."""
@@ -105,35 +98,35 @@ def resolve(
     kind: Literal["task_queue"],
     choice: ComponentChoice | None,
     project_name: str | None = None,
-    **around: Unpack[Around],
+    **fallbacks: Unpack[Fallbacks],
 ) -> tuple[TaskQueueSpec, TaskQueueConfig]: ...
 @overload
 def resolve(
     kind: Literal["result_store"],
     choice: ComponentChoice | None,
     project_name: str | None = None,
-    **around: Unpack[Around],
+    **fallbacks: Unpack[Fallbacks],
 ) -> tuple[ResultStoreSpec, ResultStorageConfig]: ...
 @overload
 def resolve(
     kind: Literal["event_store"],
     choice: ComponentChoice | None,
     project_name: str | None = None,
-    **around: Unpack[Around],
+    **fallbacks: Unpack[Fallbacks],
 ) -> tuple[EventStoreSpec, EventStorageConfig]: ...
 def resolve(
-    kind: StoreKind, choice: ComponentChoice | None, project_name: str | None = None, **around: Unpack[Around]
+    kind: StoreKind, choice: ComponentChoice | None, project_name: str | None = None, **fallbacks: Unpack[Fallbacks]
 ) -> tuple[StoreSpec, ComponentConfig]:
     """The chosen store's spec and configuration; without a choice, the default store's.
 
     Imports the module of its config struct and nothing else of it. Raises `ConfigError` beginning with the
     path, such as `task_queue.config.port`, and `PluginError` for a backend that is missing or unusable.
     """
-    plugins = around.get("plugins") or registry()
+    plugins = fallbacks.get("plugins") or registry()
     choice = choice or ComponentChoice()
     spec = _spec(kind, choice, plugins)
     type_ = load_class(spec.config, CONFIGS[kind])
-    config = _placed(kind, spec, type_, choice, around)
+    config = _placed(kind, spec, type_, choice, fallbacks)
     return spec, replace(config, project_name=project_name) if config.project_name is None else config
 
 
@@ -153,13 +146,13 @@ def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry) -> StoreS
     return spec
 
 
-def _placed(kind: StoreKind, spec: StoreSpec, type_: type[C], choice: ComponentChoice, around: Around) -> C:
-    """As the choice says; where it names no place itself, its store is at that of what surrounds it."""
+def _placed(kind: StoreKind, spec: StoreSpec, type_: type[C], choice: ComponentChoice, fallbacks: Fallbacks) -> C:
+    """As the choice says; where it names no place itself, its store is at that of the fallbacks."""
     path, url, given = f"{kind}.url", choice.url, choice.config
     if url is None and "base_dir" not in given:
-        path, url = "fsspec_uri", _fitting(around.get("fsspec_uri"), spec)
+        path, url = "fsspec_uri", _fitting(fallbacks.get("fsspec_uri"), spec)
         if url is None and "base_dir" in type_.__struct_fields__:
-            given = {"base_dir": around.get("base_dir", Settings.BASE_DIR), **given}
+            given = {"base_dir": fallbacks.get("base_dir", Settings.BASE_DIR), **given}
     if url is None:
         return convert(given, type_, f"{kind}.config")
     config = _from_url(path, type_, url)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
-from omniq.backend.base import BaseBackend
+from omniq.backend.base import BaseBackend, check_backend
 from omniq.backend.component import AsyncComponent
-from omniq.config.convert import given_fields
+from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider
 from omniq.config.model import OmniQConfig
 from omniq.errors import ConfigError, InvalidTask, WorkerError
@@ -25,7 +25,7 @@ from omniq.queue.facade import TaskQueue
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.results.outcome import OutcomeWaiter
-from omniq.sync import Blocking, Delegated, blocking
+from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
 from omniq.workers.base import Worker, own_results
 from omniq.workers.blocking import WorkerPool
 from omniq.workers.pool import AsyncWorkerPool
@@ -80,9 +80,11 @@ class AsyncOmniQ(FromSource):
         config: Source | None = None,
     ) -> None:
         self.config = ConfigProvider(config).load(project_name=project_name)
-        self.task_queue = build.core_of(task_queue) or build.task_queue(self.config)
-        self._results = build.core_of(result_store) or build.result_store(self.config)
-        self.event_store = build.core_of(event_store) or build.event_store(self.config)
+        self.task_queue = maybe_core_of(task_queue, AsyncTaskQueue, "task_queue") or build.task_queue(self.config)
+        results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
+        events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
+        self._results = results or build.result_store(self.config)
+        self.event_store = events or build.event_store(self.config)
         for component in self._components():
             component.use_project(self.config.project_name)
         self.task_queue.use_security(build.security(self.config))
@@ -93,7 +95,7 @@ class AsyncOmniQ(FromSource):
         self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
         self.task_queue.events = self.events
         self._worker_type = worker_type or self.config.worker.type
-        self._worker_config = dict(worker_config or {})
+        self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
 
     # ── other ways to say where ──────────────────────────────────────────────
@@ -114,7 +116,7 @@ class AsyncOmniQ(FromSource):
         Events go to `event_store_backend`, else to `backend` if it keeps events; `events=False` turns them off.
         Raises `ConfigError` if an `event_store_backend` keeps none.
         """
-        event_backend = event_store_backend or (backend if backend.has_events else None)
+        event_backend = event_store_backend or (backend if check_backend(backend).has_events else None)
         return cls(
             project_name=backend.project_name,
             task_queue=AsyncTaskQueue.from_backend(backend),

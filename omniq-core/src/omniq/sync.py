@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from omniq.background import end_task
-from omniq.errors import BlockingCallInLoop
+from omniq.errors import BlockingCallInLoop, ConfigError
 from omniq.logs import get_logger
 from omniq.portals import Portal as Portal
 from omniq.portals import new_event_loop as new_event_loop
@@ -36,6 +36,7 @@ log = get_logger("omniq.sync")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A", bound=AsyncResource)
 A_co = TypeVar("A_co", bound=AsyncResource, covariant=True)
 
 
@@ -135,6 +136,19 @@ class Blocking(Generic[A_co]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def core_of(component: A | Blocking[A], type_: type[A], name: str) -> A:
+    """The async core of a component that may be a blocking facade. Raises `ConfigError` if it is something else."""
+    core = component.aio if isinstance(component, Blocking) else component
+    if isinstance(core, type_):
+        return core
+    raise ConfigError(f"{name}: expected {type_.__name__} or its blocking facade, got {type(core).__name__}")
+
+
+def maybe_core_of(component: A | Blocking[A] | None, type_: type[A], name: str) -> A | None:
+    """As `core_of`; None if there is none."""
+    return None if component is None else core_of(component, type_, name)
 
 
 class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TypeAlias
 
 import asyncpg
@@ -15,7 +16,7 @@ from omniq.models.config import TEN_YEARS
 from omniq.storage.records import MAX_COUNT, LapsedLease, Lease, LeaseStatus, TaskRecord
 
 from omniq_postgres.connection import Session
-from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, raised, task_record
+from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, arrays, raised, task_record
 
 MAX_LEASE = 2 * TEN_YEARS
 """Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""
@@ -95,7 +96,7 @@ _EXTEND = f"""
     extended as (
         update omniq.task set lease_until = {NOW} + $5::float8 where ctid = any(array(select ctid from free)))
     select id, epoch, worker, task.cancel_requested, task.ctid = any(array(select ctid from free)) as extended
-    from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING}
+    from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING} order by id
 """
 _HELD = "select id, epoch, worker from omniq.task where state = 'running' and worker = $1"
 ENDLESS = f"(task.lease_until is null or task.lease_until > {NOW} + {MAX_LEASE})"
@@ -123,6 +124,10 @@ REAP = f"""
     from lapsed where task.ctid = lapsed.ctid
     returning {WITHOUT_BODY}
 """
+
+_mended = attrgetter(
+    *("id", "worker", "priority", "created_at", "run_at", "expires_at", "finished_at", "epoch", "attempts", "crashes")
+)
 
 Place: TypeAlias = tuple[int, float, str]
 """A place in a queue: the negated priority, `run_at` and id."""
@@ -166,7 +171,7 @@ class Claimed(list[TaskRecord]):
     """Seconds until the first SCHEDULED task of the queues is due; zero or less where more are than were promoted."""
 
 
-async def claim_tasks(
+async def claim(
     session: Session, queues: Sequence[str], limit: int, lease: float, worker: str, bookmarks: Bookmarks
 ) -> Claimed:
     """Claim; where SCHEDULED tasks have come due, those take their places in line first."""
@@ -204,66 +209,44 @@ async def _holding(session: Session, queues: Sequence[str]) -> Sequence[str]:
 async def _give_stand_ins(session: Session, tasks: Sequence[TaskRecord]) -> None:
     """Write the stand-ins of damaged tasks, which were claimed just now, so that they can be ended like others."""
     for task in tasks:
-        await session.fetch(
-            _MEND,
-            task.id,
-            task.worker,
-            task.priority,
-            task.created_at,
-            task.run_at,
-            task.expires_at,
-            task.finished_at,
-            task.epoch,
-            task.attempts,
-            task.crashes,
-            task.depends_on or None,
-        )
+        await session.fetch(_MEND, *_mended(task), task.depends_on or None)
 
 
 LOCK_PAUSES = (0.01, 0.05, 0.2, 0.5)
 """Seconds between two attempts to extend a lease whose row somebody else has locked."""
 
 
-async def extend_leases(session: Session, leases: Sequence[Lease], lease: float) -> list[LeaseStatus]:
+async def extend(session: Session, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
     """What was found of each lease.
 
     Whoever ends or reaps a task locks its row for a moment. One that stays locked is somebody's at a prompt: that
     lease isn't lost, and the others don't wait for it.
     """
-    keys = [Lease(held.task_id, held.epoch, held.worker) for held in leases]
-    found, locked = await _extend(session, keys, lease)
-    for pause in LOCK_PAUSES:
-        if not locked:
+    cancels: dict[Lease, bool] = {}
+    left = sorted(leases, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
+    for pause in (*LOCK_PAUSES, 0.0):
+        rows = await session.fetch(_EXTEND, clock.offset(), *arrays(left, "task_id", "epoch", "worker"), lease)
+        cancels = {key: cancel for key, cancel in cancels.items() if key not in left}
+        cancels |= {Lease(*row[:3]): row["cancel_requested"] for row in rows}
+        left = [Lease(*row[:3]) for row in rows if not row["extended"]]
+        if not left:
             break
         await asyncio.sleep(pause)
-        found_since, still_locked = await _extend(session, locked, lease)
-        found = {key: found[key] for key in found.keys() - set(locked)} | found_since
-        locked = still_locked
-    return [LeaseStatus(key in found, found.get(key, False)) for key in keys]
+    return [LeaseStatus(lease in cancels, cancels.get(lease, False)) for lease in leases]
 
 
-async def _extend(session: Session, leases: Sequence[Lease], lease: float) -> tuple[dict[Lease, bool], list[Lease]]:
-    """Those that are held, and whether a cancel was requested; and those among them that couldn't be extended."""
-    keys = [(held.task_id, held.epoch, held.worker) for held in leases]
-    ids, epochs, workers = zip(*sorted(keys), strict=True)  # who locks rows in one order locks nobody out
-    rows = await session.fetch(_EXTEND, clock.offset(), ids, epochs, workers, lease)
-    found = {Lease(*row[:3]): row[3] for row in rows}
-    return found, [Lease(*row[:3]) for row in rows if not row[4]]
-
-
-async def held_leases(session: Session, worker: str) -> list[Lease]:
+async def held(session: Session, worker: str) -> list[Lease]:
     """The leases that a worker holds."""
     return [Lease(*row) for row in await session.fetch(_HELD, worker)]
 
 
-async def lapsed_leases(session: Session, limit: int, after: LapsedLease | None) -> list[LapsedLease]:
+async def lapsed(session: Session, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
     """Leases that have run out, in order."""
     start = (-math.inf, "") if after is None else (after.lease_until, after.task_id)
     return [LapsedLease(*row) for row in await session.fetch(LAPSED, clock.offset(), *start, limit)]
 
 
-async def reap_tasks(session: Session, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+async def reap(session: Session, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
     """The tasks that were taken back."""
-    seen = [(lease.task_id, lease.epoch, lease.worker, lease.lease_until) for lease in leases]
-    columns = zip(*sorted(seen), strict=True)
-    return [task_record(row) for row in await session.fetch(REAP, clock.offset(), *columns)]
+    seen = arrays(sorted(leases, key=attrgetter("task_id")), "task_id", "epoch", "worker", "lease_until")
+    return [task_record(row) for row in await session.fetch(REAP, clock.offset(), *seen)]

@@ -212,13 +212,6 @@ class PostgresStore(ConnectedStore[Database]):
     connections: ClassVar[Connections[Database]] = Connections(Database)
     _settings: PostgresConfig
 
-    def __init__(self, config: PostgresConfig) -> None:
-        super().__init__(config.settings)
-
-    @property
-    def location(self) -> str:
-        return self._settings.location
-
     async def guarantees(self) -> Guarantees:
         settings = await self._connection.run(lambda session: session.fetch(ASK_SETTINGS))
         return judge(dict(map(tuple, settings)), push=self._connection.listens)

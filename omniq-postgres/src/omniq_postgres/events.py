@@ -11,14 +11,15 @@ from omniq.backend.component import Configured, configured_by
 from omniq.events.facade import EventStorage
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
 from omniq.storage.capabilities import Capability
 from omniq.storage.damage import event_of
 from omniq.storage.events import BaseEventStorage
+from omniq.storage.records import EventFilter, EventPage
+from omniq.storage.rules import cursor_at, place_of
 
 from omniq_postgres.config import PostgresEventStorageConfig
 from omniq_postgres.connection import PostgresStore
-from omniq_postgres.wire import conditions
+from omniq_postgres.wire import arrays, conditions
 
 _APPEND = """
     insert into omniq.event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
@@ -28,7 +29,7 @@ _APPEND = """
     order by place
 """
 _QUERY = """
-    select time, type, task_id, schedule_id, queue_name, worker, attempt, data from omniq.event
+    select id, time, type, task_id, schedule_id, queue_name, worker, attempt, data from omniq.event
     where {where} order by time desc, id desc limit {limit}
 """
 _PURGE = """
@@ -43,45 +44,33 @@ class PostgresEventStore(PostgresStore, BaseEventStorage):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
-        if events:
-            columns = zip(*map(_row, events), strict=True)
-            await self._connection.run(lambda session: session.fetch(_APPEND, *map(list, columns)))
+        columns = arrays(events, "time", "type", "task_id", "schedule_id", "queue_name", "worker", "attempt")
+        data = [_json(event.data) if event.data else None for event in events]
+        await self._connection.run(lambda session: session.fetch(_APPEND, *columns, data))
 
-    async def query(
-        self,
-        *,
-        task_id: str | None = None,
-        schedule_id: str | None = None,
-        types: Sequence[EventType] = (),
-        since: float | None = None,
-        limit: int = 100,
-    ) -> list[TaskEvent]:
-        wanted = {
-            "task_id = {}": task_id,
-            "schedule_id = {}": schedule_id,
-            "time >= {}": since,
-            "type = any({}::text[])": types or None,
-        }
-        where, values = conditions(wanted)
-        sql = _QUERY.format(where=where, limit=f"${len(values) + 1}")
-        rows = await self._connection.run(lambda session: session.fetch(sql, *values, limit))
-        return [_event(row) for row in reversed(rows)]
+    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
+        restrictions, values = conditions(
+            {
+                "task_id = {}": where.task_id,
+                "schedule_id = {}": where.schedule_id,
+                "queue_name = {}": where.queue_name,
+                "worker = {}": where.worker,
+                "type = any({}::text[])": where.types or None,
+                "time >= {}": where.since,
+                "time < {}": where.until,
+            }
+        )
+        if cursor is not None:
+            restrictions += f" and (time, id) < (${len(values) + 1}, ${len(values) + 2})"
+            values += place_of(cursor)
+        sql = _QUERY.format(where=restrictions, limit=f"${len(values) + 1}")
+        rows = await self._connection.run(lambda session: session.fetch(sql, *values, limit + 1))
+        page = rows[:limit]
+        more = len(rows) > limit
+        return EventPage(list(map(_event, page)), cursor_at(page[-1]["time"], page[-1]["id"]) if more else None)
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         return len(await self._connection.run(lambda session: session.fetch(_PURGE, before, limit)))
-
-
-def _row(event: TaskEvent) -> tuple[object, ...]:
-    return (
-        event.time,
-        event.type,
-        event.task_id,
-        event.schedule_id,
-        event.queue_name,
-        event.worker,
-        event.attempt,
-        _json(event.data) if event.data else None,
-    )
 
 
 def _json(data: dict[str, Any]) -> str:

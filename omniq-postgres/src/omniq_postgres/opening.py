@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ForeignConnection: TypeAlias = Connection | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     """A caller's own, perhaps from a pool."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 CACHE_SIZE: Final = 100
 """Prepared statements that a connection keeps."""
 
@@ -47,8 +47,9 @@ _TLS_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 _SAFE_PATH: Final = "pg_catalog, pg_temp"
 """Ours are the server's own functions, operators and types; nobody else's that are named alike, in `public` say, and
 would be a better match. The tables are always named with their schema."""
-_DIRECT: Final = {"enable_seqscan": "off", "jit": "off", "search_path": _SAFE_PATH}
-"""Each of our statements has its index, and a plan that was made while a table was small must not outlive that."""
+_DIRECT: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "search_path": _SAFE_PATH}
+"""Each of our statements has its index, and a plan that was made while a table was small must not outlive that. A
+bitmap scan steps over the dead again and again, where an index scan marks them for the next one."""
 TAKE_SAFE_PATH: Final = f"set local search_path = {_SAFE_PATH}"
 """Until the end of the open transaction."""
 SWAP_PATH: Final = f"""
@@ -180,7 +181,7 @@ async def ensure_schema(connection: Connection, settings: PostgresConfig) -> Non
 
 
 async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
-    """Whether the schema is there. Raises `StoreError` if it is another project's or of a newer version."""
+    """Whether the schema is there. Raises `StoreError` if it is another project's or of another version."""
     schema = settings.schema_name
     known = await connection.fetchval(
         "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')", schema
@@ -194,12 +195,13 @@ async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
             f"{settings.location}: this schema belongs to the project {project!r}, not to {settings.project!r}: "
             f"give each project a schema of its own"
         )
-    if version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        age, advice = ("a newer", "upgrade") if version > SCHEMA_VERSION else ("an older", "give a new schema to")
         raise StoreError(
-            f"{settings.location}: a newer omniq-postgres made this schema (version {version}, this one knows "
-            f"{SCHEMA_VERSION}): upgrade omniq-postgres"
+            f"{settings.location}: {age} omniq-postgres made this schema (version {version}, this one knows "
+            f"{SCHEMA_VERSION}): {advice} omniq-postgres"
         )
-    return bool(version == SCHEMA_VERSION)
+    return True
 
 
 async def _create(connection: Connection, settings: PostgresConfig) -> None:

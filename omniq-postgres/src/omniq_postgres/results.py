@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import ClassVar
 
 import asyncpg
@@ -11,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 from omniq import clock
 from omniq.backend.component import Configured, configured_by
-from omniq.batching import MAX_BYTES, parts
+from omniq.batching import parts
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.storage.capabilities import Capability
@@ -21,18 +22,18 @@ from omniq.storage.results import BaseResultStorage
 from omniq.storage.wakeups import News
 
 from omniq_postgres.config import PostgresResultStorageConfig
-from omniq_postgres.connection import PostgresStore, Session
-from omniq_postgres.resigning import replace_result_bodies
-from omniq_postgres.wire import CLOCK, NOW
+from omniq_postgres.connection import PostgresStore
+from omniq_postgres.wire import CLOCK, NOW, arrays, replace_bodies
 
 LARGE = 64 * 1024
 """Bytes of a body from which on it is read apart, so that no answer becomes giant."""
 
-UNLESS_NEWER = f"""
+IF_IT_GIVES_WAY = f"""
         on conflict (task_id) do update set epoch = excluded.epoch, status = excluded.status,
             schedule_id = excluded.schedule_id, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
             body = excluded.body
-        where excluded.epoch >= result.epoch or result.epoch > {MAX_COUNT}
+        where result.epoch < excluded.epoch or result.epoch > {MAX_COUNT}
+            or (result.epoch = excluded.epoch and (excluded.status <> 'running' or result.status = 'running'))
 """
 _PUT = f"""
     with {CLOCK}
@@ -40,7 +41,7 @@ _PUT = f"""
     select task_id, epoch, status, schedule_id, now, now + ttl, body
     from clock, unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::bytea[])
         as given (task_id, epoch, status, schedule_id, ttl, body)
-    {UNLESS_NEWER}
+    {IF_IT_GIVES_WAY}
     returning task_id
 """
 _REST = "task_id, epoch, status, schedule_id, finished_at, expires_at"
@@ -72,23 +73,21 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        if not records:
-            return []
-        stored = await self._connection.run(partial(_put, records=records))
-        ended = [record.task_id for record, done in zip(records, stored, strict=True) if done]
-        self._connection.channel.tell(News(ended=ended))
-        return stored
+        columns = arrays(records, "task_id", "epoch", "status", "schedule_id", "ttl", "body")
+        rows = await self._connection.run(lambda session: session.fetch(_PUT, clock.offset(), *columns))
+        stored = {row[0] for row in rows}
+        self._connection.channel.tell(News(ended=list(stored)))
+        return [record.task_id in stored for record in records]
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._connection.run(partial(replace_result_bodies, bodies=bodies)) if bodies else []
+        job = partial(replace_bodies, table="result", key="task_id", bodies=bodies)
+        return await self._connection.run(job)
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
-        if not ids:
-            return []
         rows = await self._connection.run(lambda session: session.fetch(_GET_SMALL, clock.offset(), ids))
         large = [row for row in rows if row["body"] is None]
         found = {row["task_id"]: _record(row) for row in rows if row["body"] is not None}
-        for part in parts(large, _size, limit=len(large), max_bytes=MAX_BYTES):
+        for part in parts(large, itemgetter("size"), limit=len(large) or 1):
             found |= await self._get_whole([row["task_id"] for row in part])
         return [found.get(id_) for id_ in ids]
 
@@ -106,43 +105,6 @@ class PostgresResultStore(PostgresStore, BaseResultStorage):
 
     async def hear(self, timeout: float) -> None:
         await self._connection.channel.hear(timeout)
-
-
-async def _put(session: Session, records: Sequence[ResultRecord]) -> list[bool]:
-    stored = [False] * len(records)
-    for wave in _waves(records):
-        rows = await session.fetch(_PUT, clock.offset(), *_arrays([records[index] for index in wave]))
-        ids = {row[0] for row in rows}
-        for index in wave:
-            stored[index] = records[index].task_id in ids
-    return stored
-
-
-def _waves(records: Sequence[ResultRecord]) -> Iterator[list[int]]:
-    """The records' indexes in order, so that no wave has two of one task: one statement can't write a row twice."""
-    left = list(range(len(records)))
-    while left:
-        first = {records[index].task_id: index for index in reversed(left)}
-        wave = sorted(first.values())
-        yield wave
-        left = [index for index in left if first[records[index].task_id] != index]
-
-
-def _arrays(records: Sequence[ResultRecord]) -> tuple[list[object], ...]:
-    """The records as arrays, one per column of `_PUT`."""
-    return (
-        [record.task_id for record in records],
-        [record.epoch for record in records],
-        [record.status for record in records],
-        [record.schedule_id for record in records],
-        [record.ttl for record in records],
-        [record.body for record in records],
-    )
-
-
-def _size(row: asyncpg.Record) -> int:
-    size: int = row["size"]
-    return size
 
 
 def _record(row: asyncpg.Record) -> ResultRecord:

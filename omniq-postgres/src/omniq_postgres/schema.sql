@@ -1,4 +1,4 @@
--- Version 2, for the schema "omniq"; another name is put in its place. Times are seconds since the epoch on the
+-- Version 3, for the schema "omniq"; another name is put in its place. Times are seconds since the epoch on the
 -- server's clock (`to_timestamp(run_at)` shows them); ids and names compare by code point.
 
 create table omniq.installation (
@@ -25,7 +25,8 @@ create table omniq.task (
     cancel_requested boolean not null default false,
     depends_on       text[],
     schedule_id      text collate "C",
-    name             text not null default '',
+    unique_key       text collate "C",
+    name             text collate "C" not null default '',
     body             bytea not null
 ) with (
     fillfactor = 70,
@@ -41,11 +42,12 @@ create index task_pending on omniq.task (queue_name, (-priority::integer), run_a
 create index task_scheduled on omniq.task (queue_name, run_at) where state = 'scheduled';
 create index task_waiting on omniq.task (id, queue_name) where state = 'waiting';
 create index task_running on omniq.task (lease_until, queue_name) where state = 'running';
-create index task_error on omniq.task (id) where state = 'error';
-create index task_finished on omniq.task (finished_at, queue_name, state) where finished_at is not null;
+create index task_ended on omniq.task (queue_name, name, state, id) where finished_at is not null;
+create index task_finished on omniq.task (finished_at) where finished_at is not null;
+create unique index task_unique on omniq.task (unique_key) where unique_key is not null;
 create index task_expiring on omniq.task (expires_at)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
-create index task_of_schedule on omniq.task (schedule_id, id) where schedule_id is not null;
+create index task_of_schedule on omniq.task (schedule_id, state, id) where schedule_id is not null;
 
 create table omniq.edge (
     parent text collate "C" not null,
@@ -79,7 +81,8 @@ create index schedule_due on omniq.schedule (next_run) where not paused;
 create table omniq.result (
     task_id     text collate "C" primary key,
     epoch       integer not null,
-    status      text collate "C" not null check (status in ('success', 'error', 'cancelled', 'expired')),
+    status      text collate "C" not null check (status in
+                    ('running', 'success', 'error', 'cancelled', 'expired')),
     schedule_id text collate "C",
     finished_at double precision not null,
     expires_at  double precision,

@@ -1,15 +1,21 @@
-"""How tasks cross into PostgreSQL and back: batches as arrays, one per column."""
+"""How calls and tasks cross into PostgreSQL and back: batches as arrays, one per column."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import wraps
+from operator import attrgetter
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 import msgspec
 from omniq.storage.damage import task_of
-from omniq.storage.records import MAX_COUNT, TaskRecord
+from omniq.storage.records import MAX_COUNT, NewBody, TaskRecord
 
-from omniq_postgres.connection import Session
+from omniq_postgres.connection import Database, Session
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NOW_AT = "(select extract(epoch from clock_timestamp())::float8 + {}::float8)"
 """SQL for the server's time plus `omniq.clock.offset()`, which is the parameter."""
@@ -22,20 +28,30 @@ IS_RUNNING = "task.lease_until is not null"
 """SQL for the state RUNNING where ids are given. Were it asked by name, the server might walk `task_running` instead,
 and in it the dead of all that ran."""
 
+WITHOUT_BODY = (
+    "id, queue_name, state, priority, created_at, run_at, expires_at, finished_at, epoch, attempts, crashes, "
+    "lease_until, claimed_at, worker, cancel_requested, coalesce(depends_on, array[]::text[]) as depends_on, "
+    'schedule_id, unique_key as "unique", name'
+)
+COLUMNS = f"{WITHOUT_BODY}, body"
+
+
+def in_session(
+    job: Callable[Concatenate[Session, P], Awaitable[T]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that does this with a session, signature kept."""
+
+    @wraps(job)
+    async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        database: Database = self._connection
+        return await database.run(lambda session: job(session, *args, **kwargs))
+
+    return method
+
 
 def raised(counter: str) -> str:
     """SQL for a counter and one more. One that is damaged doesn't overflow, so that the other rows get theirs."""
     return f"least({counter}, {MAX_COUNT}) + 1"
-
-
-COLUMNS = (
-    "id, queue_name, state, priority, created_at, run_at, expires_at, finished_at, epoch, attempts, crashes, "
-    "lease_until, claimed_at, worker, cancel_requested, coalesce(depends_on, array[]::text[]) as depends_on, "
-    "schedule_id, name, body"
-)
-WITHOUT_BODY = COLUMNS.removesuffix(", body")
-_FETCH_TASKS = f"select {COLUMNS} from omniq.task where id = any($1::text[])"
-_FETCH_WITHOUT_BODIES = f"select {WITHOUT_BODY} from omniq.task where id = any($1::text[])"
 
 
 def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
@@ -43,6 +59,11 @@ def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
     used = [(sql, value) for sql, value in wanted.items() if value is not None]
     text = " and ".join(sql.format(f"${number}") for number, (sql, _) in enumerate(used, start=1))
     return text or "true", [value for _, value in used]
+
+
+def arrays(items: Sequence[object], *fields: str) -> list[list[Any]]:
+    """These fields of the items, an array for each."""
+    return [list(map(attrgetter(field), items)) for field in fields]
 
 
 def array_literal(texts: Sequence[str]) -> str | None:
@@ -53,12 +74,6 @@ def array_literal(texts: Sequence[str]) -> str | None:
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
-async def fetch_tasks(session: Session, ids: Sequence[str], *, bodies: bool) -> dict[str, TaskRecord]:
-    """Those of the tasks that exist."""
-    records = map(task_record, await session.fetch(_FETCH_TASKS if bodies else _FETCH_WITHOUT_BODIES, ids))
-    return {record.id: record for record in records}
-
-
 def task_record(row: asyncpg.Record) -> TaskRecord:
     """The task that a row with all its columns is; a damaged one has its `damage`."""
     values = dict(row)
@@ -66,3 +81,16 @@ def task_record(row: asyncpg.Record) -> TaskRecord:
         return msgspec.convert(values, TaskRecord)
     except ValueError:
         return task_of(values)
+
+
+async def replace_bodies(session: Session, table: str, key: str, bodies: Sequence[NewBody]) -> list[bool]:
+    """Replace the bodies of a table's rows that have the old ones; returns whether each was replaced."""
+    sql = f"""
+        update omniq.{table} set body = given.body
+        from unnest($1::text[], $2::bytea[], $3::bytea[]) as given (id, old, body)
+        where {table}.{key} = given.id and {table}.body = given.old
+        returning given.id
+    """
+    ordered = sorted(bodies, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
+    replaced = {row[0] for row in await session.fetch(sql, *arrays(ordered, "task_id", "old", "body"))}
+    return [new.task_id in replaced for new in bodies]

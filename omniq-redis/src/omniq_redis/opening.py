@@ -1,19 +1,19 @@
-"""A client for a server, a cluster or sentinels, what becomes of its errors, and what a server says of itself."""
+"""A client for a server, a cluster or sentinels, what becomes of its errors, and what the server says of itself."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import Struct
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.logs import get_logger
 from omniq.loops import close_transport
+from omniq.storage import transport
 from omniq.storage.guarantees import Guarantees
-from omniq.storage.transport import is_transport_error
+from omniq.storage.tls import tls_advice
+from omniq.storage.transport import Rule
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -23,85 +23,99 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from omniq_redis.config import RedisConfig
-from omniq_redis.tls import tls_advice
+
+Client: TypeAlias = Redis | RedisCluster
 
 RETRIES = 0
 """Nothing is sent twice: after a lost reply only the caller knows whether to ask again."""
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+UNKNOWN = "unknown"
+LONGEST = 512 * 1024 * 1024
+"""Bytes of `proto-max-bulk-len` where nobody has changed it."""
+SHORTEST = 1024 * 1024
+"""Bytes of the smallest one that a server accepts."""
+PRECISION = 16 * 1024
+"""Bytes by which a limit that was found by trying may be too low."""
+TRIES = 3
+"""Times that the server must hang up on a string before the string is at fault, and not the network."""
 
-_FOR_GOOD = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
-_TRANSIENT = (
+_reported: set[str] = set()
+_limits: dict[str, int] = {}
+"""By location: bytes of the longest string that the server takes."""
+
+_log = get_logger("omniq.redis")
+
+# ── errors ───────────────────────────────────────────────────────────────────
+
+_REDIS = (redis_errors.RedisError, redis_errors.RedisClusterException)
+_PASSING = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
     redis_errors.InvalidResponse,
     redis_errors.ReadOnlyError,
     redis_errors.TryAgainError,
     redis_errors.ClusterDownError,
-    redis_errors.MasterDownError,
     redis_errors.NoScriptError,
 )
 # In scripts, old servers put their codes into the midst of the message.
-_TRANSIENT_TEXT = re.compile(
-    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN|cannot be connected|"
-    r"Protocol error)\b"
+_PASSING_CODES = r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN)\b"
+_RULES: tuple[Rule, ...] = (
+    (_REDIS, r"OutOfMemoryError|\bOOM\b", StoreFull),
+    (_REDIS, r"exceeds maximum allowed size|proto-max-bulk-len", ValueRefused),
+    ((redis_errors.AuthenticationError, redis_errors.AuthorizationError), "", StoreError),
+    (_PASSING, "", StoreUnavailable),
+    (_REDIS, rf"{_PASSING_CODES}|\bcannot be connected\b|\bProtocol error\b", StoreUnavailable),
+    (Exception, r"^hiredis\.", StoreUnavailable),
+    ((*_REDIS, msgspec.DecodeError), "", StoreError),
 )
-_FULL_TEXT = re.compile(r"\bOOM\b")
-_TOO_LARGE_TEXT = re.compile(r"exceeds maximum allowed size|proto-max-bulk-len")
-
-Client: TypeAlias = Redis | RedisCluster
 
 
-@contextmanager
-def store_errors(settings: RedisConfig) -> Iterator[None]:
+def store_errors(settings: RedisConfig) -> AbstractContextManager[None]:
     """Turn what redis-py and the event loop raise into the `StoreError` that it amounts to."""
-    try:
-        yield
-    except (Exception, asyncio.CancelledError) as error:
-        kind = kind_of(error)
-        if kind is None:
-            raise
-        words = tls_advice(error, settings) or str(error) or type(error).__name__
-        raise kind(f"{settings.location}: {words}") from error
+    return transport.store_errors(settings, _RULES, lambda error: _tls_advice(error, settings))
 
 
-def kind_of(error: BaseException) -> type[StoreError] | None:
-    """`StoreUnavailable` where a repeat may succeed, else `StoreError`; None for what isn't of driver or network."""
-    if is_transport_error(error) or type(error).__module__ == "hiredis":
-        return StoreUnavailable
-    if isinstance(error, msgspec.DecodeError):
-        return StoreError
-    if not isinstance(error, redis_errors.RedisError | redis_errors.RedisClusterException):
+def _tls_advice(error: BaseException, settings: RedisConfig) -> str | None:
+    if not settings.ssl:
         return None
-    if isinstance(error, redis_errors.OutOfMemoryError) or _FULL_TEXT.search(str(error)):
-        return StoreFull
-    if _TOO_LARGE_TEXT.search(str(error)):
-        return ValueRefused
-    return StoreUnavailable if _is_transient(error) else StoreError
+    if isinstance(error, redis_errors.TimeoutError) and "connecting" in str(error):
+        return f"{error}: if it does no TLS on this port, leave ssl out (redis://)"
+    files = {name: getattr(settings, name) for name in TLS_FILES}
+    return tls_advice(error, files, other_host="give a host that is in it")
 
 
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, _FOR_GOOD):
-        return False
-    return isinstance(error, _TRANSIENT) or _TRANSIENT_TEXT.search(str(error)) is not None
+# ── clients ──────────────────────────────────────────────────────────────────
 
 
 def open_client(settings: RedisConfig) -> Client:
     """A client for the running loop, which connects at its first command."""
     options = _options(settings)
     if settings.cluster:
-        nodes = [ClusterNode(host, port) for host, port in settings.addresses]
-        cluster = RedisCluster(startup_nodes=nodes, **options)
-        kind = cluster.connection_kwargs["connection_class"]
-        cluster.connection_kwargs["connection_class"] = _watchful(kind)
+        cluster = RedisCluster(startup_nodes=[ClusterNode(*node) for node in settings.addresses], **options)
+        cluster.connection_kwargs["connection_class"] = _watchful(cluster.connection_kwargs["connection_class"])
         return cluster
-    if settings.sentinel_master is not None:
-        own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
-        sentinels = Sentinel(settings.addresses, sentinel_kwargs={**options, **own})  # type: ignore[no-untyped-call]
-        client: Redis = sentinels.master_for(settings.sentinel_master, db=settings.db, **options)
-    else:
+    if settings.sentinel_master is None:
         host, port = settings.addresses[0]
         client = Redis(host=host, port=port, db=settings.db, **options)
+    else:
+        own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
+        sentinels = Sentinel(settings.addresses, sentinel_kwargs={**options, **own})  # type: ignore[no-untyped-call]
+        client = sentinels.master_for(settings.sentinel_master, db=settings.db, **options)
     client.connection_pool.connection_class = _watchful(client.connection_pool.connection_class)
     return client
+
+
+def _options(settings: RedisConfig) -> dict[str, Any]:
+    encryption = {name: getattr(settings, name) for name in ("ssl", *TLS_FILES)}
+    return {
+        "username": settings.username,
+        "password": settings.password,
+        "socket_timeout": settings.timeout,
+        "socket_connect_timeout": settings.timeout,
+        "retry": Retry(NoBackoff(), RETRIES),
+        "protocol": 2,
+        **(encryption if settings.ssl else {}),
+    }
 
 
 class _Watchful(AbstractConnection):
@@ -118,18 +132,21 @@ def _watchful(connection_class: Any) -> Any:
     return type("WatchfulConnection", (_Watchful, connection_class), {})
 
 
+def _with_sentinels(client: Client) -> list[Client]:
+    """The client, and those of the sentinels that it asks."""
+    pool = getattr(client, "connection_pool", None)
+    return [client, *(pool.sentinel_manager.sentinels if isinstance(pool, SentinelConnectionPool) else ())]
+
+
 async def close_client(client: Client) -> None:
     """Close its connections, those to sentinels too."""
-    await client.aclose()
-    pool = getattr(client, "connection_pool", None)
-    if isinstance(pool, SentinelConnectionPool):
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
+    for each in _with_sentinels(client):
+        await each.aclose()
 
 
 def hang_up(client: Client) -> None:
     """Close its connections at once, though their loop may have been closed."""
-    for connection in _connections(client):
+    for connection in [connection for each in _with_sentinels(client) for connection in _connections(each)]:
         writer, connection._writer = connection._writer, None
         if writer is not None:
             close_transport(writer.transport)
@@ -143,107 +160,119 @@ def _connections(client: Client) -> list[AbstractConnection]:
         known = (client.nodes_manager.nodes_cache, client.nodes_manager.startup_nodes)
         return [connection for nodes in known for node in nodes.values() for connection in node._connections]
     pool = client.connection_pool
-    sentinels = pool.sentinel_manager.sentinels if isinstance(pool, SentinelConnectionPool) else ()
-    others = [connection for sentinel in sentinels for connection in _connections(sentinel)]
-    return [*pool._available_connections, *pool._in_use_connections, *others]
+    return [*pool._available_connections, *pool._in_use_connections]
 
 
-async def open_subscriber(settings: RedisConfig) -> Redis:
-    """A client for subscriptions: in a cluster, of the node that has the project's keys."""
-    client = open_client(settings)
-    if not isinstance(client, RedisCluster):
-        return client
-    try:
-        await client.initialize()
-        node = client.get_node_from_key(settings.namespace)
+# ── what the server says ─────────────────────────────────────────────────────
+
+
+class Server:
+    """The server that holds a project's keys. Its methods raise `StoreUnavailable` or `StoreError`."""
+
+    def __init__(self, client: Client, settings: RedisConfig) -> None:
+        self._client = client
+        self._settings = settings
+
+    async def node(self) -> ClusterNode | None:
+        """In a cluster, the node that has the keys. Raises what redis-py raises."""
+        if not isinstance(self._client, RedisCluster):
+            return None
+        await self._client.initialize()
+        node = self._client.get_node_from_key(self._settings.namespace)
         if node is None:
             raise redis_errors.ClusterDownError("no node has the project's keys")
-        return Redis(host=node.host, port=int(node.port), **_options(settings))
-    finally:
-        await close_client(client)
+        return node
 
+    async def _ask(self, *command: str | bytes) -> Any:
+        node = await self.node()
+        return await self._client.execute_command(*command, **({} if node is None else {"target_nodes": node}))
 
-def _options(settings: RedisConfig) -> dict[str, Any]:
-    encryption = {
-        "ssl": True,
-        "ssl_ca_certs": settings.ssl_ca_certs,
-        "ssl_certfile": settings.ssl_certfile,
-        "ssl_keyfile": settings.ssl_keyfile,
-    }
-    return {
-        "username": settings.username,
-        "password": settings.password,
-        "socket_timeout": settings.timeout,
-        "socket_connect_timeout": settings.timeout,
-        "retry": Retry(NoBackoff(), RETRIES),
-        "protocol": 2,
-        **(encryption if settings.ssl else {}),
-    }
-
-
-class Server(Struct, frozen=True):
-    """What a server says of itself; None where it doesn't."""
-
-    version: str
-    evicts: str | None
-    """What it does when memory is short: noeviction, or what it drops."""
-    appends: bool | None
-    """Whether it writes an append-only file."""
-    syncs: str | None
-    """When it syncs that: always, everysec or no."""
-
-    @property
-    def guarantees(self) -> Guarantees:
-        """What that amounts to. What isn't known isn't promised."""
-        appends = self.appends is True
-        return Guarantees(
-            survives_process_kill=appends,
-            survives_power_loss=appends and self.syncs == "always",
-            survives_failover=False,  # replication is asynchronous
-            clock="server",
-            push=True,
-            atomic_results=True,
-            evidence=(
-                f"version={self.version}",
-                f"appendonly={_said(self.appends)}",
-                f"appendfsync={_said(self.syncs)}",
-                f"maxmemory-policy={_said(self.evicts)}",
-            ),
-        )
-
-    @property
-    def warnings(self) -> list[str]:
-        """What its operator should know."""
-        found = []
-        if self.appends is False:
-            found.append("it keeps no append-only file: what is acknowledged dies with it; set appendonly yes")
-        if self.evicts not in (None, "noeviction"):
-            found.append(f"it drops tasks when memory is short: set maxmemory-policy noeviction, not {self.evicts}")
-        return found
-
-
-def _said(value: str | bool | None) -> str:
-    return "unknown" if value is None else str(value)
-
-
-async def ask_server(client: Client, namespace: str) -> Server:
-    """What the server that holds the keys says of itself."""
-    node = await node_of(client, namespace)
-    info = await client.execute_command("INFO", **node)
-    settings: dict[str, str] = {}
-    with suppress(redis_errors.ResponseError):  # managed servers and narrow ACLs forbid it
-        settings = await client.execute_command("CONFIG GET", "appendfsync", **node)
-    return Server(
-        version=str(info.get("valkey_version", info.get("redis_version"))),
-        evicts=info.get("maxmemory_policy"),
-        appends=None if "aof_enabled" not in info else bool(info["aof_enabled"]),
-        syncs=settings.get("appendfsync"),
-    )
-
-
-async def node_of(client: Client, namespace: str) -> dict[str, Any]:
-    """The options that send a command to the node that has the namespace's keys."""
-    if not isinstance(client, RedisCluster):
+    async def _set_to(self) -> dict[str, str]:
+        """What it is set to."""
+        with suppress(redis_errors.ResponseError):  # managed servers and narrow ACLs forbid it
+            return dict(await self._ask("CONFIG GET", "*"))
         return {}
-    await client.initialize()
-    return {"target_nodes": client.get_node_from_key(namespace)}
+
+    async def _facts(self) -> dict[str, str]:
+        """Its version, and the settings on which it depends what survives."""
+        with store_errors(self._settings):
+            info, settings = await self._ask("INFO"), await self._set_to()
+        return {
+            "version": str(info.get("valkey_version", info.get("redis_version"))),
+            "appendonly": {0: "no", 1: "yes"}.get(info.get("aof_enabled"), UNKNOWN),
+            "appendfsync": settings.get("appendfsync", UNKNOWN),
+            "maxmemory-policy": info.get("maxmemory_policy", UNKNOWN),
+        }
+
+    async def guarantees(self) -> Guarantees:
+        """What can be relied upon."""
+        return _guarantees_of(await self._facts())
+
+    async def report(self) -> None:
+        """Log once what can be relied upon, and what the server's operator should know."""
+        location = self._settings.location
+        if location in _reported:
+            return
+        _reported.add(location)
+        facts = await self._facts()
+        policy = facts["maxmemory-policy"]
+        _log.info("%s: version %s, %s", location, facts["version"], _guarantees_of(facts))
+        if facts["appendonly"] == "no":
+            _log.warning("%s: it keeps no append-only file: what it holds dies with it; set appendonly yes", location)
+        if policy not in ("noeviction", UNKNOWN):
+            _log.warning(
+                "%s: short of memory, it drops tasks: set maxmemory-policy noeviction, not %s", location, policy
+            )
+
+    async def learn_limit(self) -> bool:
+        """Ask for the longest string that it takes; whether it may be asked."""
+        with store_errors(self._settings):
+            limit = (await self._set_to()).get("proto-max-bulk-len")
+        if limit is not None:
+            _limits[self._settings.location] = int(limit)
+        return limit is not None
+
+    async def explain_cut(self, size: int) -> None:
+        """See whether it hangs up on strings of that size, without a word, so that a repeat is split."""
+        for _ in range(TRIES if size > SHORTEST else 0):
+            with suppress(StoreError):  # the client's connections may have been cut off too
+                if not await self.learn_limit():
+                    await self._find_limit(size)
+                return
+
+    async def _find_limit(self, size: int) -> None:
+        """Try, if it doesn't take a string of that size, which one it takes."""
+        if await self._takes(size) or not await self._takes(0):
+            return
+        low, high = SHORTEST, size
+        while high - low > PRECISION:
+            middle = (low + high) // 2
+            low, high = (middle, high) if await self._takes(middle) else (low, middle)
+        _limits[self._settings.location] = low
+
+    async def _takes(self, size: int) -> bool:
+        for _ in range(TRIES):
+            with suppress(StoreUnavailable, ValueRefused), store_errors(self._settings):
+                with suppress(redis_errors.NoPermissionError):  # it was read, though it may not be said
+                    await self._ask("ECHO", bytes(size))
+                return True
+        return False
+
+
+def limit_of(location: str) -> int:
+    """Bytes of the longest string that the server there takes, as far as is known."""
+    return _limits.get(location, LONGEST)
+
+
+def _guarantees_of(facts: Mapping[str, str]) -> Guarantees:
+    """What can be relied upon. What isn't known isn't promised."""
+    appends = facts["appendonly"] == "yes"
+    return Guarantees(
+        survives_process_kill=appends,
+        survives_power_loss=appends and facts["appendfsync"] == "always",
+        survives_failover=False,  # replication is asynchronous
+        clock="server",
+        push=True,
+        atomic_results=True,
+        evidence=tuple(f"{name}={value}" for name, value in facts.items()),
+    )

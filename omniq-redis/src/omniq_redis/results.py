@@ -12,13 +12,11 @@ from omniq.results.facade import ResultStorage
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.results import BaseResultStorage
-from omniq.storage.sizes import result_bytes
 from omniq.storage.wakeups import News
 
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.rows import result_record, to_server, to_text
-from omniq_redis.wire import PARCEL, bodies_batch, parcels, results_batch, weight_of_body
+from omniq_redis.wire import PARCEL, bodies_batch, result_record, results_batch, to_server, to_text
 
 _decode_records = msgspec.msgpack.Decoder(tuple[float, list[bytes | None]]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -32,25 +30,20 @@ class RedisResultStore(RedisStore, BaseResultStorage):
     )
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        stored: list[bool] = []
-        for parcel in parcels(records, result_bytes, self.max_item_bytes):
-            answer = await self._connection.call("put_results", *results_batch(parcel))
-            stored += [letter == ord("1") for letter in answer]
+        stored = await self._flags("put_results", records, results_batch)
         self.wakeups.tell(News(ended=[r.task_id for r, done in zip(records, stored, strict=True) if done]))
         return stored
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        batches = map(bodies_batch, parcels(bodies, weight_of_body, self.max_item_bytes))
-        answers = await self._connection.calls("replace_results", batches)
-        return [letter == ord("1") for answer in answers for letter in answer]
+        return await self._flags("replace_results", bodies, bodies_batch)
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         found: list[ResultRecord | None] = []
         while len(found) < len(ids):
-            parcel = ids[len(found) : len(found) + PARCEL]
-            raw = [to_server(id_) for id_ in parcel]
-            now, records = _decode_records(await self._connection.call("get_results", raw))
-            found += [_current(id_, record, now) for id_, record in zip(parcel, records, strict=False)]
+            asked = ids[len(found) :]
+            answer = await self._connection.call("get_results", list(map(to_server, asked)))
+            now, records = _decode_records(answer)
+            found += [_current(id_, record, now) for id_, record in zip(asked, records, strict=False)]
         return found
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
@@ -66,14 +59,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         return found[:limit]
 
     async def purge(self, *, limit: int = 1000) -> int:
-        purged = 0
-        while purged < limit:
-            count = min(limit - purged, PARCEL)
-            deleted = int(await self._connection.call("purge_results", [count]))
-            purged += deleted
-            if deleted < count:
-                break
-        return purged
+        return int(await self._connection.call("purge_results", [min(limit, PARCEL)]))
 
     async def hear(self, timeout: float) -> None:
         await self._connection.channel.hear(timeout)

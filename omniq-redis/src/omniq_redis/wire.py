@@ -1,30 +1,41 @@
-"""What crosses to the scripts.
+"""What crosses to the scripts, and comes back.
 
 A batch goes as lists of ids, epochs and sizes, with what its items may share told once for all that do, and with their
-bodies joined behind: to a script, a list of 500 numbers costs far less than 500 short lists. What comes back is read by
-`omniq_redis.rows`.
+bodies joined behind: to a script, a list of 500 numbers costs far less than 500 short lists.
+
+What comes back, and what is kept, are strings of Lua's `struct`: numbers first, then texts behind
+their sizes. What isn't a text stays bytes, and what isn't there is left out: both make a record damaged.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+import math
+import struct
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
-from omniq.batching import parts
-from omniq.models.state import TaskState
+from msgspec.structs import replace
+from omniq.models.state import TERMINAL, TaskState
+from omniq.storage.damage import record_of, shown
 from omniq.storage.records import (
     DUPLICATE,
     NEW,
     UNKNOWN_PARENT,
+    Added,
+    AddStatus,
     Change,
     Changed,
     ChangeStatus,
+    Firing,
     LeaseStatus,
     NewBody,
     NewTask,
     ResultRecord,
+    ScheduleRecord,
+    TaskRecord,
 )
 
 T = TypeVar("T")
@@ -37,34 +48,18 @@ PARCEL_BYTES = 4 * 1024 * 1024
 
 encode = msgspec.msgpack.Encoder().encode
 
-STATES = (
-    TaskState.PENDING,
-    TaskState.SCHEDULED,
-    TaskState.WAITING,
-    TaskState.RUNNING,
-    TaskState.SUCCESS,
-    TaskState.ERROR,
-    TaskState.CANCELLED,
-    TaskState.EXPIRED,
-)
+_STATE_NAMES = ("pending", "scheduled", "waiting", "running", "success", "error", "cancelled", "expired")
+STATES = tuple(map(TaskState, _STATE_NAMES))
+"""In the order in which the scripts number them, from 1."""
 _CODES = {state: code for code, state in enumerate(STATES, 1)}
 
-ADDED = {ord("n"): NEW, ord("d"): DUPLICATE, ord("u"): UNKNOWN_PARENT}
-LEASES = {
-    ord("l"): LeaseStatus(held=False),
-    ord("h"): LeaseStatus(held=True),
-    ord("c"): LeaseStatus(held=True, cancel_requested=True),
-}
-_STATUSES = {
-    "a": ChangeStatus.APPLIED,
-    "p": ChangeStatus.REPEATED,
-    "r": ChangeStatus.REFUSED,
-    "m": ChangeStatus.MISSING,
-}
-CHANGED = {ord(letter): Changed(status) for letter, status in _STATUSES.items()} | {
-    ord(letter.upper()): Changed(status, has_children=True) for letter, status in _STATUSES.items()
-}
-"""What a letter of a script's answer means; a capital tells of children that wait."""
+# What a letter of a script's answer means; a capital tells of children that wait.
+_ADDED = dict(zip(b"ndu", (NEW, DUPLICATE, UNKNOWN_PARENT), strict=True))
+LEASES = dict(zip(b"lhc", (LeaseStatus(False), LeaseStatus(True), LeaseStatus(True, True)), strict=True))
+_CHANGES = (ChangeStatus.APPLIED, ChangeStatus.REPEATED, ChangeStatus.REFUSED, ChangeStatus.MISSING)
+CHANGED = dict(
+    zip(b"aprmAPRM", (Changed(status, waited) for waited in (False, True) for status in _CHANGES), strict=True)
+)
 
 
 class Batch(NamedTuple):
@@ -74,27 +69,26 @@ class Batch(NamedTuple):
     bodies: bytes = b""
 
 
-# ── to the scripts ───────────────────────────────────────────────────────────
+_shared_by_tasks: Callable[[NewTask], Kind] = attrgetter(
+    "queue_name", "priority", "run_at", "delay", "ttl", "depends_on", "schedule_id", "name", "unique"
+)
+"""What a task may share with others."""
+_shared_by_changes: Callable[[Change], Kind] = attrgetter(
+    "delay", "attempted", "crashed", "fresh", "if_expired", "request_cancel", "worker"
+)
 
 
 def tasks_batch(tasks: Sequence[NewTask]) -> Batch:
-    kinds, kind = _sorted_out(map(task_kind, tasks))
+    kinds, kind = _sorted_out(map(_shared_by_tasks, tasks))
     ids = [task.id for task in tasks]
     return Batch((kinds, ids, kind, [len(task.body) for task in tasks]), b"".join([task.body for task in tasks]))
 
 
-def task_kind(task: NewTask) -> Kind:
-    """What a task may share with others."""
-    return (
-        task.queue_name,
-        task.priority,
-        task.run_at,
-        task.delay,
-        task.ttl,
-        task.depends_on or None,
-        task.schedule_id,
-        task.name,
-    )
+def firings_batch(firings: Sequence[Firing]) -> Batch:
+    ids, versions, tasks = columns((firing.schedule_id, firing.if_version, firing.task) for firing in firings)
+    next_runs = [False if firing.next_run is None else firing.next_run for firing in firings]
+    new_tasks = tasks_batch(tasks)
+    return Batch((ids, versions, next_runs, new_tasks.args), new_tasks.bodies)
 
 
 def results_batch(results: Sequence[ResultRecord]) -> Batch:
@@ -121,18 +115,8 @@ def changes_batch(changes: Sequence[Change]) -> Batch:
 
 
 def _change_kind(change: Change) -> Kind:
-    return (
-        states_mask(change.from_states),
-        _CODES[change.to],
-        change.delay,
-        change.attempted,
-        change.crashed,
-        change.fresh,
-        change.if_expired,
-        change.request_cancel,
-        change.result is not None,
-        change.worker or False,
-    )
+    shared = _shared_by_changes(change)
+    return (states_mask(change.from_states), _CODES[change.to], change.result is not None, *shared)
 
 
 @functools.lru_cache
@@ -148,15 +132,166 @@ def _sorted_out(kinds: Iterable[Kind]) -> tuple[list[Kind], list[int]]:
     return list(places), which
 
 
-def parcels(items: Sequence[T], weight: Callable[[T], int], max_bytes: int) -> Iterator[Sequence[T]]:
-    """The items in order, in parts that one script call can handle: their bodies go as one string of the protocol."""
-    return parts(items, weight, limit=PARCEL, max_bytes=min(PARCEL_BYTES, max_bytes))
+def batches(items: Sequence[T], batch: Callable[[Sequence[T]], Batch], max_bytes: int) -> list[Batch]:
+    """That of the items, or of parts of them whose bodies, which go as one string, have no more than `max_bytes`."""
+    whole = batch(items)
+    if len(whole.bodies) <= max_bytes or len(items) == 1:
+        return [whole]
+    half = len(items) // 2
+    return [*batches(items[:half], batch, max_bytes), *batches(items[half:], batch, max_bytes)]
 
 
-def weight_of_task(task: NewTask) -> int:
-    """That of its body; a parent, which is read and written too, counts as some more."""
-    return len(task.body) + PARCEL_BYTES // PARCEL * len(task.depends_on)
+def columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
-def weight_of_body(new: NewBody) -> int:
-    return len(new.old) + len(new.body)
+def added(answer: bytes) -> list[Added]:
+    """What became of each task; those whose keys are held have the holders, in order, behind the letters."""
+    letters, holders = _decode_added(answer)
+    if not holders:
+        return [_ADDED[letter] for letter in letters]
+    holder = iter(map(shown, holders))
+    return [_ADDED.get(letter) or Added(AddStatus.DUPLICATE, next(holder)) for letter in letters]
+
+
+# ── back ──────────────────────────────────────────────────────────────────────
+
+_NEVER = math.inf
+_MAY_NEVER_BE = ("expires_at", "finished_at", "lease_until", "claimed_at", "ttl", "next_run")
+_STATES = dict(enumerate(STATES, 1))
+_STATUSES = {code: state for code, state in _STATES.items() if state in TERMINAL or state is TaskState.RUNNING}
+_decode_added = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
+_decode_parents = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+
+
+class TaskRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A task as `tasks.lua` keeps it."""
+
+    id: bytes
+    record: bytes
+    body: bytes = b""
+    damage: str | None = None
+
+
+class ScheduleRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A schedule as `schedules.lua` keeps it."""
+
+    id: bytes
+    record: bytes
+
+
+class Numbers:
+    """What a record begins with: the layout, as in the scripts, and the names of the numbers."""
+
+    def __init__(self, layout: str, *names: str) -> None:
+        packed = struct.Struct(layout)
+        self.size = packed.size
+        self._unpack = packed.unpack_from
+        self._names = names
+        self._times = [name for name in names if name in _MAY_NEVER_BE]
+
+    def of(self, record: bytes) -> dict[str, Any]:
+        """The numbers by their names, None for a time that isn't; nothing of a record that is too short."""
+        if len(record) < self.size:
+            return {}
+        numbers = dict(zip(self._names, self._unpack(record), strict=True))
+        for name in self._times:
+            if numbers[name] == _NEVER:
+                numbers[name] = None
+        return numbers
+
+
+_TASK = Numbers(
+    ">BbIII8x?dddddd",
+    *("state", "priority", "epoch", "attempts", "crashes", "cancel_requested"),
+    *("created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"),
+)
+_RESULT = Numbers(">IBddd", "epoch", "status", "finished_at", "ttl", "expires_at")
+_SCHEDULE = Numbers(">?dd", "paused", "next_run", "version")
+
+
+def to_text(id_: bytes) -> str:
+    """An id as the server has it. Who has put it there may not have written text: it has surrogate escapes then."""
+    return id_.decode("utf-8", "surrogateescape")
+
+
+def to_server(id_: str) -> str | msgspec.Raw:
+    """The id as an argument, whatever `to_text` made it of: the scripts know no other bytes than text."""
+    if id_.isascii():
+        return id_
+    raw = id_.encode("utf-8", "surrogateescape")
+    return msgspec.Raw(b"\xdb" + len(raw).to_bytes(4) + raw)
+
+
+def task_record(row: TaskRow) -> TaskRecord:
+    """The task that a row is; a damaged one has its `damage`."""
+    values = _TASK.of(row.record)
+    values["id"], values["body"] = _text(row.id), row.body
+    values["state"] = _STATES.get(values.get("state", 0))
+    texts = row.record[_TASK.size :]
+    try:
+        values |= _task_texts(texts)
+    except ValueError:
+        values["queue_name"] = _sized(texts, 0, 2)[0]
+    record = record_of(TaskRecord, values)
+    return record if row.damage is None else replace(record, damage=row.damage)
+
+
+@functools.lru_cache(maxsize=1024)
+def _task_texts(packed: bytes) -> Mapping[str, object]:
+    """Those of a task, the same for most of a batch. Raises `ValueError` if they aren't all there, or aren't all."""
+    queue_name, at = _sized(packed, 0, 2)
+    schedule_id, at = _sized(packed, at, 2)
+    parents, at = _sized(packed, at, 4)
+    name, at = _sized(packed, at, 2)
+    unique, at = _sized(packed, at, 2)
+    worker, at = _sized(packed, at, 2)
+    if at != len(packed):
+        raise ValueError("it is longer or shorter than it says")
+    return {
+        "queue_name": queue_name.decode(),
+        "name": name.decode(),
+        "unique": unique.decode() or None,
+        "worker": worker.decode() or None,
+        "schedule_id": schedule_id.decode() or None,
+        "depends_on": _decode_parents(parents) if parents else (),
+    }
+
+
+def _sized(packed: bytes, at: int, width: int) -> tuple[bytes, int]:
+    """What follows its size, which takes so many bytes; and where it ends."""
+    start = at + width
+    end = start + int.from_bytes(packed[at:start])
+    return packed[start:end], end
+
+
+def result_record(task_id: str, record: bytes) -> ResultRecord:
+    """The result that a record is; a damaged one has its `damage`."""
+    schedule_id, end = _sized(record, _RESULT.size, 2)
+    values = _RESULT.of(record)
+    values["task_id"], values["schedule_id"], values["body"] = task_id, _text(schedule_id) or None, record[end:]
+    values["status"] = _STATUSES.get(values.get("status", 0))
+    return record_of(ResultRecord, values)
+
+
+def schedule_record(row: ScheduleRow) -> ScheduleRecord:
+    """The schedule that a row is; a damaged one has its `damage`."""
+    queue_name, end = _sized(row.record, _SCHEDULE.size, 2)
+    values = {
+        "id": _text(row.id),
+        "queue_name": _text(queue_name),
+        "body": row.record[end:],
+        **_SCHEDULE.of(row.record),
+    }
+    version = values.get("version")
+    if version is not None and version.is_integer():  # Lua knows no other numbers than floating ones
+        values["version"] = int(version)
+    return record_of(ScheduleRecord, values)
+
+
+def _text(raw: bytes) -> str | bytes:
+    """The text; what isn't one, as it is."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw

@@ -194,14 +194,6 @@ class SQLiteStore(ConnectedStore[Database]):
     networked: bool = False
     _settings: SQLiteConfig
 
-    def __init__(self, config: SQLiteConfig) -> None:
-        super().__init__(config.settings)
-        self._location = self._settings.location
-
-    @property
-    def location(self) -> str:
-        return self._location
-
     @property
     def max_item_bytes(self) -> int:
         return longest_row() - BESIDE_A_BODY

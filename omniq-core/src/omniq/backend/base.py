@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from omniq.backend.component import Configured
 from omniq.config.convert import convert, given_fields
+from omniq.errors import ConfigError
 from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
@@ -90,6 +91,13 @@ class BaseBackend(Configured):
     def _derive(self, type_: type[C], overrides: dict[str, Any]) -> C:
         shared = {name: value for name, value in given_fields(self.config).items() if name in type_.__struct_fields__}
         return convert({**shared, **overrides}, type_, type(self).__name__)
+
+
+def check_backend(backend: object) -> BaseBackend:
+    """The backend, if it is one. Raises `ConfigError`."""
+    if isinstance(backend, BaseBackend):
+        return backend
+    raise ConfigError(f"backend: expected one such as SQLiteBackend(), got {type(backend).__name__}")
 
 
 async def _guarantees_of(store: BaseTaskQueue) -> Guarantees:

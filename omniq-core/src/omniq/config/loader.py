@@ -77,6 +77,8 @@ class ConfigProvider:
 def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Layer:
     if source is None or isinstance(source, Mapping):
         return _checked_source(source or {})
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"config: expected a file's path, a mapping or an OmniQConfig, got {type(source).__name__}")
     from omniq.config.files import load_yaml  # it imports yaml, which few need
 
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypedDict, TypeVar
 
 from omniq import clock
-from omniq.backend.base import BaseBackend
+from omniq.backend.base import BaseBackend, check_backend
 from omniq.backend.component import AsyncComponent
 from omniq.backoff import repeating
 from omniq.errors import ConfigError, InvalidTask
@@ -51,7 +51,7 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncEventStorage[Any]:
         """A backend's event storage. Raises `ConfigError` if it keeps no events."""
-        spec, config = backend.specs.event_store, backend.event_store_config(**overrides)
+        spec, config = check_backend(backend).specs.event_store, backend.event_store_config(**overrides)
         if spec is None or config is None:
             raise ConfigError(f"event_store: {backend.name} keeps no events")
         return AsyncEventStorage(load_class(spec.store, BaseEventStorage), config)  # type: ignore[type-abstract]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
-from omniq.backend.base import BaseBackend
+from omniq.backend.base import BaseBackend, check_backend
 from omniq.backend.component import SecuredComponent
 from omniq.backoff import repeated, repeating
 from omniq.batching import Batcher
@@ -76,7 +76,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncTaskQueue[Any]:
         """A backend's task queue; `overrides` are fields of its config, such as `queues`."""
-        store = load_class(backend.specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
+        store = load_class(check_backend(backend).specs.task_queue.store, BaseTaskQueue)  # type: ignore[type-abstract]
         return AsyncTaskQueue(store, backend.task_queue_config(**overrides))
 
     @property

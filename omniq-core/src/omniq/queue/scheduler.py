@@ -6,17 +6,17 @@ schedule to its next slot. Slots follow from the stored last one, never from whe
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from omniq import clock, ids
 from omniq.backoff import repeated, repeating
-from omniq.batching import parts
+from omniq.batching import apart, parts
 from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
 from omniq.logs import get_logger
 from omniq.models.schedule import Schedule, Timing
@@ -26,7 +26,9 @@ from omniq.queue.clock import StoreClock
 from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_priority
 from omniq.queue.view import UNREADABLE
 from omniq.serialization.calls import ScheduledCall
-from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.storage.calls import carry_out
+from omniq.storage.records import Firing, NewTask, ScheduleRecord
+from omniq.storage.sizes import task_bytes
 from omniq.storage.wakeups import News, Wakeups
 from omniq.texts import shown_name
 
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 log = get_logger("omniq.queue")
 
 SCHEDULES = "#schedules"
-AT_ONCE = 100
-"""Schedules that are fired side by side."""
+AT_ONCE = 250
+"""Schedules that are fired in one call: the first of their tasks begin before the last schedule has fired."""
 
 
 class AsyncScheduler:
@@ -187,12 +189,8 @@ class AsyncScheduler:
     async def _fire_all(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """Fire schedules; returns the tasks of the slots that this call fired, and not another scheduler."""
         fired: list[NewTask] = []
-        for some in parts(list(due), lambda _: 0, limit=AT_ONCE):
-            firing = (self._try_to_fire(record, template) for record, template in some)
-            answers = await asyncio.gather(*firing, return_exceptions=True)
-            fired += [task for task in answers if isinstance(task, NewTask)]
-            if (error := next((answer for answer in answers if isinstance(answer, BaseException)), None)) is not None:
-                raise error
+        for some in parts(due, limit=AT_ONCE):
+            fired += await self._fire(some)
         if fired:
             await self._report_foreign(fired)
         return fired
@@ -234,30 +232,41 @@ class AsyncScheduler:
         _check_sound(record)
         return ids.slot_id(record.id, record.next_run or 0.0)
 
-    async def _try_to_fire(self, record: ScheduleRecord, template: ScheduledCall) -> NewTask | None:
-        """Fire; one that the store refuses mustn't keep the others from firing."""
-        try:
-            return await self._fire(record, template)
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            log.error("schedule %s can't be fired: %s", record.id, error)
-            return None
+    async def _fire(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
+        """The tasks that this call has added; one that the store refuses keeps no other from being fired."""
+        store, began, now = await self._queue.ready(), clock.now(), await self._clock.now()
+        firings = [self._firing(record, template, now) for record, template in due]
+        size, id_of = _task_bytes, attrgetter("schedule_id")
+        answers = await apart(partial(carry_out, store, store.fire, id_of=id_of, size=size), firings)
+        for firing, answer in zip(firings, answers, strict=True):
+            if isinstance(answer, StoreError) and not isinstance(answer, StoreUnavailable):
+                log.error("schedule %s can't be fired: %s", firing.schedule_id, answer)
+            elif isinstance(answer, Exception):
+                raise answer
+        fired = [firing.task for firing, answer in zip(firings, answers, strict=True) if answer is True]
+        self._log_enqueued(fired, began)
+        return fired
 
-    async def _fire(self, record: ScheduleRecord, template: ScheduledCall) -> NewTask | None:
-        """The task that this call has added; None if another scheduler was faster."""
+    def _firing(self, record: ScheduleRecord, template: ScheduledCall, now: float) -> Firing:
         assert record.next_run is not None
-        began = clock.now()
-        slot = template.timing.latest(record.next_run, await self._clock.now())
-        task = self._slot_task(record, template, slot)
-        fired = await (await self._queue.ready()).fire(
-            record.id, if_version=record.version, next_run=template.timing.after(slot), task=task
+        slot = template.timing.latest(record.next_run, now)
+        return Firing(
+            schedule_id=record.id,
+            if_version=record.version,
+            next_run=template.timing.after(slot),
+            task=self._slot_task(record, template, slot),
         )
-        if fired and self._queue.events is not None:
-            self._queue.events.log(
-                EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, schedule_id=record.id, time=began
-            )
-        return task if fired else None
+
+    def _log_enqueued(self, fired: Sequence[NewTask], began: float) -> None:
+        if (events := self._queue.events) is not None:
+            for task in fired:
+                events.log(
+                    EventType.ENQUEUED,
+                    task_id=task.id,
+                    queue_name=task.queue_name,
+                    schedule_id=task.schedule_id,
+                    time=began,
+                )
 
     def _slot_task(self, record: ScheduleRecord, template: ScheduledCall, slot: float) -> NewTask:
         task_id = ids.slot_id(record.id, slot)
@@ -325,3 +334,7 @@ class AsyncScheduler:
 def _check_sound(record: ScheduleRecord) -> None:
     if record.damage is not None:
         raise CorruptPayload(f"the stored schedule {record.id} is damaged: {record.damage}")
+
+
+def _task_bytes(firing: Firing) -> int:
+    return task_bytes(firing.task)

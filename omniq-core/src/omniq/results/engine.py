@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
-from omniq.backend.base import BaseBackend
+from omniq.backend.base import BaseBackend, check_backend
 from omniq.backend.component import SecuredComponent
 from omniq.backoff import repeating
 from omniq.batching import Batcher
@@ -45,7 +45,7 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncResultStorage[Any]:
         """A backend's result storage; `overrides` are fields of its config."""
-        store = load_class(backend.specs.result_store.store, BaseResultStorage)  # type: ignore[type-abstract]
+        store = load_class(check_backend(backend).specs.result_store.store, BaseResultStorage)  # type: ignore[type-abstract]
         return AsyncResultStorage(store, backend.result_store_config(**overrides))
 
     def use_serialization(self, serialization: SerializationManager) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 from omniq.background import spawn
 from omniq.batching import apart
-from omniq.errors import Closed, StoreError, StoreUnavailable
+from omniq.errors import Closed, StoreUnavailable
 from omniq.logs import get_logger
 from omniq.storage.calls import look_up
 from omniq.storage.records import ResultRecord
@@ -72,8 +72,8 @@ class ResultWatcher:
         while True:
             try:
                 await self._store.hear(LOOK)
-            except StoreError as error:
-                log.warning("can't wait for results, polling: %s", error)
+            except Exception as error:  # whatever it is: those who wait would else wait for ever
+                log.warning("can't hear of results, polling: %s", error)
                 await asyncio.sleep(PAUSE)
             self._news.tell(list(self._waiting))
 

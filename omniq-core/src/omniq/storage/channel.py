@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from omniq.background import spawn
 from omniq.backoff import Backoff
@@ -23,6 +23,12 @@ SEND_INTERVAL = 0.025
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 """Seconds between two attempts to listen."""
 
+QUIET = 10.0
+"""Seconds of silence after which a server is asked whether it is still there."""
+PATIENCE = 5.0
+"""Seconds that it may take to answer."""
+
+T = TypeVar("T")
 Send: TypeAlias = Callable[[News], Awaitable[None]]
 Listen: TypeAlias = Callable[[], AsyncIterator[News]]
 
@@ -105,7 +111,7 @@ class Channel:
 
     async def _keep_listening(self, listen: Listen) -> None:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
-        while not _is_cancelled():
+        while not is_cancelled():
             try:
                 async with aclosing(listen()) as heard:  # type: ignore[type-var]
                     await self._hear(heard, backoff)
@@ -147,7 +153,25 @@ class Channel:
         self._set_live(False)
 
 
-def _is_cancelled() -> bool:
+async def next_message(
+    receive: Callable[[float], Awaitable[T | None]], ask: Callable[[], Awaitable[object]]
+) -> T | None:
+    """The next message of a connection, however long it takes; None when this task is cancelled.
+
+    `receive` returns a message or, after so many seconds, None. In a long silence `ask` asks the server for any
+    message. Raises `TimeoutError` when it sends none.
+    """
+    for seconds in (QUIET, PATIENCE):
+        message = await receive(seconds)
+        if is_cancelled():
+            return None
+        if message is not None:
+            return message
+        await ask()
+    raise TimeoutError("the server doesn't answer")
+
+
+def is_cancelled() -> bool:
     """Whether this task was cancelled and a driver has swallowed that: nobody may cancel it again, as `asyncio.run`."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

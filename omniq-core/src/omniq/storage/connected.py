@@ -6,14 +6,43 @@ import asyncio
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
 
-Settings: TypeAlias = Hashable
-"""What a connection needs to know: stores with equal settings share one."""
+
+class Settings(Protocol):
+    """What a connection needs to know, hashable: stores with equal settings share one."""
+
+    @property
+    def location(self) -> str:
+        """Where that is, as `Store.location`."""
+
+
+class StoreConfig(Protocol):
+    """A store's configuration."""
+
+    @property
+    def settings(self) -> Settings:
+        """What its connection needs to know."""
+
+
+def check_layout(location: str, found: int, known: int, distribution: str) -> None:
+    """See that what is kept at a place is OmniQ's, and of a layout that this version of the distribution knows.
+
+    Raises `StoreError`. Layouts count from 1.
+    """
+    if found < 1:
+        raise StoreError(f"{location}: what is kept there isn't OmniQ's: give OmniQ a place of its own")
+    if found != known:
+        remedy = f"upgrade {distribution}" if found > known else "give OmniQ a place of its own"
+        raise StoreError(
+            f"{location}: {'a newer' if found > known else 'an older'} {distribution} wrote this (layout {found}, this "
+            f"one knows {known}): {remedy}"
+        )
 
 
 class Connection(ABC):
@@ -89,9 +118,14 @@ class ConnectedStore(Store, Generic[T]):
 
     connections: ClassVar[Connections[Any]]
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, config: StoreConfig) -> None:
+        settings = self._settings = config.settings
+        self._location = settings.location
         self._taken: PerLoop[T] = PerLoop(lambda: self.connections.take(settings), self.connections.drop)
+
+    @property
+    def location(self) -> str:
+        return self._location
 
     @property
     def _connection(self) -> T:

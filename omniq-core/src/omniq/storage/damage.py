@@ -42,8 +42,19 @@ _STAND_INS: Final[Mapping[str, object]] = {
 _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 
 
+def record_of(kind: type[R], values: Mapping[str, object]) -> R:
+    """The task, result or schedule that a row is, quickly if it is sound. Its texts must be such as can be encoded."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError:
+        return _record(kind, values)
+
+
 def task_of(values: Mapping[str, object]) -> TaskRecord:
-    """The task that a row is, by the names of its columns; a column that is left out has its default."""
+    """The task that a row is, by the names of its columns.
+
+    A column that is left out has its default; if it has none, it is damaged.
+    """
     return _record(TaskRecord, values)
 
 
@@ -94,10 +105,12 @@ def _record(kind: type[R], values: Mapping[str, object]) -> R:
     sound: dict[str, Any] = {}
     wrong: str | None = None
     for column in _columns(kind):
-        if column.name not in values:
+        if column.name not in values and not column.required:
             continue
-        value = values[column.name]
+        value = values.get(column.name)
         try:
+            if column.name not in values:
+                raise ValueError("it is missing")
             sound[column.name] = column.check(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             wrong = _joined(wrong, f"{column.name}: {_words(error)}")
@@ -116,6 +129,7 @@ def _words(error: Exception) -> str:
 
 class _Column(NamedTuple):
     name: str
+    required: bool
     check: Callable[[Any], object]
     stand_in: Callable[[object], object]
 
@@ -123,7 +137,7 @@ class _Column(NamedTuple):
 @functools.cache
 def _columns(kind: type[Struct]) -> list[_Column]:
     known = [field for field in fields(kind) if field.name != "damage"]
-    return [_Column(field.name, _check(field), _stand_in(field)) for field in known]
+    return [_Column(field.name, field.required, _check(field), _stand_in(field)) for field in known]
 
 
 def _check(field: FieldInfo) -> Callable[[Any], object]:
@@ -154,7 +168,7 @@ def _stand_in(field: FieldInfo) -> Callable[[object], object]:
     if field.default_factory is not NODEFAULT:
         return lambda _: field.default_factory()
     if field.type in (str, str | None):
-        return shown
+        return lambda value: "" if value is None else shown(value)
     return lambda _: field.default
 
 

@@ -14,6 +14,7 @@ from omniq.storage.records import (
     Added,
     Change,
     Changed,
+    Firing,
     LapsedLease,
     Lease,
     LeaseStatus,
@@ -203,8 +204,8 @@ class BaseTaskQueue(Store):
         """Delete it; returns whether it was there."""
 
     @abstractmethod
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        """Add this slot's task and move the schedule to `next_run`, if its version is `if_version`.
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        """Add each slot's task and move its schedule to `next_run`, if that is at version `if_version`.
 
         Returns whether this call did it; at a version that is known to be past, it adds nothing. The task's id
         is derived from the slot and added idempotently, so that a store which can't do both in one step may add

@@ -298,3 +298,14 @@ class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True):
     milliseconds, so that a schedule which was deleted and added again isn't taken for the old one."""
     damage: str | None = None
     """As in `TaskRecord`."""
+
+
+class Firing(Struct, frozen=True, kw_only=True):
+    """One compare-and-set on a schedule: if it is at that version, its slot's task is added and it moves on."""
+
+    schedule_id: str
+    if_version: int
+    next_run: float | None
+    """The slot after this one; None when there is none left."""
+    task: NewTask
+    """It has no parents and no unique key."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 _OTHER_HOST: Final = frozenset({62, 64})
@@ -18,11 +18,23 @@ _NOT_VALID: Final = frozenset({9, 10})
 
 
 def tls_advice(error: BaseException, files: Mapping[str, str | None], *, other_host: str) -> str | None:
-    """What to do about the error; None where it isn't one of TLS.
+    """What to do about the error; None where neither it nor what it came from is one of TLS.
 
     `files` are the store's options that name files, that of the CA first, and what they are set to; `other_host` is
     the remedy for a certificate that is for another host.
     """
+    advice = (_advice(each, files, other_host) for each in _with_causes(error))
+    return next(filter(None, advice), None)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what drivers have wrapped in it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _advice(error: BaseException, files: Mapping[str, str | None], other_host: str) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _distrust(error, next(iter(files)), other_host)
     if isinstance(error, ssl.SSLError):

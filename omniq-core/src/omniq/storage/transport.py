@@ -1,14 +1,49 @@
-"""What event loops raise, beside `OSError`, when a connection is gone or can't be made."""
+"""What drivers and event loops raise when a connection is gone or can't be made, and what stores make of it."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from omniq.errors import StoreError, StoreUnavailable
+from omniq.storage.connected import Settings
 
 _WORDS = re.compile(
     r"handler is closed|transport closed|transport is clos|used by transport|can't start new thread", re.IGNORECASE
 )
 """Of uvloop, asyncio and TLS: the connection is closed, its descriptor was closed by others, threads have run out."""
+
+
+Rule: TypeAlias = tuple[type[BaseException] | tuple[type[BaseException], ...], str, type[StoreError]]
+"""Errors of these classes in whose text, `module.Class: message`, that pattern is found amount to this `StoreError`."""
+
+
+@contextmanager
+def store_errors(
+    settings: Settings, rules: Sequence[Rule], advice: Callable[[BaseException], str | None]
+) -> Iterator[None]:
+    """Turn what a driver and the event loop raise inside into the `StoreError` that it amounts to.
+
+    What tells of the connection is a `StoreUnavailable`; of a driver's other errors, the first rule that fits counts.
+    What fits none is raised as it is. `advice` may know better words than the error's own.
+    """
+    try:
+        yield
+    except (Exception, asyncio.CancelledError) as error:
+        kind = StoreUnavailable if is_transport_error(error) else _kind_of(error, rules)
+        if kind is None:
+            raise
+        words = advice(error) or str(error) or type(error).__name__
+        raise kind(f"{settings.location}: {words}") from error
+
+
+def _kind_of(error: BaseException, rules: Sequence[Rule]) -> type[StoreError] | None:
+    text = f"{type(error).__module__}.{type(error).__name__}: {error}"
+    fitting = (kind for classes, pattern, kind in rules if isinstance(error, classes) and re.search(pattern, text))
+    return next(fitting, None)
 
 
 def is_transport_error(error: BaseException) -> bool:

@@ -27,6 +27,8 @@ log = get_logger("omniq.storage")
 
 DEAF_WAIT = 1.0
 """Seconds that a wait lasts at most while other processes can't be heard."""
+LONGEST_WAIT = 86_400.0
+"""Seconds after which is looked again for what is due later than that, or at a time that makes no sense."""
 
 NextDue: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, float]]]
 """Asks a store in how many seconds each queue has something to claim; queues that have nothing are left out."""
@@ -128,7 +130,7 @@ class Wakeups:
             return None, []
         later = [queue for queue, seconds in due.items() if seconds > 0]
         for queue in later:
-            self._due[queue] = min(time.monotonic() + due[queue], self._due.get(queue, math.inf))
+            self._due[queue] = min(_in(due[queue]), self._due.get(queue, math.inf))
         return due.keys() - set(later), later
 
     async def for_tasks(self, queues: Sequence[str], timeout: float, next_due: NextDue | None = None) -> None:
@@ -148,12 +150,12 @@ class Wakeups:
         unknown = [queue for queue in queues if queue not in self._known]
         if unknown:
             try:
-                due, now = await next_due(unknown), time.monotonic()
+                due = await next_due(unknown)
             except StoreError as error:  # whoever claims gets it, too
                 log.debug("it isn't known when the next task is due: %s", error)
                 return
             with self._lock:
-                self._due.update({queue: now + seconds for queue, seconds in due.items()})
+                self._due.update({queue: _in(seconds) for queue, seconds in due.items()})
                 if self._hearing:
                     self._known.update(unknown)
 
@@ -247,6 +249,11 @@ class Subscription:
         with self._wakeups._lock:
             told, self._waiter.told = self._waiter.told, set()
         return told
+
+
+def _in(seconds: float) -> float:
+    """That many seconds from now, on `time.monotonic()`'s clock, whatever number a damaged task has."""
+    return time.monotonic() + (seconds if seconds < LONGEST_WAIT else LONGEST_WAIT)
 
 
 def _discard(waiters: defaultdict[str, set[_Waiter]], key: str, gone: set[_Waiter]) -> None:

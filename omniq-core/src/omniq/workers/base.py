@@ -17,7 +17,7 @@ from omniq.queue.facade import TaskQueue
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.results.outcome import OutcomeWaiter
-from omniq.sync import portal, refuse_in_loop
+from omniq.sync import core_of, maybe_core_of, portal, refuse_in_loop
 from omniq.workers.blocking import WorkerPool
 from omniq.workers.pool import AsyncWorkerPool
 from omniq.workers.runner import Runner
@@ -43,11 +43,11 @@ class Worker:
         **config: Any,
     ) -> None:
         self.config = convert(config, WorkerConfig, type(self).__name__)
-        self._queue = queue.aio if isinstance(queue, TaskQueue) else queue
-        self._results = result_store.aio if isinstance(result_store, ResultStorage) else result_store
+        self._queue = core_of(queue, AsyncTaskQueue, "queue")
+        self._results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
         if self._results is not None:
             self._results.use_serialization(self._queue.serialization)
-        self._events = event_store.aio if isinstance(event_store, EventStorage) else event_store
+        self._events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
 

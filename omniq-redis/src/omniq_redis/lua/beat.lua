@@ -1,3 +1,4 @@
+-- needs common
 -- name, leaving; and the worker's report as the body → nothing
 local name, leaving = unpack(args)
 even_if_full()

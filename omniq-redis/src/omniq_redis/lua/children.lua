@@ -1,8 +1,13 @@
--- ids, cursor, limit → for each task up to `limit` of its children that come after the cursor
-local ids, cursor, limit = unpack(args, 1, 3)
-local first = cursor and '(' .. cursor or '-'
-local families = {}
+-- needs common
+-- ids, cursor → for the first of these tasks, or all, its children, those of the first one only beyond the cursor; and
+-- whether the last one may have more, since this is as many as one call reads
+local ids, cursor = unpack(args, 1, 2)
+local room = 5000
+local first, families = cursor and '(' .. cursor or '-', {}
 for i, id in ipairs(ids) do
-  families[i] = packed_ids(call('ZRANGEBYLEX', prefix .. 'children:' .. id, first, '+', 'LIMIT', 0, limit))
+  local children = call('ZRANGEBYLEX', prefix .. 'children:' .. id, first, '+', 'LIMIT', 0, room)
+  families[i] = packed_ids(children)
+  first, room = '-', room - #children
+  if room == 0 then break end
 end
-return packed_list(families)
+return '\146' .. packed_list(families) .. pack(room == 0)

@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- queues, limit, lease, worker → rows of the tasks claimed
 local queues, limit, lease, worker = unpack(args)
 local PROMOTED = 500

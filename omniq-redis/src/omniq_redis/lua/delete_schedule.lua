@@ -1,3 +1,4 @@
+-- needs common
 -- id → whether it was there
 local id = args[1]
 drop('schedules', id)

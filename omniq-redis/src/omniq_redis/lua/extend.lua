@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- lease, ids, epochs, workers → a letter for each: the lease is lost, held, or held by a task that is to be cancelled
 local lease, ids, epochs_held, workers = unpack(args)
 read_records(ids)

@@ -1,3 +1,4 @@
+-- needs common
 -- schedule, newest_first, offset, limit → ids
 local schedule, newest_first, offset, limit = unpack(args)
 local command = newest_first and 'ZREVRANGE' or 'ZRANGE'

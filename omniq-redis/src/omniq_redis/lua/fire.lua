@@ -1,7 +1,18 @@
--- id, if_version, next_run, task's id, kind and size → whether this call did it
-local id, if_version, next_run, task_id, kind, size = unpack(args, 1, 6)
-local stored = read_schedule(id)
-if not stored or stored[3] ~= if_version then return '0' end
-add_tasks({ kind }, { task_id }, { 1 }, { size })
-write_schedule(id, stored[1], next_run or NEVER, if_version + 1, stored[4], stored[5])
-return '1'
+-- needs common tasks moving adding schedules
+-- ids, versions, next slots, new tasks → for each schedule whether this call fired it
+local ids, versions, next_runs, new_tasks = unpack(args)
+local kinds, task_ids, kind, sizes = unpack(new_tasks)
+local stored, fires = {}, {}
+for i, id in ipairs(ids) do
+  stored[i] = read_schedule(id)
+  fires[i] = stored[i] ~= nil and stored[i][3] == versions[i]
+end
+add_tasks(kinds, task_ids, kind, sizes, fires)
+local answers = {}
+for i, id in ipairs(ids) do
+  local s = stored[i]
+  if fires[i] then write_schedule(id, s[1], next_runs[i] or NEVER, versions[i] + 1, s[4], s[5]) end
+  answers[i] = fires[i] and '1' or '0'
+end
+write_scores()
+return table.concat(answers)

@@ -1,16 +1,18 @@
+-- needs common tasks
 -- ids, filter, bodies → how many of the ids this reply is about, and the rows of those that match, with bodies if asked
 -- for; without a filter, nil for those that aren't there
 local ids, where, bodies = unpack(args, 1, 3)
 
 -- What has no record of ours is listed with the dead letters.
 local function matches(id, t)
-  local states, queue, schedule, expired = unpack(where, 1, 4)
+  local states, queue, name, schedule, expired = unpack(where, 1, 5)
   if not t then
-    return records[id] and bit.band(states, 2 ^ ERROR) ~= 0 and not (queue or schedule or expired)
+    return records[id] and bit.band(states, 2 ^ ERROR) ~= 0 and not (queue or name or schedule or expired)
   end
   return t
     and bit.band(states, 2 ^ t[STATE]) ~= 0
     and (not queue or t[QUEUE] == queue)
+    and (not name or t[NAME] == name)
     and (not schedule or t[SCHEDULE] == schedule)
     and (not expired or t[STATE] <= WAITING and t[EXPIRES_AT] <= now)
 end

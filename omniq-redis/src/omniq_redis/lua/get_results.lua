@@ -1,3 +1,4 @@
+-- needs common
 -- ids → the time, and the records of the first ids, nil for those that aren't there: as many as one reply should hold
 local FEW = 25
 local found, total = {}, 0

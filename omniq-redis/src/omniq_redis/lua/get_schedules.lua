@@ -1,3 +1,4 @@
+-- needs common schedules
 -- ids, within, offset, limit → id and record of those ids, or of a page of those due within so many seconds, or of all
 local ids, within, offset, limit = unpack(args, 1, 4)
 if within then

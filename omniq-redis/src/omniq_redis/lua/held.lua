@@ -1,3 +1,4 @@
+-- needs common tasks
 -- worker → id and epoch of the tasks that it runs
 local worker = args[1]
 local found = {}

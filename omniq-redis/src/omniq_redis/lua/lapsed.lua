@@ -1,11 +1,12 @@
+-- needs common tasks moving
 -- the lease that came last, as its end (false if there is none) and id, limit → id, epoch, worker and end, as text, of
 -- the leases that have run out, in order, after that one. Tasks in no set are put into theirs, too.
 local past, past_id, limit = unpack(args)
 
 for _, id in ipairs(unlisted()) do
-  put('ids', id, 0)
   local t = task(id)
   if t then
+    put('ids', id, place(t))
     move(t)
   else
     t = stand_in(id, queue_in(records[id]), PENDING)

@@ -6,6 +6,7 @@ local function score(t)
     return math.floor(math.min(math.max(t[RUN_AT] * 1000, 0), 2 ^ 42 - 1)) - t[PRIORITY] * 2 ^ 42
   end
   if state == SCHEDULED then return t[RUN_AT] end
+  if state == WAITING then return 0 end
   if state == RUNNING then return t[LEASE_UNTIL] end
   -- An ended task can be purged once no child waits for it.
   return t[AWAITED] == 0 and t[FINISHED_AT]
@@ -30,8 +31,8 @@ local function stand_in(id, queue, state)
   damage[id] = records[id] and 'its record is none of ours' or 'its record is missing'
   if not records[id] then count(queue, state, 1) end
   local size = call('HSTRLEN', prefix .. 'body', id)
-  local t = { id, state, 0, STAND_IN_EPOCH, DAMAGED, 0, size, 0, 0, now, now, NEVER, NEVER, NEVER, NEVER, queue, '', '', '', '' }
-  put('ids', id, 0)
+  local t = { id, state, 0, STAND_IN_EPOCH, DAMAGED, 0, size, 0, 0, now, now, NEVER, NEVER, NEVER, NEVER, queue, '', '', '', '', '' }
+  put('ids', id, place(t))
   tasks[id], records[id] = t, record_of(t)
   return t
 end
@@ -55,7 +56,7 @@ local function note_news(queue, state, soonest)
 end
 
 local function tell_news()
-  if #heard > 0 then call('PUBLISH', prefix .. 'tasks', pack({ sender, heard })) end
+  if #heard > 0 then call('PUBLISH', prefix .. 'news', pack({ sender, heard, {} })) end
 end
 
 -- The tasks that leave their sets and those that enter theirs, by queue and state.
@@ -75,6 +76,7 @@ end
 
 local function leave(t)
   gather(leaving, t)
+  t.left = place(t)
   if t[EXPIRES_AT] ~= NEVER then
     drop('expiring', t[ID])
     drop('overdue', t[ID])
@@ -83,30 +85,27 @@ end
 
 local function enter(t)
   gather(entering, t)
-  if RARE[t[STATE]] then put(RARE[t[STATE]], t[ID], 0) end
+  if place(t) ~= t.left then put('ids', t[ID], place(t)) end
   if t[EXPIRES_AT] ~= NEVER and t[STATE] <= WAITING then put('expiring', t[ID], t[EXPIRES_AT]) end
 end
 
 local function write_leaving(list)
   local ids = {}
   for i = 1, list.size do ids[i] = list[i][ID] end
-  local ordering, rare = ordering_set(list.state, list.queue), RARE[list.state]
-  if ordering then in_slices('ZREM', ordering, ids) end
-  if rare then in_slices('ZREM', rare, ids) end
+  in_slices('ZREM', ordering_set(list.state, list.queue), ids)
   count(list.queue, list.state, -list.size)
 end
 
 local function write_entering(list)
   local members, n = {}, 0
-  local ordering = ordering_set(list.state, list.queue)
-  for i = 1, ordering and list.size or 0 do
+  for i = 1, list.size do
     local at = score(list[i])
     if at then
       members[n + 1], members[n + 2] = text(at), list[i][ID]
       n = n + 2
     end
   end
-  if ordering then in_slices('ZADD', ordering, members) end
+  in_slices('ZADD', ordering_set(list.state, list.queue), members)
   count(list.queue, list.state, list.size)
 end
 

@@ -1,15 +1,10 @@
--- queues → for each the seconds until it has something to claim, false if there is nothing
+-- needs common
+-- queues → the seconds until each has something to claim, of those that have
 local due = {}
 for _, queue in ipairs(holding(args)) do
   local head = call('ZRANGE', prefix .. 'later:' .. queue, 0, 0, 'WITHSCORES')[2]
-  if call('SISMEMBER', prefix .. 'paused', queue) == 1 then
-    due[queue] = false
-  elseif call('EXISTS', prefix .. 'ready:' .. queue) == 1 then
-    due[queue] = 0
-  else
-    due[queue] = head and tonumber(head) - now
+  if call('SISMEMBER', prefix .. 'paused', queue) == 0 then
+    due[queue] = call('EXISTS', prefix .. 'ready:' .. queue) == 1 and 0 or head and tonumber(head) - now
   end
 end
-local answers = {}
-for i, queue in ipairs(args) do answers[i] = due[queue] or false end
-return pack(answers)
+return next(due) and pack(due) or '\128' -- an empty table would be a list

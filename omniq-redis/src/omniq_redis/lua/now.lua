@@ -1,2 +1,3 @@
+-- needs common
 -- nothing → the server's clock
-return struct_pack('>d', now)
+return pack(now)

@@ -1,3 +1,4 @@
+-- needs common
 -- → the version of the layout of these keys, which this one becomes where there is none. Only that is written, so that
 -- who may only read can look.
 local version = call('GET', prefix .. 'version')

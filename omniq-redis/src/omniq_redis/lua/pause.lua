@@ -1,3 +1,4 @@
+-- needs common
 -- queue, paused
 local queue, paused = unpack(args)
 even_if_full()
@@ -5,6 +6,6 @@ if paused then
   call('SADD', prefix .. 'paused', queue)
 else
   call('SREM', prefix .. 'paused', queue)
-  call('PUBLISH', prefix .. 'tasks', pack({ sender, { { queue, 0 } } }))
+  call('PUBLISH', prefix .. 'news', pack({ sender, { { queue, 0 } }, {} }))
 end
 return 'ok'

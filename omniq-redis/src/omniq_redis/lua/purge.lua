@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- older_than, limit → how many tasks were deleted
 local older_than, limit = unpack(args)
 local ids = call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', now - older_than, 'LIMIT', 0, limit)
@@ -6,7 +7,6 @@ local gone = {}
 for _, id in ipairs(ids) do
   local t = task(id)
   if not t or t[STATE] < SUCCESS then drop('ended', id) end -- it isn't its place
-  if not t then drop('error', id) end
   if t and t[STATE] >= SUCCESS then
     leave(t)
     if t[SCHEDULE] ~= '' then drop('tasks_of:' .. t[SCHEDULE], id) end

@@ -1,3 +1,4 @@
+-- needs common results
 -- limit → how many expired results were deleted
 local ids = call('ZRANGEBYSCORE', prefix .. 'result_expiring', '-inf', now, 'LIMIT', 0, args[1])
 for i, record in ipairs(fields('result', ids)) do

@@ -1,3 +1,4 @@
+-- needs common results
 -- results → for each whether it was stored
 read_results(args)
 local answers = {}

@@ -1,3 +1,4 @@
+-- needs common tasks moving
 -- ids, epochs, workers, ends of leases → rows of the tasks that are still under these leases, and were taken back,
 -- without bodies
 local ids, epochs_seen, workers, ends = unpack(args)

@@ -1,3 +1,4 @@
+-- needs common tasks
 -- ids, the sizes of the old bodies and of the new ones → for each task whether its body was replaced
 local ids, old_sizes, sizes = unpack(args)
 local held = fields('body', ids)

@@ -1,3 +1,4 @@
+-- needs common results
 -- ids, the sizes of the old bodies and of the new ones → for each result whether its body was replaced
 local ids, old_sizes, sizes = unpack(args)
 local new_records, answers = {}, {}

@@ -3,15 +3,19 @@
 local RESULT = '>I4BdddI2c0'
 -- That no claim reaches.
 local MAX_EPOCH = 2 ^ 30
+-- The status of what isn't the task's end.
+local PROGRESS = 4
 local AFTER_EPOCH = '>BdddI2c0'
 
 local result_kinds, result_ids, result_kind, result_epochs, result_sizes
-local epochs, schedules = {}, {}
+-- Of the stored ones, by id.
+local epochs, schedules, are_final = {}, {}, {}
 local stored, written_results, expiries = {}, {}, {}
 
 local function prepared_result(kind)
   local status, ttl, schedule = unpack(kind, 1, 3)
   return {
+    is_final = status ~= PROGRESS,
     record = struct_pack(AFTER_EPOCH, status, now, ttl or NEVER, now + (ttl or NEVER), #schedule, schedule),
     expires = ttl and text(now + ttl),
     schedule = schedule,
@@ -24,36 +28,27 @@ local function read_results(batch)
   for i, record in ipairs(fields('result', result_ids)) do
     if record then
       local id = result_ids[i]
-      local ok, epoch, _, _, _, _, schedule = pcall(struct_unpack, RESULT, record)
+      local ok, epoch, status, _, _, _, schedule = pcall(struct_unpack, RESULT, record)
       if not ok or epoch > MAX_EPOCH then epoch, schedule = 0, '' end -- any result is better
-      epochs[id], schedules[id] = epoch, schedule
+      epochs[id], schedules[id], are_final[id] = epoch, schedule, ok and status ~= PROGRESS
     end
   end
 end
 
-local function write_results()
-  in_slices('HSET', 'result', written_results)
-  in_slices('ZADD', 'result_expiring', expiries)
-  write_scores()
-  written_results, expiries = {}, {}
+-- Whether the stored result is replaced: not by one of an older claim, nor a final one by progress.
+local function gives_way(id, epoch, is_final)
+  return epochs[id] < epoch or epochs[id] == epoch and (is_final or not are_final[id])
 end
 
-local function forget_result(id)
-  write_results() -- it may be of this very call
-  drop('result_expiring', id)
-  if schedules[id] ~= '' then drop('results_of:' .. schedules[id], id) end
-  write_scores()
-end
-
--- Whether the result of that place was stored: that of an older claim never replaces that of a newer one.
-local function store_result(place)
-  local id, epoch, kind = result_ids[place], result_epochs[place], result_kinds[result_kind[place]]
-  local body = next_body(result_sizes[place])
+-- Whether the result of that number was stored.
+local function store_result(number)
+  local id, epoch, kind = result_ids[number], result_epochs[number], result_kinds[result_kind[number]]
+  local body = next_body(result_sizes[number])
   if epochs[id] then
-    if epochs[id] > epoch then return false end
-    forget_result(id)
+    if not gives_way(id, epoch, kind.is_final) then return false end
+    drop('result_expiring', id)
+    if schedules[id] ~= '' then drop('results_of:' .. schedules[id], id) end
   end
-  epochs[id], schedules[id] = epoch, kind.schedule
   local n = #written_results
   written_results[n + 1], written_results[n + 2] = id, struct_pack('>I4', epoch) .. kind.record .. body
   if kind.expires then
@@ -65,9 +60,11 @@ local function store_result(place)
   return true
 end
 
-local function pass_over_result(place) next_body(result_sizes[place]) end
+local function pass_over_result(number) next_body(result_sizes[number]) end
 
 local function publish_results()
-  write_results()
-  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack({ sender, stored })) end
+  in_slices('HSET', 'result', written_results)
+  write_scores() -- of results that gave way
+  in_slices('ZADD', 'result_expiring', expiries)
+  if #stored > 0 then call('PUBLISH', prefix .. 'news', pack({ sender, {}, stored })) end
 end

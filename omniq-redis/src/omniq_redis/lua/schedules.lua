@@ -10,10 +10,10 @@ local function read_schedule(id)
   return { paused, next_run, version, queue, record:sub(position) }
 end
 
+-- Its place among the others is written by `write_scores`.
 local function write_schedule(id, paused, next_run, version, queue, body)
   put('schedules', id, 0)
   put('slot', id, paused == 0 and next_run < NEVER and next_run)
-  write_scores()
   local record = struct_pack(SCHEDULE_RECORD, paused, next_run, version, #queue, queue)
   call('HSET', prefix .. 'schedule', id, record .. body)
 end

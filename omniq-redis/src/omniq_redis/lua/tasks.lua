@@ -1,9 +1,9 @@
 -- Tasks are in the hash `task`, their bodies apart in `body`, so that changes of state don't write them again.
 -- A task that has been read is a list: its id, then the fields of its record.
-local TASK = '>BbI4I4I4I4I4BddddddI2c0I2c0I4c0I2c0I2c0'
+local TASK = '>BbI4I4I4I4I4BddddddI2c0I2c0I4c0I2c0I2c0I2c0'
 local ID, STATE, PRIORITY, EPOCH, ATTEMPTS, CRASHES, SIZE, AWAITED, CANCEL = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local CREATED_AT, RUN_AT, EXPIRES_AT, FINISHED_AT, LEASE_UNTIL, CLAIMED_AT = 10, 11, 12, 13, 14, 15
-local QUEUE, SCHEDULE, PARENTS, NAME, WORKER = 16, 17, 18, 19, 20
+local QUEUE, SCHEDULE, PARENTS, NAME, UNIQUE, WORKER = 16, 17, 18, 19, 20, 21
 -- SIZE is that of the body, AWAITED the number of children that wait for the task, PARENTS a list as msgpack.
 
 -- Beyond the epoch of any claim, so that all of them are fenced off, and with room for more.
@@ -29,16 +29,17 @@ local function parsed(id, record)
 end
 
 local function record_of(t)
-  local queue, schedule, parents, name, worker = t[QUEUE], t[SCHEDULE], t[PARENTS], t[NAME], t[WORKER]
+  local queue, schedule, parents, name, unique, worker =
+    t[QUEUE], t[SCHEDULE], t[PARENTS], t[NAME], t[UNIQUE], t[WORKER]
   return struct_pack(TASK, t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15],
-    #queue, queue, #schedule, schedule, #parents, parents, #name, name, #worker, worker)
+    #queue, queue, #schedule, schedule, #parents, parents, #name, name, #unique, unique, #worker, worker)
 end
 
 -- Most tasks are claimed once and end once: their records are spliced, since that takes half as long as the above.
 -- Bytes: 1 state, 3-6 epoch, 48-55 finished_at, 56-63 lease_until, 64-71 claimed_at, and at the end the worker.
 local LOOK_TO_CLAIM = '>BxI4xxxxxxxxI4xxxxxxxxxxxxxxxxxxxxxdxxxxxxxxxxxxxxxxxxxxxxxxI2c0' -- state, epoch, size, expires_at, queue
--- state, epoch, awaited, queue
-local LOOK_TO_END = '>BxI4xxxxxxxxxxxxI4xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI2c0'
+-- state, epoch, awaited, queue, schedule, parents, name, unique
+local LOOK_TO_END = '>BxI4xxxxxxxxxxxxI4xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI2c0I2c0I4c0I2c0I2c0'
 
 -- `times` are lease_until and claimed_at; a task that isn't claimed has an empty worker.
 local function claimed_record(record, epoch, times, worker)
@@ -79,15 +80,38 @@ local function task(id)
   return tasks[id]
 end
 
--- Every task is in the set that orders the tasks of its state; and by id, in the set `ids`, and in one of its state if
--- that is rare.
-local RARE = { [WAITING] = 'waiting', [ERROR] = 'error', [7] = 'cancelled', [8] = 'expired' }
+-- Every task is in the set that orders the tasks of its state. And all are in the set `ids`: by what they are listed by,
+-- and then by id. A task's place in it is a number that stands for its queue and name, and for how it ended if it did;
+-- so that lists need no more memory, and a task moves there only once.
+local ENDS = 8
+
+local kinds_of = {}
+
+local function kind_of(queue, name)
+  local of_queue = kinds_of[queue]
+  if not of_queue then
+    of_queue = {}
+    kinds_of[queue] = of_queue
+  end
+  local kind = of_queue[name]
+  if not kind then
+    kind = tonumber(redis.sha1hex(queue .. ' ' .. name):sub(1, 12), 16) * ENDS
+    of_queue[name] = kind
+  end
+  return kind
+end
+
+local function place_of(queue, name, state)
+  return kind_of(queue, name) + (state < SUCCESS and 0 or state - RUNNING)
+end
+
+local function place(t) return place_of(t[QUEUE], t[NAME], t[STATE]) end
 
 local function ordering_set(state, queue)
   if state == PENDING then return 'ready:' .. queue end
   if state == SCHEDULED then return 'later:' .. queue end
-  if state == RUNNING then return 'lease' end
-  return state ~= WAITING and 'ended'
+  if state == WAITING then return 'waiting' end
+  return state == RUNNING and 'lease' or 'ended'
 end
 
 -- Id and record of each task, nil for those that aren't there.

@@ -1,9 +1,10 @@
+-- needs common tasks moving results
 -- what several changes may share, ids, which of those kinds each is of, epochs, results → a letter for what became of
 -- each, a capital if children wait for its task. Decides as omniq.storage.rules does.
 local kinds, ids, kind, epochs_held, results = unpack(args)
 
 for i, shared in ipairs(kinds) do
-  local from_states, to, delay, attempted, crashed, fresh, if_expired, request_cancel, has_result, worker =
+  local from_states, to, has_result, delay, attempted, crashed, fresh, if_expired, request_cancel, worker =
     unpack(shared, 1, 10)
   local special = delay or attempted or crashed or fresh or if_expired or request_cancel
   kinds[i] = {
@@ -18,12 +19,12 @@ end
 local end_times = struct_pack('>dd', now, NEVER)
 local endings, ended_records = {}, {}
 
-local function gather_ending(queue, state, id, awaited)
-  local key = queue .. ' ' .. state
-  local list = endings[key]
+local function gather_ending(queue, name, state, id, awaited)
+  local at = place_of(queue, name, state)
+  local list = endings[at]
   if not list then
     list = { queue = queue, state = state, ids = {}, unawaited = {} }
-    endings[key] = list
+    endings[at] = list
   end
   list.ids[#list.ids + 1] = id
   if awaited == 0 then list.unawaited[#list.unawaited + 1] = id end
@@ -33,10 +34,10 @@ end
 local function end_at_once(id, epoch, change)
   local record = records[id]
   if not record or tasks[id] or not change.plain_end then return nil end
-  local ok, state, held, awaited, queue = pcall(struct_unpack, LOOK_TO_END, record)
-  if not ok or state ~= RUNNING or held ~= epoch then return nil end
+  local ok, state, held, awaited, queue, _, _, name, unique = pcall(struct_unpack, LOOK_TO_END, record)
+  if not ok or state ~= RUNNING or held ~= epoch or unique ~= '' then return nil end
   if change.worker and record:sub(-#change.record_end) ~= change.record_end then return nil end
-  gather_ending(queue, change.to, id, awaited)
+  gather_ending(queue, name, change.to, id, awaited)
   records[id] = ended_record(record, change.to, end_times)
   local n = #ended_records
   ended_records[n + 1], ended_records[n + 2] = id, records[id]
@@ -44,10 +45,10 @@ local function end_at_once(id, epoch, change)
 end
 
 local function write_endings()
-  for _, list in pairs(endings) do
+  for at, list in pairs(endings) do
     in_slices('ZREM', 'lease', list.ids)
     in_slices('ZADD', 'ended', scored(now, list.unawaited))
-    if RARE[list.state] then in_slices('ZADD', RARE[list.state], scored(0, list.ids)) end
+    in_slices('ZADD', 'ids', scored(at, list.ids))
     count(list.queue, RUNNING, -#list.ids)
     count(list.queue, list.state, #list.ids)
   end
@@ -75,6 +76,11 @@ local function charge(t, change)
   end
 end
 
+local function give_key_up(t)
+  if call('HGET', prefix .. 'unique', t[UNIQUE]) == t[ID] then call('HDEL', prefix .. 'unique', t[UNIQUE]) end
+  t[UNIQUE] = ''
+end
+
 local function go(t, to)
   if t[STATE] == WAITING then
     for _, id in ipairs(distinct(parents_of(t))) do
@@ -88,6 +94,7 @@ local function go(t, to)
     t[FINISHED_AT], t[WORKER] = NEVER, ''
   else
     t[STATE], t[FINISHED_AT] = to, now
+    if t[UNIQUE] ~= '' then give_key_up(t) end
   end
 end
 

@@ -26,6 +26,7 @@ from omniq.storage.records import (
     AddStatus,
     Change,
     Changed,
+    Firing,
     NewBody,
     NewTask,
     QueueStats,
@@ -256,12 +257,13 @@ class DocumentTaskQueue(DocumentLeases):
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await self._schedules.delete(schedule_id)
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        if not await self._schedules.has_version(schedule_id, if_version):
-            return False
-        # The task's id is that of the slot: whoever comes second adds nothing, and only one moves the schedule.
-        await self.add([task])
-        return await self._schedules.move(schedule_id, if_version, next_run)
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        versions = await self._schedules.versions([firing.schedule_id for firing in firings])
+        current = [firing for firing in firings if versions.get(firing.schedule_id) == firing.if_version]
+        if current:
+            # A task's id is that of its slot: whoever comes second adds nothing, and only one moves the schedule.
+            await self.add([firing.task for firing in current])
+        return [firing in current and await self._schedules.move(firing) for firing in firings]
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         """Also returns when a scheduled task of these queues becomes due."""

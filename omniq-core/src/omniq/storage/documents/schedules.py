@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from omniq.storage.damage import schedule_of
 from omniq.storage.documents.base import Document, Documents, Entry, Write, in_order
-from omniq.storage.records import ScheduleRecord
+from omniq.storage.records import Firing, ScheduleRecord
 
 IDS, SLOTS = "schedules", "slots"
 """All schedules by id; the active ones by their next slot."""
@@ -34,19 +34,18 @@ class ScheduleDocuments:
         version = (schedule.version if if_version is None else if_version) + 1
         return await self._write(found, replace(schedule, version=version))
 
-    async def move(self, schedule_id: str, version: int, next_run: float | None) -> bool:
-        """Move the schedule to its next slot, if that is its version."""
-        (found,) = await self._documents.read([_key(schedule_id)])
+    async def move(self, firing: Firing) -> bool:
+        """Move the schedule to its next slot, if it is at that version."""
+        (found,) = await self._documents.read([_key(firing.schedule_id)])
         schedule = _load(found)
-        if schedule is None or schedule.version != version:
+        if schedule is None or schedule.version != firing.if_version:
             return False
-        return await self._write(found, replace(schedule, next_run=next_run, version=version + 1))
+        return await self._write(found, replace(schedule, next_run=firing.next_run, version=schedule.version + 1))
 
-    async def has_version(self, schedule_id: str, version: int) -> bool:
-        """Whether the schedule is there at that version."""
-        (found,) = await self._documents.read([_key(schedule_id)])
-        schedule = _load(found)
-        return schedule is not None and schedule.version == version
+    async def versions(self, ids: Sequence[str]) -> dict[str, int]:
+        """The versions of those of the schedules that are there."""
+        found = [_load(document) for document in await self._documents.read([_key(id_) for id_ in ids])]
+        return {schedule.id: schedule.version for schedule in found if schedule is not None}
 
     async def find(self, ids: Sequence[str] | None, by: float | None) -> list[ScheduleRecord]:
         """All, or those of `ids`, by id; with `by`, only active ones whose slot comes by then."""

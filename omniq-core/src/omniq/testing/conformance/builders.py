@@ -23,6 +23,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    Firing,
     Lease,
     NewTask,
     ResultRecord,
@@ -173,6 +174,15 @@ async def change(store: BaseTaskQueue, *changes: Change) -> list[ChangeStatus]:
     """Apply the changes, those of different tasks in one call, and tell what became of each."""
     answers = await carry_out(store, store.transition, changes, id_of=attrgetter("task_id"))
     return [changed.status for changed in answers]
+
+
+async def fire(
+    store: BaseTaskQueue, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask
+) -> bool:
+    """Fire one schedule."""
+    firing = Firing(schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
+    (fired,) = await store.fire([firing])
+    return fired
 
 
 async def change_one(store: BaseTaskQueue, wanted: Change) -> Changed:

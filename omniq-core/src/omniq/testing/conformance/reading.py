@@ -256,7 +256,8 @@ class StatsTests(StoreConformance):
 
     async def test_the_oldest_due_task_is_told(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         start = clock.now()
-        await add(store, new_task("later", queue="later", delay=10), new_task("child", queue="c", parents=("later",)))
+        await add(store, new_task("later", queue="later", run_at=start + 10))
+        await add(store, new_task("child", queue="c", parents=("later",)))
         await add(store, *[new_task(f"t{n}", priority=n % 3, run_at=start - n) for n in (3, 9, 1, 8, 2)])
         assert await self._oldest(store) == {"later": None, "c": None, QUEUE: exactly(start - 9)}
         await claim(store, limit=2)  # those of priority 2

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 from omniq.ids import slot_id
 from omniq.models.state import TaskState
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import NewTask, ScheduleRecord
+from omniq.storage.records import Firing, NewTask, ScheduleRecord
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import OVERRIDE, Conformance
 from omniq.testing.conformance.builders import (
     add,
     claim,
     exactly,
+    fire,
     ids,
     in_other_loops,
     new_schedule,
@@ -145,7 +146,7 @@ class FireTests(Conformance):
     async def test_it_adds_the_task_and_moves_the_schedule(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         before = await put(store, new_schedule(next_run=clock.now() - 10))
         next_run = clock.now() + 50
-        assert await store.fire("nightly", if_version=1, next_run=next_run, task=slot_task(1))
+        assert await fire(store, "nightly", if_version=1, next_run=next_run, task=slot_task(1))
         after = await read_schedule(store)
         assert after.next_run == exactly(next_run)
         assert after == replace(before, version=2, next_run=after.next_run)
@@ -153,9 +154,23 @@ class FireTests(Conformance):
         assert (record.state, record.schedule_id, record.body) == (TaskState.PENDING, "nightly", b"body")
         assert ids(await claim(store)) == {slot_task(1).id}
 
+    async def test_many_are_fired_in_one_call(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        names = [f"s{n:03}" for n in range(100)]
+        for name in names:
+            await put(store, new_schedule(name, next_run=clock.now() - 10))
+        await store.delete_schedule("s007")
+        firings = [
+            Firing(schedule_id=name, if_version=2 if name == "s005" else 1, next_run=None, task=new_task(f"t-{name}"))
+            for name in names
+        ]
+        past = {"s005", "s007"}
+        assert await store.fire(firings) == [name not in past for name in names]
+        assert ids(await claim(store, limit=200)) == {f"t-{name}" for name in names if name not in past}
+        assert await store.fire(firings) == [False] * len(names)
+
     async def test_the_last_slot_leaves_none(self, store: BaseTaskQueue) -> None:
         await put(store, new_schedule(next_run=0.0))
-        assert await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
+        assert await fire(store, "nightly", if_version=1, next_run=None, task=slot_task(1))
         assert (await read_schedule(store)).next_run is None
         assert await names(store, within=0.0) == []
 
@@ -164,14 +179,14 @@ class FireTests(Conformance):
         first = await put(store, new_schedule(next_run=0.0))
         await store.put_schedule(replace(first, paused=True), if_version=1)
         before = await read_schedule(store)
-        assert not await store.fire("nightly", if_version=version, next_run=None, task=slot_task(1))
+        assert not await fire(store, "nightly", if_version=version, next_run=None, task=slot_task(1))
         assert await read_schedule(store) == before
         assert await states(store, [slot_task(1).id]) == [None]
 
     async def test_a_deleted_schedule_is_not_fired(self, store: BaseTaskQueue) -> None:
         await put(store, new_schedule(next_run=0.0))
         await store.delete_schedule("nightly")
-        assert not await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
+        assert not await fire(store, "nightly", if_version=1, next_run=None, task=slot_task(1))
         assert await names(store) == []
         assert await states(store, [slot_task(1).id]) == [None]
 
@@ -179,7 +194,7 @@ class FireTests(Conformance):
         await add(store, slot_task(1))
         (held,) = await claim(store)
         await put(store, new_schedule(next_run=0.0))
-        assert await store.fire("nightly", if_version=1, next_run=None, task=slot_task(1))
+        assert await fire(store, "nightly", if_version=1, next_run=None, task=slot_task(1))
         assert await read(store, held.id) == held
         assert (await read_schedule(store)).version == 2
 
@@ -187,7 +202,7 @@ class FireTests(Conformance):
         await put(store, new_schedule(next_run=0.0))
         for version in (1, 2, 3):
             answers = await together(
-                store.fire("nightly", if_version=version, next_run=float(version), task=slot_task(version))
+                fire(store, "nightly", if_version=version, next_run=float(version), task=slot_task(version))
                 for _ in range(20)
             )
             assert Counter(answers) == {True: 1, False: 19}
@@ -201,7 +216,7 @@ class FireTests(Conformance):
             fired = 0
             while (schedule := await read_schedule(store)).version <= 20:
                 slot = schedule.version
-                fired += await store.fire("nightly", if_version=slot, next_run=float(slot), task=slot_task(slot))
+                fired += await fire(store, "nightly", if_version=slot, next_run=float(slot), task=slot_task(slot))
             return fired
 
         assert sum(await in_other_loops(store, [scheduler] * 4)) == 20

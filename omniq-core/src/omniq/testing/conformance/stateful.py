@@ -29,7 +29,7 @@ from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilt
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance import commands as c
 from omniq.testing.conformance.base import OVERRIDE, Conformance
-from omniq.testing.conformance.builders import NOT_ENDED, PATIENCE, new_schedule, new_task, reap
+from omniq.testing.conformance.builders import NOT_ENDED, PATIENCE, fire, new_schedule, new_task, reap
 from omniq.testing.conformance.model import ScheduleModel, TaskModel
 
 T = TypeVar("T")
@@ -180,7 +180,7 @@ class QueueMachine(RuleBasedStateMachine):
     def fire(self, schedule_id: str, slot: str, after: float | None, offset: int) -> None:
         version = (self.schedules.version(schedule_id) or 0) + offset
         task, next_run = new_task(slot, queue=c.QUEUES[0], schedule_id=schedule_id), self._slot(after)
-        answer = self.bench.run(self.store.fire(schedule_id, if_version=version, next_run=next_run, task=task))
+        answer = self.bench.run(fire(self.store, schedule_id, if_version=version, next_run=next_run, task=task))
         assert answer is self.schedules.move(schedule_id, version, next_run)
         if answer:
             self.tasks.add(task)

@@ -19,6 +19,7 @@ from omniq.testing.conformance.builders import (
     change,
     claim,
     finish,
+    fire,
     ids,
     in_other_loops,
     lapsed,
@@ -60,7 +61,7 @@ class WaitTests(StoreConformance):
     async def test_it_ends_when_a_schedule_fires(self, store: BaseTaskQueue) -> None:
         await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)
         async with woken(partial(store.wait, [QUEUE])):
-            assert await store.fire("s", if_version=1, next_run=None, task=new_task())
+            assert await fire(store, "s", if_version=1, next_run=None, task=new_task())
 
     async def test_everybody_who_waits_is_told(self, store: BaseTaskQueue) -> None:
         async with woken(partial(store.wait, [QUEUE]), 5):

@@ -17,6 +17,7 @@ from omniq.storage.records import (
     Change,
     Changed,
     ChangeStatus,
+    Firing,
     LapsedLease,
     Lease,
     LeaseStatus,
@@ -154,15 +155,18 @@ class ReferenceQueueStore(ReferenceStore, BaseTaskQueue):
         with self.space.lock:
             return self.space.schedules.delete(schedule_id)
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
         with self.space.lock:
-            schedule = self.space.schedules.get(schedule_id, if_version)
-            if schedule is None:
-                return False
-            self.space.tasks.add([task], clock.now())
-            self.space.schedules.put(replace(schedule, next_run=next_run), if_version)
+            fired = [self._fire(firing) for firing in firings]
         self.wakeups.tell(News(due=None))
-        return True
+        return fired
+
+    def _fire(self, firing: Firing) -> bool:
+        schedule = self.space.schedules.get(firing.schedule_id, firing.if_version)
+        if schedule is None:
+            return False
+        self.space.tasks.add([firing.task], clock.now())
+        return self.space.schedules.put(replace(schedule, next_run=firing.next_run), firing.if_version)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         """Also returns when a scheduled task of these queues becomes due."""
