@@ -20,7 +20,7 @@ import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.background import start_thread
 from omniq.batching import Batcher
-from omniq.errors import StoreUnavailable
+from omniq.errors import Closed, StoreUnavailable
 from omniq.loops import PerLoop
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
@@ -112,6 +112,8 @@ class ConnectionThread(aiosqlite.Connection):
         return self._link
 
     async def _do_group(self, jobs: Sequence[Job[Any]]) -> list[Any]:
+        if not self._running:
+            raise Closed(f"{self._link.path} was closed while a call waited for it")
         with store_errors(self._link.path), _Breaks():
             # A function without arguments, since aiosqlite logs what it calls.
             answers: list[Any] = await self._execute(lambda: self._run(jobs))  # type: ignore[no-untyped-call]
@@ -137,8 +139,13 @@ class Writer(ConnectionThread):
 
     def _work(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Any]:
         connection.execute("begin immediate")
-        answers = super()._work(connection, jobs)
-        connection.execute("commit")
+        try:
+            answers = super()._work(connection, jobs)
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:  # after a full disk, for instance, SQLite has rolled back by itself
+                connection.execute("rollback")  # closing doesn't, as long as a cursor lives
+            raise
         return answers
 
 
