@@ -289,7 +289,8 @@ class Link:
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
 _links_lock = threading.Lock()
-_held: list[Link] = []
+_held = ExitStack()
+"""The locks that are held during a fork."""
 
 
 def _links_to(path: str) -> list[Link]:
@@ -297,27 +298,22 @@ def _links_to(path: str) -> list[Link]:
 
 
 def _before_fork() -> None:
-    _links_lock.acquire()
-    for link in list(_links):
-        link.lock.acquire()
-        _held.append(link)
-    for link in _held:
+    _held.enter_context(_links_lock)
+    links = list(_links)
+    for link in links:
+        _held.enter_context(link.lock)
+    for link in links:
         link.leave_harmed()  # once it is closed, nobody could tell any more
         link.drop()
 
 
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().lock.release()
-    _links_lock.release()
-
-
 def _after_fork_in_child() -> None:
+    """The links, and what their threads hold, are the parent's."""
     global _links_lock
-    _held.clear()
+    _held.pop_all()
     _links.clear()
     _links_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child)
