@@ -21,7 +21,7 @@ from omniq.workers.admission import Admission
 from omniq.workers.fetching import Fetcher
 from omniq.workers.leases import LeaseKeeper
 from omniq_sqlite import settling
-from omniq_sqlite.connection import Job, Writer
+from omniq_sqlite.connection import Writer, _Call
 
 PLANT_VARIABLE = "OMNIQ_TEST_PLANT"
 WINDOW = 0.3
@@ -65,8 +65,8 @@ def read_then_write() -> None:
     """A transaction begins by reading and asks for the write lock only when it writes."""
     work = Writer._work
 
-    def deferred(self: Writer, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Any]:
-        return work(self, _Deferred(connection), jobs)  # type: ignore[arg-type]
+    def deferred(self: Writer, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
+        return work(self, _Deferred(connection), calls)  # type: ignore[arg-type]
 
     Writer._work = deferred  # type: ignore[method-assign]
 

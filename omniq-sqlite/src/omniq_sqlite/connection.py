@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack, suppress
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
-from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.background import start_thread
-from omniq.batching import Batcher
 from omniq.errors import StoreUnavailable
 from omniq.loops import PerLoop
 from omniq.storage.connected import ConnectedStore, Connection, Connections
@@ -28,7 +28,7 @@ from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig
-from omniq_sqlite.opening import Link, longest_row, store_errors
+from omniq_sqlite.opening import Link, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
 P = ParamSpec("P")
@@ -47,35 +47,56 @@ class _Breaks:
 
     At every turn a busy loop gives up the GIL to poll, and has taken it again before another thread is awake.
     Since the loop never holds it for the whole switch interval, it isn't asked to let go of it either: a thread that
-    comes back from SQLite can starve for a second. These breaks let it in within a millisecond.
+    comes back from SQLite can starve for a second. These breaks, of 6 % at most, let it in within a millisecond.
     """
 
     INTERVAL = 0.001
     LENGTH = 0.00001
 
-    def __enter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(self.INTERVAL, self._take_one)
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._running = False
+
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        self._waiting += 1
+        if not self._running:
+            self._running = True
+            asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def _take_one(self) -> None:
-        time.sleep(self.LENGTH)
-        self._timer = self._loop.call_later(self.INTERVAL, self._take_one)
+        self._running = self._waiting > 0
+        if self._running:
+            time.sleep(self.LENGTH)
+            asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._timer.cancel()
+
+_breaks = PerLoop(_Breaks)
+
+
+class _Call:
+    """A job, and what has come of it."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self.job = job
+        self.outcome: Future[Any] = Future()
 
 
 class ConnectionThread(aiosqlite.Connection):
-    """A daemon thread with a connection, which does at one go what an event loop has asked for meanwhile.
+    """A daemon thread with a connection, for all event loops of this process.
 
-    Raises `StoreUnavailable` when it can't be started.
+    It does at one go all that was asked for while it was busy. Raises `StoreUnavailable` when it can't be started.
     """
 
     def __init__(self, name: str, settings: SQLiteConfig, *, read_only: bool = True) -> None:
         self._link = Link(settings, read_only=read_only)
         super().__init__(self._as_connection, iter_chunk_size=GROUP_LIMIT)
         self._connection = self._as_connection()  # from the start: it opens the file when it is used
-        self._batches: PerLoop[Batcher[Job[Any], Any]] = PerLoop(lambda: Batcher(self._do_group, limit=GROUP_LIMIT))
+        self._waiting: deque[_Call] = deque()
         try:
             self._thread = start_thread(self._serve, name)
         except RuntimeError as error:
@@ -86,8 +107,11 @@ class ConnectionThread(aiosqlite.Connection):
 
         Raises `StoreUnavailable` or `StoreError`, and what the job raises.
         """
-        answer: T = await self._batches.get().submit(job)
-        return answer
+        call = _Call(job)
+        self._waiting.append(call)
+        with store_errors(self._link.path), _breaks.get().while_waiting():
+            answer: T = await self._execute(self._answer, call)  # type: ignore[no-untyped-call]
+            return answer
 
     def begin(self, work: Callable[[Link], None]) -> None:
         """Keep the thread busy with something of its own; `stop` waits for its end."""
@@ -95,14 +119,12 @@ class ConnectionThread(aiosqlite.Connection):
 
     async def close(self) -> None:
         """Let the thread finish what it was asked for, and wait for its end."""
-        if batches := self._batches.pop():
-            await batches.drain()
         if ended := self.stop():
             await ended
         self._thread.join()
 
     def close_now(self) -> None:
-        """As `close`, but the caller's thread waits, and his loop's calls are given up."""
+        """As `close`, but the caller's thread waits."""
         self.stop()
         self._thread.join()
 
@@ -113,34 +135,51 @@ class ConnectionThread(aiosqlite.Connection):
         """What aiosqlite only ever closes."""
         return self._link
 
-    async def _do_group(self, jobs: Sequence[Job[Any]]) -> list[Any]:
-        with store_errors(self._link.path), _Breaks():
-            # A function without arguments, since aiosqlite logs what it calls.
-            answers: list[Any] = await self._execute(lambda: self._run(jobs))  # type: ignore[no-untyped-call]
-            return answers
-
-    def _run(self, jobs: Sequence[Job[Any]]) -> list[Any]:
-        self._tx.put_nowait((None, _nothing))  # aiosqlite keeps what it did last, with its data
-        with self._link.use() as connection:
-            return self._work(connection, jobs)
-
-    def _work(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Any]:
-        return [job(connection) for job in jobs]
-
     def _serve(self) -> None:
         """Be aiosqlite's thread, until it is stopped. It breaks off where the loop of a caller was closed meanwhile."""
         while self._running or not self._tx.empty():
             with suppress(RuntimeError):
                 _connection_worker_thread(self._tx)
 
+    def _answer(self, call: _Call) -> Any:
+        """Do this call together with all that wait by now, unless an earlier one has taken it along."""
+        self._tx.put_nowait((None, _nothing))  # aiosqlite keeps what it did last, with its data, until the next
+        if not call.outcome.done():
+            self._try([self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_LIMIT))])
+        return call.outcome.result(timeout=0)
+
+    def _try(self, calls: Sequence[_Call]) -> None:
+        """Do them at one go; if that fails, one by one, so that the one which failed hurts nobody but its caller."""
+        try:
+            with self._link.use() as connection:
+                answers = self._work(connection, calls)
+        except Exception as error:
+            if len(calls) > 1 and kind_of(error) is not StoreUnavailable:  # else there is no use in trying each
+                for call in calls:
+                    self._try([call])
+                return
+            for call in calls:
+                call.outcome.set_exception(error)
+        else:
+            for call, answer in zip(calls, answers, strict=True):
+                call.outcome.set_result(answer)
+
+    def _work(self, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
+        return [call.job(connection) for call in calls]
+
 
 class Writer(ConnectionThread):
-    """Runs each group in one transaction, so that all its jobs share one commit. If one fails, the group does."""
+    """Runs each group in one transaction, so that all its jobs share one commit."""
 
-    def _work(self, connection: sqlite3.Connection, jobs: Sequence[Job[Any]]) -> list[Any]:
+    def _work(self, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
         connection.execute("begin immediate")
-        answers = super()._work(connection, jobs)
-        connection.execute("commit")
+        try:
+            answers = super()._work(connection, calls)
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:  # after a full disk, for instance, SQLite has rolled back by itself
+                connection.execute("rollback")  # closing doesn't, as long as a cursor lives
+            raise
         return answers
 
 

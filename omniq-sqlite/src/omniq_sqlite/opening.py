@@ -45,7 +45,6 @@ _TRANSIENT = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
-_OF_VALUES = frozenset({sqlite3.SQLITE_MISMATCH})
 
 
 @contextmanager
@@ -69,7 +68,7 @@ def kind_of(error: Exception) -> type[StoreError] | None:
             return StoreFull
         if code == sqlite3.SQLITE_TOOBIG:
             return PayloadTooLarge
-        if code in _OF_VALUES or isinstance(error, sqlite3.DataError):
+        if code == sqlite3.SQLITE_MISMATCH or isinstance(error, sqlite3.DataError):
             return ValueRefused
         moved = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED
         return StoreUnavailable if moved or code in _TRANSIENT else StoreError
@@ -91,34 +90,31 @@ class OpenFiles:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._database = identity(path)
-        self._beside = self._now_beside()
+        self._then = self._now()
+
+    def _now(self) -> dict[str, Identity]:
+        return {end: identity(self._path + end) for end in ("", *_IN_USE)}
 
     @property
     def harm(self) -> str | None:
         """What has happened to them since, if something has."""
-        if (now := identity(self._path)) != self._database:
-            return "the file was deleted" if now is None else "the file was replaced"
-        if self._now_beside() != self._beside:
-            return f"its {' or '.join(_IN_USE)} was deleted or replaced"
-        return None
+        now = self._now()
+        if now[""] != self._then[""]:
+            return "the file was deleted" if now[""] is None else "the file was replaced"
+        return None if now == self._then else f"its {' or '.join(_IN_USE)} was deleted or replaced"
 
-    @property
-    def may_move_wal(self) -> bool:
-        """Whether the WAL may still be moved into the database: not if that has another one by now."""
-        wal = self._now_beside()[0]
-        return identity(self._path) != self._database or wal in (None, self._beside[0])
-
-    def clear_away(self) -> None:
-        """Delete what the old database has left beside a new one, which would take it for its own."""
-        if identity(self._path) != self._database:
-            for end, old, now in zip(_IN_USE, self._beside, self._now_beside(), strict=True):
-                if now is not None and now == old:
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """Save what can be saved of files that were harmed, and let them harm no new database."""
+        then, now = self._then, self._now()
+        is_another = now[""] != then[""]
+        if is_another or now["-wal"] in (None, then["-wal"]):  # else that of somebody else would go into the database
+            with suppress(sqlite3.Error):
+                connection.execute("pragma wal_checkpoint(truncate)")
+        if is_another:  # it would take for its own what the old one has left beside it
+            for end in _IN_USE:
+                if now[end] is not None and now[end] == then[end]:
                     with suppress(FileNotFoundError):
                         os.unlink(self._path + end)
-
-    def _now_beside(self) -> list[Identity]:
-        return [identity(self._path + end) for end in _IN_USE]
 
 
 class _NamedByNumber(sqlite3.Connection):
@@ -247,32 +243,36 @@ class Link:
             try:
                 yield self._connection
             except BaseException:
-                self._drop()  # it may be the connection that is broken; what it hasn't committed is rolled back
+                self.drop()  # it may be the connection that is broken
                 raise
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
         with self.lock:
-            self._drop()
+            self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """`close` for who holds `lock`."""
         connection, self._connection, self._files = self._connection, None, None
         if connection is not None:
             connection.close()
 
     def _look_at_files(self) -> None:
         """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
-        if self._files is not None and time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_INTERVAL
-            if self._files.harm:
-                with _links_lock, ExitStack() as held:
-                    for link in _links_to(self.path):
-                        held.enter_context(link.lock)
-                    self.leave_harmed()
+        files = self._files
+        if files is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_INTERVAL
+        if files.harm:
+            with _links_lock, ExitStack() as held:
+                for link in _links_to(self.path):
+                    held.enter_context(link.lock)
+                self.leave_harmed()  # unless another thread has seen to it
 
     def leave_harmed(self) -> None:
-        """If the files were harmed, close all of this process's connections to them, so that none shares them with a
-        new one. For who holds the locks of all of them.
+        """Close all of this process's connections to files that were harmed, so that no new one shares them.
+
+        For who holds the locks of all of them. Does nothing if the files are as they were.
         """
         if self._files is None or self._connection is None or not (harm := self._files.harm):
             return
@@ -282,22 +282,15 @@ class Link:
             self.path,
             harm,
         )
-        if self._files.may_move_wal:
-            with suppress(sqlite3.Error):
-                self._connection.execute("pragma wal_checkpoint(truncate)")
-        self._files.clear_away()
+        self._files.leave(self._connection)
         for link in _links_to(self.path):
-            link._drop()
-
-    def close_for_fork(self) -> None:
-        """For who holds the locks of all links. Once it is closed, nobody could tell any more what has become of it."""
-        self.leave_harmed()
-        self._drop()
+            link.drop()
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
 _links_lock = threading.Lock()
-_held: list[Link] = []
+_held = ExitStack()
+"""The locks that are held during a fork."""
 
 
 def _links_to(path: str) -> list[Link]:
@@ -305,26 +298,22 @@ def _links_to(path: str) -> list[Link]:
 
 
 def _before_fork() -> None:
-    _links_lock.acquire()
-    for link in list(_links):
-        link.lock.acquire()
-        _held.append(link)
-    for link in _held:
-        link.close_for_fork()
-
-
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().lock.release()
-    _links_lock.release()
+    _held.enter_context(_links_lock)
+    links = list(_links)
+    for link in links:
+        _held.enter_context(link.lock)
+    for link in links:
+        link.leave_harmed()  # once it is closed, nobody could tell any more
+        link.drop()
 
 
 def _after_fork_in_child() -> None:
+    """The links, and what their threads hold, are the parent's."""
     global _links_lock
-    _held.clear()
+    _held.pop_all()
     _links.clear()
     _links_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child)

@@ -14,7 +14,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import NEW, Added, Change, Changed, LapsedLease, NewTask, TaskRecord
+from omniq.storage.records import NEW, Added, Change, Changed, Firing, LapsedLease, NewTask, TaskRecord
 from omniq.storage.rules import judge, new_record
 from omniq.storage.wakeups import News
 
@@ -23,7 +23,7 @@ from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore, reads, writes
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.schedules import (
-    advance_schedule,
+    advance_schedules,
     beat,
     delete_schedule,
     fetch_schedules,
@@ -71,6 +71,13 @@ def add_tasks(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> tuple
                 raise  # else some are there already, and SQLite has undone the statement
     added = _judge(connection, tasks)
     return added, _insert(connection, [task for task, a in zip(tasks, added, strict=True) if a is NEW], now)
+
+
+def fire_schedules(connection: sqlite3.Connection, firings: Sequence[Firing]) -> tuple[list[bool], bool]:
+    """Which schedules this call fired, and whether one of their tasks is due."""
+    fired = advance_schedules(connection, firings)
+    _, any_due = add_tasks(connection, [firing.task for firing, done in zip(firings, fired, strict=True) if done])
+    return fired, any_due
 
 
 def _judge(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> list[Added]:
@@ -183,14 +190,8 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         await self._connection.write(lambda connection: connection.execute(sql, (queue_name,)))
         self._tell(not paused)
 
-    async def fire(self, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask) -> bool:
-        def job(connection: sqlite3.Connection) -> tuple[bool, bool]:
-            """Whether this call fired the schedule, and whether its task is due."""
-            if not advance_schedule(connection, schedule_id, if_version, next_run):
-                return False, False
-            return True, add_tasks(connection, [task])[1]
-
-        fired, any_due = await self._connection.write(job)
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        fired, any_due = await self._connection.write(partial(fire_schedules, firings=firings))
         self._tell(any_due)
         return fired
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from omniq import clock
 from omniq.storage.damage import schedule_of, worker_of
-from omniq.storage.records import ScheduleRecord, WorkerRecord
+from omniq.storage.records import Firing, ScheduleRecord, WorkerRecord
 
-from omniq_sqlite.wire import Table, conditions, encode, fetch_texts
+from omniq_sqlite.wire import Table, conditions, encode, fetch_rows, fetch_texts, maybe_ticks, time_at
 
 SCHEDULES: Final = Table[str, ScheduleRecord]("schedule", "id", ScheduleRecord, schedule_of, {})
 _INSERT = """
@@ -23,7 +23,11 @@ _UPDATE = """
 """
 _FIND = "select id from schedule where {where} order by id"
 _DELETE = "delete from schedule where id = ?"
-_ADVANCE = "update schedule set next_run = ?, version = version + 1 where id = ? and version = ?"
+_UNFIRED = "select key from json_each(?) cross join schedule on schedule.id = value ->> 0 where version = value ->> 1"
+_ADVANCE = f"""
+    with firing as materialized (select value from json_each(?))
+    update schedule set next_run = {time_at(2)}, version = version + 1 from firing where schedule.id = value ->> 0
+"""
 _BEAT = "insert or replace into worker (name, last_seen, report) values (?, ?, ?)"
 _LEAVE = "delete from worker where name = ?"
 _FORGET = "delete from worker where last_seen <= ?"
@@ -59,9 +63,12 @@ def delete_schedule(connection: sqlite3.Connection, schedule_id: str) -> bool:
     return connection.execute(_DELETE, (schedule_id,)).rowcount == 1
 
 
-def advance_schedule(connection: sqlite3.Connection, schedule_id: str, if_version: int, next_run: float | None) -> bool:
-    """Whether it had that version, and was moved to `next_run`."""
-    return connection.execute(_ADVANCE, (next_run, schedule_id, if_version)).rowcount == 1
+def advance_schedules(connection: sqlite3.Connection, firings: Sequence[Firing]) -> list[bool]:
+    """Move the schedules to their next slots that have these versions; returns which had."""
+    slots = [(firing.schedule_id, firing.if_version, maybe_ticks(firing.next_run)) for firing in firings]
+    unfired = {number for (number,) in fetch_rows(connection, 1, _UNFIRED, encode(slots))}
+    connection.execute(_ADVANCE, (encode([slots[number] for number in unfired]),))
+    return [number in unfired for number in range(len(slots))]
 
 
 def beat(connection: sqlite3.Connection, worker: WorkerRecord, *, leaving: bool = False) -> None:
