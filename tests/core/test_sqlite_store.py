@@ -172,6 +172,12 @@ class TestOpening:
         connection.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
         assert "default.db: a newer omniq-sqlite" in await refusal(config)
 
+    async def test_an_older_schema_is_refused(
+        self, config: SQLiteTaskQueueConfig, connection: sqlite3.Connection
+    ) -> None:
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION - 1}")
+        assert "default.db: an older omniq-sqlite" in await refusal(config)
+
     async def test_a_foreign_database_is_left_alone(self, config: SQLiteTaskQueueConfig) -> None:
         foreign = sqlite3.connect(config.file)
         foreign.execute("create table task (x)")

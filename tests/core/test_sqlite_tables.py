@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -14,10 +15,11 @@ from omniq import clock
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq_sqlite import finding
 from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.finding import COUNT, FIND, OLDEST, SELECT_OLD, find_tasks, scans
+from omniq_sqlite.finding import COUNT, OLDEST, SELECT_OLD, Counter, find_tasks, scans
 from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
@@ -26,6 +28,8 @@ from omniq_sqlite.watching import next_due
 
 QUEUE = "default"
 MEGABYTE = 1024 * 1024
+UNORDERED = ("task_pending", "task_scheduled", "task_running")
+"""The indexes that aren't in the order of ids."""
 
 
 @pytest.fixture
@@ -206,39 +210,41 @@ class TestPlans:
             (TaskFilter(states=(TaskState.SCHEDULED,)), "task_scheduled"),
             (TaskFilter(states=(TaskState.WAITING,)), "task_waiting"),
             (TaskFilter(states=(TaskState.RUNNING,)), "task_running"),
-            (TaskFilter(states=(TaskState.ERROR,)), "ended"),
-            (TaskFilter(schedule_id="s"), "task_of_schedule"),
+            (TaskFilter(states=(TaskState.ERROR,)), "task_ended"),
+            (TaskFilter(states=(TaskState.SUCCESS,), queue_name="q"), "task_ended"),
+            (TaskFilter(name="n"), "task_of_name"),
         ],
     )
-    def test_rare_tasks_are_found_by_an_index(
+    def test_tasks_of_a_state_are_found_in_an_index(
         self, where: TaskFilter, index: str, connection: sqlite3.Connection
     ) -> None:
-        (scan,) = scans(where)
-        restrictions = "schedule_id = ?" if where.schedule_id else "true"
-        assert f"COVERING INDEX {index}" in plan_of(
-            connection, FIND.format(scan=scan, restrictions=restrictions, order="asc")
-        )
+        (scan,) = scans(connection, where)
+        restrictions = [f"{column} = ?" for column in ("queue_name", "name") if getattr(where, column) is not None]
+        sql = scan.sql(" and ".join(restrictions) or "true", order="asc", limit=9)
+        plan = plan_of(connection, sql)
+        assert re.search(rf"COVERING INDEX {index}\b", plan)
+        assert ("TEMP B-TREE" in plan) == (index in UNORDERED or scan.by_queue)
 
-    @pytest.mark.parametrize(
-        ("fields", "index"),
-        [({}, "ended"), ({"queue_name": "q"}, "ended_of_queue"), ({"name": "f"}, "ended_of_name")],
-    )
-    @pytest.mark.parametrize("order", ["asc", "desc"])
-    def test_ended_tasks_are_listed_without_sorting(
-        self, fields: dict[str, Any], index: str, order: str, connection: sqlite3.Connection
+    @pytest.mark.parametrize("newest_first", [False, True])
+    @pytest.mark.parametrize("fields", [{"queue_name": "rare"}, {"name": "rare"}, {"schedule_id": "rare"}])
+    def test_rare_tasks_are_found_among_many(
+        self,
+        fields: dict[str, Any],
+        newest_first: bool,
+        connection: sqlite3.Connection,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        (scan,) = scans(TaskFilter(states=(TaskState.SUCCESS,), **fields))
-        restrictions = " and ".join(f"{field} = ?" for field in fields) or "true"
-        plan = plan_of(connection, FIND.format(scan=scan, restrictions=restrictions, order=order))
-        assert f"COVERING INDEX {index} (" in plan
-        assert "TEMP B-TREE" not in plan
-
-    def test_what_is_rare_is_found_among_many(self, connection: sqlite3.Connection) -> None:
-        add_rows(connection, 100_000, state="success", finished_at="n", outcome="'success'", name="'common'")
-        add_rows(connection, 10, state="pending", queue_name="'rare'", name="'rare'")
-        for where in (TaskFilter(queue_name="rare"), TaskFilter(name="rare"), TaskFilter(states=(TaskState.PENDING,))):
-            assert steps_of(connection, partial(find_tasks, where=where, newest_first=True)) <= 2
-            assert len(find_tasks(connection, where).tasks) == 10
+        monkeypatch.setattr(finding, "FEW", 100)
+        (column,) = fields
+        for state in ("success", "error"):
+            add_rows(connection, 20_000, state=state, finished_at="n", **{column: "iif(n = 77, 'rare', 'x' || n % 3)"})
+        add_rows(connection, 1, state="pending", id="'pending'", **{column: "'rare'"})
+        ids = {"pending": "pending", "success": "success77", "error": "error77"}
+        for states in ((), *[(TaskState(state),) for state in ids]):
+            found = partial(find_tasks, where=TaskFilter(states=states, **fields), newest_first=newest_first)
+            assert steps_of(connection, found) <= 2
+            wanted = sorted(map(ids.__getitem__, states or ids), reverse=newest_first)
+            assert [task.id for task in found(connection).tasks] == wanted
 
     def test_a_backlog_does_not_slow_the_look_at_its_oldest_task(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 100_000, state="pending", priority="n % 5")
@@ -248,7 +254,7 @@ class TestPlans:
 
     def test_counting_reads_indexes_only(self, connection: sqlite3.Connection) -> None:
         plan = plan_of(connection, COUNT)
-        assert plan.count("COVERING INDEX") == plan.count(" task USING ") == 9
+        assert plan.count("COVERING INDEX") == plan.count(" task USING ") == len(TaskState) + 1
 
     def test_a_backlog_of_delayed_tasks_does_not_slow_an_idle_claim(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 200_000, state="scheduled", run_at="1e10 + n")
@@ -266,3 +272,13 @@ class TestPlans:
         for where in (TaskFilter(expired=True), TaskFilter(states=(TaskState.WAITING, TaskState.RUNNING))):
             assert steps_of(connection, partial(find_tasks, where=where)) <= 2
             assert len(find_tasks(connection, where).tasks) == 10
+
+    def test_a_count_that_takes_long_is_kept_for_a_while(
+        self, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counter = Counter()
+        for quickly, seen in ((1e9, [1, 2]), (-1.0, [3, 3])):
+            monkeypatch.setattr(finding, "COUNT_QUICKLY", quickly)
+            for count in seen:
+                add_rows(connection, 1, state="pending", id="hex(randomblob(8))")
+                assert [queue.counts for queue in counter.stats(connection)] == [{TaskState.PENDING: count}]

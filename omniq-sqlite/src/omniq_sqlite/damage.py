@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import asdict, fields, replace
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.state import TaskState
 from omniq.storage.records import TaskRecord
 
 from omniq_sqlite.wire import TASKS, as_blob, encode, fetch_tasks, is_named
 
 _COLUMNS = [field.name for field in fields(TaskRecord) if field.name not in ("id", "unique", "body", "damage")]
 _MEND = f"""
-    update task set {", ".join(f"{column} = :{column}" for column in _COLUMNS)}, outcome = :outcome, unique_key = null,
+    update task set {", ".join(f"{column} = :{column}" for column in _COLUMNS)}, unique_key = null,
         body = case when exists (select 1 from large_body where task_id = id) then null else :body end
     where id in (cast(:key as text), :key)
 """
@@ -40,7 +40,6 @@ def _write(connection: sqlite3.Connection, id_: str, task: TaskRecord) -> None:
     """It gives its unique key up: that may be what is damaged, and of several stand-ins only one could have it."""
     columns = asdict(task) | {
         "depends_on": encode(task.depends_on) if task.depends_on else None,
-        "outcome": task.state if task.state in TERMINAL else None,
         "key": as_blob(id_),
     }
     connection.execute(_MEND, columns)

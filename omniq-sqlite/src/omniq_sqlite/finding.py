@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from msgspec import Struct
 from omniq import clock
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.damage import shown
+from omniq.storage.damage import shown, state_of
 from omniq.storage.records import QueueStats, TaskFilter, TaskPage, TaskRecord
 from omniq.storage.rules import queue_stats
 
@@ -28,24 +31,29 @@ from omniq_sqlite.wire import (
 )
 
 _QUEUED = "state in ('pending', 'scheduled', 'waiting')"
-"""To the letter as in the index `task_expiring`: else SQLite doesn't see that it serves."""
-FIND = "select id from {scan} and {restrictions} order by id {order} limit ?"
-_RESTING = "select queue_name, '{0}', count(*) from task indexed by task_{0} where state = '{0}' group by 1"
-_ENDED = "from task where outcome is not null and outcome"
-COUNT = f"""
-    with recursive
-        ending (how) as (
-            select (select min(outcome) from task where outcome is not null)
-            union all select (select min(outcome) {_ENDED} > how) from ending where how is not null),
-        ended (how, queue) as (
-            select how, (select min(queue_name) {_ENDED} = how) from ending where how is not null
-            union all select how, (select min(queue_name) {_ENDED} = how and queue_name > queue)
-                from ended where queue is not null)
-    select queue, how, (select count(*) {_ENDED} = how and queue_name = queue) from ended where queue is not null
-    union all {" union all ".join(map(_RESTING.format, ("pending", "scheduled", "waiting", "running")))}
+_NO_STATE = f"state not in {tuple(map(str, TaskState))}"
+"""Both to the letter as in the indexes: else SQLite doesn't see that they serve."""
+_SCAN = "select id from task indexed by {index} where {restrictions}"
+_SCAN_QUEUES = """
+    with recursive ended (queue) as (
+        select min(queue_name) from task indexed by {index} where {states}
+        union all
+        select (select min(queue_name) from task indexed by {index} where {states} and queue_name > ended.queue)
+        from ended where ended.queue is not null)
+    select task.id from ended cross join task on task.id in (
+        select id from task indexed by {index} where {restrictions} and queue_name = ended.queue
+        order by id {order} limit {limit})
 """
-"""Of the tasks that have ended each pair of outcome and queue is looked up, and its tasks are counted: that takes half
-the time of grouping them."""
+"""The first ones of each queue, from which the first of all are taken."""
+_COUNT_SOME = "select count(*) from (select 1 from task indexed by {index} where {states} limit {limit})"
+FEW = 20_000
+"""Tasks of a state that are looked through for a name, at most; else those of the name are for the state."""
+
+_RESTING = "select queue_name, '{0}', count(*) from task where state = '{0}' group by 1"
+_DAMAGED = f"select queue_name, state, count(*) from task where {_NO_STATE} group by 1, 2"
+COUNT = " union all ".join([*map(_RESTING.format, TaskState), _DAMAGED])
+COUNT_QUICKLY, COUNT_AGAIN_AFTER = 0.02, 2.0
+"""Seconds: a count that takes longer than the one is good for the other."""
 OLDEST = f"""
     with recursive rank (queue, priority) as (
         select value, (select max(priority) from task where state = 'pending' and queue_name = value) from json_each(?1)
@@ -102,11 +110,10 @@ def find_tasks(
             "expires_at <= ?": clock.now() if where.expired else None,
         }
     )
+    ids: list[str] = []
     with _snapshot(connection):  # so that what is told of a task is what it was found by
-        ids: list[str] = []
-        for scan in scans(where):
-            sql = FIND.format(scan=scan, restrictions=restrictions, order=order)
-            ids += fetch_texts(connection, sql, *values, limit + 1)
+        for scan in scans(connection, where):
+            ids += fetch_texts(connection, scan.sql(restrictions, order=order, limit=limit + 1), *values)
         page = sorted(ids, key=as_blob, reverse=newest_first)[:limit]
         tasks = fetch_tasks(connection, page, bodies=bodies)
     return TaskPage(tasks, page[-1] if len(ids) > limit else None)
@@ -122,38 +129,78 @@ def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("rollback")  # nothing was written
 
 
-def scans(where: TaskFilter) -> list[str]:
-    """SQL from `from` on that together finds the wanted states, each by the index with the fewest rows."""
+class Scan(Struct, frozen=True):
+    """A walk through an index that finds tasks of some states."""
+
+    index: str
+    states: str = "true"
+    by_queue: bool = False
+    """Whether the index is in the order of ids within each queue only, and all queues are wanted."""
+
+    def sql(self, restrictions: str, *, order: str, limit: int) -> str:
+        """The ids that are found, in order."""
+        walk = (_SCAN_QUEUES if self.by_queue else _SCAN).format(
+            index=self.index,
+            states=self.states,
+            restrictions=f"{self.states} and {restrictions}",
+            order=order,
+            limit=limit,
+        )
+        return f"select id from ({walk} order by id {order} limit {limit})"
+
+
+def scans(connection: sqlite3.Connection, where: TaskFilter) -> list[Scan]:
+    """What together finds the wanted tasks, each by the index with the fewest rows."""
     listed = ", ".join(f"'{state}'" for state in where.states)
     any_of = f"state in ({listed})" if listed else "true"
     if where.expired:
-        return [f"task indexed by task_expiring where {_QUEUED} and {any_of}"]
+        return [Scan("task_expiring", f"{_QUEUED} and {any_of}")]
     if where.schedule_id is not None:
-        return [f"task indexed by task_of_schedule where {any_of}"]
+        return [Scan("task_of_schedule", any_of)]
     if where == TaskFilter():
-        return ["task where true"]
-    return [_scan(state) for state in dict.fromkeys(where.states or TaskState)]
+        return [Scan("sqlite_autoindex_task_1")]
+    of_states = [_scan(state, where) for state in dict.fromkeys(where.states)]
+    if where.name is not None and not (of_states and _are_few(connection, of_states)):
+        return [Scan("task_of_name", any_of)]
+    return of_states or [*(_scan(state, where) for state in TaskState), Scan("task_of_no_state", _NO_STATE)]
 
 
-def _scan(state: TaskState) -> str:
-    """SQLite would rather walk all tasks than sort those that haven't ended."""
+def _scan(state: TaskState, where: TaskFilter) -> Scan:
     if state in TERMINAL:
-        return f"task where outcome = '{state}'"
-    return f"task indexed by task_{state} where state = '{state}'"
+        return Scan("task_ended", f"state = '{state}'", by_queue=where.queue_name is None)
+    return Scan(f"task_{state}", f"state = '{state}'")
 
 
-def count_tasks(connection: sqlite3.Connection) -> list[QueueStats]:
-    """As `BaseTaskQueue.stats`."""
-    with _snapshot(connection):
+def _are_few(connection: sqlite3.Connection, scans: Sequence[Scan]) -> bool:
+    counting = [_COUNT_SOME.format(index=scan.index, states=scan.states, limit=FEW) for scan in scans]
+    counts: list[int] = [connection.execute(sql).fetchone()[0] for sql in counting]
+    return sum(counts) < FEW
+
+
+class Counter:
+    """Counts tasks; a count that takes long is kept for a while."""
+
+    def __init__(self) -> None:
+        self._counts: list[tuple[str, TaskState, int]] = []
+        self._queues = ""
+        self._good_until = -math.inf
+
+    def stats(self, connection: sqlite3.Connection) -> list[QueueStats]:
+        """As `BaseTaskQueue.stats`."""
+        with _snapshot(connection):
+            if time.monotonic() >= self._good_until:
+                self._count(connection)
+            oldest = fetch_rows(connection, 2, OLDEST, self._queues, clock.now())
+            paused = fetch_texts(connection, _PAUSED)
+        return queue_stats(self._counts, map(shown, paused), {name: ticks / TICKS for name, ticks in oldest})
+
+    def _count(self, connection: sqlite3.Connection) -> None:
+        began = time.monotonic()
         counts = fetch_rows(connection, 3, COUNT)
-        queues = encode([name for name in {row[0] for row in counts} if isinstance(name, str) and is_named(name)])
-        oldest = fetch_rows(connection, 2, OLDEST, queues, clock.now())
-        paused = fetch_texts(connection, _PAUSED)
-    return queue_stats(
-        [(shown(name), TaskState(state), count) for name, state, count in counts],
-        map(shown, paused),
-        {name: ticks / TICKS for name, ticks in oldest},
-    )
+        self._queues = encode([name for name in {row[0] for row in counts} if isinstance(name, str) and is_named(name)])
+        self._counts = [(shown(name), state_of(state), count) for name, state, count in counts]
+        if time.monotonic() - began > COUNT_QUICKLY:
+            self._good_until = began + COUNT_AGAIN_AFTER
 
 
 def fetch_children(connection: sqlite3.Connection, ids: Sequence[str]) -> list[list[str]]:

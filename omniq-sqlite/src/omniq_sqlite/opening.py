@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
 from omniq.logs import get_logger
+from omniq.storage.connected import check_layout
 from omniq.storage.local import Identity, identity, make_file
 from omniq.storage.transport import is_transport_error
 
@@ -198,14 +199,9 @@ def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
     version, tables = connection.execute(
         "select (select user_version from pragma_user_version), (select count(*) from sqlite_schema)"
     ).fetchone()
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: a newer omniq-sqlite wrote this file (schema {version}, this one knows {SCHEMA_VERSION}): "
-            f"upgrade omniq-sqlite"
-        )
-    if version == 0 and tables:
-        raise StoreError(f"{path}: this SQLite database isn't OmniQ's: give OmniQ a file of its own")
-    if version < SCHEMA_VERSION:
+    if version or tables:
+        check_layout(f"sqlite:{path}", version, SCHEMA_VERSION, "omniq-sqlite")
+    else:
         ddl = resources.files("omniq_sqlite").joinpath("schema.sql").read_text("utf-8")
         connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")
 

@@ -14,7 +14,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import NEW, Added, Change, Changed, Firing, LapsedLease, NewTask, TaskRecord
+from omniq.storage.records import NEW, Added, Change, Changed, Firing, LapsedLease, NewTask, QueueStats, TaskRecord
 from omniq.storage.rules import judge, new_record
 from omniq.storage.wakeups import News
 
@@ -133,6 +133,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         super().__init__(config)
         self._idle = True
         """The last claim found nothing: look before the next one takes the write lock."""
+        self._counter = finding.Counter()
         self._results = SQLiteResultStore(config)
 
     def result_storage(self) -> SQLiteResultStore:
@@ -144,7 +145,6 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     replace_bodies = writes(settling.replace_task_bodies)
     get = reads(finding.get_tasks)
     find = reads(finding.find_tasks)
-    stats = reads(finding.count_tasks)
     children = reads(finding.fetch_children)
     beat = writes(beat)
     workers = reads(fetch_workers)
@@ -178,6 +178,9 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         self._tell(settled.any_due)
         self.wakeups.tell(News(ended=[result.task_id for result in settled.results]))
         return settled.answers
+
+    async def stats(self) -> list[QueueStats]:
+        return await self._connection.read(self._counter.stats)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._connection.write(partial(forget_workers, older_than=older_than))

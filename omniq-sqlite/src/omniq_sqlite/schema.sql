@@ -21,8 +21,7 @@ create table if not exists task (
     depends_on       text check (json_type(depends_on) = 'array'),
     schedule_id      text,
     name             text not null default '',
-    unique_key       text,
-    outcome          text,                   -- of a task that has ended: its state
+    unique_key       text,                   -- held until the task ends
     body             blob                    -- null where it is in large_body
 ) strict, without rowid;
 
@@ -34,22 +33,24 @@ create table if not exists large_body (
 
 -- Each state has the index that its readers walk; delayed tasks are apart from due ones, so that an idle claim
 -- doesn't step over them. They hold `state`, which SQLite looks at again, and would else fetch every row for.
-create index if not exists task_pending on task (queue_name, priority desc, run_at, id, name, state)
-    where state = 'pending';
-create index if not exists task_scheduled on task (queue_name, run_at, name, state) where state = 'scheduled';
-create index if not exists task_waiting on task (id, queue_name, name, state) where state = 'waiting';
+create index if not exists task_pending on task (queue_name, priority desc, run_at, id, state) where state = 'pending';
+create index if not exists task_scheduled on task (queue_name, run_at, state) where state = 'scheduled';
+create index if not exists task_waiting on task (id, queue_name, state) where state = 'waiting';
 create index if not exists task_running on task (lease_until, queue_name, state) where state = 'running';
 create index if not exists task_finished on task (finished_at) where finished_at is not null;
 create index if not exists task_expiring on task (expires_at, state)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
-create index if not exists task_of_schedule on task (schedule_id, id) where schedule_id is not null;
 create unique index if not exists task_unique on task (unique_key) where unique_key is not null;
 
--- Lists of the many tasks that have ended, in the order of their ids. They are by `outcome`, not by `state`, so that
--- nothing is to be written for a task before its end.
-create index if not exists ended on task (outcome, id) where outcome is not null;
-create index if not exists ended_of_queue on task (outcome, queue_name, id) where outcome is not null;
-create index if not exists ended_of_name on task (outcome, name, id) where outcome is not null;
+-- The lists, in the order of ids. They are entered once, when a task is added or when it ends: nothing more is written
+-- for them at a claim. SQLite sees that the first one serves only by a term that stands alone. The last one holds what
+-- only damage can bring about.
+create index if not exists task_ended on task (state, queue_name, id)
+    where state = 'success' or state = 'error' or state = 'cancelled' or state = 'expired';
+create index if not exists task_of_name on task (name, id);
+create index if not exists task_of_schedule on task (schedule_id, id) where schedule_id is not null;
+create index if not exists task_of_no_state on task (id, queue_name, state) where state not in
+    ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired');
 
 create table if not exists edge (
     parent text not null,

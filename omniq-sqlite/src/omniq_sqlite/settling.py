@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 from omniq import clock
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.state import TaskState
 from omniq.storage.damage import task_of
 from omniq.storage.records import Change, Changed, ChangeStatus, NewBody, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
@@ -30,14 +30,14 @@ _CHANGING: Final = Table[str, TaskRecord]("task", "id", TaskRecord, task_of, {"u
 """Of tasks what `decide` looks at and may change, and whether they have children instead of their names: one statement
 for all, since a thread may wait for the GIL after each."""
 END = """
-    update task set state = ?2, outcome = ?2, finished_at = ?3, lease_until = null, unique_key = null
+    update task set state = ?2, finished_at = ?3, lease_until = null, unique_key = null
     where id in (select value from json_each(?1))
 """
 UPDATE = f"""
     with change as materialized (select value from json_each(?))
-    update task set state = value ->> 1, outcome = value ->> 2, run_at = {time_at(3)}, expires_at = {time_at(4)},
-        finished_at = {time_at(5)}, attempts = value ->> 6, crashes = value ->> 7, lease_until = {time_at(8)},
-        worker = value ->> 9, cancel_requested = value ->> 10, unique_key = value ->> 11
+    update task set state = value ->> 1, run_at = {time_at(2)}, expires_at = {time_at(3)}, finished_at = {time_at(4)},
+        attempts = value ->> 5, crashes = value ->> 6, lease_until = {time_at(7)}, worker = value ->> 8,
+        cancel_requested = value ->> 9, unique_key = value ->> 10
     from change where task.id = value ->> 0
 """
 _HAS_OLD = """
@@ -110,7 +110,6 @@ def _row(task: TaskRecord) -> tuple[object, ...]:
     return (
         task.id,
         task.state,
-        task.state if task.state in TERMINAL else None,
         to_ticks(task.run_at),
         maybe_ticks(task.expires_at),
         maybe_ticks(task.finished_at),
