@@ -31,7 +31,7 @@ from omniq_sqlite.wire import (
 )
 
 _QUEUED = "state in ('pending', 'scheduled', 'waiting')"
-_NO_STATE = f"state not in {tuple(map(str, TaskState))}"
+_NO_STATE = " and ".join(f"state <> '{state}'" for state in TaskState)
 """Both to the letter as in the indexes: else SQLite doesn't see that they serve."""
 _SCAN = "select id from task indexed by {index} where {restrictions}"
 _SCAN_QUEUES = """
