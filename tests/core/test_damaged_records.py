@@ -123,8 +123,10 @@ def test_a_record_is_read_quickly_if_it_is_sound_and_whole_if_not(sound: bool) -
 
 
 def test_results_schedules_and_events_get_them_too() -> None:
-    result = result_of({"task_id": "a", "epoch": 1, "status": "running", "body": b""})
+    result = result_of({"task_id": "a", "epoch": 1, "status": "pending", "body": b""})
     assert (result.status, result.damage) == (TaskState.ERROR, "status: no task ends in it")
+    progress = result_of({"task_id": "a", "epoch": 1, "status": "running", "body": b""})
+    assert (progress.status, progress.damage) == (TaskState.RUNNING, None)
     schedule = schedule_of({"id": "a", "queue_name": "q", "body": b"", "next_run": float("nan"), "version": -1})
     assert schedule.next_run is None
     assert schedule.damage is not None

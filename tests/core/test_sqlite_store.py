@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from omniq.errors import ConfigError, StoreError, StoreUnavailable
+from omniq.loops import forget
 from omniq.models.state import TaskState
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import DUPLICATE, NEW, Change, NewTask, ResultRecord, TaskRecord
+from omniq.storage.records import DUPLICATE, NEW, Added, Change, NewTask, ResultRecord, TaskRecord
 from omniq.testing.conformance.builders import reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.connection import Database, SQLiteStore
@@ -169,6 +172,12 @@ class TestOpening:
         connection.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
         assert "default.db: a newer omniq-sqlite" in await refusal(config)
 
+    async def test_an_older_schema_is_refused(
+        self, config: SQLiteTaskQueueConfig, connection: sqlite3.Connection
+    ) -> None:
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION - 1}")
+        assert "default.db: an older omniq-sqlite" in await refusal(config)
+
     async def test_a_foreign_database_is_left_alone(self, config: SQLiteTaskQueueConfig) -> None:
         foreign = sqlite3.connect(config.file)
         foreign.execute("create table task (x)")
@@ -280,3 +289,41 @@ class TestGroupCommit:
         for thread in threads:
             thread.join()
         assert sorted(claimed) == sorted(f"{name}{n}" for name in "ab" for n in range(50))
+
+    def test_a_loop_that_is_closed_amid_a_call_takes_nobody_along(self, config: SQLiteTaskQueueConfig) -> None:
+        entered, gate = threading.Event(), threading.Event()
+
+        def wait(connection: sqlite3.Connection) -> None:
+            entered.set()
+            gate.wait()
+
+        async def add() -> list[Added]:
+            store = SQLiteQueueStore(config)
+            added = await store.add([task("a")])
+            await store.close()
+            return added
+
+        shared = SQLiteStore.connections.take(config.settings)
+        loop = asyncio.new_event_loop()
+        call = loop.create_task(shared.write(wait))
+        loop.run_until_complete(asyncio.sleep(0))
+        assert entered.wait(10)
+        forget(call)
+        loop.close()
+        gate.set()
+        assert asyncio.run(add()) == [NEW]
+        SQLiteStore.connections.drop(shared)
+
+    async def test_what_is_done_is_let_go(self, database: Database) -> None:
+        class Large(bytearray):
+            """Something that can be watched."""
+
+        def write(body: Large, connection: sqlite3.Connection) -> Large:
+            return body
+
+        answer = await database.write(partial(write, Large(b"x")))
+        watched = weakref.ref(answer)
+        del answer
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert watched() is None

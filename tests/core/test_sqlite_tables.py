@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omniq import clock
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
-from omniq.storage.records import Change, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq_sqlite import finding
 from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.finding import COUNT, FIND, SELECT_OLD, find_tasks, scans
-from omniq_sqlite.numbered import NamedByNumber
-from omniq_sqlite.opening import open_connection
+from omniq_sqlite.finding import COUNT, OLDEST, SELECT_OLD, Counter, find_tasks, scans
+from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.settling import END, UPDATE
@@ -26,6 +28,8 @@ from omniq_sqlite.watching import next_due
 
 QUEUE = "default"
 MEGABYTE = 1024 * 1024
+UNORDERED = ("task_pending", "task_scheduled", "task_running")
+"""The indexes that aren't in the order of ids."""
 
 
 @pytest.fixture
@@ -99,15 +103,6 @@ class TestRows:
         stored = await results.get(list(bodies))
         assert {record.task_id: record.body for record in stored if record} == bodies
 
-    async def test_of_two_results_of_a_claim_the_later_stays(self, results: SQLiteResultStore) -> None:
-        large, small = b"x" * MEGABYTE, b"y"
-        for bodies in ((large, small), (small, large)):
-            records = [ResultRecord(task_id="a", epoch=1, status=TaskState.ERROR, body=body) for body in bodies]
-            assert await results.put(records) == [True, True]
-            (stored,) = await results.get(["a"])
-            assert stored is not None
-            assert stored.body == bodies[-1]
-
     async def test_a_large_body_goes_with_its_task(
         self, queue: SQLiteQueueStore, connection: sqlite3.Connection
     ) -> None:
@@ -153,13 +148,13 @@ class TestRows:
         await store.append([event])
         row = connection.execute("select type, time, task_id, attempt, data ->> '$.delay[1]' from event").fetchone()
         assert row == ("RETRY", 1700000000.25, "a", 2, "é")
-        assert await store.query() == [event]
+        assert (await store.query(EventFilter())).events == [event]
         await store.close()
 
 
 def test_numbered_parameters_are_the_same_whatever_they_are_taken_for() -> None:
     """Python 3.12.0 to 3.12.3 take them for names, and warn."""
-    connection = sqlite3.connect(":memory:", factory=NamedByNumber)
+    connection = sqlite3.connect(":memory:", factory=_NamedByNumber)
     assert connection.execute("select ?2, ?1, ?2", ("a", "b")).fetchone() == ("b", "a", "b")
     assert connection.execute("select ?, ?", ["a", "b"]).fetchone() == ("a", "b")
     assert connection.execute("select 1").fetchone() == (1,)
@@ -215,31 +210,75 @@ class TestPlans:
             (TaskFilter(states=(TaskState.SCHEDULED,)), "task_scheduled"),
             (TaskFilter(states=(TaskState.WAITING,)), "task_waiting"),
             (TaskFilter(states=(TaskState.RUNNING,)), "task_running"),
-            (TaskFilter(states=(TaskState.ERROR,)), "task_error"),
-            (TaskFilter(schedule_id="s"), "task_of_schedule"),
+            (TaskFilter(states=(TaskState.ERROR,)), "task_ended"),
+            (TaskFilter(states=(TaskState.SUCCESS,), queue_name="q"), "task_ended"),
+            (TaskFilter(name="n"), "task_of_name"),
         ],
     )
-    def test_rare_tasks_are_found_by_an_index(
+    def test_tasks_of_a_state_are_found_in_an_index(
         self, where: TaskFilter, index: str, connection: sqlite3.Connection
     ) -> None:
-        (scan,) = scans(where)
-        restrictions = "schedule_id = ?" if where.schedule_id else "true"
-        assert f"COVERING INDEX {index}" in plan_of(connection, FIND.format(scan=scan, restrictions=restrictions))
+        (scan,) = scans(connection, where)
+        restrictions = [f"{column} = ?" for column in ("queue_name", "name") if getattr(where, column) is not None]
+        sql = scan.sql(" and ".join(restrictions) or "true", order="asc", limit=9)
+        plan = plan_of(connection, sql)
+        assert re.search(rf"COVERING INDEX {index}\b", plan)
+        assert ("TEMP B-TREE" in plan) == (index in UNORDERED or scan.by_queue)
+
+    @pytest.mark.parametrize("newest_first", [False, True])
+    @pytest.mark.parametrize("fields", [{"queue_name": "rare"}, {"name": "rare"}, {"schedule_id": "rare"}])
+    def test_rare_tasks_are_found_among_many(
+        self,
+        fields: dict[str, Any],
+        newest_first: bool,
+        connection: sqlite3.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(finding, "FEW", 100)
+        (column,) = fields
+        for state in ("success", "error"):
+            add_rows(connection, 20_000, state=state, finished_at="n", **{column: "iif(n = 77, 'rare', 'x' || n % 3)"})
+        add_rows(connection, 1, state="pending", id="'pending'", **{column: "'rare'"})
+        ids = {"pending": "pending", "success": "success77", "error": "error77"}
+        for states in ((), *[(TaskState(state),) for state in ids]):
+            found = partial(find_tasks, where=TaskFilter(states=states, **fields), newest_first=newest_first)
+            assert steps_of(connection, found) <= 2
+            wanted = sorted(map(ids.__getitem__, states or ids), reverse=newest_first)
+            assert [task.id for task in found(connection).tasks] == wanted
+
+    def test_a_backlog_does_not_slow_the_look_at_its_oldest_task(self, connection: sqlite3.Connection) -> None:
+        add_rows(connection, 100_000, state="pending", priority="n % 5")
+        asked = (f'["{QUEUE}"]', clock.now())
+        assert steps_of(connection, lambda c: c.execute(OLDEST, asked).fetchall()) <= 1
+        assert connection.execute(OLDEST, asked).fetchall() == [(QUEUE, 1 << 22)]
 
     def test_counting_reads_indexes_only(self, connection: sqlite3.Connection) -> None:
         plan = plan_of(connection, COUNT)
-        assert plan.count("COVERING INDEX") == plan.count(" task USING ") == 5
+        assert plan.count("COVERING INDEX") == plan.count(" task USING ") == len(TaskState) + 1
 
     def test_a_backlog_of_delayed_tasks_does_not_slow_an_idle_claim(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 200_000, state="scheduled", run_at="1e10 + n")
         assert steps_of(connection, lambda c: next_due(c, [QUEUE])) <= 1
-        assert steps_of(connection, lambda c: claim_tasks(c, [QUEUE], 100, 30.0, "w")) <= 1
+        assert (
+            steps_of(connection, lambda c: claim_tasks(c, [QUEUE], limit=100, lease=30.0, worker="w", max_bytes=1000))
+            <= 1
+        )
 
     def test_many_finished_tasks_do_not_slow_the_sweeps(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 20_000, state="success", finished_at="1e10 + n", expires_at="n")
         add_rows(connection, 10, state="waiting", expires_at="n")
-        for job in (lambda c: lapsed_leases(c, 10, None), lambda c: c.execute(SELECT_OLD, (1e9, 100))):
+        for job in (lambda c: lapsed_leases(c, limit=10), lambda c: c.execute(SELECT_OLD, (1e9, 100))):
             assert steps_of(connection, job) <= 1
         for where in (TaskFilter(expired=True), TaskFilter(states=(TaskState.WAITING, TaskState.RUNNING))):
-            assert steps_of(connection, partial(find_tasks, where=where, limit=100, cursor=None)) <= 2
-            assert len(find_tasks(connection, where, 100, None).tasks) == 10
+            assert steps_of(connection, partial(find_tasks, where=where)) <= 2
+            assert len(find_tasks(connection, where).tasks) == 10
+
+    def test_a_count_that_takes_long_is_kept_for_a_while(
+        self, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counter = Counter()
+        for quickly, seen in ((1e9, [1, 2]), (-1.0, [3, 3])):
+            monkeypatch.setattr(finding, "COUNT_QUICKLY", quickly)
+            for count in seen:
+                add_rows(connection, 1, state="pending", id="hex(randomblob(8))")
+                assert [queue.counts for queue in counter.stats(connection)] == [{TaskState.PENDING: count}]

@@ -98,6 +98,8 @@ class SQLitePlanter(Planter):
         "body = null",
         "body = x''",
         "body = x'4f5131'",
+        "unique_key = cast(x'ff' as text)",
+        "unique_key = x'ff'",
         *(
             "state = 'running', lease_until = null, epoch = 'x'",
             "state = 'running', lease_until = 9e999, priority = 'x'",

@@ -7,7 +7,7 @@ import json
 import math
 import pickle
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from omniq.models import TaskState
 from omniq.models.schedule import Timing
 from omniq.queue.request import TaskCall
 from omniq.serialization.calls import ScheduledCall
-from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskRecord
+from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
 
 from tests.core.cli_support import run
 from tests.core.conftest import nothing_left_behind
 from tests.core.support import FAST, QUEUES, noop
-from tests.damaged.planting import Planter, PostgresPlanter, RedisPlanter, SQLitePlanter
+from tests.damaged.planting import Damage, Planter, PostgresPlanter, RedisPlanter, SQLitePlanter
 from tests.servers import postgres, redis
 from tests.servers.postgres import postgres_url
 
@@ -266,20 +266,36 @@ async def test_damaged_rows_end_no_worker_and_spoil_no_other_task(planter: Plant
     await _everything_is_shown(planter)
 
 
-async def add_with_damaged_ttl(planter: Planter, oq: AsyncOmniQ) -> None:
-    """A task "b00", which has expired if one believes its TTL."""
-    (planter.tasks,) = ([damage] for damage in planter.tasks if damage in EXPIRED)
+async def add_damaged(planter: Planter, oq: AsyncOmniQ, damages: Sequence[Damage]) -> None:
+    """A task "b00" with that one of the damages which the planter knows."""
+    (planter.tasks,) = ([damage] for damage in planter.tasks if damage in damages)
     planter.schedules, planter.results, planter.events = (), (), ()
     await add(oq, ["b00"])
     await planter.plant()
 
 
 EXPIRED = ("expires_at = -9e999", "expires_at = '-infinity'")
+"""Such a task has expired if one believes its TTL."""
+OF_NO_STATE = ("state = 'zombie'",)
+
+
+@pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
+async def test_a_task_of_a_state_that_there_is_none_of_is_listed_and_counted(planter: Planter, oq: AsyncOmniQ) -> None:
+    await add_damaged(planter, oq, OF_NO_STATE)
+    task = await record_of(oq, "b00")
+    assert task is not None
+    assert task.damage
+    for where in (TaskFilter(queue_name=task.queue_name), TaskFilter(name=task.name)):
+        for newest_first in (False, True):
+            page = await oq.task_queue.store.find(where, newest_first=newest_first)
+            assert [found.id for found in page.tasks] == ["b00"]
+    (queue,) = await oq.task_queue.store.stats()
+    assert (queue.name, sum(queue.counts.values())) == (task.queue_name, 1)
 
 
 @pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
 async def test_a_task_whose_ttl_is_damaged_is_dead_lettered_and_not_mended(planter: Planter, oq: AsyncOmniQ) -> None:
-    await add_with_damaged_ttl(planter, oq)
+    await add_damaged(planter, oq, EXPIRED)
     await oq.task_queue.ttl.expire()
     dead = await oq.list_dead()
     assert [(task.id, task.state) for task in dead] == [("b00", TaskState.ERROR)]
@@ -290,7 +306,7 @@ async def test_a_task_whose_ttl_is_damaged_is_dead_lettered_and_not_mended(plant
 
 @pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
 async def test_a_change_that_is_refused_mends_nothing(planter: Planter, oq: AsyncOmniQ) -> None:
-    await add_with_damaged_ttl(planter, oq)
+    await add_damaged(planter, oq, EXPIRED)
     before = await record_of(oq, "b00")
     assert before is not None
     assert before.damage is not None

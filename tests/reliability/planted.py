@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 from omniq.errors import StoreError
@@ -19,7 +20,8 @@ from omniq.storage.records import Change, Changed, ChangeStatus, TaskRecord
 from omniq.workers.admission import Admission
 from omniq.workers.fetching import Fetcher
 from omniq.workers.leases import LeaseKeeper
-from omniq_sqlite import lanes, settling
+from omniq_sqlite import settling
+from omniq_sqlite.connection import Writer, _Call
 
 PLANT_VARIABLE = "OMNIQ_TEST_PLANT"
 WINDOW = 0.3
@@ -61,12 +63,12 @@ def acknowledge_first() -> None:
 
 def read_then_write() -> None:
     """A transaction begins by reading and asks for the write lock only when it writes."""
-    commit = lanes.Writer._commit
+    work = Writer._work
 
-    def deferred(self: lanes.Writer, connection: sqlite3.Connection, calls: Sequence[lanes._Call[object]]) -> None:
-        commit(self, _Deferred(connection), calls)  # type: ignore[arg-type]
+    def deferred(self: Writer, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
+        return work(self, _Deferred(connection), calls)  # type: ignore[arg-type]
 
-    lanes.Writer._commit = deferred  # type: ignore[method-assign]
+    Writer._work = deferred  # type: ignore[method-assign]
 
 
 class _Deferred:

@@ -48,8 +48,12 @@ _ENDED_PART = """
             and state = '{state}' and {where}
         order by id {way} limit {limit}) as task)
 """
+_NO_STATE = f"state not in {tuple(map(str, TaskState))}"
+_DAMAGED_PART = (
+    f"(select {{columns}} from omniq.task where {_NO_STATE} and {{where}} order by id {{way}} limit {{limit}})"
+)
 
-COUNT = """
+COUNT = f"""
     select queue_name, 'pending' as state, count(*) from omniq.task where state = 'pending' group by queue_name
     union all
     select queue_name, 'scheduled', count(*) from omniq.task where state = 'scheduled' group by queue_name
@@ -58,7 +62,10 @@ COUNT = """
     union all
     select queue_name, 'running', count(*) from omniq.task where state = 'running' group by queue_name
     union all
-    select queue_name, state, count(*) from omniq.task where finished_at is not null group by queue_name, state
+    select queue_name, state, count(*) from omniq.task
+        where finished_at is not null and not ({_NO_STATE}) group by queue_name, state
+    union all
+    select queue_name, state, count(*) from omniq.task where {_NO_STATE} group by queue_name, state
 """
 _FIRST_OF_RANK = """
     select queue_name, (-priority::integer) as rank, run_at from omniq.task where state = 'pending' {after}
@@ -152,6 +159,8 @@ def _statement(where: TaskFilter, words: dict[str, str]) -> str:
     if not (where.states or where.queue_name or where.name or where.schedule_id):
         return _PAGE.format(**words)
     parts = [_part(state, where).format(**words, state=state) for state in where.states or TaskState]
+    if not where.states:
+        parts.append(_DAMAGED_PART.format(**words))
     return _MERGED.format(**words, parts=" union all ".join(parts))
 
 

@@ -43,6 +43,8 @@ create index task_scheduled on omniq.task (queue_name, run_at) where state = 'sc
 create index task_waiting on omniq.task (id, queue_name) where state = 'waiting';
 create index task_running on omniq.task (lease_until, queue_name) where state = 'running';
 create index task_ended on omniq.task (queue_name, name, state, id) where finished_at is not null;
+create index task_of_no_state on omniq.task (id, queue_name) where state not in
+    ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired'); -- only damaged ones
 create index task_finished on omniq.task (finished_at) where finished_at is not null;
 create unique index task_unique on omniq.task (unique_key) where unique_key is not null;
 create index task_expiring on omniq.task (expires_at)

@@ -1,52 +1,217 @@
-"""What a process has open of a database file: one writer, one reader and one watcher for all its stores."""
+"""What a process has open of a database file: a writer, a reader and a watcher, which all its stores share.
+
+Each is a connection on a thread of its own. SQLite has one writer at a time and syncs once per commit, so that the
+writes of an event loop which come while a transaction is in flight share the next one (group commit). Every call into
+SQLite gives up the GIL, and beside a busy event loop it takes milliseconds to get it back: what counts is the number of
+statements, not that of rows.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import ExitStack
-from typing import ClassVar, TypeVar
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
+import aiosqlite
+from aiosqlite.core import _connection_worker_thread
+from omniq.background import start_thread
+from omniq.errors import StoreUnavailable
+from omniq.loops import PerLoop
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig
-from omniq_sqlite.lanes import Job, LinkThread, Reader, Writer
-from omniq_sqlite.opening import Link, longest_row
+from omniq_sqlite.opening import Link, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+Job: TypeAlias = Callable[[sqlite3.Connection], T]
+"""Something to do with a connection. It may be run again, after a rollback if it writes."""
+
+GROUP_LIMIT = 500
 BESIDE_A_BODY = 64 * 1024
 """Bytes that the other columns of a row may have."""
+
+
+class _Breaks:
+    """Lets a loop's thread sleep for an instant now and then, while the loop waits for a connection.
+
+    At every turn a busy loop gives up the GIL to poll, and has taken it again before another thread is awake.
+    Since the loop never holds it for the whole switch interval, it isn't asked to let go of it either: a thread that
+    comes back from SQLite can starve for a second. These breaks, of 6 % at most, let it in within a millisecond.
+    """
+
+    INTERVAL = 0.001
+    LENGTH = 0.00001
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._running = False
+
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        self._waiting += 1
+        if not self._running:
+            self._running = True
+            asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    def _take_one(self) -> None:
+        self._running = self._waiting > 0
+        if self._running:
+            time.sleep(self.LENGTH)
+            asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
+
+
+_breaks = PerLoop(_Breaks)
+
+
+class _Call:
+    """A job, and what has come of it."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self.job = job
+        self.outcome: Future[Any] = Future()
+
+
+class ConnectionThread(aiosqlite.Connection):
+    """A daemon thread with a connection, for all event loops of this process.
+
+    It does at one go all that was asked for while it was busy. Raises `StoreUnavailable` when it can't be started.
+    """
+
+    def __init__(self, name: str, settings: SQLiteConfig, *, read_only: bool = True) -> None:
+        self._link = Link(settings, read_only=read_only)
+        super().__init__(self._as_connection, iter_chunk_size=GROUP_LIMIT)
+        self._connection = self._as_connection()  # from the start: it opens the file when it is used
+        self._waiting: deque[_Call] = deque()
+        try:
+            self._thread = start_thread(self._serve, name)
+        except RuntimeError as error:
+            raise StoreUnavailable(f"{settings.file}: {error}") from error
+
+    async def do(self, job: Job[T]) -> T:
+        """What the job returns. Cancelling the caller doesn't undo the job.
+
+        Raises `StoreUnavailable` or `StoreError`, and what the job raises.
+        """
+        call = _Call(job)
+        self._waiting.append(call)
+        with store_errors(self._link.path), _breaks.get().while_waiting():
+            answer: T = await self._execute(self._answer, call)  # type: ignore[no-untyped-call]
+            return answer
+
+    def begin(self, work: Callable[[Link], None]) -> None:
+        """Keep the thread busy with something of its own; `stop` waits for its end."""
+        self._tx.put_nowait((None, lambda: work(self._link)))
+
+    async def close(self) -> None:
+        """Let the thread finish what it was asked for, and wait for its end."""
+        if ended := self.stop():
+            await ended
+        self._thread.join()
+
+    def close_now(self) -> None:
+        """As `close`, but the caller's thread waits."""
+        self.stop()
+        self._thread.join()
+
+    def __del__(self) -> None:
+        """Warn of nothing: a forked child lets go of what its parent has open."""
+
+    def _as_connection(self) -> Any:
+        """What aiosqlite only ever closes."""
+        return self._link
+
+    def _serve(self) -> None:
+        """Be aiosqlite's thread, until it is stopped. It breaks off where the loop of a caller was closed meanwhile."""
+        while self._running or not self._tx.empty():
+            with suppress(RuntimeError):
+                _connection_worker_thread(self._tx)
+
+    def _answer(self, call: _Call) -> Any:
+        """Do this call together with all that wait by now, unless an earlier one has taken it along."""
+        self._tx.put_nowait((None, _nothing))  # aiosqlite keeps what it did last, with its data, until the next
+        if not call.outcome.done():
+            self._try([self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_LIMIT))])
+        return call.outcome.result(timeout=0)
+
+    def _try(self, calls: Sequence[_Call]) -> None:
+        """Do them at one go; if that fails, one by one, so that the one which failed hurts nobody but its caller."""
+        try:
+            with self._link.use() as connection:
+                answers = self._work(connection, calls)
+        except Exception as error:
+            if len(calls) > 1 and kind_of(error) is not StoreUnavailable:  # else there is no use in trying each
+                for call in calls:
+                    self._try([call])
+                return
+            for call in calls:
+                call.outcome.set_exception(error)
+        else:
+            for call, answer in zip(calls, answers, strict=True):
+                call.outcome.set_result(answer)
+
+    def _work(self, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
+        return [call.job(connection) for call in calls]
+
+
+class Writer(ConnectionThread):
+    """Runs each group in one transaction, so that all its jobs share one commit."""
+
+    def _work(self, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
+        connection.execute("begin immediate")
+        try:
+            answers = super()._work(connection, calls)
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:  # after a full disk, for instance, SQLite has rolled back by itself
+                connection.execute("rollback")  # closing doesn't, as long as a cursor lives
+            raise
+        return answers
 
 
 class Database(Connection):
     """One file, as used by this process."""
 
     def __init__(self, settings: SQLiteConfig) -> None:
+        self.wakeups = Wakeups.at(settings.location)
         with ExitStack() as started:  # all of the threads, or none
-            self._writer = Writer("omniq-sqlite-writer", Link(settings))
-            started.callback(self._writer.ask_to_end)
-            self._reader = Reader("omniq-sqlite-reader", Link(settings, read_only=True))
-            started.callback(self._reader.ask_to_end)
-            self.wakeups = Wakeups.at(settings.location)
-            self._watcher = Watcher("omniq-sqlite-watcher", Link(settings, read_only=True), self.wakeups)
+            self._writer = Writer("omniq-sqlite-writer", settings, read_only=False)
+            started.callback(self._writer.stop)
+            self._reader = ConnectionThread("omniq-sqlite-reader", settings)
+            started.callback(self._reader.stop)
+            self._watching = ConnectionThread("omniq-sqlite-watcher", settings)
             started.pop_all()
+        self._watcher = Watcher(self.wakeups)
+        self._watching.begin(self._watcher.watch)
 
     async def close(self) -> None:
+        self._watcher.stop()
         for thread in self._threads:
-            await thread.end()
+            await thread.close()
 
     def abandon(self) -> None:
+        self._watcher.stop()
         for thread in self._threads:
-            thread.end_now()
+            thread.close_now()
 
     @property
-    def _threads(self) -> tuple[LinkThread, ...]:
+    def _threads(self) -> tuple[ConnectionThread, ...]:
         """In the order of their end: the writer last, since who closes last moves the WAL into the file."""
-        return self._reader, self._watcher, self._writer
+        return self._reader, self._watching, self._writer
 
     async def hear(self, timeout: float) -> None:
         """As `BaseResultStorage.hear`: while it is open, its watcher tells of what others have committed."""
@@ -87,5 +252,29 @@ class SQLiteStore(ConnectedStore[Database]):
         await self._connection.read(_nothing)
 
 
-def _nothing(connection: sqlite3.Connection) -> None:
+def reads(
+    job: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that is a reading job."""
+
+    @wraps(job)
+    async def method(store: SQLiteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._connection.read(lambda connection: job(connection, *args, **kwargs))
+
+    return method
+
+
+def writes(
+    job: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that is a writing job."""
+
+    @wraps(job)
+    async def method(store: SQLiteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._connection.write(lambda connection: job(connection, *args, **kwargs))
+
+    return method
+
+
+def _nothing(connection: sqlite3.Connection | None = None) -> None:
     """A job that only needs the connection to be open, and so the schema to be there."""

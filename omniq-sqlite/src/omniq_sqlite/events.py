@@ -4,52 +4,72 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Final
 
-import msgspec
-from msgspec import Struct
 from omniq.backend.component import Configured, configured_by
 from omniq.events.facade import EventStorage
 from omniq.events.store import AsyncEventStorage
 from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
 from omniq.storage.capabilities import Capability
+from omniq.storage.damage import event_of
 from omniq.storage.events import BaseEventStorage
+from omniq.storage.records import EventFilter, EventPage
+from omniq.storage.rules import cursor_at, place_of
 
 from omniq_sqlite.config import SQLiteEventStorageConfig
-from omniq_sqlite.connection import SQLiteStore
-from omniq_sqlite.damage import DAMAGE, check_damage, read_events
-from omniq_sqlite.wire import Ticks, conditions, encode, fetch_text, ticks_of, time_at, to_seconds, to_ticks
+from omniq_sqlite.connection import SQLiteStore, reads, writes
+from omniq_sqlite.wire import TICKS, Table, conditions, encode, fetch_rows, ticks_of, time_at, to_ticks
 
+EVENTS: Final = Table[int, TaskEvent]("event", "id", TaskEvent, event_of, {})
 _APPEND = f"""
     insert into event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
     select {time_at(0)}, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
     from json_each(?) order by key
 """
-_QUERY = f"""
-    select json_group_array(json_array({ticks_of("time")}, type, task_id, schedule_id, queue_name, worker, attempt,
-        json(data)))
-    from ({{select}})
+_PAGE = f"""
+    select id, {ticks_of("min(time, 1e12)")} from event where {{where}} order by time desc, id desc limit ?
 """
-_COLUMNS = "time, type, task_id, schedule_id, queue_name, worker, attempt, data"
-_SELECT = f"select {_COLUMNS} from event where {{where}} order by time desc, id desc limit ?"
 _PURGE = "delete from event where id in (select id from event where time < ? order by time limit ?)"
 
 
-class _EventRow(Struct, array_like=True, frozen=True):
-    """An event as JSON: its time in ticks."""
-
-    time: Ticks
-    type: EventType
-    task_id: str | None
-    schedule_id: str | None
-    queue_name: str | None
-    worker: str | None
-    attempt: int | None
-    data: dict[str, Any] | None
+def append_events(connection: sqlite3.Connection, events: Sequence[TaskEvent]) -> None:
+    """As `BaseEventStorage.append`."""
+    connection.execute(_APPEND, [encode([_row(event) for event in events])])
 
 
-_decode_events = msgspec.json.Decoder(list[_EventRow]).decode
+def _row(event: TaskEvent) -> tuple[object, ...]:
+    e = event
+    data = e.data or None
+    return to_ticks(e.time), e.type, e.task_id, e.schedule_id, e.queue_name, e.worker, e.attempt, data
+
+
+def query_events(
+    connection: sqlite3.Connection, where: EventFilter, *, limit: int = 100, cursor: str | None = None
+) -> EventPage:
+    """As `BaseEventStorage.query`."""
+    restrictions, values = conditions(
+        {
+            "task_id = ?": where.task_id,
+            "schedule_id = ?": where.schedule_id,
+            "queue_name = ?": where.queue_name,
+            "worker = ?": where.worker,
+            "type in (select value from json_each(?))": encode(where.types) if where.types else None,
+            "time >= ?": where.since,
+            "time < ?": where.until,
+        }
+    )
+    if cursor is not None:
+        restrictions += " and (time, id) < (?, ?)"
+        values += place_of(cursor)
+    found = fetch_rows(connection, 2, _PAGE.format(where=restrictions), *values, limit + 1)
+    page = [id_ for id_, _ in found[:limit]]
+    cursor = cursor_at(found[limit - 1][1] / TICKS, page[-1]) if len(found) > limit else None
+    return EventPage([event for event in EVENTS.fetch(connection, page) if event is not None], cursor)
+
+
+def purge_events(connection: sqlite3.Connection, *, before: float, limit: int = 1000) -> int:
+    """As `BaseEventStorage.purge`."""
+    return connection.execute(_PURGE, (before, limit)).rowcount
 
 
 class SQLiteEventStore(SQLiteStore, BaseEventStorage):
@@ -57,71 +77,9 @@ class SQLiteEventStore(SQLiteStore, BaseEventStorage):
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
 
-    async def append(self, events: Sequence[TaskEvent]) -> None:
-        if events:
-            rows = encode([_row(event) for event in events])
-            await self._connection.write(lambda connection: connection.execute(_APPEND, (rows,)))
-
-    async def query(
-        self,
-        *,
-        task_id: str | None = None,
-        schedule_id: str | None = None,
-        types: Sequence[EventType] = (),
-        since: float | None = None,
-        limit: int = 100,
-    ) -> list[TaskEvent]:
-        where, values = conditions(
-            {
-                "task_id = ?": task_id,
-                "schedule_id = ?": schedule_id,
-                "time >= ?": since,
-                "type in (select value from json_each(?))": encode(types) if types else None,
-            }
-        )
-
-        def job(connection: sqlite3.Connection) -> list[TaskEvent]:
-            return _fetch(connection, _SELECT.format(where=where), (*values, limit))[::-1]
-
-        return await self._connection.read(job)
-
-    async def purge(self, *, before: float, limit: int = 1000) -> int:
-        return await self._connection.write(lambda connection: connection.execute(_PURGE, (before, limit)).rowcount)
-
-
-def _fetch(connection: sqlite3.Connection, select: str, values: Sequence[object]) -> list[TaskEvent]:
-    """The events that are selected; damaged ones with their `damage`."""
-    try:
-        return [_event(row) for row in _decode_events(fetch_text(connection, _QUERY.format(select=select), *values))]
-    except DAMAGE as error:
-        check_damage(error)
-        return read_events(connection, select, values)
-
-
-def _row(event: TaskEvent) -> tuple[object, ...]:
-    return (
-        to_ticks(event.time),
-        event.type,
-        event.task_id,
-        event.schedule_id,
-        event.queue_name,
-        event.worker,
-        event.attempt,
-        event.data or None,
-    )
-
-
-def _event(row: _EventRow) -> TaskEvent:
-    return TaskEvent(
-        type=row.type,
-        time=to_seconds(row.time),
-        task_id=row.task_id,
-        schedule_id=row.schedule_id,
-        queue_name=row.queue_name,
-        worker=row.worker,
-        attempt=row.attempt,
-        data=row.data or {},
-    )
+    append = writes(append_events)
+    query = reads(query_events)
+    purge = writes(purge_events)
 
 
 class AsyncSQLiteEventStorage(Configured, AsyncEventStorage[SQLiteEventStorageConfig]):

@@ -1,4 +1,4 @@
-"""A connection to a database file: its directory, pragmas and schema, forks, and what becomes of SQLite's errors."""
+"""Opening a database file: its directory, pragmas and schema, forks, and what becomes of SQLite's errors."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import functools
 import math
 import os
 import sqlite3
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
+from typing import Any
 
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
 from omniq.logs import get_logger
+from omniq.storage.connected import check_layout
+from omniq.storage.local import Identity, identity, make_file
 from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import SQLiteConfig
-from omniq_sqlite.identity import OpenFiles
-from omniq_sqlite.numbered import CONNECTION
-from omniq_sqlite.owning import make_place
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_SQLITE = (3, 38, 0)
 
 LOOK_INTERVAL = 0.05
 """Seconds, while a connection is in use, between two looks whether its file is still the one at its path."""
 
 _log = get_logger("omniq.sqlite")
+_IN_USE = ("-wal", "-shm")
+"""What SQLite adds to the name of a database for the files beside it, as long as somebody has it open."""
+_JOURNAL = "-journal"
 _CHECKPOINT_PAGES = 4000
 _RETRY_EVERY = 0.01
 _TRANSIENT = frozenset(
@@ -42,7 +46,6 @@ _TRANSIENT = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
-_OF_VALUES = frozenset({sqlite3.SQLITE_MISMATCH})
 
 
 @contextmanager
@@ -66,7 +69,7 @@ def kind_of(error: Exception) -> type[StoreError] | None:
             return StoreFull
         if code == sqlite3.SQLITE_TOOBIG:
             return PayloadTooLarge
-        if code in _OF_VALUES or isinstance(error, sqlite3.DataError):
+        if code == sqlite3.SQLITE_MISMATCH or isinstance(error, sqlite3.DataError):
             return ValueRefused
         moved = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED
         return StoreUnavailable if moved or code in _TRANSIENT else StoreError
@@ -83,124 +86,51 @@ def primary_code(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
-class Link:
-    """A thread's connection: it opens at its first use, and closes before a fork.
+class OpenFiles:
+    """A database and the files beside it, as they are when a connection opens."""
 
-    SQLite remembers per process which locks it has taken on a file. A child that inherited an open connection
-    would trust in locks that only its parent holds, and could damage the file.
-    """
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._then = self._now()
 
-    def __init__(self, settings: SQLiteConfig, *, read_only: bool = False) -> None:
-        self.path = settings.file
-        self.lock = threading.Lock()
-        """Held during a use, so that a fork waits for its end."""
-        self._settings = settings
-        self._read_only = read_only
-        self._connection: sqlite3.Connection | None = None
-        self._files: OpenFiles | None = None
-        self._next_look = -math.inf
-        with _links_lock:
-            _links.add(self)
-
-    @contextmanager
-    def use(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for this thread alone. Raises what `open_connection` raises."""
-        self._look_at_files()
-        with self.lock:
-            if self._connection is None:
-                self._connection = open_connection(self._settings, read_only=self._read_only)
-                self._files = OpenFiles(self.path)
-            yield self._connection
-
-    def _look_at_files(self) -> None:
-        """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
-        files = self._files
-        if files is None or time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + LOOK_INTERVAL
-        if harm := files.harm:
-            self._leave(files, harm)
-
-    def _leave(self, files: OpenFiles, harm: str) -> None:
-        with _links_lock, ExitStack() as held:
-            for link in _links_to(self.path):
-                held.enter_context(link.lock)
-            if self._files is files:  # else another thread has seen to it
-                self.leave_files(harm)
-
-    def leave_files(self, harm: str) -> None:
-        """Close all of this process's connections to the files at once, so that none shares them with a new one.
-
-        For who holds the locks of all of them.
-        """
-        _log.error(
-            "%s: %s while it was in use: tasks and results that were written to it may be lost; "
-            "going on with the file that is there now, or a new one",
-            self.path,
-            harm,
-        )
-        files, connection = self._files, self._connection
-        assert files is not None
-        assert connection is not None
-        if files.may_move_wal:
-            with suppress(sqlite3.Error):
-                connection.execute("pragma wal_checkpoint(truncate)")
-        files.clear_away()
-        for link in _links_to(self.path):
-            link.drop()
+    def _now(self) -> dict[str, Identity]:
+        return {end: identity(self._path + end) for end in ("", *_IN_USE)}
 
     @property
     def harm(self) -> str | None:
-        """What has happened to the files since they were opened, if something has."""
-        return None if self._files is None else self._files.harm
+        """What has happened to them since, if something has."""
+        now = self._now()
+        if now[""] != self._then[""]:
+            return "the file was deleted" if now[""] is None else "the file was replaced"
+        return None if now == self._then else f"its {' or '.join(_IN_USE)} was deleted or replaced"
 
-    def close(self) -> None:
-        """Close the connection, which the next use opens again."""
-        with self.lock:
-            self.drop()
-
-    def drop(self) -> None:
-        """`close` for who holds `lock`."""
-        connection, self._connection, self._files = self._connection, None, None
-        if connection is not None:
-            connection.close()
-
-
-_links: weakref.WeakSet[Link] = weakref.WeakSet()
-_links_lock = threading.Lock()
-_held: list[Link] = []
-
-
-def _links_to(path: str) -> list[Link]:
-    return [link for link in _links if link.path == path]
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """Save what can be saved of files that were harmed, and let them harm no new database."""
+        then, now = self._then, self._now()
+        is_another = now[""] != then[""]
+        if is_another or now["-wal"] in (None, then["-wal"]):  # else that of somebody else would go into the database
+            with suppress(sqlite3.Error):
+                connection.execute("pragma wal_checkpoint(truncate)")
+        if is_another:  # it would take for its own what the old one has left beside it
+            for end in _IN_USE:
+                if now[end] is not None and now[end] == then[end]:
+                    with suppress(FileNotFoundError):
+                        os.unlink(self._path + end)
 
 
-def _before_fork() -> None:
-    _links_lock.acquire()
-    for link in list(_links):
-        link.lock.acquire()
-        _held.append(link)
-    for link in _held:
-        if harm := link.harm:  # once it is closed, nobody could tell any more
-            link.leave_files(harm)
-        link.drop()
+class _NamedByNumber(sqlite3.Connection):
+    """Passes values on under the names "1", "2", … where a statement numbers its parameters (`?1`).
+
+    Python 3.12 before 3.12.4 takes numbers for names, and warns of values without.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if isinstance(parameters, Sequence) and "?1" in sql:
+            parameters = {str(number): value for number, value in enumerate(parameters, 1)}
+        return super().execute(sql, parameters)
 
 
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().lock.release()
-    _links_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _links_lock
-    _held.clear()
-    _links.clear()
-    _links_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+_CONNECTION = _NamedByNumber if (3, 12) <= sys.version_info < (3, 12, 4) else sqlite3.Connection
 
 
 def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Connection:
@@ -212,13 +142,13 @@ def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Conne
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
-    make_place(settings.file, trust_owner=settings.trust_owner)
+    make_file(settings.file, trust_owner=settings.trust_owner, beside=(*_IN_USE, _JOURNAL))
     connection = sqlite3.connect(
         settings.file,
         timeout=settings.busy_timeout,
         isolation_level=None,
         check_same_thread=False,
-        factory=CONNECTION,
+        factory=_CONNECTION,
     )
     try:
         connection.text_factory = _text
@@ -269,13 +199,117 @@ def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
     version, tables = connection.execute(
         "select (select user_version from pragma_user_version), (select count(*) from sqlite_schema)"
     ).fetchone()
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: a newer omniq-sqlite wrote this file (schema {version}, this one knows {SCHEMA_VERSION}): "
-            f"upgrade omniq-sqlite"
-        )
-    if version == 0 and tables:
-        raise StoreError(f"{path}: this SQLite database isn't OmniQ's: give OmniQ a file of its own")
-    if version < SCHEMA_VERSION:
+    if version or tables:
+        check_layout(f"sqlite:{path}", version, SCHEMA_VERSION, "omniq-sqlite")
+    else:
         ddl = resources.files("omniq_sqlite").joinpath("schema.sql").read_text("utf-8")
         connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")
+
+
+# ── connections that come and go ─────────────────────────────────────────────
+
+
+class Link:
+    """A connection that opens at its first use, and closes before a fork and after an error.
+
+    SQLite remembers per process which locks it has taken on a file. A child that inherited an open connection
+    would trust in locks that only its parent holds, and could damage the file.
+    """
+
+    def __init__(self, settings: SQLiteConfig, *, read_only: bool) -> None:
+        self.path = settings.file
+        self.lock = threading.Lock()
+        """Held during a use, so that a fork waits for its end."""
+        self._settings = settings
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        self._files: OpenFiles | None = None
+        self._next_look = -math.inf
+        with _links_lock:
+            _links.add(self)
+
+    @contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone. Raises what `open_connection` raises."""
+        self._look_at_files()
+        with self.lock:
+            if self._connection is None:
+                self._connection = open_connection(self._settings, read_only=self._read_only)
+                self._files = OpenFiles(self.path)
+            try:
+                yield self._connection
+            except BaseException:
+                self.drop()  # it may be the connection that is broken
+                raise
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        with self.lock:
+            self.drop()
+
+    def drop(self) -> None:
+        """`close` for who holds `lock`."""
+        connection, self._connection, self._files = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def _look_at_files(self) -> None:
+        """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
+        files = self._files
+        if files is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_INTERVAL
+        if files.harm:
+            with _links_lock, ExitStack() as held:
+                for link in _links_to(self.path):
+                    held.enter_context(link.lock)
+                self.leave_harmed()  # unless another thread has seen to it
+
+    def leave_harmed(self) -> None:
+        """Close all of this process's connections to files that were harmed, so that no new one shares them.
+
+        For who holds the locks of all of them. Does nothing if the files are as they were.
+        """
+        if self._files is None or self._connection is None or not (harm := self._files.harm):
+            return
+        _log.error(
+            "%s: %s while it was in use: tasks and results that were written to it may be lost; "
+            "going on with the file that is there now, or a new one",
+            self.path,
+            harm,
+        )
+        self._files.leave(self._connection)
+        for link in _links_to(self.path):
+            link.drop()
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+_links_lock = threading.Lock()
+_held = ExitStack()
+"""The locks that are held during a fork."""
+
+
+def _links_to(path: str) -> list[Link]:
+    return [link for link in _links if link.path == path]
+
+
+def _before_fork() -> None:
+    _held.enter_context(_links_lock)
+    links = list(_links)
+    for link in links:
+        _held.enter_context(link.lock)
+    for link in links:
+        link.leave_harmed()  # once it is closed, nobody could tell any more
+        link.drop()
+
+
+def _after_fork_in_child() -> None:
+    """The links, and what their threads hold, are the parent's."""
+    global _links_lock
+    _held.pop_all()
+    _links.clear()
+    _links_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child)

@@ -1,4 +1,4 @@
--- Version 2. Times are seconds since the epoch. The tables are STRICT and checked, so that nobody's slip of the
+-- Version 3. Times are seconds since the epoch. The tables are STRICT and checked, so that nobody's slip of the
 -- hand at a prompt leaves a row behind which a worker can't read.
 
 create table if not exists task (
@@ -21,6 +21,7 @@ create table if not exists task (
     depends_on       text check (json_type(depends_on) = 'array'),
     schedule_id      text,
     name             text not null default '',
+    unique_key       text,                   -- held until the task ends
     body             blob                    -- null where it is in large_body
 ) strict, without rowid;
 
@@ -36,11 +37,21 @@ create index if not exists task_pending on task (queue_name, priority desc, run_
 create index if not exists task_scheduled on task (queue_name, run_at, state) where state = 'scheduled';
 create index if not exists task_waiting on task (id, queue_name, state) where state = 'waiting';
 create index if not exists task_running on task (lease_until, queue_name, state) where state = 'running';
-create index if not exists task_error on task (id, state) where state = 'error';
-create index if not exists task_finished on task (finished_at, queue_name, state) where finished_at is not null;
+create index if not exists task_finished on task (finished_at) where finished_at is not null;
 create index if not exists task_expiring on task (expires_at, state)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
+create unique index if not exists task_unique on task (unique_key) where unique_key is not null;
+
+-- The lists, in the order of ids. They are entered once, when a task is added or when it ends: nothing more is written
+-- for them at a claim. SQLite sees that the first one serves only by a term that stands alone. The last one holds what
+-- only damage can bring about, by single terms: for each task that changes, `not in` would take as long as all the rest.
+create index if not exists task_ended on task (state, queue_name, id)
+    where state = 'success' or state = 'error' or state = 'cancelled' or state = 'expired';
+create index if not exists task_of_name on task (name, id);
 create index if not exists task_of_schedule on task (schedule_id, id) where schedule_id is not null;
+create index if not exists task_of_no_state on task (id, queue_name, state)
+    where state <> 'pending' and state <> 'scheduled' and state <> 'waiting' and state <> 'running'
+        and state <> 'success' and state <> 'error' and state <> 'cancelled' and state <> 'expired';
 
 create table if not exists edge (
     parent text not null,
@@ -74,7 +85,7 @@ create index if not exists schedule_due on schedule (next_run) where paused = 0 
 create table if not exists result (
     task_id     text primary key not null,
     epoch       integer not null,
-    status      text not null check (status in ('success', 'error', 'cancelled', 'expired')),
+    status      text not null check (status in ('running', 'success', 'error', 'cancelled', 'expired')),
     schedule_id text,
     finished_at real not null,
     expires_at  real,

@@ -11,15 +11,13 @@ import threading
 import time
 from collections.abc import Sequence
 
-import msgspec
 from omniq import clock
 from omniq.logs import get_logger
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_sqlite.claiming import holding
-from omniq_sqlite.lanes import LinkThread
 from omniq_sqlite.opening import Link
-from omniq_sqlite.wire import FOREVER, encode, fetch_text, fetch_texts, ticks_of, to_seconds
+from omniq_sqlite.wire import FOREVER, TICKS, encode, fetch_rows, fetch_texts, ticks_of
 
 POLL_INTERVAL = 0.005
 """Seconds between two looks, and so the most that a wake-up by another process takes."""
@@ -29,67 +27,65 @@ SHARE, MAX_PAUSE = 10.0, 0.25
 _log = get_logger("omniq.sqlite")
 
 _NEXT_DUE = f"""
-    select json_group_array(json_array(q.value, case
+    select q.value, case
         when exists (select 1 from task where state = 'pending' and queue_name = q.value) then 0
         else (select {ticks_of("run_at")} from task where state = 'scheduled' and queue_name = q.value
-              and run_at < {FOREVER} order by run_at limit 1) end))
+              and run_at < {FOREVER} order by run_at limit 1) end
     from json_each(?) q where q.value not in (select queue_name from paused_queue)
 """
 _STORED = """
-    select json_group_array(task_id) from result
+    select task_id from result
     where task_id in (select value from json_each(?)) and (expires_at is null or expires_at > ?)
 """
-_decode_due = msgspec.json.Decoder(list[tuple[str, int | None]]).decode
 
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[str, float]:
     """From when on each queue has something to claim: 0 for now already. Paused and empty ones are left out."""
-    rows = _decode_due(fetch_text(connection, _NEXT_DUE, encode(holding(connection, queues))))
-    return {queue: to_seconds(ticks) for queue, ticks in rows if ticks is not None}
+    rows = fetch_rows(connection, 2, _NEXT_DUE, encode(holding(connection, queues)))
+    return {queue: ticks / TICKS for queue, ticks in rows if ticks is not None}
 
 
-class Watcher(LinkThread):
+class Watcher:
     """Looks for commits while somebody waits; sleeps otherwise."""
 
-    def __init__(self, name: str, link: Link, wakeups: Wakeups) -> None:
+    def __init__(self, wakeups: Wakeups) -> None:
         self._wakeups = wakeups
         self._alarm = threading.Event()
         self._stopping = False
-        self._pause: float | None = None
-        """Seconds until the next look; None while nobody waits."""
         self._seen: tuple[sqlite3.Connection, int] | None = None
-        super().__init__(name, link)
         wakeups.on_wait.add(self._alarm.set)
         self._alarm.set()  # somebody may have begun to wait before
 
-    def ask_to_end(self) -> None:
+    def stop(self) -> None:
+        """Let `watch` return. Called in any thread."""
         self._stopping = True
         self._wakeups.on_wait.discard(self._alarm.set)
         self._alarm.set()
 
-    def _serve(self) -> None:
+    def watch(self, link: Link) -> None:
+        """Keep a thread at it until `stop`."""
+        pause: float | None = None  # seconds until the next look; None while nobody waits
         while not self._stopping:
-            self._alarm.wait(self._pause)
+            self._alarm.wait(pause)
             self._alarm.clear()
             began = time.monotonic()
-            self._pause = POLL_INTERVAL if self._look() else None
-            if self._pause is not None:
+            pause = POLL_INTERVAL if self._look(link) else None
+            if pause is not None:
                 time.sleep(min(MAX_PAUSE, SHARE * (time.monotonic() - began)))  # who waits for much is told of it later
 
-    def _look(self) -> bool:
+    def _look(self, link: Link) -> bool:
         """Tell those who wait of what they wait for, if anybody has committed; returns whether anybody waits."""
         queues, ids = self._wakeups.awaited
         if not queues and not ids:
             return False
         try:
-            with self._link.use() as connection:
+            with link.use() as connection:
                 if self._changed(connection):
                     self._tell(connection, queues, ids)
         except Exception as error:
             # Waking is a hint: who reads or writes next gets the error. Here, a pause and a fresh start, since the
             # thread is there for all, whatever one of them waits for.
             _log.debug("looking for commits failed: %s", error)
-            self._link.close()
         return True
 
     def _tell(self, connection: sqlite3.Connection, queues: Sequence[str], ids: Sequence[str]) -> None:

@@ -2,32 +2,55 @@
 
 Times go as whole ticks of 2⁻²² seconds, since SQLite prints floats with 15 digits and an epoch time has 17. Floats
 from 2004 to 2106 are whole numbers of ticks, so that every time comes back exactly as it was given.
+
+A single row can spoil such a text, by a number out of bounds, a value of another type, or text that isn't UTF-8. Then
+each row is read alone, whatever is in it: text that isn't UTF-8 reaches Python with surrogate escapes, and goes back as
+a blob that SQLite casts.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from operator import attrgetter
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args
 
 import msgspec
-from msgspec import Meta, Struct
-from omniq.models.state import TaskState
-from omniq.storage.records import MAX_TIME, Count, Priority, TaskRecord
+from msgspec import Meta, Struct, defstruct
+from msgspec.structs import FieldInfo, fields
+from omniq.storage.damage import task_of
+from omniq.storage.records import MAX_TIME, TaskRecord
 
-from omniq_sqlite.damage import DAMAGE, check_damage, read_tasks, texts
+from omniq_sqlite.opening import primary_code
+
+K = TypeVar("K", bound=str | int)
+R = TypeVar("R", bound=Struct)
 
 TICKS = float(1 << 22)
 """Ticks per second."""
 FOREVER = MAX_TIME
 """Later times than that, beyond the year 36,000, would overflow SQLite's integers."""
 LARGE_BODY = 32 * 1024
-"""Bodies of more bytes than that travel alone, so that a batch doesn't become one giant text."""
+"""Bodies of more bytes than that are kept, and read, apart, so that a batch doesn't become one giant text."""
+KEY: Final = "in (cast(?1 as text), ?1)"
+"""SQL for a key of any type, given as a blob."""
+DAMAGE: Final = (ValueError, sqlite3.OperationalError)
+"""What reading a batch may raise where a row is damaged; `check_damage` tells."""
+
+_FIRST, _LAST = "\udc00", "\udcff"
+"""What the bytes of ids that aren't text are escaped as; Python's surrogate escapes are among them."""
 
 Ticks = Annotated[int, Meta(ge=-int(FOREVER * TICKS), le=int(FOREVER * TICKS))]
 Flag = Annotated[int, Meta(ge=0, le=1)]
 
-_decode_texts = msgspec.json.Decoder(list[str]).decode
+
+# ── into SQLite ──────────────────────────────────────────────────────────────
+
+
+def encode(value: object) -> str:
+    """JSON for a parameter of `json_each`."""
+    return msgspec.json.encode(value).decode()
 
 
 def to_ticks(seconds: float) -> int:
@@ -36,19 +59,6 @@ def to_ticks(seconds: float) -> int:
 
 def maybe_ticks(seconds: float | None) -> int | None:
     return None if seconds is None else to_ticks(seconds)
-
-
-def to_seconds(ticks: int) -> float:
-    return ticks / TICKS
-
-
-def maybe_seconds(ticks: int | None) -> float | None:
-    return None if ticks is None else ticks / TICKS
-
-
-def ticks_of(column: str) -> str:
-    """SQL for the ticks of a time."""
-    return f"cast({column} * {TICKS} as integer)"
 
 
 def time_at(index: int) -> str:
@@ -79,15 +89,52 @@ class Bodies:
         return b"".join(self._parts)
 
 
-def encode(value: object) -> str:
-    """JSON for a parameter of `json_each`."""
-    return msgspec.json.encode(value).decode()
-
-
 def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
     """SQL for those conditions whose value isn't None, and their values."""
     used = {sql: value for sql, value in wanted.items() if value is not None}
     return " and ".join(used) or "true", list(used.values())
+
+
+# ── and back ─────────────────────────────────────────────────────────────────
+
+
+def check_damage(error: Exception) -> None:
+    """Raise the error again, unless a damaged row explains it."""
+    if isinstance(error, sqlite3.Error) and primary_code(error) != sqlite3.SQLITE_ERROR:
+        raise error
+
+
+def as_blob(id_: str) -> bytes:
+    """An id as `KEY` takes it, and by which SQLite orders it."""
+    if is_named(id_):
+        return id_.encode()
+    return b"".join(char.encode() if not _FIRST <= char <= _LAST else bytes([ord(char) - ord(_FIRST)]) for char in id_)
+
+
+def is_named(id_: str) -> bool:
+    """Whether the id is text, as those who ask for a task give it."""
+    return id_.isascii() or not any(_FIRST <= char <= _LAST for char in id_)
+
+
+def ticks_of(column: str) -> str:
+    """SQL for the ticks of a time."""
+    return f"cast({column} * {TICKS} as integer)"
+
+
+def fetch_rows(connection: sqlite3.Connection, columns: int, sql: str, *parameters: object) -> list[Any]:
+    """What a statement selects, at one go. Text that isn't UTF-8 has surrogate escapes."""
+    try:
+        rows: list[Any] = msgspec.json.decode(fetch_text(connection, _packed(columns, sql), *parameters))
+        return rows
+    except DAMAGE as error:
+        check_damage(error)
+    return connection.execute(sql, parameters).fetchall()
+
+
+@cache
+def _packed(columns: int, sql: str) -> str:
+    names = ", ".join(f"c{number}" for number in range(columns))
+    return f"with found ({names}) as ({sql}) select json_group_array(json_array({names})) from found"
 
 
 def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) -> str:
@@ -97,100 +144,130 @@ def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) ->
 
 
 def fetch_texts(connection: sqlite3.Connection, sql: str, *parameters: object) -> list[str]:
-    """The texts that a statement packs into JSON. One that isn't UTF-8 has surrogate escapes: `damage.is_named`."""
+    """The one column that a statement selects, as texts. One that isn't UTF-8 has surrogate escapes: `is_named`."""
+    return [_text(value) for (value,) in fetch_rows(connection, 1, sql, *parameters)]
+
+
+def _text(value: object) -> str:
+    """The text that a value is. A blob's bytes are all escaped, as those of a text are which aren't UTF-8."""
+    return "".join(chr(ord(_FIRST) + byte) for byte in value) if isinstance(value, bytes) else str(value)
+
+
+def _flag(value: object) -> object:
+    return bool(value) if value in (0, 1) else value
+
+
+def _parsed(value: object) -> object:
+    """What a JSON text says, or the value itself where it is none."""
     try:
-        return _decode_texts(fetch_text(connection, sql, *parameters))
-    except DAMAGE as error:
-        check_damage(error)
-        return texts(connection, sql, parameters)
+        parsed: object = msgspec.json.decode(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+    return parsed
 
 
-class TaskRow(Struct, array_like=True, frozen=True, gc=False):
-    """A task as `FETCH_TASKS` prints it: times in ticks, the body in hexadecimal, or None for a large one."""
-
-    id: str
-    queue_name: str
-    state: TaskState
-    priority: Priority
-    created_at: Ticks
-    run_at: Ticks
-    expires_at: Ticks | None
-    finished_at: Ticks | None
-    epoch: Count
-    attempts: Count
-    crashes: Count
-    lease_until: Ticks | None
-    claimed_at: Ticks | None
-    worker: str | None
-    cancel_requested: Flag
-    depends_on: tuple[str, ...] | None
-    schedule_id: str | None
-    name: str
-    body: str | None
+HEX_BODY: Final = f"case when length(body) <= {LARGE_BODY} then hex(body) end"
+_EMPTY: Final[Mapping[str, Callable[[], object]]] = {"depends_on": tuple, "data": dict}
+"""What a null stands for, in columns that hold JSON."""
 
 
-_BODY = "case when body is not null then hex(body) end"
-_FETCH_TASKS = f"""
-    select json_group_array(json_array(id, queue_name, state, priority, {ticks_of("created_at")},
-        {ticks_of("run_at")}, {ticks_of("expires_at")}, {ticks_of("finished_at")}, epoch, attempts, crashes,
-        {ticks_of("lease_until")}, {ticks_of("claimed_at")}, worker, cancel_requested, json(depends_on),
-        schedule_id, name, {{body}}))
-    from task where id in (select value from json_each(?))
-"""
-_FETCH_WITH_BODIES = _FETCH_TASKS.format(body=_BODY)
-_FETCH_WITHOUT = _FETCH_TASKS.format(body="''")
-_FETCH_LARGE = "select task_id, body from large_body where task_id in (select value from json_each(?))"
-_decode_tasks = msgspec.json.Decoder(list[TaskRow]).decode
+class _Column:
+    """How the values of a field are printed in SQL, as which type they are decoded, and how Python reads them then."""
+
+    def __init__(self, field: FieldInfo, sql: str) -> None:
+        self.name, self.raw, self.sql, self.type = field.name, sql, sql, field.type
+        self.read = f"row.{field.name}"
+        self.parse: Callable[[object], object] = lambda value: value
+        """What makes the value of a damaged row ready for a look."""
+        if field.name in ("time", "next_run") or field.name.endswith(("_at", "_until")):
+            self.sql, self.read = ticks_of(sql), f"row.{field.name} / {TICKS}"
+            self.type = Ticks
+            if type(None) in get_args(field.type):
+                self.type, self.read = Ticks | None, f"None if row.{field.name} is None else {self.read}"
+        elif field.name == "body":
+            self.sql, self.type, self.read = HEX_BODY, str | None, "body"
+        elif field.type is bool:
+            self.type, self.read, self.parse = Flag, f"bool(row.{field.name})", _flag
+        elif empty := _EMPTY.get(field.name):
+            self.sql, self.type, self.read = f"json({sql})", field.type | None, f"row.{field.name} or {empty()}"
+            self.parse = lambda value: empty() if value is None else _parsed(value)
+
+
+class Table(Generic[K, R]):
+    """The records of a table by their keys: read all as one text, or one by one if a row is damaged."""
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        record: type[R],
+        damaged: Callable[[Mapping[str, object]], R],
+        sql: Mapping[str, str],
+    ) -> None:
+        """`sql` tells what isn't simply a column of the field's name."""
+        known = [field for field in fields(record) if field.name != "damage"]
+        self._columns = [_Column(field, sql.get(field.name, field.name)) for field in known]
+        self._names = [column.name for column in self._columns]
+        self._key_of, self._damaged = attrgetter(key), damaged
+        chosen = f"from {name} where {key} in (select value from json_each(?))"
+        beside = [] if key in self._names else [key]
+        printed = ", ".join([*beside, *(column.sql for column in self._columns)])
+        self._fetch_all = f"select json_group_array(json_array({printed})) {chosen}"
+        self._fetch_bodiless = self._fetch_all.replace(HEX_BODY, "''")
+        self._fetch_large = f"select {key}, {sql.get('body', 'body')} {chosen}"
+        self._fetch_raw = f"select {', '.join(c.raw for c in self._columns)} from {name} where {key} {KEY}"
+        types = [(column.name, column.type) for column in self._columns]
+        row = defstruct("Row", [*beside, *types], array_like=True, frozen=True, gc=False)
+        self._decode: Callable[[str], list[Any]] = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+        # Written out, since this runs for every task of every batch, and `**` takes a dict for each.
+        values = ", ".join(f"{column.name}={column.read}" for column in self._columns)
+        self._made_of: Callable[[Any, bytes], R] = eval(f"lambda row, body: record({values})", {"record": record})
+
+    def fetch(self, connection: sqlite3.Connection, keys: Sequence[K], *, bodies: bool = True) -> list[R | None]:
+        """The records with these keys, or None for those that aren't there; damaged ones with their `damage`.
+
+        Without `bodies`, those are empty, and aren't read.
+        """
+        if not keys:
+            return []
+        try:
+            found = self._fetch(connection, keys, bodies)
+        except DAMAGE as error:
+            check_damage(error)
+            found = {key: record for key in keys for record in self._fetch_alone(connection, key)}
+        return [found.get(key) for key in keys]
+
+    def _fetch(self, connection: sqlite3.Connection, keys: Sequence[K], with_bodies: bool) -> dict[K, R]:
+        """Raises one of `DAMAGE` if a row is damaged."""
+        sql = self._fetch_all if with_bodies else self._fetch_bodiless
+        rows = self._decode(fetch_text(connection, sql, encode(keys)))
+        if "body" not in self._names:
+            return {self._key_of(row): self._made_of(row, b"") for row in rows}
+        found = {self._key_of(row): row for row in rows}
+        large = [key for key, row in found.items() if row.body is None]
+        apart = dict(connection.execute(self._fetch_large, [encode(large)])) if large else {}
+        if len(apart) < len(large) or None in apart.values():
+            raise ValueError("there is no body, unless the row was deleted between the two statements")
+        return {
+            key: self._made_of(row, apart[key] if row.body is None else bytes.fromhex(row.body))
+            for key, row in found.items()
+        }
+
+    def _fetch_alone(self, connection: sqlite3.Connection, key: K) -> list[R]:
+        rows = connection.execute(self._fetch_raw, [as_blob(key) if isinstance(key, str) else key]).fetchall()
+        parsed = [[column.parse(value) for column, value in zip(self._columns, row, strict=True)] for row in rows]
+        return [self._damaged(dict(zip(self._names, values, strict=True))) for values in parsed]
+
+
+TASKS: Final = Table[str, TaskRecord](
+    "task",
+    "id",
+    TaskRecord,
+    task_of,
+    {"unique": "unique_key", "body": "coalesce(body, (select body from large_body where task_id = id))"},
+)
 
 
 def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord]:
-    """Those of the tasks that exist, in the order of `ids`; damaged ones with their `damage`."""
-    try:
-        return fetch_sound_tasks(connection, ids, bodies=bodies)
-    except DAMAGE as error:
-        check_damage(error)
-        return read_tasks(connection, ids)
-
-
-def fetch_sound_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord]:
-    """The same. Raises one of `DAMAGE` if a row is damaged."""
-    if not ids:
-        return []
-    rows = _decode_tasks(fetch_text(connection, _FETCH_WITH_BODIES if bodies else _FETCH_WITHOUT, encode(ids)))
-    large = [row.id for row in rows if row.body is None]
-    apart: dict[str, bytes] = dict(connection.execute(_FETCH_LARGE, [encode(large)])) if large else {}
-    records = {row.id: _record(row, _body(row, apart)) for row in rows}
-    return [record for id_ in ids if (record := records.get(id_)) is not None]
-
-
-def _body(row: TaskRow, large: dict[str, bytes]) -> bytes:
-    if row.body is not None:
-        return bytes.fromhex(row.body)
-    if row.id in large:
-        return large[row.id]
-    raise ValueError("a task without a body, unless it was purged between the two statements")
-
-
-def _record(row: TaskRow, body: bytes) -> TaskRecord:
-    # Times are turned in place, not by calls: this runs for every task of every batch.
-    return TaskRecord(
-        id=row.id,
-        queue_name=row.queue_name,
-        body=body,
-        name=row.name,
-        state=row.state,
-        priority=row.priority,
-        created_at=row.created_at / TICKS,
-        run_at=row.run_at / TICKS,
-        expires_at=None if row.expires_at is None else row.expires_at / TICKS,
-        finished_at=None if row.finished_at is None else row.finished_at / TICKS,
-        epoch=row.epoch,
-        attempts=row.attempts,
-        crashes=row.crashes,
-        lease_until=None if row.lease_until is None else row.lease_until / TICKS,
-        claimed_at=None if row.claimed_at is None else row.claimed_at / TICKS,
-        worker=row.worker,
-        cancel_requested=bool(row.cancel_requested),
-        depends_on=row.depends_on or (),
-        schedule_id=row.schedule_id,
-    )
+    """Those of the tasks that exist, in the order of `ids`."""
+    return [task for task in TASKS.fetch(connection, ids, bodies=bodies) if task is not None]

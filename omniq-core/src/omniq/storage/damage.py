@@ -16,7 +16,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
 from omniq.models.event import TaskEvent
-from omniq.models.state import TERMINAL, EventType, TaskState
+from omniq.models.state import EventType, TaskState
 from omniq.storage.records import MAX_COUNT, ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
 from omniq.texts import escaped
 
@@ -61,7 +61,7 @@ def task_of(values: Mapping[str, object]) -> TaskRecord:
 def result_of(values: Mapping[str, object]) -> ResultRecord:
     """The result that a row is."""
     record = _record(ResultRecord, values)
-    if record.status in TERMINAL:
+    if record.is_final or record.status is TaskState.RUNNING:
         return record
     return replace(record, status=TaskState.ERROR, damage=_joined(record.damage, "status: no task ends in it"))
 
