@@ -271,7 +271,7 @@ def test_a_scheduler_fires_without_a_worker(log: Path) -> None:
         queue.schedule(tasks.nothing, interval=0.05)
         scheduler.start()
         scheduler.start()
-        asyncio.run(until(lambda: len(queue.aio.store.space.tasks.stats()) > 0))  # type: ignore[attr-defined]
+        asyncio.run(until(lambda: len(queue.aio.store.space.tasks.stats(0.0)) > 0))  # type: ignore[attr-defined]
         scheduler.stop()
         scheduler.stop()
         assert {task.state for task in queue.list_tasks()} == {TaskState.PENDING}

@@ -90,7 +90,7 @@ class RedisPlace:
         return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha", "ping"))
 
     async def listeners(self) -> int:
-        channel = "{omniq:default}:tasks"
+        channel = "{omniq:default}:news"
         return int((await asyncio.to_thread(self.server.ask, "PUBSUB NUMSUB", channel))[0][1])
 
     async def kill_listeners(self) -> None:

@@ -21,7 +21,7 @@ from omniq.workers.admission import Admission
 from omniq.workers.fetching import Fetcher
 from omniq.workers.leases import LeaseKeeper
 from omniq_sqlite import settling
-from omniq_sqlite.connection import Writer, _Call
+from omniq_sqlite.connection import ConnectionThread, _Call
 
 PLANT_VARIABLE = "OMNIQ_TEST_PLANT"
 WINDOW = 0.3
@@ -63,12 +63,12 @@ def acknowledge_first() -> None:
 
 def read_then_write() -> None:
     """A transaction begins by reading and asks for the write lock only when it writes."""
-    work = Writer._work
+    work = ConnectionThread._work
 
-    def deferred(self: Writer, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
+    def deferred(self: ConnectionThread, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
         return work(self, _Deferred(connection), calls)  # type: ignore[arg-type]
 
-    Writer._work = deferred  # type: ignore[method-assign]
+    ConnectionThread._work = deferred  # type: ignore[method-assign]
 
 
 class _Deferred:

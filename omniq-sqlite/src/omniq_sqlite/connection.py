@@ -95,6 +95,7 @@ class ConnectionThread(aiosqlite.Connection):
     def __init__(self, name: str, settings: SQLiteConfig, *, read_only: bool = True) -> None:
         self._link = Link(settings, read_only=read_only)
         super().__init__(self._as_connection, iter_chunk_size=GROUP_LIMIT)
+        self._begin = "begin" if read_only else "begin immediate"
         self._connection = self._as_connection()  # from the start: it opens the file when it is used
         self._waiting: deque[_Call] = deque()
         try:
@@ -136,8 +137,11 @@ class ConnectionThread(aiosqlite.Connection):
         return self._link
 
     def _serve(self) -> None:
-        """Be aiosqlite's thread, until it is stopped. It breaks off where the loop of a caller was closed meanwhile."""
-        while self._running or not self._tx.empty():
+        """Be aiosqlite's thread, until it has closed the connection; what comes behind that is of no use to anybody.
+
+        It breaks off where the loop of a caller was closed meanwhile.
+        """
+        while self._connection is not None:
             with suppress(RuntimeError):
                 _connection_worker_thread(self._tx)
 
@@ -165,16 +169,10 @@ class ConnectionThread(aiosqlite.Connection):
                 call.outcome.set_result(answer)
 
     def _work(self, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
-        return [call.job(connection) for call in calls]
-
-
-class Writer(ConnectionThread):
-    """Runs each group in one transaction, so that all its jobs share one commit."""
-
-    def _work(self, connection: sqlite3.Connection, calls: Sequence[_Call]) -> list[Any]:
-        connection.execute("begin immediate")
+        """Do them in one transaction: they share one commit, and what a job reads in several steps is of one time."""
+        connection.execute(self._begin)
         try:
-            answers = super()._work(connection, calls)
+            answers = [call.job(connection) for call in calls]
             connection.execute("commit")
         except BaseException:
             if connection.in_transaction:  # after a full disk, for instance, SQLite has rolled back by itself
@@ -189,7 +187,7 @@ class Database(Connection):
     def __init__(self, settings: SQLiteConfig) -> None:
         self.wakeups = Wakeups.at(settings.location)
         with ExitStack() as started:  # all of the threads, or none
-            self._writer = Writer("omniq-sqlite-writer", settings, read_only=False)
+            self._writer = ConnectionThread("omniq-sqlite-writer", settings, read_only=False)
             started.callback(self._writer.stop)
             self._reader = ConnectionThread("omniq-sqlite-reader", settings)
             started.callback(self._reader.stop)

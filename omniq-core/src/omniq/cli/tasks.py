@@ -122,7 +122,7 @@ def stats(place: Place, as_json: bool) -> None:
     """Count the tasks of each queue by state."""
     found = place.run(lambda oq: oq.task_queue.stats())
     if as_json:
-        print_json(found)
+        print_json([views.stats_json(queue) for queue in found])
     else:
         print_list("tasks", views.STATS_COLUMNS, [views.stats_row(queue) for queue in found])
 

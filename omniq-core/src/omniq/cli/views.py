@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from omniq.cli.output import Cell, json_value
 from omniq.models.state import TaskState
-from omniq.models.times import utc
+from omniq.models.times import as_datetime, utc
 
 if TYPE_CHECKING:
     from omniq.models.event import TaskEvent
@@ -66,6 +66,11 @@ def result_data(result: TaskResult) -> dict[str, object]:
     data = asdict(result)
     del data["stored"]
     return {**data, "value": json_value(result.value)}
+
+
+def stats_json(stats: QueueStats) -> object:
+    """A queue as plain data, for JSON."""
+    return {**asdict(stats), "oldest_due": as_datetime(stats.oldest_due)}
 
 
 def stats_row(stats: QueueStats) -> tuple[Cell, ...]:

@@ -168,6 +168,29 @@ class FireTests(Conformance):
         assert ids(await claim(store, limit=200)) == {f"t-{name}" for name in names if name not in past}
         assert await store.fire(firings) == [False] * len(names)
 
+    async def test_one_that_is_fired_meanwhile_is_not_told_as_due(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        names = [f"s{n:02}" for n in range(50)]
+        for name in names:
+            await put(store, new_schedule(name, next_run=clock.now() - 10))
+        left = set(names)
+
+        async def fire_all() -> list[ScheduleRecord]:
+            for name in names:
+                assert await fire(store, name, if_version=1, next_run=clock.now() + 3600, task=new_task(name))
+                left.discard(name)
+            return []
+
+        async def look() -> list[ScheduleRecord]:
+            seen: list[ScheduleRecord] = []
+            while left:
+                seen += await store.schedules(within=0.0)
+            return seen
+
+        for told in await in_other_loops(store, [fire_all, look, look]):
+            assert [record.id for record in told if (record.next_run or 0.0) > clock.now()] == []
+
     async def test_the_last_slot_leaves_none(self, store: BaseTaskQueue) -> None:
         await put(store, new_schedule(next_run=0.0))
         assert await fire(store, "nightly", if_version=1, next_run=None, task=slot_task(1))
