@@ -157,6 +157,16 @@ class TestOpening:
         assert not [thread for thread in started if thread.name.startswith("omniq-sqlite")]
         assert os.listdir(os.path.dirname(config.file)) == ["default.db"]
 
+    async def test_calls_that_nobody_waits_for_any_more_keep_no_thread(self, config: SQLiteTaskQueueConfig) -> None:
+        shared, gate = SQLiteStore.connections.take(config.settings), threading.Event()
+        calls = [asyncio.ensure_future(shared.read(lambda _: gate.wait())) for _ in range(2)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        asyncio.get_running_loop().call_later(0.05, gate.set)
+        await SQLiteStore.connections.give_back(shared)
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("omniq-sqlite")] == []
+
     async def test_a_closed_store_opens_again(self, queue: SQLiteQueueStore) -> None:
         await queue.add([task("a")])
         await queue.close()

@@ -6,8 +6,7 @@ import math
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from msgspec import Struct
 from omniq import clock
@@ -111,22 +110,11 @@ def find_tasks(
         }
     )
     ids: list[str] = []
-    with _snapshot(connection):  # so that what is told of a task is what it was found by
-        for scan in scans(connection, where):
-            ids += fetch_texts(connection, scan.sql(restrictions, order=order, limit=limit + 1), *values)
-        page = sorted(ids, key=as_blob, reverse=newest_first)[:limit]
-        tasks = fetch_tasks(connection, page, bodies=bodies)
+    for scan in scans(connection, where):
+        ids += fetch_texts(connection, scan.sql(restrictions, order=order, limit=limit + 1), *values)
+    page = sorted(ids, key=as_blob, reverse=newest_first)[:limit]
+    tasks = fetch_tasks(connection, page, bodies=bodies)
     return TaskPage(tasks, page[-1] if len(ids) > limit else None)
-
-
-@contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let the statements see one state of the file."""
-    connection.execute("begin")
-    try:
-        yield
-    finally:
-        connection.execute("rollback")  # nothing was written
 
 
 class Scan(Struct, frozen=True):
@@ -187,11 +175,10 @@ class Counter:
 
     def stats(self, connection: sqlite3.Connection) -> list[QueueStats]:
         """As `BaseTaskQueue.stats`."""
-        with _snapshot(connection):
-            if time.monotonic() >= self._good_until:
-                self._count(connection)
-            oldest = fetch_rows(connection, 2, OLDEST, self._queues, clock.now())
-            paused = fetch_texts(connection, _PAUSED)
+        if time.monotonic() >= self._good_until:
+            self._count(connection)
+        oldest = fetch_rows(connection, 2, OLDEST, self._queues, clock.now())
+        paused = fetch_texts(connection, _PAUSED)
         return queue_stats(self._counts, map(shown, paused), {name: ticks / TICKS for name, ticks in oldest})
 
     def _count(self, connection: sqlite3.Connection) -> None:
