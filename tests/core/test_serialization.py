@@ -151,7 +151,7 @@ LOOKALIKES = [
 ]
 
 
-@pytest.mark.parametrize("value", LOOKALIKES, ids=repr)
+@pytest.mark.parametrize("value", LOOKALIKES, ids=lambda value: type(value).__name__)
 def test_lookalikes_and_subclasses_go_by_dill_and_keep_their_type(value: Any) -> None:
     manager = SerializationManager()
     format, data = manager.dump_value(value)
