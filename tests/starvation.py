@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,8 +35,8 @@ PRESSURE = Path("/proc/pressure/cpu")
 """What Linux says of how long somebody waited for a processor."""
 CROWDED = 0.5
 """Share of a test's time in which somebody may have waited."""
-REPEATED = pytest.StashKey[list[str]]()
-"""Which tests were run again, and why."""
+REPEATED = "repeated"
+"""Property of a test's report: why it was run again."""
 
 
 class Heartbeat:
@@ -136,16 +137,20 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _reports(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    reasons: list[str] = []
     for left in reversed(range(TRIES)):
         with watched() as watch:
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
         if not (left and watch.reason and any(report.failed for report in reports)):
             break
-        item.config.stash.setdefault(REPEATED, []).append(f"{item.nodeid}: {watch.reason}")
+        reasons.append(watch.reason)
+    reports[0].user_properties += [(REPEATED, reason) for reason in reasons]
     return reports
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tell which tests were run again, and why."""
-    for line in config.stash.get(REPEATED, []):
-        terminalreporter.write_line(f"REPEATED {line}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell which tests were run again, and why; the reports may have come from other processes."""
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        for name, reason in getattr(report, "user_properties", ()):
+            if name == REPEATED:
+                terminalreporter.write_line(f"REPEATED {report.nodeid}: {reason}")
