@@ -20,6 +20,7 @@ from omniq.storage.connected import ConnectedStore, Connections, check_layout
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import News, Wakeups
+from redis.asyncio.client import PubSub
 from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig
@@ -35,7 +36,8 @@ T = TypeVar("T")
 Arguments: TypeAlias = tuple[str | int | float | bytes, ...]
 
 _decode_due = msgspec.msgpack.Decoder(dict[str, float]).decode
-_decode_message = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]], list[str]]).decode
+_decode_due_news = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]]]).decode
+_decode_results_news = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
 
 class Script(NamedTuple):
@@ -69,7 +71,10 @@ class Connection(Connected):
         self._subscriber: Client | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._checked = False
-        wakeups = Wakeups.at(self._location)
+        self._results = f"{settings.namespace}results"
+        self._hears_results = False
+        self._subscription: PubSub | None = None
+        wakeups = self._wakeups = Wakeups.at(self._location)
         self._sender = wakeups.sender
         self.channel = Channel(wakeups, listen=self._listen, next_due=self._next_due)
 
@@ -125,18 +130,34 @@ class Connection(Connected):
 
     # ── hearing ──────────────────────────────────────────────────────────────
 
+    def is_called(self, queues: Sequence[str]) -> bool:
+        """Whether this process hears of it, and wakes somebody, when it is called for a task of these queues."""
+        return self.channel.live and self._wakeups.is_awaited(queues)
+
+    async def hear_results(self, timeout: float) -> None:
+        """As `Channel.hear`. Only processes that wait for results are told of them, as each has its price."""
+        if not self._hears_results:
+            self._hears_results = True
+            if self._subscription is not None:
+                with store_errors(self._settings):
+                    await self._subscription.subscribe(self._results)
+        await self.channel.hear(timeout)
+
     async def _listen(self) -> AsyncIterator[News]:
         """What others tell, until the connection is lost: the scripts publish it."""
         with store_errors(self._settings):
             client = self._subscriber = await self._open_subscriber()
             try:
                 async with aclosing(client.pubsub()) as subscription:
-                    await subscription.subscribe(f"{self._namespace}news")
+                    topics = [f"{self._namespace}news:{self._sender}", f"{self._namespace}news"]
+                    await subscription.subscribe(*topics, *([self._results] if self._hears_results else []))
+                    self._subscription = subscription
                     receive = functools.partial(subscription.get_message, False)
                     while (message := await next_message(receive, subscription.ping)) is not None:
                         for news in self._news(message):
                             yield news
             finally:
+                self._subscription = None
                 await close_client(client)
 
     async def _open_subscriber(self) -> Client:
@@ -148,17 +169,20 @@ class Connection(Connected):
 
     def _news(self, message: Mapping[str, Any]) -> Iterator[News]:
         """What a message tells that this process doesn't know: it has woken its own waiters for what is due now."""
+        is_of_results = message["channel"] == self._results.encode()
         if message["type"] == "subscribe":
-            yield News()  # nothing is missed from here on
+            yield News(ended=None if is_of_results else ())  # nothing is missed from here on
         if message["type"] != "message":
             return
-        sender, due, ended = _decode_message(message["data"])
-        is_own = sender == self._sender
+        if is_of_results:
+            sender, ended = _decode_results_news(message["data"])
+            if sender != self._sender:
+                yield News(ended=ended)
+            return
+        sender, due = _decode_due_news(message["data"])
         for queue, left in due:
-            if left > 0 or not is_own:
+            if left > 0 or sender != self._sender:
                 yield News({queue: left})
-        if ended and not is_own:
-            yield News(ended=ended)
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
         return _decode_due(await self.call("next_due", queues))

@@ -62,7 +62,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         return int(await self._connection.call("purge_results", [min(limit, PARCEL)]))
 
     async def hear(self, timeout: float) -> None:
-        await self._connection.channel.hear(timeout)
+        await self._connection.hear_results(timeout)
 
 
 def _current(task_id: str, record: bytes | None, now: float) -> ResultRecord | None:

@@ -111,6 +111,11 @@ class Wakeups:
         with self._lock:
             return list(self._by_queue), list(self._by_task)
 
+    def is_awaited(self, queues: Sequence[str]) -> bool:
+        """Whether anybody waits for tasks of one of these queues."""
+        with self._lock:
+            return any(queue in self._by_queue for queue in queues)
+
     def tell(self, news: News) -> None:
         """Wake those whom it concerns, now or when it is due; from any thread."""
         with self._lock:

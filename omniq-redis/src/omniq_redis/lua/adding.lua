@@ -76,7 +76,7 @@ end
 local function write_kind(kind)
   local t, ids = kind.task, kind.ids
   local function put_all(key, score) in_slices('ZADD', key, scored(score, ids)) end
-  note_news(t[QUEUE], t[STATE], t[RUN_AT])
+  note_news(t[QUEUE], t[STATE], t[RUN_AT], #ids)
   put_all(ordering_set(t[STATE], t[QUEUE]), score(t))
   put_all('ids', place(t))
   if t[EXPIRES_AT] ~= NEVER then put_all('expiring', t[EXPIRES_AT]) end

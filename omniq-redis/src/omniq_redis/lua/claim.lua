@@ -1,6 +1,6 @@
 -- needs common tasks moving
--- queues, limit, lease, worker → rows of the tasks claimed
-local queues, limit, lease, worker = unpack(args)
+-- queues, limit, lease, worker, whether it waits for more → rows of the tasks claimed
+local queues, limit, lease, worker, waits = unpack(args)
 local PROMOTED = 500
 
 -- At least as many as are claimed, since a task that has just come due may have the highest priority.
@@ -27,7 +27,8 @@ for _, queue in ipairs(holding(queues)) do
     promote(queue)
   end
 end
-write_tasks() -- and tell no news: who waits has set its alarm for what has come due
+idle = {}
+write_tasks() -- and call nobody: who waits has set its alarm for what has come due
 
 local claimed, written = {}, {}
 local lease_until = now + lease
@@ -80,4 +81,12 @@ end
 in_slices('ZADD', 'lease', scored(lease_until, claimed))
 in_slices('HSET', 'task', written)
 write_scores()
+if waits then
+  even_if_full()
+  if #claimed < limit and room > 0 then
+    call('HSET', prefix .. 'idle', worker, sender .. '/' .. table.concat(queues, '/') .. '/')
+  else
+    call('HDEL', prefix .. 'idle', worker)
+  end
+end
 return rows(claimed)

@@ -43,12 +43,37 @@ local function queue_in(record)
   return ok and queue:match('^[%w_.-]+$') or 'default'
 end
 
--- Who waits hears of a queue that gets something due, or something due sooner than before: of the rest it has heard.
+-- Workers that have found nothing are called one by one, those first that wait for the longest: who belongs to which
+-- process and claims from which queues, as claim.lua notes it.
+local idle
+
+-- Call as many of those that claim from the queue; returns whether there were any. Where nobody listens any more, the
+-- next one is called.
+local function call_idle(queue, tasks)
+  idle = idle or call('HGETALL', prefix .. 'idle')
+  local before = tasks
+  for i = 1, #idle, 2 do
+    local worker, claims = idle[i], idle[i + 1]
+    if tasks > 0 and worker and claims:find('/' .. queue .. '/', 1, true) then
+      idle[i] = false
+      call('HDEL', prefix .. 'idle', worker)
+      local process = claims:sub(1, claims:find('/', 1, true) - 1)
+      if process == sender or call('PUBLISH', prefix .. 'news:' .. process, pack({ sender, { { queue, 0 } } })) > 0 then
+        tasks = tasks - 1
+      end
+    end
+  end
+  return tasks < before
+end
+
+-- Everybody else who waits hears of a queue that gets something due while no idle worker was there to be called, or
+-- something due sooner than before: of the rest it has heard.
 local heard = {}
 
-local function note_news(queue, state, soonest)
+local function note_news(queue, state, soonest, tasks)
   if state == PENDING then
-    if call('EXISTS', prefix .. 'ready:' .. queue) == 0 then heard[#heard + 1] = { queue, 0 } end
+    local was_empty = call('EXISTS', prefix .. 'ready:' .. queue) == 0
+    if not call_idle(queue, tasks) and was_empty then heard[#heard + 1] = { queue, 0 } end
   elseif state == SCHEDULED then
     local head = call('ZRANGE', prefix .. 'later:' .. queue, 0, 0, 'WITHSCORES')[2]
     if not head or soonest < tonumber(head) then heard[#heard + 1] = { queue, soonest - now } end
@@ -56,7 +81,7 @@ local function note_news(queue, state, soonest)
 end
 
 local function tell_news()
-  if #heard > 0 then call('PUBLISH', prefix .. 'news', pack({ sender, heard, {} })) end
+  if #heard > 0 then call('PUBLISH', prefix .. 'news', pack({ sender, heard })) end
 end
 
 -- The tasks that leave their sets and those that enter theirs, by queue and state.
@@ -137,7 +162,7 @@ local function write_tasks()
   end
   for _, list in pairs(leaving) do write_leaving(list) end
   for _, list in pairs(entering) do
-    note_news(list.queue, list.state, list.soonest)
+    note_news(list.queue, list.state, list.soonest, list.size)
     write_entering(list)
   end
   in_slices('HSET', 'task', written)

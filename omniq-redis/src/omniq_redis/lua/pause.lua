@@ -6,6 +6,6 @@ if paused then
   call('SADD', prefix .. 'paused', queue)
 else
   call('SREM', prefix .. 'paused', queue)
-  call('PUBLISH', prefix .. 'news', pack({ sender, { { queue, 0 } }, {} }))
+  call('PUBLISH', prefix .. 'news', pack({ sender, { { queue, 0 } } }))
 end
 return 'ok'
