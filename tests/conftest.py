@@ -37,9 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--loop uvloop: it isn't installed")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than there are processors, since most tests wait for something."""
-    return len(os.sched_getaffinity(0)) + 1 if sys.platform == "linux" else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return processors + 1
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -344,5 +344,6 @@ async def test_a_loop_that_is_blocked_does_not_keep_the_process(
         await until(lambda: len(lines(log)) == 1)
         for number in signals:
             worker.signal(number)
-        assert worker.ends(within=seconds) == 128 + SIGTERM
+        # Signals that come together are delivered in any order.
+        assert worker.ends(within=seconds) in {128 + number for number in signals}
     assert worker.said[-1].startswith("error: the worker didn't stop in time and is ended; ")
