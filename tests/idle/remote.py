@@ -31,6 +31,10 @@ class RemoteWorker:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
     async def next_start(self) -> tuple[str, float]:
         """The next task that started: its id, and when by `time.monotonic()`. Raises `TimeoutError`."""
         said = await self.said()
@@ -50,10 +54,9 @@ class RemoteWorker:
 
 
 @asynccontextmanager
-async def remote_worker(url: str, poll_interval: float | None = None) -> AsyncIterator[RemoteWorker]:
-    """A worker for the queue at the URL, at the default settings but for the interval at which it polls."""
-    options = [] if poll_interval is None else [str(poll_interval)]
-    command = [sys.executable, "-m", "tests.idle.worker", url, *options]
+async def remote_worker(url: str, *settings: float) -> AsyncIterator[RemoteWorker]:
+    """A worker for the queue at the URL, at the default settings but for the poll interval, and the slots, if given."""
+    command = [sys.executable, "-m", "tests.idle.worker", url, *map(str, settings)]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE)
     worker = RemoteWorker(process)
     try:

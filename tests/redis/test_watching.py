@@ -65,6 +65,7 @@ class TestPush:
         await there.add([task("t"), task("u")])
         by_id = {record.id: record for record in await claim(there)}
         results = here.result_storage()
+        await results.hear(0.1)  # only who has once waited for a result is told of them
         wait = asyncio.ensure_future(until_told(results, ["x", "t"], LONG))
         await asyncio.sleep(0.1)
         await there.transition([success(by_id["u"])])

@@ -81,12 +81,11 @@ end
 in_slices('ZADD', 'lease', scored(lease_until, claimed))
 in_slices('HSET', 'task', written)
 write_scores()
-if waits then
+-- Who finds nothing is called for the next task.
+if #claimed > 0 then
+  call('HDEL', prefix .. 'idle', worker)
+elseif waits then
   even_if_full()
-  if #claimed < limit and room > 0 then
-    call('HSET', prefix .. 'idle', worker, sender .. '/' .. table.concat(queues, '/') .. '/')
-  else
-    call('HDEL', prefix .. 'idle', worker)
-  end
+  call('HSET', prefix .. 'idle', worker, sender .. '/' .. table.concat(queues, '/') .. '/')
 end
 return rows(claimed)

@@ -43,27 +43,24 @@ local function queue_in(record)
   return ok and queue:match('^[%w_.-]+$') or 'default'
 end
 
--- Workers that have found nothing are called one by one, those first that wait for the longest: who belongs to which
--- process and claims from which queues, as claim.lua notes it.
+-- Workers that have found nothing are called one by one, as claim.lua notes them: which process each belongs to, and
+-- from which queues it claims.
 local idle
 
--- Call as many of those that claim from the queue; returns whether there were any. Where nobody listens any more, the
--- next one is called.
+-- Call a worker for each of so many tasks, as far as there are any that claim from the queue; returns whether there
+-- were. Where nobody listens any more, the next one is called.
 local function call_idle(queue, tasks)
   idle = idle or call('HGETALL', prefix .. 'idle')
-  local before = tasks
+  local message, left = pack({ sender, { { queue, 0 } } }), tasks
   for i = 1, #idle, 2 do
     local worker, claims = idle[i], idle[i + 1]
-    if tasks > 0 and worker and claims:find('/' .. queue .. '/', 1, true) then
+    if left > 0 and worker and claims:find('/' .. queue .. '/', 1, true) then
       idle[i] = false
       call('HDEL', prefix .. 'idle', worker)
-      local process = claims:sub(1, claims:find('/', 1, true) - 1)
-      if process == sender or call('PUBLISH', prefix .. 'news:' .. process, pack({ sender, { { queue, 0 } } })) > 0 then
-        tasks = tasks - 1
-      end
+      if call('PUBLISH', prefix .. 'news:' .. claims:match('^[^/]*'), message) > 0 then left = left - 1 end
     end
   end
-  return tasks < before
+  return left < tasks
 end
 
 -- Everybody else who waits hears of a queue that gets something due while no idle worker was there to be called, or

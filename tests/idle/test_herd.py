@@ -1,0 +1,113 @@
+"""One task wakes few of the workers that wait, and none is left while anybody waits.
+
+Each worker has a process of its own and polls so rarely that nothing but a call can have woken it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from omniq import AsyncOmniQ
+from omniq.queue.request import TaskCall
+
+from tests.idle.places import Place, place
+from tests.idle.remote import RemoteWorker, remote_worker
+from tests.idle.worker import hold, tell_start
+
+pytestmark = pytest.mark.starvable
+
+STORES = ("redis",)
+RARELY = 300.0
+"""Seconds between two polls."""
+SOON = 10.0
+QUIET = 0.3
+"""Seconds after which everybody waits again."""
+
+
+@pytest.fixture(params=STORES)
+def at(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with place(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+async def here(at: Place) -> AsyncIterator[AsyncOmniQ]:
+    """The side that adds tasks."""
+    async with AsyncOmniQ(config={"task_queue": {"url": at.url}}) as oq:
+        yield oq
+
+
+@asynccontextmanager
+async def workers(at: Place, count: int, *, slots: int = 10) -> AsyncIterator[list[RemoteWorker]]:
+    async with AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(remote_worker(at.url, RARELY, slots)) for _ in range(count)]
+        await asyncio.sleep(QUIET)
+        yield found
+
+
+async def first_start(workers: Sequence[RemoteWorker]) -> str:
+    """The id of the task that one of them starts next. Raises `TimeoutError`."""
+    waits = [asyncio.ensure_future(worker.next_start()) for worker in workers]
+    try:
+        async with asyncio.timeout(SOON):
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()[0]
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def claims(workers: Sequence[RemoteWorker]) -> int:
+    return sum([(await worker.calls())["claim"] for worker in workers])
+
+
+async def test_a_task_wakes_one_of_those_that_wait(at: Place, here: AsyncOmniQ) -> None:
+    tasks, count = 10, 6
+    async with workers(at, count) as idle:
+        before = await claims(idle)
+        for _ in range(tasks):
+            task_id = await here.enqueue(tell_start)
+            assert await first_start(idle) == task_id
+            await asyncio.sleep(QUIET)
+        # The one that gets it claims twice: once more than there is. Were all woken, each would claim each time.
+        assert await claims(idle) - before <= tasks * count / 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_as_many_wake_as_there_are_tasks(at: Place, here: AsyncOmniQ, together: bool) -> None:
+    async with workers(at, 3, slots=1) as idle:
+        if together:
+            await here.enqueue_many([TaskCall(func=hold) for _ in idle])
+        else:
+            for _ in idle:
+                await here.enqueue(hold)
+        async with asyncio.timeout(SOON):
+            started = [await worker.next_start() for worker in idle]
+        assert len({task_id for task_id, _ in started}) == len(idle)
+
+
+async def test_one_that_was_killed_leaves_the_task_to_the_next(at: Place, here: AsyncOmniQ) -> None:
+    async with workers(at, 3) as idle:
+        for victim in list(idle[1:]):
+            victim.kill()
+        await asyncio.sleep(QUIET)
+        for _ in range(3):
+            task_id = await here.enqueue(tell_start)
+            async with asyncio.timeout(SOON):
+                assert (await idle[0].next_start())[0] == task_id
+            await asyncio.sleep(QUIET)
+
+
+async def test_one_that_has_stopped_leaves_the_task_to_the_next(at: Place, here: AsyncOmniQ) -> None:
+    async with here.worker_pool("async", poll_interval=RARELY):
+        await asyncio.sleep(QUIET)
+    async with workers(at, 1) as (idle,):
+        async with here.worker_pool("async", poll_interval=RARELY):
+            await asyncio.sleep(QUIET)
+        task_id = await here.enqueue(tell_start)
+        async with asyncio.timeout(SOON):
+            assert (await idle.next_start())[0] == task_id
