@@ -303,7 +303,7 @@ async def test_a_result_that_is_to_come_takes_two_reads() -> None:
     async with front_door(place) as oq:
         task_id = await oq.enqueue(tasks.add, [1, 2])
         waiting = asyncio.create_task(oq.get_result(task_id, timeout=SOON))
-        while not Wakeups.at(space.location).awaited[1]:
+        while not Wakeups.at(space.location).awaits_results:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         assert sum(store.reads for store in stores) + counts[0] <= 2

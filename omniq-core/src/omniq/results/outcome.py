@@ -33,8 +33,9 @@ from omniq.storage.records import ResultRecord, TaskRecord
 log = get_logger("omniq.results")
 
 KINDS = ("latest", "first", "all")
-LOOK = 10.0
-"""Seconds between two looks at the task itself while its result is waited for: its end, too, comes with a result."""
+LOOK, LOOK_AGAIN = 10.0, 60.0
+"""Seconds until the task itself is looked at while its result is waited for, and between two looks from then on: its
+end, too, comes with a result."""
 NEXT_SLOT = 0.5
 """Seconds after which a schedule is asked again for its next slot."""
 STALE_PAUSE = 0.05
@@ -77,25 +78,27 @@ class OutcomeWaiter:
     async def _wait_for(self, record: TaskRecord, began: float, limit: float | None) -> TaskResult:
         task_id, hint_at = record.id, began + HINT_AFTER
         while True:
-            left = None if limit is None else limit - (time.monotonic() - began)
+            waited = time.monotonic() - began
+            left = None if limit is None else limit - waited
             if left is not None and left <= 0 and not record.state.is_terminal:
                 raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s")
+            pause = self._pause(record, waited, left)
             try:
-                if (result := await self._wait(record, left)) is not None:
+                if (result := await self._wait(record, pause)) is not None:
                     return result
                 record = await self._check(task_id, await self._queue.look(task_id))
             except StoreUnavailable as error:
                 log.warning("task %s can't be looked at, trying again: %s", task_id, error)
-                await asyncio.sleep(self._pause(record, left))
+                await asyncio.sleep(pause)
             if record.state is TaskState.PENDING and time.monotonic() > hint_at:
                 hint_at = float("inf")
                 log.warning(
                     "task %s is due and nobody starts it: is a worker running for queue %r?", task_id, record.queue_name
                 )
 
-    async def _wait(self, record: TaskRecord, left: float | None) -> TaskResult | None:
-        """The result, if it comes within a moment and is that of the task's end."""
-        result = await self._results.within(record.id, self._pause(record, left))
+    async def _wait(self, record: TaskRecord, pause: float) -> TaskResult | None:
+        """The result, if it comes within so many seconds and is that of the task's end."""
+        result = await self._results.within(record.id, pause)
         if result is None or self._is_news(result, record) or await self._is_final(result):
             return result
         await asyncio.sleep(STALE_PAUSE)
@@ -163,8 +166,11 @@ class OutcomeWaiter:
         return now is not None and (now.state, now.epoch) == (record.state, record.epoch)
 
     @staticmethod
-    def _pause(record: TaskRecord, left: float | None) -> float:
-        pauses = [LOOK] if left is None else [LOOK, max(0.0, left)]
+    def _pause(record: TaskRecord, waited: float, left: float | None) -> float:
+        """Seconds until the task itself is looked at."""
+        pauses = [LOOK if waited < LOOK else LOOK_AGAIN]
+        if left is not None:
+            pauses.append(max(0.0, left))
         if record.state in QUEUED and record.expires_at is not None:
             pauses.append(max(0.0, record.expires_at - clock.now()) + 0.01)
         return min(pauses)

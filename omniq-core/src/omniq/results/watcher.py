@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection
 from functools import partial
 
@@ -17,8 +18,9 @@ from omniq.sync import cancel_and_wait
 
 log = get_logger("omniq.results")
 
-LOOK = 10.0
-"""Seconds after which all are looked at though nothing was heard."""
+LOOK, MAX_LOOK, SHARE = 10.0, 60.0, 100
+"""Seconds after which all are looked at though nothing was heard, at least and at most; in between, so many times as
+long as the last look took."""
 PAUSE = 1.0
 """Seconds until a store is asked again that has failed."""
 
@@ -31,6 +33,8 @@ class ResultWatcher:
         self._waiting: dict[str, list[asyncio.Future[ResultRecord]]] = {}
         self._news = store.wakeups.subscribe()
         self._runner: asyncio.Task[None] | None = None
+        self._took = 0.0
+        """Seconds that the last look has taken."""
 
     async def wait(self, task_id: str) -> ResultRecord:
         """The result of the task, once it is there."""
@@ -71,7 +75,7 @@ class ResultWatcher:
         """Let others be heard, and have all looked at from time to time: nothing depends on what is heard."""
         while True:
             try:
-                await self._store.hear(LOOK)
+                await self._store.hear(max(LOOK, min(SHARE * self._took, MAX_LOOK)))
             except Exception as error:  # whatever it is: those who wait would else wait for ever
                 log.warning("can't hear of results, polling: %s", error)
                 await asyncio.sleep(PAUSE)
@@ -82,7 +86,9 @@ class ResultWatcher:
         ids = [task_id for task_id in told if task_id in self._waiting]
         if not ids:
             return
+        began = time.monotonic()
         answers = await apart(partial(look_up, self._store, self._store.get), ids)
+        self._took = time.monotonic() - began
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         is_away = len(errors) == len(ids) or any(isinstance(error, StoreUnavailable) for error in errors)
         for task_id, answer in zip(ids, answers, strict=True):

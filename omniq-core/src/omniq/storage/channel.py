@@ -19,7 +19,10 @@ from omniq.sync import cancel_and_wait
 log = get_logger("omniq.storage")
 
 SEND_INTERVAL = 0.025
-"""Seconds between two messages of one loop to other processes; the first one goes at once."""
+"""Seconds between two messages of one loop to other processes, at most; the first one goes at once."""
+PER_WRITE = 0.002
+"""Seconds for each write that the last message told of: who writes one by one is heard at once, who writes all the time
+makes others wait for a whole interval's news."""
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 """Seconds between two attempts to listen."""
 
@@ -59,6 +62,7 @@ class Channel:
         self._next_due = next_due
         self._due: dict[str, float] = {}
         self._ended: list[str] = []
+        self._writes = 0
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -72,16 +76,17 @@ class Channel:
         for queue, seconds in (news.due or {}).items():
             self._due[queue] = min(seconds, self._due.get(queue, math.inf))
         self._ended.extend(news.ended or ())
+        self._writes += 1
         if self._sending is None and (self._due or self._ended):
             self._sending = spawn(self._send_all(self._send), name="omniq-send")
 
     async def _send_all(self, send: Send) -> None:
         try:
             while self._due or self._ended:
-                news = News(self._due, self._ended)
-                self._due, self._ended = {}, []
+                news, writes = News(self._due, self._ended), self._writes
+                self._due, self._ended, self._writes = {}, [], 0
                 await self._send_once(send, news)
-                await asyncio.sleep(SEND_INTERVAL)
+                await asyncio.sleep(min(SEND_INTERVAL, writes * PER_WRITE))
         finally:
             self._sending = None
 

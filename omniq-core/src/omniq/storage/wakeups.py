@@ -106,10 +106,21 @@ class Wakeups:
             return _places[place]
 
     @property
-    def awaited(self) -> tuple[list[str], list[str]]:
-        """The queues, and the tasks, for which anybody waits just now."""
+    def awaited_queues(self) -> list[str]:
+        """The queues for whose tasks anybody waits just now."""
         with self._lock:
-            return list(self._by_queue), list(self._by_task)
+            return list(self._by_queue)
+
+    @property
+    def awaited_tasks(self) -> list[str]:
+        """The tasks for whose results anybody waits just now."""
+        with self._lock:
+            return list(self._by_task)
+
+    @property
+    def awaits_results(self) -> bool:
+        """Whether anybody waits for results."""
+        return bool(self._by_task)
 
     def is_awaited(self, queues: Sequence[str]) -> bool:
         """Whether anybody waits for tasks of one of these queues."""
