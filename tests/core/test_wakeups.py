@@ -165,7 +165,7 @@ class Air:
         self.heard: asyncio.Queue[News | None] = asyncio.Queue()
         self.listens = 0
 
-    async def send(self, news: News) -> None:
+    async def send(self, news: News, tasks: int) -> None:
         await self.sent.put(news)
 
     async def listen(self) -> AsyncIterator[News]:

@@ -19,7 +19,7 @@ from tests.idle.worker import hold, tell_start
 
 pytestmark = pytest.mark.starvable
 
-STORES = ("sqlite", "redis")
+STORES = ("sqlite", "postgres", "redis")
 RARELY = 300.0
 """Seconds between two polls."""
 SOON = 10.0

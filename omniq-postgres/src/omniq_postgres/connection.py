@@ -31,7 +31,7 @@ from omniq_postgres.opening import (
     open_connection,
     store_errors,
 )
-from omniq_postgres.watching import NOTIFY, hear, next_news, payload_of
+from omniq_postgres.watching import CALL, NOTIFY, IdleWorkers, hear, next_news, payload_of
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection, ForeignConnection
@@ -77,11 +77,13 @@ class Database(Connected):
         """All that it has opened."""
         wakeups = Wakeups.at(settings.location)
         self._sender = wakeups.sender
+        self.idle = IdleWorkers(self._sender, self._fetch)
         send = None if settings.notify is False else self._notify
-        self.channel = Channel(wakeups, send=send, listen=self._listen)
+        self.channel = Channel(wakeups, send=send, listen=self._listen, call=self._call)
 
     async def close(self) -> None:
         await self.channel.close()
+        await self.idle.close()
         while self._idle:
             self._idle.pop().terminate()
 
@@ -90,6 +92,7 @@ class Database(Connected):
         for connection in list(self._connections):
             close_transport(connection._transport)  # type: ignore[attr-defined]  # the driver can't without a loop
         self.channel.abandon()
+        self.idle.abandon()
 
     # ── calls ────────────────────────────────────────────────────────────────
 
@@ -187,9 +190,23 @@ class Database(Connected):
         """Whether notifications are to be had. Known once it is prepared."""
         return not self.pooled if self.settings.notify is None else self.settings.notify
 
-    async def _notify(self, news: News) -> None:
-        payload = payload_of(self._sender, news)
-        await self.run(lambda session: session.fetch(NOTIFY, self.settings.schema_name, payload))
+    async def _notify(self, news: News, tasks: int) -> None:
+        due = news.due or {}
+        now = {queue for queue, seconds in due.items() if seconds <= 0}
+        for queue in now:
+            await self._fetch(CALL, queue, tasks, *self._message(News({queue: 0.0})))
+        others = News({queue: due[queue] for queue in due.keys() - now}, news.ended)
+        if others.due or others.ended:
+            await self._fetch(NOTIFY, *self._message(others))
+
+    def _message(self, news: News) -> tuple[str, str]:
+        return self.settings.schema_name, payload_of(self._sender, news)
+
+    async def _fetch(self, sql: str, *values: object) -> None:
+        await self.run(lambda session: session.fetch(sql, *values))
+
+    async def _call(self, queue: str) -> None:
+        await self._notify(News({queue: 0.0}), tasks=1)
 
     async def _listen(self) -> AsyncIterator[News]:
         await self.prepare()
@@ -198,7 +215,7 @@ class Database(Connected):
         with store_errors(self.settings):
             connection = await self._connect(direct=False)
             try:
-                heard = await hear(connection, self.settings.schema_name, self._sender)
+                heard = await hear(connection, self.settings.schema_name, self._sender, self.idle)
                 yield News()
                 while (news := await next_news(connection, heard)) is not None:
                     yield news

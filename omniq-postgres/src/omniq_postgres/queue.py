@@ -102,7 +102,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
             added = [NEW] * len(tasks)
         else:
             added = await self._connection.run(partial(_add, tasks=tasks))
-        self._connection.channel.tell(News(_due_in(tasks, added)))
+        self._connection.channel.tell(News(_due_in(tasks, added)), tasks=len(tasks))
         return added
 
     async def add_within(self, connection: ForeignConnection, tasks: Sequence[NewTask]) -> list[Added]:
@@ -118,6 +118,8 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         job = partial(claiming.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
         claimed = await self._connection.run(job)
+        waits = not claimed and self._connection.channel.is_called(queues)
+        self._connection.idle.note(worker, queues if waits else None)
         if claimed.until_next is not None and claimed.until_next > 0:
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed
@@ -128,7 +130,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         reaped = await self._connection.run(partial(claiming.reap, leases=leases))
-        self._connection.channel.tell(News({task.queue_name: 0.0 for task in reaped}))
+        self._connection.channel.tell(News({task.queue_name: 0.0 for task in reaped}), tasks=len(reaped))
         return reaped
 
     beat = in_session(schedules.beat)
@@ -137,7 +139,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         settled = await self._connection.run(partial(settle, changes=changes))
-        self._connection.channel.tell(News(settled.due, settled.ended))
+        self._connection.channel.tell(News(settled.due, settled.ended), tasks=len(changes))
         ids = [change.task_id for change in changes]
         parents = await self._connection.run(partial(with_children, ids=ids))
         return [Changed(settled.statuses[id_], id_ in parents) for id_ in ids]
@@ -165,7 +167,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
         fired = await self._connection.run(partial(_fire, firings=firings))
         tasks = [firing.task for firing, done in zip(firings, fired, strict=True) if done]
-        self._connection.channel.tell(News(_due_in(tasks, [NEW] * len(tasks))))
+        self._connection.channel.tell(News(_due_in(tasks, [NEW] * len(tasks))), tasks=len(tasks))
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:

@@ -69,6 +69,12 @@ create table omniq.worker (
     report    jsonb not null
 );
 
+create unlogged table omniq.idle_worker (
+    name    text collate "C" primary key,
+    process bigint not null,
+    queues  text[] not null
+);
+
 create table omniq.schedule (
     id         text collate "C" primary key,
     queue_name text collate "C" not null,

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import replace
 from omniq import clock
-from omniq.background import Background, in_empty_context, spawn
-from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
-from omniq.logs import get_logger
+from omniq.background import in_empty_context
+from omniq.errors import PayloadTooLarge, StoreUnavailable
 from omniq.storage.channel import Channel, next_message
 from omniq.storage.connected import ConnectedStore, Connections, check_layout
 from omniq.storage.connected import Connection as Connected
@@ -33,17 +32,12 @@ LAYOUT = 3
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
 
-ANSWER_TIME = 0.01
-"""Seconds within which a worker of this process that was called has claimed, or there is none."""
-
 T = TypeVar("T")
 Arguments: TypeAlias = tuple[str | int | float | bytes, ...]
 
 _decode_due = msgspec.msgpack.Decoder(dict[str, float]).decode
 _decode_due_news = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]]]).decode
 _decode_results_news = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
-
-_log = get_logger("omniq.redis")
 
 
 class Script(NamedTuple):
@@ -80,16 +74,13 @@ class Connection(Connected):
         self._results = f"{settings.namespace}results"
         self._hears_results = False
         self._subscription: PubSub | None = None
-        self._passing_on: set[Background[None]] = set()
-        wakeups = self._wakeups = Wakeups.at(self._location)
+        wakeups = Wakeups.at(self._location)
         self._sender = wakeups.sender
         self._calls = f"{settings.namespace}news:{self._sender}"
-        self.channel = Channel(wakeups, listen=self._listen, next_due=self._next_due)
+        self.channel = Channel(wakeups, listen=self._listen, next_due=self._next_due, call=self._call_another)
 
     async def close(self) -> None:
         await self.channel.close()
-        for passing_on in self._passing_on:
-            passing_on.end()
         await close_client(self._client)
 
     def abandon(self) -> None:
@@ -140,10 +131,6 @@ class Connection(Connected):
 
     # ── hearing ──────────────────────────────────────────────────────────────
 
-    def is_called(self, queues: Sequence[str]) -> bool:
-        """Whether this process hears of it, and wakes somebody, when it is called for a task of these queues."""
-        return self.channel.live and self._wakeups.is_awaited(queues)
-
     async def hear_results(self, timeout: float) -> None:
         """As `Channel.hear`. Only processes that wait for results are told of them, as each has its price."""
         if not self._hears_results:
@@ -189,23 +176,13 @@ class Connection(Connected):
             yield News(ended=() if sender == self._sender else ended)
         else:
             sender, due = _decode_due_news(message["data"])
+            is_call = channel == self._calls
             for queue, left in due:
-                if left > 0 or sender != self._sender:
-                    yield News({queue: left})
-            if channel == self._calls:
-                passing_on = spawn(self._pass_on([queue for queue, _ in due]))
-                self._passing_on.add(passing_on)
-                passing_on.add_done_callback(self._passing_on.discard)
+                if is_call or left > 0 or sender != self._sender:
+                    yield News({queue: left}, is_call=is_call)
 
-    async def _pass_on(self, queues: Sequence[str]) -> None:
-        """Have others called if no worker of this process waits for tasks: it has stopped, or has become busy."""
-        await asyncio.sleep(ANSWER_TIME)
-        try:
-            for queue in queues:
-                if not self._wakeups.is_awaited([queue]):
-                    await self.call("call", [queue])
-        except StoreError as error:
-            _log.debug("a call for tasks can't be passed on: %s", error)
+    async def _call_another(self, queue: str) -> None:
+        await self.call("call", [queue])
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
         return _decode_due(await self.call("next_due", queues))

@@ -100,7 +100,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     # ── claims and workers ────────────────────────────────────────────────────
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        args = (queues, min(limit, PARCEL), lease, worker, self._connection.is_called(queues))
+        args = (queues, min(limit, PARCEL), lease, worker, self._connection.channel.is_called(queues))
         rows = _decode_tasks(await self._connection.call("claim", args))
         tasks = list(map(task_record, rows))
         if any(task.damage for task in tasks):

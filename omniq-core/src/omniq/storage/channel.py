@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TypeAlias, TypeVar
 
-from omniq.background import spawn
+from omniq.background import Background, spawn
 from omniq.backoff import Backoff
 from omniq.errors import StoreError
 from omniq.logs import get_logger
@@ -31,17 +31,21 @@ QUIET = 10.0
 PATIENCE = 5.0
 """Seconds that it may take to answer."""
 
+ANSWER_TIME = 0.01
+"""Seconds within which a worker that was called waits again, since it has looked, or has gone."""
+
 T = TypeVar("T")
-Send: TypeAlias = Callable[[News], Awaitable[None]]
+Send: TypeAlias = Callable[[News, int], Awaitable[None]]
+Call: TypeAlias = Callable[[str], Awaitable[None]]
 Listen: TypeAlias = Callable[[], AsyncIterator[News]]
 
 
 class Channel:
     """Tells other processes what this loop writes, and hears what they do. It belongs to one event loop.
 
-    `send` tells all of some news in one message; `listen` yields what it hears until its connection is lost, and
-    anything at all as soon as it does hear. It is begun by the first wait, and again after every loss. `next_due` is
-    asked for what was there before.
+    `send` tells all of some news, about so many tasks, in one message; `listen` yields what it hears until its
+    connection is lost, and anything at all as soon as it does hear. It is begun by the first wait, and again after
+    every loss. `next_due` is asked for what was there before; `call` calls another process for a task of a queue.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Channel:
         send: Send | None = None,
         listen: Listen | None = None,
         next_due: NextDue | None = None,
+        call: Call | None = None,
     ) -> None:
         self.live = False
         """Whether other processes are heard."""
@@ -60,16 +65,18 @@ class Channel:
         self._send = send
         self._listen = listen
         self._next_due = next_due
+        self._call = call
         self._due: dict[str, float] = {}
         self._ended: list[str] = []
-        self._writes = 0
+        self._writes = self._tasks = 0
+        self._passing_on: set[Background[None]] = set()
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     # ── telling ──────────────────────────────────────────────────────────────
 
-    def tell(self, news: News) -> None:
-        """Wake those whom it concerns in this process now, and those in others soon."""
+    def tell(self, news: News, *, tasks: int = 1) -> None:
+        """Wake those whom it concerns in this process now, and those in others soon: as many as there are tasks."""
         self._wakeups.tell(news)
         if self._send is None:
             return
@@ -77,23 +84,24 @@ class Channel:
             self._due[queue] = min(seconds, self._due.get(queue, math.inf))
         self._ended.extend(news.ended or ())
         self._writes += 1
+        self._tasks += tasks
         if self._sending is None and (self._due or self._ended):
             self._sending = spawn(self._send_all(self._send), name="omniq-send")
 
     async def _send_all(self, send: Send) -> None:
         try:
             while self._due or self._ended:
-                news, writes = News(self._due, self._ended), self._writes
-                self._due, self._ended, self._writes = {}, [], 0
-                await self._send_once(send, news)
+                news, writes, tasks = News(self._due, self._ended), self._writes, self._tasks
+                self._due, self._ended, self._writes, self._tasks = {}, [], 0, 0
+                await self._send_once(send, news, tasks)
                 await asyncio.sleep(min(SEND_INTERVAL, writes * PER_WRITE))
         finally:
             self._sending = None
 
     @staticmethod
-    async def _send_once(send: Send, news: News) -> None:
+    async def _send_once(send: Send, news: News, tasks: int) -> None:
         try:
-            await send(news)
+            await send(news, tasks)
         except StoreError as error:
             log.debug("other processes can't be told, and will look by themselves: %s", error)
 
@@ -131,6 +139,24 @@ class Channel:
                 self._wakeups.tell(news)
             self._set_live(True)
             backoff.reset()
+            if news.is_call and news.due and self._call is not None:
+                passing_on = spawn(self._pass_on(list(news.due), self._call), name="omniq-pass-on")
+                self._passing_on.add(passing_on)
+                passing_on.add_done_callback(self._passing_on.discard)
+
+    def is_called(self, queues: Sequence[str]) -> bool:
+        """Whether this process hears of it, and wakes somebody, when it is called for a task of these queues."""
+        return self.live and self._wakeups.is_awaited(queues)
+
+    async def _pass_on(self, queues: Sequence[str], call: Call) -> None:
+        """Have others called if nobody waits here any more: a worker has stopped, or has become busy."""
+        await asyncio.sleep(ANSWER_TIME)
+        try:
+            for queue in queues:
+                if not self._wakeups.is_awaited([queue]):
+                    await call(queue)
+        except StoreError as error:
+            log.debug("a call for tasks can't be passed on: %s", error)
 
     def _set_live(self, live: bool) -> None:
         """Note whether others are heard. Whoever waits looks: at what wasn't heard, or to wait for less long."""
@@ -149,12 +175,16 @@ class Channel:
         if self._listening is not None:
             await cancel_and_wait(self._listening)
             self._listening = None
+        for passing_on in list(self._passing_on):
+            await cancel_and_wait(passing_on)
         self._set_live(False)
 
     def abandon(self) -> None:
         """Its loop has ended."""
         forget(self._sending)
         forget(self._listening)
+        for passing_on in self._passing_on:
+            forget(passing_on)
         self._set_live(False)
 
 

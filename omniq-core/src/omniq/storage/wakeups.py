@@ -41,6 +41,8 @@ class News(Struct, frozen=True, array_like=True):
     """Queues that have got tasks, and in how many seconds the first of those is due. None: any queue, now."""
     ended: Collection[str] | None = ()
     """Tasks that have got results. None: any task."""
+    is_call: bool = False
+    """Whether it was told to one process alone, which has others called if nobody there waits any more."""
 
 
 ANYTHING = News(due=None, ended=None)
