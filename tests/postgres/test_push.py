@@ -118,7 +118,7 @@ async def test_what_was_not_told_yet_is_told_at_the_end(
 
 def test_news_fit_into_a_payload() -> None:
     names = [f"{number:032}" for number in range(1000)]
-    two = f'["me",[{{"default":0.0}},["{names[0]}","{names[1]}"]]]'
+    two = f'["me",[{{"default":0.0}},["{names[0]}","{names[1]}"],false]]'
     assert payload_of("me", News({QUEUE: 0.0}, names[:2])) == two
-    assert payload_of("me", News({QUEUE: 0.0}, names)) == '["me",[{"default":0.0},null]]'
-    assert payload_of("me", News(dict.fromkeys(names, 0.0))) == '["me",[null,null]]'
+    assert payload_of("me", News({QUEUE: 0.0}, names)) == '["me",[{"default":0.0},null,false]]'
+    assert payload_of("me", News(dict.fromkeys(names, 0.0))) == '["me",[null,null,false]]'

@@ -16,7 +16,7 @@ from omniq_redis.backend import RedisBackend
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 
-from tests.redis.support import QUEUE, claim, elapsed, opened, task
+from tests.redis.support import QUEUE, claim, elapsed, listening, opened, task
 from tests.servers.redis import RedisServer, redis_server
 from tests.servers.tls import Authority, TlsProxy, address_of, authority, stranger
 
@@ -166,7 +166,7 @@ class TestPush:
     ) -> None:
         plain = f"redis://:{PASSWORD}@127.0.0.1:{server.port}"
         async with opened(at(proxy, ssl_ca_certs=authority.file)) as here, opened(plain) as there:
-            await here.wait([QUEUE], 0.2)  # by then the subscription stands
+            await listening(here)
             for _ in range(5):
                 waiting = asyncio.create_task(here.wait([QUEUE], 60))
                 await asyncio.sleep(0.05)

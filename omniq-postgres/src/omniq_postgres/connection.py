@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 import asyncpg
 from omniq.background import in_empty_context
 from omniq.loops import close_transport
-from omniq.storage.channel import Channel
+from omniq.storage.channel import Channel, IdleWorkers
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
@@ -31,7 +32,7 @@ from omniq_postgres.opening import (
     open_connection,
     store_errors,
 )
-from omniq_postgres.watching import CALL, NOTIFY, IdleWorkers, hear, next_news, payload_of
+from omniq_postgres.watching import CALL, LEAVE, NOTIFY, WAIT, hear, next_news, payload_of, process_of
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection, ForeignConnection
@@ -77,7 +78,7 @@ class Database(Connected):
         """All that it has opened."""
         wakeups = Wakeups.at(settings.location)
         self._sender = wakeups.sender
-        self.idle = IdleWorkers(self._sender, self._fetch)
+        self.idle = IdleWorkers(self._note_idle, partial(self._fetch, LEAVE))
         send = None if settings.notify is False else self._notify
         self.channel = Channel(wakeups, send=send, listen=self._listen, call=self._call)
 
@@ -204,6 +205,9 @@ class Database(Connected):
 
     async def _fetch(self, sql: str, *values: object) -> None:
         await self.run(lambda session: session.fetch(sql, *values))
+
+    async def _note_idle(self, worker: str, queues: Sequence[str]) -> None:
+        await self._fetch(WAIT, worker, process_of(self._sender), queues)
 
     async def _call(self, queue: str) -> None:
         await self._notify(News({queue: 0.0}), tasks=1)

@@ -119,7 +119,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         job = partial(claiming.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
         claimed = await self._connection.run(job)
         waits = not claimed and self._connection.channel.is_called(queues)
-        self._connection.idle.note(worker, queues if waits else None)
+        self._connection.idle.waits(worker, queues if waits else None)
         if claimed.until_next is not None and claimed.until_next > 0:
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed

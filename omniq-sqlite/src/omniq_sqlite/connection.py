@@ -25,6 +25,7 @@ from omniq.errors import StoreUnavailable
 from omniq.loops import PerLoop
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.polling import Poller
 from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig
@@ -193,16 +194,16 @@ class Database(Connection):
             started.callback(self._reader.stop)
             self._watching = ConnectionThread("omniq-sqlite-watcher", settings)
             started.pop_all()
-        self._watcher = Watcher(self.wakeups)
-        self._watching.begin(self._watcher.watch)
+        self._poller = Poller(self.wakeups, settings.location)
+        self._watching.begin(lambda link: self._poller.run(Watcher(self.wakeups, link).look))
 
     async def close(self) -> None:
-        self._watcher.stop()
+        self._poller.stop()
         for thread in self._threads:
             await thread.close()
 
     def abandon(self) -> None:
-        self._watcher.stop()
+        self._poller.stop()
         for thread in self._threads:
             thread.close_now()
 

@@ -31,12 +31,16 @@ QUIET = 10.0
 PATIENCE = 5.0
 """Seconds that it may take to answer."""
 
+IDLE_AFTER = 0.01
+"""Seconds for which a worker waits before it is noted: where tasks come one after the other, noting costs too much."""
 ANSWER_TIME = 0.01
 """Seconds within which a worker that was called waits again, since it has looked, or has gone."""
 
 T = TypeVar("T")
 Send: TypeAlias = Callable[[News, int], Awaitable[None]]
 Call: TypeAlias = Callable[[str], Awaitable[None]]
+Note: TypeAlias = Callable[[str, Sequence[str]], Awaitable[None]]
+Leave: TypeAlias = Callable[[str], Awaitable[None]]
 Listen: TypeAlias = Callable[[], AsyncIterator[News]]
 
 
@@ -186,6 +190,65 @@ class Channel:
         for passing_on in self._passing_on:
             forget(passing_on)
         self._set_live(False)
+
+
+class IdleWorkers:
+    """Those of one loop that wait for a task, which a store notes so that they are called one by one.
+
+    `note` notes a worker and from which queues it claims; `leave` takes it out.
+    """
+
+    def __init__(self, note: Note, leave: Leave) -> None:
+        self._note = note
+        self._leave = leave
+        self._queues: dict[str, Sequence[str]] = {}
+        """From which queues each of them claims."""
+        self._noted: set[str] = set()
+        self._noting: Background[None] | None = None
+
+    def waits(self, worker: str, queues: Sequence[str] | None) -> None:
+        """Let a worker be called for a task of these queues, if it still waits in a moment; or no longer (None)."""
+        if queues is None:
+            self._queues.pop(worker, None)
+        else:
+            self._queues[worker] = queues
+        if self._noting is None and self._queues.keys() != self._noted:
+            self._noting = spawn(self._bring_in_line(), name="omniq-idle")
+
+    def called(self, worker: str) -> None:
+        """A worker was called, and is noted no longer."""
+        self._noted.discard(worker)
+        self._queues.pop(worker, None)
+
+    def forget(self) -> None:
+        """It isn't known any more who is noted."""
+        self._noted.clear()
+
+    async def _bring_in_line(self) -> None:
+        try:
+            while self._queues.keys() != self._noted:
+                for worker in self._noted - self._queues.keys():
+                    self._noted.discard(worker)
+                    await self._leave(worker)
+                await asyncio.sleep(IDLE_AFTER)
+                for worker, queues in list(self._queues.items()):
+                    if worker not in self._noted:
+                        self._noted.add(worker)
+                        await self._note(worker, queues)
+        except StoreError as error:
+            self._noted.clear()
+            log.debug("idle workers can't be noted, and hear what all hear: %s", error)
+        finally:
+            self._noting = None
+
+    async def close(self) -> None:
+        """Note nobody any more."""
+        if self._noting is not None:
+            await cancel_and_wait(self._noting)
+
+    def abandon(self) -> None:
+        """Its loop has ended."""
+        forget(self._noting)
 
 
 async def next_message(

@@ -1,0 +1,135 @@
+"""Waking those who wait for what other processes write, at a place that can't push but can be looked at cheaply."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from hashlib import sha256
+
+from omniq.logs import get_logger
+from omniq.storage.wakeups import Wakeups
+
+log = get_logger("omniq.storage")
+
+POLL_INTERVAL, QUIET_INTERVAL, REST_INTERVAL = 0.005, 0.02, 0.04
+"""Seconds between two looks, and so the most that a wake-up by another process takes: soon after a change; later; and
+where another process looks for the same tasks."""
+QUIET_AFTER = 1.0
+"""Seconds without a change after which it is quiet."""
+SHARE, MAX_PAUSE = 10.0, 0.25
+"""How much longer than a look the pause after it is, and how many seconds at most."""
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+
+
+class Lookout:
+    """Which of a machine's processes that wait for the same tasks looks often, so that one task doesn't wake them all.
+
+    After the pattern Leader/Followers (Schmidt et al., 2000): it holds a lock, which is free as soon as it is busy or
+    has ended. Where locks aren't to be had, everybody looks often.
+    """
+
+    def __init__(self, place: str) -> None:
+        name = f"omniq-{sha256(os.fsencode(place)).hexdigest()[:16]}.lookout"
+        self._path = os.path.join(tempfile.gettempdir(), name)
+        self._file: int | None = None
+        self._held: int | None = None
+        """The byte that it has locked: it stands for the queues."""
+
+    def is_ours(self, queues: Sequence[str]) -> bool:
+        """Whether this process is the one that looks for tasks of these queues."""
+        byte = int.from_bytes(sha256("/".join(sorted(queues)).encode()).digest()[:4])
+        if byte != self._held:
+            self.leave()
+            try:
+                self._lock(byte)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                log.debug("everybody looks for tasks often: %s", error)
+            self._held = byte
+        return True
+
+    def _lock(self, byte: int) -> None:
+        if self._file is None:
+            self._file = os.open(self._path, _FLAGS, 0o600)
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+
+    def leave(self) -> None:
+        """Leave it to others."""
+        if self._held is not None and self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        self._held = None
+
+    def close(self) -> None:
+        """Leave it, and remove the file once nobody holds a lock on it. Who has it open then looks with the others."""
+        self.leave()
+        if self._file is not None:
+            with suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(self._path)
+            os.close(self._file)
+
+
+class Poller:
+    """Keeps a thread looking while anybody in this process waits; it sleeps otherwise.
+
+    `place` is the same for all processes of the machine that look at the same.
+    """
+
+    def __init__(self, wakeups: Wakeups, place: str) -> None:
+        self._wakeups = wakeups
+        self._place = place
+        self._alarm = threading.Event()
+        self._stopping = False
+        wakeups.on_wait.add(self._alarm.set)
+        self._alarm.set()  # somebody may have begun to wait before
+
+    def stop(self) -> None:
+        """Let `run` return. Called in any thread."""
+        self._stopping = True
+        self._wakeups.on_wait.discard(self._alarm.set)
+        self._alarm.set()
+
+    def run(self, look: Callable[[], bool]) -> None:
+        """Look, until `stop`.
+
+        `look` tells `wakeups` of what they wait for, if anything has changed since the last look, and returns whether
+        it has.
+        """
+        changed_at = -math.inf
+        with closing(Lookout(self._place)) as lookout:
+            while not self._stopping:
+                queues, awaits_results = self._wakeups.awaited_queues, self._wakeups.awaits_results
+                if not queues and not awaits_results:
+                    lookout.leave()
+                    self._alarm.wait()
+                    self._alarm.clear()
+                    continue
+                looks_often = awaits_results or lookout.is_ours(queues)
+                began = time.thread_time()
+                if self._has_changed(look):
+                    changed_at = time.monotonic()
+                took = time.thread_time() - began  # who waits for much hears of it later
+                time.sleep(min(MAX_PAUSE, max(_interval(looks_often, changed_at), SHARE * took)))
+
+    @staticmethod
+    def _has_changed(look: Callable[[], bool]) -> bool:
+        try:
+            return look()
+        except Exception as error:
+            # Waking is a hint: who reads or writes next gets the error. Here, a pause and a fresh start, since the
+            # thread is there for all, whatever one of them waits for.
+            log.debug("looking for changes failed: %s", error)
+            return False
+
+
+def _interval(looks_often: bool, changed_at: float) -> float:
+    if not looks_often:
+        return REST_INTERVAL
+    return POLL_INTERVAL if time.monotonic() < changed_at + QUIET_AFTER else QUIET_INTERVAL
