@@ -23,7 +23,8 @@ where another process looks for the same tasks."""
 QUIET_AFTER = 1.0
 """Seconds without a change after which it is quiet."""
 SHARE, MAX_PAUSE = 10.0, 0.25
-"""How much longer than a look the pause after it is, and how many seconds at most."""
+"""How many times as long as a look the pause after it is, and how many seconds at most: whoever waits for much hears of
+it later, and a process that is busy, so that its looks have to wait, isn't kept from its work by them."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 
 
@@ -112,11 +113,12 @@ class Poller:
                     self._alarm.clear()
                     continue
                 looks_often = awaits_results or lookout.is_ours(queues)
-                began = time.thread_time()
+                began, busy = time.monotonic(), time.thread_time()
                 if self._has_changed(look):
                     changed_at = time.monotonic()
-                took = time.thread_time() - began  # who waits for much hears of it later
-                time.sleep(min(MAX_PAUSE, max(_interval(looks_often, changed_at), SHARE * took)))
+                took, busy = time.monotonic() - began, time.thread_time() - busy
+                pauses = (_interval(looks_often, changed_at), SHARE * busy, min(SHARE * took, REST_INTERVAL))
+                time.sleep(min(MAX_PAUSE, max(pauses)))
 
     @staticmethod
     def _has_changed(look: Callable[[], bool]) -> bool:
