@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeAlias
 
 from omniq import clock
@@ -12,9 +13,11 @@ from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.damage import state_of
 from omniq.storage.records import MAX_TIME, QueueStats, TaskFilter, TaskPage, TaskRecord
 from omniq.storage.rules import queue_stats
+from omniq.storage.sql.schedules import forget_workers
 
 from omniq_postgres.connection import Session
-from omniq_postgres.wire import COLUMNS, NOW, NOW_AT, WITHOUT_BODY, conditions, task_record
+from omniq_postgres.dialect import NOW, NOW_AT, carry_out
+from omniq_postgres.wire import COLUMNS, WITHOUT_BODY, conditions, task_record
 
 _GET = "select {columns} from omniq.task where id = any($1::text[])"
 _CHILDREN = "select parent, child from omniq.edge where parent = any($1::text[]) order by parent, child"
@@ -102,7 +105,6 @@ SELECT_OLD = f"""
 """
 _DELETE = f"delete from omniq.task where id = any($1::text[]) and {_NOT_AWAITED} returning id"
 _DELETE_EDGES = "delete from omniq.edge where parent = any($1::text[]) or child = any($1::text[])"
-_FORGET = f"delete from omniq.worker where last_seen <= {NOW} - $2::float8"
 
 Count: TypeAlias = tuple[str, TaskState, int]
 """How many tasks of a queue are in a state."""
@@ -211,7 +213,7 @@ async def purge(session: Session, *, older_than: float, limit: int = 1000) -> in
 
     The rows are locked first and looked at again then: a child may have been added since they were chosen.
     """
-    await session.fetch(_FORGET, clock.offset(), older_than)
+    await carry_out(session, partial(forget_workers, older_than))
     async with session.connection.transaction():
         old = [row[0] for row in await session.fetch(SELECT_OLD, clock.offset(), older_than, limit)]
         if not old:

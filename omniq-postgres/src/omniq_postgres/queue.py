@@ -21,21 +21,26 @@ from omniq.storage.records import (
     Changed,
     Firing,
     LapsedLease,
-    NewBody,
     NewTask,
     QueueStats,
     TaskRecord,
 )
 from omniq.storage.rules import judge
+from omniq.storage.sql import schedules
+from omniq.storage.sql.results import replace_bodies
+from omniq.storage.sql.steps import Steps, ask
+from omniq.storage.sql.store import reads, writes
+from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
 
-from omniq_postgres import claiming, finding, schedules
+from omniq_postgres import claiming, finding
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.connection import PostgresStore, Session
+from omniq_postgres.dialect import carry_out
 from omniq_postgres.results import PostgresResultStore
 from omniq_postgres.settling import settle, with_children
 from omniq_postgres.watching import NOTIFY, payload_of
-from omniq_postgres.wire import CLOCK, array_literal, arrays, in_session, replace_bodies
+from omniq_postgres.wire import CLOCK, array_literal, arrays, in_session
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import ForeignConnection
@@ -70,6 +75,11 @@ _EXISTING = "select id from omniq.task where id = any($1::text[])"
 _HOLDERS = "select unique_key, id from omniq.task where unique_key = any($1::text[])"
 _PAUSE = "insert into omniq.paused_queue (queue_name) values ($1) on conflict (queue_name) do nothing"
 _RESUME = "delete from omniq.paused_queue where queue_name = $1"
+
+
+def _now() -> Steps[float]:
+    ((now,),) = yield from ask(("time",), "select {now}")
+    return float(now)
 
 
 class PostgresQueueStore(PostgresStore, BaseTaskQueue):
@@ -131,9 +141,9 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         self._connection.channel.tell(News({task.queue_name: 0.0 for task in reaped}))
         return reaped
 
-    beat = in_session(schedules.beat)
-    workers = in_session(schedules.workers)
-    now = in_session(schedules.now)
+    beat = writes(schedules.beat)
+    workers = reads(schedules.workers)
+    now = reads(_now)
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         settled = await self._connection.run(partial(settle, changes=changes))
@@ -142,8 +152,7 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         parents = await self._connection.run(partial(with_children, ids=ids))
         return [Changed(settled.statuses[id_], id_ in parents) for id_ in ids]
 
-    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._connection.run(partial(replace_bodies, table="task", key="id", bodies=bodies))
+    replace_bodies = writes(partial(replace_bodies, TASKS))
 
     get = in_session(finding.get)
     find = in_session(finding.find)
@@ -158,9 +167,9 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
         await self._connection.run(lambda session: session.fetch(sql, queue_name))
         self._connection.channel.tell(News({} if paused else {queue_name: 0.0}))
 
-    put_schedule = in_session(schedules.put_schedule)
-    delete_schedule = in_session(schedules.delete_schedule)
-    schedules = in_session(schedules.schedules)
+    put_schedule = writes(schedules.put_schedule)
+    delete_schedule = writes(schedules.delete_schedule)
+    schedules = reads(schedules.schedules)
 
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
         fired = await self._connection.run(partial(_fire, firings=firings))
@@ -258,7 +267,7 @@ def _due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float
 async def _fire(session: Session, firings: Sequence[Firing]) -> list[bool]:
     """Whether this call fired each schedule."""
     async with session.connection.transaction():
-        fired = await schedules.advance(session, firings)
+        fired = await carry_out(session, partial(schedules.advance, firings))
         tasks = [firing.task for firing in firings if firing.schedule_id in fired]
         if tasks:
             await _add(session, tasks)

@@ -16,10 +16,11 @@ from omniq import clock
 from omniq.models.state import QUEUED, TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, Change, ChangeStatus, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
+from omniq.storage.sql.results import IF_IT_GIVES_WAY
 
 from omniq_postgres.connection import Session
-from omniq_postgres.results import IF_IT_GIVES_WAY
-from omniq_postgres.wire import CLOCK, IS_RUNNING, NOW, WITHOUT_BODY, arrays, task_record
+from omniq_postgres.dialect import NOW
+from omniq_postgres.wire import CLOCK, IS_RUNNING, WITHOUT_BODY, arrays, task_record
 
 END = f"""
     with {CLOCK}, given as materialized (

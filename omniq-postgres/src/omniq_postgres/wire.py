@@ -10,17 +10,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import asyncpg
 import msgspec
 from omniq.storage.damage import task_of
-from omniq.storage.records import MAX_COUNT, NewBody, TaskRecord
+from omniq.storage.records import MAX_COUNT, TaskRecord
 
 from omniq_postgres.connection import Database, Session
+from omniq_postgres.dialect import NOW
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NOW_AT = "(select extract(epoch from clock_timestamp())::float8 + {}::float8)"
-"""SQL for the server's time plus `omniq.clock.offset()`, which is the parameter."""
-NOW = NOW_AT.format("$1")
-"""The same, where the offset is the statement's first parameter."""
 CLOCK = f"clock as materialized (select {NOW} as now)"
 """SQL for statements that need the same time in several places."""
 
@@ -81,16 +78,3 @@ def task_record(row: asyncpg.Record) -> TaskRecord:
         return msgspec.convert(values, TaskRecord)
     except ValueError:
         return task_of(values)
-
-
-async def replace_bodies(session: Session, table: str, key: str, bodies: Sequence[NewBody]) -> list[bool]:
-    """Replace the bodies of a table's rows that have the old ones; returns whether each was replaced."""
-    sql = f"""
-        update omniq.{table} set body = given.body
-        from unnest($1::text[], $2::bytea[], $3::bytea[]) as given (id, old, body)
-        where {table}.{key} = given.id and {table}.body = given.old
-        returning given.id
-    """
-    ordered = sorted(bodies, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
-    replaced = {row[0] for row in await session.fetch(sql, *arrays(ordered, "task_id", "old", "body"))}
-    return [new.task_id in replaced for new in bodies]

@@ -14,10 +14,10 @@ from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.damage import shown, state_of
 from omniq.storage.records import QueueStats, TaskFilter, TaskPage, TaskRecord
 from omniq.storage.rules import queue_stats
+from omniq.storage.sql.tables import TASKS
 
 from omniq_sqlite.wire import (
     KEY,
-    TASKS,
     TICKS,
     as_blob,
     conditions,
@@ -26,6 +26,7 @@ from omniq_sqlite.wire import (
     fetch_tasks,
     fetch_texts,
     is_named,
+    reader,
     ticks_of,
 )
 
@@ -86,7 +87,7 @@ _DELETE_EDGES = """
 
 def get_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
     """As `BaseTaskQueue.get`."""
-    return TASKS.fetch(connection, ids, bodies=bodies)
+    return reader(TASKS).fetch(connection, ids, bodies=bodies)
 
 
 def find_tasks(

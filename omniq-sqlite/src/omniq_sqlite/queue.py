@@ -16,21 +16,15 @@ from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NEW, Added, Change, Changed, Firing, LapsedLease, NewTask, QueueStats, TaskRecord
 from omniq.storage.rules import judge, new_record
+from omniq.storage.sql import schedules
+from omniq.storage.sql import store as sql
 from omniq.storage.wakeups import News
 
 from omniq_sqlite import claiming, finding, settling
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore, reads, writes
+from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.results import SQLiteResultStore
-from omniq_sqlite.schedules import (
-    advance_schedules,
-    beat,
-    delete_schedule,
-    fetch_schedules,
-    fetch_workers,
-    forget_workers,
-    put_schedule,
-)
 from omniq_sqlite.watching import next_due
 from omniq_sqlite.wire import (
     LARGE_BODY,
@@ -75,7 +69,8 @@ def add_tasks(connection: sqlite3.Connection, tasks: Sequence[NewTask]) -> tuple
 
 def fire_schedules(connection: sqlite3.Connection, firings: Sequence[Firing]) -> tuple[list[bool], bool]:
     """Which schedules this call fired, and whether one of their tasks is due."""
-    fired = advance_schedules(connection, firings)
+    advanced = carry_out(connection, partial(schedules.advance, firings))
+    fired = [firing.schedule_id in advanced for firing in firings]
     _, any_due = add_tasks(connection, [firing.task for firing, done in zip(firings, fired, strict=True) if done])
     return fired, any_due
 
@@ -146,15 +141,15 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     get = reads(finding.get_tasks)
     find = reads(finding.find_tasks)
     children = reads(finding.fetch_children)
-    beat = writes(beat)
-    workers = reads(fetch_workers)
-    put_schedule = writes(put_schedule)
-    schedules = reads(fetch_schedules)
-    delete_schedule = writes(delete_schedule)
+    beat = sql.writes(schedules.beat)
+    workers = sql.reads(schedules.workers)
+    put_schedule = sql.writes(schedules.put_schedule)
+    delete_schedule = sql.writes(schedules.delete_schedule)
+    schedules = sql.reads(schedules.schedules)
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         added, any_due = await self._connection.write(partial(add_tasks, tasks=tasks))
-        self._tell(any_due)
+        self._tell_due(any_due)
         return added
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
@@ -170,12 +165,12 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         reaped = await self._connection.write(partial(claiming.reap_tasks, leases=leases))
-        self._tell(bool(reaped))
+        self._tell_due(bool(reaped))
         return reaped
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         settled = await self._connection.write(partial(settling.settle, changes=changes))
-        self._tell(settled.any_due)
+        self._tell_due(settled.any_due)
         self.wakeups.tell(News(ended=[result.task_id for result in settled.results]))
         return settled.answers
 
@@ -183,7 +178,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         return await self._connection.read(self._counter.stats)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        await self._connection.write(partial(forget_workers, older_than=older_than))
+        await self._write(partial(schedules.forget_workers, older_than))
         if not await self._connection.read(partial(finding.any_old, older_than=older_than)):
             return 0
         return await self._connection.write(partial(finding.purge_tasks, older_than=older_than, limit=limit))
@@ -191,11 +186,11 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         sql = _PAUSE if paused else _RESUME
         await self._connection.write(lambda connection: connection.execute(sql, (queue_name,)))
-        self._tell(not paused)
+        self._tell_due(not paused)
 
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
         fired, any_due = await self._connection.write(partial(fire_schedules, firings=firings))
-        self._tell(any_due)
+        self._tell_due(any_due)
         return fired
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
@@ -206,7 +201,7 @@ class SQLiteQueueStore(SQLiteStore, BaseTaskQueue):
         due = await self._connection.read(partial(next_due, queues=queues))
         return {queue: at - clock.now() for queue, at in due.items()}
 
-    def _tell(self, any_due: bool) -> None:
+    def _tell_due(self, any_due: bool) -> None:
         """Wake this process's waiters at once. What is due later, or elsewhere, is the watcher's business."""
         if any_due:
             self._idle = False

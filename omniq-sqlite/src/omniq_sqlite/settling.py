@@ -5,19 +5,22 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 from omniq import clock
 from omniq.models.state import TaskState
-from omniq.storage.damage import task_of
 from omniq.storage.records import Change, Changed, ChangeStatus, NewBody, ResultRecord, TaskRecord
 from omniq.storage.rules import decide
+from omniq.storage.sql.results import NEW, PUT
+from omniq.storage.sql.steps import Given, do
+from omniq.storage.sql.tables import TASKS
 
 from omniq_sqlite.damage import write_stand_ins
-from omniq_sqlite.results import store_results
-from omniq_sqlite.wire import LARGE_BODY, Table, encode, maybe_ticks, time_at, to_ticks
+from omniq_sqlite.dialect import carry_out
+from omniq_sqlite.wire import LARGE_BODY, Reader, encode, maybe_ticks, time_at, to_ticks
 
 _HAS_CHILDREN = "parent"
 _MADE_UP = {
@@ -26,7 +29,7 @@ _MADE_UP = {
     "queue_name": "''",
     "name": f"ifnull((select '{_HAS_CHILDREN}' from edge where parent = task.id limit 1), '')",
 }
-_CHANGING: Final = Table[str, TaskRecord]("task", "id", TaskRecord, task_of, {"unique": "unique_key", **_MADE_UP})
+_CHANGING: Final = Reader(TASKS, _MADE_UP)
 """Of tasks what `decide` looks at and may change, and whether they have children instead of their names: one statement
 for all, since a thread may wait for the GIL after each."""
 END = """
@@ -77,7 +80,7 @@ def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled
     write_stand_ins(connection, [before[task.id] for task in after])
     _write(connection, before, after, now)
     if results:
-        store_results(connection, results, now)
+        carry_out(connection, partial(do, PUT, Given.of(NEW, results)))
     return Settled(
         [Changed(status, _has_children(before.get(id_))) for id_, (status, _) in zip(ids, decided, strict=True)],
         any(task.state is TaskState.PENDING for task in after),

@@ -1,0 +1,146 @@
+"""SQLite's way to say it, and how steps are carried out: rows cross as JSON, their bodies in one blob beside it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, TypeVar
+
+from omniq import clock
+from omniq.storage.sql.dialect import Dialect
+from omniq.storage.sql.steps import Ask, Do, Found, Get, Given, Kind, Kinds, Select, Statement, Step, Write
+from omniq.storage.sql.store import Verb
+
+from omniq_sqlite.wire import (
+    TICKS,
+    Bodies,
+    as_text,
+    encode,
+    fetch_rows,
+    maybe_ticks,
+    reader,
+    ticks_of,
+    time_at,
+)
+
+T = TypeVar("T")
+
+BEYOND_ALL = 1e12
+"""A time that is later than any sound one, and before any text in SQLite's order."""
+
+
+class SQLiteDialect(Dialect):
+    """SQL for a file, in which nobody else writes at the same time."""
+
+    prefix: ClassVar[str] = ""
+    any_of: ClassVar[str] = "in (select value from json_each({}))"
+    words: ClassVar[Mapping[str, str]] = {"now": ":now", "false": "0", "skip_locked": "", "lock": "", "key_share": ""}
+
+    def given(self, kinds: Kinds) -> str:
+        columns, index = [], 0
+        for name, kind in kinds:
+            sql = {"time": time_at, "bytes": _body_at}.get(kind, "value ->> {}".format)(index)
+            columns.append(f"{sql} as {name}")
+            index += 2 if kind == "bytes" else 1
+        return f"given as materialized (select {', '.join(columns)}, key as place from json_each(:given))"
+
+    def parameter(self, number: int, name: str) -> str:
+        return f"?{number}"
+
+
+def _body_at(index: int) -> str:
+    return f"substr(:bodies, value ->> {index}, value ->> {index + 1})"
+
+
+DIALECT: Final = SQLiteDialect()
+
+
+def carry_out(connection: sqlite3.Connection, verb: Verb[T]) -> T:
+    """What the verb comes to, in the transaction that is open."""
+    steps = verb()
+    answer = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+        answer = _answer(connection, step)
+
+
+def _answer(connection: sqlite3.Connection, step: Step) -> Any:
+    match step:
+        case Get(table, keys, bodies):
+            return reader(table).fetch(connection, keys, bodies=bodies)
+        case Select():
+            return _select(connection, step)
+        case Ask():
+            return _ask(connection, step.columns, step)
+        case Write(_, values, given):
+            changing = {key for (key,) in _ask(connection, ("text",), Statement(step.look, values, given))}
+            if changing:
+                connection.execute(*_bound(step))
+            return changing
+        case Do():
+            before = connection.total_changes  # a cursor doesn't count what a statement changes that begins with "with"
+            connection.execute(*_bound(step))
+            return connection.total_changes - before
+
+
+def _ask(connection: sqlite3.Connection, columns: Sequence[Kind], statement: Statement) -> list[tuple[Any, ...]]:
+    sql, values = _bound(statement)
+    if "time" in columns:
+        names = [f"c{number}" for number in range(len(columns))]
+        printed = [ticks_of(name) if kind == "time" else name for name, kind in zip(names, columns, strict=True)]
+        sql = f"with asked ({', '.join(names)}) as ({sql}) select {', '.join(printed)} from asked"
+    rows = fetch_rows(connection, len(columns), sql, *values)
+    return [tuple(_READ.get(kind, _same)(value) for kind, value in zip(columns, row, strict=True)) for row in rows]
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _time(ticks: int | None) -> float | None:
+    return None if ticks is None else ticks / TICKS
+
+
+_READ: Final[Mapping[Kind, Callable[[Any], object]]] = {"time": _time, "text": as_text}
+
+
+def _select(connection: sqlite3.Connection, step: Select[Any]) -> list[Found[Any]]:
+    """Keys are looked for first, since those tell a row whatever is in it."""
+    table = step.table
+    place = f"min({step.place}, {BEYOND_ALL})" if step.place else "null"
+    key: Kind = "integer" if table.key_is_number else "text"
+    text = step.text.replace("{columns}", f"{table.key}, {place}")
+    places = dict(_ask(connection, (key, "time"), Statement(text, step.values)))
+    records = reader(table).fetch(connection, list(places), bodies=step.bodies)
+    found = zip(records, places.items(), strict=True)
+    return [Found(record, key, place) for record, (key, place) in found if record is not None]
+
+
+def _bound(statement: Statement) -> tuple[str, list[Any]]:
+    """The statement as sqlite3 takes it, and its values."""
+    given = statement.given
+    sql, names = DIALECT.compiled(statement.text, given.kinds if given else ())
+    values = {"now": clock.now(), **statement.values}
+    if given:
+        values["given"], values["bodies"] = _packed(given)
+    return sql, [
+        encode(value) if isinstance(value, list | tuple) else value for value in map(values.__getitem__, names)
+    ]
+
+
+def _packed(given: Given) -> tuple[str, bytes]:
+    """The rows as JSON, in which bodies are places in the blob."""
+    bodies = Bodies()
+    columns: list[Iterable[Any]] = []
+    for (_, kind), column in zip(*given, strict=True):
+        if kind == "time":
+            columns.append(map(maybe_ticks, column))
+        elif kind == "bytes":
+            columns += zip(*map(bodies.place, column), strict=True)
+        else:
+            columns.append(column)
+    return encode(list(zip(*columns, strict=True))), bodies.joined()
