@@ -41,13 +41,23 @@ _COLUMNS: Final = {"depends_on": "coalesce(depends_on, array[]::text[])"}
 class PostgresDialect(Dialect):
     """SQL for a schema "omniq"; `Session` puts another name in its place."""
 
-    any_of: ClassVar[str] = "= any({})"
     words: ClassVar[Mapping[str, str]] = {
         "now": NOW_AT.format(":now"),
         "false": "false",
+        "any": "= any(:{})",
         "skip_locked": "for update skip locked",
         "lock": "for update",
         "key_share": "for key share",
+    }
+    types: ClassVar[Mapping[str, str]] = {
+        "key": 'text collate "C"',
+        "time": "double precision",
+        "bytes": "bytea",
+        "boolean": "boolean",
+        "object": "jsonb",
+        "bigint": "bigint",
+        "number": "bigint generated always as identity",
+        **dict.fromkeys(("keyed", "numbered"), ""),
     }
 
     def given(self, kinds: Kinds) -> str:
@@ -58,7 +68,7 @@ class PostgresDialect(Dialect):
             f"given as materialized (select {cast}, place from unnest({sent}) with ordinality as sent ({names}, place))"
         )
 
-    def parameter(self, number: int, name: str) -> str:
+    def parameter(self, number: int) -> str:
         return f"${number}"
 
 

@@ -33,8 +33,22 @@ class SQLiteDialect(Dialect):
     """SQL for a file, in which nobody else writes at the same time."""
 
     prefix: ClassVar[str] = ""
-    any_of: ClassVar[str] = "in (select value from json_each({}))"
-    words: ClassVar[Mapping[str, str]] = {"now": ":now", "false": "0", "skip_locked": "", "lock": "", "key_share": ""}
+    words: ClassVar[Mapping[str, str]] = {
+        "now": ":now",
+        "false": "0",
+        "any": "in (select value from json_each(:{}))",
+        **dict.fromkeys(("skip_locked", "lock", "key_share"), ""),
+    }
+    types: ClassVar[Mapping[str, str]] = {
+        "key": "text",
+        "time": "real",
+        "bytes": "blob",
+        "boolean": "integer check ({0} in (0, 1))",
+        "object": "text check (json_type({0}) = 'object')",
+        **dict.fromkeys(("bigint", "number"), "integer"),
+        "keyed": "strict, without rowid",
+        "numbered": "strict",
+    }
 
     def given(self, kinds: Kinds) -> str:
         columns, index = [], 0
@@ -44,7 +58,7 @@ class SQLiteDialect(Dialect):
             index += 2 if kind == "bytes" else 1
         return f"given as materialized (select {', '.join(columns)}, key as place from json_each(:given))"
 
-    def parameter(self, number: int, name: str) -> str:
+    def parameter(self, number: int) -> str:
         return f"?{number}"
 
 

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -23,6 +22,8 @@ from omniq.storage.local import Identity, identity, make_file
 from omniq.storage.transport import is_transport_error
 
 from omniq_sqlite.config import SQLiteConfig
+from omniq_sqlite.dialect import DIALECT
+from omniq_sqlite.wire import primary_code
 
 SCHEMA_VERSION = 3
 OLDEST_SQLITE = (3, 38, 0)
@@ -78,12 +79,6 @@ def kind_of(error: Exception) -> type[StoreError] | None:
     if isinstance(error, OverflowError):
         return ValueRefused
     return StoreUnavailable if is_transport_error(error) else None
-
-
-def primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without its extension; zero where the error is of Python's making."""
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF
 
 
 class OpenFiles:
@@ -202,7 +197,7 @@ def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
     if version or tables:
         check_layout(f"sqlite:{path}", version, SCHEMA_VERSION, "omniq-sqlite")
     else:
-        ddl = resources.files("omniq_sqlite").joinpath("schema.sql").read_text("utf-8")
+        ddl = DIALECT.schema("omniq_sqlite")
         connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")
 
 

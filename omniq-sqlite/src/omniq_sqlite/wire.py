@@ -25,8 +25,6 @@ from omniq.storage.records import MAX_TIME, TaskRecord
 from omniq.storage.sql.steps import Table
 from omniq.storage.sql.tables import TASKS
 
-from omniq_sqlite.opening import primary_code
-
 R = TypeVar("R", bound=Struct)
 
 TICKS = float(1 << 22)
@@ -100,6 +98,12 @@ def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
 
 
 # ── and back ─────────────────────────────────────────────────────────────────
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without its extension; zero where the error is of Python's making."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 def check_damage(error: Exception) -> None:

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import resources
 from typing import ClassVar, Final, NamedTuple
 
 from omniq.storage.sql.steps import Kinds
@@ -21,14 +22,11 @@ class Compiled(NamedTuple):
     names: tuple[str, ...]
 
 
-class _Lists:
-    """`{any[ids]}`: a condition that a column's value is one of the list `:ids`."""
+class _Word(str):
+    """What stands for `{word}`; for `{word[name]}` with that name put in."""
 
-    def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-
-    def __getitem__(self, name: str) -> str:
-        return self._pattern.format(f":{name}")
+    def __getitem__(self, name: object) -> str:
+        return self.format(name)
 
 
 class Dialect(ABC):
@@ -36,30 +34,41 @@ class Dialect(ABC):
 
     prefix: ClassVar[str] = "omniq."
     """What is put before the names of tables, instead of this schema."""
-    any_of: ClassVar[str]
-    """SQL behind a column, where `{}` is a list."""
     words: ClassVar[Mapping[str, str]]
     """By name: `now`, the time in seconds since the epoch; `false`; and behind a query `skip_locked`, to lock what it
     finds and pass over what others have locked, `lock`, to wait for those, and `key_share`, to keep what it finds from
-    being deleted."""
+    being deleted. `any` is a condition on the column before it: it is one of the list whose name is put for `{}`."""
+    types: ClassVar[Mapping[str, str]]
+    """For the tables that are alike: `key`, text that is ordered by code point; `time`, `bytes`, `bigint`; `number`,
+    that rises from row to row; `boolean` and `object`, JSON, of the column that is put for `{}`; and behind a table
+    `keyed`, if it is looked up by its key, or `numbered`."""
 
     @abstractmethod
     def given(self, kinds: Kinds) -> str:
         """SQL for the common table expression `given`, with a column `place` besides."""
 
     @abstractmethod
-    def parameter(self, number: int, name: str) -> str:
-        """How the driver writes the value of that name, which is the statement's that-manieth, from 1."""
+    def parameter(self, number: int) -> str:
+        """SQL for a statement's value of that number, from 1."""
 
     def compiled(self, text: str, kinds: Kinds = ()) -> Compiled:
         """The statement with this text, to which rows of these columns are given."""
         return _compiled(self, text, kinds)
 
+    def schema(self, package: str) -> str:
+        """SQL that creates the tables: those of a package's own `schema.sql`, and those that are alike."""
+        own = resources.files(package).joinpath("schema.sql").read_text("utf-8")
+        alike = resources.files("omniq.storage.sql").joinpath("tables.sql").read_text("utf-8")
+        return own + self._said(alike, {**self.words, **self.types})
+
+    def _said(self, text: str, words: Mapping[str, str], **more: str) -> str:
+        named = {word: _Word(said) for word, said in words.items()}
+        return text.replace("omniq.", self.prefix).format(**named, **more)
+
 
 @lru_cache(maxsize=1000)
 def _compiled(dialect: Dialect, text: str, kinds: Kinds) -> Compiled:
-    given = dialect.given(kinds) if kinds else ""
-    named = text.replace("omniq.", dialect.prefix).format(**dialect.words, any=_Lists(dialect.any_of), given=given)
+    said = dialect._said(text, dialect.words, given=dialect.given(kinds) if kinds else "")
     numbers: dict[str, int] = {}
-    sql = _NAME.sub(lambda m: dialect.parameter(numbers.setdefault(m[1], len(numbers) + 1), m[1]), named)
+    sql = _NAME.sub(lambda m: dialect.parameter(numbers.setdefault(m[1], len(numbers) + 1)), said)
     return Compiled(sql, tuple(numbers))
