@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 from omniq import clock
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Do, Found, Get, Kind, Kinds, Select, Statement, Step, Table, Write
+from omniq.storage.sql.steps import Ask, Do, Get, Kind, Kinds, Page, Select, Statement, Step, Table, Write
 from omniq.storage.sql.store import Verb
 
 if TYPE_CHECKING:
@@ -105,17 +105,18 @@ async def _answer(session: Session, step: Step) -> Any:
             rows = await session.fetch(*_bound(Statement(text, {"keys": keys})))
             found = {row[table.key]: record(table, row) for row in rows}
             return [found.get(key) for key in keys]
-        case Select(text, values, _):
+        case Select(text, values):
             text = text.replace("{columns}", columns(step.table, step.bodies))
             rows = await session.fetch(*_bound(Statement(text, values)))
-            return [
-                Found(record(step.table, row), row[step.table.key], row[step.place] if step.place else None)
-                for row in rows
-            ]
+            page = Page([record(step.table, row) for row in rows[: step.limit]])
+            if len(rows) == len(page.records):
+                return page
+            last = rows[len(page.records) - 1]
+            return page._replace(key=last[step.table.key], place=last[step.place] if step.place else None)
         case Ask():
             return await session.fetch(*_bound(step))
-        case Write(text, values, given):
-            rows = await session.fetch(*_bound(Statement(f"{text} returning {step.key}", values, given)))
+        case Write(text, values):
+            rows = await session.fetch(*_bound(Statement(f"{text} returning {step.key}", values, step.given)))
             return {row[0] for row in rows}
         case Do():
             return await session.execute(*_bound(step))

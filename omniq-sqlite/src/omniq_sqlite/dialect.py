@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from omniq import clock
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Do, Found, Get, Given, Kind, Kinds, Select, Statement, Step, Write
+from omniq.storage.sql.steps import Ask, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Write
 from omniq.storage.sql.store import Verb
 
 from omniq_sqlite.wire import (
@@ -17,6 +17,7 @@ from omniq_sqlite.wire import (
     as_text,
     encode,
     fetch_rows,
+    fetch_texts,
     maybe_ticks,
     reader,
     ticks_of,
@@ -56,7 +57,8 @@ class SQLiteDialect(Dialect):
             sql = {"time": time_at, "bytes": _body_at}.get(kind, "value ->> {}".format)(index)
             columns.append(f"{sql} as {name}")
             index += 2 if kind == "bytes" else 1
-        return f"given as materialized (select {', '.join(columns)}, key as place from json_each(:given))"
+        rows = "row as materialized (select key, value from json_each(:given))"
+        return f"{rows}, given as (select {', '.join(columns)}, key as place from row)"
 
     def parameter(self, number: int) -> str:
         return f"?{number}"
@@ -90,11 +92,11 @@ def _answer(connection: sqlite3.Connection, step: Step) -> Any:
             return _select(connection, step)
         case Ask():
             return _ask(connection, step.columns, step)
-        case Write(_, values, given):
-            changing = {key for (key,) in _ask(connection, ("text",), Statement(step.look, values, given))}
-            if changing:
+        case Write():
+            changed = {*step.given.columns[0]}.difference(_keys(connection, step.unchanged()))
+            if changed:
                 connection.execute(*_bound(step))
-            return changing
+            return changed
         case Do():
             before = connection.total_changes  # a cursor doesn't count what a statement changes that begins with "with"
             connection.execute(*_bound(step))
@@ -108,7 +110,8 @@ def _ask(connection: sqlite3.Connection, columns: Sequence[Kind], statement: Sta
         printed = [ticks_of(name) if kind == "time" else name for name, kind in zip(names, columns, strict=True)]
         sql = f"with asked ({', '.join(names)}) as ({sql}) select {', '.join(printed)} from asked"
     rows = fetch_rows(connection, len(columns), sql, *values)
-    return [tuple(_READ.get(kind, _same)(value) for kind, value in zip(columns, row, strict=True)) for row in rows]
+    read = [map(_READ.get(kind, _same), values) for kind, values in zip(columns, zip(*rows, strict=True), strict=False)]
+    return list(zip(*read, strict=True))
 
 
 def _same(value: object) -> object:
@@ -122,16 +125,23 @@ def _time(ticks: int | None) -> float | None:
 _READ: Final[Mapping[Kind, Callable[[Any], object]]] = {"time": _time, "text": as_text}
 
 
-def _select(connection: sqlite3.Connection, step: Select[Any]) -> list[Found[Any]]:
+def _select(connection: sqlite3.Connection, step: Select[Any]) -> Page[Any]:
     """Keys are looked for first, since those tell a row whatever is in it."""
     table = step.table
-    place = f"min({step.place}, {BEYOND_ALL})" if step.place else "null"
-    key: Kind = "integer" if table.key_is_number else "text"
-    text = step.text.replace("{columns}", f"{table.key}, {place}")
-    places = dict(_ask(connection, (key, "time"), Statement(text, step.values)))
-    records = reader(table).fetch(connection, list(places), bodies=step.bodies)
-    found = zip(records, places.items(), strict=True)
-    return [Found(record, key, place) for record, (key, place) in found if record is not None]
+    place = "null" if step.place is None else ticks_of(f"min({step.place}, {BEYOND_ALL})")
+    sql, values = _bound(Statement(step.text.replace("{columns}", f"{table.key}, {place}"), step.values))
+    found = fetch_rows(connection, 2, sql, *values)
+    keys = [key if isinstance(key, int) else as_text(key) for key, _ in found[: step.limit]]
+    records = reader(table).fetch(connection, keys, bodies=step.bodies)
+    page = Page([record for record in records if record is not None])
+    if len(found) == len(keys):
+        return page
+    return page._replace(key=keys[-1], place=_time(found[len(keys) - 1][1]))
+
+
+def _keys(connection: sqlite3.Connection, statement: Statement) -> list[str]:
+    sql, values = _bound(statement)
+    return fetch_texts(connection, sql, *values)
 
 
 def _bound(statement: Statement) -> tuple[str, list[Any]]:

@@ -58,10 +58,8 @@ def query(where: EventFilter, *, limit: int = 100, cursor: str | None = None) ->
     time, id_ = (None, None) if cursor is None else place_of(cursor)
     values = asdict(where) | {"types": where.types or None, "time": time, "id": id_}
     text = _PAGE.format(where=conditions(_TERMS, values))
-    found = yield from select(EVENTS, text, place="time", limit=limit + 1, **values)
-    page = found[:limit]
-    more = len(found) > limit
-    return EventPage([event for event, *_ in page], cursor_at(page[-1].place or 0.0, page[-1].key) if more else None)
+    page = yield from select(EVENTS, text, limit=limit, place="time", **values)
+    return EventPage(page.records, None if page.key is None else cursor_at(page.place or 0.0, page.key))
 
 
 def purge(*, before: float, limit: int = 1000) -> Steps[int]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import MAX_COUNT, NewBody, ResultRecord
 from omniq.storage.results import BaseResultStorage
-from omniq.storage.sql.steps import Given, Steps, Table, do, get, kinds, select, write
+from omniq.storage.sql.steps import Given, Statement, Steps, Table, do, get, kinds, select, write
 from omniq.storage.sql.store import SQLStore, reads, writes
 from omniq.storage.sql.tables import RESULTS
 from omniq.storage.wakeups import News
@@ -34,10 +34,11 @@ PUT: Final = f"""
     select task_id, epoch, status, schedule_id, now, now + ttl, body from given cross join clock where true
     {IF_IT_GIVES_WAY}
 """
-_LOOK = f"""
+_COMPARED: Final = kinds(task_id="text", epoch="integer", status="text")
+_REFUSED = f"""
     with {{given}}
-    select given.task_id from given left join omniq.result as result on result.task_id = given.task_id
-    where result.task_id is null or {_GIVES_WAY.format("given")}
+    select given.task_id from given join omniq.result as result on result.task_id = given.task_id
+    where not {_GIVES_WAY.format("given")}
 """
 _FIND = """
     select {{columns}} from omniq.result
@@ -54,24 +55,29 @@ _REWRITE = """
     update omniq.{table} set body = given.body from given
     where {table}.{key} = given.task_id and {table}.body = given.old
 """
-_LOOK_AT_OLD = """
+_HAVE_ANOTHER = """
     with {{given}}
-    select given.task_id from given join omniq.{table} as {table} on {table}.{key} = given.task_id
-    where {table}.body = given.old
+    select given.task_id from given left join omniq.{table} as {table}
+        on {table}.{key} = given.task_id and {table}.body = given.old
+    where {table}.{key} is null
 """
+
+
+def _refused(records: Sequence[ResultRecord]) -> Statement:
+    return Statement(_REFUSED, {}, Given.of(_COMPARED, records))
 
 
 def put(records: Sequence[ResultRecord]) -> Steps[list[bool]]:
     """As `BaseResultStorage.put`."""
-    stored = yield from write("result.task_id", PUT, Given.of(NEW, records), look=_LOOK)
+    refused = partial(_refused, records)
+    stored = yield from write("result.task_id", PUT, Given.of(NEW, records), unchanged=refused)
     return [record.task_id in stored for record in records]
 
 
 def find(schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> Steps[list[ResultRecord]]:
     """As `BaseResultStorage.find`."""
     text = _FIND.format(order="desc" if newest_first else "asc")
-    found = yield from select(RESULTS, text, schedule_id=schedule_id, limit=limit)
-    return [record for record, *_ in found]
+    return (yield from select(RESULTS, text, limit=limit, schedule_id=schedule_id)).records
 
 
 def purge(*, limit: int = 1000) -> Steps[int]:
@@ -83,7 +89,8 @@ def replace_bodies(table: Table[Any], bodies: Sequence[NewBody]) -> Steps[list[b
     """Replace the bodies of a table's rows that have the old ones; returns whether each was replaced."""
     names = {"table": table.name, "key": table.key}
     given = Given.of(_REWRITTEN, sorted(bodies, key=attrgetter("task_id")))  # who locks in one order locks nobody out
-    replaced = yield from write("given.task_id", _REWRITE.format(**names), given, look=_LOOK_AT_OLD.format(**names))
+    others = partial(Statement, _HAVE_ANOTHER.format(**names), {}, given)
+    replaced = yield from write("given.task_id", _REWRITE.format(**names), given, unchanged=others)
     return [new.task_id in replaced for new in bodies]
 
 

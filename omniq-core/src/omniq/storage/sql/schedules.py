@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,7 @@ from msgspec.structs import asdict
 
 from omniq.storage.damage import worker_of
 from omniq.storage.records import Firing, ScheduleRecord, WorkerRecord
-from omniq.storage.sql.steps import Given, Steps, ask, conditions, do, kinds, select, write
+from omniq.storage.sql.steps import Given, Statement, Steps, ask, conditions, do, kinds, select, write
 from omniq.storage.sql.tables import SCHEDULES
 
 _INSERT = """
@@ -36,10 +37,11 @@ _ADVANCE = """
     from due where schedule.id = due.id
 """
 """Locked in the order of their ids, so that two schedulers never wait for each other."""
-_AT_VERSION = """
+_AT_ANOTHER_VERSION = """
     with {given}
-    select schedule.id from given join omniq.schedule as schedule
+    select given.schedule_id from given left join omniq.schedule as schedule
         on schedule.id = given.schedule_id and schedule.version = given.if_version
+    where schedule.id is null
 """
 
 _BEAT = """
@@ -62,8 +64,7 @@ def put_schedule(schedule: ScheduleRecord, *, if_version: int | None) -> Steps[b
 def schedules(ids: Sequence[str] | None = None, *, within: float | None = None) -> Steps[list[ScheduleRecord]]:
     """As `BaseTaskQueue.schedules`."""
     values: dict[str, Any] = {"ids": ids, "within": within}
-    found = yield from select(SCHEDULES, _FIND.format(where=conditions(_TERMS, values)), **values)
-    return [schedule for schedule, *_ in found]
+    return (yield from select(SCHEDULES, _FIND.format(where=conditions(_TERMS, values)), **values)).records
 
 
 def delete_schedule(schedule_id: str) -> Steps[bool]:
@@ -74,7 +75,9 @@ def delete_schedule(schedule_id: str) -> Steps[bool]:
 def advance(firings: Sequence[Firing]) -> Steps[set[str]]:
     """Move the schedules to their next slots that have these versions; returns which had."""
     given = Given.of(_FIRED, firings)
-    return (yield from write("schedule.id", _ADVANCE, given, look=_AT_VERSION))
+    return (
+        yield from write("schedule.id", _ADVANCE, given, unchanged=partial(Statement, _AT_ANOTHER_VERSION, {}, given))
+    )
 
 
 def beat(worker: WorkerRecord, *, leaving: bool = False) -> Steps[None]:

@@ -57,7 +57,6 @@ class Table(Struct, Generic[R], frozen=True, eq=False):
     derived: Callable[[R], R] | None = None
     """Sets what is no column but follows from others: the fields that are `left_out`, beside `damage`."""
     left_out: tuple[str, ...] = ()
-    key_is_number: bool = False
 
     @property
     def fields(self) -> list[FieldInfo]:
@@ -65,12 +64,12 @@ class Table(Struct, Generic[R], frozen=True, eq=False):
         return [field for field in fields(self.record) if field.name not in ("damage", *self.left_out)]
 
 
-class Found(NamedTuple, Generic[R]):
-    """A row that was found."""
+class Page(NamedTuple, Generic[R]):
+    """Records, and where the last one is found if there are more."""
 
-    record: R
-    key: Any
-    place: float | None
+    records: list[R]
+    key: Any = None
+    place: float | None = None
     """The time in the column that the step names."""
 
 
@@ -81,7 +80,7 @@ class Statement(Struct, frozen=True):
     """SQL, its values by their names, and perhaps rows."""
 
     text: str
-    values: Mapping[str, object]
+    values: Mapping[str, object] = {}
     given: Given | None = None
 
 
@@ -96,12 +95,14 @@ class Ask(Statement, frozen=True, kw_only=True):
 
 
 class Write(Statement, frozen=True, kw_only=True):
-    """Change some of the rows that are given. The answer is the keys of those that were."""
+    """Change some of the rows that are given, by keys in their first column. The answer is the keys of those."""
 
+    given: Given
     key: str
     """The column of the changed table that holds the key."""
-    look: str
-    """Another statement that selects those keys, for databases where it's dear to have each changed row returned."""
+    unchanged: Callable[[], Statement]
+    """Makes a statement that selects the keys of the others, mostly none: for databases where to have each changed row
+    returned is dear."""
 
 
 class Get(Struct, Generic[R], frozen=True):
@@ -114,9 +115,11 @@ class Get(Struct, Generic[R], frozen=True):
 
 
 class Select(Statement, Generic[R], frozen=True, kw_only=True):
-    """Read the records whose `{columns}` a query selects. The answer is a `Found` for each."""
+    """Read the records whose `{columns}` a query selects. The answer is a `Page`."""
 
     table: Table[R]
+    limit: int | None = None
+    """How many records the page has at most; the query's `:limit` is one more."""
     place: str | None = None
     """The column that tells, beside the key, where in its order a record is found."""
     bodies: bool = True
@@ -139,9 +142,9 @@ def ask(columns: tuple[Kind, ...], text: str, given: Given | None = None, **valu
     return rows
 
 
-def write(key: str, text: str, given: Given, *, look: str, **values: object) -> Steps[set[str]]:
+def write(key: str, text: str, given: Given, *, unchanged: Callable[[], Statement]) -> Steps[set[str]]:
     """Carry out a `Write`."""
-    keys: set[str] = yield Write(text, values, given, key=key, look=look)
+    keys: set[str] = yield Write(text, given=given, key=key, unchanged=unchanged)
     return keys
 
 
@@ -152,11 +155,19 @@ def get(table: Table[R], keys: Sequence[Any], *, bodies: bool = True) -> Steps[l
 
 
 def select(
-    table: Table[R], text: str, *, place: str | None = None, bodies: bool = True, **values: object
-) -> Steps[list[Found[R]]]:
+    table: Table[R],
+    text: str,
+    *,
+    limit: int | None = None,
+    place: str | None = None,
+    bodies: bool = True,
+    **values: object,
+) -> Steps[Page[R]]:
     """Carry out a `Select`."""
-    found: list[Found[R]] = yield Select(text, values, table=table, place=place, bodies=bodies)
-    return found
+    if limit is not None:
+        values["limit"] = limit + 1
+    page: Page[R] = yield Select(text, values, table=table, limit=limit, place=place, bodies=bodies)
+    return page
 
 
 def conditions(terms: Mapping[str, str], values: Mapping[str, object]) -> str:

@@ -29,4 +29,4 @@ RESULTS: Final = Table(
     left_out=("ttl",),
 )
 SCHEDULES: Final = Table("schedule", "id", ScheduleRecord, schedule_of)
-EVENTS: Final = Table("event", "id", TaskEvent, event_of, key_is_number=True)
+EVENTS: Final = Table("event", "id", TaskEvent, event_of)
