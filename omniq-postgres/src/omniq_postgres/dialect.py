@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 from omniq import clock
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Do, Get, Kind, Kinds, Page, Select, Statement, Step, Table, Write
+from omniq.storage.sql.steps import Ask, Call, Do, Get, Kind, Kinds, Page, Select, Statement, Step, Table, Write
 from omniq.storage.sql.store import Verb
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class PostgresDialect(Dialect):
     words: ClassVar[Mapping[str, str]] = {
         "now": NOW_AT.format(":now"),
         "false": "false",
+        "text": ":{}",
         "any": "= any(:{})",
         "skip_locked": "for update skip locked",
         "lock": "for update",
@@ -118,6 +119,8 @@ async def _answer(session: Session, step: Step) -> Any:
         case Write(text, values):
             rows = await session.fetch(*_bound(Statement(f"{text} returning {step.key}", values, step.given)))
             return {row[0] for row in rows}
+        case Call(job):
+            return await job(session)
         case Do():
             return await session.execute(*_bound(step))
 

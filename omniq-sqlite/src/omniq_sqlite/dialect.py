@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 from omniq import clock
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Write
+from omniq.storage.sql.steps import Ask, Call, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Write
 from omniq.storage.sql.store import Verb
 
 from omniq_sqlite.wire import (
@@ -37,6 +38,7 @@ class SQLiteDialect(Dialect):
     words: ClassVar[Mapping[str, str]] = {
         "now": ":now",
         "false": "0",
+        "text": "cast(:{} as text)",
         "any": "in (select value from json_each(:{}))",
         **dict.fromkeys(("skip_locked", "lock", "key_share"), ""),
     }
@@ -74,14 +76,17 @@ DIALECT: Final = SQLiteDialect()
 def carry_out(connection: sqlite3.Connection, verb: Verb[T]) -> T:
     """What the verb comes to, in the transaction that is open."""
     steps = verb()
-    answer = None
+    go_on: Callable[[], Step] = partial(next, steps)
     while True:
         try:
-            step = steps.send(answer)
+            step = go_on()
         except StopIteration as end:
             done: T = end.value
             return done
-        answer = _answer(connection, step)
+        try:
+            go_on = partial(steps.send, _answer(connection, step))
+        except sqlite3.Error as error:
+            go_on = partial(steps.throw, error)
 
 
 def _answer(connection: sqlite3.Connection, step: Step) -> Any:
@@ -90,6 +95,8 @@ def _answer(connection: sqlite3.Connection, step: Step) -> Any:
             return reader(table).fetch(connection, keys, bodies=bodies)
         case Select():
             return _select(connection, step)
+        case Call(job):
+            return job(connection)
         case Ask():
             return _ask(connection, step.columns, step)
         case Write():
@@ -165,6 +172,8 @@ def _packed(given: Given) -> tuple[str, bytes]:
             columns.append(map(maybe_ticks, column))
         elif kind == "bytes":
             columns += zip(*map(bodies.place, column), strict=True)
+        elif kind == "texts":
+            columns.append([texts or None for texts in column])
         else:
             columns.append(column)
     return encode(list(zip(*columns, strict=True))), bodies.joined()

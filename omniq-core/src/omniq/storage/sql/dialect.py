@@ -37,7 +37,8 @@ class Dialect(ABC):
     words: ClassVar[Mapping[str, str]]
     """By name: `now`, the time in seconds since the epoch; `false`; and behind a query `skip_locked`, to lock what it
     finds and pass over what others have locked, `lock`, to wait for those, and `key_share`, to keep what it finds from
-    being deleted. `any` is a condition on the column before it: it is one of the list whose name is put for `{}`."""
+    being deleted. `any` is a condition on the column before it: it is one of the list whose name is put for `{}`,
+    and `text` the text of that name, however the store gives it."""
     types: ClassVar[Mapping[str, str]]
     """For the tables that are alike: `key`, text that is ordered by code point; `time`, `bytes`, `bigint`; `number`,
     that rises from row to row; `boolean` and `object`, JSON, of the column that is put for `{}`; and behind a table

@@ -41,6 +41,10 @@ class Given(NamedTuple):
         found = [columns[name] if name in columns else list(map(attrgetter(name), items)) for name, _ in kinds]
         return cls(kinds, found)
 
+    def beside(self, other: Given) -> Given:
+        """The same rows with another one's columns, too."""
+        return Given(self.kinds + other.kinds, [*self.columns, *other.columns])
+
 
 class Table(Struct, Generic[R], frozen=True, eq=False):
     """A table, and the records that its rows are."""
@@ -125,7 +129,14 @@ class Select(Statement, Generic[R], frozen=True, kw_only=True):
     bodies: bool = True
 
 
-Step: TypeAlias = Do | Ask | Write | Get[Any] | Select[Any]
+class Call(Struct, frozen=True):
+    """Do something that only the store itself can do. The answer is what the job returns, or awaits."""
+
+    job: Callable[[Any], Any]
+    """It is called with what the store sends its statements by."""
+
+
+Step: TypeAlias = Do | Ask | Write | Get[Any] | Select[Any] | Call
 Steps: TypeAlias = Generator[Step, Any, T]
 """A verb that is being carried out, and what it comes to."""
 
@@ -168,6 +179,11 @@ def select(
         values["limit"] = limit + 1
     page: Page[R] = yield Select(text, values, table=table, limit=limit, place=place, bodies=bodies)
     return page
+
+
+def call(job: Callable[[Any], Any]) -> Steps[Any]:
+    """Carry out a `Call`."""
+    return (yield Call(job))
 
 
 def conditions(terms: Mapping[str, str], values: Mapping[str, object]) -> str:
