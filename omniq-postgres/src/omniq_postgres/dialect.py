@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 from omniq import clock
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Call, Do, Get, Kind, Kinds, Page, Select, Statement, Step, Table, Write
+from omniq.storage.sql.steps import Ask, Call, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Table, Write
 from omniq.storage.sql.store import Verb
 
 if TYPE_CHECKING:
@@ -56,8 +56,13 @@ class PostgresDialect(Dialect):
         "bytes": "bytea",
         "boolean": "boolean",
         "object": "jsonb",
+        "texts": "text[]",
+        "epoch": "extract(epoch from now())",
+        "body": "bytea not null",
+        "small": "smallint",
         "bigint": "bigint",
         "number": "bigint generated always as identity",
+        "tasks": "with (fillfactor = 70)",
         **dict.fromkeys(("keyed", "numbered"), ""),
     }
 
@@ -71,6 +76,12 @@ class PostgresDialect(Dialect):
 
     def parameter(self, number: int) -> str:
         return f"${number}"
+
+    def now(self) -> float:
+        return clock.offset()
+
+    def sent(self, given: Given) -> Mapping[str, object]:
+        return {name: _sent(kind, column) for (name, kind), column in zip(*given, strict=True)}
 
 
 DIALECT: Final = PostgresDialect()
@@ -103,36 +114,32 @@ async def _answer(session: Session, step: Step) -> Any:
         case Get(table, keys, bodies):
             where = f"{table.key} {{any[keys]}} and {table.where}"
             text = f"select {columns(table, bodies)} from omniq.{table.name} where {where}"
-            rows = await session.fetch(*_bound(Statement(text, {"keys": keys})))
+            rows = await _fetch(session, Statement(text, {"keys": keys}))
             found = {row[table.key]: record(table, row) for row in rows}
             return [found.get(key) for key in keys]
         case Select(text, values):
             text = text.replace("{columns}", columns(step.table, step.bodies))
-            rows = await session.fetch(*_bound(Statement(text, values)))
+            rows = await _fetch(session, Statement(text, values))
             page = Page([record(step.table, row) for row in rows[: step.limit]])
             if len(rows) == len(page.records):
                 return page
             last = rows[len(page.records) - 1]
             return page._replace(key=last[step.table.key], place=last[step.place] if step.place else None)
         case Ask():
-            return await session.fetch(*_bound(step))
+            return await _fetch(session, step)
         case Write(text, values):
-            rows = await session.fetch(*_bound(Statement(f"{text} returning {step.key}", values, step.given)))
+            rows = await _fetch(session, Statement(f"{text} returning {step.key}", values, step.given))
             return {row[0] for row in rows}
         case Call(job):
             return await job(session)
         case Do():
-            return await session.execute(*_bound(step))
+            sql, bound = DIALECT.bound(step)
+            return await session.execute(sql, *bound)
 
 
-def _bound(statement: Statement) -> list[Any]:
-    """The statement as asyncpg takes it, and its values."""
-    given = statement.given
-    sql, names = DIALECT.compiled(statement.text, given.kinds if given else ())
-    values = {"now": clock.offset(), **statement.values}
-    if given:
-        values |= {name: _sent(kind, column) for (name, kind), column in zip(*given, strict=True)}
-    return [sql, *map(values.__getitem__, names)]
+async def _fetch(session: Session, statement: Statement) -> list[asyncpg.Record]:
+    sql, values = DIALECT.bound(statement)
+    return await session.fetch(sql, *values)
 
 
 def _sent(kind: Kind, column: Sequence[Any]) -> Sequence[Any]:

@@ -14,13 +14,12 @@ from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
-from omniq.storage.records import NEW, Added, Change, NewTask, TaskRecord
+from omniq.storage.records import NEW, Added, NewTask, TaskRecord
 from omniq.storage.sql.adding import due_in, judged
 from omniq.storage.sql.finding import Counter
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.settling import Settled
 from omniq.storage.sql.steps import Given, Steps, ask, call, kinds
 from omniq.storage.sql.store import reads, writes
 from omniq.storage.sql.tables import TASKS
@@ -42,17 +41,8 @@ COPY_FROM = 50
 _COPIED = ("id", "queue_name", "priority", "schedule_id", "name", "body")
 
 _NEW = kinds(
-    id="text",
-    queue_name="text",
-    priority="integer",
-    given_run_at="time",
-    delay="real",
-    ttl="real",
-    schedule_id="text",
-    unique_key="text",
-    name="text",
-    body="bytes",
-    depends_on="texts",
+    "id text, queue_name text, priority integer, given_run_at time, delay real, ttl real, schedule_id text, "
+    "unique_key text, name text, body bytes, depends_on texts"
 )
 _INSERT = """
     with {given}, clock as materialized (select {now} as now), timed as (
@@ -74,20 +64,54 @@ _INSERT = """
 """
 
 
+def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
+    """What became of each task: where all is well, one statement tells."""
+    added = set() if any(task.depends_on for task in tasks) else (yield from _insert(tasks))
+    left = [task for task in tasks if task.id not in added]
+    verdicts = iter((yield from call(partial(_add_judged, tasks=left))) if left else ())
+    return [NEW if task.id in added else next(verdicts) for task in tasks]
+
+
+class _Overtaken(Exception):
+    """Somebody has added the same id or key in between."""
+
+
+async def _add_judged(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
+    """Look at what is there, decide and add, until nobody comes in between."""
+    while True:
+        with suppress(_Overtaken):
+            async with session.connection.transaction():
+                return await carry_out(session, partial(_judge_and_insert, tasks))
+
+
+def _judge_and_insert(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
+    verdicts = yield from judged(tasks)
+    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
+    if len((yield from _insert(fresh))) < len(fresh):
+        raise _Overtaken
+    return verdicts
+
+
+def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
+    """The ids of the tasks that were added: neither they nor their keys were there yet."""
+    ordered = sorted(tasks, key=_key)
+    run_ats, keys = [task.run_at for task in ordered], [task.unique for task in ordered]
+    rows = yield from ask(("text",), _INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))
+    return {id_ for (id_,) in rows}
+
+
+def _key(task: NewTask) -> str:
+    """What tasks are added in the order of, so that two calls with the same keys don't wait for each other."""
+    return task.unique or ""
+
+
 class PostgresQueueStore(PostgresStore, SQLQueueStore):
     """Tasks and schedules in a schema."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            Capability.ATOMIC_RESULTS,
-            Capability.CROSS_PROCESS,
-            Capability.PERSISTENT,
-            Capability.PRIORITY,
-            Capability.PUSH,
-            Capability.TRANSACTIONAL_ENQUEUE,
-            Capability.UNIQUE,
-        }
-    )
+    capabilities: ClassVar[frozenset[Capability]] = SQLQueueStore.capabilities | {
+        Capability.PUSH,
+        Capability.TRANSACTIONAL_ENQUEUE,
+    }
     max_items = 5000
 
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
@@ -96,21 +120,14 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
         self._counter = Counter(finding.COUNT, finding.OLDEST_DUE)
         self._results = PostgresResultStore(config)
 
-    def result_storage(self) -> PostgresResultStore:
-        return self._results
-
     extend = in_session(claiming.extend)
     held = in_session(claiming.held)
     lapsed = in_session(claiming.lapsed)
     _reap = in_session(claiming.reap)
     replace_bodies = writes(partial(replace_bodies, TASKS))
     find = reads(finding.find)
-
-    def _add(self, tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-        return add_tasks(tasks)
-
-    def _settle(self, changes: Sequence[Change]) -> Steps[Settled]:
-        return settling.settle(changes)
+    _add = staticmethod(add_tasks)
+    _settle = staticmethod(settling.settle)
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         if not (_can_copy(tasks) and await self._connection.run(partial(_copy, tasks=tasks))):
@@ -167,47 +184,6 @@ async def _copy(session: Session, tasks: Sequence[NewTask]) -> bool:
     except asyncpg.UniqueViolationError:
         return False
     return True
-
-
-def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-    """What became of each task: where all is well, one statement tells."""
-    added = set() if any(task.depends_on for task in tasks) else (yield from _insert(tasks))
-    left = [task for task in tasks if task.id not in added]
-    verdicts = iter((yield from call(partial(_add_judged, tasks=left))) if left else ())
-    return [NEW if task.id in added else next(verdicts) for task in tasks]
-
-
-class _Overtaken(Exception):
-    """Somebody has added the same id or key in between."""
-
-
-async def _add_judged(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
-    """Look at what is there, decide and add, until nobody comes in between."""
-    while True:
-        with suppress(_Overtaken):
-            async with session.connection.transaction():
-                return await carry_out(session, partial(_judge_and_insert, tasks))
-
-
-def _judge_and_insert(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-    verdicts = yield from judged(tasks)
-    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
-    if len((yield from _insert(fresh))) < len(fresh):
-        raise _Overtaken
-    return verdicts
-
-
-def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
-    """The ids of the tasks that were added: neither they nor their keys were there yet."""
-    ordered = sorted(tasks, key=_key)
-    run_ats, keys = [task.run_at for task in ordered], [task.unique for task in ordered]
-    rows = yield from ask(("text",), _INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))
-    return {id_ for (id_,) in rows}
-
-
-def _key(task: NewTask) -> str:
-    """What tasks are added in the order of, so that two calls with the same keys don't wait for each other."""
-    return task.unique or ""
 
 
 class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]):

@@ -1,35 +1,12 @@
--- Version 3, for the schema "omniq"; another name is put in its place. Times are seconds since the epoch on the
--- server's clock (`to_timestamp(run_at)` shows them); ids and names compare by code point.
+-- Version 3, beside the tables of omniq.storage.sql, for the schema "omniq"; another name is put in its place. Times are on
+-- the server's clock (`to_timestamp(run_at)` shows them); ids and names compare by code point.
 
 create table omniq.installation (
     version integer not null,
     project text not null
 );
 
-create table omniq.task (
-    id               text collate "C" primary key,
-    queue_name       text collate "C" not null,
-    state            text collate "C" not null default 'pending' check (state in
-                         ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired')),
-    priority         smallint not null,
-    created_at       double precision not null default extract(epoch from now()),
-    run_at           double precision not null default extract(epoch from now()),
-    expires_at       double precision,
-    finished_at      double precision,
-    epoch            integer not null default 0,
-    attempts         integer not null default 0,
-    crashes          integer not null default 0,
-    lease_until      double precision,
-    claimed_at       double precision,
-    worker           text,
-    cancel_requested boolean not null default false,
-    depends_on       text[],
-    schedule_id      text collate "C",
-    unique_key       text collate "C",
-    name             text collate "C" not null default '',
-    body             bytea not null
-) with (
-    fillfactor = 70,
+alter table omniq.task set (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_analyze_scale_factor = 0.05,
@@ -45,8 +22,6 @@ create index task_running on omniq.task (lease_until, queue_name) where state = 
 create index task_ended on omniq.task (queue_name, name, state, id) where finished_at is not null;
 create index task_of_no_state on omniq.task (id, queue_name) where state not in
     ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired'); -- only damaged ones
-create index task_finished on omniq.task (finished_at) where finished_at is not null;
-create unique index task_unique on omniq.task (unique_key) where unique_key is not null;
 create index task_expiring on omniq.task (expires_at)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
 create index task_of_schedule on omniq.task (schedule_id, state, id) where schedule_id is not null;

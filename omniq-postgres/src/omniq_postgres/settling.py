@@ -20,7 +20,7 @@ from omniq.storage.sql.steps import Given, Steps, ask, kinds
 
 from omniq_postgres.wire import IS_RUNNING, WITHOUT_BODY, task_record
 
-_ENDING: Final = kinds(id="text", epoch="integer", worker="text", schedule_id="text", ttl="real", body="bytes")
+_ENDING: Final = kinds("id text, epoch integer, worker text, schedule_id text, ttl real, body bytes")
 END: Final = f"""
     with {{given}}, clock as materialized (select {{now}} as now),
     ended as (
@@ -38,7 +38,7 @@ END: Final = f"""
     select id from ended
 """
 _LOOK = f"select {WITHOUT_BODY}, xmin as version, {{now}} as now from omniq.task where id {{any[ids]}}"
-_VERSION: Final = kinds(version="bigint")
+_VERSION: Final = kinds("version bigint")
 _WRITE = f"""
     with {{given}}, written as (
         update omniq.task set {SET_CHANGED}
@@ -64,7 +64,10 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
         if _is_plain_end(change):
             plain[change.to, change.attempted, change.crashed].append(change)
     for outcome, ends in plain.items():
-        settled.note(ends, (yield from _end(outcome, ends)))
+        ended = yield from _end(outcome, ends)
+        for change in ends:
+            if change.task_id in ended:
+                settled.note(change)
     left = [change for change in changes if change.task_id not in settled.statuses]
     return (yield from settling.settle(left, settled, _look, _write))
 
@@ -104,16 +107,16 @@ def _bodies(changes: Sequence[Change]) -> list[bytes | None]:
     return [None if change.result is None else change.result.body for change in changes]
 
 
-def _look(ids: Sequence[str]) -> Steps[list[Seen]]:
+def _look(ids: Sequence[str]) -> Steps[Seen]:
     rows: list[Any] = yield from ask((), _LOOK, ids=ids)
-    return [Seen(task_record(row), row["version"], row["now"]) for row in rows]
+    now = rows[0]["now"] if rows else 0.0
+    return Seen({row["id"]: task_record(row) for row in rows}, now, {row["id"]: row["version"] for row in rows})
 
 
-def _write(decided: Sequence[Decided]) -> Steps[set[str]]:
+def _write(decided: Decided) -> Steps[set[str]]:
     """The tasks that were written, since nobody else has done it after they were read."""
-    changes = [change for change, *_ in decided]
-    versions = Given(_VERSION, [[seen.version for _, seen, _ in decided]])
+    (_, now, versions), changes, records = decided
     results = Given.of(NEW, _results(changes), body=_bodies(changes))
-    given = changed(decided).beside(versions).beside(results)
-    rows = yield from ask(("text",), _WRITE, given, at=decided[0].seen.now)
+    given = changed(records).beside(Given(_VERSION, [[versions[record.id] for record in records]])).beside(results)
+    rows = yield from ask(("text",), _WRITE, given, at=now)
     return {id_ for (id_,) in rows}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any, ClassVar, Final, TypeVar
 
 from omniq import clock
@@ -14,12 +15,11 @@ from omniq.storage.sql.store import Verb
 
 from omniq_sqlite.wire import (
     TICKS,
-    Bodies,
+    all_ticks,
     as_text,
     encode,
     fetch_rows,
     fetch_texts,
-    maybe_ticks,
     reader,
     ticks_of,
     time_at,
@@ -48,8 +48,11 @@ class SQLiteDialect(Dialect):
         "bytes": "blob",
         "boolean": "integer check ({0} in (0, 1))",
         "object": "text check (json_type({0}) = 'object')",
-        **dict.fromkeys(("bigint", "number"), "integer"),
-        "keyed": "strict, without rowid",
+        "texts": "text check (json_type({0}) = 'array')",
+        "epoch": "(unixepoch())",
+        "body": "blob",  # null where it is in large_body
+        **dict.fromkeys(("small", "bigint", "number"), "integer"),
+        **dict.fromkeys(("tasks", "keyed"), "strict, without rowid"),
         "numbered": "strict",
     }
 
@@ -64,6 +67,33 @@ class SQLiteDialect(Dialect):
 
     def parameter(self, number: int) -> str:
         return f"?{number}"
+
+    def now(self) -> float:
+        return clock.now()
+
+    def bound(self, statement: Statement) -> tuple[str, list[Any]]:
+        sql, values = super().bound(statement)
+        return sql, [encode(value) if isinstance(value, list | tuple) else value for value in values]
+
+    def sent(self, given: Given) -> Mapping[str, object]:
+        """The rows as JSON, in which bodies are places in the blob beside it."""
+        columns: list[Sequence[Any]] = []
+        bodies = [b"-"]  # SQLite takes pieces of an empty blob for null
+        end = 2
+        for (_, kind), column in zip(*given, strict=True):
+            if kind == "time":
+                columns.append(all_ticks(column))
+            elif kind == "bytes":
+                lengths = [len(body or b"") for body in column]
+                *starts, end = accumulate(lengths, initial=end)
+                columns += [
+                    [None if body is None else start for body, start in zip(column, starts, strict=True)],
+                    lengths,
+                ]
+                bodies += filter(None, column)
+            else:
+                columns.append([texts or None for texts in column] if kind == "texts" else column)
+        return {"given": encode(list(zip(*columns, strict=True))), "bodies": b"".join(bodies)}
 
 
 def _body_at(index: int) -> str:
@@ -91,27 +121,27 @@ def carry_out(connection: sqlite3.Connection, verb: Verb[T]) -> T:
 
 def _answer(connection: sqlite3.Connection, step: Step) -> Any:
     match step:
+        case Do():
+            before = connection.total_changes  # a cursor doesn't count what a statement changes that begins with "with"
+            connection.execute(*DIALECT.bound(step))
+            return connection.total_changes - before
         case Get(table, keys, bodies):
             return reader(table).fetch(connection, keys, bodies=bodies)
         case Select():
             return _select(connection, step)
-        case Call(job):
-            return job(connection)
         case Ask():
             return _ask(connection, step.columns, step)
         case Write():
             changed = {*step.given.columns[0]}.difference(_keys(connection, step.unchanged()))
             if changed:
-                connection.execute(*_bound(step))
+                connection.execute(*DIALECT.bound(step))
             return changed
-        case Do():
-            before = connection.total_changes  # a cursor doesn't count what a statement changes that begins with "with"
-            connection.execute(*_bound(step))
-            return connection.total_changes - before
+        case Call(job):
+            return job(connection)
 
 
 def _ask(connection: sqlite3.Connection, columns: Sequence[Kind], statement: Statement) -> list[tuple[Any, ...]]:
-    sql, values = _bound(statement)
+    sql, values = DIALECT.bound(statement)
     if "time" in columns:
         names = [f"c{number}" for number in range(len(columns))]
         printed = [ticks_of(name) if kind == "time" else name for name, kind in zip(names, columns, strict=True)]
@@ -136,7 +166,7 @@ def _select(connection: sqlite3.Connection, step: Select[Any]) -> Page[Any]:
     """Keys are looked for first, since those tell a row whatever is in it."""
     table = step.table
     place = "null" if step.place is None else ticks_of(f"min({step.place}, {BEYOND_ALL})")
-    sql, values = _bound(Statement(step.text.replace("{columns}", f"{table.key}, {place}"), step.values))
+    sql, values = DIALECT.bound(Statement(step.text.replace("{columns}", f"{table.key}, {place}"), step.values))
     found = fetch_rows(connection, 2, sql, *values)
     keys = [key if isinstance(key, int) else as_text(key) for key, _ in found[: step.limit]]
     records = reader(table).fetch(connection, keys, bodies=step.bodies)
@@ -147,33 +177,5 @@ def _select(connection: sqlite3.Connection, step: Select[Any]) -> Page[Any]:
 
 
 def _keys(connection: sqlite3.Connection, statement: Statement) -> list[str]:
-    sql, values = _bound(statement)
+    sql, values = DIALECT.bound(statement)
     return fetch_texts(connection, sql, *values)
-
-
-def _bound(statement: Statement) -> tuple[str, list[Any]]:
-    """The statement as sqlite3 takes it, and its values."""
-    given = statement.given
-    sql, names = DIALECT.compiled(statement.text, given.kinds if given else ())
-    values = {"now": clock.now(), **statement.values}
-    if given:
-        values["given"], values["bodies"] = _packed(given)
-    return sql, [
-        encode(value) if isinstance(value, list | tuple) else value for value in map(values.__getitem__, names)
-    ]
-
-
-def _packed(given: Given) -> tuple[str, bytes]:
-    """The rows as JSON, in which bodies are places in the blob."""
-    bodies = Bodies()
-    columns: list[Iterable[Any]] = []
-    for (_, kind), column in zip(*given, strict=True):
-        if kind == "time":
-            columns.append(map(maybe_ticks, column))
-        elif kind == "bytes":
-            columns += zip(*map(bodies.place, column), strict=True)
-        elif kind == "texts":
-            columns.append([texts or None for texts in column])
-        else:
-            columns.append(column)
-    return encode(list(zip(*columns, strict=True))), bodies.joined()

@@ -5,21 +5,18 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 from omniq import clock
 from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
-from omniq.storage.capabilities import Capability
-from omniq.storage.records import NEW, Added, Change, NewTask, TaskRecord
+from omniq.storage.records import NEW, Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
 from omniq.storage.sql import store as sql
 from omniq.storage.sql.adding import judged
 from omniq.storage.sql.finding import Counter
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.settling import Settled
 from omniq.storage.sql.steps import Given, Steps, do, kinds
 from omniq.storage.wakeups import News
 
@@ -31,24 +28,14 @@ from omniq_sqlite.watching import next_due
 from omniq_sqlite.wire import LARGE_BODY
 
 _NEW = kinds(
-    id="text",
-    queue_name="text",
-    state="text",
-    priority="integer",
-    created_at="time",
-    run_at="time",
-    expires_at="time",
-    depends_on="texts",
-    schedule_id="text",
-    name="text",
-    unique_key="text",
-    body="bytes",
+    "id text, queue_name text, state text, priority integer, created_at time, run_at time, expires_at time, "
+    "depends_on texts, schedule_id text, name text, unique_key text, body bytes"
 )
 _NAMES = ", ".join(name for name, _ in _NEW)
 _INSERT = f"with {{given}} insert into omniq.task ({_NAMES}) select {_NAMES} from given"
-_LARGE = kinds(id="text", body="bytes")
+_LARGE = kinds("id text, body bytes")
 _INSERT_LARGE = "with {given} insert into omniq.large_body (task_id, body) select id, body from given"
-_EDGE = kinds(parent="text", child="text")
+_EDGE = kinds("parent text, child text")
 _INSERT_EDGES = "with {given} insert or ignore into omniq.edge (parent, child) select parent, child from given"
 _TAKEN = (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE)
 
@@ -83,16 +70,6 @@ def _insert(tasks: Sequence[NewTask]) -> Steps[None]:
 class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
     """Tasks and schedules in a file."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            Capability.ATOMIC_RESULTS,
-            Capability.CROSS_PROCESS,
-            Capability.PERSISTENT,
-            Capability.PRIORITY,
-            Capability.UNIQUE,
-        }
-    )
-
     def __init__(self, config: SQLiteTaskQueueConfig) -> None:
         super().__init__(config)
         self._idle = True
@@ -100,21 +77,14 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         self._counter = Counter(finding.COUNT, finding.OLDEST)
         self._results = SQLiteResultStore(config)
 
-    def result_storage(self) -> SQLiteResultStore:
-        return self._results
-
     extend = writes(claiming.extend_leases)
     held = reads(claiming.held_leases)
     lapsed = reads(claiming.lapsed_leases)
     _reap = writes(claiming.reap_tasks)
     replace_bodies = writes(settling.replace_task_bodies)
     find = sql.reads(finding.find_tasks)
-
-    def _add(self, tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-        return add_tasks(tasks)
-
-    def _settle(self, changes: Sequence[Change]) -> Steps[Settled]:
-        return settling.settle(changes)
+    _add = staticmethod(add_tasks)
+    _settle = staticmethod(settling.settle)
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         if self._idle and not await self._anything_due(queues):

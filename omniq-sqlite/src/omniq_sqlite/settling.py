@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -54,36 +54,36 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
 
     A damaged task is decided by its stand-ins, which are written only with a change.
     """
-    settled = Settled(parents=set())
+    settled = Settled(parents=())
     return (yield from settling.settle(changes, settled, partial(_look, settled), _write))
 
 
-def _look(settled: Settled, ids: Sequence[str]) -> Steps[list[Seen]]:
+def _look(settled: Settled, ids: Sequence[str]) -> Steps[Seen]:
     now = clock.now()
-    found = [task for task in (yield from get(_CHANGING, ids, bodies=False)) if task is not None]
-    settled.parents = {task.id for task in found if task.name == _HAS_CHILDREN}
-    return [Seen(task, None, now) for task in found]
+    tasks = yield from get(_CHANGING, ids, bodies=False)
+    found = {task.id: task for task in tasks if task is not None}
+    settled.parents = [task.id for task in found.values() if task.name == _HAS_CHILDREN]
+    return Seen(found, now)
 
 
-def _write(decided: Sequence[Decided]) -> Steps[set[str]]:
+def _write(decided: Decided) -> Steps[Collection[str]]:
     """One statement per terminal state for the tasks that have just ended, and one for the others."""
-    now = decided[0].seen.now
-    yield from call(partial(write_stand_ins, tasks=[seen.record for _, seen, _ in decided]))
+    (found, now, _), changes, records = decided
+    yield from call(partial(write_stand_ins, tasks=[found[record.id] for record in records]))
     ended: defaultdict[TaskState, list[str]] = defaultdict(list)
     others = []
-    for each in decided:
-        before, after = each.seen.record, each.record
-        if after == replace(before, state=after.state, finished_at=now, lease_until=None, unique=None):
-            ended[after.state].append(after.id)
+    for task in records:
+        if task == replace(found[task.id], state=task.state, finished_at=now, lease_until=None, unique=None):
+            ended[task.state].append(task.id)
         else:
-            others.append(each)
+            others.append(task)
     for state, ids in ended.items():
         yield from do(END, ids=ids, state=state, now=now)
     if others:
         yield from do(UPDATE, changed(others))
-    if results := [change.result for change, *_ in decided if change.result is not None]:
+    if results := [change.result for change in changes if change.result is not None]:
         yield from do(PUT, Given.of(NEW, results), now=now)
-    return {record.id for *_, record in decided}
+    return found
 
 
 def replace_task_bodies(connection: sqlite3.Connection, bodies: Sequence[NewBody]) -> list[bool]:

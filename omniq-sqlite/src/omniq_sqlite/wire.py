@@ -11,7 +11,7 @@ a blob that SQLite casts.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from types import MappingProxyType
@@ -41,7 +41,8 @@ DAMAGE: Final = (ValueError, sqlite3.OperationalError)
 _FIRST, _LAST = "\udc00", "\udcff"
 """What the bytes of ids that aren't text are escaped as; Python's surrogate escapes are among them."""
 
-Ticks = Annotated[int, Meta(ge=-int(FOREVER * TICKS), le=int(FOREVER * TICKS))]
+_LAST_TICK = int(FOREVER * TICKS)
+Ticks = Annotated[int, Meta(ge=-_LAST_TICK, le=_LAST_TICK)]
 Flag = Annotated[int, Meta(ge=0, le=1)]
 
 
@@ -57,44 +58,14 @@ def to_ticks(seconds: float) -> int:
     return round(min(seconds, FOREVER) * TICKS)
 
 
-def maybe_ticks(seconds: float | None) -> int | None:
-    return None if seconds is None else to_ticks(seconds)
+def all_ticks(times: Iterable[float | None]) -> list[int | None]:
+    """The ticks of all times, without a call for each."""
+    return [None if t is None else round(t * TICKS) if t < FOREVER else _LAST_TICK for t in times]
 
 
 def time_at(index: int) -> str:
     """SQL for the time whose ticks are at this index of the JSON array `value`."""
     return f"value ->> {index} / {TICKS}"
-
-
-def body_at(index: int) -> str:
-    """SQL for the piece of the blob `?2` whose position and length are at this index and the next one."""
-    return f"substr(?2, value ->> {index}, value ->> {index + 1})"
-
-
-class Bodies:
-    """Bodies that are joined into one blob."""
-
-    def __init__(self) -> None:
-        self._parts = [b"-"]  # SQLite takes pieces of an empty blob for null
-        self._position = 2
-
-    def place(self, body: bytes | None) -> tuple[int | None, int | None]:
-        """Add a body, if there is one; what `body_at` has to know."""
-        if body is None:
-            return None, None
-        position = self._position
-        self._parts.append(body)
-        self._position += len(body)
-        return position, len(body)
-
-    def joined(self) -> bytes:
-        return b"".join(self._parts)
-
-
-def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
-    """SQL for those conditions whose value isn't None, and their values."""
-    used = {sql: value for sql, value in wanted.items() if value is not None}
-    return " and ".join(used) or "true", list(used.values())
 
 
 # ── and back ─────────────────────────────────────────────────────────────────

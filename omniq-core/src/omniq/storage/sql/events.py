@@ -17,14 +17,7 @@ from omniq.storage.sql.store import SQLStore, reads, writes
 from omniq.storage.sql.tables import EVENTS
 
 _NEW: Final = kinds(
-    time="time",
-    type="text",
-    task_id="text",
-    schedule_id="text",
-    queue_name="text",
-    worker="text",
-    attempt="integer",
-    data="json",
+    "time time, type text, task_id text, schedule_id text, queue_name text, worker text, attempt integer, data json"
 )
 _APPEND = """
     with {given}

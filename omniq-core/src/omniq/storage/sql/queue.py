@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
+from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NEW, Added, Change, Changed, Firing, LapsedLease, NewTask, QueueStats, TaskRecord
 from omniq.storage.sql import finding, schedules
 from omniq.storage.sql.adding import due_in
+from omniq.storage.sql.results import SQLResultStore
 from omniq.storage.sql.settling import Settled, with_children
 from omniq.storage.sql.steps import Steps, do, get
 from omniq.storage.sql.store import SQLStore, reads, writes
@@ -23,7 +26,20 @@ _RESUME = "delete from omniq.paused_queue where queue_name = :name"
 class SQLQueueStore(SQLStore, BaseTaskQueue):
     """Tasks and schedules in tables; a store adds, claims, finds, settles and purges in its own way."""
 
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {
+            Capability.ATOMIC_RESULTS,
+            Capability.CROSS_PROCESS,
+            Capability.PERSISTENT,
+            Capability.PRIORITY,
+            Capability.UNIQUE,
+        }
+    )
     _counter: finding.Counter
+    _results: SQLResultStore
+
+    def result_storage(self) -> SQLResultStore:
+        return self._results
 
     get = reads(partial(get, TASKS))
     children = reads(finding.children)
@@ -33,12 +49,14 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
     delete_schedule = writes(schedules.delete_schedule)
     schedules = reads(schedules.schedules)
 
+    @staticmethod
     @abstractmethod
-    def _add(self, tasks: Sequence[NewTask]) -> Steps[list[Added]]:
+    def _add(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
         """As `add`, whether or not a transaction is open."""
 
+    @staticmethod
     @abstractmethod
-    def _settle(self, changes: Sequence[Change]) -> Steps[Settled]:
+    def _settle(changes: Sequence[Change]) -> Steps[Settled]:
         """Apply the changes whose conditions hold."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ from omniq.storage.sql.store import SQLStore, reads, writes
 from omniq.storage.sql.tables import RESULTS
 from omniq.storage.wakeups import News
 
-NEW: Final = kinds(task_id="text", epoch="integer", status="text", schedule_id="text", ttl="real", body="bytes")
+NEW: Final = kinds("task_id text, epoch integer, status text, schedule_id text, ttl real, body bytes")
 
 _GIVES_WAY = f"""
     (result.epoch < {{0}}.epoch or result.epoch > {MAX_COUNT}
@@ -34,7 +34,7 @@ PUT: Final = f"""
     select task_id, epoch, status, schedule_id, now, now + ttl, body from given cross join clock where true
     {IF_IT_GIVES_WAY}
 """
-_COMPARED: Final = kinds(task_id="text", epoch="integer", status="text")
+_COMPARED: Final = kinds("task_id text, epoch integer, status text")
 _REFUSED = f"""
     with {{given}}
     select given.task_id from given join omniq.result as result on result.task_id = given.task_id
@@ -49,7 +49,7 @@ _PURGE = """
     delete from omniq.result where task_id in (
         select task_id from omniq.result where expires_at <= {now} order by expires_at limit :limit {skip_locked})
 """
-_REWRITTEN: Final = kinds(task_id="text", old="bytes", body="bytes")
+_REWRITTEN: Final = kinds("task_id text, old bytes, body bytes")
 _REWRITE = """
     with {{given}}
     update omniq.{table} set body = given.body from given

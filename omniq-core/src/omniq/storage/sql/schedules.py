@@ -27,7 +27,7 @@ _FIND = "select {{columns}} from omniq.schedule where {where} order by id"
 _TERMS: Final = {"ids": "id {any[ids]}", "within": "paused = {false} and next_run <= {now} + :within"}
 _DELETE = "delete from omniq.schedule where id = :id"
 
-_FIRED: Final = kinds(schedule_id="text", if_version="bigint", next_run="time")
+_FIRED: Final = kinds("schedule_id text, if_version bigint, next_run time")
 _ADVANCE = """
     with {given}, due as (
         select schedule.id, given.next_run from given join omniq.schedule as schedule

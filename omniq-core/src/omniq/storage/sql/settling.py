@@ -6,7 +6,7 @@ and decided again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -18,17 +18,8 @@ from omniq.storage.rules import decide
 from omniq.storage.sql.steps import Given, Steps, ask, kinds
 
 CHANGED: Final = kinds(
-    id="text",
-    state="text",
-    run_at="time",
-    expires_at="time",
-    finished_at="time",
-    attempts="integer",
-    crashes="integer",
-    lease_until="time",
-    worker="text",
-    cancel_requested="boolean",
-    unique_key="text",
+    "id text, state text, run_at time, expires_at time, finished_at time, attempts integer, crashes integer, "
+    "lease_until time, worker text, cancel_requested boolean, unique_key text"
 )
 SET_CHANGED: Final = ", ".join(f"{name} = given.{name}" for name, _ in CHANGED if name != "id")
 """SQL for what an update of `task` sets."""
@@ -36,25 +27,24 @@ _PARENTS = "select distinct parent from omniq.edge where parent {any[ids]}"
 
 
 class Seen(NamedTuple):
-    """A task as it was read."""
+    """Tasks as they were read, by their ids."""
 
-    record: TaskRecord
-    version: Any
-    """By which a store tells that nobody has written it since."""
+    records: Mapping[str, TaskRecord]
     now: float
+    versions: Mapping[str, Any] = {}
+    """By which a store tells that nobody has written a task since, if others may."""
 
 
 class Decided(NamedTuple):
-    """A change that is to be applied to a task as it was read."""
+    """Changes that are to be applied, and the tasks as they will be, in the order of their ids."""
 
-    change: Change
     seen: Seen
-    record: TaskRecord
-    """The task as it will be."""
+    changes: list[Change]
+    records: list[TaskRecord]
 
 
-Look: TypeAlias = Callable[[Sequence[str]], Steps[list[Seen]]]
-Write: TypeAlias = Callable[[Sequence[Decided]], Steps[set[str]]]
+Look: TypeAlias = Callable[[Sequence[str]], Steps[Seen]]
+Write: TypeAlias = Callable[[Decided], Steps[Collection[str]]]
 
 
 class Settled(Struct):
@@ -69,15 +59,11 @@ class Settled(Struct):
     parents: Collection[str] | None = None
     """Those of the tasks that have children, if that is known already."""
 
-    def note(self, changes: Sequence[Change], applied: Collection[str]) -> None:
-        """Take down those of the changes that are of the tasks `applied`."""
-        done = [change for change in changes if change.task_id in applied]
-        self.statuses |= {change.task_id: ChangeStatus.APPLIED for change in done}
-        self.ended += [change.task_id for change in done if change.result is not None]
-
-    def note_due(self, queue_name: str, seconds: float) -> None:
-        """A task went back to that queue and is due in so many seconds."""
-        self.due[queue_name] = min(seconds, self.due.get(queue_name, seconds))
+    def note(self, change: Change) -> None:
+        """Take down that a change was applied."""
+        self.statuses[change.task_id] = ChangeStatus.APPLIED
+        if change.result is not None:
+            self.ended.append(change.task_id)
 
 
 def settle(changes: Sequence[Change], settled: Settled, look: Look, write: Write) -> Steps[Settled]:
@@ -88,31 +74,35 @@ def settle(changes: Sequence[Change], settled: Settled, look: Look, write: Write
     """
     left = sorted(changes, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
     while left:
-        found = {seen.record.id: seen for seen in (yield from look([change.task_id for change in left]))}
-        decided = list(_decided(left, found, settled))
-        written = (yield from write(decided)) if decided else set()
-        settled.note([change for change, *_ in decided], written)
-        for change, seen, record in decided:
-            if change.task_id in written and record.state in QUEUED:
-                settled.note_due(record.queue_name, record.run_at - seen.now)
-        left = [change for change, *_ in decided if change.task_id not in written]
+        decided = _decided(left, (yield from look([change.task_id for change in left])), settled)
+        written = (yield from write(decided)) if decided.records else ()
+        left = []
+        for change, record in zip(decided.changes, decided.records, strict=True):
+            if change.task_id not in written:
+                left.append(change)
+                continue
+            settled.note(change)
+            if record.state in QUEUED:
+                seconds = record.run_at - decided.seen.now
+                settled.due[record.queue_name] = min(seconds, settled.due.get(record.queue_name, seconds))
     return settled
 
 
-def _decided(changes: Sequence[Change], found: Mapping[str, Seen], settled: Settled) -> Iterator[Decided]:
+def _decided(changes: Sequence[Change], seen: Seen, settled: Settled) -> Decided:
     """What is to be written; what becomes of the other changes is told in `settled`."""
+    decided = Decided(seen, [], [])
     for change in changes:
-        seen = found.get(change.task_id)
-        status, record = decide(seen and seen.record, change, seen.now if seen else 0.0)
-        if seen is None or record is None:
+        status, record = decide(seen.records.get(change.task_id), change, seen.now)
+        if record is None:
             settled.statuses[change.task_id] = status
         else:
-            yield Decided(change, seen, record)
+            decided.changes.append(change)
+            decided.records.append(record)
+    return decided
 
 
-def changed(decided: Sequence[Decided]) -> Given:
-    """The tasks as they will be, as rows for `SET_CHANGED`."""
-    records = [each.record for each in decided]
+def changed(records: Sequence[TaskRecord]) -> Given:
+    """Tasks as rows for `SET_CHANGED`."""
     return Given.of(CHANGED, records, unique_key=[record.unique for record in records])
 
 

@@ -7,8 +7,9 @@ as `{word}`: see `omniq.storage.sql.dialect`.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import cache
 from operator import attrgetter
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
@@ -23,9 +24,10 @@ Kinds: TypeAlias = tuple[tuple[str, Kind], ...]
 Row: TypeAlias = Sequence[Any]
 
 
-def kinds(**columns: Kind) -> Kinds:
-    """Names and kinds, as keyword arguments."""
-    return tuple(columns.items())
+def kinds(columns: str) -> Kinds:
+    """Names and kinds as SQL tells them: "id text, run_at time"."""
+    named = (column.split() for column in columns.split(","))
+    return tuple((name, cast("Kind", kind)) for name, kind in named)
 
 
 class Given(NamedTuple):
@@ -37,13 +39,20 @@ class Given(NamedTuple):
     @classmethod
     def of(cls, kinds: Kinds, items: Iterable[object], **columns: Sequence[Any]) -> Given:
         """A row for each item: its attributes of those names, but for the columns that are given whole."""
-        items = list(items)
-        found = [columns[name] if name in columns else list(map(attrgetter(name), items)) for name, _ in kinds]
-        return cls(kinds, found)
+        names, take = _attributes(kinds, tuple(columns))
+        columns.update(zip(names, zip(*map(take, items), strict=True), strict=False))  # which is empty without items
+        return cls(kinds, [columns.get(name, ()) for name, _ in kinds])
 
     def beside(self, other: Given) -> Given:
         """The same rows with another one's columns, too."""
         return Given(self.kinds + other.kinds, [*self.columns, *other.columns])
+
+
+@cache
+def _attributes(kinds: Kinds, others: tuple[str, ...]) -> tuple[list[str], Callable[[object], tuple[Any, ...]]]:
+    """The names of the columns but for the others, and what takes the attributes of those names."""
+    names = [name for name, _ in kinds if name not in others]
+    return names, attrgetter(*names) if len(names) > 1 else lambda item: tuple(getattr(item, name) for name in names)
 
 
 class Table(Struct, Generic[R], frozen=True, eq=False):

@@ -1,4 +1,31 @@
--- The tables that are alike in all databases; `task` is the store's own. Times are seconds since the epoch.
+-- The tables, which are alike in all databases; their stores add indexes for `task`. Times are seconds since the epoch.
+
+create table if not exists omniq.task (
+    id               {key} primary key,
+    queue_name       {key} not null,
+    state            {key} not null default 'pending' check (state in
+                         ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired')),
+    priority         {small} not null,
+    created_at       {time} not null default {epoch},
+    run_at           {time} not null default {epoch},
+    expires_at       {time},
+    finished_at      {time},
+    epoch            integer not null default 0,
+    attempts         integer not null default 0,
+    crashes          integer not null default 0,
+    lease_until      {time},
+    claimed_at       {time},
+    worker           text,
+    cancel_requested {boolean[cancel_requested]} not null default {false},
+    depends_on       {texts[depends_on]},
+    schedule_id      {key},
+    name             {key} not null default '',
+    unique_key       {key},                   -- held until the task ends
+    body             {body}
+) {tasks};
+
+create index if not exists task_finished on omniq.task (finished_at) where finished_at is not null;
+create unique index if not exists task_unique on omniq.task (unique_key) where unique_key is not null;
 
 create table if not exists omniq.edge (
     parent {key} not null,
