@@ -15,9 +15,9 @@ from typing import TypeAlias
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
+from omniq.storage.embedded import LOOK_INTERVAL
 from omniq.storage.records import NEW
 from omniq_sqlite.config import SQLiteTaskQueueConfig
-from omniq_sqlite.opening import LOOK_INTERVAL
 from omniq_sqlite.queue import SQLiteQueueStore
 
 from tests.core import tasks

@@ -15,11 +15,14 @@ from omniq import clock
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq.storage.sql.finding import Counter
+from omniq.storage.sql.settling import CHANGED
 from omniq_sqlite import finding
 from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
+from omniq_sqlite.dialect import DIALECT, carry_out
 from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.finding import COUNT, OLDEST, SELECT_OLD, Counter, find_tasks, scans
+from omniq_sqlite.finding import COUNT, OLDEST, find_tasks, scans, select_old
 from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
@@ -161,6 +164,12 @@ def test_numbered_parameters_are_the_same_whatever_they_are_taken_for() -> None:
     connection.close()
 
 
+def find(connection: sqlite3.Connection, where: TaskFilter, *, newest_first: bool = False) -> list[str]:
+    """The ids of the tasks that are found."""
+    page = carry_out(connection, partial(find_tasks, where, newest_first=newest_first))
+    return [task.id for task in page.tasks]
+
+
 def plan_of(connection: sqlite3.Connection, sql: str) -> str:
     parameters = dict.fromkeys("123") if "?1" in sql else [None] * sql.count("?")
     rows = connection.execute(f"explain query plan {sql}", parameters)
@@ -198,7 +207,7 @@ class TestPlans:
         assert "TEMP B-TREE" not in plan
 
     def test_settling_finds_each_task_by_its_key(self, connection: sqlite3.Connection) -> None:
-        for sql in (END, UPDATE):
+        for sql, _ in (DIALECT.compiled(END), DIALECT.compiled(UPDATE, CHANGED)):
             plan = plan_of(connection, sql)
             assert "SEARCH task USING PRIMARY KEY (id=?)" in plan
             assert "SCAN task" not in plan
@@ -218,10 +227,10 @@ class TestPlans:
     def test_tasks_of_a_state_are_found_in_an_index(
         self, where: TaskFilter, index: str, connection: sqlite3.Connection
     ) -> None:
-        (scan,) = scans(connection, where)
+        (scan,) = carry_out(connection, partial(scans, where))
         restrictions = [f"{column} = ?" for column in ("queue_name", "name") if getattr(where, column) is not None]
-        sql = scan.sql(" and ".join(restrictions) or "true", order="asc", limit=9)
-        plan = plan_of(connection, sql)
+        sql = scan.sql(" and ".join(restrictions) or "true", order="asc")
+        plan = plan_of(connection, sql.replace(":limit", "9"))
         assert re.search(rf"COVERING INDEX {index}\b", plan)
         assert ("TEMP B-TREE" in plan) == (index in UNORDERED or scan.by_queue)
 
@@ -241,16 +250,16 @@ class TestPlans:
         add_rows(connection, 1, state="pending", id="'pending'", **{column: "'rare'"})
         ids = {"pending": "pending", "success": "success77", "error": "error77"}
         for states in ((), *[(TaskState(state),) for state in ids]):
-            found = partial(find_tasks, where=TaskFilter(states=states, **fields), newest_first=newest_first)
+            found = partial(find, where=TaskFilter(states=states, **fields), newest_first=newest_first)
             assert steps_of(connection, found) <= 2
             wanted = sorted(map(ids.__getitem__, states or ids), reverse=newest_first)
-            assert [task.id for task in found(connection).tasks] == wanted
+            assert found(connection) == wanted
 
     def test_a_backlog_does_not_slow_the_look_at_its_oldest_task(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 100_000, state="pending", priority="n % 5")
-        asked = (f'["{QUEUE}"]', clock.now())
+        asked = {"queues": f'["{QUEUE}"]', "now": clock.now()}
         assert steps_of(connection, lambda c: c.execute(OLDEST, asked).fetchall()) <= 1
-        assert connection.execute(OLDEST, asked).fetchall() == [(QUEUE, 1 << 22)]
+        assert connection.execute(OLDEST, asked).fetchall() == [(QUEUE, 1.0)]
 
     def test_counting_reads_indexes_only(self, connection: sqlite3.Connection) -> None:
         plan = plan_of(connection, COUNT)
@@ -267,18 +276,20 @@ class TestPlans:
     def test_many_finished_tasks_do_not_slow_the_sweeps(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 20_000, state="success", finished_at="1e10 + n", expires_at="n")
         add_rows(connection, 10, state="waiting", expires_at="n")
-        for job in (lambda c: lapsed_leases(c, limit=10), lambda c: c.execute(SELECT_OLD, (1e9, 100))):
+        old = partial(carry_out, verb=partial(select_old, clock.now() - 1e9, 100))
+        for job in (lambda c: lapsed_leases(c, limit=10), old):
             assert steps_of(connection, job) <= 1
         for where in (TaskFilter(expired=True), TaskFilter(states=(TaskState.WAITING, TaskState.RUNNING))):
-            assert steps_of(connection, partial(find_tasks, where=where)) <= 2
-            assert len(find_tasks(connection, where).tasks) == 10
+            assert steps_of(connection, partial(find, where=where)) <= 2
+            assert len(find(connection, where)) == 10
 
     def test_a_count_that_takes_long_is_kept_for_a_while(
         self, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        counter = Counter()
-        for quickly, seen in ((1e9, [1, 2]), (-1.0, [3, 3])):
-            monkeypatch.setattr(finding, "COUNT_QUICKLY", quickly)
+        counter = Counter(COUNT, OLDEST)
+        monkeypatch.setattr(Counter, "WORTH", 1e9)
+        for slow, seen in ((1e9, [1, 2]), (-1.0, [3, 3])):
+            monkeypatch.setattr(Counter, "SLOW", slow)
             for count in seen:
                 add_rows(connection, 1, state="pending", id="hex(randomblob(8))")
-                assert [queue.counts for queue in counter.stats(connection)] == [{TaskState.PENDING: count}]
+                assert [queue.counts for queue in carry_out(connection, counter.stats)] == [{TaskState.PENDING: count}]

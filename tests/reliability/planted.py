@@ -17,10 +17,10 @@ from omniq.errors import StoreError
 from omniq.queue.settle import Settler
 from omniq.storage import rules
 from omniq.storage.records import Change, Changed, ChangeStatus, TaskRecord
+from omniq.storage.sql import settling
 from omniq.workers.admission import Admission
 from omniq.workers.fetching import Fetcher
 from omniq.workers.leases import LeaseKeeper
-from omniq_sqlite import settling
 from omniq_sqlite.connection import ConnectionThread, _Call
 
 PLANT_VARIABLE = "OMNIQ_TEST_PLANT"

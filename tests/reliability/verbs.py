@@ -34,7 +34,7 @@ STATEMENTS: Mapping[str, str] = {
     "lapsed": r"0\.0::float8 as lease_until from",
     "beat": r"insert into \S+\.worker\b",
     "now": r"^select \(select extract\(epoch from clock_timestamp",
-    "transition": r"update \S+\.task set state = (\$2|given\.state)",
+    "transition": r"update \S+\.task set state = (\$\d+::|given\.)",
     "get": r"from \S+\.task where id = any\(\$1",
     "find": r"from \S+\.task where .*order by id (asc|desc)? *limit",
     "stats": r"select queue_name, 'pending' as state, count",

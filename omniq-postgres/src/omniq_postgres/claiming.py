@@ -16,7 +16,8 @@ from omniq.models.config import TEN_YEARS
 from omniq.storage.records import MAX_COUNT, LapsedLease, Lease, LeaseStatus, TaskRecord
 
 from omniq_postgres.connection import Session
-from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, NOW, WITHOUT_BODY, arrays, raised, task_record
+from omniq_postgres.dialect import NOW
+from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, WITHOUT_BODY, arrays, raised, task_record
 
 MAX_LEASE = 2 * TEN_YEARS
 """Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""

@@ -17,9 +17,11 @@ from omniq.storage.channel import Channel, IdleWorkers
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.sql.store import SQLStore, Verb
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_postgres.config import PostgresConfig
+from omniq_postgres.dialect import carry_out, carry_out_at_once
 from omniq_postgres.opening import (
     ASK_SETTINGS,
     PUT_BACK_PATH,
@@ -56,6 +58,11 @@ class Session:
     async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         """The rows that a statement returns."""
         return await self.connection.fetch(in_schema(sql, self.schema), *values)
+
+    async def execute(self, sql: str, *values: object) -> int:
+        """How many rows a statement has changed."""
+        status = await self.connection.execute(in_schema(sql, self.schema), *values)
+        return int(status.rpartition(" ")[2])
 
 
 Job: TypeAlias = Callable[[Session], Awaitable[T]]
@@ -227,7 +234,7 @@ class Database(Connected):
                 connection.terminate()
 
 
-class PostgresStore(ConnectedStore[Database]):
+class PostgresStore(ConnectedStore[Database], SQLStore):
     """What the three stores have in common."""
 
     connections: ClassVar[Connections[Database]] = Connections(Database)
@@ -239,3 +246,13 @@ class PostgresStore(ConnectedStore[Database]):
 
     async def connect(self) -> None:
         await self._connection.prepare()
+
+    def _tell(self, news: News, *, tasks: int = 1) -> None:
+        self._connection.channel.tell(news, tasks=tasks)
+
+    async def _read(self, verb: Verb[T]) -> T:
+        return await self._connection.run(partial(carry_out, verb=verb))
+
+    async def _write(self, verb: Verb[T], *, atomic: bool = False) -> T:
+        job = carry_out_at_once if atomic else carry_out
+        return await self._connection.run(partial(job, verb=verb))

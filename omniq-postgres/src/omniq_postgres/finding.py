@@ -1,23 +1,12 @@
-"""Reading tasks, by their ids or by anything else, counting them, and deleting the old ones."""
+"""Looking tasks up by anything but their ids, counting them, and deleting the old ones."""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import TypeAlias
-
-from omniq import clock
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.damage import state_of
-from omniq.storage.records import MAX_TIME, QueueStats, TaskFilter, TaskPage, TaskRecord
-from omniq.storage.rules import queue_stats
-
-from omniq_postgres.connection import Session
-from omniq_postgres.wire import COLUMNS, NOW, NOW_AT, WITHOUT_BODY, conditions, task_record
-
-_GET = "select {columns} from omniq.task where id = any($1::text[])"
-_CHILDREN = "select parent, child from omniq.edge where parent = any($1::text[]) order by parent, child"
+from omniq.storage.records import TaskFilter, TaskPage
+from omniq.storage.sql.finding import DELETE_EDGES, NOT_AWAITED, SELECT_OLD, restrictions
+from omniq.storage.sql.steps import Steps, ask, do, select
+from omniq.storage.sql.tables import TASKS
 
 _PAGE = "select {columns} from omniq.task where {where} order by id {way} limit {limit}"
 _EXPIRED = """
@@ -74,7 +63,7 @@ _FIRST_OF_RANK = """
 _FIRST_DELAYED = """
     select queue_name, run_at from omniq.task where state = 'scheduled' {after} order by queue_name, run_at limit 1
 """
-_OLDEST_DUE = f"""
+OLDEST_DUE = f"""
     with recursive pending as (
         ({_FIRST_OF_RANK.format(after="")}) union all
         select next.* from pending cross join lateral ({
@@ -86,76 +75,33 @@ _OLDEST_DUE = f"""
             {_FIRST_DELAYED.format(after="and queue_name > scheduled.queue_name")}) as next)
     select queue_name, min(run_at) from (
         select queue_name, run_at from pending union all
-        select queue_name, run_at from scheduled where run_at <= {NOW}) as due
+        select queue_name, run_at from scheduled where run_at <= {{now}}) as due
     group by queue_name
 """
-_PAUSED = "select queue_name from omniq.paused_queue"
-
-_NOT_AWAITED = """
-    not exists (
-        select from omniq.edge join omniq.task as child on child.id = edge.child
-        where edge.parent = task.id and child.state = 'waiting')
-"""
-SELECT_OLD = f"""
-    select id from omniq.task where finished_at <= {NOW} - $2::float8 and {_NOT_AWAITED}
-    order by finished_at limit $3 for update skip locked
-"""
-_DELETE = f"delete from omniq.task where id = any($1::text[]) and {_NOT_AWAITED} returning id"
-_DELETE_EDGES = "delete from omniq.edge where parent = any($1::text[]) or child = any($1::text[])"
-_FORGET = f"delete from omniq.worker where last_seen <= {NOW} - $2::float8"
-
-Count: TypeAlias = tuple[str, TaskState, int]
-"""How many tasks of a queue are in a state."""
+_DELETE = f"delete from omniq.task as task where id {{any[ids]}} and {NOT_AWAITED} returning id"
 
 
-async def get(session: Session, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
-    rows = await session.fetch(_GET.format(columns=COLUMNS if bodies else WITHOUT_BODY), ids)
-    found = {record.id: record for record in map(task_record, rows)}
-    return [found.get(id_) for id_ in ids]
-
-
-async def children(session: Session, ids: Sequence[str]) -> list[list[str]]:
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for parent, child in await session.fetch(_CHILDREN, ids):
-        found[parent].append(child)
-    return [found[id_] for id_ in ids]
-
-
-async def find(
-    session: Session,
+def find(
     where: TaskFilter,
     *,
     newest_first: bool = False,
     limit: int = 100,
     cursor: str | None = None,
     bodies: bool = False,
-) -> TaskPage:
-    """The cursor is the last id."""
-    restrictions, values = conditions(
-        {
-            f"expires_at <= {NOW_AT}": clock.offset() if where.expired else None,
-            "id < {}" if newest_first else "id > {}": cursor,
-            "queue_name = {}": where.queue_name,
-            "name = {}": where.name,
-            "schedule_id = {}": where.schedule_id,
-        }
-    )
-    words = {
-        "columns": COLUMNS if bodies else WITHOUT_BODY,
-        "where": restrictions,
-        "way": "desc" if newest_first else "asc",
-        "limit": f"${len(values) + 1}",
-    }
-    rows = await session.fetch(_statement(where, words), *values, limit + 1)
-    tasks = [task_record(row) for row in rows[:limit]]
-    return TaskPage(tasks, tasks[-1].id if len(rows) > limit else None)
+) -> Steps[TaskPage]:
+    """As `BaseTaskQueue.find`; the cursor is the last id."""
+    restricted, values = restrictions(where, cursor, newest_first=newest_first)
+    text = _statement(where, restricted, "desc" if newest_first else "asc")
+    page = yield from select(TASKS, text, limit=limit, bodies=bodies, **values)
+    return TaskPage(page.records, page.key)
 
 
-def _statement(where: TaskFilter, words: dict[str, str]) -> str:
+def _statement(where: TaskFilter, restricted: str, way: str) -> str:
     """SQL in which the states are spelled out, so that the server sees which index serves."""
+    words = {"columns": "{columns}", "where": restricted, "way": way, "limit": ":limit"}
     if where.expired:
         states = ", ".join(f"'{state}'" for state in where.states or TaskState)
-        return _EXPIRED.format(**words | {"where": f"state in ({states}) and {words['where']}"})
+        return _EXPIRED.format(**words | {"where": f"state in ({states}) and {restricted}"})
     if not (where.states or where.queue_name or where.name or where.schedule_id):
         return _PAGE.format(**words)
     parts = [_part(state, where).format(**words, state=state) for state in where.states or TaskState]
@@ -171,51 +117,14 @@ def _part(state: TaskState, where: TaskFilter) -> str:
     return _ENDED_PART if state in TERMINAL else _QUEUED_PART
 
 
-class Counts:
-    """How many tasks there are, from `stats` to `stats`: many aren't counted again at once.
-
-    Counting reads the entry of each task in an index. Were that done in each transaction instead, those who write
-    would wait for each other.
-    """
-
-    SLOW = 0.02
-    """Seconds of counting from which on its outcome is remembered,"""
-    WORTH = 20
-    """so many times as long,"""
-    STALE_AFTER = 3.0
-    """but for no more than so many seconds."""
-
-    def __init__(self) -> None:
-        self._counts: list[Count] = []
-        self._good_until = 0.0
-
-    async def stats(self, session: Session) -> list[QueueStats]:
-        """The statistics of all queues."""
-        began = time.monotonic()
-        if began >= self._good_until:
-            rows = await session.fetch(COUNT)
-            self._counts = [(name, state_of(state), count) for name, state, count in rows]
-            took = time.monotonic() - began
-            self._good_until = began + (min(self.WORTH * took, self.STALE_AFTER) if took > self.SLOW else 0.0)
-        oldest = {name: _time(run_at) for name, run_at in await session.fetch(_OLDEST_DUE, clock.offset())}
-        return queue_stats(self._counts, [row[0] for row in await session.fetch(_PAUSED)], oldest)
-
-
-def _time(run_at: float) -> float:
-    """The time; of a damaged task its stand-in."""
-    return run_at if abs(run_at) <= MAX_TIME else 0.0
-
-
-async def purge(session: Session, *, older_than: float, limit: int = 1000) -> int:
+def purge(older_than: float, limit: int) -> Steps[int]:
     """How many tasks were deleted.
 
     The rows are locked first and looked at again then: a child may have been added since they were chosen.
     """
-    await session.fetch(_FORGET, clock.offset(), older_than)
-    async with session.connection.transaction():
-        old = [row[0] for row in await session.fetch(SELECT_OLD, clock.offset(), older_than, limit)]
-        if not old:
-            return 0
-        gone = [row[0] for row in await session.fetch(_DELETE, old)]
-        await session.fetch(_DELETE_EDGES, gone)
-        return len(gone)
+    old = [id_ for (id_,) in (yield from ask(("text",), SELECT_OLD, older_than=older_than, limit=limit))]
+    if not old:
+        return 0
+    gone = [id_ for (id_,) in (yield from ask(("text",), _DELETE, ids=old))]
+    yield from do(DELETE_EDGES, ids=gone)
+    return len(gone)

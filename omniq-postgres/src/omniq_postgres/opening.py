@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode
 
@@ -19,6 +18,7 @@ from omniq.storage.tls import tls_advice
 from omniq.storage.transport import is_transport_error
 
 from omniq_postgres.config import PostgresConfig
+from omniq_postgres.dialect import DIALECT
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -209,8 +209,7 @@ async def _create(connection: Connection, settings: PostgresConfig) -> None:
     exists = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", schema)
     if not exists:  # who may not create a schema may be given one
         await connection.execute(f'create schema "{schema}"')
-    ddl = resources.files("omniq_postgres").joinpath("schema.sql").read_text("utf-8")
-    await connection.execute(in_schema(ddl, schema))
+    await connection.execute(in_schema(DIALECT.schema("omniq_postgres"), schema))
     sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", schema)
     await connection.execute(sql, SCHEMA_VERSION, settings.project)
 

@@ -1,8 +1,9 @@
-"""Tasks and schedules in a PostgreSQL schema: the contract, and how new tasks are stored."""
+"""The task queue in a PostgreSQL schema: how tasks are added, and what is PostgreSQL's own of the contract."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
@@ -13,29 +14,24 @@ from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
-from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import (
-    NEW,
-    Added,
-    Change,
-    Changed,
-    Firing,
-    LapsedLease,
-    NewBody,
-    NewTask,
-    QueueStats,
-    TaskRecord,
-)
-from omniq.storage.rules import judge
+from omniq.storage.records import NEW, Added, NewTask, TaskRecord
+from omniq.storage.sql.adding import due_in, judged
+from omniq.storage.sql.finding import Counter
+from omniq.storage.sql.queue import SQLQueueStore
+from omniq.storage.sql.results import replace_bodies
+from omniq.storage.sql.schedules import forget_workers
+from omniq.storage.sql.steps import Given, Steps, ask, call, kinds
+from omniq.storage.sql.store import reads, writes
+from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
 
-from omniq_postgres import claiming, finding, schedules
+from omniq_postgres import claiming, finding, settling
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.connection import PostgresStore, Session
+from omniq_postgres.dialect import carry_out
 from omniq_postgres.results import PostgresResultStore
-from omniq_postgres.settling import settle, with_children
 from omniq_postgres.watching import NOTIFY, payload_of
-from omniq_postgres.wire import CLOCK, array_literal, arrays, in_session, replace_bodies
+from omniq_postgres.wire import in_session
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import ForeignConnection
@@ -44,19 +40,20 @@ COPY_FROM = 50
 """Tasks from which on COPY is faster."""
 _COPIED = ("id", "queue_name", "priority", "schedule_id", "name", "body")
 
-_INSERT = f"""
-    with {CLOCK}, given as (
-        select u.*, now, coalesce(given_run_at, now + delay) as run_at
-        from clock, unnest($2::text[], $3::text[], $4::smallint[], $5::float8[], $6::float8[], $7::float8[],
-            $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[])
-            as u (id, queue_name, priority, given_run_at, delay, ttl, schedule_id, unique_key, name, body, depends_on)),
+_NEW = kinds(
+    "id text, queue_name text, priority integer, given_run_at time, delay real, ttl real, schedule_id text, "
+    "unique_key text, name text, body bytes, depends_on texts"
+)
+_INSERT = """
+    with {given}, clock as materialized (select {now} as now), timed as (
+        select given.*, now, coalesce(given_run_at, now + delay) as run_at from clock, given),
     added as (
         insert into omniq.task (id, queue_name, state, priority, created_at, run_at, expires_at, schedule_id,
             unique_key, depends_on, name, body)
         select id, queue_name,
             case when depends_on is not null then 'waiting' when run_at <= now then 'pending' else 'scheduled' end,
-            priority, now, run_at, run_at + ttl, schedule_id, unique_key, depends_on::text[], name, body
-        from given
+            priority, now, run_at, run_at + ttl, schedule_id, unique_key, depends_on, name, body
+        from timed
         on conflict do nothing
         returning id, depends_on),
     edges as (
@@ -65,44 +62,78 @@ _INSERT = f"""
         on conflict do nothing)
     select id from added
 """
-_KEEP_PARENTS = "select id from omniq.task where id = any($1::text[]) order by id for key share"
-_EXISTING = "select id from omniq.task where id = any($1::text[])"
-_HOLDERS = "select unique_key, id from omniq.task where unique_key = any($1::text[])"
-_PAUSE = "insert into omniq.paused_queue (queue_name) values ($1) on conflict (queue_name) do nothing"
-_RESUME = "delete from omniq.paused_queue where queue_name = $1"
 
 
-class PostgresQueueStore(PostgresStore, BaseTaskQueue):
+def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
+    """What became of each task: where all is well, one statement tells."""
+    added = set() if any(task.depends_on for task in tasks) else (yield from _insert(tasks))
+    left = [task for task in tasks if task.id not in added]
+    verdicts = iter((yield from call(partial(_add_judged, tasks=left))) if left else ())
+    return [NEW if task.id in added else next(verdicts) for task in tasks]
+
+
+class _Overtaken(Exception):
+    """Somebody has added the same id or key in between."""
+
+
+async def _add_judged(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
+    """Look at what is there, decide and add, until nobody comes in between."""
+    while True:
+        with suppress(_Overtaken):
+            async with session.connection.transaction():
+                return await carry_out(session, partial(_judge_and_insert, tasks))
+
+
+def _judge_and_insert(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
+    verdicts = yield from judged(tasks)
+    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
+    if len((yield from _insert(fresh))) < len(fresh):
+        raise _Overtaken
+    return verdicts
+
+
+def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
+    """The ids of the tasks that were added: neither they nor their keys were there yet."""
+    ordered = sorted(tasks, key=_key)
+    run_ats, keys = [task.run_at for task in ordered], [task.unique for task in ordered]
+    rows = yield from ask(("text",), _INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))
+    return {id_ for (id_,) in rows}
+
+
+def _key(task: NewTask) -> str:
+    """What tasks are added in the order of, so that two calls with the same keys don't wait for each other."""
+    return task.unique or ""
+
+
+class PostgresQueueStore(PostgresStore, SQLQueueStore):
     """Tasks and schedules in a schema."""
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            Capability.ATOMIC_RESULTS,
-            Capability.CROSS_PROCESS,
-            Capability.PERSISTENT,
-            Capability.PRIORITY,
-            Capability.PUSH,
-            Capability.TRANSACTIONAL_ENQUEUE,
-            Capability.UNIQUE,
-        }
-    )
+    capabilities: ClassVar[frozenset[Capability]] = SQLQueueStore.capabilities | {
+        Capability.PUSH,
+        Capability.TRANSACTIONAL_ENQUEUE,
+    }
     max_items = 5000
 
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(config)
         self._bookmarks = claiming.Bookmarks()
-        self._counts = finding.Counts()
+        self._counter = Counter(finding.COUNT, finding.OLDEST_DUE)
         self._results = PostgresResultStore(config)
 
-    def result_storage(self) -> PostgresResultStore:
-        return self._results
+    extend = in_session(claiming.extend)
+    held = in_session(claiming.held)
+    lapsed = in_session(claiming.lapsed)
+    _reap = in_session(claiming.reap)
+    replace_bodies = writes(partial(replace_bodies, TASKS))
+    find = reads(finding.find)
+    _add = staticmethod(add_tasks)
+    _settle = staticmethod(settling.settle)
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
-        if _can_copy(tasks) and await self._connection.run(partial(_copy, tasks=tasks)):
-            added = [NEW] * len(tasks)
-        else:
-            added = await self._connection.run(partial(_add, tasks=tasks))
-        self._connection.channel.tell(News(_due_in(tasks, added)), tasks=len(tasks))
+        if not (_can_copy(tasks) and await self._connection.run(partial(_copy, tasks=tasks))):
+            return await super().add(tasks)
+        added = [NEW] * len(tasks)
+        self._tell(News(due_in(tasks, added)), tasks=len(tasks))
         return added
 
     async def add_within(self, connection: ForeignConnection, tasks: Sequence[NewTask]) -> list[Added]:
@@ -110,8 +141,8 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
 
     async def _add_and_tell(self, session: Session, tasks: Sequence[NewTask]) -> list[Added]:
         """Add, and notify everybody, this process too: all of it happens when the caller commits."""
-        added = await _add(session, tasks)
-        payload = payload_of("", News(_due_in(tasks, added)))
+        added = await carry_out(session, partial(add_tasks, tasks))
+        payload = payload_of("", News(due_in(tasks, added)))
         await session.fetch(NOTIFY, self._settings.schema_name, payload)
         return added
 
@@ -124,51 +155,13 @@ class PostgresQueueStore(PostgresStore, BaseTaskQueue):
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed
 
-    extend = in_session(claiming.extend)
-    held = in_session(claiming.held)
-    lapsed = in_session(claiming.lapsed)
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        await self._write(partial(forget_workers, older_than))
+        return await self._write(partial(finding.purge, older_than, limit), atomic=True)
 
-    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-        reaped = await self._connection.run(partial(claiming.reap, leases=leases))
-        self._connection.channel.tell(News({task.queue_name: 0.0 for task in reaped}), tasks=len(reaped))
-        return reaped
-
-    beat = in_session(schedules.beat)
-    workers = in_session(schedules.workers)
-    now = in_session(schedules.now)
-
-    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
-        settled = await self._connection.run(partial(settle, changes=changes))
-        self._connection.channel.tell(News(settled.due, settled.ended), tasks=len(changes))
-        ids = [change.task_id for change in changes]
-        parents = await self._connection.run(partial(with_children, ids=ids))
-        return [Changed(settled.statuses[id_], id_ in parents) for id_ in ids]
-
-    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._connection.run(partial(replace_bodies, table="task", key="id", bodies=bodies))
-
-    get = in_session(finding.get)
-    find = in_session(finding.find)
-    children = in_session(finding.children)
-    purge = in_session(finding.purge)
-
-    async def stats(self) -> list[QueueStats]:
-        return await self._connection.run(self._counts.stats)
-
-    async def pause(self, queue_name: str, *, paused: bool) -> None:
-        sql = _PAUSE if paused else _RESUME
-        await self._connection.run(lambda session: session.fetch(sql, queue_name))
-        self._connection.channel.tell(News({} if paused else {queue_name: 0.0}))
-
-    put_schedule = in_session(schedules.put_schedule)
-    delete_schedule = in_session(schedules.delete_schedule)
-    schedules = in_session(schedules.schedules)
-
-    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
-        fired = await self._connection.run(partial(_fire, firings=firings))
-        tasks = [firing.task for firing, done in zip(firings, fired, strict=True) if done]
-        self._connection.channel.tell(News(_due_in(tasks, [NEW] * len(tasks))), tasks=len(tasks))
-        return fired
+    async def now(self) -> float:
+        ((now,),) = await self._read(partial(ask, ("time",), "select {now}"))
+        return float(now)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.channel.for_tasks(queues, timeout)
@@ -193,78 +186,6 @@ async def _copy(session: Session, tasks: Sequence[NewTask]) -> bool:
     except asyncpg.UniqueViolationError:
         return False
     return True
-
-
-async def _add(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
-    """What became of each task: where all is well, one statement tells."""
-    added = set() if any(task.depends_on for task in tasks) else await _insert(session, tasks)
-    left = [task for task in tasks if task.id not in added]
-    judged = iter(await _add_judged(session, left) if left else ())
-    return [NEW if task.id in added else next(judged) for task in tasks]
-
-
-async def _add_judged(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
-    """Look at what is there, decide and add, until nobody adds the same id or key in between."""
-    while True:
-        transaction = session.connection.transaction()
-        await transaction.start()
-        verdicts = await _judge(session, tasks)
-        fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
-        if len(await _insert(session, fresh)) == len(fresh):
-            await transaction.commit()
-            return verdicts
-        await transaction.rollback()
-
-
-async def _judge(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
-    """What is to become of each task.
-
-    Until the transaction ends, the parents can't be purged, but they can be claimed, renewed and ended: a caller
-    may have its transaction open for long.
-    """
-    parents = {parent for task in tasks for parent in task.depends_on}
-    keys = [task.unique for task in tasks if task.unique is not None]
-    rows = await session.fetch(_KEEP_PARENTS, list(parents)) if parents else []
-    rows += await session.fetch(_EXISTING, [task.id for task in tasks])
-    holders = {row[0]: row[1] for row in await session.fetch(_HOLDERS, keys)} if keys else {}
-    return judge(tasks, {row["id"] for row in rows}, holders)
-
-
-async def _insert(session: Session, tasks: Sequence[NewTask]) -> set[str]:
-    """The ids of the tasks that were added: neither they nor their keys were there yet."""
-    ordered = sorted(tasks, key=_key)
-    columns = arrays(
-        ordered,
-        *("id", "queue_name", "priority", "run_at", "delay", "ttl", "schedule_id", "unique", "name", "body"),
-    )
-    parents = [array_literal(task.depends_on) for task in ordered]
-    return {row[0] for row in await session.fetch(_INSERT, clock.offset(), *columns, parents)}
-
-
-def _key(task: NewTask) -> str:
-    """What tasks are added in the order of, so that two calls with the same keys don't wait for each other."""
-    return task.unique or ""
-
-
-def _due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]:
-    """The queues that got tasks, and in about how many seconds the first of those is due."""
-    due: dict[str, float] = {}
-    now = clock.now()
-    for task, verdict in zip(tasks, added, strict=True):
-        if verdict is NEW and not task.depends_on:
-            seconds = task.delay if task.run_at is None else task.run_at - now
-            due[task.queue_name] = min(seconds, due.get(task.queue_name, seconds))
-    return due
-
-
-async def _fire(session: Session, firings: Sequence[Firing]) -> list[bool]:
-    """Whether this call fired each schedule."""
-    async with session.connection.transaction():
-        fired = await schedules.advance(session, firings)
-        tasks = [firing.task for firing in firings if firing.schedule_id in fired]
-        if tasks:
-            await _add(session, tasks)
-        return [firing.schedule_id in fired for firing in firings]
 
 
 class AsyncPostgresTaskQueue(Configured, AsyncTaskQueue[PostgresTaskQueueConfig]):

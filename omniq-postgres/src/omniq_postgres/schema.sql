@@ -1,35 +1,12 @@
--- Version 3, for the schema "omniq"; another name is put in its place. Times are seconds since the epoch on the
--- server's clock (`to_timestamp(run_at)` shows them); ids and names compare by code point.
+-- Version 3, beside the tables of omniq.storage.sql, for the schema "omniq"; another name is put in its place. Times are on
+-- the server's clock (`to_timestamp(run_at)` shows them); ids and names compare by code point.
 
 create table omniq.installation (
     version integer not null,
     project text not null
 );
 
-create table omniq.task (
-    id               text collate "C" primary key,
-    queue_name       text collate "C" not null,
-    state            text collate "C" not null default 'pending' check (state in
-                         ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired')),
-    priority         smallint not null,
-    created_at       double precision not null default extract(epoch from now()),
-    run_at           double precision not null default extract(epoch from now()),
-    expires_at       double precision,
-    finished_at      double precision,
-    epoch            integer not null default 0,
-    attempts         integer not null default 0,
-    crashes          integer not null default 0,
-    lease_until      double precision,
-    claimed_at       double precision,
-    worker           text,
-    cancel_requested boolean not null default false,
-    depends_on       text[],
-    schedule_id      text collate "C",
-    unique_key       text collate "C",
-    name             text collate "C" not null default '',
-    body             bytea not null
-) with (
-    fillfactor = 70,
+alter table omniq.task set (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_analyze_scale_factor = 0.05,
@@ -45,73 +22,12 @@ create index task_running on omniq.task (lease_until, queue_name) where state = 
 create index task_ended on omniq.task (queue_name, name, state, id) where finished_at is not null;
 create index task_of_no_state on omniq.task (id, queue_name) where state not in
     ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired'); -- only damaged ones
-create index task_finished on omniq.task (finished_at) where finished_at is not null;
-create unique index task_unique on omniq.task (unique_key) where unique_key is not null;
 create index task_expiring on omniq.task (expires_at)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
 create index task_of_schedule on omniq.task (schedule_id, state, id) where schedule_id is not null;
-
-create table omniq.edge (
-    parent text collate "C" not null,
-    child  text collate "C" not null,
-    primary key (parent, child)
-);
-
-create index edge_child on omniq.edge (child);
-
-create table omniq.paused_queue (
-    queue_name text collate "C" primary key
-);
-
-create table omniq.worker (
-    name      text collate "C" primary key,
-    last_seen double precision not null,
-    report    jsonb not null
-);
 
 create unlogged table omniq.idle_worker (
     name    text collate "C" primary key,
     process bigint not null,
     queues  text[] not null
 );
-
-create table omniq.schedule (
-    id         text collate "C" primary key,
-    queue_name text collate "C" not null,
-    body       bytea not null,
-    next_run   double precision,
-    paused     boolean not null,
-    version    bigint not null
-);
-
-create index schedule_due on omniq.schedule (next_run) where not paused;
-
-create table omniq.result (
-    task_id     text collate "C" primary key,
-    epoch       integer not null,
-    status      text collate "C" not null check (status in
-                    ('running', 'success', 'error', 'cancelled', 'expired')),
-    schedule_id text collate "C",
-    finished_at double precision not null,
-    expires_at  double precision,
-    body        bytea not null
-);
-
-create index result_expiring on omniq.result (expires_at) where expires_at is not null;
-create index result_of_schedule on omniq.result (schedule_id, finished_at) where schedule_id is not null;
-
-create table omniq.event (
-    id          bigint generated always as identity primary key,
-    time        double precision not null,
-    type        text collate "C" not null,
-    task_id     text collate "C",
-    schedule_id text collate "C",
-    queue_name  text collate "C",
-    worker      text,
-    attempt     integer,
-    data        jsonb
-);
-
-create index event_time on omniq.event (time);
-create index event_task on omniq.event (task_id, time) where task_id is not null;
-create index event_schedule on omniq.event (schedule_id, time) where schedule_id is not null;

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import wraps
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial, wraps
 from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import asyncpg
-import msgspec
-from omniq.storage.damage import task_of
-from omniq.storage.records import MAX_COUNT, NewBody, TaskRecord
+from omniq.storage.records import MAX_COUNT
+from omniq.storage.sql.tables import TASKS
 
 from omniq_postgres.connection import Database, Session
+from omniq_postgres.dialect import NOW, columns, record
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NOW_AT = "(select extract(epoch from clock_timestamp())::float8 + {}::float8)"
-"""SQL for the server's time plus `omniq.clock.offset()`, which is the parameter."""
-NOW = NOW_AT.format("$1")
-"""The same, where the offset is the statement's first parameter."""
 CLOCK = f"clock as materialized (select {NOW} as now)"
 """SQL for statements that need the same time in several places."""
 
@@ -28,12 +23,10 @@ IS_RUNNING = "task.lease_until is not null"
 """SQL for the state RUNNING where ids are given. Were it asked by name, the server might walk `task_running` instead,
 and in it the dead of all that ran."""
 
-WITHOUT_BODY = (
-    "id, queue_name, state, priority, created_at, run_at, expires_at, finished_at, epoch, attempts, crashes, "
-    "lease_until, claimed_at, worker, cancel_requested, coalesce(depends_on, array[]::text[]) as depends_on, "
-    'schedule_id, unique_key as "unique", name'
-)
-COLUMNS = f"{WITHOUT_BODY}, body"
+WITHOUT_BODY = columns(TASKS, bodies=False)
+COLUMNS = columns(TASKS)
+task_record = partial(record, TASKS)
+"""The task that a row with all its columns is; a damaged one has its `damage`."""
 
 
 def in_session(
@@ -54,43 +47,6 @@ def raised(counter: str) -> str:
     return f"least({counter}, {MAX_COUNT}) + 1"
 
 
-def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
-    """SQL for those conditions whose value isn't None, with `{}` for the parameter's number, and their values."""
-    used = [(sql, value) for sql, value in wanted.items() if value is not None]
-    text = " and ".join(sql.format(f"${number}") for number, (sql, _) in enumerate(used, start=1))
-    return text or "true", [value for _, value in used]
-
-
 def arrays(items: Sequence[object], *fields: str) -> list[list[Any]]:
     """These fields of the items, an array for each."""
     return [list(map(attrgetter(field), items)) for field in fields]
-
-
-def array_literal(texts: Sequence[str]) -> str | None:
-    """Text for the server to read as an array, since arrays of arrays of different lengths can't be sent."""
-    if not texts:
-        return None
-    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
-
-
-def task_record(row: asyncpg.Record) -> TaskRecord:
-    """The task that a row with all its columns is; a damaged one has its `damage`."""
-    values = dict(row)
-    try:
-        return msgspec.convert(values, TaskRecord)
-    except ValueError:
-        return task_of(values)
-
-
-async def replace_bodies(session: Session, table: str, key: str, bodies: Sequence[NewBody]) -> list[bool]:
-    """Replace the bodies of a table's rows that have the old ones; returns whether each was replaced."""
-    sql = f"""
-        update omniq.{table} set body = given.body
-        from unnest($1::text[], $2::bytea[], $3::bytea[]) as given (id, old, body)
-        where {table}.{key} = given.id and {table}.body = given.old
-        returning given.id
-    """
-    ordered = sorted(bodies, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
-    replaced = {row[0] for row in await session.fetch(sql, *arrays(ordered, "task_id", "old", "body"))}
-    return [new.task_id in replaced for new in bodies]

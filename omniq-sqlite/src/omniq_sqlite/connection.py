@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import aiosqlite
@@ -26,9 +26,11 @@ from omniq.loops import PerLoop
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.polling import Poller
+from omniq.storage.sql.store import SQLStore, Verb
 from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig
+from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.opening import Link, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
@@ -225,7 +227,7 @@ class Database(Connection):
         return await self._writer.do(job)
 
 
-class SQLiteStore(ConnectedStore[Database]):
+class SQLiteStore(ConnectedStore[Database], SQLStore):
     """What the three stores have in common."""
 
     connections: ClassVar[Connections[Database]] = Connections(Database, of_process=True)
@@ -249,6 +251,12 @@ class SQLiteStore(ConnectedStore[Database]):
 
     async def connect(self) -> None:
         await self._connection.read(_nothing)
+
+    async def _read(self, verb: Verb[T]) -> T:
+        return await self._connection.read(partial(carry_out, verb=verb))
+
+    async def _write(self, verb: Verb[T], *, atomic: bool = True) -> T:
+        return await self._connection.write(partial(carry_out, verb=verb))
 
 
 def reads(

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import asdict, fields, replace
 from omniq.models.state import TaskState
 from omniq.storage.records import TaskRecord
+from omniq.storage.sql.tables import TASKS
 
-from omniq_sqlite.wire import TASKS, as_blob, encode, fetch_tasks, is_named
+from omniq_sqlite.wire import as_blob, encode, fetch_tasks, is_named, reader
 
 _COLUMNS = [field.name for field in fields(TaskRecord) if field.name not in ("id", "unique", "body", "damage")]
 _MEND = f"""
@@ -29,7 +30,7 @@ def write_stand_ins(connection: sqlite3.Connection, tasks: Iterable[TaskRecord])
 def set_nameless_aside(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
     """Those ids by which a task can be told; the tasks of the others become dead letters."""
     nameless = [id_ for id_ in ids if not is_named(id_)]
-    for id_, task in zip(nameless, TASKS.fetch(connection, nameless), strict=True):
+    for id_, task in zip(nameless, reader(TASKS).fetch(connection, nameless), strict=True):
         if task is not None:
             ended = task.finished_at or 0.0
             _write(connection, id_, replace(task, state=TaskState.ERROR, finished_at=ended, lease_until=None))

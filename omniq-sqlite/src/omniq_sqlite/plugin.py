@@ -2,40 +2,8 @@
 
 from __future__ import annotations
 
-from omniq.plugins import EventStoreSpec, ResultStoreSpec, TaskQueueSpec, hookimpl
+from omniq.plugins import stores_of
 
-
-@hookimpl
-def omniq_task_queues() -> list[TaskQueueSpec]:
-    return [
-        TaskQueueSpec(
-            "sqlite",
-            store="omniq_sqlite.queue:SQLiteQueueStore",
-            config="omniq_sqlite.config:SQLiteTaskQueueConfig",
-            url_schemes=("sqlite",),
-        )
-    ]
-
-
-@hookimpl
-def omniq_result_stores() -> list[ResultStoreSpec]:
-    return [
-        ResultStoreSpec(
-            "sqlite",
-            store="omniq_sqlite.results:SQLiteResultStore",
-            config="omniq_sqlite.config:SQLiteResultStorageConfig",
-            url_schemes=("sqlite",),
-        )
-    ]
-
-
-@hookimpl
-def omniq_event_stores() -> list[EventStoreSpec]:
-    return [
-        EventStoreSpec(
-            "sqlite",
-            store="omniq_sqlite.events:SQLiteEventStore",
-            config="omniq_sqlite.config:SQLiteEventStorageConfig",
-            url_schemes=("sqlite",),
-        )
-    ]
+omniq_task_queues, omniq_result_stores, omniq_event_stores = stores_of(
+    "omniq_sqlite", "SQLite", "sqlite", url_schemes=("sqlite",)
+)

@@ -1,29 +1,5 @@
--- Version 3. Times are seconds since the epoch. The tables are STRICT and checked, so that nobody's slip of the
+-- Version 3, beside the tables of omniq.storage.sql. They are STRICT and checked, so that nobody's slip of the
 -- hand at a prompt leaves a row behind which a worker can't read.
-
-create table if not exists task (
-    id               text primary key not null,
-    queue_name       text not null,
-    state            text not null check (state in
-                         ('pending', 'scheduled', 'waiting', 'running', 'success', 'error', 'cancelled', 'expired')),
-    priority         integer not null,
-    created_at       real not null,
-    run_at           real not null,
-    expires_at       real,
-    finished_at      real,
-    epoch            integer not null default 0,
-    attempts         integer not null default 0,
-    crashes          integer not null default 0,
-    lease_until      real,
-    claimed_at       real,
-    worker           text,
-    cancel_requested integer not null default 0 check (cancel_requested in (0, 1)),
-    depends_on       text check (json_type(depends_on) = 'array'),
-    schedule_id      text,
-    name             text not null default '',
-    unique_key       text,                   -- held until the task ends
-    body             blob                    -- null where it is in large_body
-) strict, without rowid;
 
 -- SQLite rewrites the whole row at every change of state: bodies of more than 32 KiB are kept apart.
 create table if not exists large_body (
@@ -37,10 +13,8 @@ create index if not exists task_pending on task (queue_name, priority desc, run_
 create index if not exists task_scheduled on task (queue_name, run_at, state) where state = 'scheduled';
 create index if not exists task_waiting on task (id, queue_name, state) where state = 'waiting';
 create index if not exists task_running on task (lease_until, queue_name, state) where state = 'running';
-create index if not exists task_finished on task (finished_at) where finished_at is not null;
 create index if not exists task_expiring on task (expires_at, state)
     where expires_at is not null and state in ('pending', 'scheduled', 'waiting');
-create unique index if not exists task_unique on task (unique_key) where unique_key is not null;
 
 -- The lists, in the order of ids. They are entered once, when a task is added or when it ends: nothing more is written
 -- for them at a claim. SQLite sees that the first one serves only by a term that stands alone. The last one holds what
@@ -52,61 +26,3 @@ create index if not exists task_of_schedule on task (schedule_id, id) where sche
 create index if not exists task_of_no_state on task (id, queue_name, state)
     where state <> 'pending' and state <> 'scheduled' and state <> 'waiting' and state <> 'running'
         and state <> 'success' and state <> 'error' and state <> 'cancelled' and state <> 'expired';
-
-create table if not exists edge (
-    parent text not null,
-    child  text not null,
-    primary key (parent, child)
-) strict, without rowid;
-
-create index if not exists edge_child on edge (child);
-
-create table if not exists paused_queue (
-    queue_name text primary key not null
-) strict, without rowid;
-
-create table if not exists worker (
-    name      text primary key not null,
-    last_seen real not null,
-    report    text not null check (json_type(report) = 'object')
-) strict, without rowid;
-
-create table if not exists schedule (
-    id         text primary key not null,
-    queue_name text not null,
-    body       blob not null,
-    next_run   real,
-    paused     integer not null check (paused in (0, 1)),
-    version    integer not null
-) strict, without rowid;
-
-create index if not exists schedule_due on schedule (next_run) where paused = 0 and next_run is not null;
-
-create table if not exists result (
-    task_id     text primary key not null,
-    epoch       integer not null,
-    status      text not null check (status in ('running', 'success', 'error', 'cancelled', 'expired')),
-    schedule_id text,
-    finished_at real not null,
-    expires_at  real,
-    body        blob not null
-) strict, without rowid;
-
-create index if not exists result_expiring on result (expires_at) where expires_at is not null;
-create index if not exists result_of_schedule on result (schedule_id, finished_at) where schedule_id is not null;
-
-create table if not exists event (
-    id          integer primary key,
-    time        real not null,
-    type        text not null,
-    task_id     text,
-    schedule_id text,
-    queue_name  text,
-    worker      text,
-    attempt     integer,
-    data        text check (json_type(data) = 'object')
-) strict;
-
-create index if not exists event_time on event (time);
-create index if not exists event_task on event (task_id, time) where task_id is not null;
-create index if not exists event_schedule on event (schedule_id, time) where schedule_id is not null;

@@ -1,45 +1,45 @@
-"""`transition`: the one write by which tasks end, retry, go back or cancel; and new bodies for tasks."""
+"""Writing what was decided of tasks that end, retry, go back or are cancelled; and new bodies for tasks."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 from omniq import clock
 from omniq.models.state import TaskState
-from omniq.storage.damage import task_of
-from omniq.storage.records import Change, Changed, ChangeStatus, NewBody, ResultRecord, TaskRecord
-from omniq.storage.rules import decide
+from omniq.storage.records import Change, NewBody
+from omniq.storage.sql import settling
+from omniq.storage.sql.results import NEW, PUT
+from omniq.storage.sql.settling import SET_CHANGED, Decided, Seen, Settled, changed
+from omniq.storage.sql.steps import Given, Steps, Table, call, do, get
+from omniq.storage.sql.tables import TASKS
 
 from omniq_sqlite.damage import write_stand_ins
-from omniq_sqlite.results import store_results
-from omniq_sqlite.wire import LARGE_BODY, Table, encode, maybe_ticks, time_at, to_ticks
+from omniq_sqlite.wire import LARGE_BODY
 
 _HAS_CHILDREN = "parent"
-_MADE_UP = {
-    **dict.fromkeys(("priority", "created_at"), "0"),
-    **dict.fromkeys(("claimed_at", "depends_on", "schedule_id"), "null"),
-    "queue_name": "''",
-    "name": f"ifnull((select '{_HAS_CHILDREN}' from edge where parent = task.id limit 1), '')",
-}
-_CHANGING: Final = Table[str, TaskRecord]("task", "id", TaskRecord, task_of, {"unique": "unique_key", **_MADE_UP})
+_CHANGING: Final = Table(
+    "task",
+    "id",
+    TASKS.record,
+    TASKS.damaged,
+    columns={
+        **TASKS.columns,
+        **dict.fromkeys(("priority", "created_at"), "0"),
+        **dict.fromkeys(("claimed_at", "depends_on", "schedule_id"), "null"),
+        "name": f"ifnull((select '{_HAS_CHILDREN}' from edge where parent = task.id limit 1), '')",
+    },
+)
 """Of tasks what `decide` looks at and may change, and whether they have children instead of their names: one statement
 for all, since a thread may wait for the GIL after each."""
-END = """
-    update task set state = ?2, finished_at = ?3, lease_until = null, unique_key = null
-    where id in (select value from json_each(?1))
+END: Final = """
+    update omniq.task set state = :state, finished_at = :now, lease_until = null, unique_key = null where id {any[ids]}
 """
-UPDATE = f"""
-    with change as materialized (select value from json_each(?))
-    update task set state = value ->> 1, run_at = {time_at(2)}, expires_at = {time_at(3)}, finished_at = {time_at(4)},
-        attempts = value ->> 5, crashes = value ->> 6, lease_until = {time_at(7)}, worker = value ->> 8,
-        cancel_requested = value ->> 9, unique_key = value ->> 10
-    from change where task.id = value ->> 0
-"""
+UPDATE: Final = f"with {{given}} update omniq.task set {SET_CHANGED} from given where task.id = given.id"
 _HAS_OLD = """
     select 1 from task left join large_body on large_body.task_id = task.id
     where task.id = ? and coalesce(task.body, large_body.body) = ?
@@ -49,77 +49,41 @@ _DELETE_LARGE = "delete from large_body where task_id = ?"
 INSERT_LARGE = "insert into large_body (task_id, body) values (?, ?)"
 
 
-class Settled(Struct, frozen=True):
-    """What came of a batch of changes."""
-
-    answers: list[Changed]
-    any_due: bool
-    """Whether a task became PENDING."""
-    results: list[ResultRecord]
-    """Those of the changes that were applied."""
-
-
-def settle(connection: sqlite3.Connection, changes: Sequence[Change]) -> Settled:
-    """Decide the changes, then write all that came of them at once.
+def settle(changes: Sequence[Change]) -> Steps[Settled]:
+    """Apply the changes whose conditions hold, all at once: nobody else writes meanwhile.
 
     A damaged task is decided by its stand-ins, which are written only with a change.
     """
+    settled = Settled(parents=())
+    return (yield from settling.settle(changes, settled, partial(_look, settled), _write))
+
+
+def _look(settled: Settled, ids: Sequence[str]) -> Steps[Seen]:
     now = clock.now()
-    ids = [change.task_id for change in changes]
-    before = {task.id: task for task in _CHANGING.fetch(connection, ids, bodies=False) if task is not None}
-    decided = [decide(before.get(change.task_id), change, now) for change in changes]
-    after = [task for _, task in decided if task is not None]
-    results = [
-        change.result
-        for change, (status, _) in zip(changes, decided, strict=True)
-        if status is ChangeStatus.APPLIED and change.result is not None
-    ]
-    write_stand_ins(connection, [before[task.id] for task in after])
-    _write(connection, before, after, now)
-    if results:
-        store_results(connection, results, now)
-    return Settled(
-        [Changed(status, _has_children(before.get(id_))) for id_, (status, _) in zip(ids, decided, strict=True)],
-        any(task.state is TaskState.PENDING for task in after),
-        results,
-    )
+    tasks = yield from get(_CHANGING, ids, bodies=False)
+    found = {task.id: task for task in tasks if task is not None}
+    settled.parents = [task.id for task in found.values() if task.name == _HAS_CHILDREN]
+    return Seen(found, now)
 
 
-def _has_children(task: TaskRecord | None) -> bool:
-    return task is not None and task.name == _HAS_CHILDREN
-
-
-def _write(
-    connection: sqlite3.Connection, before: Mapping[str, TaskRecord], after: list[TaskRecord], now: float
-) -> None:
+def _write(decided: Decided) -> Steps[Collection[str]]:
     """One statement per terminal state for the tasks that have just ended, and one for the others."""
+    (found, now, _), changes, records = decided
+    yield from call(partial(write_stand_ins, tasks=[found[record.id] for record in records]))
     ended: defaultdict[TaskState, list[str]] = defaultdict(list)
     others = []
-    for task in after:
-        if task == replace(before[task.id], state=task.state, finished_at=now, lease_until=None, unique=None):
+    for task in records:
+        if task == replace(found[task.id], state=task.state, finished_at=now, lease_until=None, unique=None):
             ended[task.state].append(task.id)
         else:
-            others.append(_row(task))
+            others.append(task)
     for state, ids in ended.items():
-        connection.execute(END, (encode(ids), state, now))
+        yield from do(END, ids=ids, state=state, now=now)
     if others:
-        connection.execute(UPDATE, (encode(others),))
-
-
-def _row(task: TaskRecord) -> tuple[object, ...]:
-    return (
-        task.id,
-        task.state,
-        to_ticks(task.run_at),
-        maybe_ticks(task.expires_at),
-        maybe_ticks(task.finished_at),
-        task.attempts,
-        task.crashes,
-        maybe_ticks(task.lease_until),
-        task.worker,
-        task.cancel_requested,
-        task.unique,
-    )
+        yield from do(UPDATE, changed(others))
+    if results := [change.result for change in changes if change.result is not None]:
+        yield from do(PUT, Given.of(NEW, results), now=now)
+    return found
 
 
 def replace_task_bodies(connection: sqlite3.Connection, bodies: Sequence[NewBody]) -> list[bool]:

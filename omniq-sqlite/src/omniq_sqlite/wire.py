@@ -11,20 +11,20 @@ a blob that SQLite casts.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct, defstruct
-from msgspec.structs import FieldInfo, fields
-from omniq.storage.damage import task_of
+from msgspec.structs import FieldInfo
+from omniq import clock
 from omniq.storage.records import MAX_TIME, TaskRecord
+from omniq.storage.sql.steps import Table
+from omniq.storage.sql.tables import TASKS
 
-from omniq_sqlite.opening import primary_code
-
-K = TypeVar("K", bound=str | int)
 R = TypeVar("R", bound=Struct)
 
 TICKS = float(1 << 22)
@@ -41,7 +41,8 @@ DAMAGE: Final = (ValueError, sqlite3.OperationalError)
 _FIRST, _LAST = "\udc00", "\udcff"
 """What the bytes of ids that aren't text are escaped as; Python's surrogate escapes are among them."""
 
-Ticks = Annotated[int, Meta(ge=-int(FOREVER * TICKS), le=int(FOREVER * TICKS))]
+_LAST_TICK = int(FOREVER * TICKS)
+Ticks = Annotated[int, Meta(ge=-_LAST_TICK, le=_LAST_TICK)]
 Flag = Annotated[int, Meta(ge=0, le=1)]
 
 
@@ -57,8 +58,9 @@ def to_ticks(seconds: float) -> int:
     return round(min(seconds, FOREVER) * TICKS)
 
 
-def maybe_ticks(seconds: float | None) -> int | None:
-    return None if seconds is None else to_ticks(seconds)
+def all_ticks(times: Iterable[float | None]) -> list[int | None]:
+    """The ticks of all times, without a call for each."""
+    return [None if t is None else round(t * TICKS) if t < FOREVER else _LAST_TICK for t in times]
 
 
 def time_at(index: int) -> str:
@@ -66,36 +68,13 @@ def time_at(index: int) -> str:
     return f"value ->> {index} / {TICKS}"
 
 
-def body_at(index: int) -> str:
-    """SQL for the piece of the blob `?2` whose position and length are at this index and the next one."""
-    return f"substr(?2, value ->> {index}, value ->> {index + 1})"
-
-
-class Bodies:
-    """Bodies that are joined into one blob."""
-
-    def __init__(self) -> None:
-        self._parts = [b"-"]  # SQLite takes pieces of an empty blob for null
-        self._position = 2
-
-    def place(self, body: bytes) -> tuple[int, int]:
-        """Add a body; what `body_at` has to know."""
-        position = self._position
-        self._parts.append(body)
-        self._position += len(body)
-        return position, len(body)
-
-    def joined(self) -> bytes:
-        return b"".join(self._parts)
-
-
-def conditions(wanted: Mapping[str, object | None]) -> tuple[str, list[object]]:
-    """SQL for those conditions whose value isn't None, and their values."""
-    used = {sql: value for sql, value in wanted.items() if value is not None}
-    return " and ".join(used) or "true", list(used.values())
-
-
 # ── and back ─────────────────────────────────────────────────────────────────
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without its extension; zero where the error is of Python's making."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 def check_damage(error: Exception) -> None:
@@ -145,10 +124,10 @@ def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) ->
 
 def fetch_texts(connection: sqlite3.Connection, sql: str, *parameters: object) -> list[str]:
     """The one column that a statement selects, as texts. One that isn't UTF-8 has surrogate escapes: `is_named`."""
-    return [_text(value) for (value,) in fetch_rows(connection, 1, sql, *parameters)]
+    return [as_text(value) for (value,) in fetch_rows(connection, 1, sql, *parameters)]
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """The text that a value is. A blob's bytes are all escaped, as those of a text are which aren't UTF-8."""
     return "".join(chr(ord(_FIRST) + byte) for byte in value) if isinstance(value, bytes) else str(value)
 
@@ -169,6 +148,10 @@ def _parsed(value: object) -> object:
 HEX_BODY: Final = f"case when length(body) <= {LARGE_BODY} then hex(body) end"
 _EMPTY: Final[Mapping[str, Callable[[], object]]] = {"depends_on": tuple, "data": dict}
 """What a null stands for, in columns that hold JSON."""
+_SQL: Final[Mapping[str, Mapping[str, str]]] = {
+    "task": {"body": "coalesce(body, (select body from large_body where task_id = id))"}
+}
+"""What isn't simply a column, by table and field."""
 
 
 class _Column:
@@ -193,23 +176,18 @@ class _Column:
             self.parse = lambda value: empty() if value is None else _parsed(value)
 
 
-class Table(Generic[K, R]):
+class Reader(Generic[R]):
     """The records of a table by their keys: read all as one text, or one by one if a row is damaged."""
 
-    def __init__(
-        self,
-        name: str,
-        key: str,
-        record: type[R],
-        damaged: Callable[[Mapping[str, object]], R],
-        sql: Mapping[str, str],
-    ) -> None:
-        """`sql` tells what isn't simply a column of the field's name."""
-        known = [field for field in fields(record) if field.name != "damage"]
-        self._columns = [_Column(field, sql.get(field.name, field.name)) for field in known]
+    def __init__(self, table: Table[R], sql: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`sql` tells what isn't simply a column."""
+        name, key, record = table.name, table.key, table.record
+        sql = {**_SQL.get(name, {}), **table.columns, **sql}
+        self._columns = [_Column(field, sql.get(field.name, field.name)) for field in table.fields]
         self._names = [column.name for column in self._columns]
-        self._key_of, self._damaged = attrgetter(key), damaged
-        chosen = f"from {name} where {key} in (select value from json_each(?))"
+        self._key_of, self._damaged, self._derived = attrgetter(key), table.damaged, table.derived
+        where = table.where.format(now=":now")
+        chosen = f"from {name} where {key} in (select value from json_each(:keys)) and {where}"
         beside = [] if key in self._names else [key]
         printed = ", ".join([*beside, *(column.sql for column in self._columns)])
         self._fetch_all = f"select json_group_array(json_array({printed})) {chosen}"
@@ -223,7 +201,7 @@ class Table(Generic[K, R]):
         values = ", ".join(f"{column.name}={column.read}" for column in self._columns)
         self._made_of: Callable[[Any, bytes], R] = eval(f"lambda row, body: record({values})", {"record": record})
 
-    def fetch(self, connection: sqlite3.Connection, keys: Sequence[K], *, bodies: bool = True) -> list[R | None]:
+    def fetch(self, connection: sqlite3.Connection, keys: Sequence[Any], *, bodies: bool = True) -> list[R | None]:
         """The records with these keys, or None for those that aren't there; damaged ones with their `damage`.
 
         Without `bodies`, those are empty, and aren't read.
@@ -235,17 +213,19 @@ class Table(Generic[K, R]):
         except DAMAGE as error:
             check_damage(error)
             found = {key: record for key in keys for record in self._fetch_alone(connection, key)}
-        return [found.get(key) for key in keys]
+        records = [found.get(key) for key in keys]
+        return [record and self._derived(record) for record in records] if self._derived else records
 
-    def _fetch(self, connection: sqlite3.Connection, keys: Sequence[K], with_bodies: bool) -> dict[K, R]:
+    def _fetch(self, connection: sqlite3.Connection, keys: Sequence[Any], with_bodies: bool) -> dict[Any, R]:
         """Raises one of `DAMAGE` if a row is damaged."""
         sql = self._fetch_all if with_bodies else self._fetch_bodiless
-        rows = self._decode(fetch_text(connection, sql, encode(keys)))
+        now = clock.now()
+        rows = self._decode(connection.execute(sql, {"keys": encode(keys), "now": now}).fetchone()[0])
         if "body" not in self._names:
             return {self._key_of(row): self._made_of(row, b"") for row in rows}
         found = {self._key_of(row): row for row in rows}
         large = [key for key, row in found.items() if row.body is None]
-        apart = dict(connection.execute(self._fetch_large, [encode(large)])) if large else {}
+        apart = dict(connection.execute(self._fetch_large, {"keys": encode(large), "now": now})) if large else {}
         if len(apart) < len(large) or None in apart.values():
             raise ValueError("there is no body, unless the row was deleted between the two statements")
         return {
@@ -253,21 +233,18 @@ class Table(Generic[K, R]):
             for key, row in found.items()
         }
 
-    def _fetch_alone(self, connection: sqlite3.Connection, key: K) -> list[R]:
+    def _fetch_alone(self, connection: sqlite3.Connection, key: Any) -> list[R]:
         rows = connection.execute(self._fetch_raw, [as_blob(key) if isinstance(key, str) else key]).fetchall()
         parsed = [[column.parse(value) for column, value in zip(self._columns, row, strict=True)] for row in rows]
         return [self._damaged(dict(zip(self._names, values, strict=True))) for values in parsed]
 
 
-TASKS: Final = Table[str, TaskRecord](
-    "task",
-    "id",
-    TaskRecord,
-    task_of,
-    {"unique": "unique_key", "body": "coalesce(body, (select body from large_body where task_id = id))"},
-)
+@cache
+def reader(table: Table[R]) -> Reader[R]:
+    """What reads the table's records."""
+    return Reader(table)
 
 
 def fetch_tasks(connection: sqlite3.Connection, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord]:
     """Those of the tasks that exist, in the order of `ids`."""
-    return [task for task in TASKS.fetch(connection, ids, bodies=bodies) if task is not None]
+    return [task for task in reader(TASKS).fetch(connection, ids, bodies=bodies) if task is not None]

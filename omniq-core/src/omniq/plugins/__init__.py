@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from omniq.plugins.specs import ResultStoreSpec as ResultStoreSpec
     from omniq.plugins.specs import TaskQueueSpec as TaskQueueSpec
     from omniq.plugins.specs import WorkerSpec as WorkerSpec
+    from omniq.plugins.stores import stores_of as stores_of
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -37,6 +38,7 @@ else:
             "hookspec": "omniq.plugins.hookspecs",
             "load_class": "omniq.plugins.registry",
             "load_object": "omniq.plugins.registry",
+            "stores_of": "omniq.plugins.stores",
         },
     )
 
@@ -52,4 +54,5 @@ __all__ = [
     "hookspec",
     "load_class",
     "load_object",
+    "stores_of",
 ]

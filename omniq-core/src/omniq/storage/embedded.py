@@ -1,0 +1,165 @@
+"""Connections of databases that run inside this process, on files that others may have open, delete or replace."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+from omniq.logs import get_logger
+from omniq.storage.local import Identity, identity
+
+LOOK_INTERVAL = 0.05
+"""Seconds, while a connection is in use, between two looks whether its file is still the one at its path."""
+
+_log = get_logger("omniq.storage")
+
+
+class Closable(Protocol):
+    """What a driver calls a connection."""
+
+    def close(self) -> object: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class OpenFiles:
+    """A database and the files beside it, by what is added to its path, as they are when a connection opens."""
+
+    def __init__(self, path: str, beside: Sequence[str]) -> None:
+        self.path = path
+        self.beside = beside
+        self.then = self.now()
+
+    def now(self) -> dict[str, Identity]:
+        """Which file is at each of the paths, that of the database under an empty text."""
+        return {end: identity(self.path + end) for end in ("", *self.beside)}
+
+    @property
+    def harm(self) -> str | None:
+        """What has happened to them since, if something has."""
+        now = self.now()
+        if now[""] != self.then[""]:
+            return "the file was deleted" if now[""] is None else "the file was replaced"
+        return None if now == self.then else f"its {' or '.join(self.beside)} was deleted or replaced"
+
+
+class Link(ABC, Generic[C]):
+    """A connection that opens at its first use, and closes before a fork and after an error.
+
+    A database remembers per process which locks it has taken on a file. A child that inherited an open connection
+    would trust in locks that only its parent holds, and could damage the file.
+    """
+
+    def __init__(self, path: str, beside: Sequence[str]) -> None:
+        """`beside` is what the database adds to the path for the files that it has as long as somebody has it open."""
+        self.path = path
+        self.lock = threading.Lock()
+        """Held during a use, so that a fork waits for its end."""
+        self._beside = beside
+        self._connection: C | None = None
+        self._files: OpenFiles | None = None
+        self._next_look = -math.inf
+        with _links_lock:
+            _links.add(self)
+
+    @abstractmethod
+    def _open(self) -> C:
+        """A new connection, which any thread may use, one at a time."""
+
+    @abstractmethod
+    def _leave(self, connection: C, files: OpenFiles) -> None:
+        """Save what can be saved of files that were harmed, and let them harm no new database."""
+
+    @contextmanager
+    def use(self) -> Iterator[C]:
+        """The connection, for this thread alone. Raises what `_open` raises."""
+        self._look_at_files()
+        with self.lock:
+            if self._connection is None:
+                self._connection = self._open()
+                self._files = OpenFiles(self.path, self._beside)
+            try:
+                yield self._connection
+            except BaseException:
+                self.drop()  # it may be the connection that is broken
+                raise
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        with self.lock:
+            self.drop()
+
+    def drop(self) -> None:
+        """`close` for who holds `lock`."""
+        connection, self._connection, self._files = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def _look_at_files(self) -> None:
+        """Leave a file that was deleted or replaced, now and then: nobody else sees what is written to it."""
+        files = self._files
+        if files is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_INTERVAL
+        if files.harm:
+            with _links_lock, ExitStack() as held:
+                for link in _links_to(self.path):
+                    held.enter_context(link.lock)
+                self.leave_harmed()  # unless another thread has seen to it
+
+    def leave_harmed(self) -> None:
+        """Close all of this process's connections to files that were harmed, so that no new one shares them.
+
+        For who holds the locks of all of them. Does nothing if the files are as they were.
+        """
+        if self._files is None or self._connection is None or not (harm := self._files.harm):
+            return
+        _log.error(
+            "%s: %s while it was in use: tasks and results that were written to it may be lost; "
+            "going on with the file that is there now, or a new one",
+            self.path,
+            harm,
+        )
+        self._leave(self._connection, self._files)
+        for link in _links_to(self.path):
+            link.drop()
+
+
+_links: weakref.WeakSet[Link[Any]] = weakref.WeakSet()
+_links_lock = threading.Lock()
+_held = ExitStack()
+"""The locks that are held during a fork."""
+
+
+def _links_to(path: str) -> list[Link[Any]]:
+    return [link for link in _links if link.path == path]
+
+
+def _before_fork() -> None:
+    _held.enter_context(_links_lock)
+    links = list(_links)
+    for link in links:
+        _held.enter_context(link.lock)
+    for link in links:
+        link.leave_harmed()  # once it is closed, nobody could tell any more
+        link.drop()
+
+
+def _after_fork_in_child() -> None:
+    """The links, and what their threads hold, are the parent's."""
+    global _links_lock
+    _held.pop_all()
+    _links.clear()
+    _links_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child)

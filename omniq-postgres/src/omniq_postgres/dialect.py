@@ -1,0 +1,196 @@
+"""PostgreSQL's way to say it, and how steps are carried out: batches cross as arrays, one per column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+import asyncpg
+import msgspec
+from omniq import clock
+from omniq.storage.sql.dialect import Dialect
+from omniq.storage.sql.steps import Ask, Call, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Table, Write
+from omniq.storage.sql.store import Verb
+
+if TYPE_CHECKING:
+    from omniq_postgres.connection import Session
+
+R = TypeVar("R", bound=msgspec.Struct)
+T = TypeVar("T")
+
+NOW_AT = "(select extract(epoch from clock_timestamp())::float8 + {}::float8)"
+"""SQL for the server's time plus `omniq.clock.offset()`, which is the parameter."""
+NOW = NOW_AT.format("$1")
+"""The same, where the offset is the statement's first parameter."""
+
+_TYPES: Final[Mapping[Kind, str]] = {
+    "integer": "int",
+    "real": "float8",
+    "time": "float8",
+    "bytes": "bytea",
+    "json": "text",
+    "texts": "text",
+}
+"""What a column is sent as, where that has another name."""
+_CASTS: Final[Mapping[Kind, str]] = {"json": "::jsonb", "texts": "::text[]"}
+_COLUMNS: Final = {"depends_on": "coalesce(depends_on, array[]::text[])"}
+"""SQL for what isn't simply a column."""
+
+
+class PostgresDialect(Dialect):
+    """SQL for a schema "omniq"; `Session` puts another name in its place."""
+
+    words: ClassVar[Mapping[str, str]] = {
+        "now": NOW_AT.format(":now"),
+        "false": "false",
+        "text": ":{}",
+        "any": "= any(:{})",
+        "skip_locked": "for update skip locked",
+        "lock": "for update",
+        "key_share": "for key share",
+    }
+    types: ClassVar[Mapping[str, str]] = {
+        "key": 'text collate "C"',
+        "time": "double precision",
+        "bytes": "bytea",
+        "boolean": "boolean",
+        "object": "jsonb",
+        "texts": "text[]",
+        "epoch": "extract(epoch from now())",
+        "body": "bytea not null",
+        "small": "smallint",
+        "bigint": "bigint",
+        "number": "bigint generated always as identity",
+        "tasks": "with (fillfactor = 70)",
+        **dict.fromkeys(("keyed", "numbered"), ""),
+    }
+
+    def given(self, kinds: Kinds) -> str:
+        sent = ", ".join(f":{name}::{_TYPES.get(kind, kind)}[]" for name, kind in kinds)
+        names = ", ".join(name for name, _ in kinds)
+        cast = ", ".join(f"{name}{_CASTS.get(kind, '')} as {name}" for name, kind in kinds)
+        return (
+            f"given as materialized (select {cast}, place from unnest({sent}) with ordinality as sent ({names}, place))"
+        )
+
+    def parameter(self, number: int) -> str:
+        return f"${number}"
+
+    def now(self) -> float:
+        return clock.offset()
+
+    def sent(self, given: Given) -> Mapping[str, object]:
+        return {name: _sent(kind, column) for (name, kind), column in zip(*given, strict=True)}
+
+
+DIALECT: Final = PostgresDialect()
+
+
+# ── carrying steps out ───────────────────────────────────────────────────────
+
+
+async def carry_out(session: Session, verb: Verb[T]) -> T:
+    """What the verb comes to."""
+    steps = verb()
+    answer = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+        answer = await _answer(session, step)
+
+
+async def carry_out_at_once(session: Session, verb: Verb[T]) -> T:
+    """What the verb comes to, in one transaction."""
+    async with session.connection.transaction():
+        return await carry_out(session, verb)
+
+
+async def _answer(session: Session, step: Step) -> Any:
+    match step:
+        case Get(table, keys, bodies):
+            where = f"{table.key} {{any[keys]}} and {table.where}"
+            text = f"select {columns(table, bodies)} from omniq.{table.name} where {where}"
+            rows = await _fetch(session, Statement(text, {"keys": keys}))
+            found = {row[table.key]: record(table, row) for row in rows}
+            return [found.get(key) for key in keys]
+        case Select(text, values):
+            text = text.replace("{columns}", columns(step.table, step.bodies))
+            rows = await _fetch(session, Statement(text, values))
+            page = Page([record(step.table, row) for row in rows[: step.limit]])
+            if len(rows) == len(page.records):
+                return page
+            last = rows[len(page.records) - 1]
+            return page._replace(key=last[step.table.key], place=last[step.place] if step.place else None)
+        case Ask():
+            return await _fetch(session, step)
+        case Write(text, values):
+            rows = await _fetch(session, Statement(f"{text} returning {step.key}", values, step.given))
+            return {row[0] for row in rows}
+        case Call(job):
+            return await job(session)
+        case Do():
+            sql, bound = DIALECT.bound(step)
+            return await session.execute(sql, *bound)
+
+
+async def _fetch(session: Session, statement: Statement) -> list[asyncpg.Record]:
+    sql, values = DIALECT.bound(statement)
+    return await session.fetch(sql, *values)
+
+
+def _sent(kind: Kind, column: Sequence[Any]) -> Sequence[Any]:
+    """A column's values as they are sent: what the server can't take as an array goes as texts."""
+    if kind == "texts":
+        return list(map(_array, column))
+    return list(map(_json, column)) if kind == "json" else column
+
+
+def _array(texts: Sequence[str] | None) -> str | None:
+    """Text for the server to read as an array, since arrays of arrays of different lengths can't be sent."""
+    if not texts:
+        return None
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def _json(data: object) -> str | None:
+    """The data as JSON; without the character zero, which the server's text can't hold."""
+    if data is None:
+        return None
+    text = msgspec.json.encode(data).decode()
+    return msgspec.json.encode(_without_zeros(data)).decode() if "\\u0000" in text else text
+
+
+def _without_zeros(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_without_zeros(key): _without_zeros(item) for key, item in value.items()}
+    return [_without_zeros(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# ── rows as records ──────────────────────────────────────────────────────────
+
+
+@cache
+def columns(table: Table[Any], bodies: bool = True) -> str:
+    """SQL for what is read of a table."""
+    names = [name for field in table.fields if (name := field.name) != "body" or bodies]
+    sql = [f'{table.columns.get(name, _COLUMNS.get(name, name))} as "{name}"' for name in names]
+    return ", ".join(sql if table.key in names else [table.key, *sql])
+
+
+def record(table: Table[R], row: asyncpg.Record) -> R:
+    """The record that a row is; a damaged one has its `damage`."""
+    values = dict(row)
+    try:
+        if "data" in values:
+            values["data"] = msgspec.json.decode(values["data"] or "{}")
+        found = msgspec.convert(values, table.record)
+    except (ValueError, RecursionError):
+        found = table.damaged(values)
+    return table.derived(found) if table.derived else found
