@@ -42,20 +42,15 @@ _DAMAGED_PART = (
     f"(select {{columns}} from omniq.task where {_NO_STATE} and {{where}} order by id {{way}} limit {{limit}})"
 )
 
-COUNT = f"""
-    select queue_name, 'pending' as state, count(*) from omniq.task where state = 'pending' group by queue_name
-    union all
-    select queue_name, 'scheduled', count(*) from omniq.task where state = 'scheduled' group by queue_name
-    union all
-    select queue_name, 'waiting', count(*) from omniq.task where state = 'waiting' group by queue_name
-    union all
-    select queue_name, 'running', count(*) from omniq.task where state = 'running' group by queue_name
-    union all
-    select queue_name, state, count(*) from omniq.task
-        where finished_at is not null and not ({_NO_STATE}) group by queue_name, state
-    union all
-    select queue_name, state, count(*) from omniq.task where {_NO_STATE} group by queue_name, state
-"""
+_OF_STATE = "select queue_name, '{0}' as state, count(*) from omniq.task where state = '{0}' group by queue_name"
+_OF_STATES = "select queue_name, state, count(*) from omniq.task where {} group by queue_name, state"
+COUNT = " union all ".join(
+    [
+        *(_OF_STATE.format(state) for state in TaskState if state not in TERMINAL),
+        _OF_STATES.format(f"finished_at is not null and not ({_NO_STATE})"),
+        _OF_STATES.format(_NO_STATE),
+    ]
+)
 _FIRST_OF_RANK = """
     select queue_name, (-priority::integer) as rank, run_at from omniq.task where state = 'pending' {after}
     order by queue_name, (-priority::integer), run_at, id limit 1

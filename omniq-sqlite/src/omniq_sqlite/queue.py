@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from omniq import clock
 from omniq.backend.component import Configured, configured_by
@@ -58,10 +59,12 @@ def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
 def _insert(tasks: Sequence[NewTask]) -> Steps[None]:
     now = clock.now()
     records = [new_record(task, now) for task in tasks]
-    keys = [record.unique for record in records]
-    bodies = [None if len(record.body) > LARGE_BODY else record.body for record in records]
-    yield from do(_INSERT, Given.of(_NEW, records, unique_key=keys, body=bodies))
-    if large := [record for record in records if len(record.body) > LARGE_BODY]:
+    columns: dict[str, list[Any]] = {"unique_key": [record.unique for record in records]}
+    large = [record for record in records if len(record.body) > LARGE_BODY]
+    if large:
+        columns["body"] = [None if len(record.body) > LARGE_BODY else record.body for record in records]
+    yield from do(_INSERT, Given.of(_NEW, records, **columns))
+    if large:
         yield from do(_INSERT_LARGE, Given.of(_LARGE, large))
     if edges := [(parent, record.id) for record in records for parent in record.depends_on]:
         yield from do(_INSERT_EDGES, Given(_EDGE, list(zip(*edges, strict=True))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,5 +39,6 @@ def due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]
     for task, verdict in zip(tasks, added, strict=True):
         if verdict is NEW and not task.depends_on:
             seconds = task.delay if task.run_at is None else task.run_at - now
-            due[task.queue_name] = min(seconds, due.get(task.queue_name, seconds))
+            if seconds < due.get(task.queue_name, math.inf):
+                due[task.queue_name] = seconds
     return due

@@ -6,16 +6,17 @@ as `{word}`: see `omniq.storage.sql.dialect`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import cache, wraps
 from operator import attrgetter
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
 R = TypeVar("R", bound=Struct)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Kind: TypeAlias = Literal["text", "texts", "integer", "bigint", "boolean", "real", "time", "json", "bytes"]
 """Of what a column is: a `time` is in seconds since the epoch, a `real` any other float."""
@@ -193,6 +194,17 @@ def select(
 def call(job: Callable[[Any], Any]) -> Steps[Any]:
     """Carry out a `Call`."""
     return (yield Call(job))
+
+
+def awaiting(job: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[P, Steps[T]]:
+    """A verb that is a single `Call` of an asynchronous job, of the same arguments."""
+
+    @wraps(job)
+    def verb(*args: P.args, **kwargs: P.kwargs) -> Steps[T]:
+        answer: T = yield Call(lambda connection: job(connection, *args, **kwargs))
+        return answer
+
+    return verb
 
 
 def conditions(terms: Mapping[str, str], values: Mapping[str, object]) -> str:
