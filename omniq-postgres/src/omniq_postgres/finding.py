@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.records import TaskFilter, TaskPage
-from omniq.storage.sql.finding import DELETE_EDGES, NOT_AWAITED, SELECT_OLD, restrictions
-from omniq.storage.sql.steps import Steps, ask, do, select
+from omniq.storage.sql.finding import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
+from omniq.storage.sql.steps import Steps, do, select, texts
 from omniq.storage.sql.tables import TASKS
 
 _PAGE = "select {columns} from omniq.task where {where} order by id {way} limit {limit}"
@@ -117,9 +117,9 @@ def purge(older_than: float, limit: int) -> Steps[int]:
 
     The rows are locked first and looked at again then: a child may have been added since they were chosen.
     """
-    old = [id_ for (id_,) in (yield from ask(("text",), SELECT_OLD, older_than=older_than, limit=limit))]
+    old = yield from select_old(older_than, limit)
     if not old:
         return 0
-    gone = [id_ for (id_,) in (yield from ask(("text",), _DELETE, ids=old))]
+    gone = yield from texts(_DELETE, ids=old)
     yield from do(DELETE_EDGES, ids=gone)
     return len(gone)

@@ -20,7 +20,7 @@ from omniq.storage.sql.finding import Counter
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, ask, awaiting, call, kinds
+from omniq.storage.sql.steps import Given, Steps, ask, awaiting, call, kinds, texts
 from omniq.storage.sql.store import reads, writes
 from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
@@ -98,8 +98,7 @@ def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
     """
     ordered = sorted(tasks, key=lambda task: task.unique or "")
     run_ats, keys = [task.run_at for task in ordered], [task.unique for task in ordered]
-    rows = yield from ask(("text",), _INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))
-    return {id_ for (id_,) in rows}
+    return set((yield from texts(_INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))))
 
 
 class PostgresQueueStore(PostgresStore, SQLQueueStore):

@@ -15,7 +15,7 @@ from omniq.storage.records import NEW, Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
 from omniq.storage.sql import store as sql
 from omniq.storage.sql.adding import judged
-from omniq.storage.sql.finding import Counter
+from omniq.storage.sql.finding import Counter, select_old
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.schedules import forget_workers
 from omniq.storage.sql.steps import Given, Steps, do, kinds
@@ -102,7 +102,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._write(partial(forget_workers, older_than))
-        if not await self._read(partial(finding.select_old, older_than, 1)):
+        if not await self._read(partial(select_old, older_than, 1)):
             return 0
         return await self._write(partial(finding.purge_tasks, older_than, limit))
 

@@ -9,7 +9,7 @@ from typing import Any
 from omniq import clock
 from omniq.storage.records import NEW, Added, NewTask
 from omniq.storage.rules import judge
-from omniq.storage.sql.steps import Steps, ask
+from omniq.storage.sql.steps import Steps, ask, texts
 
 _KNOWN = """
     with parents as (select id from omniq.task where id {any[parents]} order by id {key_share})
@@ -27,9 +27,9 @@ def judged(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
     ids = [task.id for task in tasks]
     parents = list({parent for task in tasks for parent in task.depends_on})
     keys = [task.unique for task in tasks if task.unique is not None]
-    known = yield from ask(("text",), _KNOWN, parents=parents, ids=ids)
+    known = yield from texts(_KNOWN, parents=parents, ids=ids)
     holders: list[Any] = (yield from ask(("text", "text"), _HOLDERS, keys=keys)) if keys else []
-    return judge(tasks, {id_ for (id_,) in known}, dict(holders))
+    return judge(tasks, set(known), dict(holders))
 
 
 def due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]:

@@ -163,6 +163,11 @@ def ask(columns: tuple[Kind, ...], text: str, given: Given | None = None, **valu
     return rows
 
 
+def texts(text: str, given: Given | None = None, **values: object) -> Steps[list[str]]:
+    """Carry out an `Ask` for a single column, of texts."""
+    return [value for (value,) in (yield from ask(("text",), text, given, **values))]
+
+
 def write(key: str, text: str, given: Given, *, unchanged: Callable[[], Statement]) -> Steps[set[str]]:
     """Carry out a `Write`."""
     keys: set[str] = yield Write(text, given=given, key=key, unchanged=unchanged)
