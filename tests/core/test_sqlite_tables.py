@@ -15,14 +15,14 @@ from omniq import clock
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
-from omniq.storage.sql.finding import Counter
+from omniq.storage.sql.finding import Counter, select_old
 from omniq.storage.sql.settling import CHANGED
 from omniq_sqlite import finding
 from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.dialect import DIALECT, carry_out
 from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.finding import COUNT, OLDEST, find_tasks, scans, select_old
+from omniq_sqlite.finding import COUNT, OLDEST, find_tasks, scans
 from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore

@@ -38,7 +38,9 @@ class TestSchema:
             await other.connect()
         await other.close()
 
-    @pytest.mark.parametrize(("version", "advice"), [(-1, "give a new schema to"), (+1, "upgrade")])
+    @pytest.mark.parametrize(
+        ("version", "advice"), [(-1, "give OmniQ a place of its own"), (+1, "upgrade omniq-postgres")]
+    )
     async def test_a_schema_of_another_version_is_refused(
         self,
         queue: PostgresQueueStore,
@@ -49,7 +51,7 @@ class TestSchema:
     ) -> None:
         await queue.close()
         await connection.execute(f'update "{config.schema}".installation set version = version + {version}')
-        with pytest.raises(StoreError, match=f"{advice} omniq-postgres"):
+        with pytest.raises(StoreError, match=advice):
             await queue.connect()
 
     async def test_an_empty_schema_may_be_there_already(

@@ -25,12 +25,9 @@ NOW = NOW_AT.format("$1")
 """The same, where the offset is the statement's first parameter."""
 
 _TYPES: Final[Mapping[Kind, str]] = {
-    "integer": "int",
-    "real": "float8",
-    "time": "float8",
+    **dict.fromkeys(("real", "time"), "float8"),
+    **dict.fromkeys(("json", "texts"), "text"),
     "bytes": "bytea",
-    "json": "text",
-    "texts": "text",
 }
 """What a column is sent as, where that has another name."""
 _CASTS: Final[Mapping[Kind, str]] = {"json": "::jsonb", "texts": "::text[]"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.records import TaskFilter, TaskPage
-from omniq.storage.sql.finding import DELETE_EDGES, NOT_AWAITED, SELECT_OLD, restrictions
-from omniq.storage.sql.steps import Steps, ask, do, select
+from omniq.storage.sql.finding import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
+from omniq.storage.sql.steps import Steps, do, select, texts
 from omniq.storage.sql.tables import TASKS
 
 _PAGE = "select {columns} from omniq.task where {where} order by id {way} limit {limit}"
@@ -42,20 +42,15 @@ _DAMAGED_PART = (
     f"(select {{columns}} from omniq.task where {_NO_STATE} and {{where}} order by id {{way}} limit {{limit}})"
 )
 
-COUNT = f"""
-    select queue_name, 'pending' as state, count(*) from omniq.task where state = 'pending' group by queue_name
-    union all
-    select queue_name, 'scheduled', count(*) from omniq.task where state = 'scheduled' group by queue_name
-    union all
-    select queue_name, 'waiting', count(*) from omniq.task where state = 'waiting' group by queue_name
-    union all
-    select queue_name, 'running', count(*) from omniq.task where state = 'running' group by queue_name
-    union all
-    select queue_name, state, count(*) from omniq.task
-        where finished_at is not null and not ({_NO_STATE}) group by queue_name, state
-    union all
-    select queue_name, state, count(*) from omniq.task where {_NO_STATE} group by queue_name, state
-"""
+_OF_STATE = "select queue_name, '{0}' as state, count(*) from omniq.task where state = '{0}' group by queue_name"
+_OF_STATES = "select queue_name, state, count(*) from omniq.task where {} group by queue_name, state"
+COUNT = " union all ".join(
+    [
+        *(_OF_STATE.format(state) for state in TaskState if state not in TERMINAL),
+        _OF_STATES.format(f"finished_at is not null and not ({_NO_STATE})"),
+        _OF_STATES.format(_NO_STATE),
+    ]
+)
 _FIRST_OF_RANK = """
     select queue_name, (-priority::integer) as rank, run_at from omniq.task where state = 'pending' {after}
     order by queue_name, (-priority::integer), run_at, id limit 1
@@ -122,9 +117,9 @@ def purge(older_than: float, limit: int) -> Steps[int]:
 
     The rows are locked first and looked at again then: a child may have been added since they were chosen.
     """
-    old = [id_ for (id_,) in (yield from ask(("text",), SELECT_OLD, older_than=older_than, limit=limit))]
+    old = yield from select_old(older_than, limit)
     if not old:
         return 0
-    gone = [id_ for (id_,) in (yield from ask(("text",), _DELETE, ids=old))]
+    gone = yield from texts(_DELETE, ids=old)
     yield from do(DELETE_EDGES, ids=gone)
     return len(gone)

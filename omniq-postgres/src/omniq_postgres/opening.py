@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
+from omniq.storage.connected import check_layout
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.tls import tls_advice
-from omniq.storage.transport import is_transport_error
+from omniq.storage.transport import is_transport_error, raised_as
 
 from omniq_postgres.config import PostgresConfig
 from omniq_postgres.dialect import DIALECT
@@ -63,18 +63,14 @@ PUT_BACK_PATH: Final = "select pg_catalog.set_config('search_path', $1, true)"
 # ── what becomes of errors ───────────────────────────────────────────────────
 
 
-@contextmanager
-def store_errors(settings: PostgresConfig) -> Iterator[None]:
+def store_errors(settings: PostgresConfig) -> AbstractContextManager[None]:
     """Turn what asyncpg and the event loop raise into the `StoreError` that it amounts to."""
-    try:
-        yield
-    except (Exception, asyncio.CancelledError) as error:
-        kind, advice = kind_of(error), _tls_advice(error, settings)
-        if kind is None:
-            raise
-        kind = StoreUnavailable if advice else kind
-        words = advice or _words(error) + _missing_right(error, settings)
-        raise kind(f"{settings.location}: {words}") from error
+
+    def kind_here(error: BaseException) -> type[StoreError] | None:
+        kind = kind_of(error)
+        return StoreUnavailable if kind is not None and _tls_advice(error, settings) else kind
+
+    return raised_as(kind_here, settings.location, partial(_words, settings=settings))
 
 
 def kind_of(error: BaseException) -> type[StoreError] | None:
@@ -94,14 +90,16 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, asyncpg.PostgresError) and kind_of(error) in (StoreError, ValueRefused)
 
 
-def _words(error: BaseException) -> str:
-    """The message, and the server's without its details, which may quote data."""
+def _words(error: BaseException, settings: PostgresConfig) -> str:
+    """What to do about it, or the message, and the server's without its details, which may quote data."""
+    if advice := _tls_advice(error, settings):
+        return advice
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if not isinstance(error, asyncpg.PostgresError):
         return str(error) or type(error).__name__
     hint = " (behind a pooler, set statement_cache_size=0)" if error.sqlstate in _NO_STATEMENT else ""
-    return f"{error.args[0]}{hint}"
+    return f"{error.args[0]}{hint}{_missing_right(error, settings)}"
 
 
 def _tls_advice(error: BaseException, settings: PostgresConfig) -> str | None:
@@ -195,12 +193,7 @@ async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
             f"{settings.location}: this schema belongs to the project {project!r}, not to {settings.project!r}: "
             f"give each project a schema of its own"
         )
-    if version != SCHEMA_VERSION:
-        age, advice = ("a newer", "upgrade") if version > SCHEMA_VERSION else ("an older", "give a new schema to")
-        raise StoreError(
-            f"{settings.location}: {age} omniq-postgres made this schema (version {version}, this one knows "
-            f"{SCHEMA_VERSION}): {advice} omniq-postgres"
-        )
+    check_layout(settings.location, version, SCHEMA_VERSION, "omniq-postgres")
     return True
 
 

@@ -20,7 +20,7 @@ from omniq.storage.sql.finding import Counter
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, ask, call, kinds
+from omniq.storage.sql.steps import Given, Steps, ask, awaiting, call, kinds, texts
 from omniq.storage.sql.store import reads, writes
 from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
@@ -31,7 +31,6 @@ from omniq_postgres.connection import PostgresStore, Session
 from omniq_postgres.dialect import carry_out
 from omniq_postgres.results import PostgresResultStore
 from omniq_postgres.watching import NOTIFY, payload_of
-from omniq_postgres.wire import in_session
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import ForeignConnection
@@ -93,16 +92,13 @@ def _judge_and_insert(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
 
 
 def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
-    """The ids of the tasks that were added: neither they nor their keys were there yet."""
-    ordered = sorted(tasks, key=_key)
+    """The ids of the tasks that were added: neither they nor their keys were there yet.
+
+    They go in the order of their keys, so that two calls with the same ones don't wait for each other.
+    """
+    ordered = sorted(tasks, key=lambda task: task.unique or "")
     run_ats, keys = [task.run_at for task in ordered], [task.unique for task in ordered]
-    rows = yield from ask(("text",), _INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))
-    return {id_ for (id_,) in rows}
-
-
-def _key(task: NewTask) -> str:
-    """What tasks are added in the order of, so that two calls with the same keys don't wait for each other."""
-    return task.unique or ""
+    return set((yield from texts(_INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))))
 
 
 class PostgresQueueStore(PostgresStore, SQLQueueStore):
@@ -120,10 +116,10 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
         self._counter = Counter(finding.COUNT, finding.OLDEST_DUE)
         self._results = PostgresResultStore(config)
 
-    extend = in_session(claiming.extend)
-    held = in_session(claiming.held)
-    lapsed = in_session(claiming.lapsed)
-    _reap = in_session(claiming.reap)
+    extend = writes(awaiting(claiming.extend))
+    held = reads(awaiting(claiming.held))
+    lapsed = reads(awaiting(claiming.lapsed))
+    _reap = writes(awaiting(claiming.reap))
     replace_bodies = writes(partial(replace_bodies, TASKS))
     find = reads(finding.find)
     _add = staticmethod(add_tasks)

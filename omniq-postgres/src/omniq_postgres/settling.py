@@ -16,7 +16,7 @@ from omniq.storage.records import MAX_COUNT, Change, ResultRecord
 from omniq.storage.sql import settling
 from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
 from omniq.storage.sql.settling import SET_CHANGED, Decided, Seen, Settled, changed
-from omniq.storage.sql.steps import Given, Steps, ask, kinds
+from omniq.storage.sql.steps import Given, Steps, ask, kinds, texts
 
 from omniq_postgres.wire import IS_RUNNING, WITHOUT_BODY, task_record
 
@@ -95,8 +95,7 @@ def _end(outcome: Outcome, changes: list[Change]) -> Steps[set[str]]:
         _ENDING, changes, id=ids, schedule_id=schedules, ttl=[result.ttl for result in results], body=_bodies(changes)
     )
     state, attempted, crashed = outcome
-    rows = yield from ask(("text",), END, given, state=state, attempted=attempted, crashed=crashed)
-    return {id_ for (id_,) in rows}
+    return set((yield from texts(END, given, state=state, attempted=attempted, crashed=crashed)))
 
 
 def _results(changes: Sequence[Change]) -> list[ResultRecord]:
@@ -118,5 +117,4 @@ def _write(decided: Decided) -> Steps[set[str]]:
     (_, now, versions), changes, records = decided
     results = Given.of(NEW, _results(changes), body=_bodies(changes))
     given = changed(records).beside(Given(_VERSION, [[versions[record.id] for record in records]])).beside(results)
-    rows = yield from ask(("text",), _WRITE, given, at=now)
-    return {id_ for (id_,) in rows}
+    return set((yield from texts(_WRITE, given, at=now)))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial, wraps
+from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from omniq.storage.records import MAX_COUNT
 from omniq.storage.sql.tables import TASKS
 
-from omniq_postgres.connection import Database, Session
 from omniq_postgres.dialect import NOW, columns, record
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 CLOCK = f"clock as materialized (select {NOW} as now)"
 """SQL for statements that need the same time in several places."""
@@ -27,19 +23,6 @@ WITHOUT_BODY = columns(TASKS, bodies=False)
 COLUMNS = columns(TASKS)
 task_record = partial(record, TASKS)
 """The task that a row with all its columns is; a damaged one has its `damage`."""
-
-
-def in_session(
-    job: Callable[Concatenate[Session, P], Awaitable[T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """A store's method that does this with a session, signature kept."""
-
-    @wraps(job)
-    async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        database: Database = self._connection
-        return await database.run(lambda session: job(session, *args, **kwargs))
-
-    return method
 
 
 def raised(counter: str) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.records import TaskFilter, TaskPage
-from omniq.storage.sql.finding import DELETE_EDGES, SELECT_OLD, restrictions
-from omniq.storage.sql.steps import Steps, ask, do, get
+from omniq.storage.sql.finding import DELETE_EDGES, restrictions, select_old
+from omniq.storage.sql.steps import Steps, ask, do, get, texts
 from omniq.storage.sql.tables import TASKS
 
 from omniq_sqlite.wire import as_blob, is_named
@@ -69,7 +69,7 @@ def find_tasks(
     ids: list[str] = []
     for scan in (yield from scans(where)):
         text = scan.sql(restricted, order="desc" if newest_first else "asc")
-        ids += [id_ for (id_,) in (yield from ask(("text",), text, limit=limit + 1, **values))]
+        ids += yield from texts(text, limit=limit + 1, **values)
     page = sorted(ids, key=as_blob, reverse=newest_first)[:limit]
     tasks = yield from get(TASKS, page, bodies=bodies)
     return TaskPage([task for task in tasks if task is not None], page[-1] if len(ids) > limit else None)
@@ -123,11 +123,6 @@ def _are_few(scans: Sequence[Scan]) -> Steps[bool]:
         ((found,),) = yield from ask(("integer",), text)
         count += found
     return count < FEW
-
-
-def select_old(older_than: float, limit: int) -> Steps[list[str]]:
-    """Tasks that ended that long ago and that no WAITING child depends on, longest ago first."""
-    return [id_ for (id_,) in (yield from ask(("text",), SELECT_OLD, older_than=older_than, limit=limit))]
 
 
 def purge_tasks(older_than: float, limit: int) -> Steps[int]:

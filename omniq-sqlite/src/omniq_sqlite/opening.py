@@ -7,9 +7,9 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing, suppress
+from typing import Any, Final
 
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
@@ -17,7 +17,7 @@ from omniq.storage import embedded
 from omniq.storage.connected import check_layout
 from omniq.storage.embedded import OpenFiles
 from omniq.storage.local import make_file
-from omniq.storage.transport import is_transport_error
+from omniq.storage.transport import is_transport_error, raised_as
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import DIALECT
@@ -31,43 +31,32 @@ _IN_USE = ("-wal", "-shm")
 _JOURNAL = "-journal"
 _CHECKPOINT_PAGES = 4000
 _RETRY_EVERY = 0.01
-_TRANSIENT = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOMEM,
-    }
-)
+_KINDS: Final[Mapping[int, type[StoreError]]] = {
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_TOOBIG: PayloadTooLarge,
+    sqlite3.SQLITE_MISMATCH: ValueRefused,
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL), StoreUnavailable),
+    **dict.fromkeys((sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM), StoreUnavailable),
+}
+"""What an error is, by SQLite's code for it. Others are for good."""
 
 
-@contextmanager
-def store_errors(path: str) -> Iterator[None]:
+def store_errors(path: str) -> AbstractContextManager[None]:
     """Turn what SQLite and the system raise into the `StoreError` that it amounts to."""
-    try:
-        yield
-    except Exception as error:
-        kind = kind_of(error)
-        if kind is None:
-            raise
-        words = "a row can't be read: " if isinstance(error, msgspec.DecodeError) else ""
-        raise kind(f"{path}: {words}{error}") from error
+    return raised_as(kind_of, path, _words)
 
 
-def kind_of(error: Exception) -> type[StoreError] | None:
+def _words(error: BaseException) -> str:
+    return f"a row can't be read: {error}" if isinstance(error, msgspec.DecodeError) else str(error)
+
+
+def kind_of(error: BaseException) -> type[StoreError] | None:
     """`StoreUnavailable` where a repeat may succeed, else `StoreError`; None for what isn't of SQLite or the system."""
     if isinstance(error, sqlite3.Error):
-        code = primary_code(error)
-        if code == sqlite3.SQLITE_FULL:
-            return StoreFull
-        if code == sqlite3.SQLITE_TOOBIG:
-            return PayloadTooLarge
-        if code == sqlite3.SQLITE_MISMATCH or isinstance(error, sqlite3.DataError):
-            return ValueRefused
-        moved = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED
-        return StoreUnavailable if moved or code in _TRANSIENT else StoreError
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+            return StoreUnavailable
+        for_good = ValueRefused if isinstance(error, sqlite3.DataError) else StoreError
+        return _KINDS.get(primary_code(error), for_good)
     if isinstance(error, msgspec.DecodeError):
         return StoreError
     if isinstance(error, OverflowError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from omniq import clock
 from omniq.backend.component import Configured, configured_by
@@ -14,7 +15,7 @@ from omniq.storage.records import NEW, Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
 from omniq.storage.sql import store as sql
 from omniq.storage.sql.adding import judged
-from omniq.storage.sql.finding import Counter
+from omniq.storage.sql.finding import Counter, select_old
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.schedules import forget_workers
 from omniq.storage.sql.steps import Given, Steps, do, kinds
@@ -58,10 +59,12 @@ def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
 def _insert(tasks: Sequence[NewTask]) -> Steps[None]:
     now = clock.now()
     records = [new_record(task, now) for task in tasks]
-    keys = [record.unique for record in records]
-    bodies = [None if len(record.body) > LARGE_BODY else record.body for record in records]
-    yield from do(_INSERT, Given.of(_NEW, records, unique_key=keys, body=bodies))
-    if large := [record for record in records if len(record.body) > LARGE_BODY]:
+    columns: dict[str, list[Any]] = {"unique_key": [record.unique for record in records]}
+    large = [record for record in records if len(record.body) > LARGE_BODY]
+    if large:
+        columns["body"] = [None if len(record.body) > LARGE_BODY else record.body for record in records]
+    yield from do(_INSERT, Given.of(_NEW, records, **columns))
+    if large:
         yield from do(_INSERT_LARGE, Given.of(_LARGE, large))
     if edges := [(parent, record.id) for record in records for parent in record.depends_on]:
         yield from do(_INSERT_EDGES, Given(_EDGE, list(zip(*edges, strict=True))))
@@ -99,7 +102,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._write(partial(forget_workers, older_than))
-        if not await self._read(partial(finding.select_old, older_than, 1)):
+        if not await self._read(partial(select_old, older_than, 1)):
             return 0
         return await self._write(partial(finding.purge_tasks, older_than, limit))
 

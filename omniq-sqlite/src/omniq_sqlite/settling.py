@@ -62,7 +62,7 @@ def _look(settled: Settled, ids: Sequence[str]) -> Steps[Seen]:
     now = clock.now()
     tasks = yield from get(_CHANGING, ids, bodies=False)
     found = {task.id: task for task in tasks if task is not None}
-    settled.parents = [task.id for task in found.values() if task.name == _HAS_CHILDREN]
+    settled.parents = {task.id for task in found.values() if task.name == _HAS_CHILDREN}
     return Seen(found, now)
 
 

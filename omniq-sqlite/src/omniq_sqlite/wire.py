@@ -14,7 +14,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args
 
 import msgspec
@@ -103,7 +102,7 @@ def ticks_of(column: str) -> str:
 def fetch_rows(connection: sqlite3.Connection, columns: int, sql: str, *parameters: object) -> list[Any]:
     """What a statement selects, at one go. Text that isn't UTF-8 has surrogate escapes."""
     try:
-        rows: list[Any] = msgspec.json.decode(fetch_text(connection, _packed(columns, sql), *parameters))
+        rows: list[Any] = msgspec.json.decode(connection.execute(_packed(columns, sql), parameters).fetchone()[0])
         return rows
     except DAMAGE as error:
         check_damage(error)
@@ -114,12 +113,6 @@ def fetch_rows(connection: sqlite3.Connection, columns: int, sql: str, *paramete
 def _packed(columns: int, sql: str) -> str:
     names = ", ".join(f"c{number}" for number in range(columns))
     return f"with found ({names}) as ({sql}) select json_group_array(json_array({names})) from found"
-
-
-def fetch_text(connection: sqlite3.Connection, sql: str, *parameters: object) -> str:
-    """What a statement returns that aggregates all into one text."""
-    text: str = connection.execute(sql, parameters).fetchone()[0]
-    return text
 
 
 def fetch_texts(connection: sqlite3.Connection, sql: str, *parameters: object) -> list[str]:
@@ -179,10 +172,9 @@ class _Column:
 class Reader(Generic[R]):
     """The records of a table by their keys: read all as one text, or one by one if a row is damaged."""
 
-    def __init__(self, table: Table[R], sql: Mapping[str, str] = MappingProxyType({})) -> None:
-        """`sql` tells what isn't simply a column."""
+    def __init__(self, table: Table[R]) -> None:
         name, key, record = table.name, table.key, table.record
-        sql = {**_SQL.get(name, {}), **table.columns, **sql}
+        sql = {**_SQL.get(name, {}), **table.columns}
         self._columns = [_Column(field, sql.get(field.name, field.name)) for field in table.fields]
         self._names = [column.name for column in self._columns]
         self._key_of, self._damaged, self._derived = attrgetter(key), table.damaged, table.derived

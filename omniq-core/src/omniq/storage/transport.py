@@ -30,14 +30,26 @@ def store_errors(
     What tells of the connection is a `StoreUnavailable`; of a driver's other errors, the first rule that fits counts.
     What fits none is raised as it is. `advice` may know better words than the error's own.
     """
+
+    def kind_of(error: BaseException) -> type[StoreError] | None:
+        return StoreUnavailable if is_transport_error(error) else _kind_of(error, rules)
+
+    with raised_as(kind_of, settings.location, lambda error: advice(error) or str(error) or type(error).__name__):
+        yield
+
+
+@contextmanager
+def raised_as(
+    kind_of: Callable[[BaseException], type[StoreError] | None], place: str, words_of: Callable[[BaseException], str]
+) -> Iterator[None]:
+    """Turn an error inside into the `StoreError` that it amounts to, if any, with the place and words of it."""
     try:
         yield
     except (Exception, asyncio.CancelledError) as error:
-        kind = StoreUnavailable if is_transport_error(error) else _kind_of(error, rules)
+        kind = kind_of(error)
         if kind is None:
             raise
-        words = advice(error) or str(error) or type(error).__name__
-        raise kind(f"{settings.location}: {words}") from error
+        raise kind(f"{place}: {words_of(error)}") from error
 
 
 def _kind_of(error: BaseException, rules: Sequence[Rule]) -> type[StoreError] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from omniq import clock
 from omniq.storage.records import NEW, Added, NewTask
 from omniq.storage.rules import judge
-from omniq.storage.sql.steps import Steps, ask
+from omniq.storage.sql.steps import Steps, ask, texts
 
 _KNOWN = """
     with parents as (select id from omniq.task where id {any[parents]} order by id {key_share})
@@ -26,9 +27,9 @@ def judged(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
     ids = [task.id for task in tasks]
     parents = list({parent for task in tasks for parent in task.depends_on})
     keys = [task.unique for task in tasks if task.unique is not None]
-    known = yield from ask(("text",), _KNOWN, parents=parents, ids=ids)
+    known = yield from texts(_KNOWN, parents=parents, ids=ids)
     holders: list[Any] = (yield from ask(("text", "text"), _HOLDERS, keys=keys)) if keys else []
-    return judge(tasks, {id_ for (id_,) in known}, dict(holders))
+    return judge(tasks, set(known), dict(holders))
 
 
 def due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]:
@@ -38,5 +39,6 @@ def due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]
     for task, verdict in zip(tasks, added, strict=True):
         if verdict is NEW and not task.depends_on:
             seconds = task.delay if task.run_at is None else task.run_at - now
-            due[task.queue_name] = min(seconds, due.get(task.queue_name, seconds))
+            if seconds < due.get(task.queue_name, math.inf):
+                due[task.queue_name] = seconds
     return due

@@ -64,7 +64,7 @@ class Dialect(ABC):
     def bound(self, statement: Statement) -> tuple[str, list[Any]]:
         """The statement as the driver takes it, and its values in order."""
         given = statement.given
-        sql, names = _compiled(self, statement.text, given.kinds if given else ())
+        sql, names = self.compiled(statement.text, given.kinds if given else ())
         values = {"now": self.now(), **statement.values, **(self.sent(given) if given else {})}
         return sql, [values[name] for name in names]
 

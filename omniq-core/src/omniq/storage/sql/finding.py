@@ -13,7 +13,7 @@ from omniq.models.state import TaskState
 from omniq.storage.damage import shown, state_of
 from omniq.storage.records import MAX_TIME, QueueStats, TaskFilter
 from omniq.storage.rules import queue_stats
-from omniq.storage.sql.steps import Steps, ask, conditions
+from omniq.storage.sql.steps import Steps, ask, conditions, texts
 
 _CHILDREN = "select parent, child from omniq.edge where parent {any[ids]} order by parent, child"
 _PAUSED = "select queue_name from omniq.paused_queue"
@@ -22,12 +22,11 @@ NOT_AWAITED: Final = """
         select 1 from omniq.edge as edge join omniq.task as child on child.id = edge.child
         where edge.parent = task.id and child.state = 'waiting')
 """
-SELECT_OLD: Final = f"""
+_OLD = f"""
     select id from omniq.task as task
     where finished_at is not null and finished_at <= {{now}} - :older_than and {NOT_AWAITED}
     order by finished_at limit :limit {{skip_locked}}
 """
-"""The tasks that ended that long ago and that no WAITING child depends on, longest ago first."""
 DELETE_EDGES: Final = "delete from omniq.edge where parent {any[ids]} or child {any[ids]}"
 _TERMS: Final = {
     "after": "id > {text[after]}",
@@ -49,6 +48,11 @@ def children(ids: Sequence[str]) -> Steps[list[list[str]]]:
         if child.isprintable():
             found[parent].append(child)
     return [found[id_] for id_ in ids]
+
+
+def select_old(older_than: float, limit: int) -> Steps[list[str]]:
+    """The tasks that ended that long ago and that no WAITING child depends on, longest ago first."""
+    return (yield from texts(_OLD, older_than=older_than, limit=limit))
 
 
 def restrictions(where: TaskFilter, cursor: object, *, newest_first: bool) -> tuple[str, dict[str, Any]]:
@@ -87,8 +91,8 @@ class Counter:
             self._good_until = began + (min(self.WORTH * took, self.STALE_AFTER) if took > self.SLOW else 0.0)
         due = yield from ask(("text", "time"), self._oldest_due_sql, queues=self._queues)
         oldest = {name: run_at if abs(run_at) <= MAX_TIME else 0.0 for name, run_at in due}
-        paused = yield from ask(("text",), _PAUSED)
-        return queue_stats(self._counts, [shown(name) for (name,) in paused], oldest)
+        paused = yield from texts(_PAUSED)
+        return queue_stats(self._counts, map(shown, paused), oldest)
 
     def _count(self) -> Steps[None]:
         rows = yield from ask(("text", "text", "integer"), self._count_sql)

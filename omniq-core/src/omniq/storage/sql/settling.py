@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from omniq.models.state import QUEUED
 from omniq.storage.records import Change, ChangeStatus, TaskRecord
 from omniq.storage.rules import decide
-from omniq.storage.sql.steps import Given, Steps, ask, kinds
+from omniq.storage.sql.steps import Given, Steps, kinds, texts
 
 CHANGED: Final = kinds(
     "id text, state text, run_at time, expires_at time, finished_at time, attempts integer, crashes integer, "
@@ -112,4 +112,4 @@ def with_children(ids: Sequence[str]) -> Steps[set[str]]:
     To be asked once an end is committed. Whoever adds a child commits that first and looks at its parents then: so
     one of the two sees the other.
     """
-    return {parent for (parent,) in (yield from ask(("text",), _PARENTS, ids=ids))}
+    return set((yield from texts(_PARENTS, ids=ids)))

@@ -6,16 +6,17 @@ as `{word}`: see `omniq.storage.sql.dialect`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import cache, wraps
 from operator import attrgetter
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
 R = TypeVar("R", bound=Struct)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Kind: TypeAlias = Literal["text", "texts", "integer", "bigint", "boolean", "real", "time", "json", "bytes"]
 """Of what a column is: a `time` is in seconds since the epoch, a `real` any other float."""
@@ -162,6 +163,11 @@ def ask(columns: tuple[Kind, ...], text: str, given: Given | None = None, **valu
     return rows
 
 
+def texts(text: str, given: Given | None = None, **values: object) -> Steps[list[str]]:
+    """Carry out an `Ask` for a single column, of texts."""
+    return [value for (value,) in (yield from ask(("text",), text, given, **values))]
+
+
 def write(key: str, text: str, given: Given, *, unchanged: Callable[[], Statement]) -> Steps[set[str]]:
     """Carry out a `Write`."""
     keys: set[str] = yield Write(text, given=given, key=key, unchanged=unchanged)
@@ -193,6 +199,17 @@ def select(
 def call(job: Callable[[Any], Any]) -> Steps[Any]:
     """Carry out a `Call`."""
     return (yield Call(job))
+
+
+def awaiting(job: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[P, Steps[T]]:
+    """A verb that is a single `Call` of an asynchronous job, of the same arguments."""
+
+    @wraps(job)
+    def verb(*args: P.args, **kwargs: P.kwargs) -> Steps[T]:
+        answer: T = yield Call(lambda connection: job(connection, *args, **kwargs))
+        return answer
+
+    return verb
 
 
 def conditions(terms: Mapping[str, str], values: Mapping[str, object]) -> str:
