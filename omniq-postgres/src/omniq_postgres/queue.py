@@ -44,7 +44,7 @@ _NEW = kinds(
     "unique_key text, name text, body bytes, depends_on texts"
 )
 _INSERT = """
-    with {given}, clock as materialized (select {now} as now), timed as (
+    with {given}, {clock}, timed as (
         select given.*, now, coalesce(given_run_at, now + delay) as run_at from clock, given),
     added as (
         insert into omniq.task (id, queue_name, state, priority, created_at, run_at, expires_at, schedule_id,

@@ -22,7 +22,7 @@ from omniq_postgres.wire import IS_RUNNING, WITHOUT_BODY, task_record
 
 _ENDING: Final = kinds("id text, epoch integer, worker text, schedule_id text, ttl real, body bytes")
 END: Final = f"""
-    with {{given}}, clock as materialized (select {{now}} as now),
+    with {{given}}, {{clock}},
     ended as (
         update omniq.task set state = :state::text, finished_at = now, lease_until = null, unique_key = null,
             attempts = least(attempts, {MAX_COUNT}) + :attempted::bool::int,

@@ -30,7 +30,8 @@ class _Word(str):
 
 
 class Dialect(ABC):
-    """A database's SQL."""
+    """A database's SQL. Beside its own words, a statement may say `{given}`, for the rows that come with it, and
+    `{clock}`, for the same time in several places: common table expressions."""
 
     prefix: ClassVar[str] = "omniq."
     """What is put before the names of tables, instead of this schema."""
@@ -85,7 +86,8 @@ class Dialect(ABC):
 
 @lru_cache(maxsize=1000)
 def _compiled(dialect: Dialect, text: str, kinds: Kinds) -> Compiled:
-    said = dialect._said(text, dialect.words, given=dialect.given(kinds) if kinds else "")
+    clock = f"clock as materialized (select {dialect.words['now']} as now)"
+    said = dialect._said(text, dialect.words, clock=clock, given=dialect.given(kinds) if kinds else "")
     numbers: dict[str, int] = {}
     sql = _NAME.sub(lambda m: dialect.parameter(numbers.setdefault(m[1], len(numbers) + 1)), said)
     return Compiled(sql, tuple(numbers))

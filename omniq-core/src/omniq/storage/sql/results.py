@@ -29,7 +29,7 @@ IF_IT_GIVES_WAY: Final = f"""
     where {_GIVES_WAY.format("excluded")}
 """
 PUT: Final = f"""
-    with {{given}}, clock as materialized (select {{now}} as now)
+    with {{given}}, {{clock}}
     insert into omniq.result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
     select task_id, epoch, status, schedule_id, now, now + ttl, body from given cross join clock where true
     {IF_IT_GIVES_WAY}
