@@ -36,7 +36,7 @@ ANSWER_TIME = 0.01
 
 T = TypeVar("T")
 Send: TypeAlias = Callable[[News, int], Awaitable[None]]
-Call: TypeAlias = Callable[[str], Awaitable[None]]
+Call: TypeAlias = Callable[[str], Awaitable[object]]
 Listen: TypeAlias = Callable[[], AsyncIterator[News]]
 
 
