@@ -146,11 +146,9 @@ def _server(address: str) -> dict[str, Any]:
 
 def _path_of(kind: str, parts: list[str]) -> dict[str, Any]:
     """What the path says: the database, and before it the name of the sentinels' master."""
-    given: dict[str, Any] = {"cluster": kind == "cluster"}
-    if kind == "sentinel":
-        given["sentinel_master"] = parts.pop(0) if parts else ""
-        if not given["sentinel_master"]:
-            raise ConfigError("url: sentinels need the master's name: redis+sentinel://host:port/master")
+    master = parts.pop(0) if kind == "sentinel" and parts else ""
+    if kind == "sentinel" and not master:
+        raise ConfigError("url: sentinels need the master's name: redis+sentinel://host:port/master")
     if len(parts) > 1:
         raise ConfigError(f"url: {_EXPECTED}")
-    return {**given, "db": parts[0] if parts else ""}
+    return {"cluster": kind == "cluster", "sentinel_master": master, "db": "".join(parts)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import cache, partial
 from importlib import resources
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 from omniq import clock
 from omniq.background import in_empty_context
@@ -25,19 +24,14 @@ from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, Server, close_client, hang_up, limit_of, open_client, store_errors
-from omniq_redis.wire import PARCEL, PARCEL_BYTES, Batch, batches, encode
+from omniq_redis.wire import NOTHING, PARCEL, PARCEL_BYTES, Batch, Page, batches, decode, encode
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""
 
 T = TypeVar("T")
-Arguments: TypeAlias = tuple[str | int | float | bytes, ...]
-
-_decode_due = msgspec.msgpack.Decoder(dict[str, float]).decode
-_decode_due_news = msgspec.msgpack.Decoder(tuple[str, list[tuple[str, float]]]).decode
-_decode_results_news = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
 
 class Script(NamedTuple):
@@ -48,7 +42,7 @@ class Script(NamedTuple):
     """By which a server that knows the script runs it."""
 
 
-@functools.cache
+@cache
 def script(name: str) -> Script:
     """`lua/{name}.lua`, behind the parts that its first line names: each would cost every call some microseconds."""
     folder = resources.files("omniq_redis").joinpath("lua")
@@ -71,13 +65,14 @@ class Connection(Connected):
         self._subscriber: Client | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._checked = False
-        self._results = f"{settings.namespace}results"
+        self._results = f"{settings.namespace}results".encode()
         self._hears_results = False
         self._subscription: PubSub | None = None
         wakeups = Wakeups.at(self._location)
         self._sender = wakeups.sender
-        self._calls = f"{settings.namespace}news:{self._sender}"
-        self.channel = Channel(wakeups, listen=self._listen, next_due=self._next_due, call=self._call_another)
+        self._calls = f"{settings.namespace}news:{self._sender}".encode()
+        next_due = partial(self.ask, dict[str, float], "next_due")
+        self.channel = Channel(wakeups, listen=self._listen, next_due=next_due, call=partial(self.call, "call"))
 
     async def close(self) -> None:
         await self.channel.close()
@@ -106,21 +101,31 @@ class Connection(Connected):
 
         A cancelled call closes its connection, so that nobody else reads its answer.
         """
-        arguments = self._arguments(args, bodies)
+        packed, limit = encode(args), limit_of(self._location)
+        if (size := max(len(packed), len(bodies))) > limit:
+            raise PayloadTooLarge(f"{size:,} bytes at once; {self._location} allows {limit:,}")
         try:
             with store_errors(self._settings):
-                return await self._evaluate(script(name), arguments)
+                wanted, offset = script(name), clock.offset()
+                return await self._evaluate(wanted, 1, self._namespace, offset, packed, bodies, self._sender)
         except StoreUnavailable:
             await self.server.explain_cut(len(bodies))
             raise
 
-    def _arguments(self, args: object, bodies: bytes) -> Arguments:
-        packed, limit = encode(args), limit_of(self._location)
-        if (size := max(len(packed), len(bodies))) > limit:
-            raise PayloadTooLarge(f"{size:,} bytes at once; {self._location} allows {limit:,}")
-        return (1, self._namespace, clock.offset(), packed, bodies, self._sender)
+    async def ask(self, kind: type[T], name: str, args: object) -> T:
+        """What the script answers, as that type."""
+        return decode(kind, await self.call(name, args))
 
-    async def _evaluate(self, wanted: Script, arguments: Arguments) -> bytes:
+    async def all_pages(self, kind: type[Page[T]], name: str, *args: object) -> list[T]:
+        """What the script lists, in as many calls as that takes."""
+        page = await self.ask(kind, name, (*args, NOTHING))
+        items = page.items
+        while page.after != NOTHING:
+            page = await self.ask(kind, name, (*args, page.after))
+            items += page.items
+        return items
+
+    async def _evaluate(self, wanted: Script, *arguments: str | float | bytes) -> bytes:
         async with self._slots:
             try:
                 answer = await self._client.execute_command("EVALSHA", wanted.digest, *arguments)
@@ -146,10 +151,10 @@ class Connection(Connected):
             client = self._subscriber = await self._open_subscriber()
             try:
                 async with aclosing(client.pubsub()) as subscription:
-                    topics = [self._calls, f"{self._namespace}news"]
+                    topics = [self._calls, f"{self._namespace}news".encode()]
                     await subscription.subscribe(*topics, *([self._results] if self._hears_results else []))
                     self._subscription = subscription
-                    receive = functools.partial(subscription.get_message, False)
+                    receive = partial(subscription.get_message, False)
                     while (message := await next_message(receive, subscription.ping)) is not None:
                         for news in self._news(message):
                             yield news
@@ -166,26 +171,18 @@ class Connection(Connected):
 
     def _news(self, message: Mapping[str, Any]) -> Iterator[News]:
         """What a message tells that this process doesn't know: it has woken its own waiters for what is due now."""
-        if message["type"] not in ("subscribe", "message"):
-            return
-        channel = message["channel"].decode()
-        if message["type"] == "subscribe":
+        kind, channel, data = message["type"], message["channel"], message["data"]
+        if kind == "subscribe":
             yield News(ended=None if channel == self._results else ())  # nothing is missed from here on
-        elif channel == self._results:
-            sender, ended = _decode_results_news(message["data"])
+        elif kind == "message" and channel == self._results:
+            sender, ended = decode(tuple[str, list[str]], data)
             yield News(ended=() if sender == self._sender else ended)
-        else:
-            sender, due = _decode_due_news(message["data"])
+        elif kind == "message":
+            sender, due = decode(tuple[str, list[tuple[str, float]]], data)
             is_call = channel == self._calls
             for queue, left in due:
                 if is_call or left > 0 or sender != self._sender:
                     yield News({queue: left}, is_call=is_call)
-
-    async def _call_another(self, queue: str) -> None:
-        await self.call("call", [queue])
-
-    async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
-        return _decode_due(await self.call("next_due", queues))
 
 
 class RedisStore(ConnectedStore[Connection]):

@@ -33,42 +33,13 @@ from omniq.storage.records import (
 )
 from omniq.storage.wakeups import News
 
+from omniq_redis import wire
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import RedisStore
 from omniq_redis.results import RedisResultStore
-from omniq_redis.wire import (
-    CHANGED,
-    LEASES,
-    PARCEL,
-    Kind,
-    ScheduleRow,
-    TaskRow,
-    added,
-    bodies_batch,
-    changes_batch,
-    columns,
-    firings_batch,
-    schedule_record,
-    states_mask,
-    task_record,
-    tasks_batch,
-    to_server,
-    to_text,
-)
-
-_STATES = frozenset(TaskState)
+from omniq_redis.wire import PARCEL, Kind, Page, Row, to_server, to_text
 
 _encode_worker = msgspec.json.Encoder().encode
-_decode_time = msgspec.msgpack.Decoder(float).decode
-_decode_tasks = msgspec.msgpack.Decoder(list[TaskRow]).decode
-_decode_held = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
-_decode_lapsed = msgspec.msgpack.Decoder(list[tuple[bytes, int, bytes, str]]).decode
-_decode_workers = msgspec.msgpack.Decoder(list[tuple[bytes, float, bytes]]).decode
-_decode_found = msgspec.msgpack.Decoder(tuple[int, list[TaskRow | None]]).decode
-_decode_pages = msgspec.msgpack.Decoder(tuple[list[bytes], list[list[bytes]], int, bool]).decode
-_decode_families = msgspec.msgpack.Decoder(tuple[list[list[bytes]], bool]).decode
-_decode_stats = msgspec.msgpack.Decoder(tuple[list[bytes], list[bytes], list[bytes]]).decode
-_decode_schedules = msgspec.msgpack.Decoder(list[ScheduleRow | None]).decode
 
 
 class RedisQueueStore(RedisStore, BaseTaskQueue):
@@ -93,23 +64,21 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return self._results
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
-        answers = await self._write("add", tasks, tasks_batch)
+        answers = await self._write("add", tasks, wire.tasks_batch)
         self.wakeups.tell(News(due=None))
-        return [each for answer in answers for each in added(answer)]
+        return [each for answer in answers for each in wire.added(answer)]
 
     # ── claims and workers ────────────────────────────────────────────────────
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         args = (queues, min(limit, PARCEL), lease, worker, self._connection.channel.is_called(queues))
-        rows = _decode_tasks(await self._connection.call("claim", args))
-        tasks = list(map(task_record, rows))
+        rows = await self._connection.ask(list[Row], "claim", args)
+        tasks = list(map(wire.task_record, rows))
         if any(task.damage for task in tasks):
             return await self._give_stand_ins(rows, tasks, worker)
         return tasks
 
-    async def _give_stand_ins(
-        self, rows: Sequence[TaskRow], tasks: Sequence[TaskRecord], worker: str
-    ) -> list[TaskRecord]:
+    async def _give_stand_ins(self, rows: Sequence[Row], tasks: Sequence[TaskRecord], worker: str) -> list[TaskRecord]:
         """Let damaged tasks have records that can be ended, and set those aside that nobody can name."""
         named: list[TaskRecord] = []
         for row, task in zip(rows, tasks, strict=True):
@@ -122,48 +91,47 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return named
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        args = (lease, *columns((held.task_id, held.epoch, held.worker) for held in leases))
-        return [LEASES[letter] for letter in await self._connection.call("extend", args)]
+        args = (lease, *wire.columns((held.task_id, held.epoch, held.worker) for held in leases))
+        return [wire.LEASES[letter] for letter in await self._connection.call("extend", args)]
 
     async def held(self, worker: str) -> list[Lease]:
-        held = _decode_held(await self._connection.call("held", [worker]))
+        held = await self._connection.ask(list[tuple[str, int]], "held", [worker])
         return [Lease(task_id, epoch, worker) for task_id, epoch in held]
 
     async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
         start = (False, "") if after is None else (after.lease_until, to_server(after.task_id))
-        rows = _decode_lapsed(await self._connection.call("lapsed", (*start, limit)))
+        rows = await self._connection.ask(list[tuple[bytes, int, bytes, str]], "lapsed", (*start, limit))
         return [LapsedLease(to_text(id_), epoch, to_text(worker), float(ends)) for id_, epoch, worker, ends in rows]
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         seen = [(to_server(each.task_id), each.epoch, to_server(each.worker), each.lease_until) for each in leases]
-        reaped = list(map(task_record, _decode_tasks(await self._connection.call("reap", columns(seen)))))
-        if reaped:
+        rows = await self._connection.ask(list[Row], "reap", wire.columns(seen))
+        if rows:
             self.wakeups.tell(News(due=None))
-        return reaped
+        return list(map(wire.task_record, rows))
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
         await self._connection.call("beat", (worker.name, leaving), _encode_worker(worker))
 
     async def workers(self) -> list[WorkerRecord]:
-        rows = _decode_workers(await self._connection.call("workers", [None]))
+        rows = await self._connection.ask(list[tuple[bytes, float, bytes]], "workers", [None])
         found = [worker_of(to_text(name), report, seen) for name, seen, report in rows]
         return sorted(found, key=lambda worker: worker.name)
 
     async def now(self) -> float:
-        return _decode_time(await self._connection.call("now", None))
+        return await self._connection.ask(float, "now", None)
 
     # ── changes ──────────────────────────────────────────────────────────────
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
-        answers = await self._write("transition", changes, changes_batch)
+        answers = await self._write("transition", changes, wire.changes_batch)
         # This process's waiters are woken at once; the others hear it from the server.
-        if any(change.to is TaskState.PENDING for change in changes):
-            self.wakeups.tell(News(due=None))
-        self.wakeups.tell(News(ended=[change.task_id for change in changes if change.result is not None]))
-        return [CHANGED[letter] for answer in answers for letter in answer]
+        due: dict[str, float] | None = None if any(change.to is TaskState.PENDING for change in changes) else {}
+        self.wakeups.tell(News(due, [change.task_id for change in changes if change.result is not None]))
+        return [wire.CHANGED[letter] for answer in answers for letter in answer]
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._flags("replace_bodies", bodies, bodies_batch)
+        return await self._flags("replace_bodies", bodies, wire.bodies_batch)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._connection.call("workers", [older_than])
@@ -180,13 +148,9 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def _get(self, ids: Sequence[str], where: Kind | None, bodies: bool) -> list[TaskRecord | None]:
         """The tasks, None for those that aren't there; with a filter, those that match."""
-        found: list[TaskRecord | None] = []
         asked = list(map(to_server, ids))
-        while asked:
-            done, rows = _decode_found(await self._connection.call("get", (asked, where, bodies)))
-            found += [None if row is None else task_record(row) for row in rows]
-            del asked[:done]
-        return found
+        rows = await self._connection.all_pages(Page[Row | None], "get", asked, where, bodies)
+        return [None if row is None else wire.task_record(row) for row in rows]
 
     async def find(
         self,
@@ -197,7 +161,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         cursor: str | None = None,
         bodies: bool = False,
     ) -> TaskPage:
-        states = states_mask(where.states or tuple(TaskState))
+        states = wire.states_mask(where.states or tuple(TaskState))
         wanted = (states, where.queue_name, where.name, where.schedule_id, where.expired)
         tasks: list[TaskRecord] = []
         after, more = cursor, True
@@ -212,36 +176,25 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         args = (where, None if cursor is None else to_server(cursor), count, backwards)
         unseen = True
         while unseen:
-            some, pages, size, unseen = _decode_pages(await self._connection.call("find", args))
-        found = {id_ for page in (some, *pages) for id_ in page}
-        ends = [page[0 if backwards else -1] for page in pages if len(page) == size]
+            found, ends, unseen = await self._connection.ask(tuple[list[bytes], list[bytes], bool], "find", args)
+        ids = sorted(set(found), reverse=backwards)
+        if cursor is not None:  # which is among them
+            del ids[: ids.index(cursor.encode("utf-8", "surrogateescape")) + 1]
         if ends:  # what comes beyond the nearest of them isn't known yet
-            found = {id_ for id_ in found if (id_ >= max(ends) if backwards else id_ <= min(ends))}
-        if cursor is not None:
-            after = cursor.encode("utf-8", "surrogateescape")
-            found = {id_ for id_ in found if (id_ < after if backwards else id_ > after)}
-        ids = sorted(found, reverse=backwards)
+            del ids[ids.index((max if backwards else min)(ends)) + 1 :]
         return list(map(to_text, ids[:count])), bool(ends) or len(ids) > count
 
     async def stats(self) -> list[QueueStats]:
-        counts, paused, due = _decode_stats(await self._connection.call("stats", None))
-        numbers: list[tuple[str, TaskState, int]] = []
-        for key, count in zip(counts[::2], counts[1::2], strict=True):
-            name, _, state = shown(key).partition(" ")
-            if state in _STATES and count.isdigit():  # else it is nobody's
-                numbers.append((name, TaskState(state), int(count)))
-        oldest = {shown(name): float(at) for name, at in zip(due[::2], due[1::2], strict=True)}
-        return rules.queue_stats(numbers, map(shown, paused), oldest)
+        rows, paused, due = await self._connection.ask(
+            tuple[list[tuple[bytes, int, int]], list[bytes], list[tuple[bytes, float]]], "stats", None
+        )
+        counts = [(shown(queue), wire.STATES[state], count) for queue, state, count in rows]
+        return rules.queue_stats(counts, map(shown, paused), {shown(queue): at for queue, at in due})
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         families: list[list[str]] = [[] for _ in ids]
-        start, after, more = 0, None, False
-        while start < len(ids):
-            pages, more = _decode_families(await self._connection.call("children", (ids[start:], after)))
-            for family, page in zip(families[start:], pages, strict=False):
-                family += map(shown, page)
-            start += len(pages) - more
-            after = to_server(to_text(pages[-1][-1])) if more else None
+        for number, some in await self._connection.all_pages(Page[tuple[int, list[bytes]]], "children", ids):
+            families[number] += map(shown, some)
         return families
 
     # ── schedules ────────────────────────────────────────────────────────────
@@ -252,27 +205,16 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return await self._connection.call("put_schedule", args, s.body) == b"1"
 
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
-        rows: list[ScheduleRow | None] = []
-        if ids is None or within is not None:
-            while len(page := await self._page(None, within, len(rows))) == PARCEL:
-                rows += page
-            rows += page
-        else:
-            rows = await self._page(ids)
-        records = [schedule_record(row) for row in rows if row is not None]
+        rows = await self._connection.all_pages(Page[Row], "get_schedules", ids, within)
+        records = map(wire.schedule_record, rows)
         found = {record.id: record for record in records if ids is None or record.id in ids}
         return [found[id_] for id_ in sorted(found)]
-
-    async def _page(
-        self, ids: Sequence[str] | None, within: float | None = None, offset: int = 0
-    ) -> list[ScheduleRow | None]:
-        return _decode_schedules(await self._connection.call("get_schedules", (ids, within, offset, PARCEL)))
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         return await self._connection.call("delete_schedule", [schedule_id]) == b"1"
 
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
-        fired = await self._flags("fire", firings, firings_batch)
+        fired = await self._flags("fire", firings, wire.firings_batch)
         self.wakeups.tell(News(due=None))
         return fired
 

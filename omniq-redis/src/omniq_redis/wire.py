@@ -14,16 +14,13 @@ import math
 import struct
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.damage import record_of, shown
 from omniq.storage.records import (
-    DUPLICATE,
-    NEW,
-    UNKNOWN_PARENT,
     Added,
     AddStatus,
     Change,
@@ -49,16 +46,15 @@ PARCEL_BYTES = 4 * 1024 * 1024
 encode = msgspec.msgpack.Encoder().encode
 
 _STATE_NAMES = ("pending", "scheduled", "waiting", "running", "success", "error", "cancelled", "expired")
-STATES = tuple(map(TaskState, _STATE_NAMES))
-"""In the order in which the scripts number them, from 1."""
-_CODES = {state: code for code, state in enumerate(STATES, 1)}
+STATES = dict(enumerate(map(TaskState, _STATE_NAMES), 1))
+"""By the numbers that the scripts know them by."""
+_CODES = {state: code for code, state in STATES.items()}
 
 # What a letter of a script's answer means; a capital tells of children that wait.
-_ADDED = dict(zip(b"ndu", (NEW, DUPLICATE, UNKNOWN_PARENT), strict=True))
+_ADDED = dict(zip(b"ndu", map(Added, AddStatus), strict=True))
 LEASES = dict(zip(b"lhc", (LeaseStatus(False), LeaseStatus(True), LeaseStatus(True, True)), strict=True))
-_CHANGES = (ChangeStatus.APPLIED, ChangeStatus.REPEATED, ChangeStatus.REFUSED, ChangeStatus.MISSING)
 CHANGED = dict(
-    zip(b"aprmAPRM", (Changed(status, waited) for waited in (False, True) for status in _CHANGES), strict=True)
+    zip(b"aprmAPRM", (Changed(status, waited) for waited in (False, True) for status in ChangeStatus), strict=True)
 )
 
 
@@ -106,17 +102,15 @@ def bodies_batch(bodies: Sequence[NewBody]) -> Batch:
 
 
 def changes_batch(changes: Sequence[Change]) -> Batch:
-    kinds, kind = _sorted_out(map(_change_kind, changes))
+    kinds, kind = _sorted_out(
+        (states_mask(change.from_states), _CODES[change.to], change.result is not None, *_shared_by_changes(change))
+        for change in changes
+    )
     ids = [change.task_id for change in changes]
     # A Lua list has no holes: `false` for what isn't given.
     epochs = [False if change.epoch is None else change.epoch for change in changes]
     results = results_batch([change.result for change in changes if change.result is not None])
     return Batch((kinds, ids, kind, epochs, results.args), results.bodies)
-
-
-def _change_kind(change: Change) -> Kind:
-    shared = _shared_by_changes(change)
-    return (states_mask(change.from_states), _CODES[change.to], change.result is not None, *shared)
 
 
 @functools.lru_cache
@@ -147,25 +141,27 @@ def columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
 
 def added(answer: bytes) -> list[Added]:
     """What became of each task; those whose keys are held have the holders, in order, behind the letters."""
-    letters, holders = _decode_added(answer)
-    if not holders:
-        return [_ADDED[letter] for letter in letters]
+    letters, holders = decode(tuple[bytes, list[bytes]], answer)
     holder = iter(map(shown, holders))
     return [_ADDED.get(letter) or Added(AddStatus.DUPLICATE, next(holder)) for letter in letters]
 
 
 # ── back ──────────────────────────────────────────────────────────────────────
 
-_NEVER = math.inf
-_MAY_NEVER_BE = ("expires_at", "finished_at", "lease_until", "claimed_at", "ttl", "next_run")
-_STATES = dict(enumerate(STATES, 1))
-_STATUSES = {code: state for code, state in _STATES.items() if state in TERMINAL or state is TaskState.RUNNING}
-_decode_added = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
-_decode_parents = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+
+class Page(msgspec.Struct, Generic[T], array_like=True, frozen=True):
+    """A part of what a script lists."""
+
+    items: list[T]
+    after: msgspec.Raw
+    """What to ask the script with for the next one, or `NOTHING`."""
 
 
-class TaskRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A task as `tasks.lua` keeps it."""
+NOTHING = msgspec.Raw(b"\xc0")
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A task as `tasks.lua` keeps it, or a schedule as `schedules.lua` does."""
 
     id: bytes
     record: bytes
@@ -173,32 +169,35 @@ class TaskRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     damage: str | None = None
 
 
-class ScheduleRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A schedule as `schedules.lua` keeps it."""
+@functools.cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
 
-    id: bytes
-    record: bytes
+
+def decode(kind: type[T], packed: bytes) -> T:
+    """What a script has answered, or told. Raises `msgspec.DecodeError`."""
+    decoded: T = _decoder(kind).decode(packed)  # type: ignore[arg-type]  # any type can be hashed
+    return decoded
+
+
+_NEVER = math.inf
+_STATUSES = {code: state for code, state in STATES.items() if state in TERMINAL or state is TaskState.RUNNING}
 
 
 class Numbers:
     """What a record begins with: the layout, as in the scripts, and the names of the numbers."""
 
     def __init__(self, layout: str, *names: str) -> None:
-        packed = struct.Struct(layout)
-        self.size = packed.size
-        self._unpack = packed.unpack_from
+        self._layout = struct.Struct(layout)
+        self.size = self._layout.size
         self._names = names
-        self._times = [name for name in names if name in _MAY_NEVER_BE]
 
     def of(self, record: bytes) -> dict[str, Any]:
-        """The numbers by their names, None for a time that isn't; nothing of a record that is too short."""
+        """The numbers by their names, None for a time that never comes; nothing of a record that is too short."""
         if len(record) < self.size:
             return {}
-        numbers = dict(zip(self._names, self._unpack(record), strict=True))
-        for name in self._times:
-            if numbers[name] == _NEVER:
-                numbers[name] = None
-        return numbers
+        numbers = zip(self._names, self._layout.unpack_from(record), strict=True)
+        return {name: None if number == _NEVER else number for name, number in numbers}
 
 
 _TASK = Numbers(
@@ -207,7 +206,9 @@ _TASK = Numbers(
     *("created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"),
 )
 _RESULT = Numbers(">IBddd", "epoch", "status", "finished_at", "ttl", "expires_at")
-_SCHEDULE = Numbers(">?dd", "paused", "next_run", "version")
+_SCHEDULE = Numbers(">?dQ", "paused", "next_run", "version")
+_TASK_TEXTS = {"queue_name": 2, "schedule_id": 2, "depends_on": 4, "name": 2, "unique": 2, "worker": 2}
+"""What follows the numbers of a task: how many bytes the size of each takes."""
 
 
 def to_text(id_: bytes) -> str:
@@ -223,11 +224,11 @@ def to_server(id_: str) -> str | msgspec.Raw:
     return msgspec.Raw(b"\xdb" + len(raw).to_bytes(4) + raw)
 
 
-def task_record(row: TaskRow) -> TaskRecord:
+def task_record(row: Row) -> TaskRecord:
     """The task that a row is; a damaged one has its `damage`."""
     values = _TASK.of(row.record)
     values["id"], values["body"] = _text(row.id), row.body
-    values["state"] = _STATES.get(values.get("state", 0))
+    values["state"] = STATES.get(values.get("state", 0))
     texts = row.record[_TASK.size :]
     try:
         values |= _task_texts(texts)
@@ -239,23 +240,19 @@ def task_record(row: TaskRow) -> TaskRecord:
 
 @functools.lru_cache(maxsize=1024)
 def _task_texts(packed: bytes) -> Mapping[str, object]:
-    """Those of a task, the same for most of a batch. Raises `ValueError` if they aren't all there, or aren't all."""
-    queue_name, at = _sized(packed, 0, 2)
-    schedule_id, at = _sized(packed, at, 2)
-    parents, at = _sized(packed, at, 4)
-    name, at = _sized(packed, at, 2)
-    unique, at = _sized(packed, at, 2)
-    worker, at = _sized(packed, at, 2)
+    """Those of a task, but for empty ones: the same for most of a batch.
+
+    Raises `ValueError` if they aren't all there, or aren't all.
+    """
+    texts: dict[str, object] = {}
+    at = 0
+    for name, width in _TASK_TEXTS.items():
+        text, at = _sized(packed, at, width)
+        if text:
+            texts[name] = decode(tuple[str, ...], text) if name == "depends_on" else text.decode()
     if at != len(packed):
         raise ValueError("it is longer or shorter than it says")
-    return {
-        "queue_name": queue_name.decode(),
-        "name": name.decode(),
-        "unique": unique.decode() or None,
-        "worker": worker.decode() or None,
-        "schedule_id": schedule_id.decode() or None,
-        "depends_on": _decode_parents(parents) if parents else (),
-    }
+    return texts
 
 
 def _sized(packed: bytes, at: int, width: int) -> tuple[bytes, int]:
@@ -274,18 +271,11 @@ def result_record(task_id: str, record: bytes) -> ResultRecord:
     return record_of(ResultRecord, values)
 
 
-def schedule_record(row: ScheduleRow) -> ScheduleRecord:
+def schedule_record(row: Row) -> ScheduleRecord:
     """The schedule that a row is; a damaged one has its `damage`."""
     queue_name, end = _sized(row.record, _SCHEDULE.size, 2)
-    values = {
-        "id": _text(row.id),
-        "queue_name": _text(queue_name),
-        "body": row.record[end:],
-        **_SCHEDULE.of(row.record),
-    }
-    version = values.get("version")
-    if version is not None and version.is_integer():  # Lua knows no other numbers than floating ones
-        values["version"] = int(version)
+    values = _SCHEDULE.of(row.record)
+    values["id"], values["queue_name"], values["body"] = _text(row.id), _text(queue_name), row.record[end:]
     return record_of(ScheduleRecord, values)
 
 

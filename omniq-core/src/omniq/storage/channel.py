@@ -38,7 +38,7 @@ ANSWER_TIME = 0.01
 
 T = TypeVar("T")
 Send: TypeAlias = Callable[[News, int], Awaitable[None]]
-Call: TypeAlias = Callable[[str], Awaitable[None]]
+Call: TypeAlias = Callable[[str], Awaitable[object]]
 Note: TypeAlias = Callable[[str, Sequence[str]], Awaitable[None]]
 Leave: TypeAlias = Callable[[str], Awaitable[None]]
 Listen: TypeAlias = Callable[[], AsyncIterator[News]]

@@ -1,13 +1,16 @@
 -- needs common
--- ids, cursor → for the first of these tasks, or all, its children, those of the first one only beyond the cursor; and
--- whether the last one may have more, since this is as many as one call reads
-local ids, cursor = unpack(args, 1, 2)
+-- ids, the last child that was told and the number of its parent → a page of children: the number of their parent, from
+-- 0, and their ids
+local ids, after = unpack(args, 1, 2)
+local number, last = unpack(after or { 0 })
 local room = 5000
-local first, families = cursor and '(' .. cursor or '-', {}
-for i, id in ipairs(ids) do
-  local children = call('ZRANGEBYLEX', prefix .. 'children:' .. id, first, '+', 'LIMIT', 0, room)
-  families[i] = packed_ids(children)
-  first, room = '-', room - #children
-  if room == 0 then break end
+local families = {}
+while room > 0 and number < #ids do
+  local first = last and '(' .. last or '-'
+  local children = call('ZRANGEBYLEX', prefix .. 'children:' .. ids[number + 1], first, '+', 'LIMIT', 0, room)
+  families[#families + 1] = '\146' .. pack(number) .. packed_ids(children)
+  room = room - #children
+  after = { number, children[#children] }
+  number, last = number + 1, nil
 end
-return '\146' .. packed_list(families) .. pack(room == 0)
+return packed_page(packed_list(families), room == 0 and after or nil)

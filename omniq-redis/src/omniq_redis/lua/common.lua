@@ -122,6 +122,9 @@ local function packed_ids(ids)
   return packed_list(items)
 end
 
+-- A page of a list that is packed already, and what to ask with for the next one; nil where there is none.
+local function packed_page(list, after) return '\146' .. list .. pack(after) end
+
 -- When a worker was seen, by its report; never, if that can't be read.
 local function seen_at(report)
   local ok, at = pcall(struct_unpack, '>d', report)

@@ -1,7 +1,6 @@
 -- needs common tasks
--- filter, cursor, limit, backwards → ids of tasks that may match: some, of any order; lists in the order of ids, that
--- begin beyond the cursor; how long a list is that may go on; and whether more tasks have expired than this call could
--- see to
+-- filter, cursor, limit, backwards → the cursor and ids of tasks that may match, in any order; those among them beyond
+-- which there may be more; and whether more tasks have expired than this call could see to
 local where, cursor, limit, backwards = unpack(args, 1, 4)
 local states, queue, name, schedule, expired = unpack(where, 1, 5)
 local EXPIRED = 1000
@@ -22,12 +21,25 @@ local function see_to_expired()
   return #ids == EXPIRED
 end
 
-local function page_of(key)
+local found, ends = { cursor }, {}
+
+local function add(ids)
+  for _, id in ipairs(ids) do found[#found + 1] = id end
+end
+
+-- A page in the order of ids, from beyond the cursor on; which of them is the furthest from it.
+local function add_page(ids, size, furthest)
+  add(ids)
+  if #ids == size then ends[#ends + 1] = furthest end
+end
+
+local function add_page_of(key)
   local first, last = cursor and '(' .. cursor or '-', '+'
   if backwards then first, last = '+', cursor and '(' .. cursor or '-' end
   local page = { 'ZRANGE', prefix .. key, first, last, 'BYLEX', 'LIMIT', 0, limit }
   if backwards then table.insert(page, 6, 'REV') end
-  return call(unpack(page))
+  local ids = call(unpack(page))
+  add_page(ids, limit, ids[#ids])
 end
 
 -- ── places in the set `ids` ──
@@ -92,13 +104,14 @@ local function rank_at_cursor(low, high)
   return low
 end
 
-local function page_at(at, size)
+local function add_page_at(at, size)
   local low = call('ZCOUNT', prefix .. 'ids', '-inf', '(' .. text(at))
   local high = low + call('ZCOUNT', prefix .. 'ids', text(at), text(at))
   if cursor and backwards then high = rank_at_cursor(low, high) end
   if cursor and not backwards then low = rank_at_cursor(low, high) end
   if backwards then low = math.max(low, high - size) else high = math.min(high, low + size) end
-  return low < high and call('ZRANGE', prefix .. 'ids', low, high - 1) or {}
+  local ids = low < high and call('ZRANGE', prefix .. 'ids', low, high - 1) or {}
+  add_page(ids, size, backwards and ids[1] or ids[#ids])
 end
 
 -- ── sets of a state ──
@@ -135,25 +148,24 @@ local function few_members(keys, most)
   return ids
 end
 
-local function pages_of_all()
+local function add_from_all()
   local unended, places = matching_places()
   local keys = ordering_sets()
-  local some = keys and few_members(keys, number_at(unended))
-  if not some then
+  local few = keys and few_members(keys, number_at(unended))
+  if few then
+    add(few)
+  else
     for _, at in ipairs(unended) do places[#places + 1] = at end
   end
   local size = math.min(limit, math.max(10, math.floor(FEW / math.max(#places, 1))))
-  local pages = {}
-  for i, at in ipairs(places) do pages[i] = packed_ids(page_at(at, size)) end
-  some = some or {}
-  for _, id in ipairs(unlisted()) do some[#some + 1] = id end
-  return some, pages, size
+  for _, at in ipairs(places) do add_page_at(at, size) end
+  add(unlisted())
 end
 
-local some, pages, size, more = {}, {}, limit, expired and see_to_expired() or false
+local more = expired and see_to_expired() or false
 if expired or schedule then
-  pages[1] = packed_ids(page_of(expired and 'overdue' or 'tasks_of:' .. schedule))
+  add_page_of(expired and 'overdue' or 'tasks_of:' .. schedule)
 else
-  some, pages, size = pages_of_all()
+  add_from_all()
 end
-return '\148' .. packed_ids(some) .. packed_list(pages) .. pack(size) .. pack(more)
+return '\147' .. packed_ids(found) .. packed_ids(ends) .. pack(more)

@@ -1,7 +1,7 @@
 -- needs common tasks
--- ids, filter, bodies → how many of the ids this reply is about, and the rows of those that match, with bodies if asked
+-- ids, filter, bodies, how many of the ids came before → a page of the rows of those that match, with bodies if asked
 -- for; without a filter, nil for those that aren't there
-local ids, where, bodies = unpack(args, 1, 3)
+local ids, where, bodies, before = unpack(args, 1, 4)
 
 -- What has no record of ours is listed with the dead letters.
 local function matches(id, t)
@@ -18,14 +18,16 @@ local function matches(id, t)
 end
 
 read_records(ids)
-local picked, total, done = {}, 0, 0
-for i, id in ipairs(ids) do
-  local t = task(id)
+local picked, total, after = {}, 0, nil
+for i = (before or 0) + 1, #ids do
+  local id, t = ids[i], task(ids[i])
   if not where or matches(id, t) then
     total = total + (t and bodies and t[SIZE] or 0)
-    if total > MAX_BODIES and #picked > 0 then break end
+    if total > MAX_BODIES and #picked > 0 then
+      after = i - 1
+      break
+    end
     picked[#picked + 1] = id
   end
-  done = i
 end
-return '\146' .. pack(done) .. (bodies and rows or rows_without_bodies)(picked)
+return packed_page((bodies and rows or rows_without_bodies)(picked), after)

@@ -1,12 +1,22 @@
 -- needs common
--- ids → the time, and the records of the first ids, nil for those that aren't there: as many as one reply should hold
+-- ids, how many of them came before → a page of their records, nil for those that aren't there or have expired
+local ids, before = unpack(args, 1, 2)
 local FEW = 25
-local found, total = {}, 0
-for first = 1, #args, FEW do
-  for _, record in ipairs(fields('result', { unpack(args, first, math.min(first + FEW - 1, #args)) })) do
-    found[#found + 1] = record and bytes(record) or NIL
+-- Where a record says when it expires, and before which time none of ours does.
+local EXPIRES_AT, EARLIEST = 22, -2 ^ 40
+
+local function has_expired(record)
+  local ok, at = pcall(struct_unpack, '>d', record, EXPIRES_AT)
+  return ok and EARLIEST <= at and at <= now
+end
+
+local found, total, done = {}, 0, before or 0
+while done < #ids and total <= MAX_BODIES do
+  local some = { unpack(ids, done + 1, math.min(done + FEW, #ids)) }
+  for _, record in ipairs(fields('result', some)) do
+    found[#found + 1] = record and not has_expired(record) and bytes(record) or NIL
     total = total + #found[#found]
   end
-  if total > MAX_BODIES then break end
+  done = done + #some
 end
-return '\146' .. pack(now) .. packed_list(found)
+return packed_page(packed_list(found), done < #ids and done or nil)

@@ -1,5 +1,5 @@
 -- Schedules are in the hash `schedule`; the set `schedules` has all, and `slot` the active ones by their next slot.
-local SCHEDULE_RECORD = '>BddI2c0'
+local SCHEDULE_RECORD = '>BdI8I2c0'
 
 -- Whether it is paused, its next slot, version, queue and body; of a damaged one, the version that it reads as.
 local function read_schedule(id)

@@ -1,6 +1,7 @@
 -- needs common
--- → the counts by "queue state", flat, the queues that are paused, and by queue, flat, when what is due for the longest
+-- → queue, number of the state and count; the queues that are paused; and queue and when what is due for the longest
 -- came due
+local NUMBERS = { pending = 1, scheduled = 2, waiting = 3, running = 4, success = 5, error = 6, cancelled = 7, expired = 8 }
 -- The scores of tasks that are ready, by priority: see `score`.
 local PRIORITY_SPAN, PRIORITIES = 2 ^ 42, 201
 
@@ -21,16 +22,17 @@ local function oldest_due(queue)
   return math.min(oldest_ready(queue), tonumber(later) or NEVER)
 end
 
-local counts, due, seen = call('HGETALL', prefix .. 'count'), {}, {}
-for i = 1, #counts, 2 do
-  local queue, state = counts[i]:match('^(%S+) (%S+)$')
-  if (state == 'pending' or state == 'scheduled') and not seen[queue] then
+local all, counts, due, seen = call('HGETALL', prefix .. 'count'), {}, {}, {}
+for i = 1, #all, 2 do
+  local queue, name = all[i]:match('^(%S+) (%S+)$')
+  local state, count = NUMBERS[name], all[i + 1]:match('^%d+$')
+  if state and count and #count < 16 then -- else it is nobody's
+    counts[#counts + 1] = '\147' .. bytes(queue) .. pack(state) .. pack(tonumber(count))
+  end
+  if (name == 'pending' or name == 'scheduled') and not seen[queue] then
     seen[queue] = true
     local at = oldest_due(queue)
-    if at < NEVER then
-      due[#due + 1] = queue
-      due[#due + 1] = text(at)
-    end
+    if at < NEVER then due[#due + 1] = '\146' .. bytes(queue) .. pack(at) end
   end
 end
-return '\147' .. packed_ids(counts) .. packed_ids(call('SMEMBERS', prefix .. 'paused')) .. packed_ids(due)
+return '\147' .. packed_list(counts) .. packed_ids(call('SMEMBERS', prefix .. 'paused')) .. packed_list(due)
