@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from hashlib import sha256
 
 from omniq.logs import get_logger
@@ -46,7 +46,8 @@ class Lookout:
         """Whether this process is the one that looks for tasks of these queues."""
         byte = int.from_bytes(sha256("/".join(sorted(queues)).encode()).digest()[:4])
         if byte != self._held:
-            self.leave()
+            if self._held is not None:
+                self.leave()
             try:
                 self._lock(byte)
             except BlockingIOError:
@@ -62,19 +63,14 @@ class Lookout:
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
 
     def leave(self) -> None:
-        """Leave it to others."""
-        if self._held is not None and self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        """Leave it to others; the last one to leave removes the file. Who has it open then looks with the others."""
         self._held = None
-
-    def close(self) -> None:
-        """Leave it, and remove the file once nobody holds a lock on it. Who has it open then looks with the others."""
-        self.leave()
         if self._file is not None:
             with suppress(OSError):
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(self._path)
             os.close(self._file)
+            self._file = None
 
 
 class Poller:
@@ -103,22 +99,28 @@ class Poller:
         `look` tells `wakeups` of what they wait for, if anything has changed since the last look, and returns whether
         it has.
         """
+        lookout = Lookout(self._place)
+        try:
+            self._run(look, lookout)
+        finally:
+            lookout.leave()
+
+    def _run(self, look: Callable[[], bool], lookout: Lookout) -> None:
         changed_at = -math.inf
-        with closing(Lookout(self._place)) as lookout:
-            while not self._stopping:
-                queues, awaits_results = self._wakeups.awaited_queues, self._wakeups.awaits_results
-                if not queues and not awaits_results:
-                    lookout.leave()
-                    self._alarm.wait()
-                    self._alarm.clear()
-                    continue
-                looks_often = awaits_results or lookout.is_ours(queues)
-                began, busy = time.monotonic(), time.thread_time()
-                if self._has_changed(look):
-                    changed_at = time.monotonic()
-                took, busy = time.monotonic() - began, time.thread_time() - busy
-                pauses = (_interval(looks_often, changed_at), SHARE * busy, min(SHARE * took, REST_INTERVAL))
-                time.sleep(min(MAX_PAUSE, max(pauses)))
+        while not self._stopping:
+            queues, awaits_results = self._wakeups.awaited_queues, self._wakeups.awaits_results
+            if not queues and not awaits_results:
+                lookout.leave()
+                self._alarm.wait()
+                self._alarm.clear()
+                continue
+            looks_often = awaits_results or lookout.is_ours(queues)
+            began, busy = time.monotonic(), time.thread_time()
+            if self._has_changed(look):
+                changed_at = time.monotonic()
+            took, busy = time.monotonic() - began, time.thread_time() - busy
+            pauses = (_interval(looks_often, changed_at), SHARE * busy, min(SHARE * took, REST_INTERVAL))
+            time.sleep(min(MAX_PAUSE, max(pauses)))
 
     @staticmethod
     def _has_changed(look: Callable[[], bool]) -> bool:
