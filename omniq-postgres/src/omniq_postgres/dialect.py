@@ -12,6 +12,7 @@ from omniq import clock
 from omniq.storage.sql.dialect import Dialect
 from omniq.storage.sql.steps import Ask, Call, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Table, Write
 from omniq.storage.sql.store import Verb
+from omniq.storage.sql.tables import EVENTS
 
 if TYPE_CHECKING:
     from omniq_postgres.connection import Session
@@ -112,12 +113,12 @@ async def _answer(session: Session, step: Step) -> Any:
             where = f"{table.key} {{any[keys]}} and {table.where}"
             text = f"select {columns(table, bodies)} from omniq.{table.name} where {where}"
             rows = await _fetch(session, Statement(text, {"keys": keys}))
-            found = {row[table.key]: record(table, row) for row in rows}
+            found = dict(zip([row[table.key] for row in rows], records(table, rows), strict=True))
             return [found.get(key) for key in keys]
         case Select(text, values):
             text = text.replace("{columns}", columns(step.table, step.bodies))
             rows = await _fetch(session, Statement(text, values))
-            page = Page([record(step.table, row) for row in rows[: step.limit]])
+            page = Page(records(step.table, rows[: step.limit]))
             if len(rows) == len(page.records):
                 return page
             last = rows[len(page.records) - 1]
@@ -179,6 +180,17 @@ def columns(table: Table[Any], bodies: bool = True) -> str:
     names = [name for field in table.fields if (name := field.name) != "body" or bodies]
     sql = [f'{table.columns.get(name, _COLUMNS.get(name, name))} as "{name}"' for name in names]
     return ", ".join(sql if table.key in names else [table.key, *sql])
+
+
+def records(table: Table[R], rows: Sequence[asyncpg.Record]) -> list[R]:
+    """The records that rows are, at one go if all are sound."""
+    if table is EVENTS:  # whose data are JSON
+        return [record(table, row) for row in rows]
+    try:
+        found = msgspec.convert(list(map(dict, rows)), list[table.record])  # type: ignore[name-defined]
+    except ValueError:
+        return [record(table, row) for row in rows]
+    return list(map(table.derived, found)) if table.derived else found
 
 
 def record(table: Table[R], row: asyncpg.Record) -> R:

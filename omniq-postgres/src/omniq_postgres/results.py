@@ -17,7 +17,7 @@ from omniq.storage.sql.tables import RESULTS
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore
-from omniq_postgres.dialect import NOW, columns, record
+from omniq_postgres.dialect import NOW, columns, records
 
 LARGE = 64 * 1024
 """Bytes of a body from which on it is read apart, so that no answer becomes giant."""
@@ -36,7 +36,8 @@ class PostgresResultStore(PostgresStore, SQLResultStore):
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         rows = await self._connection.run(lambda session: session.fetch(_GET_SMALL, clock.offset(), ids))
         large = [row for row in rows if row["body"] is None]
-        found = {row["task_id"]: record(RESULTS, row) for row in rows if row["body"] is not None}
+        small = [row for row in rows if row["body"] is not None]
+        found = {result.task_id: result for result in records(RESULTS, small)}
         for part in parts(large, itemgetter("size"), limit=len(large) or 1):
             whole = await super().get([row["task_id"] for row in part])
             found |= {result.task_id: result for result in whole if result is not None}
