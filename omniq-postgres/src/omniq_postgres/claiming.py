@@ -6,39 +6,23 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TypeAlias
 
 import asyncpg
 from omniq import clock
 from omniq.batching import MAX_BYTES
-from omniq.models.config import TEN_YEARS
-from omniq.storage.records import MAX_COUNT, LapsedLease, Lease, LeaseStatus, TaskRecord
+from omniq.storage.records import MAX_COUNT, MAX_LEASE, LapsedLease, Lease, LeaseStatus, TaskRecord
+from omniq.storage.sql.finding import holding
 
 from omniq_postgres.connection import Session
-from omniq_postgres.dialect import NOW
+from omniq_postgres.dialect import NOW, carry_out
 from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, WITHOUT_BODY, arrays, raised, task_record
 
-MAX_LEASE = 2 * TEN_YEARS
-"""Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""
 MIN_PROMOTED = 200
 """SCHEDULED tasks of each queue that one claim makes PENDING, however few it is asked for: else twice as many."""
 
-MANY_QUEUES = 16
-"""From more than that, those that hold something are picked first."""
-
-_NEXT_NAME = "select queue_name from omniq.task where state = '{state}' {after} order by queue_name limit 1"
-_HOLDING = " union ".join(
-    f"""
-    select name from (
-        with recursive holding (name) as (
-            ({_NEXT_NAME.format(state=state, after="")}) union all
-            select ({_NEXT_NAME.format(state=state, after="and queue_name > holding.name")})
-            from holding where holding.name is not null)
-        select name from holding) as walk where name is not null
-    """
-    for state in ("pending", "scheduled")
-)
 CLAIM = f"""
     with {CLOCK},
     scheduled as materialized (
@@ -99,7 +83,6 @@ _EXTEND = f"""
     select id, epoch, worker, task.cancel_requested, task.ctid = any(array(select ctid from free)) as extended
     from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING} order by id
 """
-_HELD = "select id, epoch, worker from omniq.task where state = 'running' and worker = $1"
 ENDLESS = f"(task.lease_until is null or task.lease_until > {NOW} + {MAX_LEASE})"
 LAPSED = f"""
     (select id, epoch, coalesce(worker, '') as worker, 0.0::float8 as lease_until from omniq.task
@@ -176,7 +159,7 @@ async def claim(
     session: Session, queues: Sequence[str], limit: int, lease: float, worker: str, bookmarks: Bookmarks
 ) -> Claimed:
     """Claim; where SCHEDULED tasks have come due, those take their places in line first."""
-    queues = await _holding(session, queues)
+    queues = await carry_out(session, partial(holding, queues))
     if not queues:
         return Claimed()
     begin = bookmarks.start(queues)
@@ -197,14 +180,6 @@ async def claim(
     claimed.until_next = rows[0]["until_next"]
     bookmarks.note(claimed, begin, rows[0]["took"])
     return claimed
-
-
-async def _holding(session: Session, queues: Sequence[str]) -> Sequence[str]:
-    """The queues among these that may have something to claim: a walk from one name to the next in the index."""
-    if len(queues) <= MANY_QUEUES:
-        return queues
-    found = {row[0] for row in await session.fetch(_HOLDING)}
-    return [queue for queue in queues if queue in found]
 
 
 async def _give_stand_ins(session: Session, tasks: Sequence[TaskRecord]) -> None:
@@ -234,11 +209,6 @@ async def extend(session: Session, leases: Sequence[Lease], *, lease: float) -> 
             break
         await asyncio.sleep(pause)
     return [LeaseStatus(lease in cancels, cancels.get(lease, False)) for lease in leases]
-
-
-async def held(session: Session, worker: str) -> list[Lease]:
-    """The leases that a worker holds."""
-    return [Lease(*row) for row in await session.fetch(_HELD, worker)]
 
 
 async def lapsed(session: Session, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:

@@ -117,7 +117,6 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
         self._results = PostgresResultStore(config)
 
     extend = writes(awaiting(claiming.extend))
-    held = reads(awaiting(claiming.held))
     lapsed = reads(awaiting(claiming.lapsed))
     _reap = writes(awaiting(claiming.reap))
     replace_bodies = writes(partial(replace_bodies, TASKS))

@@ -5,31 +5,20 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 
 from omniq import clock
-from omniq.models.config import TEN_YEARS
-from omniq.storage.records import MAX_COUNT, LapsedLease, Lease, LeaseStatus, TaskRecord
+from omniq.storage.records import MAX_COUNT, MAX_LEASE, LapsedLease, Lease, LeaseStatus, TaskRecord
+from omniq.storage.sql.finding import holding
 
 from omniq_sqlite.damage import set_nameless_aside, write_stand_ins
+from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.wire import TICKS, encode, fetch_rows, fetch_tasks, fetch_texts, ticks_of, time_at, to_ticks
 
 PROMOTE_LIMIT = 1000
 """SCHEDULED tasks that one claim makes PENDING at most, however few it is asked for."""
 
-MAX_LEASE = 2 * TEN_YEARS
-"""Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""
-
-MANY_QUEUES = 16
-"""From more than that, those that hold something are picked first."""
-
-_NEXT_NAME = "select min(queue_name) from task where state = '{state}'"
-_HOLDING = f"""
-    with recursive holding (name) as (
-        {_NEXT_NAME} union all
-        select ({_NEXT_NAME} and queue_name > holding.name) from holding where holding.name is not null)
-    select name from holding where name is not null
-"""
 _PROMOTE = """
     update task set state = 'pending' where id in (
         select task.id from json_each(?1) as queue cross join task
@@ -57,9 +46,6 @@ _OF_LEASES = """
 """
 _STILL_HELD = f"select number, cancel_requested is 1 from {_OF_LEASES}"
 _EXTEND = "update task set lease_until = ?2 where id in (select value from json_each(?1))"
-_HELD = """
-    select id, cast(epoch as integer), worker from task where state = 'running' and worker = ?
-"""
 _LEASE = "id, cast(epoch as integer) as epoch, ifnull(worker, '') as worker"
 _LEASELESS = f"""
     select * from (
@@ -88,21 +74,12 @@ _REAP = f"""
 """
 
 
-def holding(connection: sqlite3.Connection, queues: Sequence[str]) -> Sequence[str]:
-    """The queues among these that may have something to claim: a walk from one name to the next in the index."""
-    if len(queues) <= MANY_QUEUES:
-        return queues
-    states = ("pending", "scheduled")
-    found = {name for state in states for name in fetch_texts(connection, _HOLDING.format(state=state))}
-    return [queue for queue in queues if queue in found]
-
-
 def claim_tasks(
     connection: sqlite3.Connection, queues: Sequence[str], *, limit: int, lease: float, worker: str, max_bytes: int
 ) -> list[TaskRecord]:
     """As `BaseTaskQueue.claim`."""
     now = clock.now()
-    queues = holding(connection, queues)
+    queues = carry_out(connection, partial(holding, queues))
     connection.execute(_PROMOTE, (encode(queues), now, max(limit, PROMOTE_LIMIT)))
     ids: list[str] = []
     for queue in queues:
@@ -131,11 +108,6 @@ def extend_leases(connection: sqlite3.Connection, leases: Sequence[Lease], *, le
     cancels = dict(fetch_rows(connection, 2, _STILL_HELD, asked))
     connection.execute(_EXTEND, (encode([leases[number].task_id for number in cancels]), clock.now() + lease))
     return [LeaseStatus(number in cancels, bool(cancels.get(number))) for number in range(len(leases))]
-
-
-def held_leases(connection: sqlite3.Connection, worker: str) -> list[Lease]:
-    """As `BaseTaskQueue.held`."""
-    return [Lease(*row) for row in fetch_rows(connection, 3, _HELD, worker)]
 
 
 def lapsed_leases(connection: sqlite3.Connection, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial, wraps
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.background import start_thread
 from omniq.errors import StoreUnavailable
-from omniq.loops import PerLoop
 from omniq.storage.connected import ConnectedStore, Connection, Connections
+from omniq.storage.embedded import let_threads_run
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.polling import Poller
 from omniq.storage.sql.store import SQLStore, Verb
@@ -34,7 +33,6 @@ from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.opening import Link, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 Job: TypeAlias = Callable[[sqlite3.Connection], T]
@@ -43,42 +41,6 @@ Job: TypeAlias = Callable[[sqlite3.Connection], T]
 GROUP_LIMIT = 500
 BESIDE_A_BODY = 64 * 1024
 """Bytes that the other columns of a row may have."""
-
-
-class _Breaks:
-    """Lets a loop's thread sleep for an instant now and then, while the loop waits for a connection.
-
-    At every turn a busy loop gives up the GIL to poll, and has taken it again before another thread is awake.
-    Since the loop never holds it for the whole switch interval, it isn't asked to let go of it either: a thread that
-    comes back from SQLite can starve for a second. These breaks, of 6 % at most, let it in within a millisecond.
-    """
-
-    INTERVAL = 0.001
-    LENGTH = 0.00001
-
-    def __init__(self) -> None:
-        self._waiting = 0
-        self._running = False
-
-    @contextmanager
-    def while_waiting(self) -> Iterator[None]:
-        self._waiting += 1
-        if not self._running:
-            self._running = True
-            asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-
-    def _take_one(self) -> None:
-        self._running = self._waiting > 0
-        if self._running:
-            time.sleep(self.LENGTH)
-            asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
-
-
-_breaks = PerLoop(_Breaks)
 
 
 class _Call:
@@ -113,7 +75,7 @@ class ConnectionThread(aiosqlite.Connection):
         """
         call = _Call(job)
         self._waiting.append(call)
-        with store_errors(self._link.path), _breaks.get().while_waiting():
+        with store_errors(self._link.path), let_threads_run():
             answer: T = await self._execute(self._answer, call)  # type: ignore[no-untyped-call]
             return answer
 
@@ -257,30 +219,6 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
 
     async def _write(self, verb: Verb[T], *, atomic: bool = True) -> T:
         return await self._connection.write(partial(carry_out, verb=verb))
-
-
-def reads(
-    job: Callable[Concatenate[sqlite3.Connection, P], T],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """A store's method that is a reading job."""
-
-    @wraps(job)
-    async def method(store: SQLiteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await store._connection.read(lambda connection: job(connection, *args, **kwargs))
-
-    return method
-
-
-def writes(
-    job: Callable[Concatenate[sqlite3.Connection, P], T],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """A store's method that is a writing job."""
-
-    @wraps(job)
-    async def method(store: SQLiteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await store._connection.write(lambda connection: job(connection, *args, **kwargs))
-
-    return method
 
 
 def _nothing(connection: sqlite3.Connection | None = None) -> None:

@@ -13,17 +13,17 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
-from omniq.storage.sql import store as sql
 from omniq.storage.sql.adding import judged
 from omniq.storage.sql.finding import Counter, select_old
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, do, kinds
+from omniq.storage.sql.steps import Given, Steps, calling, do, kinds
+from omniq.storage.sql.store import reads, writes
 from omniq.storage.wakeups import News
 
 from omniq_sqlite import claiming, finding, settling
 from omniq_sqlite.config import SQLiteTaskQueueConfig
-from omniq_sqlite.connection import SQLiteStore, reads, writes
+from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.watching import next_due
 from omniq_sqlite.wire import LARGE_BODY
@@ -80,12 +80,11 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         self._counter = Counter(finding.COUNT, finding.OLDEST)
         self._results = SQLiteResultStore(config)
 
-    extend = writes(claiming.extend_leases)
-    held = reads(claiming.held_leases)
-    lapsed = reads(claiming.lapsed_leases)
-    _reap = writes(claiming.reap_tasks)
-    replace_bodies = writes(settling.replace_task_bodies)
-    find = sql.reads(finding.find_tasks)
+    extend = writes(calling(claiming.extend_leases))
+    lapsed = reads(calling(claiming.lapsed_leases))
+    _reap = writes(calling(claiming.reap_tasks))
+    replace_bodies = writes(calling(settling.replace_task_bodies))
+    find = reads(finding.find_tasks)
     _add = staticmethod(add_tasks)
     _settle = staticmethod(settling.settle)
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from omniq.backend.component import Configured, configured_by
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.storage.sql.results import SQLResultStore
-from omniq.storage.sql.steps import Steps, ask
+from omniq.storage.sql.steps import ask
 
 from omniq_sqlite.config import SQLiteResultStorageConfig
 from omniq_sqlite.connection import SQLiteStore
 
-_EXPIRED = "select 1 from omniq.result where expires_at <= {now} limit 1"
-
-
-def _expired() -> Steps[bool]:
-    return bool((yield from ask(("integer",), _EXPIRED)))
+_EXPIRED = partial(ask, ("integer",), "select 1 from omniq.result where expires_at <= {now} limit 1")
 
 
 class SQLiteResultStore(SQLiteStore, SQLResultStore):
     """Results in a file, by default the one in which the queue is."""
 
     async def purge(self, *, limit: int = 1000) -> int:
-        return await super().purge(limit=limit) if await self._read(_expired) else 0
+        return await super().purge(limit=limit) if await self._read(_EXPIRED) else 0
 
     async def hear(self, timeout: float) -> None:
         await self._connection.hear(timeout)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 
 from omniq import clock
+from omniq.storage.sql.finding import holding
 from omniq.storage.wakeups import News, Wakeups
 
-from omniq_sqlite.claiming import holding
+from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.opening import Link
 from omniq_sqlite.wire import FOREVER, TICKS, encode, fetch_rows, fetch_texts, ticks_of
 
@@ -31,7 +33,7 @@ _STORED = """
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[str, float]:
     """From when on each queue has something to claim: 0 for now already. Paused and empty ones are left out."""
-    rows = fetch_rows(connection, 2, _NEXT_DUE, encode(holding(connection, queues)))
+    rows = fetch_rows(connection, 2, _NEXT_DUE, encode(carry_out(connection, partial(holding, queues))))
     return {queue: ticks / TICKS for queue, ticks in rows if ticks is not None}
 
 

@@ -11,12 +11,15 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from omniq.models.config import TEN_YEARS
 from omniq.models.event import TaskEvent
 from omniq.models.redaction import Abridged
 from omniq.models.state import TERMINAL, EventType, TaskState
 
 MAX_COUNT: Final = 2**30
 """What no counter of a sound record exceeds: every store can still add to it."""
+MAX_LEASE: Final = 2 * TEN_YEARS
+"""Seconds from now for which no lease holds: a task that is said to run for longer is taken back."""
 MAX_TIME: Final = float(2**40)
 """Seconds from the epoch, either way, within which the times of a sound record are."""
 

@@ -43,6 +43,7 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
 
     get = reads(partial(get, TASKS))
     children = reads(finding.children)
+    held = reads(finding.held)
     beat = writes(schedules.beat)
     workers = reads(schedules.workers)
     put_schedule = writes(schedules.put_schedule)

@@ -201,8 +201,8 @@ def call(job: Callable[[Any], Any]) -> Steps[Any]:
     return (yield Call(job))
 
 
-def awaiting(job: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[P, Steps[T]]:
-    """A verb that is a single `Call` of an asynchronous job, of the same arguments."""
+def calling(job: Callable[Concatenate[Any, P], T]) -> Callable[P, Steps[T]]:
+    """A verb that is a single `Call` of a job, of the same arguments."""
 
     @wraps(job)
     def verb(*args: P.args, **kwargs: P.kwargs) -> Steps[T]:
@@ -210,6 +210,11 @@ def awaiting(job: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[P, St
         return answer
 
     return verb
+
+
+def awaiting(job: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[P, Steps[T]]:
+    """A verb that is a single `Call` of an asynchronous job, of the same arguments."""
+    return cast("Callable[P, Steps[T]]", calling(job))
 
 
 def conditions(terms: Mapping[str, str], values: Mapping[str, object]) -> str:
