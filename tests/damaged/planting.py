@@ -30,6 +30,8 @@ class Planter(ABC):
     renamed: Mapping[Damage, str] = MappingProxyType({})
     """The ids that some get."""
     events: Sequence[Damage] = ()
+    keys: Sequence[tuple[str | bytes, ...]] = ()
+    """Commands on what belongs to no row."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -313,6 +315,14 @@ class RedisPlanter(Planter):
         b"\0\0\0\1\5" + NAN * 3 + b"\0\0",
         b"\0\0\0\1\5" + NAN,
     )
+    keys = (
+        ("HSET", "count", "default pending", "many"),
+        ("HSET", "count", "default scheduled", "9" * 400),
+        ("HSET", "count", b"\xff\0 zombie", "-1"),
+        ("SET", "children:b00", "a text"),
+        ("SET", "later:low", "a text"),
+        ("SET", "expiring", "a text"),
+    )
 
     async def plant(self) -> None:
         settings = RedisTaskQueueConfig.from_url(self.url).settings
@@ -325,11 +335,8 @@ class RedisPlanter(Planter):
                 self._spoil_schedule(f"s{number:02}", damage)
             for number, record in enumerate(self.results):
                 client.hset(self._prefix + "result", f"r{number:02}", record)
-            client.hset(self._prefix + "count", "default pending", "many")
-            client.hset(self._prefix + "count", b"\xff\0 zombie", "-1")
-            client.set(self._prefix + "children:b00", "a text")
-            client.set(self._prefix + "later:low", "a text")
-            client.set(self._prefix + "expiring", "a text")
+            for command, key, *values in self.keys:
+                client.execute_command(command, self._prefix + key, *values)
 
     def _spoil(self, id_: str, damage: Damage) -> None:
         do, key = self._client, self._prefix.__add__

@@ -269,17 +269,17 @@ async def test_damaged_rows_end_no_worker_and_spoil_no_other_task(planter: Plant
 async def add_damaged(planter: Planter, oq: AsyncOmniQ, damages: Sequence[Damage]) -> None:
     """A task "b00" with that one of the damages which the planter knows."""
     (planter.tasks,) = ([damage] for damage in planter.tasks if damage in damages)
-    planter.schedules, planter.results, planter.events = (), (), ()
+    planter.schedules, planter.results, planter.events, planter.keys = (), (), (), ()
     await add(oq, ["b00"])
     await planter.plant()
 
 
 EXPIRED = ("expires_at = -9e999", "expires_at = '-infinity'")
 """Such a task has expired if one believes its TTL."""
-OF_NO_STATE = ("state = 'zombie'",)
+OF_NO_STATE = ("state = 'zombie'", "at 0 09")
 
 
-@pytest.mark.parametrize("planter", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.parametrize("planter", ["sqlite", "postgres", "redis"], indirect=True)
 async def test_a_task_of_a_state_that_there_is_none_of_is_listed_and_counted(planter: Planter, oq: AsyncOmniQ) -> None:
     await add_damaged(planter, oq, OF_NO_STATE)
     task = await record_of(oq, "b00")

@@ -100,6 +100,39 @@ async def test_one_damaged_record_hides_no_others_of_its_kind(
         assert await pages(store, TaskFilter(queue_name=QUEUE, states=(TaskState.PENDING,)), 10, False) == ["t1", "t2"]
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_the_tasks_of_a_schedule_are_listed_in_few_calls(
+    redis_server: RedisServer, store: RedisQueueStore, newest_first: bool
+) -> None:
+    tasks = [replace(task(f"{number:03}"), schedule_id="s") for number in range(300)]
+    await add_all(store, tasks)
+    redis_server.ask("CONFIG RESETSTAT")
+    page = await store.find(TaskFilter(schedule_id="s"), newest_first=newest_first, limit=100)
+    ids = sorted((task.id for task in tasks), reverse=newest_first)
+    assert [found.id for found in page.tasks] == ids[:100]
+    assert redis_server.ask("INFO", "commandstats")["cmdstat_evalsha"]["calls"] <= 3
+    assert await pages(store, TaskFilter(schedule_id="s"), 70, newest_first) == ids
+
+
+@pytest.mark.parametrize(("position", "raw"), [(1, r"'\9'"), (24, r"struct.pack('>d', 0 / 0)")])
+async def test_a_damaged_record_is_listed_by_what_can_be_read_of_it(
+    redis_server: RedisServer, store: RedisQueueStore, position: int, raw: str
+) -> None:
+    """A state that there is none of, and a time that is no number."""
+    await store.add([replace(task("t", ttl=0.0), name="f", schedule_id="s")])
+    spoil = """
+        local record, raw = redis.call('HGET', KEYS[1], 't'), RAW
+        record = record:sub(1, POSITION - 1) .. raw .. record:sub(POSITION + #raw)
+        redis.call('HSET', KEYS[1], 't', record)
+    """
+    redis_server.ask("EVAL", spoil.replace("RAW", raw).replace("POSITION", str(position)), 1, "{omniq:default}:task")
+    for where in (TaskFilter(name="f"), TaskFilter(queue_name=QUEUE), TaskFilter(schedule_id="s", name="f")):
+        assert await pages(store, where, 10, False) == ["t"]
+    others = (TaskFilter(name="g"), TaskFilter(name="f", states=(TaskState.PENDING,)), TaskFilter(expired=True))
+    for where in others:
+        assert await pages(store, where, 10, False) == []
+
+
 @pytest.mark.starvable
 async def test_a_rare_task_is_found_as_fast_beside_many_others(store: RedisQueueStore) -> None:
     rare = replace(task("zzz"), queue_name="rare", name="rare")

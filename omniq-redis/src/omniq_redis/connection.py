@@ -118,10 +118,10 @@ class Connection(Connected):
 
     async def all_pages(self, kind: type[Page[T]], name: str, *args: object) -> list[T]:
         """What the script lists, in as many calls as that takes."""
-        page = await self.ask(kind, name, (*args, NOTHING))
+        page = decode(kind, await self.call(name, (*args, NOTHING)))
         items = page.items
         while page.after != NOTHING:
-            page = await self.ask(kind, name, (*args, page.after))
+            page = decode(kind, await self.call(name, (*args, page.after)))
             items += page.items
         return items
 

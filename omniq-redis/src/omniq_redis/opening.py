@@ -220,9 +220,7 @@ class Server:
         if facts["appendonly"] == "no":
             _log.warning("%s: it keeps no append-only file: what it holds dies with it; set appendonly yes", location)
         if policy not in ("noeviction", UNKNOWN):
-            _log.warning(
-                "%s: short of memory, it drops tasks: set maxmemory-policy noeviction, not %s", location, policy
-            )
+            _log.warning("%s: out of memory, it drops tasks: set maxmemory-policy noeviction, not %s", location, policy)
 
     async def learn_limit(self) -> bool:
         """Ask for the longest string that it takes; whether it may be asked."""

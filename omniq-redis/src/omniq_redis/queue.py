@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import msgspec
 from omniq.backend.component import Configured, configured_by
@@ -38,6 +38,10 @@ from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import RedisStore
 from omniq_redis.results import RedisResultStore
 from omniq_redis.wire import PARCEL, Kind, Page, Row, to_server, to_text
+
+# To put a generic type together at each call would take a microsecond.
+_Rows: TypeAlias = Page[Row]
+_RowsOrNone: TypeAlias = Page[Row | None]
 
 _encode_worker = msgspec.json.Encoder().encode
 
@@ -144,12 +148,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     # ── looking up ───────────────────────────────────────────────────────────
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
-        return await self._get(ids, None, bodies)
-
-    async def _get(self, ids: Sequence[str], where: Kind | None, bodies: bool) -> list[TaskRecord | None]:
-        """The tasks, None for those that aren't there; with a filter, those that match."""
-        asked = list(map(to_server, ids))
-        rows = await self._connection.all_pages(Page[Row | None], "get", asked, where, bodies)
+        rows = await self._connection.all_pages(_RowsOrNone, "get", list(map(to_server, ids)), None, bodies)
         return [None if row is None else wire.task_record(row) for row in rows]
 
     async def find(
@@ -164,11 +163,13 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         states = wire.states_mask(where.states or tuple(TaskState))
         wanted = (states, where.queue_name, where.name, where.schedule_id, where.expired)
         tasks: list[TaskRecord] = []
-        after, more = cursor, True
+        more = True
         while more and len(tasks) <= limit:
-            ids, more = await self._next_ids(wanted, after, newest_first, min(limit + 1, PARCEL))
-            tasks += [task for task in await self._get(ids, wanted, bodies) if task is not None]
-            after = ids[-1] if ids else after
+            ids, more = await self._next_ids(wanted, cursor, newest_first, min(limit + 1, PARCEL))
+            if ids:
+                rows = await self._connection.all_pages(_Rows, "get", list(map(to_server, ids)), wanted, bodies)
+                tasks += map(wire.task_record, rows)
+                cursor = ids[-1]
         return TaskPage(tasks[:limit], tasks[limit - 1].id if len(tasks) > limit else None)
 
     async def _next_ids(self, where: Kind, cursor: str | None, backwards: bool, count: int) -> tuple[list[str], bool]:
@@ -200,12 +201,11 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     # ── schedules ────────────────────────────────────────────────────────────
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
-        s = schedule
-        args = (s.id, s.queue_name, s.next_run, s.paused, s.version, if_version)
-        return await self._connection.call("put_schedule", args, s.body) == b"1"
+        args = (schedule.id, schedule.queue_name, schedule.next_run, schedule.paused, schedule.version, if_version)
+        return await self._connection.call("put_schedule", args, schedule.body) == b"1"
 
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
-        rows = await self._connection.all_pages(Page[Row], "get_schedules", ids, within)
+        rows = await self._connection.all_pages(_Rows, "get_schedules", ids, within)
         records = map(wire.schedule_record, rows)
         found = {record.id: record for record in records if ids is None or record.id in ids}
         return [found[id_] for id_ in sorted(found)]

@@ -50,7 +50,7 @@ STATES = dict(enumerate(map(TaskState, _STATE_NAMES), 1))
 """By the numbers that the scripts know them by."""
 _CODES = {state: code for code, state in STATES.items()}
 
-# What a letter of a script's answer means; a capital tells of children that wait.
+# What a letter of a script's answer means, in the order of the statuses; a capital tells of children that wait.
 _ADDED = dict(zip(b"ndu", map(Added, AddStatus), strict=True))
 LEASES = dict(zip(b"lhc", (LeaseStatus(False), LeaseStatus(True), LeaseStatus(True, True)), strict=True))
 CHANGED = dict(
@@ -90,9 +90,8 @@ def firings_batch(firings: Sequence[Firing]) -> Batch:
 def results_batch(results: Sequence[ResultRecord]) -> Batch:
     kinds, kind = _sorted_out((_CODES[r.status], r.ttl, r.schedule_id or "") for r in results)
     ids = [result.task_id for result in results]
-    bodies = [result.body for result in results]
-    epochs = [result.epoch for result in results]
-    return Batch((kinds, ids, kind, epochs, list(map(len, bodies))), b"".join(bodies))
+    sizes = [len(result.body) for result in results]
+    return Batch((kinds, ids, kind, [r.epoch for r in results], sizes), b"".join([r.body for r in results]))
 
 
 def bodies_batch(bodies: Sequence[NewBody]) -> Batch:
@@ -169,14 +168,12 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     damage: str | None = None
 
 
-@functools.cache
-def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind)
+_decoder: Callable[[Any], msgspec.msgpack.Decoder[Any]] = functools.cache(msgspec.msgpack.Decoder)
 
 
 def decode(kind: type[T], packed: bytes) -> T:
     """What a script has answered, or told. Raises `msgspec.DecodeError`."""
-    decoded: T = _decoder(kind).decode(packed)  # type: ignore[arg-type]  # any type can be hashed
+    decoded: T = _decoder(kind).decode(packed)
     return decoded
 
 
@@ -185,19 +182,23 @@ _STATUSES = {code: state for code, state in STATES.items() if state in TERMINAL 
 
 
 class Numbers:
-    """What a record begins with: the layout, as in the scripts, and the names of the numbers."""
+    """What a record begins with: the layout, as in the scripts, and the names of the numbers, the times last."""
 
     def __init__(self, layout: str, *names: str) -> None:
         self._layout = struct.Struct(layout)
         self.size = self._layout.size
         self._names = names
+        self._times = names[-layout.count("d") :]
 
     def of(self, record: bytes) -> dict[str, Any]:
-        """The numbers by their names, None for a time that never comes; nothing of a record that is too short."""
+        """The numbers by their names, None for a time that isn't; nothing of a record that is too short."""
         if len(record) < self.size:
             return {}
-        numbers = zip(self._names, self._layout.unpack_from(record), strict=True)
-        return {name: None if number == _NEVER else number for name, number in numbers}
+        numbers = dict(zip(self._names, self._layout.unpack_from(record), strict=True))
+        for name in self._times:
+            if numbers[name] == _NEVER:
+                numbers[name] = None
+        return numbers
 
 
 _TASK = Numbers(
@@ -206,7 +207,7 @@ _TASK = Numbers(
     *("created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"),
 )
 _RESULT = Numbers(">IBddd", "epoch", "status", "finished_at", "ttl", "expires_at")
-_SCHEDULE = Numbers(">?dQ", "paused", "next_run", "version")
+_SCHEDULE = Numbers(">?Qd", "paused", "version", "next_run")
 _TASK_TEXTS = {"queue_name": 2, "schedule_id": 2, "depends_on": 4, "name": 2, "unique": 2, "worker": 2}
 """What follows the numbers of a task: how many bytes the size of each takes."""
 

@@ -35,7 +35,7 @@ end
 
 local function add_page_of(key)
   local first, last = cursor and '(' .. cursor or '-', '+'
-  if backwards then first, last = '+', cursor and '(' .. cursor or '-' end
+  if backwards then first, last = cursor and '(' .. cursor or '+', '-' end
   local page = { 'ZRANGE', prefix .. key, first, last, 'BYLEX', 'LIMIT', 0, limit }
   if backwards then table.insert(page, 6, 'REV') end
   local ids = call(unpack(page))

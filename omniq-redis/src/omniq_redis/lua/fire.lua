@@ -5,13 +5,13 @@ local kinds, task_ids, kind, sizes = unpack(new_tasks)
 local stored, fires = {}, {}
 for i, id in ipairs(ids) do
   stored[i] = read_schedule(id)
-  fires[i] = stored[i] ~= nil and stored[i][3] == versions[i]
+  fires[i] = stored[i] ~= nil and stored[i][2] == versions[i]
 end
 add_tasks(kinds, task_ids, kind, sizes, fires)
 local answers = {}
 for i, id in ipairs(ids) do
   local s = stored[i]
-  if fires[i] then write_schedule(id, s[1], next_runs[i] or NEVER, versions[i] + 1, s[4], s[5]) end
+  if fires[i] then write_schedule(id, s[1], versions[i] + 1, next_runs[i] or NEVER, s[4], s[5]) end
   answers[i] = fires[i] and '1' or '0'
 end
 write_scores()

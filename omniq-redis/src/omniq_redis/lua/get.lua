@@ -3,18 +3,16 @@
 -- for; without a filter, nil for those that aren't there
 local ids, where, bodies, before = unpack(args, 1, 4)
 
--- What has no record of ours is listed with the dead letters.
+-- What has no record of ours is listed with the dead letters, and otherwise by what can be read of it.
 local function matches(id, t)
   local states, queue, name, schedule, expired = unpack(where, 1, 5)
-  if not t then
-    return records[id] and bit.band(states, 2 ^ ERROR) ~= 0 and not (queue or name or schedule or expired)
-  end
-  return t
-    and bit.band(states, 2 ^ t[STATE]) ~= 0
-    and (not queue or t[QUEUE] == queue)
-    and (not name or t[NAME] == name)
-    and (not schedule or t[SCHEDULE] == schedule)
-    and (not expired or t[STATE] <= WAITING and t[EXPIRES_AT] <= now)
+  if not records[id] then return false end
+  local state, told = t and t[STATE] or ERROR, t or readable(id, records[id]) or {}
+  return bit.band(states, 2 ^ state) ~= 0
+    and (not queue or told[QUEUE] == queue)
+    and (not name or told[NAME] == name)
+    and (not schedule or told[SCHEDULE] == schedule)
+    and (not expired or state <= WAITING and told[EXPIRES_AT] <= now)
 end
 
 read_records(ids)

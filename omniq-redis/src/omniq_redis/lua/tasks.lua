@@ -18,10 +18,16 @@ local NAMES = { 'pending', 'scheduled', 'waiting', 'running', 'success', 'error'
 
 local function unpacked(id, record) return { id, struct_unpack(TASK, record) } end
 
--- Nil for what isn't a record of ours, to its last byte.
-local function parsed(id, record)
+-- Nil for what can't be read to its last byte.
+local function readable(id, record)
   local ok, t = pcall(unpacked, id, record)
-  if not ok or not NAMES[t[STATE]] or t[WORKER + 1] ~= #record + 1 then return nil end
+  return ok and t[WORKER + 1] == #record + 1 and t or nil
+end
+
+-- Nil for what isn't a record of ours.
+local function parsed(id, record)
+  local t = readable(id, record)
+  if not t or not NAMES[t[STATE]] then return nil end
   for field = CREATED_AT, CLAIMED_AT do
     if t[field] ~= t[field] then return nil end -- not a number
   end
