@@ -38,6 +38,8 @@ LOOK, LOOK_AGAIN = 10.0, 60.0
 end, too, comes with a result."""
 NEXT_SLOT = 0.5
 """Seconds after which a schedule is asked again for its next slot."""
+RETRY_PAUSE = 1.0
+"""Seconds until a store is asked again that was away."""
 STALE_PAUSE = 0.05
 """Seconds between two looks while there is only an outdated result."""
 HINT_AFTER = 10.0
@@ -89,7 +91,7 @@ class OutcomeWaiter:
                 record = await self._check(task_id, await self._queue.look(task_id))
             except StoreUnavailable as error:
                 log.warning("task %s can't be looked at, trying again: %s", task_id, error)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(pause, RETRY_PAUSE))
             if record.state is TaskState.PENDING and time.monotonic() > hint_at:
                 hint_at = float("inf")
                 log.warning(

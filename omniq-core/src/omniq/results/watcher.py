@@ -20,7 +20,7 @@ log = get_logger("omniq.results")
 
 LOOK, MAX_LOOK, SHARE = 10.0, 60.0, 100
 """Seconds after which all are looked at though nothing was heard, at least and at most; in between, so many times as
-long as the last look took."""
+long as the last look at all of them took."""
 PAUSE = 1.0
 """Seconds until a store is asked again that has failed."""
 
@@ -34,7 +34,7 @@ class ResultWatcher:
         self._news = store.wakeups.subscribe()
         self._runner: asyncio.Task[None] | None = None
         self._took = 0.0
-        """Seconds that the last look has taken."""
+        """Seconds that the last look at all has taken."""
 
     async def wait(self, task_id: str) -> ResultRecord:
         """The result of the task, once it is there."""
@@ -88,7 +88,8 @@ class ResultWatcher:
             return
         began = time.monotonic()
         answers = await apart(partial(look_up, self._store, self._store.get), ids)
-        self._took = time.monotonic() - began
+        if len(ids) >= len(self._waiting):
+            self._took = time.monotonic() - began
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         is_away = len(errors) == len(ids) or any(isinstance(error, StoreUnavailable) for error in errors)
         for task_id, answer in zip(ids, answers, strict=True):
