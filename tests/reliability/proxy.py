@@ -172,9 +172,11 @@ class FaultProxy:
         reader, writer = await asyncio.open_connection(sock=connection)
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._target)
-        except OSError:
+        except BaseException as error:  # it may be cancelled, too
             writer.transport.abort()
-            return
+            if isinstance(error, OSError):
+                return
+            raise
         link = _Link(writer, server_writer, self._requests())
         self._links.add(link)
         if resets != self._resets:  # all were reset in the meantime
