@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 
+from omniq.errors import StoreError
 from omniq.logs import get_logger
+from omniq.storage.local import make_file
 from omniq.storage.wakeups import Wakeups
 
 log = get_logger("omniq.storage")
@@ -25,45 +27,45 @@ QUIET_AFTER = 1.0
 SHARE, MAX_PAUSE = 10.0, 0.25
 """How many times as long as a look the pause after it is, and how many seconds at most: whoever waits for much hears of
 it later, and a process that is busy, so that its looks have to wait, isn't kept from its work by them."""
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 
 
-class Lookout:
+class Leadership:
     """Which of a machine's processes that wait for the same tasks looks often, so that one task doesn't wake them all.
 
-    After the pattern Leader/Followers (Schmidt et al., 2000): it holds a lock, which is free as soon as it is busy or
-    has ended. Where locks aren't to be had, everybody looks often.
+    After the pattern Leader/Followers (Schmidt et al., 2000): the leader holds a lock, which is free as soon as it is
+    busy or has ended. Where locks aren't to be had, everybody leads.
     """
 
     def __init__(self, place: str) -> None:
-        name = f"omniq-{sha256(os.fsencode(place)).hexdigest()[:16]}.lookout"
+        name = f"omniq-{sha256(os.fsencode(place)).hexdigest()[:16]}.lock"
         self._path = os.path.join(tempfile.gettempdir(), name)
         self._file: int | None = None
         self._held: int | None = None
         """The byte that it has locked: it stands for the queues."""
 
-    def is_ours(self, queues: Sequence[str]) -> bool:
-        """Whether this process is the one that looks for tasks of these queues."""
+    def acquire(self, queues: Sequence[str]) -> bool:
+        """Whether this process leads those that wait for tasks of these queues."""
         byte = int.from_bytes(sha256("/".join(sorted(queues)).encode()).digest()[:4])
         if byte != self._held:
             if self._held is not None:
-                self.leave()
+                self.release()
             try:
                 self._lock(byte)
             except BlockingIOError:
                 return False
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 log.debug("everybody looks for tasks often: %s", error)
             self._held = byte
         return True
 
     def _lock(self, byte: int) -> None:
         if self._file is None:
-            self._file = os.open(self._path, _FLAGS, 0o600)
+            make_file(self._path, trust_owner=False)  # else another user could hold it for ever
+            self._file = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
 
-    def leave(self) -> None:
-        """Leave it to others; the last one to leave removes the file. Who has it open then looks with the others."""
+    def release(self) -> None:
+        """Let another one lead; the last to go removes the file. Who has it open still competes with its like."""
         self._held = None
         if self._file is not None:
             with suppress(OSError):
@@ -99,22 +101,22 @@ class Poller:
         `look` tells `wakeups` of what they wait for, if anything has changed since the last look, and returns whether
         it has.
         """
-        lookout = Lookout(self._place)
+        leadership = Leadership(self._place)
         try:
-            self._run(look, lookout)
+            self._run(look, leadership)
         finally:
-            lookout.leave()
+            leadership.release()
 
-    def _run(self, look: Callable[[], bool], lookout: Lookout) -> None:
+    def _run(self, look: Callable[[], bool], leadership: Leadership) -> None:
         changed_at = -math.inf
         while not self._stopping:
             queues, awaits_results = self._wakeups.awaited_queues, self._wakeups.awaits_results
             if not queues and not awaits_results:
-                lookout.leave()
+                leadership.release()
                 self._alarm.wait()
                 self._alarm.clear()
                 continue
-            looks_often = awaits_results or lookout.is_ours(queues)
+            looks_often = awaits_results or leadership.acquire(queues)
             began, busy = time.monotonic(), time.thread_time()
             if self._has_changed(look):
                 changed_at = time.monotonic()
