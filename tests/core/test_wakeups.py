@@ -61,10 +61,12 @@ class TestTasks:
         async def next_due(_: object) -> dict[str, float]:
             return {"a": seconds}
 
+        began = time.monotonic()
         await wakeups.for_tasks(["a"], 0.02, next_due)
         if seconds > 0:
             wakeups.tell(News(due={"a": seconds}))
             await wakeups.for_tasks(["a"], 0.02)
+        assert time.monotonic() - began >= (0.04 if seconds > 0 else 0.02)
 
     async def test_a_wait_that_begins_later_knows_what_will_be_due(self, wakeups: Wakeups) -> None:
         wakeups.tell(News(due={"a": 0.05}))
