@@ -6,38 +6,24 @@ Each worker has a process of its own and polls so rarely that nothing but a call
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from omniq import AsyncOmniQ
 from omniq.queue.request import TaskCall
 
-from tests.idle.places import Place, PostgresPlace, RedisPlace, place
+from tests.idle.places import Place, PostgresPlace, RedisPlace
 from tests.idle.remote import RemoteWorker, remote_worker
 from tests.idle.worker import hold, tell_start
 
-pytestmark = pytest.mark.starvable
+pytestmark = [pytest.mark.starvable, pytest.mark.parametrize("at", ["sqlite", "postgres", "redis"], indirect=True)]
 
-STORES = ("sqlite", "postgres", "redis")
 RARELY = 300.0
 """Seconds between two polls."""
 SOON = 10.0
 QUIET = 0.3
 """Seconds after which everybody waits again."""
-
-
-@pytest.fixture(params=STORES)
-def at(request: pytest.FixtureRequest) -> Iterator[Place]:
-    with place(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-async def here(at: Place) -> AsyncIterator[AsyncOmniQ]:
-    """The side that adds tasks."""
-    async with AsyncOmniQ(config={"task_queue": {"url": at.url}}) as oq:
-        yield oq
 
 
 @asynccontextmanager
@@ -79,14 +65,28 @@ async def test_a_task_wakes_one_of_those_that_wait(at: Place, here: AsyncOmniQ) 
         assert await claims(idle) - before <= share * tasks * (count + 1)
 
 
-@pytest.mark.parametrize("together", [True, False])
-async def test_as_many_wake_as_there_are_tasks(at: Place, here: AsyncOmniQ, together: bool) -> None:
+async def one_by_one(oq: AsyncOmniQ, count: int) -> None:
+    for _ in range(count):
+        await oq.enqueue(hold)
+
+
+async def together(oq: AsyncOmniQ, count: int) -> None:
+    await oq.enqueue_many([TaskCall(func=hold) for _ in range(count)])
+
+
+async def while_paused(oq: AsyncOmniQ, count: int) -> None:
+    await oq.task_queue.pause_queue()
+    await together(oq, count)
+    await asyncio.sleep(QUIET)
+    await oq.task_queue.resume_queue()
+
+
+@pytest.mark.parametrize("enqueue", [one_by_one, together, while_paused])
+async def test_as_many_wake_as_there_are_tasks(
+    at: Place, here: AsyncOmniQ, enqueue: Callable[[AsyncOmniQ, int], Awaitable[None]]
+) -> None:
     async with workers(at, 3, slots=1) as idle:
-        if together:
-            await here.enqueue_many([TaskCall(func=hold) for _ in idle])
-        else:
-            for _ in idle:
-                await here.enqueue(hold)
+        await enqueue(here, len(idle))
         async with asyncio.timeout(SOON):
             started = [await worker.next_start() for worker in idle]
         assert len({task_id for task_id, _ in started}) == len(idle)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -31,20 +31,6 @@ AT_THE_EDGES = 2
 RARELY = 300.0
 """Seconds between two polls of a worker that should need none."""
 SOON = 10.0
-
-
-@pytest.fixture
-def at(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """The store that the test names."""
-    with place(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-async def here(at: Place) -> AsyncIterator[AsyncOmniQ]:
-    """The side that adds tasks."""
-    async with AsyncOmniQ(config={"task_queue": {"url": at.url}}) as oq:
-        yield oq
 
 
 @pytest.fixture

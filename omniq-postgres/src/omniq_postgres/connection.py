@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 import asyncpg
 from omniq.background import in_empty_context
 from omniq.loops import close_transport
-from omniq.storage.channel import Channel, IdleWorkers
+from omniq.storage.channel import ALL, Channel, IdleWorkers
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
@@ -247,7 +247,7 @@ class PostgresStore(ConnectedStore[Database], SQLStore):
     async def connect(self) -> None:
         await self._connection.prepare()
 
-    def _tell(self, news: News, *, tasks: int = 1) -> None:
+    def _tell(self, news: News, *, tasks: int = ALL) -> None:
         self._connection.channel.tell(news, tasks=tasks)
 
     async def _read(self, verb: Verb[T]) -> T:

@@ -11,6 +11,7 @@ from omniq import clock
 from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
+from omniq.storage.channel import ALL
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
 from omniq.storage.rules import new_record
 from omniq.storage.sql.adding import judged
@@ -113,7 +114,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         due = await self._connection.read(partial(next_due, queues=queues))
         return {queue: at - clock.now() for queue, at in due.items()}
 
-    def _tell(self, news: News, *, tasks: int = 1) -> None:
+    def _tell(self, news: News, *, tasks: int = ALL) -> None:
         """Wake this process's waiters. Those elsewhere are the watcher's business."""
         if news.due and min(news.due.values()) <= 0.0:
             self._idle = False

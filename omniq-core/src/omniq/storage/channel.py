@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from omniq.background import Background, spawn
 from omniq.backoff import Backoff
@@ -31,6 +31,8 @@ QUIET = 10.0
 PATIENCE = 5.0
 """Seconds that it may take to answer."""
 
+ALL: Final = 2**31 - 1
+"""As many tasks as there may be: calls all idle workers."""
 IDLE_AFTER = 0.01
 """Seconds for which a worker waits before it is noted: where tasks come one after the other, noting costs too much."""
 ANSWER_TIME = 0.01
@@ -79,8 +81,8 @@ class Channel:
 
     # ── telling ──────────────────────────────────────────────────────────────
 
-    def tell(self, news: News, *, tasks: int = 1) -> None:
-        """Wake those whom it concerns in this process now, and those in others soon: as many as there are tasks."""
+    def tell(self, news: News, *, tasks: int = ALL) -> None:
+        """Wake those whom it concerns in this process now, and those in others soon: as many as tasks are due."""
         self._wakeups.tell(news)
         if self._send is None:
             return
@@ -88,7 +90,7 @@ class Channel:
             self._due[queue] = min(seconds, self._due.get(queue, math.inf))
         self._ended.extend(news.ended or ())
         self._writes += 1
-        self._tasks += tasks
+        self._tasks = min(ALL, self._tasks + (tasks if news.due else 0))
         if self._sending is None and (self._due or self._ended):
             self._sending = spawn(self._send_all(self._send), name="omniq-send")
 
@@ -213,7 +215,7 @@ class IdleWorkers:
         else:
             self._queues[worker] = queues
         if self._noting is None and self._queues.keys() != self._noted:
-            self._noting = spawn(self._bring_in_line(), name="omniq-idle")
+            self._noting = spawn(self._synchronize(), name="omniq-idle")
 
     def called(self, worker: str) -> None:
         """A worker was called, and is noted no longer."""
@@ -224,7 +226,7 @@ class IdleWorkers:
         """It isn't known any more who is noted."""
         self._noted.clear()
 
-    async def _bring_in_line(self) -> None:
+    async def _synchronize(self) -> None:
         try:
             while self._queues.keys() != self._noted:
                 for worker in self._noted - self._queues.keys():

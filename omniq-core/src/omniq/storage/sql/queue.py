@@ -76,7 +76,7 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         settled = await self._write(partial(self._settle, changes))
-        self._tell(News(settled.due, settled.ended), tasks=len(changes))
+        self._tell(News(settled.due, settled.ended), tasks=settled.queued)
         ids, parents = [change.task_id for change in changes], settled.parents
         if parents is None:
             parents = await self._read(partial(with_children, ids))

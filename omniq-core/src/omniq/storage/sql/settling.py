@@ -54,6 +54,8 @@ class Settled(Struct):
     """By the ids of the tasks."""
     due: dict[str, float] = field(default_factory=dict)
     """The queues to which tasks went back, and in how many seconds the first of those is due."""
+    queued: int = 0
+    """How many tasks that are."""
     ended: list[str] = field(default_factory=list)
     """The tasks that have got results."""
     parents: Collection[str] | None = None
@@ -83,6 +85,7 @@ def settle(changes: Sequence[Change], settled: Settled, look: Look, write: Write
                 continue
             settled.note(change)
             if record.state in QUEUED:
+                settled.queued += 1
                 seconds = record.run_at - decided.seen.now
                 settled.due[record.queue_name] = min(seconds, settled.due.get(record.queue_name, seconds))
     return settled

@@ -8,6 +8,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from omniq.storage.base import Store
+from omniq.storage.channel import ALL
 from omniq.storage.sql.steps import Steps
 from omniq.storage.wakeups import News
 
@@ -29,8 +30,8 @@ class SQLStore(Store):
     async def _write(self, verb: Verb[T], *, atomic: bool = False) -> T:
         """What a verb comes to. If `atomic`, all of its steps are one."""
 
-    def _tell(self, news: News, *, tasks: int = 1) -> None:
-        """Tell everybody whom this store can reach what was written: as many workers as there are tasks."""
+    def _tell(self, news: News, *, tasks: int = ALL) -> None:
+        """Tell everybody whom this store can reach what was written: as many workers as tasks are due."""
         self.wakeups.tell(news)
 
 
