@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct
 from omniq.models.state import TaskState
-from omniq.storage.records import Change, ChangeStatus, NewTask, TaskRecord
+from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, TaskRecord
 from omniq.storage.rules import new_record
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.settling import Decided, Seen, Settled, settle
+from omniq.storage.sql.settling import Decided, Outcome, Seen, Settled, settle
 from omniq.storage.sql.steps import Call, Do, Given, Kinds, Statement, Steps, ask, call, conditions, do, kinds
 from omniq.storage.sql.store import Verb
 
@@ -126,8 +127,41 @@ def test_what_somebody_else_has_changed_is_read_and_decided_again() -> None:
         yield from do("write")
         return [record.id for record in decided.records if record.id != "b"]
 
-    steps, settled = answered(lambda: settle(changes, Settled(), look, write), 0, 0, 0)
+    def end(outcome: Outcome, changes: Sequence[Change]) -> Steps[list[str]]:
+        raise AssertionError("none of them is running")
+
+    steps, settled = answered(lambda: settle(changes, Settled(), end=end, look=look, write=write), 0, 0, 0)
     assert looks == [["a", "b", "c"], ["b"]]
     assert [step.text for step in steps] == ["look", "write", "look"]
     assert settled.statuses == {"a": ChangeStatus.APPLIED, "b": ChangeStatus.REFUSED, "c": ChangeStatus.MISSING}
     assert (settled.due, settled.ended) == ({}, [])
+
+
+def test_what_ends_alike_is_ended_at_once_and_the_rest_is_decided() -> None:
+    """`a` is ended, `b` isn't held any more; `c` goes back, and `d` ends with a result of another epoch."""
+    change = partial(Change, from_states=(TaskState.RUNNING,), epoch=1, worker="w")
+    result = ResultRecord(task_id="d", epoch=2, status=TaskState.SUCCESS, body=b"")
+    changes = [
+        change(task_id="d", to=TaskState.SUCCESS, result=result),
+        change(task_id="c", to=TaskState.PENDING, attempted=True),
+        change(task_id="b", to=TaskState.SUCCESS),
+        change(task_id="a", to=TaskState.SUCCESS),
+    ]
+    ends: list[tuple[Outcome, list[str]]] = []
+
+    def end(outcome: Outcome, changes: Sequence[Change]) -> Steps[list[str]]:
+        ends.append((outcome, [change.task_id for change in changes]))
+        yield from do("end")
+        return ["a"]
+
+    def look(ids: Sequence[str]) -> Steps[Seen]:
+        yield from do("look")
+        assert sorted(ids) == ["b", "c", "d"]
+        return Seen({}, 2.0)
+
+    def write(decided: Decided) -> Steps[list[str]]:
+        raise AssertionError("none of them is there")
+
+    _, settled = answered(lambda: settle(changes, Settled(), end=end, look=look, write=write), 0, 0)
+    assert ends == [(Outcome(TaskState.SUCCESS, False, False, "w"), ["a", "b"])]
+    assert settled.statuses == {"a": ChangeStatus.APPLIED, **dict.fromkeys("bcd", ChangeStatus.MISSING)}

@@ -65,12 +65,14 @@ class PostgresDialect(Dialect):
     }
 
     def given(self, kinds: Kinds) -> str:
-        sent = ", ".join(f":{name}::{_TYPES.get(kind, kind)}[]" for name, kind in kinds)
-        names = ", ".join(name for name, _ in kinds)
-        cast = ", ".join(f"{name}{_CASTS.get(kind, '')} as {name}" for name, kind in kinds)
-        return (
-            f"given as materialized (select {cast}, place from unnest({sent}) with ordinality as sent ({names}, place))"
+        arrays = {name: f":{name}::{_TYPES.get(kind, kind)}[]" for name, kind in kinds}
+        columns = ", ".join(
+            f"(case when cardinality({arrays[name]}) = 1 then ({arrays[name]})[1] else sent.{name} end)"
+            f"{_CASTS.get(kind, '')} as {name}"
+            for name, kind in kinds
         )
+        rows = f"unnest({', '.join(arrays.values())}) with ordinality as sent ({', '.join(arrays)}, place)"
+        return f"given as materialized (select {columns}, place from {rows})"
 
     def parameter(self, number: int) -> str:
         return f"${number}"
@@ -79,7 +81,12 @@ class PostgresDialect(Dialect):
         return clock.offset()
 
     def sent(self, given: Given) -> Mapping[str, object]:
-        return {name: _sent(kind, column) for (name, kind), column in zip(*given, strict=True)}
+        """Each column as an array; one whose values are all the same, but for the keys, as an array of one."""
+        (key, _), *_ = given.kinds
+        return {
+            name: _sent(kind, column[:1] if name != key and _is_same(column) else column)
+            for (name, kind), column in zip(*given, strict=True)
+        }
 
 
 DIALECT: Final = PostgresDialect()
@@ -138,6 +145,10 @@ async def _answer(session: Session, step: Step) -> Any:
 async def _fetch(session: Session, statement: Statement) -> list[asyncpg.Record]:
     sql, values = DIALECT.bound(statement)
     return await session.fetch(sql, *values)
+
+
+def _is_same(column: Sequence[Any]) -> bool:
+    return len(column) > 1 and column.count(column[0]) == len(column)
 
 
 def _sent(kind: Kind, column: Sequence[Any]) -> Sequence[Any]:

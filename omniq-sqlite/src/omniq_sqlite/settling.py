@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Final
 
-from msgspec.structs import replace
 from omniq import clock
-from omniq.models.state import TaskState
-from omniq.storage.records import Change, NewBody
+from omniq.storage.records import MAX_COUNT, Change, NewBody
 from omniq.storage.sql import settling
 from omniq.storage.sql.results import NEW, PUT
-from omniq.storage.sql.settling import SET_CHANGED, Decided, Seen, Settled, changed
-from omniq.storage.sql.steps import Given, Steps, Table, call, do, get
+from omniq.storage.sql.settling import SET_CHANGED, Decided, Outcome, Seen, Settled, changed, with_children
+from omniq.storage.sql.steps import Given, Steps, ask, call, do, get, kinds
 from omniq.storage.sql.tables import TASKS
 
 from omniq_sqlite.damage import write_stand_ins
 from omniq_sqlite.wire import LARGE_BODY
 
-_HAS_CHILDREN = "parent"
-_CHANGING: Final = Table(
-    "task",
-    "id",
-    TASKS.record,
-    TASKS.damaged,
-    columns={
-        **TASKS.columns,
-        **dict.fromkeys(("priority", "created_at"), "0"),
-        **dict.fromkeys(("claimed_at", "depends_on", "schedule_id"), "null"),
-        "name": f"ifnull((select '{_HAS_CHILDREN}' from edge where parent = task.id limit 1), '')",
-    },
-)
-"""Of tasks what `decide` looks at and may change, and whether they have children instead of their names: one statement
-for all, since a thread may wait for the GIL after each."""
-END: Final = """
-    update omniq.task set state = :state, finished_at = :now, lease_until = null, unique_key = null where id {any[ids]}
+_ENDING: Final = kinds("id text, epoch integer")
+_HELD: Final = """
+    with {given}
+    select count(*), count((select 1 from omniq.edge where parent = task.id limit 1))
+    from given cross join omniq.task as task on task.id = given.id
+    where state = 'running' and task.epoch = given.epoch and (:worker is null or worker = :worker)
+"""
+"""How many are, and how many of those have children: one statement for all, since a thread may wait for the GIL after
+each."""
+END: Final = f"""
+    update omniq.task set state = :state, finished_at = :now, lease_until = null, unique_key = null,
+        attempts = min(attempts, {MAX_COUNT}) + :attempted, crashes = min(crashes, {MAX_COUNT}) + :crashed
+    where id {{any[ids]}}
 """
 UPDATE: Final = f"with {{given}} update omniq.task set {SET_CHANGED} from given where task.id = given.id"
 _HAS_OLD = """
@@ -54,36 +47,46 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
 
     A damaged task is decided by its stand-ins, which are written only with a change.
     """
-    settled = Settled(parents=())
-    return (yield from settling.settle(changes, settled, partial(_look, settled), _write))
+    settled = Settled(parents=set())
+    end, look = partial(_end, settled), partial(_look, settled)
+    return (yield from settling.settle(changes, settled, end=end, look=look, write=_write))
+
+
+def _end(settled: Settled, outcome: Outcome, changes: Sequence[Change]) -> Steps[Collection[str]]:
+    """All tasks, if all are held."""
+    ids = [change.task_id for change in changes]
+    held = ask(("integer", "integer"), _HELD, Given.of(_ENDING, changes, id=ids), worker=outcome.worker)
+    ((count, parents),) = yield from held
+    if count < len(ids):
+        return ()
+    yield from do(END, ids=ids, **outcome._asdict())
+    yield from _put_results(changes, clock.now())
+    yield from _note_parents(settled, ids if parents else ())
+    return set(ids)
 
 
 def _look(settled: Settled, ids: Sequence[str]) -> Steps[Seen]:
-    now = clock.now()
-    tasks = yield from get(_CHANGING, ids, bodies=False)
-    found = {task.id: task for task in tasks if task is not None}
-    settled.parents = {task.id for task in found.values() if task.name == _HAS_CHILDREN}
-    return Seen(found, now)
+    tasks = yield from get(TASKS, ids, bodies=False)
+    yield from _note_parents(settled, ids)
+    return Seen({task.id: task for task in tasks if task is not None}, clock.now())
+
+
+def _note_parents(settled: Settled, ids: Sequence[str]) -> Steps[None]:
+    if ids and settled.parents is not None:
+        settled.parents |= yield from with_children(ids)
 
 
 def _write(decided: Decided) -> Steps[Collection[str]]:
-    """One statement per terminal state for the tasks that have just ended, and one for the others."""
     (found, now, _), changes, records = decided
     yield from call(partial(write_stand_ins, tasks=[found[record.id] for record in records]))
-    ended: defaultdict[TaskState, list[str]] = defaultdict(list)
-    others = []
-    for task in records:
-        if task == replace(found[task.id], state=task.state, finished_at=now, lease_until=None, unique=None):
-            ended[task.state].append(task.id)
-        else:
-            others.append(task)
-    for state, ids in ended.items():
-        yield from do(END, ids=ids, state=state, now=now)
-    if others:
-        yield from do(UPDATE, changed(others))
+    yield from do(UPDATE, changed(records))
+    yield from _put_results(changes, now)
+    return found
+
+
+def _put_results(changes: Sequence[Change], now: float) -> Steps[None]:
     if results := [change.result for change in changes if change.result is not None]:
         yield from do(PUT, Given.of(NEW, results), now=now)
-    return found
 
 
 def replace_task_bodies(connection: sqlite3.Connection, bodies: Sequence[NewBody]) -> list[bool]:

@@ -135,12 +135,18 @@ class Wakeups:
             soon, later = self._note(news.due)
             waking = dict.fromkeys(_members(self._by_queue, later), False)
             waking.update(dict.fromkeys(_members(self._by_queue, soon), True))
-            waking.update(dict.fromkeys(_members(self._by_task, news.ended), True))
-            for task_id in self._by_task if news.ended is None else news.ended:
-                for waiter in self._by_task.get(task_id, ()):
+            for task_id in self._awaited(news.ended):
+                waking.update(dict.fromkeys(self._by_task[task_id], True))
+                for waiter in self._by_task[task_id]:
                     waiter.told.add(task_id)
         for waiter, done in waking.items():
             waiter.wake(done=done)
+
+    def _awaited(self, ended: Collection[str] | None) -> Collection[str]:
+        """Those of the tasks for whose results somebody waits; of many that end, mostly none."""
+        if ended is None or not self._by_task:
+            return self._by_task
+        return [task_id for task_id in ended if task_id in self._by_task]
 
     def _note(self, due: Mapping[str, float] | None) -> tuple[Collection[str] | None, list[str]]:
         """The queues that have something now (None: any), and those that will; when, is remembered."""

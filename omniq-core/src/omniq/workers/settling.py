@@ -29,7 +29,7 @@ log = get_logger("omniq.worker")
 
 FIRST_PAUSE, MAX_PAUSE = 0.1, 0.5
 """Seconds between two attempts to reach a store that is away: no slot is free again before it is told."""
-MAX_SETTLED = 250
+MAX_SETTLED = 500
 """Tasks that are settled in one call: a longer one keeps the next claim waiting where a store does one at a time."""
 REFUSALS = 10
 """Times that a store may refuse a batch, for no fault of a value, before its outcomes are told one by one."""

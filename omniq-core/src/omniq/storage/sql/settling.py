@@ -1,18 +1,19 @@
 """`transition`: the one write by which tasks end, retry, go back or cancel.
 
-Changes are read, decided in Python and written where a task is still the one that was read; where it isn't, it is read
-and decided again.
+A worker that ends its tasks needs few statements for the batch. All other changes are read, decided in Python and
+written where a task is still the one that was read; where it isn't, it is read and decided again.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct, field
 
-from omniq.models.state import QUEUED
+from omniq.models.state import QUEUED, TERMINAL, TaskState
 from omniq.storage.records import Change, ChangeStatus, TaskRecord
 from omniq.storage.rules import decide
 from omniq.storage.sql.steps import Given, Steps, kinds, texts
@@ -43,6 +44,26 @@ class Decided(NamedTuple):
     records: list[TaskRecord]
 
 
+class Outcome(NamedTuple):
+    """What is alike for many tasks that end: all but who they are, and their results."""
+
+    state: TaskState
+    attempted: bool
+    crashed: bool
+    worker: str | None
+
+    @classmethod
+    def of(cls, change: Change) -> Outcome | None:
+        """That of a change which ends a running task, with a result that says the same; of others None."""
+        result = change.result
+        ends = change.from_states == (TaskState.RUNNING,) and change.epoch is not None and change.to in TERMINAL
+        special = change.delay is not None or change.fresh or change.if_expired or change.request_cancel
+        if special or not ends or (result and (result.status is not change.to or result.epoch != change.epoch)):
+            return None
+        return cls(change.to, change.attempted, change.crashed, change.worker)
+
+
+End: TypeAlias = Callable[[Outcome, Sequence[Change]], Steps[Collection[str]]]
 Look: TypeAlias = Callable[[Sequence[str]], Steps[Seen]]
 Write: TypeAlias = Callable[[Decided], Steps[Collection[str]]]
 
@@ -58,7 +79,7 @@ class Settled(Struct):
     """How many tasks that are."""
     ended: list[str] = field(default_factory=list)
     """The tasks that have got results."""
-    parents: Collection[str] | None = None
+    parents: set[str] | None = None
     """Those of the tasks that have children, if that is known already."""
 
     def note(self, change: Change) -> None:
@@ -68,27 +89,42 @@ class Settled(Struct):
             self.ended.append(change.task_id)
 
 
-def settle(changes: Sequence[Change], settled: Settled, look: Look, write: Write) -> Steps[Settled]:
-    """Read, decide and write, until nobody has come in between.
+def settle(changes: Sequence[Change], settled: Settled, *, end: End, look: Look, write: Write) -> Steps[Settled]:
+    """End what can be ended at once; of the rest read, decide and write, until nobody has come in between.
 
-    `look` reads those of the tasks that exist, and `write` writes those that are as they were read, with the results of
-    their changes; it returns their ids.
+    `end` ends those of the tasks that are still held under the changes' epochs, and stores their results; it returns
+    their ids, or none if it isn't so simple. `look` reads those of the tasks that exist. `write` writes those that are
+    as they were read, with the results of their changes; it returns their ids.
     """
-    left = sorted(changes, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
+    alike: defaultdict[Outcome | None, list[Change]] = defaultdict(list)
+    for change in sorted(changes, key=attrgetter("task_id")):  # who locks rows in one order locks nobody out
+        alike[Outcome.of(change)].append(change)
+    for outcome, ends in alike.items():
+        ended = (yield from end(outcome, ends)) if outcome is not None else ()
+        for change in ends:
+            if change.task_id in ended:
+                settled.note(change)
+    left = [change for changes in alike.values() for change in changes if change.task_id not in settled.statuses]
     while left:
-        decided = _decided(left, (yield from look([change.task_id for change in left])), settled)
-        written = (yield from write(decided)) if decided.records else ()
-        left = []
-        for change, record in zip(decided.changes, decided.records, strict=True):
-            if change.task_id not in written:
-                left.append(change)
-                continue
-            settled.note(change)
-            if record.state in QUEUED:
-                settled.queued += 1
-                seconds = record.run_at - decided.seen.now
-                settled.due[record.queue_name] = min(seconds, settled.due.get(record.queue_name, seconds))
+        left = yield from _settle_once(left, settled, look, write)
     return settled
+
+
+def _settle_once(changes: Sequence[Change], settled: Settled, look: Look, write: Write) -> Steps[list[Change]]:
+    """Read, decide and write once; returns the changes of tasks that somebody else has written in between."""
+    decided = _decided(changes, (yield from look([change.task_id for change in changes])), settled)
+    written = (yield from write(decided)) if decided.records else ()
+    left = []
+    for change, record in zip(decided.changes, decided.records, strict=True):
+        if change.task_id not in written:
+            left.append(change)
+            continue
+        settled.note(change)
+        if record.state in QUEUED:
+            settled.queued += 1
+            seconds = record.run_at - decided.seen.now
+            settled.due[record.queue_name] = min(seconds, settled.due.get(record.queue_name, seconds))
+    return left
 
 
 def _decided(changes: Sequence[Change], seen: Seen, settled: Settled) -> Decided:
