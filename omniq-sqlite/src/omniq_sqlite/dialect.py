@@ -23,6 +23,7 @@ from omniq_sqlite.wire import (
     reader,
     ticks_of,
     time_at,
+    to_ticks,
 )
 
 T = TypeVar("T")
@@ -58,9 +59,11 @@ class SQLiteDialect(Dialect):
 
     def given(self, kinds: Kinds) -> str:
         columns, index = [], 0
-        for name, kind in kinds:
+        for number, (name, kind) in enumerate(kinds):
             sql = {"time": time_at, "bytes": _body_at}.get(kind, "value ->> {}".format)(index)
-            columns.append(f"{sql} as {name}")
+            columns.append(
+                f"iif(:alike & {1 << number}, :all_{name}, {sql}) as {name}" if number else f"{sql} as {name}"
+            )
             index += 2 if kind == "bytes" else 1
         rows = "row as materialized (select key, value from json_each(:given))"
         return f"{rows}, given as (select {', '.join(columns)}, key as place from row)"
@@ -76,24 +79,42 @@ class SQLiteDialect(Dialect):
         return sql, [encode(value) if isinstance(value, list | tuple) else value for value in values]
 
     def sent(self, given: Given) -> Mapping[str, object]:
-        """The rows as JSON, in which bodies are places in the blob beside it."""
-        columns: list[Sequence[Any]] = []
+        """The rows as JSON, in which bodies are places in the blob beside it.
+
+        What a column but the first, the key, has alike in all rows goes by itself; in the rows zeros stand for it.
+        """
+        values: dict[str, object] = {}
+        rows: list[Sequence[Any]] = []
         bodies = [b"-"]  # SQLite takes pieces of an empty blob for null
-        end = 2
-        for (_, kind), column in zip(*given, strict=True):
-            if kind == "time":
-                columns.append(all_ticks(column))
+        alike, end = 0, 2
+        for number, ((name, kind), column) in enumerate(zip(*given, strict=True)):
+            values[f"all_{name}"] = None
+            if number and column and column.count(column[0]) == len(column):
+                alike |= 1 << number
+                values[f"all_{name}"] = _alone(kind, column[0])
+                rows += [(0,) * len(column)] * (2 if kind == "bytes" else 1)
+            elif kind == "time":
+                rows.append(all_ticks(column))
             elif kind == "bytes":
                 lengths = [len(body or b"") for body in column]
                 *starts, end = accumulate(lengths, initial=end)
-                columns += [
+                rows += [
                     [None if body is None else start for body, start in zip(column, starts, strict=True)],
                     lengths,
                 ]
                 bodies += filter(None, column)
             else:
-                columns.append([texts or None for texts in column] if kind == "texts" else column)
-        return {"given": encode(list(zip(*columns, strict=True))), "bodies": b"".join(bodies)}
+                rows.append([texts or None for texts in column] if kind == "texts" else column)
+        return {"given": encode(list(zip(*rows, strict=True))), "bodies": b"".join(bodies), "alike": alike, **values}
+
+
+def _alone(kind: Kind, value: Any) -> object:
+    """A value as a parameter of its own."""
+    if value is None or (kind == "texts" and not value):
+        return None
+    if kind in ("texts", "json"):
+        return encode(value)
+    return to_ticks(value) / TICKS if kind == "time" else value
 
 
 def _body_at(index: int) -> str:

@@ -6,8 +6,8 @@ as `{word}`: see `omniq.storage.sql.dialect`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from functools import cache, wraps
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from functools import wraps
 from operator import attrgetter
 from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -38,22 +38,14 @@ class Given(NamedTuple):
     columns: Sequence[Sequence[Any]]
 
     @classmethod
-    def of(cls, kinds: Kinds, items: Iterable[object], **columns: Sequence[Any]) -> Given:
+    def of(cls, kinds: Kinds, items: Sequence[object], **columns: Sequence[Any]) -> Given:
         """A row for each item: its attributes of those names, but for the columns that are given whole."""
-        names, take = _attributes(kinds, tuple(columns))
-        columns.update(zip(names, zip(*map(take, items), strict=True), strict=False))  # which is empty without items
-        return cls(kinds, [columns.get(name, ()) for name, _ in kinds])
+        taken = [columns[name] if name in columns else list(map(attrgetter(name), items)) for name, _ in kinds]
+        return cls(kinds, taken)
 
     def beside(self, other: Given) -> Given:
         """The same rows with another one's columns, too."""
         return Given(self.kinds + other.kinds, [*self.columns, *other.columns])
-
-
-@cache
-def _attributes(kinds: Kinds, others: tuple[str, ...]) -> tuple[list[str], Callable[[object], tuple[Any, ...]]]:
-    """The names of the columns but for the others, and what takes the attributes of those names."""
-    names = [name for name, _ in kinds if name not in others]
-    return names, attrgetter(*names) if len(names) > 1 else lambda item: tuple(getattr(item, name) for name in names)
 
 
 class Table(Struct, Generic[R], frozen=True, eq=False):
