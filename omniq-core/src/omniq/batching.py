@@ -28,27 +28,29 @@ def parts(
 
     No part has two items of one id, where `id_of` tells that of an item.
     """
-    if len(items) <= limit and (size is None or sum(map(size, items)) <= max_bytes) and _are_unique(items, id_of):
-        if items:  # as nearly always
-            yield items
-        return
-    start = total = 0
+    start = 0
+    while start < len(items):
+        part = items[start : start + limit] if start or len(items) > limit else items
+        fits = size is None or sum(map(size, part)) <= max_bytes
+        if not (fits and (id_of is None or len(set(map(id_of, part))) == len(part))):  # as it does nearly always
+            part = part[: _fitting(part, size, max_bytes, id_of)]
+        yield part
+        start += len(part)
+
+
+def _fitting(
+    items: Sequence[T], size: Callable[[T], int] | None, max_bytes: int, id_of: Callable[[T], object] | None
+) -> int:
+    """How many of the items, but one at least, are one part."""
+    total = 0
     seen: set[object] = set()
     for index, item in enumerate(items):
-        weight = 0 if size is None else size(item)
+        total += 0 if size is None else size(item)
         id_ = index if id_of is None else id_of(item)
-        total += weight
-        if index > start and (index - start == limit or total > max_bytes or id_ in seen):
-            yield items[start:index]
-            start, total = index, weight
-            seen.clear()
+        if index and (total > max_bytes or id_ in seen):
+            return index
         seen.add(id_)
-    if start < len(items):
-        yield items[start:]
-
-
-def _are_unique(items: Sequence[T], id_of: Callable[[T], object] | None) -> bool:
-    return id_of is None or len(items) < 2 or len(set(map(id_of, items))) == len(items)
+    return len(items)
 
 
 async def apart(flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], items: Sequence[T]) -> list[R | Exception]:

@@ -21,6 +21,9 @@ from msgspec.structs import replace
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.damage import record_of, shown
 from omniq.storage.records import (
+    DUPLICATE,
+    NEW,
+    UNKNOWN_PARENT,
     Added,
     AddStatus,
     Change,
@@ -51,7 +54,7 @@ STATES = dict(enumerate(map(TaskState, _STATE_NAMES), 1))
 _CODES = {state: code for code, state in STATES.items()}
 
 # What a letter of a script's answer means, in the order of the statuses; a capital tells of children that wait.
-_ADDED = dict(zip(b"ndu", map(Added, AddStatus), strict=True))
+_ADDED = dict(zip(b"ndu", (NEW, DUPLICATE, UNKNOWN_PARENT), strict=True))
 LEASES = dict(zip(b"lhc", (LeaseStatus(False), LeaseStatus(True), LeaseStatus(True, True)), strict=True))
 CHANGED = dict(
     zip(b"aprmAPRM", (Changed(status, waited) for waited in (False, True) for status in ChangeStatus), strict=True)

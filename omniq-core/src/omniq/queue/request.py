@@ -114,6 +114,17 @@ class TaskCall(Abridged, Struct, kw_only=True):
     options: EnqueueOptions = field(default_factory=EnqueueOptions)
 
 
+class Placing(Struct, frozen=True, gc=False):
+    """What a task's options say of where and when it is to run, checked."""
+
+    queue_name: str
+    priority: int
+    run_at: float | None
+    delay: float
+    ttl: float | None
+    unique: str | None
+
+
 class Packing(Protocol):
     """Whoever knows by which keys calls are packed."""
 
@@ -139,25 +150,42 @@ class RequestBuilder:
     def _set_defaults(self, defaults: TaskDefaults) -> None:
         self._defaults = defaults
         self._without_options = self._call_options(NO_OPTIONS)
+        self._placed_without_options: Placing | None = None
 
     def build(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> NewTask:
         """The task to add. Raises `InvalidTask` or `SerializationError`, naming the argument."""
         task_id = ids.new_id() if options.task_id is None else ids.check_new_id(options.task_id, "task_id")
-        queue_name = self.check_queue(options.queue_name)
-        delay, run_at = _due(options)
+        placing = self._placing(options)
         call = self.build_call(func, func_args, options)
         return NewTask(
             id=task_id,
-            queue_name=queue_name,
-            body=self._packing.serialization.reseal(call, task_id=task_id, queue_name=queue_name),
+            queue_name=placing.queue_name,
+            body=self._packing.serialization.reseal(call, task_id=task_id, queue_name=placing.queue_name),
             name=shown_name(call.func),
+            priority=placing.priority,
+            run_at=placing.run_at,
+            delay=placing.delay,
+            ttl=placing.ttl,
+            depends_on=() if options is NO_OPTIONS else _parents(options.depends_on, task_id),
+            unique=placing.unique,
+        )
+
+    def _placing(self, options: TaskOptions) -> Placing:
+        """Where and when a task is to run. What it is without options is told once."""
+        if options is NO_OPTIONS and self._placed_without_options is not None:
+            return self._placed_without_options
+        delay, run_at = _due(options)
+        placing = Placing(
+            queue_name=self.check_queue(options.queue_name),
             priority=check_priority(options.priority),
             run_at=run_at,
             delay=delay,
             ttl=self.ttl(options),
-            depends_on=_parents(options.depends_on, task_id),
             unique=check_unique(options.unique),
         )
+        if options is NO_OPTIONS:
+            self._placed_without_options = placing
+        return placing
 
     def build_call(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> Call:
         """Function, arguments and what a worker must know to run them. Raises like `build`."""
