@@ -15,10 +15,11 @@ from omniq import clock
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
 from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq.storage.sql.claiming import lapsed
 from omniq.storage.sql.finding import Counter, select_old
 from omniq.storage.sql.settling import CHANGED
 from omniq_sqlite import finding
-from omniq_sqlite.claiming import SELECT_DUE, claim_tasks, lapsed_leases
+from omniq_sqlite.claiming import SELECT_DUE, claim_tasks
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.dialect import DIALECT, carry_out
 from omniq_sqlite.events import SQLiteEventStore
@@ -171,7 +172,8 @@ def find(connection: sqlite3.Connection, where: TaskFilter, *, newest_first: boo
 
 
 def plan_of(connection: sqlite3.Connection, sql: str) -> str:
-    parameters = dict.fromkeys("123") if "?1" in sql else [None] * sql.count("?")
+    numbers = re.findall(r"\?(\d+)", sql)
+    parameters = dict.fromkeys(numbers) if numbers else [None] * sql.count("?")
     rows = connection.execute(f"explain query plan {sql}", parameters)
     return "\n".join(row[3] for row in rows)
 
@@ -277,7 +279,7 @@ class TestPlans:
         add_rows(connection, 20_000, state="success", finished_at="1e10 + n", expires_at="n")
         add_rows(connection, 10, state="waiting", expires_at="n")
         old = partial(carry_out, verb=partial(select_old, clock.now() - 1e9, 100))
-        for job in (lambda c: lapsed_leases(c, limit=10), old):
+        for job in (partial(carry_out, verb=partial(lapsed, limit=10)), old):
             assert steps_of(connection, job) <= 1
         for where in (TaskFilter(expired=True), TaskFilter(states=(TaskState.WAITING, TaskState.RUNNING))):
             assert steps_of(connection, partial(find, where=where)) <= 2

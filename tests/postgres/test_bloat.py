@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from omniq.storage.records import NEW, TaskRecord
-from omniq_postgres.claiming import CLAIM, HEAD, Bookmarks, Place
+from omniq.storage.sql.claiming import HEAD, Bookmarks, Place
+from omniq_postgres.claiming import CLAIM
 from omniq_postgres.queue import PostgresQueueStore
 
 from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks

@@ -15,10 +15,13 @@ from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.event import TaskEvent
 from omniq.models.state import EventType, TaskState
-from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, TaskFilter
+from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, LapsedLease, TaskFilter
+from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED
+from omniq.storage.sql.steps import Given, Statement
 from omniq.testing.conformance.builders import reap
-from omniq_postgres.claiming import CLAIM, HEAD, LAPSED, PROMOTE, REAP
+from omniq_postgres.claiming import CLAIM, PROMOTE
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
+from omniq_postgres.dialect import DIALECT
 from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.opening import judge
 from omniq_postgres.queue import COPY_FROM, PostgresQueueStore
@@ -236,10 +239,20 @@ class TestPlans:
         assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}
 
     async def test_a_reaper_reads_what_runs(self, queue: PostgresQueueStore, crowd: str) -> None:
-        plan = await self.explain(queue, LAPSED, 0.0, -math.inf, "", 100)
+        sql, values = DIALECT.bound(Statement(LAPSED, {"at": -math.inf, "after": "", "limit": 100}))
+        plan = await self.explain(queue, sql, *values)
         assert "task_running" in {node.get("Index Name") for node in nodes(plan)}
         assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
+
+    async def test_what_is_taken_back_is_looked_up_by_its_id(self, queue: PostgresQueueStore, crowd: str) -> None:
+        ids = [f"id{n}" for n in range(100)]
+        seen = [LapsedLease(id_, 1, "w", 1.0) for id_ in ids]
+        for statement in (Statement(UNRENEWED, {"ids": ids}, Given.of(SEEN, seen)), Statement(TAKE_BACK, {"ids": ids})):
+            sql, values = DIALECT.bound(statement)
+            plan = await self.explain(queue, sql, *values)
+            assert "task_pkey" in {node.get("Index Name") for node in nodes(plan)}
+            assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}
 
     async def test_a_list_reads_no_more_than_a_page_of_the_ended(
         self, queue: PostgresQueueStore, config: PostgresTaskQueueConfig, connection: Connection
@@ -339,4 +352,4 @@ async def test_an_event_may_hold_what_the_server_can_not(postgres_url: str) -> N
 
 
 def test_no_statement_names_another_schema() -> None:
-    assert set(re.findall(r"(\w+)\.(?:task|paused_queue)\b", CLAIM + PROMOTE + LAPSED + REAP)) == {"omniq"}
+    assert set(re.findall(r"(\w+)\.(?:task|paused_queue)\b", CLAIM + PROMOTE)) == {"omniq"}

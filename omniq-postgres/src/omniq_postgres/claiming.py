@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Any, Final
 
 import asyncpg
 from omniq import clock
 from omniq.batching import MAX_BYTES
-from omniq.storage.records import MAX_COUNT, MAX_LEASE, LapsedLease, Lease, LeaseStatus, TaskRecord
-from omniq.storage.sql.finding import holding
+from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
+from omniq.storage.sql.claiming import Bookmarks, holding
+from omniq.storage.sql.steps import Given, ask, do, kinds
+from omniq.storage.sql.tables import MEND, mended
 
 from omniq_postgres.connection import Session
-from omniq_postgres.dialect import NOW, carry_out
-from omniq_postgres.wire import CLOCK, COLUMNS, IS_RUNNING, WITHOUT_BODY, arrays, raised, task_record
+from omniq_postgres.dialect import CLOCK, COLUMNS, IS_RUNNING, carry_out, task_record
 
 MIN_PROMOTED = 200
 """SCHEDULED tasks of each queue that one claim makes PENDING, however few it is asked for: else twice as many."""
@@ -29,8 +28,7 @@ CLAIM = f"""
         select min(first.run_at) as next_run
         from unnest($2::text[]) as queue (name) cross join lateral (
             select run_at from omniq.task where state = 'scheduled' and queue_name = queue.name
-                and run_at < 'infinity'
-            order by run_at limit 1) as first
+                and run_at < 'infinity' order by run_at limit 1) as first
         where queue.name <> all (array(select queue_name from omniq.paused_queue))),
     first as (
         select next.ctid, next.size
@@ -50,9 +48,8 @@ CLAIM = f"""
         select extract(epoch from clock_timestamp())::float8 + $1::float8 - now as took
         from clock left join (select from due limit 1) as first on true),
     claimed as (
-        update omniq.task
-        set state = 'running', epoch = {raised("epoch")}, claimed_at = now, lease_until = now + $8::float8,
-            worker = $9::text
+        update omniq.task set state = 'running', epoch = least(epoch, {MAX_COUNT}) + 1, claimed_at = now,
+            lease_until = now + $8::float8, worker = $9::text
         from clock where ctid = any(array(select ctid from due))
         returning {COLUMNS})
     select claimed.*, next_run - now as until_next, took
@@ -67,85 +64,17 @@ PROMOTE = f"""
         where queue.name <> all (array(select queue_name from omniq.paused_queue)))
     update omniq.task set state = 'pending' where ctid = any(array(select ctid from due))
 """
-_MEND = """
-    update omniq.task set priority = $3, created_at = $4, run_at = $5, expires_at = $6, finished_at = $7, epoch = $8,
-        attempts = $9, crashes = $10, depends_on = $11
-    where id = $1 and worker = $2 and state = 'running'
-"""
+_MEND = f"{MEND} and state = 'running' and worker = :worker"
+_HELD: Final = kinds("id text, epoch integer, worker text")
 _EXTEND = f"""
-    with lease as materialized (
-        select * from unnest($2::text[], $3::int[], $4::text[]) as lease (id, epoch, worker)),
-    free as (
-        select task.ctid from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING}
+    with {{given}}, free as (
+        select task.ctid from given join omniq.task using (id, epoch, worker) where {IS_RUNNING}
         for no key update of task skip locked),
     extended as (
-        update omniq.task set lease_until = {NOW} + $5::float8 where ctid = any(array(select ctid from free)))
+        update omniq.task set lease_until = {{now}} + :lease::float8 where ctid = any(array(select ctid from free)))
     select id, epoch, worker, task.cancel_requested, task.ctid = any(array(select ctid from free)) as extended
-    from lease join omniq.task using (id, epoch, worker) where {IS_RUNNING} order by id
+    from given join omniq.task using (id, epoch, worker) where {IS_RUNNING} order by id
 """
-ENDLESS = f"(task.lease_until is null or task.lease_until > {NOW} + {MAX_LEASE})"
-LAPSED = f"""
-    (select id, epoch, coalesce(worker, '') as worker, 0.0::float8 as lease_until from omniq.task
-    where state = 'running' and {ENDLESS} and (0.0, id) > ($2::float8, $3::text) order by id limit $4)
-    union all
-    (select id, epoch, coalesce(worker, '') as worker, lease_until from omniq.task
-    where state = 'running' and lease_until <= {NOW} and (lease_until, id) > ($2::float8, $3::text)
-    order by lease_until, id limit $4)
-    order by lease_until, id limit $4
-"""
-REAP = f"""
-    with seen as materialized (
-        select * from unnest($2::text[], $3::int[], $4::text[], $5::float8[]) as seen (id, epoch, worker, lease_until)),
-    lapsed as (
-        select task.ctid, exists (
-            select 1 from omniq.worker where name = task.worker and last_seen > task.lease_until) as alive
-        from seen join omniq.task on task.id = seen.id and task.epoch = seen.epoch
-            and coalesce(task.worker, '') = seen.worker
-        where state = 'running' and (task.lease_until <= least(seen.lease_until, {NOW}) or {ENDLESS})
-        for no key update of task skip locked)
-    update omniq.task set state = 'pending', lease_until = null, worker = null,
-        crashes = least(crashes, {MAX_COUNT}) + (not lapsed.alive)::int
-    from lapsed where task.ctid = lapsed.ctid
-    returning {WITHOUT_BODY}
-"""
-
-_mended = attrgetter(
-    *("id", "worker", "priority", "created_at", "run_at", "expires_at", "finished_at", "epoch", "attempts", "crashes")
-)
-
-Place: TypeAlias = tuple[int, float, str]
-"""A place in a queue: the negated priority, `run_at` and id."""
-
-HEAD: Place = (-(1 << 15), -math.inf, "")
-
-
-class Bookmarks:
-    """Where the last claim from each queue ended, for times when the dead are many.
-
-    The server keeps the index entries of claimed tasks for as long as any open transaction could still see them,
-    and a claim that begins at the head of a queue steps over them all. While that is slow, claims begin where the
-    last one ended, but for one every `PATIENCE` seconds that finds what has taken a place before.
-    """
-
-    SLOW = 0.01
-    PATIENCE = 1.0
-
-    def __init__(self) -> None:
-        self._ends: dict[str, Place] = {}
-        self._head_again_at = 0.0
-
-    def start(self, queues: Sequence[str]) -> list[Place]:
-        """Where a claim begins in each queue."""
-        if time.monotonic() >= self._head_again_at:
-            return [HEAD] * len(queues)
-        return [self._ends.get(queue, HEAD) for queue in queues]
-
-    def note(self, claimed: Sequence[TaskRecord], began: Sequence[Place], took: float) -> None:
-        """A claim that began at these places took so many seconds until it had found its first task, or none."""
-        if took > self.SLOW and all(place == HEAD for place in began):
-            self._head_again_at = time.monotonic() + self.PATIENCE
-        last = {task.queue_name: task for task in claimed}
-        self._ends |= {queue: (-task.priority, task.run_at, task.id) for queue, task in last.items()}
 
 
 class Claimed(list[TaskRecord]):
@@ -175,17 +104,13 @@ async def claim(
         rows = await claim(promoted=True)
     claimed = Claimed(task_record(row) for row in rows if row["id"] is not None)
     order = {queue: place for place, queue in enumerate(queues)}
-    await _give_stand_ins(session, [task for task in claimed if task.damage is not None])
+    for task in claimed:
+        if task.damage is not None:
+            await carry_out(session, partial(do, _MEND, **mended(task)))
     claimed.sort(key=lambda task: (order[task.queue_name], -task.priority, task.run_at, task.id))
     claimed.until_next = rows[0]["until_next"]
     bookmarks.note(claimed, begin, rows[0]["took"])
     return claimed
-
-
-async def _give_stand_ins(session: Session, tasks: Sequence[TaskRecord]) -> None:
-    """Write the stand-ins of damaged tasks, which were claimed just now, so that they can be ended like others."""
-    for task in tasks:
-        await session.fetch(_MEND, *_mended(task), task.depends_on or None)
 
 
 LOCK_PAUSES = (0.01, 0.05, 0.2, 0.5)
@@ -201,7 +126,8 @@ async def extend(session: Session, leases: Sequence[Lease], *, lease: float) -> 
     cancels: dict[Lease, bool] = {}
     left = sorted(leases, key=attrgetter("task_id"))  # who locks rows in one order locks nobody out
     for pause in (*LOCK_PAUSES, 0.0):
-        rows = await session.fetch(_EXTEND, clock.offset(), *arrays(left, "task_id", "epoch", "worker"), lease)
+        given = Given.of(_HELD, left, id=[held.task_id for held in left])
+        rows: list[Any] = await carry_out(session, partial(ask, (), _EXTEND, given, lease=lease))
         cancels = {key: cancel for key, cancel in cancels.items() if key not in left}
         cancels |= {Lease(*row[:3]): row["cancel_requested"] for row in rows}
         left = [Lease(*row[:3]) for row in rows if not row["extended"]]
@@ -209,15 +135,3 @@ async def extend(session: Session, leases: Sequence[Lease], *, lease: float) -> 
             break
         await asyncio.sleep(pause)
     return [LeaseStatus(lease in cancels, cancels.get(lease, False)) for lease in leases]
-
-
-async def lapsed(session: Session, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
-    """Leases that have run out, in order."""
-    start = (-math.inf, "") if after is None else (after.lease_until, after.task_id)
-    return [LapsedLease(*row) for row in await session.fetch(LAPSED, clock.offset(), *start, limit)]
-
-
-async def reap(session: Session, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-    """The tasks that were taken back."""
-    seen = arrays(sorted(leases, key=attrgetter("task_id")), "task_id", "epoch", "worker", "lease_until")
-    return [task_record(row) for row in await session.fetch(REAP, clock.offset(), *seen)]

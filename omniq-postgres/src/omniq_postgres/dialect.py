@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import asyncpg
 import msgspec
 from omniq import clock
+from omniq.storage.sql import steps
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Call, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Table, Write
+from omniq.storage.sql.steps import Given, Kind, Kinds, Page, Statement, Table
 from omniq.storage.sql.store import Verb
-from omniq.storage.sql.tables import EVENTS
+from omniq.storage.sql.tables import EVENTS, TASKS
 
 if TYPE_CHECKING:
     from omniq_postgres.connection import Session
@@ -97,11 +99,11 @@ DIALECT: Final = PostgresDialect()
 
 async def carry_out(session: Session, verb: Verb[T]) -> T:
     """What the verb comes to."""
-    steps = verb()
+    going = verb()
     answer = None
     while True:
         try:
-            step = steps.send(answer)
+            step = going.send(answer)
         except StopIteration as end:
             done: T = end.value
             return done
@@ -114,15 +116,15 @@ async def carry_out_at_once(session: Session, verb: Verb[T]) -> T:
         return await carry_out(session, verb)
 
 
-async def _answer(session: Session, step: Step) -> Any:
+async def _answer(session: Session, step: steps.Step) -> Any:
     match step:
-        case Get(table, keys, bodies):
+        case steps.Get(table, keys, bodies):
             where = f"{table.key} {{any[keys]}} and {table.where}"
             text = f"select {columns(table, bodies)} from omniq.{table.name} where {where}"
             rows = await _fetch(session, Statement(text, {"keys": keys}))
             found = dict(zip([row[table.key] for row in rows], records(table, rows), strict=True))
             return [found.get(key) for key in keys]
-        case Select(text, values):
+        case steps.Select(text, values):
             text = text.replace("{columns}", columns(step.table, step.bodies))
             rows = await _fetch(session, Statement(text, values))
             page = Page(records(step.table, rows[: step.limit]))
@@ -130,14 +132,18 @@ async def _answer(session: Session, step: Step) -> Any:
                 return page
             last = rows[len(page.records) - 1]
             return page._replace(key=last[step.table.key], place=last[step.place] if step.place else None)
-        case Ask():
+        case steps.Ask():
             return await _fetch(session, step)
-        case Write(text, values):
+        case steps.Write(text, values):
             rows = await _fetch(session, Statement(f"{text} returning {step.key}", values, step.given))
             return {row[0] for row in rows}
-        case Call(job):
+        case steps.Call(job):
             return await job(session)
-        case Do():
+        case steps.Atomic(verb):
+            while True:
+                with suppress(steps.Overtaken):
+                    return await carry_out_at_once(session, verb)
+        case steps.Do():
             sql, bound = DIALECT.bound(step)
             return await session.execute(sql, *bound)
 
@@ -214,3 +220,16 @@ def record(table: Table[R], row: asyncpg.Record) -> R:
     except (ValueError, RecursionError):
         found = table.damaged(values)
     return table.derived(found) if table.derived else found
+
+
+# ── tasks ────────────────────────────────────────────────────────────────────
+
+CLOCK: Final = f"clock as materialized (select {NOW} as now)"
+"""SQL for statements that need the same time in several places."""
+IS_RUNNING: Final = "task.lease_until is not null"
+"""SQL for the state RUNNING where ids are given. Were it asked by name, the server might walk `task_running` instead,
+and in it the dead of all that ran."""
+WITHOUT_BODY: Final = columns(TASKS, bodies=False)
+COLUMNS: Final = columns(TASKS)
+task_record = partial(record, TASKS)
+"""The task that a row with all its columns is; a damaged one has its `damage`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
@@ -15,12 +14,13 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.capabilities import Capability
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
-from omniq.storage.sql.adding import due_in, judged
+from omniq.storage.sql.adding import add_tasks, due_in
+from omniq.storage.sql.claiming import Bookmarks
 from omniq.storage.sql.finding import Counter
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, ask, awaiting, call, kinds, texts
+from omniq.storage.sql.steps import Given, Steps, ask, awaiting, kinds, texts
 from omniq.storage.sql.store import reads, writes
 from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
@@ -63,34 +63,6 @@ _INSERT = """
 """
 
 
-def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-    """What became of each task: where all is well, one statement tells."""
-    added = set() if any(task.depends_on for task in tasks) else (yield from _insert(tasks))
-    left = [task for task in tasks if task.id not in added]
-    verdicts = iter((yield from call(partial(_add_judged, tasks=left))) if left else ())
-    return [NEW if task.id in added else next(verdicts) for task in tasks]
-
-
-class _Overtaken(Exception):
-    """Somebody has added the same id or key in between."""
-
-
-async def _add_judged(session: Session, tasks: Sequence[NewTask]) -> list[Added]:
-    """Look at what is there, decide and add, until nobody comes in between."""
-    while True:
-        with suppress(_Overtaken):
-            async with session.connection.transaction():
-                return await carry_out(session, partial(_judge_and_insert, tasks))
-
-
-def _judge_and_insert(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-    verdicts = yield from judged(tasks)
-    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
-    if len((yield from _insert(fresh))) < len(fresh):
-        raise _Overtaken
-    return verdicts
-
-
 def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
     """The ids of the tasks that were added: neither they nor their keys were there yet.
 
@@ -112,16 +84,14 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
 
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(config)
-        self._bookmarks = claiming.Bookmarks()
+        self._bookmarks = Bookmarks()
         self._counter = Counter(finding.COUNT, finding.OLDEST_DUE)
         self._results = PostgresResultStore(config)
 
     extend = writes(awaiting(claiming.extend))
-    lapsed = reads(awaiting(claiming.lapsed))
-    _reap = writes(awaiting(claiming.reap))
     replace_bodies = writes(partial(replace_bodies, TASKS))
     find = reads(finding.find)
-    _add = staticmethod(add_tasks)
+    _add = staticmethod(partial(add_tasks, insert=_insert))
     _settle = staticmethod(settling.settle)
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
@@ -136,7 +106,7 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
 
     async def _add_and_tell(self, session: Session, tasks: Sequence[NewTask]) -> list[Added]:
         """Add, and notify everybody, this process too: all of it happens when the caller commits."""
-        added = await carry_out(session, partial(add_tasks, tasks))
+        added = await carry_out(session, partial(self._add, tasks))
         payload = payload_of("", News(due_in(tasks, added)))
         await session.fetch(NOTIFY, self._settings.schema_name, payload)
         return added

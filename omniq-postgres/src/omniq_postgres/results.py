@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
-from omniq import clock
 from omniq.backend.component import Configured, configured_by
 from omniq.batching import parts
 from omniq.results.engine import AsyncResultStorage
 from omniq.results.facade import ResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.storage.sql.results import SQLResultStore
+from omniq.storage.sql.steps import ask
 from omniq.storage.sql.tables import RESULTS
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore
-from omniq_postgres.dialect import NOW, columns, records
+from omniq_postgres.dialect import columns, records
 
 LARGE = 64 * 1024
 """Bytes of a body from which on it is read apart, so that no answer becomes giant."""
@@ -26,7 +27,7 @@ _GET_SMALL: Final = f"""
     select {columns(RESULTS, bodies=False)}, octet_length(body) as size,
         case when octet_length(body) <= {LARGE} then body end as body
     from omniq.result
-    where task_id = any($2::text[]) and (expires_at is null or expires_at > {NOW})
+    where task_id {{any[ids]}} and (expires_at is null or expires_at > {{now}})
 """
 
 
@@ -34,7 +35,7 @@ class PostgresResultStore(PostgresStore, SQLResultStore):
     """Results in a schema, by default the one in which the queue is."""
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
-        rows = await self._connection.run(lambda session: session.fetch(_GET_SMALL, clock.offset(), ids))
+        rows: list[Any] = await self._read(partial(ask, (), _GET_SMALL, ids=ids))
         large = [row for row in rows if row["body"] is None]
         small = [row for row in rows if row["body"] is not None]
         found = {result.task_id: result for result in records(RESULTS, small)}

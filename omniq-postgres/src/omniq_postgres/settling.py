@@ -12,9 +12,8 @@ from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
 from omniq.storage.sql.settling import SET_CHANGED, Decided, Outcome, Seen, Settled, changed
 from omniq.storage.sql.steps import Given, Steps, ask, kinds, texts
 
-from omniq_postgres.wire import IS_RUNNING, WITHOUT_BODY, task_record
+from omniq_postgres.dialect import IS_RUNNING, WITHOUT_BODY, task_record
 
-_ENDING: Final = kinds("id text, epoch integer, schedule_id text, ttl real, body bytes")
 END: Final = f"""
     with {{given}}, {{clock}},
     ended as (
@@ -22,14 +21,14 @@ END: Final = f"""
             attempts = least(attempts, {MAX_COUNT}) + :attempted::bool::int,
             crashes = least(crashes, {MAX_COUNT}) + :crashed::bool::int
         from given, clock
-        where task.id = given.id and task.epoch = given.epoch and {IS_RUNNING}
+        where task.id = given.task_id and task.epoch = given.epoch and {IS_RUNNING}
             and (:worker::text is null or task.worker = :worker::text)
         returning given.*, now),
     stored as (
         insert into omniq.result (task_id, epoch, status, schedule_id, finished_at, expires_at, body)
-        select id, epoch, :state::text, schedule_id, now, now + ttl, body from ended where body is not null
+        select task_id, epoch, :state::text, schedule_id, now, now + ttl, body from ended where body is not null
         {IF_IT_GIVES_WAY})
-    select id from ended
+    select task_id from ended
 """
 _LOOK = f"select {WITHOUT_BODY}, xmin as version, {{now}} as now from omniq.task where id {{any[ids]}}"
 _VERSION: Final = kinds("version bigint")
@@ -54,20 +53,15 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
 
 def _end(outcome: Outcome, changes: Sequence[Change]) -> Steps[set[str]]:
     """The tasks that could be ended at once."""
-    results = _results(changes)
-    ids, schedules = [change.task_id for change in changes], [result.schedule_id for result in results]
-    given = Given.of(
-        _ENDING, changes, id=ids, schedule_id=schedules, ttl=[result.ttl for result in results], body=_bodies(changes)
-    )
+    given = _results(changes, epoch=[change.epoch for change in changes])
     return set((yield from texts(END, given, **outcome._asdict())))
 
 
-def _results(changes: Sequence[Change]) -> list[ResultRecord]:
-    return [change.result or _NO_RESULT for change in changes]
-
-
-def _bodies(changes: Sequence[Change]) -> list[bytes | None]:
-    return [None if change.result is None else change.result.body for change in changes]
+def _results(changes: Sequence[Change], **columns: Sequence[Any]) -> Given:
+    """The results of changes; where there is none, the body is null."""
+    columns["task_id"] = [change.task_id for change in changes]
+    columns["body"] = [None if change.result is None else change.result.body for change in changes]
+    return Given.of(NEW, [change.result or _NO_RESULT for change in changes], **columns)
 
 
 def _look(ids: Sequence[str]) -> Steps[Seen]:
@@ -79,6 +73,9 @@ def _look(ids: Sequence[str]) -> Steps[Seen]:
 def _write(decided: Decided) -> Steps[set[str]]:
     """The tasks that were written, since nobody else has done it after they were read."""
     (_, now, versions), changes, records = decided
-    results = Given.of(NEW, _results(changes), body=_bodies(changes))
-    given = changed(records).beside(Given(_VERSION, [[versions[record.id] for record in records]])).beside(results)
+    given = (
+        changed(records)
+        .beside(Given(_VERSION, [[versions[record.id] for record in records]]))
+        .beside(_results(changes))
+    )
     return set((yield from texts(_WRITE, given, at=now)))

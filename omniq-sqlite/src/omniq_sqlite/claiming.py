@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 
 from omniq import clock
-from omniq.storage.records import MAX_COUNT, MAX_LEASE, LapsedLease, Lease, LeaseStatus, TaskRecord
-from omniq.storage.sql.finding import holding
+from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
+from omniq.storage.sql.claiming import holding
 
 from omniq_sqlite.damage import set_nameless_aside, write_stand_ins
 from omniq_sqlite.dialect import carry_out
-from omniq_sqlite.wire import TICKS, encode, fetch_rows, fetch_tasks, fetch_texts, ticks_of, time_at, to_ticks
+from omniq_sqlite.wire import encode, fetch_rows, fetch_tasks, fetch_texts
 
 PROMOTE_LIMIT = 1000
 """SCHEDULED tasks that one claim makes PENDING at most, however few it is asked for."""
@@ -46,32 +45,6 @@ _OF_LEASES = """
 """
 _STILL_HELD = f"select number, cancel_requested is 1 from {_OF_LEASES}"
 _EXTEND = "update task set lease_until = ?2 where id in (select value from json_each(?1))"
-_LEASE = "id, cast(epoch as integer) as epoch, ifnull(worker, '') as worker"
-_LEASELESS = f"""
-    select * from (
-        select {_LEASE}, 0.0 as lease_until from task
-        where state = 'running' and {{condition}} and (0.0, id) > (?3, ?4) order by +id limit ?5)
-"""
-_LAPSED = f"""
-    select id, epoch, worker, {ticks_of("lease_until")} from (
-        {_LEASELESS.format(condition="lease_until is null")}
-        union all {_LEASELESS.format(condition="lease_until > ?2")}
-        union all select * from (
-            select {_LEASE}, lease_until from task
-            where state = 'running' and lease_until <= ?1 and (lease_until, id) > (?3, ?4)
-            order by lease_until, id limit ?5)
-        order by lease_until, id limit ?5)
-"""
-_SELECT_UNRENEWED = f"""
-    select id from {_OF_LEASES}
-        and (lease_until <= min({time_at(3)}, ?2) or lease_until is null or lease_until > ?3)
-"""
-_REAP = f"""
-    update task set state = 'pending', lease_until = null, worker = null,
-        crashes = ifnull(min(crashes, {MAX_COUNT}), 0) + not exists (
-            select 1 from worker where name = task.worker and last_seen > task.lease_until)
-    where id in (select value from json_each(?))
-"""
 
 
 def claim_tasks(
@@ -108,20 +81,3 @@ def extend_leases(connection: sqlite3.Connection, leases: Sequence[Lease], *, le
     cancels = dict(fetch_rows(connection, 2, _STILL_HELD, asked))
     connection.execute(_EXTEND, (encode([leases[number].task_id for number in cancels]), clock.now() + lease))
     return [LeaseStatus(number in cancels, bool(cancels.get(number))) for number in range(len(leases))]
-
-
-def lapsed_leases(connection: sqlite3.Connection, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
-    """As `BaseTaskQueue.lapsed`."""
-    start = (-math.inf, "") if after is None else (after.lease_until, after.task_id)
-    now = clock.now()
-    rows = fetch_rows(connection, 4, _LAPSED, now, now + MAX_LEASE, *start, limit)
-    return [LapsedLease(id_, epoch, worker, ticks / TICKS) for id_, epoch, worker, ticks in rows]
-
-
-def reap_tasks(connection: sqlite3.Connection, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-    """As `BaseTaskQueue.reap`."""
-    now = clock.now()
-    seen = encode([(lease.task_id, lease.epoch, lease.worker, to_ticks(lease.lease_until)) for lease in leases])
-    ids = set_nameless_aside(connection, fetch_texts(connection, _SELECT_UNRENEWED, seen, now, now + MAX_LEASE))
-    connection.execute(_REAP, (encode(ids),))
-    return fetch_tasks(connection, ids, bodies=False)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from msgspec.structs import asdict, fields, replace
+from msgspec.structs import replace
 from omniq.models.state import TaskState
 from omniq.storage.records import TaskRecord
-from omniq.storage.sql.tables import TASKS
+from omniq.storage.sql.steps import do
+from omniq.storage.sql.tables import MEND, TASKS, mended
 
-from omniq_sqlite.wire import as_blob, encode, fetch_tasks, is_named, reader
-
-_COLUMNS = [field.name for field in fields(TaskRecord) if field.name not in ("id", "unique", "body", "damage")]
-_MEND = f"""
-    update task set {", ".join(f"{column} = :{column}" for column in _COLUMNS)}, unique_key = null,
-        body = case when exists (select 1 from large_body where task_id = id) then null else :body end
-    where id in (cast(:key as text), :key)
-"""
+from omniq_sqlite.dialect import carry_out
+from omniq_sqlite.wire import LARGE_BODY, as_blob, fetch_tasks, is_named, reader
 
 
 def write_stand_ins(connection: sqlite3.Connection, tasks: Iterable[TaskRecord]) -> None:
@@ -38,9 +34,5 @@ def set_nameless_aside(connection: sqlite3.Connection, ids: Sequence[str]) -> li
 
 
 def _write(connection: sqlite3.Connection, id_: str, task: TaskRecord) -> None:
-    """It gives its unique key up: that may be what is damaged, and of several stand-ins only one could have it."""
-    columns = asdict(task) | {
-        "depends_on": encode(task.depends_on) if task.depends_on else None,
-        "key": as_blob(id_),
-    }
-    connection.execute(_MEND, columns)
+    body = None if len(task.body) > LARGE_BODY else task.body
+    carry_out(connection, partial(do, MEND, **mended(task) | {"id": as_blob(id_), "body": body}))

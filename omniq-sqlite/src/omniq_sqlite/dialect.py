@@ -9,8 +9,9 @@ from itertools import accumulate
 from typing import Any, ClassVar, Final, TypeVar
 
 from omniq import clock
+from omniq.storage.sql import steps
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Ask, Call, Do, Get, Given, Kind, Kinds, Page, Select, Statement, Step, Write
+from omniq.storage.sql.steps import Given, Kind, Kinds, Page, Statement
 from omniq.storage.sql.store import Verb
 
 from omniq_sqlite.wire import (
@@ -126,8 +127,8 @@ DIALECT: Final = SQLiteDialect()
 
 def carry_out(connection: sqlite3.Connection, verb: Verb[T]) -> T:
     """What the verb comes to, in the transaction that is open."""
-    steps = verb()
-    go_on: Callable[[], Step] = partial(next, steps)
+    going = verb()
+    go_on: Callable[[], steps.Step] = partial(next, going)
     while True:
         try:
             step = go_on()
@@ -135,30 +136,32 @@ def carry_out(connection: sqlite3.Connection, verb: Verb[T]) -> T:
             done: T = end.value
             return done
         try:
-            go_on = partial(steps.send, _answer(connection, step))
+            go_on = partial(going.send, _answer(connection, step))
         except sqlite3.Error as error:
-            go_on = partial(steps.throw, error)
+            go_on = partial(going.throw, error)
 
 
-def _answer(connection: sqlite3.Connection, step: Step) -> Any:
+def _answer(connection: sqlite3.Connection, step: steps.Step) -> Any:
     match step:
-        case Do():
+        case steps.Do():
             before = connection.total_changes  # a cursor doesn't count what a statement changes that begins with "with"
             connection.execute(*DIALECT.bound(step))
             return connection.total_changes - before
-        case Get(table, keys, bodies):
+        case steps.Get(table, keys, bodies):
             return reader(table).fetch(connection, keys, bodies=bodies)
-        case Select():
+        case steps.Select():
             return _select(connection, step)
-        case Ask():
+        case steps.Ask():
             return _ask(connection, step.columns, step)
-        case Write():
+        case steps.Write():
             changed = {*step.given.columns[0]}.difference(_keys(connection, step.unchanged()))
             if changed:
                 connection.execute(*DIALECT.bound(step))
             return changed
-        case Call(job):
+        case steps.Call(job):
             return job(connection)
+        case steps.Atomic(verb):
+            return carry_out(connection, verb)
 
 
 def _ask(connection: sqlite3.Connection, columns: Sequence[Kind], statement: Statement) -> list[tuple[Any, ...]]:
@@ -183,7 +186,7 @@ def _time(ticks: int | None) -> float | None:
 _READ: Final[Mapping[Kind, Callable[[Any], object]]] = {"time": _time, "text": as_text}
 
 
-def _select(connection: sqlite3.Connection, step: Select[Any]) -> Page[Any]:
+def _select(connection: sqlite3.Connection, step: steps.Select[Any]) -> Page[Any]:
     """Keys are looked for first, since those tell a row whatever is in it."""
     table = step.table
     place = "null" if step.place is None else ticks_of(f"min({step.place}, {BEYOND_ALL})")

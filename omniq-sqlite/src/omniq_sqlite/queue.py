@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,10 @@ from omniq.backend.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.facade import TaskQueue
 from omniq.storage.channel import ALL
-from omniq.storage.records import NEW, Added, NewTask, TaskRecord
+from omniq.storage.records import NewTask, TaskRecord
 from omniq.storage.rules import new_record
-from omniq.storage.sql.adding import judged
+from omniq.storage.sql.adding import add_tasks
+from omniq.storage.sql.claiming import reap
 from omniq.storage.sql.finding import Counter, select_old
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.schedules import forget_workers
@@ -25,6 +26,7 @@ from omniq.storage.wakeups import News
 from omniq_sqlite import claiming, finding, settling
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
+from omniq_sqlite.damage import set_nameless_aside
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.watching import next_due
 from omniq_sqlite.wire import LARGE_BODY
@@ -42,33 +44,25 @@ _INSERT_EDGES = "with {given} insert or ignore into omniq.edge (parent, child) s
 _TAKEN = (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE)
 
 
-def add_tasks(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
-    """What became of each task."""
-    if not any(task.depends_on for task in tasks):
-        try:
-            yield from _insert(tasks)
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode not in _TAKEN:
-                raise  # else some are there already, and SQLite has undone the statement
-        else:
-            return [NEW] * len(tasks)
-    added = yield from judged(tasks)
-    yield from _insert([task for task, verdict in zip(tasks, added, strict=True) if verdict is NEW])
-    return added
-
-
-def _insert(tasks: Sequence[NewTask]) -> Steps[None]:
+def _insert(tasks: Sequence[NewTask]) -> Steps[Collection[str]]:
+    """All of the tasks, or none if one is there already."""
     now = clock.now()
     records = [new_record(task, now) for task in tasks]
     columns: dict[str, list[Any]] = {"unique_key": [record.unique for record in records]}
     large = [record for record in records if len(record.body) > LARGE_BODY]
     if large:
         columns["body"] = [None if len(record.body) > LARGE_BODY else record.body for record in records]
-    yield from do(_INSERT, Given.of(_NEW, records, **columns))
+    try:
+        yield from do(_INSERT, Given.of(_NEW, records, **columns))
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode in _TAKEN:  # and SQLite has undone the statement
+            return ()
+        raise
     if large:
         yield from do(_INSERT_LARGE, Given.of(_LARGE, large))
     if edges := [(parent, record.id) for record in records for parent in record.depends_on]:
         yield from do(_INSERT_EDGES, Given(_EDGE, list(zip(*edges, strict=True))))
+    return {record.id for record in records}
 
 
 class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
@@ -82,11 +76,10 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         self._results = SQLiteResultStore(config)
 
     extend = writes(calling(claiming.extend_leases))
-    lapsed = reads(calling(claiming.lapsed_leases))
-    _reap = writes(calling(claiming.reap_tasks))
+    _reap = staticmethod(partial(reap, choose=set_nameless_aside))
     replace_bodies = writes(calling(settling.replace_task_bodies))
     find = reads(finding.find_tasks)
-    _add = staticmethod(add_tasks)
+    _add = staticmethod(partial(add_tasks, insert=_insert))
     _settle = staticmethod(settling.settle)
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:

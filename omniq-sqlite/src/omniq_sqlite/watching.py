@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from omniq import clock
-from omniq.storage.sql.finding import holding
+from omniq.storage.sql.claiming import holding
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_sqlite.dialect import carry_out

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from omniq import clock
 from omniq.storage.records import NEW, Added, NewTask
 from omniq.storage.rules import judge
-from omniq.storage.sql.steps import Steps, ask, texts
+from omniq.storage.sql.steps import Overtaken, Steps, ask, atomically, texts
 
 _KNOWN = """
     with parents as (select id from omniq.task where id {any[parents]} order by id {key_share})
     select id from parents union all select id from omniq.task where id {any[ids]}
 """
 _HOLDERS = "select unique_key, id from omniq.task where unique_key {any[keys]}"
+
+
+Insert: TypeAlias = Callable[[Sequence[NewTask]], Steps[Collection[str]]]
+
+
+def add_tasks(tasks: Sequence[NewTask], insert: Insert) -> Steps[list[Added]]:
+    """What became of each task.
+
+    `insert` adds tasks whose ids and keys aren't there yet, and returns their ids: where all is well it decides alone.
+    """
+    added = () if any(task.depends_on for task in tasks) else (yield from insert(tasks))
+    left = [task for task in tasks if task.id not in added]
+    verdicts = iter((yield from atomically(partial(_judge_and_insert, left, insert))) if left else ())
+    return [NEW if task.id in added else next(verdicts) for task in tasks]
+
+
+def _judge_and_insert(tasks: Sequence[NewTask], insert: Insert) -> Steps[list[Added]]:
+    verdicts = yield from judged(tasks)
+    fresh = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict is NEW]
+    if fresh and len((yield from insert(fresh))) < len(fresh):
+        raise Overtaken
+    return verdicts
 
 
 def judged(tasks: Sequence[NewTask]) -> Steps[list[Added]]:

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from omniq.models.state import TaskState
 from omniq.storage.damage import shown, state_of
-from omniq.storage.records import MAX_TIME, Lease, QueueStats, TaskFilter
+from omniq.storage.records import MAX_TIME, QueueStats, TaskFilter
 from omniq.storage.rules import queue_stats
 from omniq.storage.sql.steps import Steps, ask, conditions, texts
 
@@ -37,23 +37,6 @@ _TERMS: Final = {
     "expired": "expires_at <= {now}",
 }
 
-_HELD: Final = """
-    select id, cast(epoch as integer), worker from omniq.task where state = 'running' and worker = :worker
-"""
-MANY_QUEUES = 16
-"""From more than that, a claim picks those first that hold something."""
-_WALK = """
-    {state} (name) as (
-        select min(queue_name) from omniq.task where state = '{state}'
-        union all
-        select (select min(queue_name) from omniq.task where state = '{state}' and queue_name > {state}.name)
-        from {state} where {state}.name is not null)
-"""
-_HOLDING: Final = f"""
-    with recursive {_WALK.format(state="pending")}, {_WALK.format(state="scheduled")}
-    select name from pending where name is not null union select name from scheduled where name is not null
-"""
-
 Count: TypeAlias = tuple[str, TaskState, int]
 """How many tasks of a queue are in a state."""
 
@@ -70,19 +53,6 @@ def children(ids: Sequence[str]) -> Steps[list[list[str]]]:
 def select_old(older_than: float, limit: int) -> Steps[list[str]]:
     """The tasks that ended that long ago and that no WAITING child depends on, longest ago first."""
     return (yield from texts(_OLD, older_than=older_than, limit=limit))
-
-
-def held(worker: str) -> Steps[list[Lease]]:
-    """As `BaseTaskQueue.held`."""
-    return [Lease(*row) for row in (yield from ask(("text", "integer", "text"), _HELD, worker=worker))]
-
-
-def holding(queues: Sequence[str]) -> Steps[Sequence[str]]:
-    """The queues among these that may have something to claim: a walk from one name to the next in the indexes."""
-    if len(queues) <= MANY_QUEUES:
-        return queues
-    found = set((yield from texts(_HOLDING)))
-    return [queue for queue in queues if queue in found]
 
 
 def restrictions(where: TaskFilter, cursor: object, *, newest_first: bool) -> tuple[str, dict[str, Any]]:

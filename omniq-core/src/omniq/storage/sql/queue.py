@@ -10,7 +10,7 @@ from typing import ClassVar
 from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NEW, Added, Change, Changed, Firing, LapsedLease, NewTask, QueueStats, TaskRecord
-from omniq.storage.sql import finding, schedules
+from omniq.storage.sql import claiming, finding, schedules
 from omniq.storage.sql.adding import due_in
 from omniq.storage.sql.results import SQLResultStore
 from omniq.storage.sql.settling import Settled, with_children
@@ -43,7 +43,8 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
 
     get = reads(partial(get, TASKS))
     children = reads(finding.children)
-    held = reads(finding.held)
+    held = reads(claiming.held)
+    lapsed = reads(claiming.lapsed)
     beat = writes(schedules.beat)
     workers = reads(schedules.workers)
     put_schedule = writes(schedules.put_schedule)
@@ -55,14 +56,12 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
     def _add(tasks: Sequence[NewTask]) -> Steps[list[Added]]:
         """As `add`, whether or not a transaction is open."""
 
+    _reap = staticmethod(claiming.reap)
+
     @staticmethod
     @abstractmethod
     def _settle(changes: Sequence[Change]) -> Steps[Settled]:
         """Apply the changes whose conditions hold."""
-
-    @abstractmethod
-    async def _reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-        """As `reap`, and tell nobody."""
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         added = await self._write(partial(self._add, tasks))
@@ -70,7 +69,7 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
         return added
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
-        reaped = await self._reap(leases)
+        reaped = await self._write(partial(self._reap, leases), atomic=True)
         self._tell(News({task.queue_name: 0.0 for task in reaped}), tasks=len(reaped))
         return reaped
 

@@ -23,6 +23,8 @@ Kind: TypeAlias = Literal["text", "texts", "integer", "bigint", "boolean", "real
 Kinds: TypeAlias = tuple[tuple[str, Kind], ...]
 """The names and kinds of columns, in order."""
 Row: TypeAlias = Sequence[Any]
+Steps: TypeAlias = Generator["Step", Any, T]
+"""A verb that is being carried out, and what it comes to."""
 
 
 def kinds(columns: str) -> Kinds:
@@ -138,9 +140,18 @@ class Call(Struct, frozen=True):
     """It is called with what the store sends its statements by."""
 
 
-Step: TypeAlias = Do | Ask | Write | Get[Any] | Select[Any] | Call
-Steps: TypeAlias = Generator[Step, Any, T]
-"""A verb that is being carried out, and what it comes to."""
+class Atomic(Struct, frozen=True):
+    """Carry out a verb in one transaction, from the start again where somebody has come in between. The answer is what
+    it comes to."""
+
+    verb: Callable[[], Steps[Any]]
+
+
+class Overtaken(Exception):
+    """Somebody has come in between; raised inside an `Atomic`, which is rolled back."""
+
+
+Step: TypeAlias = Do | Ask | Write | Get[Any] | Select[Any] | Call | Atomic
 
 
 def do(text: str, given: Given | None = None, **values: object) -> Steps[int]:
@@ -191,6 +202,12 @@ def select(
 def call(job: Callable[[Any], Any]) -> Steps[Any]:
     """Carry out a `Call`."""
     return (yield Call(job))
+
+
+def atomically(verb: Callable[[], Steps[T]]) -> Steps[T]:
+    """Carry out an `Atomic`."""
+    answer: T = yield Atomic(verb)
+    return answer
 
 
 def calling(job: Callable[Concatenate[Any, P], T]) -> Callable[P, Steps[T]]:

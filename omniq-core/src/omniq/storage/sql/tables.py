@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, fields, replace
 
 from omniq.models.event import TaskEvent
 from omniq.storage.damage import event_of, result_of, schedule_of, task_of
@@ -30,3 +30,16 @@ RESULTS: Final = Table(
 )
 SCHEDULES: Final = Table("schedule", "id", ScheduleRecord, schedule_of)
 EVENTS: Final = Table("event", "id", TaskEvent, event_of)
+
+_MENDED: Final = [field.name for field in fields(TaskRecord) if field.name not in ("id", "unique", "damage")]
+MEND: Final = f"""
+    update omniq.task set {", ".join(f"{name} = :{name}" for name in _MENDED)}, unique_key = null
+    where id in ({{text[id]}}, :id)
+"""
+"""A task that is damaged gives its unique key up: that may be what is wrong with it, and of several stand-ins only one
+could have it. An id that isn't text is given as a blob."""
+
+
+def mended(task: TaskRecord) -> dict[str, Any]:
+    """What `MEND` writes: what a damaged task was read as, so that it can be ended like others."""
+    return asdict(task) | {"depends_on": task.depends_on or None}
