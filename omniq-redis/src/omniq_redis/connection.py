@@ -175,8 +175,8 @@ class Connection(Connected):
         if kind == "subscribe":
             yield News(ended=None if channel == self._results else ())  # nothing is missed from here on
         elif kind == "message" and channel == self._results:
-            sender, ended = decode(tuple[str, list[str]], data)
-            yield News(ended=() if sender == self._sender else ended)
+            _, ended = decode(tuple[str, list[str]], data)
+            yield News(ended=ended)  # of our own it tells before the call's answer is here
         elif kind == "message":
             sender, due = decode(tuple[str, list[tuple[str, float]]], data)
             is_call = channel == self._calls

@@ -43,7 +43,7 @@ _KINDS: Final[Mapping[int, type[StoreError]]] = {
 
 def store_errors(path: str) -> AbstractContextManager[None]:
     """Turn what SQLite and the system raise into the `StoreError` that it amounts to."""
-    return raised_as(kind_of, path, _words)
+    return raised_as(kind_of, lambda error: f"{path}: {_words(error)}")
 
 
 def _words(error: BaseException) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from omniq.background import Background, spawn
 from omniq.backoff import Backoff
@@ -19,7 +20,8 @@ from omniq.sync import cancel_and_wait
 log = get_logger("omniq.storage")
 
 SEND_INTERVAL = 0.025
-"""Seconds between two messages of one loop to other processes, at most; the first one goes at once."""
+"""Seconds between two messages of one loop to other processes, at most; the first one goes at once, unless it tells of
+nothing that there isn't somebody here for."""
 PER_WRITE = 0.002
 """Seconds for each write that the last message told of: who writes one by one is heard at once, who writes all the time
 makes others wait for a whole interval's news."""
@@ -75,6 +77,8 @@ class Channel:
         self._due: dict[str, float] = {}
         self._ended: list[str] = []
         self._writes = self._tasks = 0
+        self._urgent = asyncio.Event()
+        """Set while there is something to tell for which nobody was woken here."""
         self._passing_on: set[Background[None]] = set()
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -83,12 +87,15 @@ class Channel:
 
     def tell(self, news: News, *, tasks: int = ALL) -> None:
         """Wake those whom it concerns in this process now, and those in others soon: as many as tasks are due."""
-        self._wakeups.tell(news)
+        woken = self._wakeups.tell(news)
         if self._send is None:
             return
+        ended = news.ended or ()
+        if (news.due and tasks > woken.waiters) or len(ended) > woken.results:
+            self._urgent.set()
         for queue, seconds in (news.due or {}).items():
             self._due[queue] = min(seconds, self._due.get(queue, math.inf))
-        self._ended.extend(news.ended or ())
+        self._ended.extend(ended)
         self._writes += 1
         self._tasks = min(ALL, self._tasks + (tasks if news.due else 0))
         if self._sending is None and (self._due or self._ended):
@@ -97,6 +104,10 @@ class Channel:
     async def _send_all(self, send: Send) -> None:
         try:
             while self._due or self._ended:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SEND_INTERVAL):
+                        await self._urgent.wait()
+                self._urgent.clear()
                 news, writes, tasks = News(self._due, self._ended), self._writes, self._tasks
                 self._due, self._ended, self._writes, self._tasks = {}, [], 0, 0
                 await self._send_once(send, news, tasks)
@@ -155,11 +166,11 @@ class Channel:
         return self.live and self._wakeups.is_awaited(queues)
 
     async def _pass_on(self, queues: Sequence[str], call: Call) -> None:
-        """Have others called if nobody waits here any more: a worker has stopped, or has become busy."""
+        """Have others called if nobody has looked here and nobody waits: a worker has stopped, or has become busy."""
         await asyncio.sleep(ANSWER_TIME)
         try:
             for queue in queues:
-                if not self._wakeups.is_awaited([queue]):
+                if not self._wakeups.is_awaited([queue]) and not self._wakeups.was_woken(queue, 2 * ANSWER_TIME):
                     await call(queue)
         except StoreError as error:
             log.debug("a call for tasks can't be passed on: %s", error)
@@ -177,6 +188,7 @@ class Channel:
     async def close(self) -> None:
         """Send what is left, and listen no longer."""
         if self._sending is not None:
+            self._urgent.set()
             await asyncio.wait([self._sending])
         if self._listening is not None:
             await cancel_and_wait(self._listening)
@@ -194,6 +206,11 @@ class Channel:
         self._set_live(False)
 
 
+class _Wait(NamedTuple):
+    queues: Sequence[str]
+    since: float
+
+
 class IdleWorkers:
     """Those of one loop that wait for a task, which a store notes so that they are called one by one.
 
@@ -203,24 +220,23 @@ class IdleWorkers:
     def __init__(self, note: Note, leave: Leave) -> None:
         self._note = note
         self._leave = leave
-        self._queues: dict[str, Sequence[str]] = {}
-        """From which queues each of them claims."""
+        self._waiting: dict[str, _Wait] = {}
         self._noted: set[str] = set()
         self._noting: Background[None] | None = None
 
     def waits(self, worker: str, queues: Sequence[str] | None) -> None:
         """Let a worker be called for a task of these queues, if it still waits in a moment; or no longer (None)."""
         if queues is None:
-            self._queues.pop(worker, None)
-        else:
-            self._queues[worker] = queues
-        if self._noting is None and self._queues.keys() != self._noted:
+            self._waiting.pop(worker, None)
+        elif worker not in self._waiting or self._waiting[worker].queues != queues:
+            self._waiting[worker] = _Wait(queues, time.monotonic())
+        if self._noting is None and self._waiting.keys() != self._noted:
             self._noting = spawn(self._synchronize(), name="omniq-idle")
 
     def called(self, worker: str) -> None:
         """A worker was called, and is noted no longer."""
         self._noted.discard(worker)
-        self._queues.pop(worker, None)
+        self._waiting.pop(worker, None)
 
     def forget(self) -> None:
         """It isn't known any more who is noted."""
@@ -228,15 +244,16 @@ class IdleWorkers:
 
     async def _synchronize(self) -> None:
         try:
-            while self._queues.keys() != self._noted:
-                for worker in self._noted - self._queues.keys():
+            while self._waiting.keys() != self._noted:
+                for worker in self._noted - self._waiting.keys():
                     self._noted.discard(worker)
                     await self._leave(worker)
                 await asyncio.sleep(IDLE_AFTER)
-                for worker, queues in list(self._queues.items()):
-                    if worker not in self._noted:
+                long_ago = time.monotonic() - IDLE_AFTER
+                for worker, wait in list(self._waiting.items()):
+                    if worker not in self._noted and wait.since <= long_ago:
                         self._noted.add(worker)
-                        await self._note(worker, queues)
+                        await self._note(worker, wait.queues)
         except StoreError as error:
             self._noted.clear()
             log.debug("idle workers can't be noted, and hear what all hear: %s", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 from omniq.errors import StoreError, StoreUnavailable
@@ -21,10 +21,9 @@ Rule: TypeAlias = tuple[type[BaseException] | tuple[type[BaseException], ...], s
 """Errors of these classes in whose text, `module.Class: message`, that pattern is found amount to this `StoreError`."""
 
 
-@contextmanager
 def store_errors(
     settings: Settings, rules: Sequence[Rule], advice: Callable[[BaseException], str | None]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turn what a driver and the event loop raise inside into the `StoreError` that it amounts to.
 
     What tells of the connection is a `StoreUnavailable`; of a driver's other errors, the first rule that fits counts.
@@ -34,22 +33,24 @@ def store_errors(
     def kind_of(error: BaseException) -> type[StoreError] | None:
         return StoreUnavailable if is_transport_error(error) else _kind_of(error, rules)
 
-    with raised_as(kind_of, settings.location, lambda error: advice(error) or str(error) or type(error).__name__):
-        yield
+    def words_of(error: BaseException) -> str:
+        return f"{settings.location}: {advice(error) or str(error) or type(error).__name__}"
+
+    return raised_as(kind_of, words_of)
 
 
 @contextmanager
 def raised_as(
-    kind_of: Callable[[BaseException], type[StoreError] | None], place: str, words_of: Callable[[BaseException], str]
+    kind_of: Callable[[BaseException], type[StoreError] | None], words_of: Callable[[BaseException], str]
 ) -> Iterator[None]:
-    """Turn an error inside into the `StoreError` that it amounts to, if any, with the place and words of it."""
+    """Turn an error inside into the `StoreError` that it amounts to, if any, with words that tell the place, too."""
     try:
         yield
     except (Exception, asyncio.CancelledError) as error:
         kind = kind_of(error)
         if kind is None:
             raise
-        raise kind(f"{place}: {words_of(error)}") from error
+        raise kind(words_of(error)) from error
 
 
 def _kind_of(error: BaseException, rules: Sequence[Rule]) -> type[StoreError] | None:

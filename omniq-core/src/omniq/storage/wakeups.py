@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -43,6 +43,15 @@ class News(Struct, frozen=True, array_like=True):
     """Tasks that have got results. None: any task."""
     is_call: bool = False
     """Whether it was told to one process alone, which has others called if nobody there waits any more."""
+
+
+class Woken(NamedTuple):
+    """Whom some news have woken in this process."""
+
+    waiters: int
+    """How many who wait for tasks."""
+    results: int
+    """For how many of the tasks that have ended somebody waits."""
 
 
 ANYTHING = News(due=None, ended=None)
@@ -98,6 +107,8 @@ class Wakeups:
         """When each queue has its next task, on `time.monotonic()`'s clock, as far as it was told."""
         self._known: set[str] = set()
         """Queues that have no task before that time, or none at all, unless news tell so."""
+        self._woken_at: dict[str, float] = {}
+        """When somebody was last woken for each queue, on the same clock."""
         self._hearing = 0
         """How many channels hear what other processes tell."""
 
@@ -129,18 +140,36 @@ class Wakeups:
         with self._lock:
             return any(queue in self._by_queue for queue in queues)
 
-    def tell(self, news: News) -> None:
+    def was_woken(self, queue: str, within: float) -> bool:
+        """Whether somebody has been woken in the last so many seconds because that queue got something to claim."""
+        return time.monotonic() - self._woken_at.get(queue, -math.inf) <= within
+
+    def tell(self, news: News) -> Woken:
         """Wake those whom it concerns, now or when it is due; from any thread."""
+        waking: dict[_Waiter, bool] = {}
+        claiming: set[_Waiter] = set()
         with self._lock:
-            soon, later = self._note(news.due)
-            waking = dict.fromkeys(_members(self._by_queue, later), False)
-            waking.update(dict.fromkeys(_members(self._by_queue, soon), True))
-            for task_id in self._awaited(news.ended):
+            if news.due != {}:
+                soon, later = self._note(news.due)
+                claiming = self._claiming(soon)
+                waking.update(dict.fromkeys(_members(self._by_queue, later), False))
+                waking.update(dict.fromkeys(claiming, True))
+            awaited = self._awaited(news.ended)
+            for task_id in awaited:
                 waking.update(dict.fromkeys(self._by_task[task_id], True))
                 for waiter in self._by_task[task_id]:
                     waiter.told.add(task_id)
         for waiter, done in waking.items():
             waiter.wake(done=done)
+        return Woken(len(claiming), len(awaited))
+
+    def _claiming(self, queues: set[str] | None) -> set[_Waiter]:
+        """Those who wait for tasks of these queues (None: any), of whom is noted when they were woken."""
+        awaited = self._by_queue.keys() if queues is None else queues & self._by_queue.keys()
+        if not awaited:
+            return set()
+        self._woken_at.update(dict.fromkeys(awaited, time.monotonic()))
+        return _members(self._by_queue, awaited)
 
     def _awaited(self, ended: Collection[str] | None) -> Collection[str]:
         """Those of the tasks for whose results somebody waits; of many that end, mostly none."""
@@ -148,7 +177,7 @@ class Wakeups:
             return self._by_task
         return [task_id for task_id in ended if task_id in self._by_task]
 
-    def _note(self, due: Mapping[str, float] | None) -> tuple[Collection[str] | None, list[str]]:
+    def _note(self, due: Mapping[str, float] | None) -> tuple[set[str] | None, list[str]]:
         """The queues that have something now (None: any), and those that will; when, is remembered."""
         if due is None:
             return None, []
@@ -211,6 +240,7 @@ class Wakeups:
         with self._lock:
             self._due.clear()
             self._known.clear()
+            self._woken_at.clear()
         self.tell(ANYTHING)
 
     @contextmanager
@@ -286,9 +316,8 @@ def _discard(waiters: defaultdict[str, set[_Waiter]], key: str, gone: set[_Waite
         del waiters[key]
 
 
-def _members(waiters: Mapping[str, set[_Waiter]], keys: Collection[str] | None) -> set[_Waiter]:
-    found = waiters.values() if keys is None else (waiters.get(key, set()) for key in keys)
-    return {waiter for some in found for waiter in some}
+def _members(waiters: Mapping[str, set[_Waiter]], keys: Collection[str]) -> set[_Waiter]:
+    return {waiter for key in keys for waiter in waiters.get(key, ())}
 
 
 _places: defaultdict[str, Wakeups] = defaultdict(Wakeups)
