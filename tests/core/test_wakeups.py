@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from omniq.errors import StoreUnavailable
 from omniq.ids import new_id
+from omniq.storage import channel as channels
 from omniq.storage import wakeups as module
-from omniq.storage.channel import PATIENCE, QUIET, Channel, next_message
+from omniq.storage.channel import PATIENCE, QUIET, Channel, IdleWorkers, next_message
 from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, News, Subscription, Wakeups
 
 LONG = 60.0
@@ -198,6 +199,44 @@ class TestChannel:
             channel.tell(News(due={"a": 3.0, "b": 0.0}, ended=["t"]))
             assert await air.sent.get() == News({"a": 3.0, "b": 0.0}, ["t"])
 
+    async def test_news_for_which_somebody_is_here_wait_for_others(
+        self, channel: Channel, air: Air, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One task, and one worker that waits here for it; then two tasks, and a result that nobody here waits for."""
+        monkeypatch.setattr(channels, "SEND_INTERVAL", LONG)
+        wait = await waiting(wakeups, "a")
+        channel.tell(News(due={"a": 0.0}), tasks=1)
+        assert await ended(wait)
+        for urgent, tasks in ((News(due={"a": 0.0}), 2), (News(ended=["t"]), 1)):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(air.sent.get(), 0.05)
+            again = await waiting(wakeups, "a")
+            channel.tell(urgent, tasks=tasks)
+            assert await asyncio.wait_for(air.sent.get(), SOON) == News(urgent.due or {"a": 0.0}, urgent.ended or [])
+            again.cancel()
+            wait = await waiting(wakeups, "a")
+            channel.tell(News(due={"a": 0.0}), tasks=1)
+            assert await ended(wait)
+
+    @pytest.mark.parametrize("somebody_looked", [True, False])
+    async def test_a_call_is_passed_on_unless_somebody_here_looked(
+        self, wakeups: Wakeups, air: Air, somebody_looked: bool
+    ) -> None:
+        called: asyncio.Queue[str] = asyncio.Queue()
+        channel = Channel(wakeups, listen=air.listen, call=called.put)
+        hearing = asyncio.create_task(channel.hear(LONG))
+        await air.heard.put(News())
+        assert await ended(hearing)
+        wait = await waiting(wakeups, "a") if somebody_looked else None
+        await air.heard.put(News(due={"a": 0.0}, is_call=True))
+        if wait is not None:
+            assert await ended(wait)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(called.get(), 5 * channels.ANSWER_TIME)
+        else:
+            assert await asyncio.wait_for(called.get(), SOON) == "a"
+        await channel.close()
+
     async def test_what_others_tell_ends_a_wait(self, channel: Channel, air: Air) -> None:
         wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
         await air.heard.put(News())
@@ -233,6 +272,26 @@ class TestChannel:
         channel.tell(News(ended=["t"]))
         await channel.close()
         assert [air.sent.get_nowait() for _ in range(air.sent.qsize())] == [News({"a": 0.0}, ["t"])]
+
+
+class TestIdleWorkers:
+    async def test_only_who_waits_for_long_is_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(channels, "IDLE_AFTER", 0.2)
+        noted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        idle = IdleWorkers(
+            lambda worker, queues: noted.put(("waits", worker)), lambda worker: noted.put(("leaves", worker))
+        )
+        until = time.monotonic() + 3 * channels.IDLE_AFTER
+        while time.monotonic() < until:  # it has a task again and again
+            idle.waits("busy", ["a"])
+            await asyncio.sleep(channels.IDLE_AFTER / 20)
+            idle.waits("busy", None)
+        assert noted.empty()
+        idle.waits("idle", ["a"])
+        assert await asyncio.wait_for(noted.get(), SOON) == ("waits", "idle")
+        idle.waits("idle", None)
+        assert await asyncio.wait_for(noted.get(), SOON) == ("leaves", "idle")
+        await idle.close()
 
 
 class TestSilence:
