@@ -76,22 +76,30 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         record = await self._gets.get().submit(task_id)
         if record is None:
             with Wait(waits):
-                record = await self._next(task_id, limit)
+                record = await self._next_or_last(task_id, limit)
         return None if record is None else task_result(record, self.serialization)
 
     async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
-        """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it."""
-        record = await self._next(task_id, seconds)
-        return None if record is None else task_result(record, self.serialization)
-
-    async def _next(self, task_id: str, seconds: float | None) -> ResultRecord | None:
-        """The result, which the watcher looks for first and then listens for."""
-        await self.ready()
+        """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it. It doesn't look once
+        more in the end: whoever asks looks at the task then, which tells whether there is a result."""
         try:
-            async with asyncio.timeout(seconds):
-                return await self._watchers.get().wait(task_id)
+            record = await self._next(task_id, seconds)
+        except TimeoutError:
+            return None
+        return task_result(record, self.serialization)
+
+    async def _next_or_last(self, task_id: str, seconds: float | None) -> ResultRecord | None:
+        """The result, or what is there in the end."""
+        try:
+            return await self._next(task_id, seconds)
         except TimeoutError:
             return await self._gets.get().submit(task_id)
+
+    async def _next(self, task_id: str, seconds: float | None) -> ResultRecord:
+        """The result, which the watcher looks for first and then listens for. Raises `TimeoutError`."""
+        await self.ready()
+        async with asyncio.timeout(seconds):
+            return await self._watchers.get().wait(task_id)
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
         """Results of a schedule's tasks in the order in which they ended.

@@ -21,9 +21,9 @@ log = get_logger("omniq.storage")
 
 POLL_INTERVAL, QUIET_INTERVAL, REST_INTERVAL = 0.005, 0.02, 0.04
 """Seconds between two looks, and so the most that a wake-up by another process takes: soon after a change; later; and
-where another process looks for the same tasks."""
-QUIET_AFTER = 1.0
-"""Seconds without a change after which it is quiet."""
+long after, or where another process looks for the same tasks."""
+QUIET_AFTER, REST_AFTER = 1.0, 10.0
+"""Seconds without a change after which it is quiet, and for long."""
 SHARE, MAX_PAUSE = 10.0, 0.25
 """How many times as long as a look the pause after it is, and how many seconds at most: whoever waits for much hears of
 it later, and a process that is busy, so that its looks have to wait, isn't kept from its work by them."""
@@ -136,6 +136,7 @@ class Poller:
 
 
 def _interval(looks_often: bool, changed_at: float) -> float:
-    if not looks_often:
+    unchanged_for = time.monotonic() - changed_at
+    if not looks_often or unchanged_for > REST_AFTER:
         return REST_INTERVAL
-    return POLL_INTERVAL if time.monotonic() < changed_at + QUIET_AFTER else QUIET_INTERVAL
+    return POLL_INTERVAL if unchanged_for < QUIET_AFTER else QUIET_INTERVAL

@@ -99,7 +99,8 @@ class Wakeups:
         self.sender = os.urandom(6).hex()
         """Names this process, at this place, in messages, so that it needn't listen to its own."""
         self.on_wait: set[Callable[[], None]] = set()
-        """Called when somebody begins to wait: for a store that looks only then whether there is anything."""
+        """Called when somebody begins to wait, and nobody did: for a store that looks only then whether there is
+        anything."""
         self._lock = threading.Lock()
         self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._by_task: defaultdict[str, set[_Waiter]] = defaultdict(set)
@@ -254,10 +255,12 @@ class Wakeups:
 
     def _register(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str], waiter: _Waiter) -> None:
         with self._lock:
+            is_first = not self._by_queue and not self._by_task
             for key in keys:
                 waiters[key].add(waiter)
-        for call in list(self.on_wait):
-            call()
+        if is_first:
+            for call in list(self.on_wait):
+                call()
 
     def _unregister(self, waiters: defaultdict[str, set[_Waiter]], keys: Sequence[str], waiter: _Waiter) -> None:
         with self._lock:
