@@ -40,7 +40,7 @@ class Reaper:
         """When each lease was first seen to have run out, on `time.monotonic()`'s clock."""
 
     async def run(self) -> None:
-        """Look every `reap_interval`, and when what was seen can be confirmed, until cancelled."""
+        """Look within each `reap_interval`, and when what was seen can be confirmed, until cancelled."""
         while True:
             try:
                 await self.look()
@@ -49,7 +49,8 @@ class Reaper:
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:
-        spread = self._config.reap_interval * random.uniform(0.8, 1.0)  # so that workers don't all look at once
+        # Workers don't all look at once, and a store that is busy has some time to answer.
+        spread = self._config.reap_interval * random.uniform(0.6, 0.8)
         if not self._seen:
             return spread
         confirmed_in = min(self._seen.values()) + self._confirm_after - time.monotonic()
