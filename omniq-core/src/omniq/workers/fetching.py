@@ -261,7 +261,7 @@ class Fetcher:
 
     def _listen(self) -> None:
         if self._hint is None or self._hint.done():
-            pause = self._config.poll_interval * random.uniform(0.85, 1.0)  # so that workers don't all look at once
+            pause = self._config.poll_interval * random.uniform(0.9, 1.1)  # so that workers don't all look at once
             self._hint = spawn(self._hear(pause))
 
     async def _hear(self, pause: float) -> None:

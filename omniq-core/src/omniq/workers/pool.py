@@ -102,7 +102,7 @@ class AsyncWorkerPool:
             self._spawn(self._settling.run, "settle"),
             self._spawn(self._reaper.run, "reap"),
             self._spawn(self._upkeep.run, "upkeep"),
-            self._spawn(partial(queue.scheduler.run, 3 * self.config.poll_interval), "schedule"),
+            self._spawn(partial(queue.scheduler.run, 4 * self.config.poll_interval), "schedule"),
         ]
         log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
 

@@ -50,7 +50,7 @@ class Reaper:
 
     def _pause(self) -> float:
         # Workers don't all look at once, and a store that is busy has some time to answer.
-        spread = self._config.reap_interval * random.uniform(0.6, 0.8)
+        spread = self._config.reap_interval * random.uniform(0.75, 0.95)
         if not self._seen:
             return spread
         confirmed_in = min(self._seen.values()) + self._confirm_after - time.monotonic()

@@ -32,7 +32,7 @@ class Upkeep:
         """Look every `reap_interval`, spread so that workers don't all look at once, until cancelled."""
         while True:
             await self._guarded(self._look)
-            await asyncio.sleep(self._config.reap_interval * random.uniform(0.8, 1.0))
+            await asyncio.sleep(self._config.reap_interval * random.uniform(0.9, 1.1))
 
     def sweep_soon(self) -> None:
         """Look for children at the next turn: who died may have ended a task and not have come to release them."""
