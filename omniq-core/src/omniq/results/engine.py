@@ -80,8 +80,10 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         return None if record is None else task_result(record, self.serialization)
 
     async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
-        """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it. It doesn't look once
-        more in the end: whoever asks looks at the task then, which tells whether there is a result."""
+        """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it.
+
+        It doesn't look once more in the end: whoever asks looks at the task then, which tells whether there is a result.
+        """
         try:
             record = await self._next(task_id, seconds)
         except TimeoutError:
