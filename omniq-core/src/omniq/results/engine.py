@@ -82,7 +82,7 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
     async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
         """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it.
 
-        It doesn't look once more in the end: whoever asks looks at the task then, which tells whether there is a result.
+        It doesn't look once more in the end: whoever asks looks at the task then, which tells whether there is one.
         """
         try:
             record = await self._next(task_id, seconds)
