@@ -31,7 +31,7 @@ STATEMENTS: Mapping[str, str] = {
     "add": r"insert into \S+\.task\b|^copy ",
     "claim": r"set state = 'running'",
     "extend": r"set lease_until =",
-    "lapsed": r"0\.0::float8 as lease_until from",
+    "lapsed": r"as double precision\) as lease_until from",
     "beat": r"insert into \S+\.worker\b",
     "now": r"^select \(select extract\(epoch from clock_timestamp",
     "transition": r"update \S+\.task set state = (\$\d+::|given\.)",
@@ -42,7 +42,7 @@ STATEMENTS: Mapping[str, str] = {
     "put_schedule": r"insert into \S+\.schedule\b|update \S+\.schedule set queue_name",
     "schedules": r"from \S+\.schedule\s+where",
     "fire": r"update \S+\.schedule as schedule set next_run",
-    "results_put": r"insert into \S+\.result .*\s+select task_id",
+    "results_put": r"insert into \S+\.result .*\s+select task_id, epoch, status, schedule_id, now",
     "results_get": r"from \S+\.result\s+where task_id = any",
     "listen": r"^listen ",
 }
