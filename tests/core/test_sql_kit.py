@@ -11,7 +11,7 @@ from omniq.models.state import TaskState
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, TaskRecord
 from omniq.storage.rules import new_record
 from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.settling import Decided, Outcome, Seen, Settled, settle
+from omniq.storage.sql.settling import Decided, Ending, Seen, Settled, settle
 from omniq.storage.sql.steps import Call, Do, Given, Kinds, Statement, Steps, ask, call, conditions, do, kinds
 from omniq.storage.sql.store import Verb
 
@@ -127,7 +127,7 @@ def test_what_somebody_else_has_changed_is_read_and_decided_again() -> None:
         yield from do("write")
         return [record.id for record in decided.records if record.id != "b"]
 
-    def end(outcome: Outcome, changes: Sequence[Change]) -> Steps[list[str]]:
+    def end(outcome: Ending, changes: Sequence[Change]) -> Steps[list[str]]:
         raise AssertionError("none of them is running")
 
     steps, settled = answered(lambda: settle(changes, Settled(), end=end, look=look, write=write), 0, 0, 0)
@@ -147,9 +147,9 @@ def test_what_ends_alike_is_ended_at_once_and_the_rest_is_decided() -> None:
         change(task_id="b", to=TaskState.SUCCESS),
         change(task_id="a", to=TaskState.SUCCESS),
     ]
-    ends: list[tuple[Outcome, list[str]]] = []
+    ends: list[tuple[Ending, list[str]]] = []
 
-    def end(outcome: Outcome, changes: Sequence[Change]) -> Steps[list[str]]:
+    def end(outcome: Ending, changes: Sequence[Change]) -> Steps[list[str]]:
         ends.append((outcome, [change.task_id for change in changes]))
         yield from do("end")
         return ["a"]
@@ -163,5 +163,5 @@ def test_what_ends_alike_is_ended_at_once_and_the_rest_is_decided() -> None:
         raise AssertionError("none of them is there")
 
     _, settled = answered(lambda: settle(changes, Settled(), end=end, look=look, write=write), 0, 0)
-    assert ends == [(Outcome(TaskState.SUCCESS, False, False, "w"), ["a", "b"])]
+    assert ends == [(Ending(TaskState.SUCCESS, False, False, "w"), ["a", "b"])]
     assert settled.statuses == {"a": ChangeStatus.APPLIED, **dict.fromkeys("bcd", ChangeStatus.MISSING)}

@@ -84,10 +84,10 @@ class PostgresDialect(Dialect):
 
     def sent(self, given: Given) -> Mapping[str, object]:
         """Each column as an array; one whose values are all the same, but for the keys, as an array of one."""
-        (key, _), *_ = given.kinds
+        columns = enumerate(zip(*given, strict=True))
         return {
-            name: _sent(kind, column[:1] if name != key and _is_same(column) else column)
-            for (name, kind), column in zip(*given, strict=True)
+            name: _sent(kind, column[:1] if given.is_alike(number) else column)
+            for number, ((name, kind), column) in columns
         }
 
 
@@ -151,10 +151,6 @@ async def _answer(session: Session, step: steps.Step) -> Any:
 async def _fetch(session: Session, statement: Statement) -> list[asyncpg.Record]:
     sql, values = DIALECT.bound(statement)
     return await session.fetch(sql, *values)
-
-
-def _is_same(column: Sequence[Any]) -> bool:
-    return len(column) > 1 and column.count(column[0]) == len(column)
 
 
 def _sent(kind: Kind, column: Sequence[Any]) -> Sequence[Any]:

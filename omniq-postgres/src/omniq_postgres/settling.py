@@ -9,7 +9,7 @@ from omniq.models.state import TaskState
 from omniq.storage.records import MAX_COUNT, Change, ResultRecord
 from omniq.storage.sql import settling
 from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
-from omniq.storage.sql.settling import SET_CHANGED, Decided, Outcome, Seen, Settled, changed
+from omniq.storage.sql.settling import SET_CHANGED, Decided, Ending, Seen, Settled, changed
 from omniq.storage.sql.steps import Given, Steps, ask, kinds, texts
 
 from omniq_postgres.dialect import IS_RUNNING, WITHOUT_BODY, task_record
@@ -51,10 +51,10 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
     return (yield from settling.settle(changes, Settled(), end=_end, look=_look, write=_write))
 
 
-def _end(outcome: Outcome, changes: Sequence[Change]) -> Steps[set[str]]:
+def _end(ending: Ending, changes: Sequence[Change]) -> Steps[set[str]]:
     """The tasks that could be ended at once."""
     given = _results(changes, epoch=[change.epoch for change in changes])
-    return set((yield from texts(END, given, **outcome._asdict())))
+    return set((yield from texts(END, given, **ending._asdict())))
 
 
 def _results(changes: Sequence[Change], **columns: Sequence[Any]) -> Given:

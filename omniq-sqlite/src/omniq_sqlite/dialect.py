@@ -90,7 +90,7 @@ class SQLiteDialect(Dialect):
         alike, end = 0, 2
         for number, ((name, kind), column) in enumerate(zip(*given, strict=True)):
             values[f"all_{name}"] = None
-            if number and column and column.count(column[0]) == len(column):
+            if given.is_alike(number):
                 alike |= 1 << number
                 values[f"all_{name}"] = _alone(kind, column[0])
                 rows += [(0,) * len(column)] * (2 if kind == "bytes" else 1)

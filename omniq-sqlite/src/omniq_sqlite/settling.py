@@ -11,7 +11,7 @@ from omniq import clock
 from omniq.storage.records import MAX_COUNT, Change, NewBody
 from omniq.storage.sql import settling
 from omniq.storage.sql.results import NEW, PUT
-from omniq.storage.sql.settling import SET_CHANGED, Decided, Outcome, Seen, Settled, changed, with_children
+from omniq.storage.sql.settling import SET_CHANGED, Decided, Ending, Seen, Settled, changed, with_children
 from omniq.storage.sql.steps import Given, Steps, ask, call, do, get, kinds
 from omniq.storage.sql.tables import TASKS
 
@@ -52,14 +52,14 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
     return (yield from settling.settle(changes, settled, end=end, look=look, write=_write))
 
 
-def _end(settled: Settled, outcome: Outcome, changes: Sequence[Change]) -> Steps[Collection[str]]:
+def _end(settled: Settled, ending: Ending, changes: Sequence[Change]) -> Steps[Collection[str]]:
     """All tasks, if all are held."""
     ids = [change.task_id for change in changes]
-    held = ask(("integer", "integer"), _HELD, Given.of(_ENDING, changes, id=ids), worker=outcome.worker)
+    held = ask(("integer", "integer"), _HELD, Given.of(_ENDING, changes, id=ids), worker=ending.worker)
     ((count, parents),) = yield from held
     if count < len(ids):
         return ()
-    yield from do(END, ids=ids, **outcome._asdict())
+    yield from do(END, ids=ids, **ending._asdict())
     yield from _put_results(changes, clock.now())
     yield from _note_parents(settled, ids if parents else ())
     return set(ids)

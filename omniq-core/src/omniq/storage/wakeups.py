@@ -46,12 +46,10 @@ class News(Struct, frozen=True, array_like=True):
 
 
 class Woken(NamedTuple):
-    """Whom some news have woken in this process."""
+    """How many who wait for tasks some news have woken in this process, and for how many results somebody waits."""
 
     waiters: int
-    """How many who wait for tasks."""
     results: int
-    """For how many of the tasks that have ended somebody waits."""
 
 
 ANYTHING = News(due=None, ended=None)
@@ -99,8 +97,7 @@ class Wakeups:
         self.sender = os.urandom(6).hex()
         """Names this process, at this place, in messages, so that it needn't listen to its own."""
         self.on_wait: set[Callable[[], None]] = set()
-        """Called when somebody begins to wait, and nobody did: for a store that looks only then whether there is
-        anything."""
+        """Called when somebody begins to wait, and nobody did: for a store that looks only while anybody does."""
         self._lock = threading.Lock()
         self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._by_task: defaultdict[str, set[_Waiter]] = defaultdict(set)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from omniq.storage.records import MAX_COUNT, MAX_LEASE, LapsedLease, Lease, TaskRecord
 from omniq.storage.sql.steps import Given, Steps, ask, call, do, get, kinds, texts
@@ -91,14 +91,12 @@ def lapsed(*, limit: int, after: LapsedLease | None = None) -> Steps[list[Lapsed
     return [LapsedLease(*row) for row in rows]
 
 
-def reap(
-    leases: Sequence[LapsedLease], choose: Callable[[Any, list[str]], list[str]] | None = None
-) -> Steps[list[TaskRecord]]:
-    """As `BaseTaskQueue.reap`, in one transaction; `choose` may leave some of the tasks out, or see to them itself."""
+def reap(leases: Sequence[LapsedLease], choose: Callable[..., list[str]] | None = None) -> Steps[list[TaskRecord]]:
+    """As `BaseTaskQueue.reap`, in one transaction; `choose(connection, ids=…)` may leave some out."""
     ids = [lease.task_id for lease in leases]
     ids = yield from texts(UNRENEWED, Given.of(SEEN, leases), ids=ids)
     if choose is not None:
-        ids = yield from call(partial(lambda connection, ids: choose(connection, ids), ids=ids))
+        ids = yield from call(partial(choose, ids=ids))
     if not ids:
         return []
     yield from do(TAKE_BACK, ids=ids)

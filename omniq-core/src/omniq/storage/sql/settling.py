@@ -44,7 +44,7 @@ class Decided(NamedTuple):
     records: list[TaskRecord]
 
 
-class Outcome(NamedTuple):
+class Ending(NamedTuple):
     """What is alike for many tasks that end: all but who they are, and their results."""
 
     state: TaskState
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     worker: str | None
 
     @classmethod
-    def of(cls, change: Change) -> Outcome | None:
+    def of(cls, change: Change) -> Ending | None:
         """That of a change which ends a running task, with a result that says the same; of others None."""
         result = change.result
         ends = change.from_states == (TaskState.RUNNING,) and change.epoch is not None and change.to in TERMINAL
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
         return cls(change.to, change.attempted, change.crashed, change.worker)
 
 
-End: TypeAlias = Callable[[Outcome, Sequence[Change]], Steps[Collection[str]]]
+End: TypeAlias = Callable[[Ending, Sequence[Change]], Steps[Collection[str]]]
 Look: TypeAlias = Callable[[Sequence[str]], Steps[Seen]]
 Write: TypeAlias = Callable[[Decided], Steps[Collection[str]]]
 
@@ -96,11 +96,11 @@ def settle(changes: Sequence[Change], settled: Settled, *, end: End, look: Look,
     their ids, or none if it isn't so simple. `look` reads those of the tasks that exist. `write` writes those that are
     as they were read, with the results of their changes; it returns their ids.
     """
-    alike: defaultdict[Outcome | None, list[Change]] = defaultdict(list)
+    alike: defaultdict[Ending | None, list[Change]] = defaultdict(list)
     for change in sorted(changes, key=attrgetter("task_id")):  # who locks rows in one order locks nobody out
-        alike[Outcome.of(change)].append(change)
-    for outcome, ends in alike.items():
-        ended = (yield from end(outcome, ends)) if outcome is not None else ()
+        alike[Ending.of(change)].append(change)
+    for ending, ends in alike.items():
+        ended = (yield from end(ending, ends)) if ending is not None else ()
         for change in ends:
             if change.task_id in ended:
                 settled.note(change)

@@ -45,6 +45,11 @@ class Given(NamedTuple):
         taken = [columns[name] if name in columns else list(map(attrgetter(name), items)) for name, _ in kinds]
         return cls(kinds, taken)
 
+    def is_alike(self, number: int) -> bool:
+        """Whether a column, other than the first one, the key, has the same value in all rows."""
+        column = self.columns[number]
+        return number > 0 and len(column) > 0 and column.count(column[0]) == len(column)
+
     def beside(self, other: Given) -> Given:
         """The same rows with another one's columns, too."""
         return Given(self.kinds + other.kinds, [*self.columns, *other.columns])
