@@ -175,8 +175,7 @@ class Connection(Connected):
         if kind == "subscribe":
             yield News(ended=None if channel == self._results else ())  # nothing is missed from here on
         elif kind == "message" and channel == self._results:
-            _, ended = decode(tuple[str, list[str]], data)
-            yield News(ended=ended)  # of our own it tells before the call's answer is here
+            yield News(ended=decode(list[str], data))  # ours, too: it may be here before the call's answer is
         elif kind == "message":
             sender, due = decode(tuple[str, list[tuple[str, float]]], data)
             is_call = channel == self._calls

@@ -66,5 +66,5 @@ local function publish_results()
   in_slices('HSET', 'result', written_results)
   write_scores() -- of results that gave way
   in_slices('ZADD', 'result_expiring', expiries)
-  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack({ sender, stored })) end
+  if #stored > 0 then call('PUBLISH', prefix .. 'results', pack(stored)) end
 end
