@@ -155,16 +155,14 @@ def recovery_is_prompt(run: Run) -> Broken:
     """What a killed process left unfinished starts again within 4/3 lease + reap interval + pick-up.
 
     Where epochs in between were never started (their process was killed as well, or they were handed
-    back), each may have cost the same again. A start that is known to have failed may have been settled as
-    a retry, whose delay is the task's own, and isn't judged. While the server is away, leases run out, but
-    nobody can take note of it.
+    back), each may have cost the same again. While the server is away, leases run out, but nobody can take
+    note of it.
     """
     for cut in run.cuts():
-        if cut.next_start is not None and not _failed(cut.task, cut.start.epoch):
-            due = _recovery_due(run, cut.killed_at, cut.next_start.epoch - cut.start.epoch)
-            if cut.next_start.time > due:
-                took, allowed = cut.next_start.time - cut.killed_at, due - cut.killed_at
-                yield cut.task.id, f"started again {took:.2f} s after the kill; {allowed:.2f} s are allowed"
+        if cut.next_start is not None and cut.recovery is not None:
+            allowed = _recovery_due(run, cut.killed_at, cut.next_start.epoch - cut.start.epoch) - cut.killed_at
+            if cut.recovery > allowed:
+                yield cut.task.id, f"started again {cut.recovery:.2f} s after the kill; {allowed:.2f} s are allowed"
 
 
 def workers_come_back(run: Run) -> Broken:
@@ -206,18 +204,14 @@ INVARIANTS: dict[str, Callable[[Run], Broken]] = {
 }
 
 
-def _failed(task: TaskLog, epoch: int) -> bool:
-    return bool(task.of(Kind.FAILED, epoch=epoch))
-
-
 def _may_have_been_given_back(run: Run, task: TaskLog, epoch: int) -> bool:
     """Whether the holder gave the task back, or may just have done so unseen: it was killed then, or the server was."""
     if task.of(Kind.SETTLED_OK, epoch=epoch):
         return True
     seen = task.of(Kind.CLAIM, Kind.START, epoch=epoch)
     killed = any(event.worker in run.gone for event in seen)
-    return _answer_was_lost(run, task, epoch) or (
-        killed and (_failed(task, epoch) or not task.of(Kind.START, epoch=epoch))
+    return _answer_was_lost(run, task, epoch) or bool(
+        killed and (task.of(Kind.FAILED, epoch=epoch) or not task.of(Kind.START, epoch=epoch))
     )
 
 

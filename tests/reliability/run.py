@@ -107,8 +107,12 @@ class Cut(Struct, frozen=True):
 
     @property
     def recovery(self) -> float | None:
-        """Seconds from the kill to the next start."""
-        return None if self.next_start is None else self.next_start.time - self.killed_at
+        """Seconds from the kill to the next start.
+
+        A start that is known to have failed may have been settled as a retry, whose delay is the task's own.
+        """
+        failed = self.task.of(Kind.FAILED, epoch=self.start.epoch)
+        return None if self.next_start is None or failed else self.next_start.time - self.killed_at
 
 
 class Outage(Struct, frozen=True):

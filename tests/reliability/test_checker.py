@@ -212,6 +212,10 @@ def test_a_report_tells_what_it_looked_at() -> None:
     assert "1 kills that cut 1 starts short" in str(report)
 
 
+def test_a_report_takes_no_retry_that_waits_for_its_delay_for_a_recovery() -> None:
+    assert rescued().plus(seen(Kind.FAILED, 1.4)).report().slowest_recovery == 0
+
+
 def test_a_report_tells_how_workers_came_back() -> None:
     report = restarted(back_at=4.2).report()
     assert (report.outages, report.comebacks) == (1, 2)
