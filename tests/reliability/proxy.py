@@ -162,7 +162,11 @@ class FaultProxy:
     async def _accept(self, listener: socket.socket) -> None:
         with listener:
             while True:
-                connection, _ = await self._loop.sock_accept(listener)
+                try:
+                    connection, _ = await self._loop.sock_accept(listener)
+                except OSError:  # this process has no descriptors left for a moment
+                    await asyncio.sleep(HELD)
+                    continue
                 self.connections += 1
                 task = asyncio.create_task(self._serve(connection, self._resets))
                 self._serving.add(task)
