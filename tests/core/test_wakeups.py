@@ -254,9 +254,9 @@ class TestChannel:
         assert DEAF_WAIT < SOON
 
     async def test_it_listens_again_after_a_loss(self, channel: Channel, air: Air) -> None:
-        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        hearing = asyncio.create_task(channel.hear(LONG))
         await air.heard.put(News())
-        assert await ended(wait)
+        assert await ended(hearing)
         hearing = asyncio.create_task(channel.hear(LONG))
         await asyncio.sleep(0)
         await air.heard.put(None)
@@ -266,6 +266,25 @@ class TestChannel:
             while not channel.live:
                 await channel.hear(0.01)
         assert air.listens == 2
+
+    async def test_it_listens_anew_when_somebody_first_waits_for_a_result(self, channel: Channel, air: Air) -> None:
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        await air.heard.put(News())
+        assert await ended(wait)
+        assert not channel.hears_results
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        hearing = asyncio.create_task(channel.hear(LONG))
+        assert await ended(wait)  # and looks at what may not have been heard meanwhile
+        await air.heard.put(News())
+        assert await ended(hearing)
+        assert channel.hears_results
+        await channel.hear(0.0)
+        assert air.listens == 2
+
+    async def test_nothing_is_listened_to_after_the_end(self, channel: Channel, air: Air) -> None:
+        await channel.close()
+        await channel.hear(0.0)
+        assert air.listens == 0
 
     async def test_closing_sends_what_is_left(self, channel: Channel, air: Air) -> None:
         channel.tell(News(due={"a": 0.0}))

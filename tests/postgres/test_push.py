@@ -57,8 +57,9 @@ async def test_a_result_elsewhere_ends_a_wait_at_once(queue: PostgresQueueStore,
 
 
 async def test_other_queues_and_results_end_no_wait(queue: PostgresQueueStore, elsewhere: PostgresQueueStore) -> None:
-    await listening(queue)
     results = queue.result_storage()
+    await results.hear(0.0)  # from here on, it listens to results, too
+    await listening(queue)
     waits = [asyncio.create_task(queue.wait(["other"], 30)), asyncio.create_task(until_told(results, ["other"], 30))]
     await asyncio.sleep(0.05)
     await elsewhere.add([task("t")])

@@ -8,7 +8,6 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
-import asyncpg
 from omniq import clock
 from omniq.batching import MAX_BYTES
 from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
@@ -93,15 +92,11 @@ async def claim(
         return Claimed()
     begin = bookmarks.start(queues)
     ranks, run_ats, ids = zip(*begin, strict=True)
-
-    async def claim(*, promoted: bool) -> list[asyncpg.Record]:
-        places = (queues, ranks, run_ats, ids)
-        return await session.fetch(CLAIM, clock.offset(), *places, limit, promoted, lease, worker)
-
-    rows = await claim(promoted=False)
+    claim = partial(session.fetch, CLAIM, clock.offset(), queues, ranks, run_ats, ids, limit)
+    rows = await claim(False, lease, worker)
     if rows[0]["until_next"] is not None and rows[0]["until_next"] <= 0:
         await session.fetch(PROMOTE, clock.offset(), queues, max(2 * limit, MIN_PROMOTED))
-        rows = await claim(promoted=True)
+        rows = await claim(True, lease, worker)
     claimed = Claimed(task_record(row) for row in rows if row["id"] is not None)
     order = {queue: place for place, queue in enumerate(queues)}
     for task in claimed:

@@ -34,7 +34,7 @@ from omniq_postgres.opening import (
     open_connection,
     store_errors,
 )
-from omniq_postgres.watching import CALL, LEAVE, NOTIFY, WAIT, hear, next_news, payload_of, process_of
+from omniq_postgres.watching import CALL, LEAVE, NOTIFY, WAIT, hear, next_news, payload_of, process_of, results_of
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection, ForeignConnection
@@ -199,16 +199,14 @@ class Database(Connected):
         return not self.pooled if self.settings.notify is None else self.settings.notify
 
     async def _notify(self, news: News, tasks: int) -> None:
-        due = news.due or {}
-        now = {queue for queue, seconds in due.items() if seconds <= 0}
-        for queue in now:
-            await self._fetch(CALL, queue, tasks, *self._message(News({queue: 0.0})))
-        others = News({queue: due[queue] for queue in due.keys() - now}, news.ended)
-        if others.due or others.ended:
-            await self._fetch(NOTIFY, *self._message(others))
-
-    def _message(self, news: News) -> tuple[str, str]:
-        return self.settings.schema_name, payload_of(self._sender, news)
+        due, schema = news.due or {}, self.settings.schema_name
+        for queue in due:
+            if due[queue] <= 0:
+                await self._fetch(CALL, queue, tasks, schema, payload_of(self._sender, News({queue: 0.0})))
+        later = News({queue: seconds for queue, seconds in due.items() if seconds > 0})
+        for channel, others in ((schema, later), (results_of(schema), News(ended=news.ended))):
+            if others.due or others.ended:
+                await self._fetch(NOTIFY, channel, payload_of(self._sender, others))
 
     async def _fetch(self, sql: str, *values: object) -> None:
         await self.run(lambda session: session.fetch(sql, *values))
@@ -225,8 +223,10 @@ class Database(Connected):
             await asyncio.Event().wait()
         with store_errors(self.settings):
             connection = await self._connect(direct=False)
+            schema = self.settings.schema_name
+            channels = [schema, results_of(schema)] if self.channel.hears_results else [schema]
             try:
-                heard = await hear(connection, self.settings.schema_name, self._sender, self.idle)
+                heard = await hear(connection, channels, self._sender, self.idle)
                 yield News()
                 while (news := await next_news(connection, heard)) is not None:
                     yield news

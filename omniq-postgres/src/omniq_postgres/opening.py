@@ -59,6 +59,7 @@ SWAP_PATH: Final = f"""
     select path, pg_catalog.set_config('search_path', '{_SAFE_PATH}', true) from old
 """
 """The same for a part of a transaction: returns what was before, which `PUT_BACK_PATH` takes."""
+_IS_THERE: Final = "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')"
 PUT_BACK_PATH: Final = "select pg_catalog.set_config('search_path', $1, true)"
 
 
@@ -183,10 +184,7 @@ async def ensure_schema(connection: Connection, settings: PostgresConfig) -> Non
 async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
     """Whether the schema is there. Raises `StoreError` if it is another project's or of another version."""
     schema = settings.schema_name
-    known = await connection.fetchval(
-        "select exists (select from pg_tables where schemaname = $1 and tablename = 'installation')", schema
-    )
-    if not known:
+    if not await connection.fetchval(_IS_THERE, schema):
         return False
     sql = in_schema("select version, project from omniq.installation", schema)
     version, project = await connection.fetchrow(sql) or (0, settings.project)
@@ -201,8 +199,8 @@ async def _is_current(connection: Connection, settings: PostgresConfig) -> bool:
 
 async def _create(connection: Connection, settings: PostgresConfig) -> None:
     schema = settings.schema_name
-    exists = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", schema)
-    if not exists:  # who may not create a schema may be given one
+    # Who may not create a schema may be given one.
+    if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", schema):
         await connection.execute(f'create schema "{schema}"')
     await connection.execute(in_schema(DIALECT.schema("omniq_postgres"), schema))
     sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", schema)

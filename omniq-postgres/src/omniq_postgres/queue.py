@@ -20,7 +20,7 @@ from omniq.storage.sql.finding import Counter
 from omniq.storage.sql.queue import SQLQueueStore
 from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, ask, awaiting, kinds, texts
+from omniq.storage.sql.steps import Given, Steps, awaiting, kinds, texts
 from omniq.storage.sql.store import reads, writes
 from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
@@ -114,7 +114,7 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         job = partial(claiming.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
         claimed = await self._connection.run(job)
-        waits = not claimed and self._connection.channel.is_called(queues)
+        waits = len(claimed) < limit and self._connection.channel.is_called(queues)
         self._connection.idle.waits(worker, queues if waits else None)
         if claimed.until_next is not None and claimed.until_next > 0:
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
@@ -123,10 +123,6 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._write(partial(forget_workers, older_than))
         return await self._write(partial(finding.purge, older_than, limit), atomic=True)
-
-    async def now(self) -> float:
-        ((now,),) = await self._read(partial(ask, ("time",), "select {now}"))
-        return float(now)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.channel.for_tasks(queues, timeout)

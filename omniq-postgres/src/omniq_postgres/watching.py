@@ -9,6 +9,7 @@ that listens holds an advisory lock, by which those are known that are still the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -61,14 +62,19 @@ def process_of(sender: str) -> int:
     return int(sender, 16)
 
 
+def results_of(schema: str) -> str:
+    """The channel on which those who wait for results are told of them."""
+    return f"results:{schema}"[:63]  # bytes, which a name may have
+
+
 def payload_of(sender: str, news: News) -> str:
     """The news as a payload that isn't too long: what can't be named then stands for anything."""
     payloads = (_encode((sender, shorter)) for shorter in (news, News(news.due, None), ANYTHING))
     return next(payload for payload in payloads if len(payload) <= MAX_PAYLOAD).decode()
 
 
-async def hear(connection: Connection, channel: str, sender: str, idle: IdleWorkers) -> Heard:
-    """Begin to listen to what others than the sender tell on the channel, and to calls of the idle workers."""
+async def hear(connection: Connection, channels: Sequence[str], sender: str, idle: IdleWorkers) -> Heard:
+    """Begin to listen to what others than the sender tell on the channels, and to calls of the idle workers."""
     heard: Heard = asyncio.Queue()
 
     def note(_connection: object, _pid: int, _channel: str, payload: object) -> None:
@@ -89,7 +95,8 @@ async def hear(connection: Connection, channel: str, sender: str, idle: IdleWork
     idle.forget()
     await connection.execute(_BE_THERE, process_of(sender))
     await connection.add_listener(f"omniq:{process_of(sender)}", note_call)
-    await connection.add_listener(channel, note)
+    for channel in channels:
+        await connection.add_listener(channel, note)
     return heard
 
 

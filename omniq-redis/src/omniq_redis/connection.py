@@ -19,7 +19,6 @@ from omniq.storage.connected import ConnectedStore, Connections, check_layout
 from omniq.storage.connected import Connection as Connected
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import News, Wakeups
-from redis.asyncio.client import PubSub
 from redis.exceptions import NoScriptError
 
 from omniq_redis.config import RedisConfig
@@ -66,8 +65,6 @@ class Connection(Connected):
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._checked = False
         self._results = f"{settings.namespace}results".encode()
-        self._hears_results = False
-        self._subscription: PubSub | None = None
         wakeups = Wakeups.at(self._location)
         self._sender = wakeups.sender
         self._calls = f"{settings.namespace}news:{self._sender}".encode()
@@ -136,15 +133,6 @@ class Connection(Connected):
 
     # ── hearing ──────────────────────────────────────────────────────────────
 
-    async def hear_results(self, timeout: float) -> None:
-        """As `Channel.hear`. Only processes that wait for results are told of them, as each has its price."""
-        if not self._hears_results:
-            self._hears_results = True
-            if self._subscription is not None:
-                with store_errors(self._settings):
-                    await self._subscription.subscribe(self._results)
-        await self.channel.hear(timeout)
-
     async def _listen(self) -> AsyncIterator[News]:
         """What others tell, until the connection is lost: the scripts publish it."""
         with store_errors(self._settings):
@@ -152,14 +140,12 @@ class Connection(Connected):
             try:
                 async with aclosing(client.pubsub()) as subscription:
                     topics = [self._calls, f"{self._namespace}news".encode()]
-                    await subscription.subscribe(*topics, *([self._results] if self._hears_results else []))
-                    self._subscription = subscription
+                    await subscription.subscribe(*topics, *([self._results] if self.channel.hears_results else []))
                     receive = partial(subscription.get_message, False)
                     while (message := await next_message(receive, subscription.ping)) is not None:
                         for news in self._news(message):
                             yield news
             finally:
-                self._subscription = None
                 await close_client(client)
 
     async def _open_subscriber(self) -> Client:

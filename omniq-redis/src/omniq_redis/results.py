@@ -50,7 +50,7 @@ class RedisResultStore(RedisStore, BaseResultStorage):
         return int(await self._connection.call("purge_results", [min(limit, PARCEL)]))
 
     async def hear(self, timeout: float) -> None:
-        await self._connection.hear_results(timeout)
+        await self._connection.channel.hear(timeout)
 
 
 class AsyncRedisResultStorage(Configured, AsyncResultStorage[RedisResultStorageConfig]):

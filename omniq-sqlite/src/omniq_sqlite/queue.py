@@ -71,7 +71,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
     def __init__(self, config: SQLiteTaskQueueConfig) -> None:
         super().__init__(config)
         self._idle = True
-        """The last claim found nothing: look before the next one takes the write lock."""
+        """The last claim found less than it asked for: look before the next one takes the write lock."""
         self._counter = Counter(finding.COUNT, finding.OLDEST)
         self._results = SQLiteResultStore(config)
 
@@ -87,7 +87,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
             return []
         claim = partial(claiming.claim_tasks, limit=limit, lease=lease, worker=worker, max_bytes=self.max_bytes)
         claimed = await self._connection.write(partial(claim, queues=queues))
-        self._idle = not claimed
+        self._idle = len(claimed) < limit
         return claimed
 
     async def _anything_due(self, queues: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ looks into the tables only when the answer is yes.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -45,13 +46,16 @@ class Watcher:
         self._link = link
         self._seen: tuple[sqlite3.Connection, int] | None = None
 
-    def look(self) -> bool:
-        """Tell those who wait of what they wait for, if anybody has committed; returns whether anybody has."""
+    def look(self, patience: float = 0.0) -> bool:
+        """If anybody has committed, tell those who wait of what they wait for, so many seconds later; returns whether
+        anybody has."""
         with self._link.use() as connection:
             changed = self._changed(connection)
-            if changed:
+        if changed:
+            time.sleep(patience)
+            with self._link.use() as connection:
                 self._tell(connection)
-            return changed
+        return changed
 
     def _tell(self, connection: sqlite3.Connection) -> None:
         queues, ids = self._wakeups.awaited_queues, self._wakeups.awaited_tasks

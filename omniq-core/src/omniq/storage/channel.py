@@ -53,7 +53,9 @@ class Channel:
 
     `send` tells all of some news, about so many tasks, in one message; `listen` yields what it hears until its
     connection is lost, and anything at all as soon as it does hear. It is begun by the first wait, and again after
-    every loss. `next_due` is asked for what was there before; `call` calls another process for a task of a queue.
+    every loss. `next_due` is asked for what was there before; `call` calls another process for a task of a queue. Only
+    those who wait for results are told of them, as each message wakes a process: `listen` yields them where it is begun
+    when `hears_results` is true, as it is anew at the first wait for a result.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Channel:
         self._listen = listen
         self._next_due = next_due
         self._call = call
+        self.hears_results = False
         self._due: dict[str, float] = {}
         self._ended: list[str] = []
         self._writes = self._tasks = 0
@@ -130,6 +133,9 @@ class Channel:
 
     async def hear(self, timeout: float) -> None:
         """Let `Wakeups` be told of others' results for `timeout` seconds; shorter while those can't be heard."""
+        if not self.hears_results:
+            self.hears_results = True
+            await self._stop_listening()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience(timeout)):
                 await self._turned.wait()
@@ -190,11 +196,15 @@ class Channel:
         if self._sending is not None:
             self._urgent.set()
             await asyncio.wait([self._sending])
+        self._listen = None
+        await self._stop_listening()
+        for passing_on in list(self._passing_on):
+            await cancel_and_wait(passing_on)
+
+    async def _stop_listening(self) -> None:
         if self._listening is not None:
             await cancel_and_wait(self._listening)
             self._listening = None
-        for passing_on in list(self._passing_on):
-            await cancel_and_wait(passing_on)
         self._set_live(False)
 
     def abandon(self) -> None:

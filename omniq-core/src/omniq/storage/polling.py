@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from typing import TypeAlias
 
 from omniq.errors import StoreError
 from omniq.logs import get_logger
@@ -22,11 +23,16 @@ log = get_logger("omniq.storage")
 POLL_INTERVAL, QUIET_INTERVAL, REST_INTERVAL = 0.005, 0.02, 0.04
 """Seconds between two looks, and so the most that a wake-up by another process takes: soon after a change; later; and
 long after, or where another process looks for the same tasks."""
+LEADERS_TIME = 0.015
+"""Seconds that one who doesn't look often leaves to the leader to claim what has come."""
 QUIET_AFTER, REST_AFTER = 1.0, 10.0
 """Seconds without a change after which it is quiet, and for long."""
 SHARE, MAX_PAUSE = 10.0, 0.25
 """How many times as long as a look the pause after it is, and how many seconds at most: whoever waits for much hears of
 it later, and a process that is busy, so that its looks have to wait, isn't kept from its work by them."""
+
+
+Look: TypeAlias = Callable[[float], bool]
 
 
 class Leadership:
@@ -95,11 +101,11 @@ class Poller:
         self._wakeups.on_wait.discard(self._alarm.set)
         self._alarm.set()
 
-    def run(self, look: Callable[[], bool]) -> None:
+    def run(self, look: Look) -> None:
         """Look, until `stop`.
 
-        `look` tells `wakeups` of what they wait for, if anything has changed since the last look, and returns whether
-        it has.
+        If anything has changed since the last look, `look` tells `wakeups` of what they wait for, so many seconds
+        later; it returns whether anything has.
         """
         leadership = Leadership(self._place)
         try:
@@ -107,7 +113,7 @@ class Poller:
         finally:
             leadership.release()
 
-    def _run(self, look: Callable[[], bool], leadership: Leadership) -> None:
+    def _run(self, look: Look, leadership: Leadership) -> None:
         changed_at = -math.inf
         while not self._stopping:
             queues, awaits_results = self._wakeups.awaited_queues, self._wakeups.awaits_results
@@ -118,16 +124,16 @@ class Poller:
                 continue
             looks_often = awaits_results or leadership.acquire(queues)
             began, busy = time.monotonic(), time.thread_time()
-            if self._has_changed(look):
+            if self._has_changed(look, 0.0 if looks_often else LEADERS_TIME):
                 changed_at = time.monotonic()
             took, busy = time.monotonic() - began, time.thread_time() - busy
             pauses = (_interval(looks_often, changed_at), SHARE * busy, min(SHARE * took, REST_INTERVAL))
             time.sleep(min(MAX_PAUSE, max(pauses)))
 
     @staticmethod
-    def _has_changed(look: Callable[[], bool]) -> bool:
+    def _has_changed(look: Look, patience: float) -> bool:
         try:
-            return look()
+            return look(patience)
         except Exception as error:
             # Waking is a hint: who reads or writes next gets the error. Here, a pause and a fresh start, since the
             # thread is there for all, whatever one of them waits for.

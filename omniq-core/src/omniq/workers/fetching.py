@@ -33,6 +33,9 @@ MEMORY = 0.05
 """Seconds within which a worker's pace is forgotten, so that it doesn't hoard once tasks take longer."""
 MAX_IN_LINE = 64 * 1024 * 1024
 """Bytes of large arguments and results that wait in a worker's hands before it claims more."""
+REST = 0.02
+"""Seconds until the next claim after one that has most likely emptied the queues, unless something is told before: what
+it has brought runs and is settled first."""
 RETRY_PAUSE = 1.0
 """Seconds at most until a store is asked again that has failed."""
 STALE = 1.0
@@ -102,18 +105,24 @@ class Fetcher:
                 await self._until_room()
                 self._listen()
                 await asyncio.sleep(0)  # so that it does listen before the claim looks
-                began = time.monotonic()
-                limit = max(1, self._room())  # a result may have taken the room meanwhile
-                records = await self._claim(limit)
-                if records:
-                    self._found += len(records)
-                    await self._hand_out(records, full=len(records) == limit)
-                elif records is not None:
-                    self._note_empty(began)
-                    await self._idle()
-                del records  # which are large, perhaps, and may be settled long before the next claim
+                await self._idle(await self._fetch())
         finally:
             self._stop_listening()
+
+    async def _fetch(self) -> float | None:
+        """Claim, and hand out; returns how many seconds to wait for news before the next claim, None for any time."""
+        began = time.monotonic()
+        limit = max(1, self._room())  # a result may have taken the room meanwhile
+        records = await self._claim(limit)
+        if records is None:
+            return 0.0
+        if not records:
+            self._note_empty(began)
+            return None
+        self._found += len(records)
+        may_be_more = self._may_be_more(records, limit)
+        await self._hand_out(records, full=may_be_more)
+        return 0.0 if may_be_more else REST
 
     async def until_nothing_due(self) -> bool:
         """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile."""
@@ -209,6 +218,12 @@ class Fetcher:
         keys = {name: random.random() ** (1 / (count - place)) for place, name in enumerate(self._queues)}
         return sorted(self._queues, key=keys.__getitem__, reverse=True)
 
+    def _may_be_more(self, records: Sequence[TaskRecord], limit: int) -> bool:
+        """Whether the claim was as large as it may be, so that it is likely to have left some."""
+        if len(records) >= min(limit, self._store.max_items):
+            return True
+        return sum(len(record.body) for record in records) > self._store.max_bytes // 2
+
     async def _hand_out(self, records: Sequence[TaskRecord], *, full: bool) -> None:
         admitted = [self._admission.admit(record) for record in records]
         for job, ran in admitted:
@@ -271,9 +286,12 @@ class Fetcher:
             log.warning("can't wait for tasks, polling: %s", error)
             await asyncio.sleep(pause)
 
-    async def _idle(self) -> None:
+    async def _idle(self, seconds: float | None) -> None:
         assert self._hint is not None
-        await asyncio.shield(self._hint)
+        if seconds != 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await asyncio.shield(self._hint)
 
     def _note_empty(self, began: float) -> None:
         self._emptied_at = began

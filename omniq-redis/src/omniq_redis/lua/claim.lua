@@ -81,11 +81,11 @@ end
 in_slices('ZADD', 'lease', scored(lease_until, claimed))
 in_slices('HSET', 'task', written)
 write_scores()
--- Who finds nothing is called for the next task.
-if #claimed > 0 then
-  call('HDEL', prefix .. 'idle', worker)
-elseif waits then
+-- Who finds less than it has room for is called for the next task.
+if waits and #claimed < limit then
   even_if_full()
   call('HSET', prefix .. 'idle', worker, sender .. '/' .. table.concat(queues, '/') .. '/')
+else
+  call('HDEL', prefix .. 'idle', worker)
 end
 return rows(claimed)

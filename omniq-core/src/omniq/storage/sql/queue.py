@@ -14,7 +14,7 @@ from omniq.storage.sql import claiming, finding, schedules
 from omniq.storage.sql.adding import due_in
 from omniq.storage.sql.results import SQLResultStore
 from omniq.storage.sql.settling import Settled, with_children
-from omniq.storage.sql.steps import Steps, do, get
+from omniq.storage.sql.steps import Steps, ask, do, get
 from omniq.storage.sql.store import SQLStore, reads, writes
 from omniq.storage.sql.tables import TASKS
 from omniq.storage.wakeups import News
@@ -80,6 +80,10 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
         if parents is None:
             parents = await self._read(partial(with_children, ids))
         return [Changed(settled.statuses[id_], id_ in parents) for id_ in ids]
+
+    async def now(self) -> float:
+        ((now,),) = await self._read(partial(ask, ("time",), "select {now}"))
+        return float(now)
 
     async def stats(self) -> list[QueueStats]:
         return await self._read(self._counter.stats)
