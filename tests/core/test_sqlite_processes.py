@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import time
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import closing
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.resource_tracker import ensure_running
 from multiprocessing.synchronize import Barrier, Event
@@ -15,11 +16,15 @@ from typing import Any
 import pytest
 from omniq.models.state import TaskState
 from omniq.storage.records import NEW, NewTask, ResultRecord
+from omniq.storage.wakeups import Wakeups
 from omniq.sync import Portal
+from omniq.testing import VirtualClock
 from omniq.testing.conformance.builders import until_told
 from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
+from omniq_sqlite.opening import Link
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
+from omniq_sqlite.watching import Watcher
 
 pytestmark = pytest.mark.starvable
 
@@ -50,6 +55,25 @@ async def queue(config: SQLiteTaskQueueConfig) -> AsyncIterator[SQLiteQueueStore
     await store.connect()
     yield store
     await store.close()
+
+
+async def test_who_does_not_lead_leaves_a_new_task_to_who_does(
+    queue: SQLiteQueueStore, config: SQLiteTaskQueueConfig
+) -> None:
+    wakeups = Wakeups()  # as of another process, whose own looks come seldom
+    with closing(Link(config.settings, read_only=True)) as link, VirtualClock() as clock:
+        watcher = Watcher(wakeups, link)
+        watcher.look()
+        wait = asyncio.create_task(wakeups.for_tasks([QUEUE], PATIENCE))
+        await asyncio.sleep(0)
+        await queue.add([new_task("t")])
+        assert watcher.look(left_for=30.0)
+        clock.advance(31.0)
+        await asyncio.sleep(0.01)
+        assert not wait.done()
+        assert watcher.look(left_for=30.0)  # though nobody has written since
+        await asyncio.wait_for(wait, PATIENCE / 2)
+        assert not watcher.look(left_for=30.0)
 
 
 # ── what the other processes run ─────────────────────────────────────────────

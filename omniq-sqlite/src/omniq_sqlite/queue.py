@@ -71,7 +71,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
     def __init__(self, config: SQLiteTaskQueueConfig) -> None:
         super().__init__(config)
         self._idle = True
-        """The last claim found less than it asked for: look before the next one takes the write lock."""
+        """The last claim found nothing: look before the next one takes the write lock."""
         self._counter = Counter(finding.COUNT, finding.OLDEST)
         self._results = SQLiteResultStore(config)
 
@@ -87,7 +87,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
             return []
         claim = partial(claiming.claim_tasks, limit=limit, lease=lease, worker=worker, max_bytes=self.max_bytes)
         claimed = await self._connection.write(partial(claim, queues=queues))
-        self._idle = len(claimed) < limit
+        self._idle = not claimed
         return claimed
 
     async def _anything_due(self, queues: Sequence[str]) -> bool:
@@ -103,9 +103,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         await self._connection.wakeups.for_tasks(queues, timeout, self._next_due)
 
     async def _next_due(self, queues: Sequence[str]) -> dict[str, float]:
-        """In how many seconds each queue has something to claim; paused and empty ones are left out."""
-        due = await self._connection.read(partial(next_due, queues=queues))
-        return {queue: at - clock.now() for queue, at in due.items()}
+        return await self._connection.read(partial(next_due, queues=queues))
 
     def _tell(self, news: News, *, tasks: int = ALL) -> None:
         """Wake this process's waiters. Those elsewhere are the watcher's business."""

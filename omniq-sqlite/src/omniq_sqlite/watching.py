@@ -7,7 +7,6 @@ looks into the tables only when the answer is yes.
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -20,11 +19,12 @@ from omniq_sqlite.opening import Link
 from omniq_sqlite.wire import FOREVER, TICKS, encode, fetch_rows, fetch_texts, ticks_of
 
 _NEXT_DUE = f"""
-    select q.value, case
-        when exists (select 1 from task where state = 'pending' and queue_name = q.value) then 0
-        else (select {ticks_of("run_at")} from task where state = 'scheduled' and queue_name = q.value
-              and run_at < {FOREVER} order by run_at limit 1) end
-    from json_each(?) q where q.value not in (select queue_name from paused_queue)
+    select q.value, coalesce(
+        (select min(coalesce({ticks_of("run_at")}, 0), ?2) from task where state = 'pending' and queue_name = q.value
+         order by priority desc, run_at, id limit 1),
+        (select {ticks_of("run_at")} from task where state = 'scheduled' and queue_name = q.value
+         and run_at < {FOREVER} order by run_at limit 1))
+    from json_each(?1) q where q.value not in (select queue_name from paused_queue)
 """
 _STORED = """
     select task_id from result
@@ -33,9 +33,12 @@ _STORED = """
 
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[str, float]:
-    """From when on each queue has something to claim: 0 for now already. Paused and empty ones are left out."""
-    rows = fetch_rows(connection, 2, _NEXT_DUE, encode(carry_out(connection, partial(holding, queues))))
-    return {queue: ticks / TICKS for queue, ticks in rows if ticks is not None}
+    """In how many seconds each queue has something to claim, or since how many it has. Paused and empty ones are left
+    out."""
+    now = clock.now()
+    held = encode(carry_out(connection, partial(holding, queues)))
+    rows = fetch_rows(connection, 2, _NEXT_DUE, held, int(now * TICKS))
+    return {queue: ticks / TICKS - now for queue, ticks in rows if ticks is not None}
 
 
 class Watcher:
@@ -46,23 +49,25 @@ class Watcher:
         self._link = link
         self._seen: tuple[sqlite3.Connection, int] | None = None
 
-    def look(self, patience: float = 0.0) -> bool:
-        """If anybody has committed, tell those who wait of what they wait for, so many seconds later; returns whether
-        anybody has."""
+    def look(self, left_for: float = 0.0) -> bool:
+        """If anybody has committed, tell those who wait of what they wait for; returns whether anybody has.
+
+        Tasks that have been due for less than `left_for` seconds are left to others, until the next look.
+        """
         with self._link.use() as connection:
             changed = self._changed(connection)
-        if changed:
-            time.sleep(patience)
-            with self._link.use() as connection:
-                self._tell(connection)
-        return changed
+            if changed:
+                self._tell(connection, left_for)
+            return changed
 
-    def _tell(self, connection: sqlite3.Connection) -> None:
+    def _tell(self, connection: sqlite3.Connection, left_for: float) -> None:
         queues, ids = self._wakeups.awaited_queues, self._wakeups.awaited_tasks
-        now = clock.now()
         due = next_due(connection, queues) if queues else {}
-        stored = fetch_texts(connection, _STORED, encode(ids), now) if ids else []
-        self._wakeups.tell(News({queue: at - now for queue, at in due.items()}, stored))
+        left = {queue for queue, seconds in due.items() if -left_for < seconds <= 0}
+        stored = fetch_texts(connection, _STORED, encode(ids), clock.now()) if ids else []
+        self._wakeups.tell(News({queue: due[queue] for queue in due.keys() - left}, stored))
+        if left:
+            self._seen = None
 
     def _changed(self, connection: sqlite3.Connection) -> bool:
         """Whether anybody has committed since the last look."""

@@ -24,7 +24,7 @@ POLL_INTERVAL, QUIET_INTERVAL, REST_INTERVAL = 0.005, 0.02, 0.04
 """Seconds between two looks, and so the most that a wake-up by another process takes: soon after a change; later; and
 long after, or where another process looks for the same tasks."""
 LEADERS_TIME = 0.015
-"""Seconds that one who doesn't look often leaves to the leader to claim what has come."""
+"""Seconds for which those who don't look often leave a task that has come to the leader."""
 QUIET_AFTER, REST_AFTER = 1.0, 10.0
 """Seconds without a change after which it is quiet, and for long."""
 SHARE, MAX_PAUSE = 10.0, 0.25
@@ -104,8 +104,8 @@ class Poller:
     def run(self, look: Look) -> None:
         """Look, until `stop`.
 
-        If anything has changed since the last look, `look` tells `wakeups` of what they wait for, so many seconds
-        later; it returns whether anything has.
+        If anything has changed since the last look, `look` tells `wakeups` of what they wait for, but not of tasks that
+        have been due for less than so many seconds; it returns whether anything has.
         """
         leadership = Leadership(self._place)
         try:
