@@ -171,7 +171,8 @@ def _ask(connection: sqlite3.Connection, columns: Sequence[Kind], statement: Sta
         printed = [ticks_of(name) if kind == "time" else name for name, kind in zip(names, columns, strict=True)]
         sql = f"with asked ({', '.join(names)}) as ({sql}) select {', '.join(printed)} from asked"
     rows = fetch_rows(connection, len(columns), sql, *values)
-    read = [map(_READ.get(kind, _same), values) for kind, values in zip(columns, zip(*rows, strict=True), strict=False)]
+    found = zip(*rows, strict=True) if len(columns) > 1 else [rows]
+    read = [map(_READ.get(kind, _same), values) for kind, values in zip(columns, found, strict=False)]
     return list(zip(*read, strict=True))
 
 

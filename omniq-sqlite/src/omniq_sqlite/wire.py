@@ -100,24 +100,30 @@ def ticks_of(column: str) -> str:
 
 
 def fetch_rows(connection: sqlite3.Connection, columns: int, sql: str, *parameters: object) -> list[Any]:
-    """What a statement selects, at one go. Text that isn't UTF-8 has surrogate escapes."""
+    """The rows that a statement selects, or the values of its only column, at one go.
+
+    Text that isn't UTF-8 has surrogate escapes.
+    """
+    rows: list[Any]
     try:
-        rows: list[Any] = msgspec.json.decode(connection.execute(_packed(columns, sql), parameters).fetchone()[0])
-        return rows
+        rows = msgspec.json.decode(connection.execute(_packed(columns, sql), parameters).fetchone()[0])
     except DAMAGE as error:
         check_damage(error)
-    return connection.execute(sql, parameters).fetchall()
+        rows = connection.execute(sql, parameters).fetchall()
+        return [value for (value,) in rows] if columns == 1 else rows
+    return rows
 
 
 @cache
 def _packed(columns: int, sql: str) -> str:
     names = ", ".join(f"c{number}" for number in range(columns))
-    return f"with found ({names}) as ({sql}) select json_group_array(json_array({names})) from found"
+    row = names if columns == 1 else f"json_array({names})"
+    return f"with found ({names}) as ({sql}) select json_group_array({row}) from found"
 
 
 def fetch_texts(connection: sqlite3.Connection, sql: str, *parameters: object) -> list[str]:
     """The one column that a statement selects, as texts. One that isn't UTF-8 has surrogate escapes: `is_named`."""
-    return [as_text(value) for (value,) in fetch_rows(connection, 1, sql, *parameters)]
+    return [as_text(value) for value in fetch_rows(connection, 1, sql, *parameters)]
 
 
 def as_text(value: object) -> str:
