@@ -227,10 +227,11 @@ class TestChannel:
         hearing = asyncio.create_task(channel.hear(LONG))
         await air.heard.put(News())
         assert await ended(hearing)
-        wait = await waiting(wakeups, "a") if somebody_looked else None
+        wait = await waiting(wakeups, "a")
         await air.heard.put(News(due={"a": 0.0}, is_call=True))
-        if wait is not None:
-            assert await ended(wait)
+        assert await ended(wait)  # but whoever is woken may have no slot free
+        if somebody_looked:
+            channel.look(["a"])
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(called.get(), 5 * channels.ANSWER_TIME)
         else:
@@ -279,6 +280,38 @@ class TestChannel:
         assert await ended(hearing)
         assert channel.hears_results
         await channel.hear(0.0)
+        assert air.listens == 2
+
+    @pytest.mark.parametrize("turns", range(5))
+    async def test_a_first_wait_for_a_result_may_be_cancelled_at_any_time(
+        self, channel: Channel, air: Air, turns: int
+    ) -> None:
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        await air.heard.put(News())
+        assert await ended(wait)
+        hearing = asyncio.create_task(channel.hear(LONG))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        hearing.cancel()
+        await asyncio.wait([hearing])
+        wait = asyncio.create_task(channel.for_tasks(["a"], SOON))
+        await air.heard.put(News())
+        await air.heard.put(News(due={"a": 0.0}))
+        assert await ended(wait)
+        async with asyncio.timeout(SOON):
+            while not channel.live:
+                await channel.for_tasks(["a"], 0.01)
+
+    async def test_a_connection_that_is_being_opened_is_not_cut(self, channel: Channel, air: Air) -> None:
+        wait = asyncio.create_task(channel.for_tasks(["a"], LONG))
+        await asyncio.sleep(0.01)
+        hearing = asyncio.create_task(channel.hear(LONG))
+        await asyncio.sleep(0.01)
+        assert air.listens == 1
+        await air.heard.put(News())  # it is there, without results: so it is opened anew
+        await air.heard.put(News())
+        assert await ended(wait)
+        assert await ended(hearing)
         assert air.listens == 2
 
     async def test_nothing_is_listened_to_after_the_end(self, channel: Channel, air: Air) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 from omniq.storage.wakeups import News
+from omniq.testing import VirtualClock
 from omniq.testing.conformance.builders import until_told
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
@@ -82,6 +83,22 @@ async def test_a_wait_ends_when_a_delayed_task_comes_due(
     assert await claim(queue) == []  # a claim learns when the next one is due
     assert await seconds_of(waiting) < 2
     assert [record.id for record in await claim(queue)] == ["t"]
+
+
+async def test_who_finds_nothing_while_others_promote_looks_again(
+    queue: PostgresQueueStore, config: PostgresTaskQueueConfig, connection: Connection
+) -> None:
+    await listening(queue)
+    lock = f"(hashtext('\"{config.schema_name}\".task'), 0)"
+    await connection.fetch(f"select pg_advisory_lock{lock}")
+    with VirtualClock() as clock:
+        await queue.add([replace(task("t"), delay=60.0)])
+        clock.advance(61.0)
+        assert await claim(queue) == []
+        waiting = asyncio.create_task(queue.wait([QUEUE], 30))
+        assert await seconds_of(waiting) < 5
+        await connection.fetch(f"select pg_advisory_unlock{lock}")
+        assert [record.id for record in await claim(queue)] == ["t"]
 
 
 async def test_when_its_connection_is_killed_it_polls_and_then_listens_again(

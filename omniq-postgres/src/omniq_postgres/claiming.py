@@ -54,15 +54,20 @@ CLAIM = f"""
     select claimed.*, next_run - now as until_next, took
     from clock cross join scheduled cross join walked left join claimed on true
 """
+LOOK_AGAIN = 0.02
+"""Seconds until a claim that came short looks again, because others were making tasks PENDING, too."""
 PROMOTE = f"""
-    with {CLOCK}, due as (
+    with {CLOCK}, turn as materialized (select pg_try_advisory_xact_lock(hashtext('omniq.task'), 0) as is_mine),
+    due as (
         select first.ctid
-        from clock, unnest($2::text[]) as queue (name) cross join lateral (
-            select ctid from omniq.task where state = 'scheduled' and queue_name = queue.name and run_at <= now
-            order by run_at limit $3 for no key update) as first
+        from clock, turn, unnest($2::text[]) as queue (name) cross join lateral (
+            select ctid from omniq.task
+            where is_mine and state = 'scheduled' and queue_name = queue.name and run_at <= now
+            order by run_at limit $3 for no key update skip locked) as first
         where queue.name <> all (array(select queue_name from omniq.paused_queue)))
     update omniq.task set state = 'pending' where ctid = any(array(select ctid from due))
 """
+"""By one at a time: who looks at a row that somebody else has just made PENDING locks it, and claims pass over it."""
 _MEND = f"{MEND} and state = 'running' and worker = :worker"
 _HELD: Final = kinds("id text, epoch integer, worker text")
 _EXTEND = f"""
@@ -80,7 +85,8 @@ class Claimed(list[TaskRecord]):
     """The tasks claimed, in the order of the claim."""
 
     until_next: float | None = None
-    """Seconds until the first SCHEDULED task of the queues is due; zero or less where more are than were promoted."""
+    """Seconds until there may be more to claim, because a SCHEDULED task comes due or others promote some; zero or less
+    where more are due than were promoted."""
 
 
 async def claim(
@@ -94,16 +100,17 @@ async def claim(
     ranks, run_ats, ids = zip(*begin, strict=True)
     claim = partial(session.fetch, CLAIM, clock.offset(), queues, ranks, run_ats, ids, limit)
     rows = await claim(False, lease, worker)
-    if rows[0]["until_next"] is not None and rows[0]["until_next"] <= 0:
+    has_come_due = rows[0]["until_next"] is not None and rows[0]["until_next"] <= 0
+    if has_come_due:
         await session.fetch(PROMOTE, clock.offset(), queues, max(2 * limit, MIN_PROMOTED))
         rows = await claim(True, lease, worker)
     claimed = Claimed(task_record(row) for row in rows if row["id"] is not None)
+    claimed.until_next = LOOK_AGAIN if has_come_due and len(claimed) < limit else rows[0]["until_next"]
     order = {queue: place for place, queue in enumerate(queues)}
     for task in claimed:
         if task.damage is not None:
             await carry_out(session, partial(do, _MEND, **mended(task)))
     claimed.sort(key=lambda task: (order[task.queue_name], -task.priority, task.run_at, task.id))
-    claimed.until_next = rows[0]["until_next"]
     bookmarks.note(claimed, begin, rows[0]["took"])
     return claimed
 

@@ -112,10 +112,10 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
         return added
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        is_called = self._connection.channel.look(queues)
         job = partial(claiming.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
         claimed = await self._connection.run(job)
-        waits = len(claimed) < limit and self._connection.channel.is_called(queues)
-        self._connection.idle.waits(worker, queues if waits else None)
+        self._connection.idle.waits(worker, queues if is_called and len(claimed) < limit else None)
         if claimed.until_next is not None and claimed.until_next > 0:
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed

@@ -75,7 +75,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     # ── claims and workers ────────────────────────────────────────────────────
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
-        args = (queues, min(limit, PARCEL), lease, worker, self._connection.channel.is_called(queues))
+        args = (queues, min(limit, PARCEL), lease, worker, self._connection.channel.look(queues))
         rows = await self._connection.ask(list[Row], "claim", args)
         tasks = list(map(wire.task_record, rows))
         if any(task.damage for task in tasks):

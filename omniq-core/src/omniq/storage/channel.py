@@ -54,8 +54,8 @@ class Channel:
     `send` tells all of some news, about so many tasks, in one message; `listen` yields what it hears until its
     connection is lost, and anything at all as soon as it does hear. It is begun by the first wait, and again after
     every loss. `next_due` is asked for what was there before; `call` calls another process for a task of a queue. Only
-    those who wait for results are told of them, as each message wakes a process: `listen` yields them where it is begun
-    when `hears_results` is true, as it is anew at the first wait for a result.
+    those who wait for results are told of them, as each message wakes a process: `listen` yields them where
+    `hears_results` is true, and is begun anew at the first wait for a result.
     """
 
     def __init__(
@@ -135,48 +135,65 @@ class Channel:
         """Let `Wakeups` be told of others' results for `timeout` seconds; shorter while those can't be heard."""
         if not self.hears_results:
             self.hears_results = True
-            await self._stop_listening()
+            if self.live:
+                await self._stop_listening()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience(timeout)):
                 await self._turned.wait()
 
     def _patience(self, timeout: float) -> float:
-        if self._listening is None and self._listen is not None:
+        if self._listen is not None and (self._listening is None or self._listening.done()):
             self._listening = spawn(self._keep_listening(self._listen), name="omniq-listen")
         return timeout if self.live else min(timeout, DEAF_WAIT)
 
     async def _keep_listening(self, listen: Listen) -> None:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while not is_cancelled():
+            hears_results = self.hears_results
             try:
                 async with aclosing(listen()) as heard:  # type: ignore[type-var]
                     await self._hear(heard, backoff)
             except StoreError as error:
                 log.debug("other processes can't be heard, looking instead: %s", error)
-            self._set_live(False)
-            await backoff.pause()
+            if self.hears_results is hears_results:
+                await backoff.pause()
 
     async def _hear(self, heard: AsyncIterator[News], backoff: Backoff) -> None:
-        async for news in heard:
-            if self.live:
-                self._wakeups.tell(news)
-            self._set_live(True)
-            backoff.reset()
-            if news.is_call and news.due and self._call is not None:
-                passing_on = spawn(self._pass_on(list(news.due), self._call), name="omniq-pass-on")
-                self._passing_on.add(passing_on)
-                passing_on.add_done_callback(self._passing_on.discard)
+        """Tell what is heard, until the connection is lost, or was opened before somebody waited for a result."""
+        hears_results = self.hears_results
+        try:
+            async for news in heard:
+                if self.hears_results is not hears_results:
+                    break
+                self._tell_heard(news)
+                backoff.reset()
+        finally:
+            self._set_live(False)
 
-    def is_called(self, queues: Sequence[str]) -> bool:
-        """Whether this process hears of it, and wakes somebody, when it is called for a task of these queues."""
+    def _tell_heard(self, news: News) -> None:
+        if news.is_call:
+            self._wakeups.unanswered.update(news.due or ())
+        if self.live:
+            self._wakeups.tell(news)
+        self._set_live(True)
+        if news.is_call and news.due and self._call is not None:
+            passing_on = spawn(self._pass_on(list(news.due), self._call), name="omniq-pass-on")
+            self._passing_on.add(passing_on)
+            passing_on.add_done_callback(self._passing_on.discard)
+
+    def look(self, queues: Sequence[str]) -> bool:
+        """Note that somebody looks for tasks of these queues, and return whether this process hears of it, and wakes
+        somebody, when it is called for one."""
+        self._wakeups.unanswered.difference_update(queues)
         return self.live and self._wakeups.is_awaited(queues)
 
     async def _pass_on(self, queues: Sequence[str], call: Call) -> None:
-        """Have others called if nobody has looked here and nobody waits: a worker has stopped, or has become busy."""
+        """Have others called if nobody has looked here: a worker has stopped, or has become busy."""
         await asyncio.sleep(ANSWER_TIME)
         try:
             for queue in queues:
-                if not self._wakeups.is_awaited([queue]) and not self._wakeups.was_woken(queue, 2 * ANSWER_TIME):
+                if queue in self._wakeups.unanswered:
+                    self._wakeups.unanswered.discard(queue)
                     await call(queue)
         except StoreError as error:
             log.debug("a call for tasks can't be passed on: %s", error)
@@ -204,8 +221,6 @@ class Channel:
     async def _stop_listening(self) -> None:
         if self._listening is not None:
             await cancel_and_wait(self._listening)
-            self._listening = None
-        self._set_live(False)
 
     def abandon(self) -> None:
         """Its loop has ended."""

@@ -117,8 +117,9 @@ class Poller:
         changed_at = -math.inf
         while not self._stopping:
             queues, awaits_results = self._wakeups.awaited_queues, self._wakeups.awaits_results
-            if not queues and not awaits_results:
+            if not queues:
                 leadership.release()
+            if not queues and not awaits_results:
                 self._alarm.wait()
                 self._alarm.clear()
                 continue

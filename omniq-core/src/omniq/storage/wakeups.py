@@ -98,6 +98,8 @@ class Wakeups:
         """Names this process, at this place, in messages, so that it needn't listen to its own."""
         self.on_wait: set[Callable[[], None]] = set()
         """Called when somebody begins to wait, and nobody did: for a store that looks only while anybody does."""
+        self.unanswered: set[str] = set()
+        """Queues for a task of which this process was called, and for whose tasks nobody here has looked since."""
         self._lock = threading.Lock()
         self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._by_task: defaultdict[str, set[_Waiter]] = defaultdict(set)
@@ -105,8 +107,6 @@ class Wakeups:
         """When each queue has its next task, on `time.monotonic()`'s clock, as far as it was told."""
         self._known: set[str] = set()
         """Queues that have no task before that time, or none at all, unless news tell so."""
-        self._woken_at: dict[str, float] = {}
-        """When somebody was last woken for each queue, on the same clock."""
         self._hearing = 0
         """How many channels hear what other processes tell."""
 
@@ -138,10 +138,6 @@ class Wakeups:
         with self._lock:
             return any(queue in self._by_queue for queue in queues)
 
-    def was_woken(self, queue: str, within: float) -> bool:
-        """Whether somebody has been woken in the last so many seconds because that queue got something to claim."""
-        return time.monotonic() - self._woken_at.get(queue, -math.inf) <= within
-
     def tell(self, news: News) -> Woken:
         """Wake those whom it concerns, now or when it is due; from any thread."""
         waking: dict[_Waiter, bool] = {}
@@ -149,7 +145,7 @@ class Wakeups:
         with self._lock:
             if news.due != {}:
                 soon, later = self._note(news.due)
-                claiming = self._claiming(soon)
+                claiming = _members(self._by_queue, self._by_queue if soon is None else soon)
                 waking.update(dict.fromkeys(_members(self._by_queue, later), False))
                 waking.update(dict.fromkeys(claiming, True))
             awaited = self._awaited(news.ended)
@@ -160,14 +156,6 @@ class Wakeups:
         for waiter, done in waking.items():
             waiter.wake(done=done)
         return Woken(len(claiming), len(awaited))
-
-    def _claiming(self, queues: set[str] | None) -> set[_Waiter]:
-        """Those who wait for tasks of these queues (None: any), of whom is noted when they were woken."""
-        awaited = self._by_queue.keys() if queues is None else queues & self._by_queue.keys()
-        if not awaited:
-            return set()
-        self._woken_at.update(dict.fromkeys(awaited, time.monotonic()))
-        return _members(self._by_queue, awaited)
 
     def _awaited(self, ended: Collection[str] | None) -> Collection[str]:
         """Those of the tasks for whose results somebody waits; of many that end, mostly none."""
@@ -238,7 +226,7 @@ class Wakeups:
         with self._lock:
             self._due.clear()
             self._known.clear()
-            self._woken_at.clear()
+            self.unanswered.clear()
         self.tell(ANYTHING)
 
     @contextmanager

@@ -222,7 +222,7 @@ class Fetcher:
         """Whether the claim was as large as it may be, so that it is likely to have left some."""
         if len(records) >= min(limit, self._store.max_items):
             return True
-        return sum(len(record.body) for record in records) > self._store.max_bytes // 2
+        return sum(len(record.body) for record in records) > self._store.max_bytes // 16  # the next may be large
 
     async def _hand_out(self, records: Sequence[TaskRecord], *, full: bool) -> None:
         admitted = [self._admission.admit(record) for record in records]
