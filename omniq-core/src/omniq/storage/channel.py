@@ -184,7 +184,8 @@ class Channel:
     def look(self, queues: Sequence[str]) -> bool:
         """Note that somebody looks for tasks of these queues, and return whether this process hears of it, and wakes
         somebody, when it is called for one."""
-        self._wakeups.unanswered.difference_update(queues)
+        if self._wakeups.unanswered:
+            self._wakeups.unanswered.difference_update(queues)
         return self.live and self._wakeups.is_awaited(queues)
 
     async def _pass_on(self, queues: Sequence[str], call: Call) -> None:

@@ -136,7 +136,7 @@ class Wakeups:
     def is_awaited(self, queues: Sequence[str]) -> bool:
         """Whether anybody waits for tasks of one of these queues."""
         with self._lock:
-            return any(queue in self._by_queue for queue in queues)
+            return not self._by_queue.keys().isdisjoint(queues)
 
     def tell(self, news: News) -> Woken:
         """Wake those whom it concerns, now or when it is due; from any thread."""

@@ -20,6 +20,8 @@ from omniq.workers.settling import poisoned
 log = get_logger("omniq.worker")
 
 PAGE = 500
+CALLS = 3
+"""Calls for which a busy store has time within an interval: to look twice, and to take back."""
 
 
 class Reaper:
@@ -38,19 +40,24 @@ class Reaper:
         self._confirm_after = config.lease / 3
         self._seen: dict[LapsedLease, float] = {}
         """When each lease was first seen to have run out, on `time.monotonic()`'s clock."""
+        self._took = 0.0
+        """Seconds that the last look took."""
 
     async def run(self) -> None:
         """Look within each `reap_interval`, and when what was seen can be confirmed, until cancelled."""
         while True:
+            began = time.monotonic()
             try:
                 await self.look()
             except StoreError as error:
                 log.warning("lapsed leases can't be looked for, trying again: %s", error)
+            self._took = time.monotonic() - began
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:
-        # Workers don't all look at once, and a store that is busy has some time to answer.
-        spread = self._config.reap_interval * random.uniform(0.75, 0.95)
+        interval = self._config.reap_interval
+        spread = interval * random.uniform(0.75, 0.95)  # so that workers don't all look at once
+        spread = max(interval / 2, spread - CALLS * self._took)
         if not self._seen:
             return spread
         confirmed_in = min(self._seen.values()) + self._confirm_after - time.monotonic()
