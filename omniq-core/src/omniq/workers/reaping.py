@@ -20,8 +20,8 @@ from omniq.workers.settling import poisoned
 log = get_logger("omniq.worker")
 
 PAGE = 500
-CALLS = 3
-"""Calls for which a busy store has time within an interval: to look twice, and to take back."""
+CALLS = 6
+"""Calls as long as the last one for which an interval leaves time: a busy store may be busier yet."""
 
 
 class Reaper:
