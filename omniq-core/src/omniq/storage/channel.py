@@ -77,6 +77,7 @@ class Channel:
         self._next_due = next_due
         self._call = call
         self.hears_results = False
+        """Whether anybody here has waited for a result of another process."""
         self._due: dict[str, float] = {}
         self._ended: list[str] = []
         self._writes = self._tasks = 0
@@ -152,15 +153,14 @@ class Channel:
             hears_results = self.hears_results
             try:
                 async with aclosing(listen()) as heard:  # type: ignore[type-var]
-                    await self._hear(heard, backoff)
+                    await self._hear(heard, backoff, hears_results)
             except StoreError as error:
                 log.debug("other processes can't be heard, looking instead: %s", error)
             if self.hears_results is hears_results:
                 await backoff.pause()
 
-    async def _hear(self, heard: AsyncIterator[News], backoff: Backoff) -> None:
+    async def _hear(self, heard: AsyncIterator[News], backoff: Backoff, hears_results: bool) -> None:
         """Tell what is heard, until the connection is lost, or was opened before somebody waited for a result."""
-        hears_results = self.hears_results
         try:
             async for news in heard:
                 if self.hears_results is not hears_results:

@@ -31,8 +31,9 @@ SHARE, MAX_PAUSE = 10.0, 0.25
 """How many times as long as a look the pause after it is, and how many seconds at most: whoever waits for much hears of
 it later, and a process that is busy, so that its looks have to wait, isn't kept from its work by them."""
 
-
 Look: TypeAlias = Callable[[float], bool]
+"""Tells who waits of what has changed, but not of tasks that have been due for less than so many seconds: they are left
+to whoever looks more often. Returns whether anything has changed since the last look."""
 
 
 class Leadership:
@@ -102,11 +103,7 @@ class Poller:
         self._alarm.set()
 
     def run(self, look: Look) -> None:
-        """Look, until `stop`.
-
-        If anything has changed since the last look, `look` tells `wakeups` of what they wait for, but not of tasks that
-        have been due for less than so many seconds; it returns whether anything has.
-        """
+        """Look, until `stop`."""
         leadership = Leadership(self._place)
         try:
             self._run(look, leadership)
@@ -132,9 +129,9 @@ class Poller:
             time.sleep(min(MAX_PAUSE, max(pauses)))
 
     @staticmethod
-    def _has_changed(look: Look, patience: float) -> bool:
+    def _has_changed(look: Look, left_for: float) -> bool:
         try:
-            return look(patience)
+            return look(left_for)
         except Exception as error:
             # Waking is a hint: who reads or writes next gets the error. Here, a pause and a fresh start, since the
             # thread is there for all, whatever one of them waits for.
