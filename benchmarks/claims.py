@@ -26,7 +26,7 @@ from random import Random
 
 from goals import at_most
 from omniq.ids import new_id
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
 from omniq.sync import new_event_loop

@@ -14,14 +14,13 @@ import sys
 import time
 
 from goals import at_least
-from omniq.config.security import Security
-from omniq.models.state import TaskState
+from omniq.config.loader import Security
+from omniq.models.task import TaskState
+from omniq.storage.queue import SizeLimit
 from omniq.storage.records import TaskRecord
-from omniq.storage.sizes import SizeLimit
 from omniq.sync import new_event_loop
-from omniq.workers.desk import Desk
 from omniq.workers.execution import Execution
-from omniq.workers.job import Job
+from omniq.workers.jobs import Desk, Job
 from omniq.workers.process import ProcessRunner
 from tasks import some_bytes
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from omniq import OmniQ
-from omniq.portals import Portal, new_event_loop
+from omniq.sync import Portal, new_event_loop
 
 sys.path.append(str(Path(__file__).parents[1]))
 

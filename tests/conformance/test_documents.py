@@ -8,11 +8,9 @@ from typing import ClassVar
 
 import pytest
 from msgspec.structs import replace
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue, Write
-from omniq.storage.events import BaseEventStorage
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     EventStorageConformance,

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from omniq.storage.events import BaseEventStorage
+from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     EventStorageConformance,

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+from omniq.storage.base import BaseResultStorage
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     ProcessConformance,

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from omniq.storage.events import BaseEventStorage
+from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import TaskRecord
-from omniq.storage.results import BaseResultStorage
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 from omniq.testing.conformance import (
     AtomicResultsConformance,

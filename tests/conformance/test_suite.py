@@ -14,9 +14,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
 from omniq import clock as wall
 from omniq.errors import UnsupportedCapability
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import BaseResultStorage, Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
@@ -33,7 +33,6 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
-from omniq.storage.results import BaseResultStorage
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, VirtualClock, conformance
 from omniq.testing.conformance import (
     AtomicResultsConformance,

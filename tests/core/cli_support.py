@@ -13,7 +13,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 from omniq import AsyncOmniQ
-from omniq.cli.root import omniq
+from omniq.cli.app import omniq
 
 TASKS = "tests.core.cli_tasks"
 

@@ -73,8 +73,7 @@ def print_at_exit() -> None:
 
 def signing_key() -> str | None:
     """The key that OmniQ signs with here unless it is told otherwise."""
-    from omniq.config.loader import ConfigProvider
-    from omniq.config.security import Security
+    from omniq.config.loader import ConfigProvider, Security
 
     key = Security.from_environment().signing_key
     assert ConfigProvider().load().signing_key == key
@@ -105,9 +104,9 @@ def size_noted(log: str, size: int, argument: bytes) -> tuple[int, bytes]:
 
 def return_more_than_may_be() -> bytes:
     """Return more than a frame may hold, now."""
-    from omniq.workers import frames
+    from omniq.workers import messages
 
-    vars(frames)["MAX_BODY"] = 1000
+    vars(messages)["MAX_BODY"] = 1000
     return bytes(1001)
 
 

@@ -14,8 +14,7 @@ from typing import Any, TypeAlias
 from msgspec import field
 from msgspec.structs import replace
 from omniq import AsyncOmniQ, OmniQ
-from omniq.config.model import TaskDefaults
-from omniq.config.security import Security
+from omniq.config.loader import Security, TaskDefaults
 from omniq.events import AsyncEventStorage
 from omniq.ids import new_id
 from omniq.models import EventStorageConfig, ResultStorageConfig, TaskQueueConfig, TaskState

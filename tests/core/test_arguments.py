@@ -14,11 +14,11 @@ from omniq import AsyncOmniQ, OmniQ
 from omniq.backend import BaseBackend, SQLiteBackend
 from omniq.config import configured_by
 from omniq.errors import ConfigError, UnknownBackend
-from omniq.events.store import AsyncEventStorage
+from omniq.events import AsyncEventStorage
 from omniq.models import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, TaskQueueConfig
 from omniq.models.config import Name, default_queues
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.results.engine import AsyncResultStorage
+from omniq.results import AsyncResultStorage
 from omniq.workers import AsyncWorker
 
 

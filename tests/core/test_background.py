@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from omniq.background import Background, drive, in_empty_context, inside, spawn, start_thread
+from omniq.loops import Background, drive, in_empty_context, inside, spawn, start_thread
 from omniq.models import TaskEvent
 from omniq.storage.records import (
     Added,

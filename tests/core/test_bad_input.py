@@ -9,7 +9,7 @@ from typing import Any
 import dill
 import pytest
 from omniq import AsyncOmniQ
-from omniq.config.security import Security
+from omniq.config.loader import Security
 from omniq.errors import (
     FunctionNotFound,
     InvalidTask,

@@ -14,11 +14,9 @@ from pathlib import Path
 import click
 import pytest
 from omniq import AsyncOmniQ, OmniQ
-from omniq.cli.groups import CommandGroup
-from omniq.cli.options import duration, names, since, time
+from omniq.cli.app import COMMANDS, CommandGroup, omniq
+from omniq.cli.options import Place, duration, names, since, time
 from omniq.cli.output import value_text
-from omniq.cli.place import Place
-from omniq.cli.root import COMMANDS, omniq
 from omniq.plugins.registry import load_object
 from omniq.plugins.specs import CommandSpec
 

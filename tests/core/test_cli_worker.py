@@ -231,7 +231,7 @@ async def test_a_worker_one_of_whose_parts_fails_hands_back_and_ends_with_1(
 ) -> None:
     (tmp_path / "broken.py").write_text(
         "import os\n"
-        "from omniq.workers.upkeep import Upkeep\n"
+        "from omniq.workers.leases import Upkeep\n"
         "async def look(self):\n"
         f"    if os.path.exists({str(log)!r}): raise LookupError('a bug')\n"
         "Upkeep._look = look\n"

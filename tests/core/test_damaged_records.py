@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import CorruptPayload, TaskFailed
 from omniq.models import TaskState
-from omniq.models.state import EventType
-from omniq.storage.damage import event_of, record_of, result_of, schedule_of, task_of
+from omniq.models.task import EventType
 from omniq.storage.records import TaskRecord
+from omniq.storage.rules import event_of, record_of, result_of, schedule_of, task_of
 from omniq.testing import ReferenceSpace
 
 from tests.core.support import FAST, SOON, front_door, noop, reference_place, until_states

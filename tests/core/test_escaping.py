@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
-from omniq.logs import get_logger
 from omniq.models import TaskResult, TaskState
 from omniq.storage.records import NewTask
-from omniq.texts import escaped, escaped_block, escaped_json
+from omniq.texts import escaped, escaped_block, escaped_json, get_logger
 
 from tests.core.cli_support import TASKS, Cli
 from tests.core.support import FAST, front_door, reference_place, until

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.config.security import Security
+from omniq.config.loader import Security
 from omniq.errors import ConfigError, KeyMissing, SerializationError, SignatureError, TaskFailed
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.queue.resigning import Report, Resigner, Tally
 from omniq.serialization import SerializationManager, Signer
 from omniq.testing import VirtualClock

@@ -208,7 +208,7 @@ def test_dir_lists_what_is_installed_so_that_everything_it_lists_can_be_had() ->
     from omniq import backend
 
     assert "SQLiteBackend" in dir(backend)
-    _, names = exports.lazy("omniq.backend", {"FakeBackend": "omniq_fake.backend", "BaseBackend": "omniq.backend.base"})
+    _, names = exports.lazy("omniq.backend", {"FakeBackend": "omniq_fake.backend", "BaseBackend": "omniq.component"})
     assert "FakeBackend" not in names()
     assert "BaseBackend" in names()
     assert dict(inspect.getmembers(backend))["SQLiteBackend"] is backend.SQLiteBackend

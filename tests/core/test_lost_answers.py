@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from omniq import AsyncOmniQ, OmniQ
-from omniq.backoff import REPEATS
+from omniq.batching import REPEATS
 from omniq.errors import ScheduleNotFound, StoreError, StoreFull, StoreUnavailable
 from omniq.models import EventType, TaskState
 from omniq.queue.request import TaskCall

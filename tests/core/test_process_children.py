@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from omniq.config.security import Security
-from omniq.workers.logs import LogSettings
+from omniq.config.loader import Security
+from omniq.workers.execution import LogSettings
 
 from tests.core import process_tasks, tasks
 from tests.core.cli_process import ROOT, WorkerProcess

@@ -14,16 +14,15 @@ from random import Random
 from typing import Any, Self
 
 import pytest
-from omniq.config.security import Security
+from omniq.config.loader import Security
 from omniq.errors import TaskFailed
 from omniq.ids import new_id
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
+from omniq.storage.queue import SizeLimit
 from omniq.storage.records import TaskRecord
-from omniq.storage.sizes import SizeLimit
-from omniq.workers import frames
-from omniq.workers.desk import Desk
+from omniq.workers import messages
 from omniq.workers.execution import Execution
-from omniq.workers.job import End, Job
+from omniq.workers.jobs import Desk, End, Job
 from omniq.workers.process import ProcessRunner
 
 from tests.core import process_tasks, tasks
@@ -45,7 +44,7 @@ def test_arguments_and_results_of_all_sizes_cross_and_nobody_is_charged(run: Run
     assert run(run_all_sizes(60, 4 * MIB, log)) == 60
 
 
-@pytest.mark.parametrize("size", [0, 1, frames.SMALL - 20, frames.SMALL, frames.SMALL + 1, 64 * MIB])
+@pytest.mark.parametrize("size", [0, 1, messages.SMALL - 20, messages.SMALL, messages.SMALL + 1, 64 * MIB])
 def test_a_size_at_the_edge_crosses_both_ways(run: Run, size: int) -> None:
     async def test() -> None:
         async with front_door(reference_place()) as oq, working(oq, "process", max_workers=1, lease=60.0):
@@ -117,10 +116,10 @@ def test_frames_are_found_wherever_the_stream_is_cut() -> None:
         (random.randbytes(random.choice([0, 5, 300])), random.randbytes(random.choice([0, 9, 70_000, 200_000])))
         for _ in range(60)
     ]
-    stream = b"".join(part for frame in sent for part in frames.parts(*frame))
-    assert b"".join(frames.coalesced(frames.parts(*frame) for frame in sent)) == stream
+    stream = b"".join(part for frame in sent for part in messages.parts(*frame))
+    assert b"".join(messages.coalesced(messages.parts(*frame) for frame in sent)) == stream
     received: list[tuple[bytes, bytes]] = []
-    protocol = frames.FrameProtocol(lambda head, body: received.append((head, body)), lambda: None)
+    protocol = messages.FrameProtocol(lambda head, body: received.append((head, body)), lambda: None)
     while stream:
         buffer = protocol.get_buffer(-1)
         count = min(len(stream), len(buffer), random.choice([1, 7, 5_000, 100_000]))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.config.security import Security
-from omniq.storage.sizes import SizeLimit
+from omniq.config.loader import Security
+from omniq.storage.queue import SizeLimit
 from omniq.workers import AsyncWorkerPool, process
 from omniq.workers.children import Child
 from omniq.workers.execution import Execution

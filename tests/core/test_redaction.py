@@ -10,17 +10,14 @@ import pytest
 from omniq import OmniQ
 from omniq.build import resolve
 from omniq.config import ConfigProvider, EnvConfig, mask_url, redact
-from omniq.config.security import Security
+from omniq.config.loader import Security
 from omniq.errors import ConfigError, OmniQError
-from omniq.models.result import Outcome, StoredValue, TaskResult
-from omniq.models.schedule import Timing
-from omniq.models.state import ResultStatus, TaskState
-from omniq.models.task import Call
+from omniq.models.task import Call, Outcome, ResultStatus, StoredValue, TaskResult, TaskState, Timing
 from omniq.queue import SQLiteTaskQueue
 from omniq.queue.request import TaskCall, TaskOptions
 from omniq.serialization import CallOptions, LoadedCall, ScheduledCall
 from omniq.storage.records import Change, NewBody, NewTask, ResultRecord, ScheduleRecord, TaskRecord
-from omniq.workers.job import End, Job, Ran
+from omniq.workers.jobs import End, Job, Ran
 from omniq.workers.messages import GivenTask
 
 SECRET = "hunter2"

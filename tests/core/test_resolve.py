@@ -13,7 +13,7 @@ from omniq.errors import ConfigError, PluginError, UnknownBackend
 from omniq.models import TaskQueueConfig
 from omniq.plugins import TaskQueueSpec, hookimpl
 from omniq.plugins.registry import Registry
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import Capability
 from omniq.testing import ReferenceQueueStore
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, outcomes
 from omniq.errors import (
     Closed,
     CorruptPayload,
@@ -22,8 +22,7 @@ from omniq.errors import (
     TaskNotFound,
 )
 from omniq.models import ResultStatus, TaskState
-from omniq.results import outcome
-from omniq.results.watcher import ResultWatcher
+from omniq.results import ResultWatcher
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.storage.wakeups import Wakeups
 from omniq.testing import ReferenceQueueStore, ReferenceResultStore, ReferenceSpace, VirtualClock
@@ -93,8 +92,8 @@ class TestGetResult:
     async def test_a_hint_is_logged_when_nobody_starts_it(
         self, oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(outcome, "HINT_AFTER", 0.0)
-        monkeypatch.setattr(outcome, "LOOK", 0.02)
+        monkeypatch.setattr(outcomes, "HINT_AFTER", 0.0)
+        monkeypatch.setattr(outcomes, "LOOK", 0.02)
         task_id = await oq.enqueue(tasks.nothing, queue_name="low")
         with pytest.raises(ResultTimeout):
             await oq.get_result(task_id, timeout=0.2)

@@ -9,9 +9,7 @@ from typing import Any, TypedDict
 
 import pytest
 from omniq.errors import CorruptPayload, FunctionNotFound, SerializationError
-from omniq.models.result import Outcome
-from omniq.models.schedule import Timing
-from omniq.models.state import TaskState
+from omniq.models.task import Outcome, TaskState, Timing
 from omniq.serialization import (
     CallOptions,
     ScheduledCall,

@@ -120,9 +120,9 @@ def test_other_callables_travel_by_value(function: Callable[[int], Any]) -> None
     [
         ("os:system", "doesn't define it"),
         ("subprocess:os.system", "isn't a class of that module"),
-        ("omniq.serialization.functions:os.system", "has no 'os'"),
-        ("omniq.serialization.functions:sys.exit", "isn't a class of that module"),
-        ("omniq.serialization.functions:import_module", "doesn't define it"),
+        ("omniq.serialization.base:os.system", "has no 'os'"),
+        ("omniq.serialization.base:sys.exit", "isn't a class of that module"),
+        ("omniq.serialization.base:import_module", "doesn't define it"),
         (f"{__name__}:Path.cwd", "isn't a class of that module"),
         (f"{__name__}:Tasks.__base__", "doesn't define it"),
         (f"{__name__}:Tasks.__subclasses__", "doesn't define it"),
@@ -166,7 +166,7 @@ def test_a_module_that_fails_to_import_is_told_with_its_cause(
 
 def test_allowed_modules_stand_for_themselves_and_what_is_below() -> None:
     registry = FunctionRegistry(["omniq.serialization", "json.decoder"])
-    assert registry.resolve("omniq.serialization.functions:reference") is reference
+    assert registry.resolve("omniq.serialization.base:reference") is reference
     assert registry.resolve("json.decoder:JSONDecoder") is json.JSONDecoder
     for ref in ("json:dumps", "posix:system", "omniq.ids:new_id", "omniq.serializations:f"):
         with pytest.raises(FunctionNotFound, match="isn't among allowed_modules"):

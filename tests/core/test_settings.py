@@ -13,9 +13,8 @@ from omniq import OmniQ
 from omniq.build import resolve, security
 from omniq.config import ConfigProvider, EnvConfig, LoggingConfig, Settings, configure_logging
 from omniq.config import settings as env_module
-from omniq.config.logging import OFF, apply
-from omniq.config.security import Security
-from omniq.config.settings import from_settings
+from omniq.config.loader import Security
+from omniq.config.settings import OFF, apply, from_settings
 from omniq.errors import ConfigError
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteResultStorage

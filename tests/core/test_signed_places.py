@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from omniq import AsyncOmniQ, clock
-from omniq.config.security import Security
+from omniq.config.loader import Security
 from omniq.errors import (
     KeyMissing,
     ResultExpired,
@@ -22,8 +22,7 @@ from omniq.errors import (
     TaskExpired,
     TaskFailed,
 )
-from omniq.models.result import Outcome
-from omniq.models.state import TaskState
+from omniq.models.task import Outcome, TaskState
 from omniq.serialization import DillSerializer
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.testing import ReferenceSpace, VirtualClock
@@ -383,13 +382,13 @@ NEVER_DILL = """
 import asyncio, sys
 import omniq
 from omniq import AsyncOmniQ, clock
-from omniq.models.result import Outcome
-from omniq.models.state import TaskState
+from omniq.models.task import Outcome
+from omniq.models.task import TaskState
 from omniq.queue import AsyncSQLiteTaskQueue, SQLiteTaskQueue
 from omniq.storage import AsyncSQLiteResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.workers import AsyncWorker
-from omniq.cli.root import omniq as command
+from omniq.cli.app import omniq as command
 from omniq.errors import SerializationError
 from click.testing import CliRunner
 

@@ -19,13 +19,10 @@ from omniq.errors import (
     SerializationError,
     SignatureError,
 )
-from omniq.models.result import Outcome
-from omniq.models.schedule import Timing
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, Outcome, TaskState, Timing
 from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
 from omniq.serialization.base import Format
-from omniq.serialization.envelope import Envelope
-from omniq.serialization.signing import Role
+from omniq.serialization.envelope import Envelope, Role
 
 SECRET, OTHER = "s3cret-of-twenty-two-b", "an0ther-secret-just-as"
 signed = SerializationManager(signer=Signer(f"k1:{SECRET}"))

@@ -7,13 +7,25 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, TaskRecord
 from omniq.storage.rules import new_record
-from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.settling import Decided, Ending, Seen, Settled, settle
-from omniq.storage.sql.steps import Call, Do, Given, Kinds, Statement, Steps, ask, call, conditions, do, kinds
-from omniq.storage.sql.store import Verb
+from omniq.storage.sql.claiming import Decided, Ending, Seen, Settled, settle
+from omniq.storage.sql.steps import (
+    Call,
+    Dialect,
+    Do,
+    Given,
+    Kinds,
+    Statement,
+    Steps,
+    Verb,
+    ask,
+    call,
+    conditions,
+    do,
+    kinds,
+)
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import NEW, NewTask, ResultRecord
 from omniq.storage.wakeups import Wakeups
 from omniq.sync import Portal

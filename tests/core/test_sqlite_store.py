@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from omniq.errors import ConfigError, StoreError, StoreUnavailable
 from omniq.loops import forget
-from omniq.models.state import TaskState
-from omniq.storage.capabilities import Capability
+from omniq.models.task import TaskState
+from omniq.storage.base import Capability
 from omniq.storage.records import DUPLICATE, NEW, Added, Change, NewTask, ResultRecord, TaskRecord
 from omniq.testing.conformance.builders import reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig

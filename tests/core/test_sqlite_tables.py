@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 from omniq import clock
-from omniq.models.event import TaskEvent
-from omniq.models.state import EventType, TaskState
+from omniq.models.task import EventType, TaskEvent, TaskState
 from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
-from omniq.storage.sql.claiming import lapsed
-from omniq.storage.sql.finding import Counter, select_old
-from omniq.storage.sql.settling import CHANGED
+from omniq.storage.sql.claiming import CHANGED, lapsed
+from omniq.storage.sql.queue import Counter, select_old
 from omniq_sqlite import finding
 from omniq_sqlite.claiming import SELECT_DUE, claim_tasks
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from omniq import AsyncOmniQ, OmniQ
+from omniq.clock import LATEST, as_datetime, due_time, utc
 from omniq.errors import InvalidTask
-from omniq.models.times import LATEST, as_datetime, due_time, utc
 from omniq.storage.records import NEW, NewTask, ScheduleRecord
 
 from tests.core import tasks

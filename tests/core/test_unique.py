@@ -10,7 +10,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, UnsupportedCapability
 from omniq.models import TaskState
 from omniq.queue.request import TaskCall
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import Capability
 from omniq.testing import ReferenceQueueStore
 
 from tests.core import tasks

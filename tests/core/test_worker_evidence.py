@@ -14,7 +14,7 @@ from omniq.models import TaskState
 from omniq.models.config import WorkerConfig
 from omniq.storage.records import Firing, Lease, LeaseStatus, NewTask, ScheduleRecord, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace, VirtualClock
-from omniq.workers.reaping import Reaper
+from omniq.workers.leases import Reaper
 
 from tests.core import tasks
 from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, working

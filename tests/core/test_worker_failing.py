@@ -12,16 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omniq import AsyncOmniQ, background, portals
+from omniq import AsyncOmniQ, loops, sync
 from omniq.errors import WorkerError
 from omniq.models import TaskState
-from omniq.queue.view import UNREADABLE
+from omniq.queue.request import UNREADABLE
 from omniq.storage.records import LapsedLease, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
+from omniq.workers import thread as slots
 from omniq.workers import thread_loop
-from omniq.workers import threads as slots
-from omniq.workers.desk import Desk
-from omniq.workers.job import Job
+from omniq.workers.jobs import Desk, Job
 
 from tests.core import tasks
 from tests.core.support import (
@@ -141,11 +140,11 @@ def test_a_worker_whose_loop_breaks_lets_others_have_its_tasks(
     breaking = threading.Event()
 
     def run_once(loop: asyncio.AbstractEventLoop) -> None:
-        background.run_once(loop)
+        loops.run_once(loop)
         if breaking.is_set() and threading.current_thread().name == "omniq-worker":
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    monkeypatch.setattr(portals, "run_once", run_once)
+    monkeypatch.setattr(sync, "run_once", run_once)
     oq = blocking_door(reference_place())
     try:
         oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed, TaskTimeout
-from omniq.workers.thread_state import ThreadState
+from omniq.workers.thread_loop import ThreadState
 
 from tests.core import tasks
 from tests.core.support import SOON, front_door, reference_place, results_of, working

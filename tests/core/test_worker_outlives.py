@@ -16,7 +16,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
 from omniq.models import TaskState
 from omniq.workers import AsyncWorker
-from omniq.workers.job import Job
+from omniq.workers.jobs import Job
 from omniq.workers.thread_loop import ThreadLoop
 
 from tests.core import rude, tasks

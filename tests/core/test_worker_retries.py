@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.config.model import TaskDefaults
+from omniq.config.loader import TaskDefaults
 from omniq.errors import TaskFailed
 from omniq.models import TaskState
 from omniq.queue import RetryManager

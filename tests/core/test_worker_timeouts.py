@@ -13,7 +13,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
 from omniq.models import TaskState
-from omniq.workers.job import Job
+from omniq.workers.jobs import Job
 
 from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, until_states, working

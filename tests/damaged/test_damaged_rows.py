@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from omniq import AsyncOmniQ
-from omniq.config.security import Security
+from omniq.config.loader import Security
 from omniq.errors import OmniQError
 from omniq.models import TaskState
-from omniq.models.schedule import Timing
+from omniq.models.task import Timing
 from omniq.queue.request import TaskCall
-from omniq.serialization.calls import ScheduledCall
+from omniq.serialization.codec import ScheduledCall
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
 
 from tests.core.cli_support import run

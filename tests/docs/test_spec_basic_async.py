@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.models.state import EventType
+from omniq.models.task import EventType
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteEventStorage, SQLiteResultStorage
 from omniq.testing import VirtualClock

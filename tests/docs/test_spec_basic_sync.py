@@ -12,7 +12,7 @@ from threading import Timer
 
 import pytest
 from omniq import OmniQ
-from omniq.models.state import EventType
+from omniq.models.task import EventType
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteEventStorage, SQLiteResultStorage
 from omniq.testing import VirtualClock

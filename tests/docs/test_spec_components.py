@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omniq.models.state import ResultStatus
+from omniq.models.task import ResultStatus
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteResultStorage
 from omniq.workers import ThreadPoolWorker

@@ -12,7 +12,7 @@ from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 from omniq import AsyncOmniQ
 from omniq.models.config import ComponentConfig
-from omniq.storage.guarantees import Guarantees
+from omniq.storage.base import Guarantees
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresResultStorageConfig, PostgresTaskQueueConfig
 from omniq_redis.config import RedisResultStorageConfig, RedisTaskQueueConfig
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig

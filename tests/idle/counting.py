@@ -8,10 +8,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from omniq.storage.base import Store
-from omniq.storage.events import BaseEventStorage
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, Store
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.results import BaseResultStorage
 
 QUIET = frozenset({"connect", "close", "wait"})
 """These ask the store nothing that a server wouldn't show anyway: they are counted there."""

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.background import Background
 from omniq.errors import TaskFailed
+from omniq.loops import Background
 
 from tests.core import rude, tasks
 from tests.core.support import SOON, results_of, until, working_elsewhere

@@ -10,7 +10,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.backend import SQLiteBackend
 from omniq.config.convert import convert
-from omniq.config.model import TaskDefaults
+from omniq.config.loader import TaskDefaults
 from omniq.queue import AsyncSQLiteTaskQueue, AsyncTaskQueue
 
 from tests.core import tasks

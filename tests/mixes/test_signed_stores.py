@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import SignatureError, TaskFailed
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.queue.resigning import Resigner
-from omniq.serialization import exposure
+from omniq.serialization import manager
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.opening import close_client, open_client
 
@@ -118,7 +118,7 @@ async def test_results_in_another_store_are_bound_to_the_project_of_the_queue(ur
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """What has been warned of; no place was warned of before."""
-    monkeypatch.setattr(exposure, "_warned", set())
+    monkeypatch.setattr(manager, "_warned", set())
     return lambda: [record.getMessage() for record in caplog.records if record.name == "omniq.serialization"]
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
 from omniq_postgres.queue import PostgresQueueStore

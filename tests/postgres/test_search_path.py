@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import asyncpg
 import pytest
 from omniq.models import TaskState
-from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
+from omniq.models.task import EventType, TaskEvent
 from omniq.storage.records import EventFilter, Lease, TaskFilter, WorkerRecord
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore

@@ -13,8 +13,7 @@ import pytest
 from msgspec.structs import replace
 from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
-from omniq.models.event import TaskEvent
-from omniq.models.state import EventType, TaskState
+from omniq.models.task import EventType, TaskEvent, TaskState
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, LapsedLease, TaskFilter
 from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED
 from omniq.storage.sql.steps import Given, Statement

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from operator import attrgetter
 
 from omniq.ids import new_id
-from omniq.models.state import TaskState
-from omniq.storage.calls import carry_out
+from omniq.models.task import TaskState
+from omniq.storage.queue import carry_out
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, TaskRecord
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from omniq.errors import StoreError, StoreUnavailable
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
 from omniq.testing.conformance.builders import fire
 from omniq_redis import connection

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import Change, Lease, LeaseStatus, ResultRecord, ScheduleRecord, TaskFilter
 from omniq.testing.conformance.builders import fire
 from omniq_redis.queue import RedisQueueStore

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 from msgspec.structs import replace
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, NewTask, TaskFilter, TaskRecord
 from omniq_redis.queue import RedisQueueStore
 

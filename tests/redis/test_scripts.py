@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.builders import fire

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 
 import pytest
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import Change
 from omniq.testing.conformance.builders import until_told
 from omniq_redis.queue import RedisQueueStore

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 
 from tests.reliability.history import UNREACHABLE, Event, Kind
 from tests.reliability.returns import had_work, returns

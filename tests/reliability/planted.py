@@ -17,9 +17,8 @@ from omniq.errors import StoreError
 from omniq.queue.settle import Settler
 from omniq.storage import rules
 from omniq.storage.records import Change, Changed, ChangeStatus, TaskRecord
-from omniq.storage.sql import settling
-from omniq.workers.admission import Admission
-from omniq.workers.fetching import Fetcher
+from omniq.storage.sql import claiming
+from omniq.workers.fetching import Admission, Fetcher
 from omniq.workers.leases import LeaseKeeper
 from omniq_sqlite.connection import ConnectionThread, _Call
 
@@ -44,7 +43,7 @@ def drop_epoch_check() -> None:
     def decide(record: TaskRecord | None, change: Change, now: float) -> tuple[ChangeStatus, TaskRecord | None]:
         return rules.decide(record, replace(change, epoch=None, worker=None), now)
 
-    vars(settling)["decide"] = decide
+    vars(claiming)["decide"] = decide
 
 
 def acknowledge_first() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from omniq.models.state import TaskState
-from omniq.storage.guarantees import Guarantees
+from omniq.models.task import TaskState
+from omniq.storage.base import BaseResultStorage, Guarantees
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
@@ -25,7 +25,6 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
-from omniq.storage.results import BaseResultStorage
 
 from tests.reliability.history import History
 

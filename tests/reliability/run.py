@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from msgspec import Struct
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 
 from tests.reliability.history import Event, Kind
 

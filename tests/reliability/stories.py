@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 
 from tests.reliability.checker import Report, check
 from tests.reliability.history import UNREACHABLE, Event, Kind

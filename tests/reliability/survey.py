@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from omniq import AsyncOmniQ
 from omniq.models.task import Task
-from omniq.results.view import task_result
+from omniq.results import task_result
 from omniq.storage.records import ResultRecord
 
 from tests.reliability.run import Final

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 
 from tests.reliability import stories
 from tests.reliability.history import Kind

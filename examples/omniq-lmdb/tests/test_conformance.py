@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from omniq.storage.events import BaseEventStorage
+from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.conformance import (
     AtomicResultsConformance,
     EventStorageConformance,

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
     from omniq.errors import Retry as Retry
-    from omniq.events.facade import EventStorage as EventStore
-    from omniq.queue.facade import TaskQueue as TaskQueue
-    from omniq.results.facade import ResultStorage as ResultStore
+    from omniq.events import EventStorage as EventStore
+    from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.results import ResultStorage as ResultStore
     from omniq.version import __version__ as __version__
     from omniq.workers.context import current_task as current_task
 else:
@@ -29,11 +29,11 @@ else:
         __name__,
         {
             "AsyncOmniQ": "omniq.core",
-            "EventStore": "omniq.events.facade:EventStorage",
+            "EventStore": "omniq.events:EventStorage",
             "OmniQ": "omniq.core",
-            "ResultStore": "omniq.results.facade:ResultStorage",
+            "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
-            "TaskQueue": "omniq.queue.facade",
+            "TaskQueue": "omniq.queue.engine",
             "__version__": "omniq.version",
             "current_task": "omniq.workers.context",
         },

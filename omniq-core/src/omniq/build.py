@@ -9,22 +9,25 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 from msgspec.structs import replace
 
 from omniq.config.convert import convert, describe, given_fields, url_scheme
-from omniq.config.model import ComponentChoice, OmniQConfig
-from omniq.config.security import Security
+from omniq.config.loader import ComponentChoice, OmniQConfig, Security
 from omniq.config.settings import Settings
 from omniq.errors import ConfigError, UnknownBackend
-from omniq.events.store import AsyncEventStorage
-from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, Serializer, TaskQueueConfig
-from omniq.models.redaction import mask_url
+from omniq.events import AsyncEventStorage
+from omniq.models.config import (
+    ComponentConfig,
+    EventStorageConfig,
+    ResultStorageConfig,
+    Serializer,
+    TaskQueueConfig,
+    mask_url,
+)
 from omniq.plugins.registry import STORES, Registry, capabilities, load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.results.engine import AsyncResultStorage
-from omniq.storage.capabilities import Capability
-from omniq.storage.events import BaseEventStorage
+from omniq.results import AsyncResultStorage
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.results import BaseResultStorage
-from omniq.suggest import install_command
+from omniq.texts import install_command
 
 DEFAULT_STORE: Final = "sqlite"
 CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {

@@ -1,13 +1,16 @@
-"""The wall clock of this process, which tests can move.
-
-Stores with a clock of their own (a database server) add `offset()` to it, so that
-`omniq.testing.VirtualClock` moves every store in the same way. Durations inside a process are
-measured with `time.monotonic()` and never jump.
-"""
+"""Time: the clock that tests can move, durations as users give them, and deadlines."""
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
+import math
 import time
+from collections.abc import Coroutine
+from typing import Any, Final, TypeAlias, TypeVar
+
+from omniq.errors import InvalidTask
+from omniq.texts import get_logger
 
 _offset = 0.0
 
@@ -26,3 +29,107 @@ def set_offset(seconds: float) -> None:
     """Move the clock; for `omniq.testing.VirtualClock` only."""
     global _offset
     _offset = seconds
+
+
+# ── durations and moments ───────────────────────────────────────────────────
+
+
+FIRST_SECOND: Final = -62_135_596_800.0
+LAST_SECOND: Final = 253_402_300_799.0
+"""Before the year 1 and after the year 9999 there is no `datetime`."""
+
+Duration: TypeAlias = float | int | dt.timedelta
+"""Seconds, or a `timedelta`."""
+
+LATEST = dt.datetime.fromtimestamp(LAST_SECOND, dt.UTC)
+"""The latest time at which a task can be due."""
+EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""The earliest one."""
+_LATEST_AT, _EARLIEST_AT = LATEST.timestamp(), EARLIEST.timestamp()
+
+
+def seconds(name: str, value: Duration | None, *, minimum: float = 0.0, maximum: float = math.inf) -> float | None:
+    """The duration in seconds; `InvalidTask` names the argument when it is out of range."""
+    if value is None:
+        return None
+    if isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidTask(f"{name}: expected seconds or a timedelta, got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or not minimum <= number <= maximum:
+        bounds = f"at least {minimum:g}" if maximum == math.inf else f"{minimum:g} to {maximum:.0f}"
+        raise InvalidTask(f"{name}: expected {bounds} seconds, got {number:g}")
+    return number
+
+
+def timestamp(name: str, value: dt.datetime | None) -> float | None:
+    """The aware datetime as seconds since the epoch."""
+    if value is None:
+        return None
+    if not isinstance(value, dt.datetime):
+        raise InvalidTask(f"{name}: expected a datetime, got {type(value).__name__}")
+    if value.tzinfo is None:
+        raise InvalidTask(f"{name}: expected a datetime with a time zone, such as datetime.now(timezone.utc)")
+    return value.timestamp()
+
+
+def due_time(name: str, value: dt.datetime | None) -> float | None:
+    """As `timestamp`, and `InvalidTask` for a time at which nothing can be due."""
+    at = timestamp(name, value)
+    if at is not None and not _EARLIEST_AT <= at <= _LATEST_AT:
+        raise InvalidTask(f"{name}: expected a time from {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d} UTC, got {value}")
+    return at
+
+
+def as_datetime(value: float | None) -> dt.datetime | None:
+    """As `utc`; None stays None."""
+    return None if value is None else utc(value)
+
+
+def utc(value: float) -> dt.datetime:
+    """Seconds since the epoch as an aware datetime in UTC; a time before year 1 or after 9999 as the nearest in it."""
+    return dt.datetime.fromtimestamp(max(value, FIRST_SECOND) if value < LAST_SECOND else LAST_SECOND, dt.UTC)
+
+
+# ── deadlines ───────────────────────────────────────────────────────────────
+
+
+T = TypeVar("T")
+
+log = get_logger("omniq.clock")
+
+_abandoned: set[asyncio.Task[Any]] = set()
+
+
+async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns. Raises `TimeoutError` after so many seconds; None waits without a limit.
+
+    Work that is late, or whose caller is cancelled, is cancelled and not waited for: a driver may take long to give
+    up a server that doesn't answer.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    except asyncio.CancelledError:
+        _abandon(task)
+        raise
+    if not done:
+        _abandon(task)
+        raise TimeoutError(f"not done within {seconds:g} s")
+    return task.result()
+
+
+def _abandon(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    _abandoned.add(task)
+    task.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("work that was given up has failed: %s", error)

@@ -7,27 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
-from omniq.backend.base import BaseBackend, check_backend
-from omniq.backend.component import AsyncComponent
+from omniq.clock import Duration, seconds
+from omniq.component import AsyncComponent, BaseBackend, check_backend
 from omniq.config.convert import convert, given_fields
-from omniq.config.loader import ConfigProvider
-from omniq.config.model import OmniQConfig
+from omniq.config.loader import ConfigProvider, OmniQConfig
 from omniq.errors import ConfigError, InvalidTask, WorkerError
-from omniq.events.facade import EventStorage
-from omniq.events.logger import AsyncEventLogger
-from omniq.events.store import AsyncEventStorage, EventConditions
-from omniq.models.event import TaskEvent
-from omniq.models.task import TaskRef
-from omniq.models.times import Duration, seconds
+from omniq.events import AsyncEventLogger, AsyncEventStorage, EventConditions, EventStorage
+from omniq.models.task import TaskEvent, TaskRef
+from omniq.outcomes import OutcomeWaiter
 from omniq.plugins.registry import load_class, registry
-from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.facade import TaskQueue
-from omniq.results.engine import AsyncResultStorage
-from omniq.results.facade import ResultStorage
-from omniq.results.outcome import OutcomeWaiter
+from omniq.queue.engine import AsyncTaskQueue, TaskQueue
+from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
-from omniq.workers.base import Worker, own_results
-from omniq.workers.blocking import WorkerPool
+from omniq.workers.base import Worker, WorkerPool, own_results
 from omniq.workers.pool import AsyncWorkerPool
 
 Source: TypeAlias = OmniQConfig | Mapping[str, Any] | str | os.PathLike[str]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 
-from omniq.suggest import did_you_mean, install_command
+from omniq.texts import did_you_mean, install_command
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "omniq_fsspec.queue": ("FileTaskQueue", "AsyncFileTaskQueue", "MemoryTaskQueue", "AsyncMemoryTaskQueue"),

@@ -1,8 +1,51 @@
-"""Texts of others, made safe to keep and to show: of a stated size, without what moves a cursor or forges a line."""
+"""Texts that are fit to be shown, suggestions, and our loggers."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
+
+
+class SafeLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that escapes texts and errors among its arguments."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """As `logging.Logger.log`."""
+        if self.isEnabledFor(level):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            self.logger.log(level, msg, *map(_safe, args), **kwargs)
+
+
+def get_logger(name: str) -> SafeLogger:
+    """The logger of that name."""
+    return SafeLogger(logging.getLogger(name), {})
+
+
+def _safe(value: object) -> object:
+    return escaped(str(value)) if isinstance(value, str | BaseException) else value
+
+
+# ── suggestions ─────────────────────────────────────────────────────────────
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'sqlite'?` when one of the known words is close, else nothing."""
+    from difflib import get_close_matches  # only ever needed on the way to an error
+
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return f", did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def install_command(extra: str) -> str:
+    """How to install what one of the extras of omniq-core brings."""
+    return f'pip install "omniq-core[{extra}]"'
+
+
+# ── texts to show ───────────────────────────────────────────────────────────
+
 
 MAX_NAME = 255
 """Characters of the name of a function or of an error's type."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from omniq.backend.base import BaseBackend
-from omniq.backend.component import configured_by
+from omniq.component import BaseBackend, configured_by
 
 from omniq_postgres.config import PostgresTaskQueueConfig
 

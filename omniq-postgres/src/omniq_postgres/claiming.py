@@ -12,8 +12,7 @@ from omniq import clock
 from omniq.batching import MAX_BYTES
 from omniq.storage.records import MAX_COUNT, Lease, LeaseStatus, TaskRecord
 from omniq.storage.sql.claiming import Bookmarks, holding
-from omniq.storage.sql.steps import Given, ask, do, kinds
-from omniq.storage.sql.tables import MEND, mended
+from omniq.storage.sql.steps import MEND, Given, ask, do, kinds, mended
 
 from omniq_postgres.connection import Session
 from omniq_postgres.dialect import CLOCK, COLUMNS, IS_RUNNING, carry_out, task_record

@@ -11,13 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 import asyncpg
-from omniq.background import in_empty_context
-from omniq.loops import close_transport
+from omniq.loops import close_transport, in_empty_context
+from omniq.storage.base import Guarantees
 from omniq.storage.channel import ALL, Channel, IdleWorkers
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
-from omniq.storage.guarantees import Guarantees
-from omniq.storage.sql.store import SQLStore, Verb
+from omniq.storage.sql.steps import SQLStore, Verb
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_postgres.config import PostgresConfig

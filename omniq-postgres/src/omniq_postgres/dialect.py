@@ -11,10 +11,7 @@ import asyncpg
 import msgspec
 from omniq import clock
 from omniq.storage.sql import steps
-from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Given, Kind, Kinds, Page, Statement, Table
-from omniq.storage.sql.store import Verb
-from omniq.storage.sql.tables import EVENTS, TASKS
+from omniq.storage.sql.steps import EVENTS, TASKS, Dialect, Given, Kind, Kinds, Page, Statement, Table, Verb
 
 if TYPE_CHECKING:
     from omniq_postgres.connection import Session

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import TaskFilter, TaskPage
-from omniq.storage.sql.finding import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
-from omniq.storage.sql.steps import Steps, do, select, texts
-from omniq.storage.sql.tables import TASKS
+from omniq.storage.sql.queue import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
+from omniq.storage.sql.steps import TASKS, Steps, do, select, texts
 
 _PAGE = "select {columns} from omniq.task where {where} order by id {way} limit {limit}"
 _EXPIRED = """

@@ -12,10 +12,8 @@ from urllib.parse import urlencode
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
-from omniq.storage.connected import check_layout
-from omniq.storage.guarantees import Guarantees
-from omniq.storage.tls import tls_advice
-from omniq.storage.transport import is_transport_error, raised_as
+from omniq.storage.base import Guarantees
+from omniq.storage.connected import check_layout, is_transport_error, raised_as, tls_advice
 
 from omniq_postgres.config import PostgresConfig
 from omniq_postgres.dialect import DIALECT

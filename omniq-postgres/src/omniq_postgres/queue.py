@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import asyncpg
 from omniq import clock
-from omniq.backend.component import Configured, configured_by
-from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.facade import TaskQueue
-from omniq.storage.capabilities import Capability
+from omniq.component import Configured, configured_by
+from omniq.queue.engine import AsyncTaskQueue, TaskQueue
+from omniq.storage.base import Capability
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
-from omniq.storage.sql.adding import add_tasks, due_in
 from omniq.storage.sql.claiming import Bookmarks
-from omniq.storage.sql.finding import Counter
-from omniq.storage.sql.queue import SQLQueueStore
+from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, due_in, forget_workers
 from omniq.storage.sql.results import replace_bodies
-from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, awaiting, kinds, texts
-from omniq.storage.sql.store import reads, writes
-from omniq.storage.sql.tables import TASKS
+from omniq.storage.sql.steps import TASKS, Given, Steps, awaiting, kinds, reads, texts, writes
 from omniq.storage.wakeups import News
 
 from omniq_postgres import claiming, finding, settling

@@ -7,14 +7,12 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
-from omniq.backend.component import Configured, configured_by
 from omniq.batching import parts
-from omniq.results.engine import AsyncResultStorage
-from omniq.results.facade import ResultStorage
+from omniq.component import Configured, configured_by
+from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.storage.sql.results import SQLResultStore
-from omniq.storage.sql.steps import ask
-from omniq.storage.sql.tables import RESULTS
+from omniq.storage.sql.steps import RESULTS, ask
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import MAX_COUNT, Change, ResultRecord
-from omniq.storage.sql import settling
+from omniq.storage.sql import claiming
+from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, Seen, Settled, changed
 from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
-from omniq.storage.sql.settling import SET_CHANGED, Decided, Ending, Seen, Settled, changed
 from omniq.storage.sql.steps import Given, Steps, ask, kinds, texts
 
 from omniq_postgres.dialect import IS_RUNNING, WITHOUT_BODY, task_record
@@ -48,7 +48,7 @@ _NO_RESULT = ResultRecord(task_id="", epoch=0, status=TaskState.SUCCESS, body=b"
 
 def settle(changes: Sequence[Change]) -> Steps[Settled]:
     """Apply the changes whose conditions hold."""
-    return (yield from settling.settle(changes, Settled(), end=_end, look=_look, write=_write))
+    return (yield from claiming.settle(changes, Settled(), end=_end, look=_look, write=_write))
 
 
 def _end(ending: Ending, changes: Sequence[Change]) -> Steps[set[str]]:

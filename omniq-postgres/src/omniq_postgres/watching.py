@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-from omniq.logs import get_logger
 from omniq.storage.channel import IdleWorkers
 from omniq.storage.wakeups import ANYTHING, News
+from omniq.texts import get_logger
 
 if TYPE_CHECKING:
     from omniq_postgres.opening import Connection

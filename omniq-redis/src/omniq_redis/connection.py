@@ -12,12 +12,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 from omniq import clock
-from omniq.background import in_empty_context
 from omniq.errors import PayloadTooLarge, StoreUnavailable
+from omniq.loops import in_empty_context
+from omniq.storage.base import Guarantees
 from omniq.storage.channel import Channel, next_message
 from omniq.storage.connected import ConnectedStore, Connections, check_layout
 from omniq.storage.connected import Connection as Connected
-from omniq.storage.guarantees import Guarantees
 from omniq.storage.wakeups import News, Wakeups
 from redis.exceptions import NoScriptError
 

@@ -8,12 +8,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
-from omniq.logs import get_logger
 from omniq.loops import close_transport
-from omniq.storage import transport
-from omniq.storage.guarantees import Guarantees
-from omniq.storage.tls import tls_advice
-from omniq.storage.transport import Rule
+from omniq.storage import connected
+from omniq.storage.base import Guarantees
+from omniq.storage.connected import Rule, tls_advice
+from omniq.texts import get_logger
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -72,7 +71,7 @@ _RULES: tuple[Rule, ...] = (
 
 def store_errors(settings: RedisConfig) -> AbstractContextManager[None]:
     """Turn what redis-py and the event loop raise into the `StoreError` that it amounts to."""
-    return transport.store_errors(settings, _RULES, lambda error: _tls_advice(error, settings))
+    return connected.store_errors(settings, _RULES, lambda error: _tls_advice(error, settings))
 
 
 def _tls_advice(error: BaseException, settings: RedisConfig) -> str | None:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
 import msgspec
-from omniq.backend.component import Configured, configured_by
-from omniq.models.state import TaskState
-from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.facade import TaskQueue
+from omniq.component import Configured, configured_by
+from omniq.models.task import TaskState
+from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage import rules
-from omniq.storage.capabilities import Capability
-from omniq.storage.damage import shown, worker_of
+from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
@@ -31,6 +29,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.storage.rules import shown, worker_of
 from omniq.storage.wakeups import News
 
 from omniq_redis import wire

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
-from omniq.backend.component import Configured, configured_by
-from omniq.results.engine import AsyncResultStorage
-from omniq.results.facade import ResultStorage
-from omniq.storage.calls import look_up
-from omniq.storage.capabilities import Capability
+from omniq.component import Configured, configured_by
+from omniq.results import AsyncResultStorage, ResultStorage
+from omniq.storage.base import BaseResultStorage, Capability
+from omniq.storage.queue import look_up
 from omniq.storage.records import NewBody, ResultRecord
-from omniq.storage.results import BaseResultStorage
 from omniq.storage.wakeups import News
 
 from omniq_redis.config import RedisResultStorageConfig

@@ -18,8 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.damage import record_of, shown
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import (
     DUPLICATE,
     NEW,
@@ -37,6 +36,7 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskRecord,
 )
+from omniq.storage.rules import record_of, shown
 
 T = TypeVar("T")
 Kind: TypeAlias = tuple[Hashable, ...]

@@ -19,13 +19,12 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _connection_worker_thread
-from omniq.background import start_thread
 from omniq.errors import StoreUnavailable
+from omniq.loops import start_thread
+from omniq.storage.base import Guarantees
 from omniq.storage.connected import ConnectedStore, Connection, Connections
-from omniq.storage.embedded import let_threads_run
-from omniq.storage.guarantees import Guarantees
-from omniq.storage.polling import Poller
-from omniq.storage.sql.store import SQLStore, Verb
+from omniq.storage.embedded import Poller, let_threads_run
+from omniq.storage.sql.steps import SQLStore, Verb
 from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.records import TaskRecord
-from omniq.storage.sql.steps import do
-from omniq.storage.sql.tables import MEND, TASKS, mended
+from omniq.storage.sql.steps import MEND, TASKS, do, mended
 
 from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.wire import LARGE_BODY, as_blob, fetch_tasks, is_named, reader

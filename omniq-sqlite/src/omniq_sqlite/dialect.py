@@ -10,9 +10,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from omniq import clock
 from omniq.storage.sql import steps
-from omniq.storage.sql.dialect import Dialect
-from omniq.storage.sql.steps import Given, Kind, Kinds, Page, Statement
-from omniq.storage.sql.store import Verb
+from omniq.storage.sql.steps import Dialect, Given, Kind, Kinds, Page, Statement, Verb
 
 from omniq_sqlite.wire import (
     TICKS,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from omniq.backend.component import Configured, configured_by
-from omniq.events.facade import EventStorage
-from omniq.events.store import AsyncEventStorage
-from omniq.storage.sql.events import SQLEventStore
+from omniq.component import Configured, configured_by
+from omniq.events import AsyncEventStorage, EventStorage
+from omniq.storage.sql.results import SQLEventStore
 
 from omniq_sqlite.config import SQLiteEventStorageConfig
 from omniq_sqlite.connection import SQLiteStore

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import TaskFilter, TaskPage
-from omniq.storage.sql.finding import DELETE_EDGES, restrictions, select_old
-from omniq.storage.sql.steps import Steps, ask, do, get, texts
-from omniq.storage.sql.tables import TASKS
+from omniq.storage.sql.queue import DELETE_EDGES, restrictions, select_old
+from omniq.storage.sql.steps import TASKS, Steps, ask, do, get, texts
 
 from omniq_sqlite.wire import as_blob, is_named
 

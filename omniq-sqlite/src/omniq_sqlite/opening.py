@@ -14,10 +14,8 @@ from typing import Any, Final
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
 from omniq.storage import embedded
-from omniq.storage.connected import check_layout
+from omniq.storage.connected import check_layout, is_transport_error, make_file, raised_as
 from omniq.storage.embedded import OpenFiles
-from omniq.storage.local import make_file
-from omniq.storage.transport import is_transport_error, raised_as
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import DIALECT

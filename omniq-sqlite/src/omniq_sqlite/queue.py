@@ -8,19 +8,14 @@ from functools import partial
 from typing import Any
 
 from omniq import clock
-from omniq.backend.component import Configured, configured_by
-from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.facade import TaskQueue
+from omniq.component import Configured, configured_by
+from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.channel import ALL
 from omniq.storage.records import NewTask, TaskRecord
 from omniq.storage.rules import new_record
-from omniq.storage.sql.adding import add_tasks
 from omniq.storage.sql.claiming import reap
-from omniq.storage.sql.finding import Counter, select_old
-from omniq.storage.sql.queue import SQLQueueStore
-from omniq.storage.sql.schedules import forget_workers
-from omniq.storage.sql.steps import Given, Steps, calling, do, kinds
-from omniq.storage.sql.store import reads, writes
+from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, forget_workers, select_old
+from omniq.storage.sql.steps import Given, Steps, calling, do, kinds, reads, writes
 from omniq.storage.wakeups import News
 
 from omniq_sqlite import claiming, finding, settling

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from omniq.backend.component import Configured, configured_by
-from omniq.results.engine import AsyncResultStorage
-from omniq.results.facade import ResultStorage
+from omniq.component import Configured, configured_by
+from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.sql.results import SQLResultStore
 from omniq.storage.sql.steps import ask
 

@@ -9,11 +9,10 @@ from typing import Final
 
 from omniq import clock
 from omniq.storage.records import MAX_COUNT, Change, NewBody
-from omniq.storage.sql import settling
+from omniq.storage.sql import claiming
+from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, Seen, Settled, changed, with_children
 from omniq.storage.sql.results import NEW, PUT
-from omniq.storage.sql.settling import SET_CHANGED, Decided, Ending, Seen, Settled, changed, with_children
-from omniq.storage.sql.steps import Given, Steps, ask, call, do, get, kinds
-from omniq.storage.sql.tables import TASKS
+from omniq.storage.sql.steps import TASKS, Given, Steps, ask, call, do, get, kinds
 
 from omniq_sqlite.damage import write_stand_ins
 from omniq_sqlite.wire import LARGE_BODY
@@ -49,7 +48,7 @@ def settle(changes: Sequence[Change]) -> Steps[Settled]:
     """
     settled = Settled(parents=set())
     end, look = partial(_end, settled), partial(_look, settled)
-    return (yield from settling.settle(changes, settled, end=end, look=look, write=_write))
+    return (yield from claiming.settle(changes, settled, end=end, look=look, write=_write))
 
 
 def _end(settled: Settled, ending: Ending, changes: Sequence[Change]) -> Steps[Collection[str]]:

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, TypeVar
 
 import lmdb
 from omniq.errors import StoreError, StoreUnavailable
+from omniq.storage.base import Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
-from omniq.storage.guarantees import Guarantees
 
 T = TypeVar("T")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import BaseResultStorage, Capability
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue
-from omniq.storage.results import BaseResultStorage
 
 from omniq_lmdb.config import LMDBConfig
 from omniq_lmdb.documents import LMDBDocuments

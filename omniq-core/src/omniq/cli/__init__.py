@@ -16,7 +16,7 @@ import sys
 
 def main() -> None:
     """Run the command line of this process, and exit."""
-    from omniq.cli.root import omniq  # so that `import omniq.cli` costs nothing
+    from omniq.cli.app import omniq  # so that `import omniq.cli` costs nothing
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every character

@@ -1,18 +1,101 @@
-"""The options that commands share, and how their values are written."""
+"""Options that commands share, and arguments as they are typed."""
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
 import math
+import os
 import re
-from collections.abc import Callable
-from typing import Final, TypeVar
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
 from omniq import clock
-from omniq.cli.place import Place
+from omniq.errors import ConfigError, FunctionNotFound
+from omniq.texts import did_you_mean
+
+if TYPE_CHECKING:
+    from omniq.config.loader import OmniQConfig
+    from omniq.core import AsyncOmniQ
+    from omniq.serialization.base import Function
+    from omniq.serialization.manager import SerializationManager
+
+
+# ── arguments ───────────────────────────────────────────────────────────────
+
+
+Arguments: TypeAlias = dict[str, Any] | list[Any]
+"""Keyword arguments, or positional ones."""
+
+
+def parse_value(text: str) -> object:
+    """JSON, or else the text itself: `3` is a number, `true` a truth value, `Tom` a text."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def parse_pairs(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any] | None:
+    """`key=value …` as a dict; None where there are none."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} isn't of the form key=value.", ctx, param)
+        if key in parsed:
+            raise click.BadParameter(f"{key!r} is given twice.", ctx, param)
+        parsed[key] = parse_value(value)
+    return parsed or None
+
+
+def parse_arguments(ctx: click.Context, param: click.Parameter, text: str | None) -> Arguments | None:
+    """A JSON list or object."""
+    if text is None:
+        return None
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"it isn't JSON: {error}.", ctx, param) from None
+    if not isinstance(parsed, dict | list):
+        raise click.BadParameter('expected a JSON list or object, such as [1, 2] or {"name": "Tom"}.', ctx, param)
+    return parsed
+
+
+def parse_reference(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    """A reference to a function, if it has the form of one."""
+    if ":" in text:
+        return text
+    module, _, name = text.rpartition(".")
+    hint = f", did you mean {module}:{name}?" if module else ", such as myapp.tasks:send."
+    raise click.BadParameter(f"{text!r} isn't of the form module:function{hint}", ctx, param)
+
+
+def find_function(serialization: SerializationManager, reference: str) -> Function:
+    """The function, imported as a worker would. Raises `FunctionNotFound`, with a guess at what was meant."""
+    try:
+        return serialization.resolve(reference)
+    except FunctionNotFound as error:
+        raise FunctionNotFound(f"{error}{_guess(reference)}") from error.__cause__
+
+
+def _guess(reference: str) -> str:
+    name, _, attribute = reference.partition(":")
+    module = sys.modules.get(name)
+    if module is None or hasattr(module, attribute):
+        return ""
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == name]
+    return did_you_mean(attribute, own)
+
+
+# ── options ─────────────────────────────────────────────────────────────────
+
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., object])
@@ -96,3 +179,85 @@ def placed(function: Callable[..., R]) -> Callable[..., R]:
         return function(place=here.over(before), **arguments)
 
     return command
+
+
+# ── where the queue is ──────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The options that every command takes; what isn't given comes from the environment, the file and the defaults."""
+
+    config: str | None = None
+    """A YAML file, else the one that OMNIQ_CONFIG names."""
+    url: str | None = None
+    """The task queue's URL."""
+    project: str | None = None
+    log_level: str | None = None
+
+    def over(self, other: Place) -> Place:
+        """What this says, and else what the other one does."""
+        return Place(
+            config=self.config or other.config,
+            url=self.url or other.url,
+            project=self.project or other.project,
+            log_level=self.log_level or other.log_level,
+        )
+
+    @functools.cached_property
+    def configuration(self) -> OmniQConfig:
+        """The whole configuration. Raises `ConfigError`."""
+        from omniq.config.loader import ConfigProvider
+
+        return ConfigProvider(self.config).load(
+            project_name=self.project,
+            task_queue=None if self.url is None else {"url": self.url},
+            logging=None if self.log_level is None else {"level": self.log_level},
+        )
+
+    def open(self) -> AsyncOmniQ:
+        """OmniQ as configured, not connected yet. Raises `ConfigError` or `PluginError`."""
+        from omniq.core import AsyncOmniQ
+
+        oq = AsyncOmniQ(config=self.configuration)
+        _check_shared(oq)
+        return oq
+
+    def run(self, work: Callable[[AsyncOmniQ], Awaitable[R]]) -> R:
+        """Do some work with a connected OmniQ, and close it. Raises `OmniQError`."""
+        import asyncio
+
+        async def main() -> R:
+            async with self.open() as oq:
+                return await work(oq)
+
+        self.set_up_logging()
+        return asyncio.run(main())
+
+    def set_up_logging(self) -> None:
+        """Let logging write to stderr, unless somebody has set it up already.
+
+        The library's own loggers get the configured level; all others the one that `--log-level` gives.
+        """
+        import logging
+
+        from omniq.config.settings import FORMAT, apply
+
+        level = "WARNING" if self.log_level in (None, "DISABLED") else self.log_level
+        logging.basicConfig(stream=sys.stderr, format=FORMAT, level=level)
+        apply(self.configuration.logging)
+
+
+def use_working_directory() -> None:
+    """Let modules of the working directory be imported, as `python -m` does."""
+    directory = os.getcwd()
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+
+
+def _check_shared(oq: AsyncOmniQ) -> None:
+    from omniq.storage.base import Capability
+
+    store = oq.task_queue.store
+    if Capability.CROSS_PROCESS not in store.capabilities:
+        raise ConfigError(f"task_queue: {store.location} lives in one process, which no other can look into")

@@ -1,16 +1,28 @@
-"""What commands print: aligned tables, JSON, and values as text."""
+"""What commands print: tables, fields, JSON."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
+from omniq.cli.app import FAILED, Failure
+from omniq.clock import as_datetime, utc
+from omniq.errors import ResultTimeout, TaskNotFound
+from omniq.models.task import TaskState
 from omniq.texts import escaped, escaped_block, escaped_json
+
+if TYPE_CHECKING:
+    from omniq.core import AsyncOmniQ
+    from omniq.models.task import Schedule, Task, TaskEvent, TaskResult
+    from omniq.storage.records import QueueStats
+
 
 Cell: TypeAlias = str | int | float | dt.datetime | None
 
@@ -101,3 +113,146 @@ def say_block(text: str) -> None:
 def _tell(text: str) -> None:
     with suppress(BrokenPipeError):  # nobody listens any more
         click.echo(text, err=True)
+
+
+# ── views ───────────────────────────────────────────────────────────────────
+
+
+TASK_COLUMNS: Final = ("ID", "STATE", "QUEUE", "FUNCTION", "RUN-AT", "PRIORITY", "FAILED")
+DEAD_COLUMNS: Final = ("ID", "QUEUE", "FUNCTION", "FINISHED-AT", "FAILED", "ERROR")
+CALL_FIELDS: Final = ("max_retries", "retry_delay", "timeout", "result_ttl", "metadata", "body")
+"""What only a task's call tells."""
+STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))
+SCHEDULE_COLUMNS: Final = ("ID", "STATE", "TIMING", "NEXT-RUN", "QUEUE", "FUNCTION")
+EVENT_COLUMNS: Final = ("TIME", "TYPE", "TASK", "SCHEDULE", "QUEUE", "ATTEMPT", "WORKER", "DATA")
+
+
+def task_data(task: Task) -> dict[str, object]:
+    """A task for JSON: without its bytes, and in a list without what only those tell."""
+    unread = CALL_FIELDS if task.max_retries is None else ("body",)
+    return {name: value for name, value in asdict(task).items() if name not in unread}
+
+
+def task_row(task: Task) -> tuple[Cell, ...]:
+    """A task under `TASK_COLUMNS`."""
+    state = task.state.value if task.damage is None else f"{task.state} (damaged)"
+    return task.id, state, task.queue_name, task.func, task.run_at, task.priority, task.attempts
+
+
+def task_fields(task: Task, result: TaskResult | None) -> list[tuple[str, Cell]]:
+    """A task by the names of its fields, and the error it ended with, if any."""
+    return [(name, _cell(value)) for name, value in dead_data(task, result).items()]
+
+
+def dead_row(task: Task, result: TaskResult | None) -> tuple[Cell, ...]:
+    """A dead letter under `DEAD_COLUMNS`."""
+    return task.id, task.queue_name, task.func, task.finished_at, task.attempts, error_text(result)
+
+
+def dead_data(task: Task, result: TaskResult | None) -> dict[str, object]:
+    """A dead letter for JSON."""
+    return {**task_data(task), "error": error_text(result)}
+
+
+def error_text(result: TaskResult | None) -> str | None:
+    """What the task ended with, where that is still known."""
+    return None if result is None else f"{result.error_type}: {result.error_message}"
+
+
+def result_data(result: TaskResult) -> dict[str, object]:
+    """A result for JSON, its value as far as JSON can say it. Raises `SerializationError` if it can't be rebuilt."""
+    data = asdict(result)
+    del data["stored"]
+    return {**data, "value": json_value(result.value)}
+
+
+def stats_json(stats: QueueStats) -> object:
+    """A queue as plain data, for JSON."""
+    return {**asdict(stats), "oldest_due": as_datetime(stats.oldest_due)}
+
+
+def stats_row(stats: QueueStats) -> tuple[Cell, ...]:
+    """A queue under `STATS_COLUMNS`."""
+    counts = (stats.counts.get(state, 0) for state in TaskState)
+    return stats.name, "yes" if stats.paused else "no", *counts
+
+
+def schedule_row(schedule: Schedule) -> tuple[Cell, ...]:
+    """A schedule under `SCHEDULE_COLUMNS`."""
+    timing = _given(schedule.timing)
+    return schedule.id, schedule.state, timing, schedule.next_run, schedule.queue_name, schedule.func
+
+
+def event_row(event: TaskEvent) -> tuple[Cell, ...]:
+    """An event under `EVENT_COLUMNS`."""
+    return (
+        utc(event.time),
+        event.type.value,
+        event.task_id,
+        event.schedule_id,
+        event.queue_name,
+        event.attempt,
+        event.worker,
+        _pairs(event.data if event.damage is None else {**event.data, "damage": event.damage}),
+    )
+
+
+def event_data(event: TaskEvent) -> dict[str, object]:
+    """An event for JSON."""
+    return {**asdict(event), "time": utc(event.time)}
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, dict):
+        return _pairs(value)
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return value if isinstance(value, int | float | dt.datetime | None) else str(value)
+
+
+def _given(struct: Struct) -> str:
+    return _pairs({name: value for name, value in asdict(struct).items() if value is not None})
+
+
+def _pairs(mapping: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in mapping.items())
+
+
+# ── outcomes ────────────────────────────────────────────────────────────────
+
+
+async def wait_for_outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) -> TaskResult:
+    """The outcome, once the task has ended. Raises as `get_result` does, but returns failures."""
+    from omniq.outcomes import OutcomeWaiter
+
+    return await OutcomeWaiter(oq.task_queue, oq.result_store).result(task_id, timeout)
+
+
+async def known_outcome(oq: AsyncOmniQ, task_id: str) -> TaskResult:
+    """The outcome, if the task has ended by now. Raises `ResultTimeout` if it hasn't, else as `get_result` does."""
+    with suppress(TaskNotFound):  # its result may be kept for longer
+        task = await oq.get_task(task_id)
+        if not task.state.is_terminal:
+            raise ResultTimeout(f"task {task_id} hasn't ended: it is {task.state}")
+    return await wait_for_outcome(oq, task_id, None)
+
+
+def print_outcome(result: TaskResult, *, as_json: bool) -> None:
+    """Print what the task returned. Raises `Failure` if it didn't: with the remote traceback on stderr."""
+    from omniq.models.task import ResultStatus
+
+    if as_json:
+        print_json(result_data(result))
+    elif result.status is ResultStatus.SUCCESS:
+        click.echo(value_text(result.value))
+    if result.status is not ResultStatus.SUCCESS:
+        raise _failure(result, with_traceback=not as_json)
+
+
+def _failure(result: TaskResult, *, with_traceback: bool) -> Failure:
+    reason = f": {result.error_type}: {result.error_message}" if result.error_type else ""
+    if with_traceback and result.traceback:
+        # Its last words are the reason, which follows.
+        say_block(result.traceback.rstrip().removesuffix(reason[2:].rstrip()).rstrip())
+    verb = {"error": "failed", "cancelled": "was cancelled", "expired": "wasn't started before its TTL ended"}
+    return Failure(f"task {result.task_id} {verb[result.status]}{reason}", FAILED)

@@ -8,16 +8,13 @@ from typing import Final
 import click
 from msgspec.structs import asdict
 
-from omniq.cli.exits import NOT_FOUND, Failure
-from omniq.cli.groups import CommandGroup, load_command
+from omniq.cli.app import COMMANDS, NOT_FOUND, CommandGroup, Failure, load_command
 from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
-from omniq.cli.root import COMMANDS
 from omniq.errors import PluginError
 from omniq.plugins.registry import capabilities, load_object, registry
 from omniq.plugins.specs import CommandSpec, PluginRecord, Spec, StoreSpec
-from omniq.suggest import did_you_mean
-from omniq.texts import escaped
+from omniq.texts import did_you_mean, escaped
 
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
 IMPORTS: Final = ("store", "config", "worker_class")

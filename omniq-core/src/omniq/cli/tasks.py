@@ -1,27 +1,144 @@
-"""`omniq tasks`."""
+"""Commands on tasks: enqueue, result, list, show, cancel, requeue, resign."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 
 import click
+from msgspec.structs import asdict
 
-from omniq.cli import views
-from omniq.cli.exits import FAILED, exit_code
-from omniq.cli.groups import CommandGroup
-from omniq.cli.options import json_option, limit_option, placed, queue_option
-from omniq.cli.output import print_fields, print_json, print_list, say
-from omniq.cli.place import Place
+from omniq.cli import output
+from omniq.cli.app import FAILED, CommandGroup, Failure, exit_code
+from omniq.cli.options import (
+    Arguments,
+    Place,
+    duration,
+    find_function,
+    json_option,
+    limit_option,
+    parse_arguments,
+    parse_pairs,
+    parse_reference,
+    placed,
+    queue_option,
+    time,
+    use_working_directory,
+)
+from omniq.cli.output import (
+    count,
+    known_outcome,
+    print_fields,
+    print_json,
+    print_list,
+    print_outcome,
+    print_table,
+    say,
+    task_data,
+    wait_for_outcome,
+)
 from omniq.errors import OmniQError
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.texts import escaped
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
-    from omniq.models.result import TaskResult
-    from omniq.models.task import Task
+    from omniq.models.task import Task, TaskResult
+    from omniq.queue.request import EnqueueOptions
+    from omniq.queue.resigning import Report
+
+
+# ── enqueue ─────────────────────────────────────────────────────────────────
+
+
+@click.command()
+@click.argument("function", metavar="FUNCTION", callback=parse_reference)
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1, callback=parse_pairs)
+@click.option("--args", "arguments", metavar="JSON", callback=parse_arguments, help="All arguments: a list or object.")
+@click.option("--queue", "queue_name", metavar="NAME", help="One of the declared queues.")
+@click.option("--run-in", type=duration, help="Due after so long.")
+@click.option("--run-at", type=time, help="Due at this time.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Higher first, within its queue.")
+@click.option("--ttl", type=duration, help="Expires if it isn't started within so long of being due.")
+@click.option("--result-ttl", type=duration, help="For how long the result is kept.")
+@click.option("--timeout", type=duration, help="How long one run may take.")
+@click.option("--max-retries", type=click.IntRange(0), help="How often it is tried again after it failed.")
+@click.option("--retry-delay", type=duration, help="How long before the first retry; then doubled.")
+@click.option("--depends-on", metavar="TASK_ID", multiple=True, help="A task that must succeed first.")
+@click.option("--task-id", metavar="TEXT", help="An id of your own: adding it again changes nothing.")
+@click.option("--metadata", metavar="KEY=VALUE", multiple=True, callback=parse_pairs, help="Kept with the task.")
+@click.option("--wait", is_flag=True, help="Wait until the task has ended, and print what it returned.")
+@click.option("--timeout-wait", type=duration, help="Wait no longer than that; implies --wait.")
+@json_option
+@placed
+def enqueue(
+    place: Place,
+    function: str,
+    pairs: dict[str, Any] | None,
+    arguments: Arguments | None,
+    wait: bool,
+    timeout_wait: float | None,
+    as_json: bool,
+    **options: Unpack[EnqueueOptions],
+) -> None:
+    """Add a task that calls FUNCTION, of the form module:function, and print its id.
+
+    A VALUE is taken as JSON where it is JSON, else as text: n=3 is a number, name=Tom a text. The module is
+    imported from the working directory or wherever Python finds it.
+
+    \b
+    omniq enqueue myapp.tasks:send to=tom@example.org --run-in 10m
+    omniq enqueue myapp.tasks:add --args '[1, 2]' --wait
+    """
+    if pairs is not None and arguments is not None:
+        raise click.UsageError("Give the arguments as KEY=VALUE or as --args, not both.")
+    use_working_directory()
+    given = cast("EnqueueOptions", {name: value for name, value in options.items() if value is not None})
+
+    async def work(oq: AsyncOmniQ) -> None:
+        found = find_function(oq.task_queue.serialization, function)
+        task_id = await oq.enqueue(found, pairs if arguments is None else arguments, **given)
+        if wait or timeout_wait is not None:
+            say(task_id)
+            print_outcome(await wait_for_outcome(oq, task_id, timeout_wait), as_json=as_json)
+        elif as_json:
+            print_json(task_data(await oq.get_task(task_id)))
+        else:
+            click.echo(task_id)
+
+    place.run(work)
+
+
+# ── result ──────────────────────────────────────────────────────────────────
+
+
+@click.command()
+@click.argument("task_id")
+@click.option("--wait", is_flag=True, help="Wait until the task has ended.")
+@click.option("--timeout", type=duration, help="Wait no longer than that; implies --wait.")
+@json_option
+@placed
+def result(place: Place, task_id: str, wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Print what a task returned: as JSON if it can be, else as Python shows it.
+
+    Exit codes: 0 it succeeded, 1 it failed (its traceback goes to stderr), was cancelled or has expired,
+    3 there is no such task or its result is no longer kept, 4 it hasn't ended yet.
+    """
+    use_working_directory()
+
+    async def work(oq: AsyncOmniQ) -> None:
+        if wait or timeout is not None:
+            outcome = await wait_for_outcome(oq, task_id, timeout)
+        else:
+            outcome = await known_outcome(oq, task_id)
+        print_outcome(outcome, as_json=as_json)
+
+    place.run(work)
+
+
+# ── tasks ───────────────────────────────────────────────────────────────────
+
 
 task_ids_argument = click.argument("task_ids", metavar="TASK_ID...", nargs=-1, required=True)
 
@@ -53,9 +170,9 @@ def list_(
         lambda oq: oq.list_tasks(state=state, queue_name=queue_name, name=name, newest_first=newest_first, limit=limit)
     )
     if as_json:
-        print_json([views.task_data(task) for task in found])
+        print_json([output.task_data(task) for task in found])
     else:
-        print_list("tasks", views.TASK_COLUMNS, [views.task_row(task) for task in found], limit=limit)
+        print_list("tasks", output.TASK_COLUMNS, [output.task_row(task) for task in found], limit=limit)
 
 
 @tasks.command()
@@ -71,9 +188,9 @@ def show(place: Place, task_id: str, as_json: bool) -> None:
 
     task, result = place.run(work)
     if as_json:
-        print_json(views.dead_data(task, result))
+        print_json(output.dead_data(task, result))
     else:
-        print_fields(views.task_fields(task, result))
+        print_fields(output.task_fields(task, result))
 
 
 @tasks.command()
@@ -110,9 +227,9 @@ def dead(place: Place, queue_name: str | None, limit: int, as_json: bool) -> Non
 
     letters = place.run(work)
     if as_json:
-        print_json([views.dead_data(*letter) for letter in letters])
+        print_json([output.dead_data(*letter) for letter in letters])
     else:
-        print_list("dead letters", views.DEAD_COLUMNS, [views.dead_row(*letter) for letter in letters], limit=limit)
+        print_list("dead letters", output.DEAD_COLUMNS, [output.dead_row(*letter) for letter in letters], limit=limit)
 
 
 @tasks.command()
@@ -122,9 +239,9 @@ def stats(place: Place, as_json: bool) -> None:
     """Count the tasks of each queue by state."""
     found = place.run(lambda oq: oq.task_queue.stats())
     if as_json:
-        print_json([views.stats_json(queue) for queue in found])
+        print_json([output.stats_json(queue) for queue in found])
     else:
-        print_list("tasks", views.STATS_COLUMNS, [views.stats_row(queue) for queue in found])
+        print_list("tasks", output.STATS_COLUMNS, [output.stats_row(queue) for queue in found])
 
 
 async def _result_of(oq: AsyncOmniQ, task: Task) -> TaskResult | None:
@@ -156,3 +273,36 @@ def _for_each(
         return max([await one(oq, task_id) for task_id in task_ids])
 
     click.get_current_context().exit(place.run(work))
+
+
+# ── resign ──────────────────────────────────────────────────────────────────
+
+
+COLUMNS: Final = ("KIND", "SIGNED", "CURRENT", "CHANGED", "REFUSED")
+
+
+@click.command()
+@click.option("--accept-unsigned", is_flag=True, help="Sign what isn't signed at all, too: whoever wrote it.")
+@json_option
+@placed
+def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
+    """Sign tasks, schedules and results with the first key of OMNIQ_SIGNING_KEY.
+
+    Each must verify with one of the keys, or be unsigned where that is accepted. SIGNED were signed now, CURRENT
+    before; CHANGED were written by others at the same time: run it again; REFUSED didn't verify. Workers may go on.
+
+    Exit codes: 0 everything is signed with the first key, 1 something isn't.
+    """
+
+    async def work(oq: AsyncOmniQ) -> Report:
+        from omniq.queue.resigning import Resigner
+
+        return await Resigner(oq.task_queue, oq.task_queue.results, accept_unsigned=accept_unsigned).run()
+
+    report = place.run(work)
+    if as_json:
+        print_json(report)
+    else:
+        print_table(COLUMNS, [(kind, t.signed, t.current, t.changed, t.refused) for kind, t in asdict(report).items()])
+    if report.left:
+        raise Failure(f"{count(report.left, 'payload')} not signed with the first key")

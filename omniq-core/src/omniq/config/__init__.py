@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
-    from omniq.backend.component import configured_by as configured_by
+    from omniq.component import configured_by as configured_by
+    from omniq.config.loader import ComponentChoice as ComponentChoice
     from omniq.config.loader import ConfigProvider as ConfigProvider
-    from omniq.config.logging import LoggingConfig as LoggingConfig
-    from omniq.config.logging import configure_logging as configure_logging
-    from omniq.config.model import ComponentChoice as ComponentChoice
-    from omniq.config.model import OmniQConfig as OmniQConfig
-    from omniq.config.model import TaskDefaults as TaskDefaults
-    from omniq.config.model import WorkerChoice as WorkerChoice
+    from omniq.config.loader import OmniQConfig as OmniQConfig
+    from omniq.config.loader import TaskDefaults as TaskDefaults
+    from omniq.config.loader import WorkerChoice as WorkerChoice
     from omniq.config.settings import EnvConfig as EnvConfig
+    from omniq.config.settings import LoggingConfig as LoggingConfig
     from omniq.config.settings import Settings as Settings
-    from omniq.models.redaction import mask_url as mask_url
-    from omniq.models.redaction import redact as redact
+    from omniq.config.settings import configure_logging as configure_logging
+    from omniq.models.config import mask_url as mask_url
+    from omniq.models.config import redact as redact
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "ComponentChoice": "omniq.config.model",
+            "ComponentChoice": "omniq.config.loader",
             "ConfigProvider": "omniq.config.loader",
             "EnvConfig": "omniq.config.settings",
-            "LoggingConfig": "omniq.config.logging",
-            "OmniQConfig": "omniq.config.model",
+            "LoggingConfig": "omniq.config.settings",
+            "OmniQConfig": "omniq.config.loader",
             "Settings": "omniq.config.settings",
-            "TaskDefaults": "omniq.config.model",
-            "WorkerChoice": "omniq.config.model",
-            "configure_logging": "omniq.config.logging",
-            "configured_by": "omniq.backend.component",
-            "mask_url": "omniq.models.redaction",
-            "redact": "omniq.models.redaction",
+            "TaskDefaults": "omniq.config.loader",
+            "WorkerChoice": "omniq.config.loader",
+            "configure_logging": "omniq.config.settings",
+            "configured_by": "omniq.component",
+            "mask_url": "omniq.models.config",
+            "redact": "omniq.models.config",
         },
     )
 

@@ -14,9 +14,8 @@ from msgspec import NODEFAULT, Struct, inspect
 from msgspec.structs import FieldInfo, fields
 
 from omniq.errors import ConfigError
-from omniq.models.config import NAME, NOT_BLANK
-from omniq.models.redaction import mask_url
-from omniq.suggest import did_you_mean
+from omniq.models.config import NAME, NOT_BLANK, mask_url
+from omniq.texts import did_you_mean
 
 T = TypeVar("T")
 

@@ -1,21 +1,247 @@
-"""`ConfigProvider`: one configuration from arguments, the environment, a file and the defaults, in this order."""
+"""The whole configuration: its shape, and argument over environment over file over default."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Final, get_args
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 from urllib.parse import parse_qs
 
-from msgspec import Struct
+import yaml
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+from yaml.constructor import ConstructorError
 
 from omniq.config.convert import check_bounds, convert, given_fields, url_scheme
-from omniq.config.model import OmniQConfig
-from omniq.config.settings import EnvConfig, Layer, environment, from_settings
+from omniq.config.settings import (
+    EnvConfig,
+    Layer,
+    LoggingConfig,
+    RetryCount,
+    Settings,
+    WorkerCount,
+    environment,
+    from_settings,
+)
 from omniq.errors import ConfigError, PluginError
-from omniq.models.redaction import mask_url
+from omniq.models.config import (
+    DEFAULT_PROJECT,
+    Moment,
+    Name,
+    NotBlank,
+    NotNegative,
+    Positive,
+    Redacted,
+    Serializer,
+    WorkerConfig,
+    mask_url,
+)
 from omniq.plugins.registry import Registry, registry
 from omniq.plugins.specs import StoreKind
+from omniq.serialization.envelope import Signer
+from omniq.serialization.manager import SerializationManager
+
+# ── its shape ───────────────────────────────────────────────────────────────
+
+
+PoolKind: TypeAlias = Literal["thread", "process", "gevent"]
+
+
+class ComponentChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which store, by type or URL, and its configuration; what `config` says wins over the URL."""
+
+    type: str | None = None
+    """May be left out when the URL has a scheme."""
+    url: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class WorkerChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which worker, and how it runs."""
+
+    type: str = Settings.DEFAULT_WORKER
+    config: WorkerConfig = field(default_factory=WorkerConfig)
+    sizes: dict[PoolKind, WorkerCount] = field(default_factory=dict)
+    """`max_workers` for one kind of worker: wins over that of `config`."""
+
+    def settings_for(self, kind: str) -> WorkerConfig:
+        """The configuration of a worker of that kind ("thread"), of its size if it has one of its own."""
+        sizes = (size for name, size in self.sizes.items() if name == kind)
+        return replace(self.config, max_workers=next(sizes, self.config.max_workers))
+
+
+class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a task gets that says nothing itself. Durations are seconds."""
+
+    timeout: Positive | None = Settings.TASK_TIMEOUT
+    ttl: NotNegative | None = Settings.TASK_TTL
+    max_retries: RetryCount = Settings.RETRY_ATTEMPTS
+    retry_delay: NotNegative = Settings.RETRY_DELAY
+    result_ttl: NotNegative | None = Settings.RESULT_TTL
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """As OMNIQ_TASK_TIMEOUT, OMNIQ_RETRY_ATTEMPTS and the like say. Raises `ConfigError`."""
+        return convert(from_settings(EnvConfig().given()).get("defaults", {}), cls)
+
+
+class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be configured. A component that is None wasn't mentioned anywhere."""
+
+    project_name: Name = Settings.PROJECT_NAME
+    base_dir: str = Settings.BASE_DIR
+    """Where stores that keep files put them, unless they are told where."""
+    fsspec_uri: str | None = Settings.FSSPEC_URI
+    """Where file stores keep their files; it wins over `base_dir` here, not over theirs."""
+    task_queue: ComponentChoice | None = None
+    result_store: ComponentChoice | None = None
+    event_store: ComponentChoice | None = None
+    worker: WorkerChoice = field(default_factory=WorkerChoice)
+    defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    signing_key: NotBlank | None = Settings.SIGNING_KEY
+    accept_unsigned_until: Moment | None = None
+    """Switches signing on with a live queue: until then, what isn't signed is accepted too."""
+    allowed_modules: Annotated[list[NotBlank], Meta(min_length=1)] | None = None
+
+
+# ── keys and limits ─────────────────────────────────────────────────────────
+
+
+class Security(Redacted, frozen=True, kw_only=True, array_like=True):
+    """What a `SerializationManager` is made of; it crosses to child processes, and never to logs.
+
+    It is one for a task queue, its results and its workers: what an OmniQ is configured with holds for the
+    components that it is given too, unless they were given a `Security` of their own.
+    """
+
+    serializer: Serializer = "auto"
+    signing_key: str | None = None
+    allowed_modules: list[str] | None = None
+    accept_unsigned_until: float | None = None
+    """Seconds since the epoch until which unsigned payloads are accepted although there is a key."""
+
+    @classmethod
+    def from_environment(cls) -> Security:
+        """As OMNIQ_SIGNING_KEY, OMNIQ_SERIALIZER, OMNIQ_ALLOWED_MODULES and OMNIQ_ACCEPT_UNSIGNED_UNTIL say.
+
+        Raises `ConfigError`.
+        """
+        settings = EnvConfig().settings()
+        allowed, until = settings.ALLOWED_MODULES, settings.ACCEPT_UNSIGNED_UNTIL
+        return cls(
+            serializer=settings.SERIALIZER,
+            signing_key=settings.SIGNING_KEY,
+            allowed_modules=None if allowed is None else list(allowed),
+            accept_unsigned_until=None if until is None else until.timestamp(),
+        )
+
+    def narrowed(self, serializer: Serializer) -> Security:
+        """The same; without dill if either this or a component's own configuration turns it off."""
+        return replace(self, serializer="msgspec") if serializer == "msgspec" else self
+
+    def manager(self, project: str = DEFAULT_PROJECT) -> SerializationManager:
+        """The serialization that follows from it for a project. Raises `ConfigError` for keys that are no good."""
+        if self.allowed_modules is not None and not any(name.strip() for name in self.allowed_modules):
+            raise ConfigError("allowed_modules: none given; leave it out to allow all")
+        signer = None if self.signing_key is None else Signer(self.signing_key)
+        return SerializationManager(
+            self.serializer,
+            signer,
+            self.allowed_modules,
+            project=project,
+            unsigned_until=self.accept_unsigned_until,
+        )
+
+
+# ── files ───────────────────────────────────────────────────────────────────
+
+
+_MERGE: Final = "tag:yaml.org,2002:merge"
+# What PyYAML's messages quote: by `%r`, so that quotes inside are escaped or of the other kind.
+_QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_HARMLESS: Final = re.compile(r"""'(?:\W|\\t|<[a-z ]+>)'|"'\"""")
+"""Punctuation and names of tokens."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key that is given twice is an error, not a silent last word."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=True)  # which refuses aliases that lead into themselves
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # `!!int x` and `2024-99-99` fail in their own ways, and quote the value.
+            raise ConstructorError(None, None, "a value isn't of its type", node.start_mark) from error
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self._key(key_node)
+            if key is not None and key in seen:
+                shown = "a key" if node.flow_style or ":" in str(key) else repr(key)
+                raise _Mistake(f"{shown} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def _key(self, node: yaml.Node) -> Hashable | None:
+        """The key, if it can be compared with others."""
+        if node.tag == _MERGE:
+            raise _Mistake("merge keys (<<) aren't supported: write it out", node.start_mark)
+        key: Hashable = self.construct_object(node, deep=True) if isinstance(node, yaml.ScalarNode) else None
+        return key
+
+
+class _Mistake(ConstructorError):
+    """What is wrong, in words of our own: nothing in them needs to be taken out."""
+
+    def __init__(self, problem: str, mark: yaml.Mark | None) -> None:
+        super().__init__(None, None, problem, mark)
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping that a YAML file holds; an empty file is an empty one.
+
+    Raises `ConfigError` naming the file, and line and column of a mistake.
+    """
+    file, name = Path(path), mask_url(os.fspath(path))
+    try:
+        data = yaml.load(file.read_text("utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror or error}") from None
+    except ValueError as error:
+        what = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "not the name of a file"
+        raise ConfigError(f"{name}: {what}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}{_place(error)}: {_problem(error)}") from None
+    check_bounds(data, name)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}: expected a mapping at the top, got {type(data).__name__}")
+    return data
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = error.problem_mark or error.context_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    marked = error.problem or error.context if isinstance(error, yaml.MarkedYAMLError) else None
+    if marked is None or isinstance(error, _Mistake):
+        return marked or "not YAML text"
+    if marked == "second occurrence":
+        return "an anchor is given twice"
+    return _QUOTED.sub(lambda quoted: quoted[0] if _HARMLESS.fullmatch(quoted[0]) else "(…)", marked)
+
+
+# ── layers ──────────────────────────────────────────────────────────────────
+
 
 STORE_KINDS: Final[tuple[StoreKind, ...]] = get_args(StoreKind)
 COMMON: Final[Mapping[StoreKind, frozenset[str]]] = {
@@ -79,7 +305,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Layer:
         return _checked_source(source or {})
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"config: expected a file's path, a mapping or an OmniQConfig, got {type(source).__name__}")
-    from omniq.config.files import load_yaml  # it imports yaml, which few need
+    from omniq.config.loader import load_yaml  # it imports yaml, which few need
 
     try:
         return _checked_source(load_yaml(source))

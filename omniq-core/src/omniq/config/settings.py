@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import ChainMap
@@ -11,11 +12,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from omniq.config.convert import convert
 from omniq.errors import ConfigError
-from omniq.logs import get_logger
 from omniq.models.config import (
     DEFAULT_MAX_BODY,
     DEFAULT_PROJECT,
@@ -27,9 +27,11 @@ from omniq.models.config import (
     NotNegative,
     Positive,
     Serializer,
+    is_secret,
+    mask_url,
+    redact,
 )
-from omniq.models.redaction import is_secret, mask_url, redact
-from omniq.suggest import did_you_mean
+from omniq.texts import did_you_mean, get_logger
 
 Layer: TypeAlias = dict[str, Any]
 """Plain data in the shape of `OmniQConfig`."""
@@ -269,3 +271,56 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "LOG_LEVEL": str.upper,
     "QUEUES": _list,
 }
+
+
+# ── logging ─────────────────────────────────────────────────────────────────
+
+
+ROOT: Final = "omniq"
+OFF: Final = logging.CRITICAL + 1
+FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""Of the command's log, and of the log of child processes."""
+
+_set_before: set[str] = set()
+
+
+class LoggingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the library logs."""
+
+    level: LogLevel = Settings.LOG_LEVEL
+    components: dict[str, LogLevel] = field(default_factory=dict)
+    """Levels of parts of the library, such as {"worker": "DEBUG"}."""
+    disable: bool = Settings.DISABLE_LOGGING
+    """Log nothing at all, whatever the levels."""
+
+
+def configure_logging(
+    level: LogLevel | None = None, components: Mapping[str, LogLevel] | None = None, disable: bool | None = None
+) -> None:
+    """Set the levels of the library's loggers, at any time; what isn't given comes from the environment.
+
+    Raises `ConfigError` for an unknown level.
+    """
+    settings = EnvConfig().settings()
+    data = {
+        "level": settings.LOG_LEVEL if level is None else level,
+        "components": (settings.COMPONENT_LOG_LEVELS or {}) if components is None else components,
+        "disable": settings.DISABLE_LOGGING if disable is None else disable,
+    }
+    apply(convert(data, LoggingConfig, "logging"))
+
+
+def apply(config: LoggingConfig) -> None:
+    """Set the levels; components that were set before and aren't named now follow `omniq` again."""
+    levels = {} if config.disable else {f"{ROOT}.{name}": level for name, level in config.components.items()}
+    for name in _set_before - levels.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _set_before.clear()
+    _set_before.update(levels)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(_number(level))
+    logging.getLogger(ROOT).setLevel(OFF if config.disable else _number(config.level))
+
+
+def _number(level: LogLevel) -> int:
+    return OFF if level == "DISABLED" else logging.getLevelNamesMapping()[level]

@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from omniq.models.config import ResultStorageConfig as ResultStorageConfig
     from omniq.models.config import TaskQueueConfig as TaskQueueConfig
     from omniq.models.config import WorkerConfig as WorkerConfig
-    from omniq.models.event import TaskEvent as TaskEvent
-    from omniq.models.result import TaskResult as TaskResult
-    from omniq.models.schedule import Schedule as Schedule
-    from omniq.models.state import EventType as EventType
-    from omniq.models.state import ResultStatus as ResultStatus
-    from omniq.models.state import TaskState as TaskState
+    from omniq.models.task import EventType as EventType
+    from omniq.models.task import ResultStatus as ResultStatus
+    from omniq.models.task import Schedule as Schedule
     from omniq.models.task import Task as Task
+    from omniq.models.task import TaskEvent as TaskEvent
+    from omniq.models.task import TaskResult as TaskResult
+    from omniq.models.task import TaskState as TaskState
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "ComponentConfig": "omniq.models.config",
             "EventStorageConfig": "omniq.models.config",
-            "EventType": "omniq.models.state",
-            "ResultStatus": "omniq.models.state",
+            "EventType": "omniq.models.task",
+            "ResultStatus": "omniq.models.task",
             "ResultStorageConfig": "omniq.models.config",
-            "Schedule": "omniq.models.schedule",
+            "Schedule": "omniq.models.task",
             "Settings": "omniq.config.settings",
             "Task": "omniq.models.task",
-            "TaskEvent": "omniq.models.event",
+            "TaskEvent": "omniq.models.task",
             "TaskQueueConfig": "omniq.models.config",
-            "TaskResult": "omniq.models.result",
-            "TaskState": "omniq.models.state",
+            "TaskResult": "omniq.models.task",
+            "TaskState": "omniq.models.task",
             "WorkerConfig": "omniq.models.config",
         },
         fronts=("config",),

@@ -1,16 +1,78 @@
-"""What a user sees of a task."""
+"""Tasks, their states, schedules, events and results, as users see them."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
+from omniq.clock import FIRST_SECOND, LAST_SECOND
+from omniq.errors import TaskCancelled, TaskExpired, TaskFailed
 from omniq.ids import check_id
-from omniq.models.config import NotNegative, Positive
-from omniq.models.redaction import Abridged
-from omniq.models.state import TaskState
+from omniq.models.config import TEN_YEARS, Abridged, NotNegative, Positive
+
+# ── states ──────────────────────────────────────────────────────────────────
+
+
+class TaskState(StrEnum):
+    """Where a task is. `docs/design.md` draws the transitions."""
+
+    PENDING = "pending"
+    """Due: the next claim may take it."""
+    SCHEDULED = "scheduled"
+    """Due later, at `run_at`."""
+    WAITING = "waiting"
+    """Waiting for its parents."""
+    RUNNING = "running"
+    """Claimed by a worker under a lease."""
+    SUCCESS = "success"
+    ERROR = "error"
+    """Failed for good; kept in the dead-letter queue until it is requeued or purged."""
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """Not started before its TTL ended."""
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({TaskState.SUCCESS, TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED})
+QUEUED = frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.WAITING})
+
+
+class ResultStatus(StrEnum):
+    """What is known of a task's outcome."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class EventType(StrEnum):
+    """What happened to a task or a schedule."""
+
+    ENQUEUED = "ENQUEUED"
+    EXECUTING = "EXECUTING"
+    COMPLETE = "COMPLETE"
+    ERROR = "ERROR"
+    RETRY = "RETRY"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    SCHEDULE_PAUSED = "SCHEDULE_PAUSED"
+    SCHEDULE_RESUMED = "SCHEDULE_RESUMED"
+    UNKNOWN = "UNKNOWN"
+    """Stands in for a stored type that is none of these: see `TaskEvent.damage`."""
+
+
+# ── tasks ───────────────────────────────────────────────────────────────────
+
 
 ParentFailure = Literal["cancel", "run", "hold"]
 """What becomes of a task when one that it depends on fails."""
@@ -97,3 +159,190 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
     on_success: str | None = None
     on_failure: str | None = None
     on_parent_failure: ParentFailure = "cancel"
+
+
+# ── schedules ───────────────────────────────────────────────────────────────
+
+
+MIN_INTERVAL: Final = 0.001
+"""Seconds between two firings, at least."""
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """When a schedule fires. Exactly one kind of timing is set."""
+
+    interval: Annotated[float, Meta(ge=MIN_INTERVAL, le=TEN_YEARS)] | None = None
+    """Seconds between two firings."""
+
+    def after(self, slot: float) -> float:
+        """The slot that follows `slot` (seconds since the epoch)."""
+        assert self.interval is not None
+        return slot + self.interval
+
+    def latest(self, slot: float, now: float) -> float:
+        """The last slot that isn't after `now`, at least `slot`: what a late scheduler catches up with."""
+        assert self.interval is not None
+        return slot + max(0.0, (now - slot) // self.interval) * self.interval
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """A recurring task and its timing."""
+
+    id: str
+    func: str
+    queue_name: str
+    timing: Timing
+    """Without anything where it can't be read."""
+    paused: bool
+    next_run: dt.datetime | None
+    """The next slot; None when there is none left."""
+    damage: str | None = None
+    """What is wrong with the stored schedule, which doesn't fire then. None for a schedule that is sound."""
+
+    @property
+    def state(self) -> str:
+        if self.damage is not None:
+            return "damaged"
+        return "paused" if self.paused else "active"
+
+
+# ── events ──────────────────────────────────────────────────────────────────
+
+
+class TaskEvent(Struct, frozen=True, kw_only=True):
+    """Something that happened to a task. It carries ids, never arguments."""
+
+    type: EventType
+    time: Annotated[float, Meta(ge=FIRST_SECOND, le=LAST_SECOND)]
+    """Seconds since the epoch, on the clock of the process that saw it."""
+    task_id: str | None = None
+    schedule_id: str | None = None
+    queue_name: str | None = None
+    worker: str | None = None
+    attempt: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    """More about it, in plain JSON types."""
+    damage: str | None = None
+    """What is wrong with the stored row; what can't be read is a stand-in. None for an event that is sound."""
+
+
+# ── results ─────────────────────────────────────────────────────────────────
+
+
+_UNREAD = object()
+_KNOWN = "known"
+
+
+class StoredValue:
+    """A value as it is stored, which is rebuilt when it is first asked for.
+
+    `load` makes the value of `format` and `data`; it raises `SerializationError`. Two are equal when their bytes are.
+    """
+
+    __slots__ = ("_data", "_format", "_load", "_value")
+
+    def __init__(self, format: str, data: bytes, load: Callable[[str, bytes], Any]) -> None:
+        self._format = format
+        self._data = data
+        self._load = load
+        self._value: Any = _UNREAD
+
+    def get(self) -> Any:
+        """The value. Raises `SerializationError` when it can't be rebuilt here."""
+        if self._value is _UNREAD:
+            self._value = self._load(self._format, self._data)
+        return self._value
+
+    @classmethod
+    def of(cls, value: object) -> StoredValue:
+        """A value that needn't be rebuilt."""
+        stored = cls(_KNOWN, b"", _no_load)
+        stored._value = value
+        return stored
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StoredValue):
+            return NotImplemented
+        same = (self._format, self._data) == (other._format, other._data)
+        return same and (self._format != _KNOWN or bool(self._value == other._value))
+
+    def __hash__(self) -> int:
+        return hash((self._format, self._data))
+
+    def __repr__(self) -> str:
+        return f"<{len(self._data)} bytes>"  # never the value
+
+    def __reduce__(self) -> tuple[Callable[..., StoredValue], tuple[Any]]:
+        # What loads it knows the signing keys, which must not travel with a copy.
+        return StoredValue.of, (self.get(),)
+
+
+def _no_load(format: str, data: bytes) -> None:
+    """Never called: the value is there."""
+
+
+NO_VALUE = StoredValue.of(None)
+
+
+class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
+    """A snapshot of a task's outcome."""
+
+    task_id: str
+    status: ResultStatus
+    stored: StoredValue = NO_VALUE
+    """What the function returned, as it is stored: see `value`."""
+    error_type: str | None = None
+    """Qualified name of the exception."""
+    error_message: str | None = None
+    traceback: str | None = None
+    """The traceback as the worker saw it."""
+    epoch: int = 0
+    """The claim that ended it."""
+    attempts: int = 0
+    """Attempts made, the last one included."""
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    expires_at: dt.datetime | None = None
+    worker: str | None = None
+    schedule_id: str | None = None
+
+    @property
+    def value(self) -> Any:
+        """What the function returned; None where the task didn't succeed.
+
+        It is decoded when it is first asked for. Raises `SerializationError` when that can't be done here.
+        """
+        return self.stored.get()
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds that the last attempt ran."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+    def unwrap(self) -> Any:
+        """Return `value`.
+
+        Raises `TaskFailed`, `TaskCancelled` or `TaskExpired` when there is none, and what `value` raises.
+        """
+        if self.status is ResultStatus.SUCCESS:
+            return self.value
+        if self.status is ResultStatus.CANCELLED:
+            raise TaskCancelled(f"task {self.task_id} was cancelled")
+        if self.status is ResultStatus.EXPIRED:
+            raise TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
+        raise TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
+
+
+class Outcome(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How a task ended: the part of a result that stores carry as opaque bytes."""
+
+    value: bytes = b""
+    value_format: str = ""
+    error_type: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+    attempts: Annotated[int, Meta(ge=0)] = 0
+    started_at: Annotated[float, Meta(ge=0, le=LAST_SECOND)] | None = None
+    worker: str | None = None

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from omniq.errors import PluginError, UnknownBackend
-from omniq.models.redaction import mask_url
+from omniq.models.config import mask_url
 from omniq.plugins.specs import (
     CommandSpec,
     EntryPoint,
@@ -29,11 +29,11 @@ from omniq.plugins.specs import (
     TaskQueueSpec,
     WorkerSpec,
 )
-from omniq.suggest import did_you_mean, install_command
+from omniq.texts import did_you_mean, install_command
 
 if TYPE_CHECKING:
     from omniq.plugins.manager import Index
-    from omniq.storage.capabilities import Capability
+    from omniq.storage.base import Capability
 
 STRICT = "OMNIQ_PLUGINS_STRICT"
 _OFF = frozenset({"", "0", "false", "no", "off"})

@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from omniq_sqlite.queue import AsyncSQLiteTaskQueue as AsyncSQLiteTaskQueue
     from omniq_sqlite.queue import SQLiteTaskQueue as SQLiteTaskQueue
 
-    from omniq.queue.dependencies import DependencyResolver as DependencyResolver
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
-    from omniq.queue.facade import Scheduler as Scheduler
-    from omniq.queue.facade import TaskQueue as TaskQueue
-    from omniq.queue.retry import RetryManager as RetryManager
+    from omniq.queue.engine import Scheduler as Scheduler
+    from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
-    from omniq.queue.ttl import TTLManager as TTLManager
+    from omniq.queue.settle import DependencyResolver as DependencyResolver
+    from omniq.queue.settle import RetryManager as RetryManager
+    from omniq.queue.settle import TTLManager as TTLManager
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncScheduler": "omniq.queue.scheduler",
             "AsyncTaskQueue": "omniq.queue.engine",
-            "DependencyResolver": "omniq.queue.dependencies",
-            "RetryManager": "omniq.queue.retry",
-            "Scheduler": "omniq.queue.facade",
-            "TTLManager": "omniq.queue.ttl",
-            "TaskQueue": "omniq.queue.facade",
+            "DependencyResolver": "omniq.queue.settle",
+            "RetryManager": "omniq.queue.settle",
+            "Scheduler": "omniq.queue.engine",
+            "TTLManager": "omniq.queue.settle",
+            "TaskQueue": "omniq.queue.engine",
         },
         fronts=("queue",),
     )

@@ -1,23 +1,61 @@
-"""Adding tasks: concurrent calls share one write, and a write whose answer was lost is made again with the same ids."""
+"""Adding tasks to a store, and what time it is there."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from omniq import clock
-from omniq.backoff import repeated
-from omniq.batching import Batcher, parts
+from omniq.batching import Batcher, parts, repeated
 from omniq.errors import StoreError
 from omniq.loops import PerLoop
-from omniq.models.state import EventType
-from omniq.queue.dependencies import parents_first, unknown_parent
+from omniq.models.task import EventType
+from omniq.queue.settle import parents_first, unknown_parent
+from omniq.storage.queue import ALWAYS_TAKEN, SizeLimit, task_bytes
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, NewTask
-from omniq.storage.sizes import ALWAYS_TAKEN, SizeLimit, task_bytes
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
+
+
+# ── the store's clock ───────────────────────────────────────────────────────
+
+
+ASK_AGAIN = 30.0
+"""Seconds after which a store's clock is asked again."""
+
+
+class StoreClock:
+    """The clock of a queue's store, which alone says what is due: those of hosts differ.
+
+    It is asked seldom, since what passes in between can be measured here.
+    """
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+        self._ahead = 0.0
+        """Seconds by which the store's clock is ahead of `time.monotonic()`, without `omniq.clock.offset()`."""
+        self._asked_at = -math.inf
+
+    async def now(self) -> float:
+        """Seconds since the epoch on the store's clock. Raises `StoreError`."""
+        if time.monotonic() - self._asked_at > ASK_AGAIN:
+            await self._ask()
+        return time.monotonic() + self._ahead + clock.offset()
+
+    async def _ask(self) -> None:
+        store = await self._queue.ready()
+        began = time.monotonic()
+        now = await store.now() - clock.offset()
+        self._asked_at = time.monotonic()
+        self._ahead = now - (began + self._asked_at) / 2
+
+
+# ── adding ──────────────────────────────────────────────────────────────────
+
 
 Answer: TypeAlias = tuple[Added, bool]
 """What the store said of a new task, and whether it had to be asked more than once."""

@@ -1,30 +1,25 @@
-"""The task queue that everybody shares: what users call, on top of any store's contract."""
+"""The task queue that everybody shares: what users call, on top of any store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
-from omniq.backend.base import BaseBackend, check_backend
-from omniq.backend.component import SecuredComponent
-from omniq.backoff import repeated, repeating
-from omniq.batching import Batcher
-from omniq.config.model import TaskDefaults
-from omniq.config.security import Security
+from omniq.batching import Batcher, repeated, repeating
+from omniq.clock import Duration
+from omniq.component import BaseBackend, SecuredComponent, check_backend
+from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
-from omniq.events.logger import AsyncEventLogger
+from omniq.events import AsyncEventLogger
 from omniq.ids import check_limit
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
-from omniq.models.result import Outcome
-from omniq.models.schedule import Schedule
-from omniq.models.state import QUEUED, EventType, TaskState
-from omniq.models.task import Task, TaskRef, id_of
-from omniq.models.times import Duration
+from omniq.models.task import QUEUED, EventType, Outcome, Schedule, Task, TaskRef, TaskState, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import TaskAdder
-from omniq.queue.dependencies import DependencyResolver
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -32,17 +27,16 @@ from omniq.queue.request import (
     TaskCall,
     TaskOptions,
     interval_timing,
+    task_details,
     task_filter,
+    task_view,
 )
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.settle import ENDINGS, Settler, damaged, ending
-from omniq.queue.ttl import TTLManager
-from omniq.queue.view import task_details, task_view
-from omniq.storage.calls import look_up
-from omniq.storage.guarantees import Guarantees
-from omniq.storage.queue import BaseTaskQueue
+from omniq.queue.settle import ENDINGS, DependencyResolver, Settler, TTLManager, damaged, ending
+from omniq.storage.base import BaseResultStorage, Guarantees
+from omniq.storage.queue import BaseTaskQueue, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
-from omniq.storage.results import BaseResultStorage
+from omniq.sync import Blocking, blocking, portal
 
 C = TypeVar("C", bound=TaskQueueConfig)
 REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
@@ -348,3 +342,68 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     def _log(self, type: EventType, task_id: str, queue_name: str) -> None:
         if self.events is not None:
             self.events.log(type, task_id=task_id, queue_name=queue_name)
+
+
+# ── blocking ────────────────────────────────────────────────────────────────
+
+
+class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
+    """A task queue whose methods block; `aio` is its async core."""
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> TaskQueue:
+        """A backend's task queue; `overrides` are fields of its config, such as `queues`."""
+        return TaskQueue(AsyncTaskQueue.from_backend(backend, **overrides))
+
+    enqueue = blocking(AsyncTaskQueue.enqueue)
+    enqueue_many = blocking(AsyncTaskQueue.enqueue_many)
+    get_task = blocking(AsyncTaskQueue.get_task)
+    cancel = blocking(AsyncTaskQueue.cancel)
+    requeue = blocking(AsyncTaskQueue.requeue)
+    list_tasks = blocking(AsyncTaskQueue.list_tasks)
+    list_dead = blocking(AsyncTaskQueue.list_dead)
+    stats = blocking(AsyncTaskQueue.stats)
+    guarantees = blocking(AsyncTaskQueue.guarantees)
+    pause_queue = blocking(AsyncTaskQueue.pause_queue)
+    resume_queue = blocking(AsyncTaskQueue.resume_queue)
+    schedule = blocking(AsyncTaskQueue.schedule)
+    get_schedule = blocking(AsyncTaskQueue.get_schedule)
+    list_schedules = blocking(AsyncTaskQueue.list_schedules)
+    pause_schedule = blocking(AsyncTaskQueue.pause_schedule)
+    resume_schedule = blocking(AsyncTaskQueue.resume_schedule)
+    delete_schedule = blocking(AsyncTaskQueue.delete_schedule)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The declared queues in order of priority; "default" is among them."""
+        return self.aio.queues
+
+
+class Scheduler(Blocking[AsyncScheduler]):
+    """Fires the schedules of a task queue on a thread of the background, without a worker.
+
+    Every worker fires schedules already; this is for a process that does nothing else.
+    """
+
+    def __init__(self, queue: Blocking[AsyncTaskQueue[Any]]) -> None:
+        super().__init__(queue.aio.scheduler)
+        self._running: Future[None] | None = None
+
+    fire_due = blocking(AsyncScheduler.fire_due)
+
+    def start(self) -> None:
+        """Begin to fire and return."""
+        if self._running is None:
+            self.connect()
+            self._running = Context().run(portal().submit, self.aio.run())
+
+    def stop(self) -> None:
+        """Fire no more."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+
+    def close(self) -> None:
+        """Fire no more, and give back the queue's connections."""
+        self.stop()
+        super().close()

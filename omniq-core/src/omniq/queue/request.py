@@ -7,21 +7,90 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, cast
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from omniq import ids
-from omniq.config.model import TaskDefaults
-from omniq.errors import InvalidTask
-from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS
-from omniq.models.redaction import Abridged
-from omniq.models.schedule import Timing
-from omniq.models.state import TaskState
-from omniq.models.task import Call, ParentFailure, Task, TaskRef, id_of
-from omniq.models.times import Duration, due_time, seconds
-from omniq.serialization.calls import CallOptions
+from omniq.clock import Duration, as_datetime, due_time, seconds, utc
+from omniq.config.loader import TaskDefaults
+from omniq.errors import InvalidTask, SerializationError
+from omniq.ids import check_id, check_new_id, new_id
+from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS, Abridged
+from omniq.models.task import Call, ParentFailure, Task, TaskRef, TaskState, Timing, id_of
+from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.records import NewTask, TaskFilter
-from omniq.suggest import did_you_mean
-from omniq.texts import shown_name
+from omniq.storage.records import NewTask, TaskFilter, TaskRecord
+from omniq.texts import did_you_mean, get_logger, shown_name
+
+# ── from records to tasks ───────────────────────────────────────────────────
+
+
+log = get_logger("omniq.queue")
+
+RESULT_TTL = 86_400.0
+"""Seconds for which a result is kept that nobody said anything about."""
+UNREADABLE = Call(func="(unreadable)", args=b"", args_format="", result_ttl=RESULT_TTL)
+
+
+def verified_call(record: TaskRecord, serialization: SerializationManager) -> Call:
+    """The record's call. Raises `SerializationError`, and `KeyMissing` where only the key is missing here."""
+    return serialization.read_call(
+        record.body, task_id=record.id, queue_name=record.queue_name, schedule_id=record.schedule_id
+    )
+
+
+def read_call(record: TaskRecord, serialization: SerializationManager) -> Call:
+    """The record's call; a stand-in, and a warning, where its bytes are damaged or not signed by us."""
+    try:
+        return verified_call(record, serialization)
+    except SerializationError as error:
+        log.warning("task %s can't be read: %s", record.id, error)
+        return UNREADABLE
+
+
+def task_view(record: TaskRecord) -> Task:
+    """The task as lists show it: by what is kept beside its call."""
+    return Task(
+        id=record.id,
+        func=record.name,
+        queue_name=record.queue_name,
+        state=record.state,
+        priority=record.priority,
+        created_at=utc(record.created_at),
+        run_at=utc(record.run_at),
+        expires_at=as_datetime(record.expires_at),
+        finished_at=as_datetime(record.finished_at),
+        attempts=record.attempts,
+        crashes=record.crashes,
+        epoch=record.epoch,
+        worker=record.worker,
+        cancel_requested=record.cancel_requested,
+        depends_on=record.depends_on,
+        schedule_id=record.schedule_id,
+        damage=record.damage,
+    )
+
+
+def task_details(record: TaskRecord, serialization: SerializationManager) -> Task:
+    """The task with all that its call tells, and what is wrong with it."""
+    call, damage = UNREADABLE, record.damage
+    try:
+        call = verified_call(record, serialization)
+    except SerializationError as error:
+        damage = damage or str(error)
+    return replace(
+        task_view(record),
+        func=call.func,
+        max_retries=call.max_retries,
+        retry_delay=call.retry_delay,
+        timeout=call.timeout,
+        result_ttl=call.result_ttl,
+        metadata=call.metadata,
+        body=record.body,
+        damage=damage,
+    )
+
+
+# ── from calls to tasks ─────────────────────────────────────────────────────
+
 
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
@@ -154,7 +223,7 @@ class RequestBuilder:
 
     def build(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> NewTask:
         """The task to add. Raises `InvalidTask` or `SerializationError`, naming the argument."""
-        task_id = ids.new_id() if options.task_id is None else ids.check_new_id(options.task_id, "task_id")
+        task_id = new_id() if options.task_id is None else check_new_id(options.task_id, "task_id")
         placing = self._placing(options)
         call = self.build_call(func, func_args, options)
         return NewTask(
@@ -245,8 +314,8 @@ def task_filter(state: TaskState | str | None, queue_name: str | None, name: str
         states = () if state is None else (TaskState(state),)
     except ValueError:
         raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
-    queue = None if queue_name is None else ids.check_id(queue_name, "queue_name")
-    return TaskFilter(states=states, queue_name=queue, name=None if name is None else ids.check_id(name, "name"))
+    queue = None if queue_name is None else check_id(queue_name, "queue_name")
+    return TaskFilter(states=states, queue_name=queue, name=None if name is None else check_id(name, "name"))
 
 
 def check_for_schedule(options: TaskOptions) -> None:
@@ -275,7 +344,7 @@ def check_priority(priority: object) -> int:
 
 def check_unique(key: object) -> str | None:
     """The unique key, if it can be one."""
-    return None if key is None else ids.check_id(key, "unique")
+    return None if key is None else check_id(key, "unique")
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:

@@ -11,13 +11,12 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from omniq.errors import ConfigError, SerializationError
-from omniq.logs import get_logger
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.serialization.envelope import FOREVER
-from omniq.storage.calls import carry_out, look_up
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.queue import BaseTaskQueue, carry_out, look_up
 from omniq.storage.records import NewBody, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
-from omniq.storage.results import BaseResultStorage
+from omniq.texts import get_logger
 
 log = get_logger("omniq.queue")
 

@@ -14,23 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from omniq import clock, ids
-from omniq.backoff import repeated, repeating
-from omniq.batching import apart, parts
+from omniq import clock
+from omniq.batching import apart, parts, repeated, repeating
+from omniq.clock import as_datetime
 from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
-from omniq.logs import get_logger
-from omniq.models.schedule import Schedule, Timing
-from omniq.models.state import EventType
-from omniq.models.times import as_datetime
-from omniq.queue.clock import StoreClock
-from omniq.queue.request import FuncArgs, TaskOptions, check_for_schedule, check_priority
-from omniq.queue.view import UNREADABLE
-from omniq.serialization.calls import ScheduledCall
-from omniq.storage.calls import carry_out
+from omniq.ids import check_id, new_id, slot_id
+from omniq.models.task import EventType, Schedule, Timing
+from omniq.queue.adding import StoreClock
+from omniq.queue.request import UNREADABLE, FuncArgs, TaskOptions, check_for_schedule, check_priority
+from omniq.serialization.codec import ScheduledCall
+from omniq.storage.queue import carry_out, task_bytes
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
-from omniq.storage.sizes import task_bytes
 from omniq.storage.wakeups import News, Wakeups
-from omniq.texts import shown_name
+from omniq.texts import get_logger, shown_name
 
 if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue
@@ -78,7 +74,7 @@ class AsyncScheduler:
         One that is there already keeps its next slot, unless its timing was another, and its pause.
         """
         requests = self._queue.requests
-        schedule_id = ids.new_id() if schedule_id is None else ids.check_id(schedule_id, "schedule_id")
+        schedule_id = new_id() if schedule_id is None else check_id(schedule_id, "schedule_id")
         check_for_schedule(options)
         queue_name = requests.check_queue(options.queue_name)
         template = ScheduledCall(
@@ -143,7 +139,7 @@ class AsyncScheduler:
 
     async def delete(self, schedule_id: str) -> None:
         """Forget the schedule. Raises `ScheduleNotFound`."""
-        schedule_id = ids.check_id(schedule_id, "schedule_id")
+        schedule_id = check_id(schedule_id, "schedule_id")
 
         async def delete(again: bool) -> bool:
             return await (await self._queue.ready()).delete_schedule(schedule_id) or again
@@ -230,7 +226,7 @@ class AsyncScheduler:
         """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
         record = await self._record(schedule_id)
         _check_sound(record)
-        return ids.slot_id(record.id, record.next_run or 0.0)
+        return slot_id(record.id, record.next_run or 0.0)
 
     async def _fire(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """The tasks that this call has added; one that the store refuses keeps no other from being fired."""
@@ -269,7 +265,7 @@ class AsyncScheduler:
                 )
 
     def _slot_task(self, record: ScheduleRecord, template: ScheduledCall, slot: float) -> NewTask:
-        task_id = ids.slot_id(record.id, slot)
+        task_id = slot_id(record.id, slot)
         return NewTask(
             id=task_id,
             queue_name=record.queue_name,
@@ -307,7 +303,7 @@ class AsyncScheduler:
         return timing.after(timing.latest(record.next_run, now))
 
     async def _record(self, schedule_id: str) -> ScheduleRecord:
-        schedule_id = ids.check_id(schedule_id, "schedule_id")
+        schedule_id = check_id(schedule_id, "schedule_id")
         records = await (await self._queue.ready()).schedules([schedule_id])
         if not records:
             raise ScheduleNotFound(f"no schedule {schedule_id}")

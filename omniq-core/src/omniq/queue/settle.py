@@ -1,26 +1,66 @@
-"""Ending tasks: their results and their states, in the order that loses nothing."""
+"""How tasks end: results and states in the order that loses nothing; retries, TTL, and those who wait for parents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from omniq.backoff import repeated
-from omniq.errors import CorruptPayload, StoreUnavailable
-from omniq.models.result import Outcome
-from omniq.models.state import EventType, TaskState
+from omniq.batching import repeated
+from omniq.errors import (
+    CorruptPayload,
+    DependencyCycle,
+    KeyMissing,
+    SerializationError,
+    StoreUnavailable,
+    UnknownParent,
+)
+from omniq.models.task import QUEUED, EventType, Outcome, TaskState
+from omniq.queue.request import RESULT_TTL, UNREADABLE, log, verified_call
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.calls import carry_out
-from omniq.storage.capabilities import Capability
-from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
-from omniq.storage.results import BaseResultStorage
-from omniq.storage.sizes import change_bytes, result_bytes
+from omniq.storage.base import BaseResultStorage, Capability
+from omniq.storage.queue import BaseTaskQueue, carry_out, change_bytes, look_up, result_bytes
+from omniq.storage.records import Change, Changed, ChangeStatus, NewTask, ResultRecord, TaskFilter, TaskRecord
 
-RESULT_TTL = 86_400.0
-"""Seconds for which a result is kept that nobody said anything about."""
+if TYPE_CHECKING:
+    from omniq.queue.engine import AsyncTaskQueue
+
+
+# ── retries ─────────────────────────────────────────────────────────────────
+
+
+class RetryManager:
+    """Exponential backoff with jitter.
+
+    The delay before retry *n* is `base * factor ** (n - 1)`, at most `maximum` seconds, then spread over
+    its upper half ("equal jitter" in Brooker, "Exponential Backoff and Jitter", AWS 2015), so that tasks
+    which failed together don't come back together.
+    """
+
+    def __init__(self, *, factor: float = 2.0, maximum: float = 3600.0, seed: int | None = None) -> None:
+        self._factor = factor
+        self._maximum = maximum
+        self._random = random.Random(seed)
+
+    def delay(self, base: float, attempt: int) -> float:
+        """Seconds to wait after `attempt` (1 for the first) has failed."""
+        exponent = min(attempt - 1, 64)
+        full = min(self._maximum, base * self._factor**exponent)
+        return full * (0.5 + self._random.random() / 2)
+
+    @staticmethod
+    def exhausted(attempt: int, max_retries: int) -> bool:
+        """Whether the attempt that has just failed was the last one."""
+        return attempt > max_retries
+
+
+# ── settling ────────────────────────────────────────────────────────────────
+
 
 ENDINGS = {
     TaskState.CANCELLED: EventType.CANCELLED,
@@ -128,3 +168,212 @@ def damaged(record: TaskRecord) -> Outcome:
     """How a task ends whose stored row is damaged."""
     kind = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
     return Outcome(error_type=kind, error_message=f"the stored task is damaged: {record.damage}")
+
+
+# ── TTL ─────────────────────────────────────────────────────────────────────
+
+
+EXPIRED_AT_ONCE = 500
+
+
+class TTLManager:
+    """Expires tasks and purges finished ones and old results, in bounded batches."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+
+    async def expire(self) -> list[TaskRecord]:
+        """End the queued tasks whose TTL is over; returns those that this call ended."""
+        ended: list[TaskRecord] = []
+        cursor: str | None = None
+        while True:
+            page = await (await self._queue.ready()).find(
+                TaskFilter(expired=True), limit=EXPIRED_AT_ONCE, cursor=cursor
+            )
+            # One that was claimed while the page was put together is its worker's to end, or to finish.
+            queued = [record for record in page.tasks if record.state in QUEUED]
+            ended += await self.expire_records([record for record in queued if record.damage is None])
+            # To end them writes stand-ins, perhaps of the very TTL, by which they wouldn't have expired.
+            await self._queue.end_damaged([record for record in queued if record.damage is not None])
+            cursor = page.cursor
+            if cursor is None:
+                return ended
+
+    async def expire_records(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """End these queued tasks if the store's clock says that their TTL is over; returns those it ended."""
+        return await self._queue.end_tasks(records, TaskState.EXPIRED, Outcome(), if_expired=True)
+
+    async def purge(self, *, retention: float) -> int:
+        """Delete tasks that ended more than `retention` seconds ago, and expired results; returns how many."""
+        deleted = 0
+        store, results = await self._queue.ready(), self._queue.results
+        while (count := await store.purge(older_than=retention)) > 0:
+            deleted += count
+        while results is not None and (count := await results.purge()) > 0:
+            deleted += count
+        return deleted
+
+
+# ── dependencies ────────────────────────────────────────────────────────────
+
+
+CHILDREN_AT_ONCE = 500
+FEW = 25
+"""Tasks whose calls are read at once, since those may be large."""
+MAX_WATCHED = 10_000
+"""Waiting tasks of which one parent is remembered."""
+
+PARENT_FAILED = Outcome(error_type="ParentFailed", error_message="a task that it depends on didn't succeed")
+
+
+class DependencyResolver:
+    """Releases waiting tasks whose parents have succeeded, and ends or holds those whose parents have not."""
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._queue = queue
+        self._awaited: dict[str, str] = {}
+        """For children that were seen to wait, a parent that hadn't ended then: as long as it hasn't, they wait."""
+
+    async def parents_ended(self, parent_ids: Sequence[str]) -> None:
+        """See to the children of tasks that have ended, and to the children of those that this ends."""
+        while parent_ids:
+            store = await self._queue.ready()
+            families = await look_up(store, store.children, parent_ids)
+            parent_ids = await self._resolve(await self._undecided(dict(zip(parent_ids, families, strict=True))))
+
+    async def _undecided(self, families: Mapping[str, Sequence[str]]) -> list[str]:
+        """The children that may have to wait no longer, of parents that have ended.
+
+        One whose parents have succeeded as far as they have ended waits as long as any single one hasn't. Looking at
+        that one alone, as SAT solvers watch one literal of a clause, a child of n parents that end one by one takes
+        n reads, and not n²: since it is drawn among those that are left, it is the next to end but a few times.
+        """
+        children = {child for family in families.values() for child in family}
+        watched = {child: parent for child in children if (parent := self._awaited.get(child)) is not None}
+        if not watched:
+            return list(children)
+        states = await self._states({*watched.values(), *families})
+        failed = [parent for parent in families if states[parent] is not TaskState.SUCCESS]
+        doomed = {child for parent in failed for child in families[parent]}
+        waiting = {child for child, parent in watched.items() if not states[parent].is_terminal} - doomed
+        return list(children - waiting)
+
+    async def children_added(self, child_ids: Sequence[str]) -> None:
+        """See to new tasks whose parents may have ended already."""
+        await self.parents_ended(await self._resolve(child_ids))
+
+    async def sweep(self) -> None:
+        """See to all waiting tasks, whoever left them waiting."""
+        cursor: str | None = None
+        while True:
+            where = TaskFilter(states=(TaskState.WAITING,))
+            page = await (await self._queue.ready()).find(where, limit=CHILDREN_AT_ONCE, cursor=cursor)
+            await self.parents_ended(await self._resolve_records(page.tasks))
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def check_parents(self, tasks: Sequence[NewTask]) -> None:
+        """Raise `UnknownParent` if one depends on a task that is neither among them nor in the store."""
+        own = {task.id for task in tasks}
+        others = list({parent for task in tasks for parent in task.depends_on} - own)
+        store = await self._queue.ready()
+        found = await look_up(store, partial(store.get, bodies=False), others)
+        unknown = {id_ for id_, record in zip(others, found, strict=True) if record is None}
+        orphan = next((task for task in tasks if not unknown.isdisjoint(task.depends_on)), None)
+        if orphan is not None:
+            raise unknown_parent(orphan)
+
+    async def _resolve(self, child_ids: Sequence[str]) -> list[str]:
+        """Release or end these tasks if their parents allow or forbid it; returns those it ended."""
+        store = await self._queue.ready()
+        records = await look_up(store, partial(store.get, bodies=False), dict.fromkeys(child_ids))
+        return await self._resolve_records([record for record in records if record is not None])
+
+    async def _resolve_records(self, records: Sequence[TaskRecord]) -> list[str]:
+        waiting = [record for record in records if record.state is TaskState.WAITING]
+        # Nobody knows any more what they wait for.
+        damaged = [record for record in waiting if record.damage is not None]
+        broken = await self._queue.end_damaged(damaged, release_children=False)
+        waiting = [record for record in waiting if record.damage is None]
+        parents = await self._states({parent for child in waiting for parent in child.depends_on})
+        self._watch(waiting, parents)
+        policies = await self._policies([child for child in waiting if _any_failed(child, parents)])
+        released = [child for child in waiting if _may_run(child, parents, policies)]
+        store, releases = self._queue.store, [_release(child) for child in released]
+        await carry_out(store, store.transition, releases, id_of=attrgetter("task_id"))
+        doomed = [child for child in waiting if policies.get(child.id) == "cancel"]
+        ended = await self._queue.end_tasks(doomed, TaskState.CANCELLED, PARENT_FAILED, release_children=False)
+        return [record.id for record in (*broken, *ended)]
+
+    def _watch(self, children: Sequence[TaskRecord], parents: Mapping[str, TaskState]) -> None:
+        """Note for each child a parent that it waits for."""
+        if len(self._awaited) > MAX_WATCHED:
+            self._awaited.clear()
+        for child in children:
+            self._awaited.pop(child.id, None)
+            if left := [parent for parent in child.depends_on if not parents[parent].is_terminal]:
+                self._awaited[child.id] = random.choice(left)
+
+    async def _states(self, parent_ids: Collection[str]) -> dict[str, TaskState]:
+        """The states of parents.
+
+        A parent that is gone was purged, and only ended tasks are: it counts as a success, since a failure
+        would have decided the child long before.
+        """
+        store, ids = self._queue.store, list(parent_ids)
+        records = await look_up(store, partial(store.get, bodies=False), ids)
+        return {
+            id_: TaskState.SUCCESS if record is None else record.state for id_, record in zip(ids, records, strict=True)
+        }
+
+    async def _policies(self, children: Sequence[TaskRecord]) -> dict[str, str]:
+        """What is to become of these tasks now that a parent of theirs has failed: their calls say it."""
+        policies: dict[str, str] = {}
+        for start in range(0, len(children), FEW):
+            records = await self._queue.store.get([child.id for child in children[start : start + FEW]])
+            policies |= {record.id: self._policy(record) for record in records if record is not None}
+        return policies
+
+    def _policy(self, child: TaskRecord) -> str:
+        """Its `on_parent_failure`; it waits for somebody who can read it where the key is missing here."""
+        try:
+            return verified_call(child, self._queue.serialization).on_parent_failure
+        except KeyMissing:
+            return "hold"
+        except SerializationError as error:
+            log.warning("task %s can't be read: %s", child.id, error)
+            return UNREADABLE.on_parent_failure
+
+
+def _any_failed(child: TaskRecord, parents: dict[str, TaskState]) -> bool:
+    states = [parents[id_] for id_ in child.depends_on]
+    return any(state.is_terminal and state is not TaskState.SUCCESS for state in states)
+
+
+def _may_run(child: TaskRecord, parents: dict[str, TaskState], policies: dict[str, str]) -> bool:
+    states = [parents[id_] for id_ in child.depends_on]
+    return all(state.is_terminal for state in states) and policies.get(child.id, "run") == "run"
+
+
+def _release(child: TaskRecord) -> Change:
+    return Change(task_id=child.id, to=TaskState.PENDING, from_states=(TaskState.WAITING,), epoch=child.epoch)
+
+
+def unknown_parent(task: NewTask) -> UnknownParent:
+    """The error for a task whose parents aren't all there."""
+    return UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
+
+
+def parents_first(tasks: list[NewTask]) -> list[NewTask]:
+    """The tasks in an order in which parents come before their children. Raises `DependencyCycle`."""
+    if not any(task.depends_on for task in tasks):
+        return tasks
+    by_id = {task.id: task for task in tasks}
+    sorter = TopologicalSorter({task.id: [p for p in task.depends_on if p in by_id] for task in tasks})
+    try:
+        return [by_id[id_] for id_ in sorter.static_order()]
+    except CycleError as error:
+        raise DependencyCycle(
+            f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}"
+        ) from None

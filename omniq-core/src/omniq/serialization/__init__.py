@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from omniq.serialization.base import Format, NotCarried, Serializer
-from omniq.serialization.calls import CallOptions, LoadedCall, ScheduledCall
-from omniq.serialization.detect import SerializationDetector
+from omniq.serialization.base import Format, FunctionRegistry, NotCarried, Serializer, reference
+from omniq.serialization.codec import CallOptions, LoadedCall, ScheduledCall
 from omniq.serialization.dill_ import DillSerializer
-from omniq.serialization.functions import FunctionRegistry, reference
+from omniq.serialization.envelope import Signer
 from omniq.serialization.manager import SerializationManager
-from omniq.serialization.msgspec_ import MsgspecSerializer
-from omniq.serialization.signing import Signer
+from omniq.serialization.msgspec_ import MsgspecSerializer, SerializationDetector
 
 __all__ = [
     "CallOptions",

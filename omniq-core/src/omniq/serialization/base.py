@@ -1,12 +1,16 @@
-"""What both serializers have in common."""
+"""What serializers are, and functions as text."""
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from importlib import import_module
+from types import MethodType, ModuleType
+from typing import Any, ClassVar, TypeAlias
 
-from omniq.errors import SerializationError
+from omniq.errors import FunctionNotFound, SerializationError
 
 
 class Format(StrEnum):
@@ -42,3 +46,123 @@ def type_name(value: object) -> str:
     """The qualified name of the value's type, without `builtins`: safe to show, unlike the value."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+# ── functions ───────────────────────────────────────────────────────────────
+
+
+Function: TypeAlias = Callable[..., Any]
+
+MAIN = frozenset({"__main__", "__mp_main__"})
+"""Another process has another module under these names."""
+
+
+def reference(func: Function) -> str | None:
+    """`module:qualname` when importing that gives this very function, else None.
+
+    It does for functions and classes at the top of a module, for static and class methods, for decorated
+    functions where the module holds what the decorator returned, and for builtins. It doesn't for lambdas,
+    closures, bound methods, partials, and what `__main__` defines.
+    """
+    module, qualname = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str) or module in MAIN:
+        return None
+    holder = sys.modules.get(module)
+    if holder is None:
+        return None
+    try:
+        found = _walk(holder, qualname)
+    except FunctionNotFound:
+        return None
+    return f"{module}:{qualname}" if _is_same(found, func) else None
+
+
+def display_name(func: Function) -> str:
+    """A name to show for a function that travels by value."""
+    module = getattr(func, "__module__", None) or type(func).__module__
+    return f"{module}:{getattr(func, '__qualname__', type(func).__qualname__)}"
+
+
+class FunctionRegistry:
+    """Finds functions by reference.
+
+    A reference is only good for a module's own functions: those for which `reference` gives the same text.
+    So `os:system` or `myapp.tasks:os.system` is refused everywhere, and `posix:system` wherever
+    `allowed_modules` (names that stand for the module and all below it) is given without it.
+    """
+
+    def __init__(self, allowed_modules: Sequence[str] | None = None) -> None:
+        self._allowed = None if allowed_modules is None else tuple(allowed_modules)
+        self._found: dict[str, Function] = {}
+
+    def resolve(self, ref: str) -> Function:
+        """The function, importing its module if need be. Raises `FunctionNotFound`."""
+        func = self._found.get(ref)
+        if func is None:
+            func = self._found[ref] = self._find(ref)
+        return func
+
+    def _find(self, ref: str) -> Function:
+        module, colon, qualname = ref.partition(":")
+        if not colon or not all(part.isidentifier() for part in (*module.split("."), *qualname.split("."))):
+            raise FunctionNotFound(f"{ref!r} isn't of the form module:function")
+        if not self._is_allowed(module):
+            raise FunctionNotFound(f"{ref}: module {module!r} isn't among allowed_modules")
+        try:
+            found = _walk(_import(module), qualname)
+        except FunctionNotFound as error:
+            raise FunctionNotFound(f"{ref}: {error}") from error.__cause__
+        return _check(found, ref)
+
+    def _is_allowed(self, module: str) -> bool:
+        if self._allowed is None:
+            return True
+        return any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._allowed)
+
+
+def _import(module: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise FunctionNotFound(f"importing it failed: {error}") from error
+        raise FunctionNotFound(f"there is no module {error.name!r} here; is it installed, or on sys.path?") from error
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything
+        raise FunctionNotFound(f"importing it failed: {type(error).__name__}: {error}") from error
+
+
+def _walk(holder: ModuleType, qualname: str) -> Any:
+    """What the path leads to, over nothing but classes that the module itself defines."""
+    if "." not in qualname:  # as nearly always
+        return _attribute(holder, qualname)
+    owner: object = holder
+    *classes, name = qualname.split(".")
+    for part in classes:
+        owner = _attribute(owner, part)
+        if not isinstance(owner, type) or owner.__module__ != holder.__name__:
+            raise FunctionNotFound(f"{part!r} isn't a class of that module")
+    return _attribute(owner, name)
+
+
+def _attribute(owner: object, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        raise FunctionNotFound(f"{getattr(owner, '__name__', owner)!r} has no {name!r}") from error
+
+
+def _check(found: Any, ref: str) -> Function:
+    if not callable(found):
+        raise FunctionNotFound(f"{ref}: it isn't callable but of type {type(found).__name__}")
+    func: Function = found
+    own = reference(func)
+    if own != ref:
+        raise FunctionNotFound(f"{ref}: that module doesn't define it, it only holds {own or 'something else'}")
+    return func
+
+
+def _is_same(found: object, func: Function) -> bool:
+    if found is func:
+        return True
+    # A class method is a new object at each look-up, equal to the last.
+    return isinstance(func, MethodType) and isinstance(func.__self__, type) and found == func

@@ -9,17 +9,12 @@ from msgspec.msgpack import Decoder, Encoder
 
 from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
-from omniq.models.result import Outcome
-from omniq.models.state import TaskState
-from omniq.models.task import Call
-from omniq.serialization.arguments import ArgumentCodec
-from omniq.serialization.base import Format
-from omniq.serialization.calls import CallOptions, LoadedCall, ScheduledCall
-from omniq.serialization.codec import Mode, ValueCodec
-from omniq.serialization.envelope import Envelope
-from omniq.serialization.functions import Function, FunctionRegistry, display_name, reference
+from omniq.models.task import Call, Outcome, TaskState
+from omniq.serialization.base import Format, Function, FunctionRegistry, display_name, reference
+from omniq.serialization.codec import ArgumentCodec, CallOptions, LoadedCall, Mode, ScheduledCall, ValueCodec
+from omniq.serialization.envelope import VARIABLE, Envelope, Role, Signer
 from omniq.serialization.msgspec_ import StructSerializer
-from omniq.serialization.signing import VARIABLE, Role, Signer
+from omniq.texts import get_logger
 
 MAX_METADATA: Final = 64 * 1024
 """Bytes of a task's metadata, packed."""
@@ -248,3 +243,36 @@ def _format_of(call: Call) -> Format:
 
 def _format_of_outcome(outcome: Outcome) -> Format:
     return Format.DILL if outcome.value_format == Format.DILL else Format.MSGSPEC
+
+
+# ── warning ─────────────────────────────────────────────────────────────────
+
+
+_log: Final = get_logger("omniq.serialization")
+_warned: set[str] = set()
+"""The locations that were warned of."""
+
+_DILL: Final = (
+    "%s is on a network, and what dill wrote there is read without a signature: whoever can write to it can run any "
+    "code in every process that reads it. Set " + VARIABLE + " in all of them, or OMNIQ_SERIALIZER=msgspec."
+)
+_NAMES: Final = (
+    "%s is on a network, and functions named there are called without a signature: whoever can write to it can call "
+    "any function of any module (posix:system, say) in every worker. Set " + VARIABLE + " in all processes, or "
+    "OMNIQ_ALLOWED_MODULES."
+)
+
+
+def warn_if_exposed(location: str, serialization: SerializationManager, *, holds_calls: bool) -> None:
+    """Warn, once for each location, of a store on a network that is trusted without a key.
+
+    `holds_calls`: whether functions are called that are named there, as in a task queue.
+    """
+    if location in _warned:
+        return
+    if serialization.runs_dill_of_anybody:
+        _warned.add(location)
+        _log.warning(_DILL, location)
+    elif holds_calls and serialization.calls_anything:
+        _warned.add(location)
+        _log.warning(_NAMES, location)

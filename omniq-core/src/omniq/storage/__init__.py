@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from omniq_sqlite.results import AsyncSQLiteResultStorage as AsyncSQLiteResultStorage
     from omniq_sqlite.results import SQLiteResultStorage as SQLiteResultStorage
 
-    from omniq.storage.capabilities import Capability as Capability
-    from omniq.storage.events import BaseEventStorage as BaseEventStorage
+    from omniq.storage.base import BaseEventStorage as BaseEventStorage
+    from omniq.storage.base import BaseResultStorage as BaseResultStorage
+    from omniq.storage.base import Capability as Capability
     from omniq.storage.queue import BaseTaskQueue as BaseTaskQueue
-    from omniq.storage.results import BaseResultStorage as BaseResultStorage
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "BaseEventStorage": "omniq.storage.events",
-            "BaseResultStorage": "omniq.storage.results",
+            "BaseEventStorage": "omniq.storage.base",
+            "BaseResultStorage": "omniq.storage.base",
             "BaseTaskQueue": "omniq.storage.queue",
-            "Capability": "omniq.storage.capabilities",
+            "Capability": "omniq.storage.base",
         },
         fronts=(
             "events",

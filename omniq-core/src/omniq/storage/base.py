@@ -1,54 +1,71 @@
-"""The contract: what every store promises, and what it is promised.
-
-A store implements `BaseTaskQueue` (`omniq.storage.queue`), `BaseResultStorage` (`omniq.storage.results`) and
-`BaseEventStorage` (`omniq.storage.events`), or the first of them alone. Everything is batch-first, and everything
-crosses as bytes, times and durations. `omniq.testing.conformance` is the executable form of these pages.
-
-**What a store is promised.** No batch is empty, and none has more than `max_items` items or `max_bytes` bytes of
-bodies, unless one item alone has more, and no item has more than `max_item_bytes`. The ids of one call are unique, so
-that no call changes a task twice; queues are unique and in the order in which they are to be emptied. A `limit` is
-between 1 and 10,000. Ids, unique keys and names of schedules are printable text of 1 to 255 characters, and so of up
-to 1,020 bytes in UTF-8; queue names are `omniq.models.config.NAME`. Where ids are ordered, it is by code point.
-`omniq.storage.calls` keeps these promises.
-
-**What it promises.** A method returns one answer per item, in order. `claim`, `lapsed`, `reap`, `purge` may do less
-than they were asked for, and are asked again; only the lists of `find` and `query` are complete up to their `limit`. A
-batch need not be atomic across its items, except where it says so; after `StoreUnavailable` some may be done, and the
-caller repeats the whole call. A cancelled call may have taken effect. Times are data: they are compared with the
-store's clock plus `omniq.clock.offset()`, so a store's own timers (TTLs, delayed delivery) must not decide anything.
-Two projects at one place never see each other's tasks, schedules, results, events and workers, nor wake each other.
-
-**Errors.** What a store can't do it says by `UnsupportedCapability`; what it can't reach, or can't do now, by
-`StoreUnavailable`: the same call may succeed later; by `StoreFull` if it has no room; what it refuses by `StoreError`,
-and by `ValueRefused` if that is for the size or content of an item, which a worker takes for the end of its task; all
-else is tried again. Never does it raise an error of its driver, nor one of the event loop's (`omniq.storage.transport`
-tells those). A full store still lets tasks end, as far as that needs no room.
-
-**Loops, threads and processes.** Every method may be called from any event loop; connections are per loop, and end
-with it (`omniq.loops.PerLoop`). A store connects by itself at the first call of a loop, and again after `close`, which
-lets the calls end that are under way. A forked child uses no connection of its parent's, and closes none
-(`omniq.storage.connected` does all of this).
-
-**Waking.** A store tells `wakeups` of what it has made due, and of results, after the write; and where it can push,
-other processes too, once for all that was written together. Nobody may rely on it for more than speed.
-
-**No row spoils the others.** Whatever is in the store, a method answers for the rest; and a row that isn't what it
-should be (a wrong type, a number out of bounds, text that isn't UTF-8, a state that there is none of) is a record with
-stand-ins and with `damage`, by the functions of `omniq.storage.damage`. What reads shows it so, and writes nothing.
-`claim` hands it out, and writes the stand-ins too, so that the caller can end it by `transition` like any other: it
-dead-letters it. What can't be handed out, since nobody could name it, becomes ERROR in the claim, so that no queue is
-blocked by it. `reap` takes back what is said to run without a lease, or with one that never ends.
-"""
+"""The contract, but for the queue's: what every store promises, results, and events."""
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from msgspec import Struct
 
 from omniq.batching import MAX_BYTES
-from omniq.storage.capabilities import Capability
-from omniq.storage.guarantees import Guarantees
-from omniq.storage.wakeups import Wakeups
+from omniq.errors import UnsupportedCapability
+from omniq.models.task import TaskEvent
+from omniq.storage.records import EventFilter, EventPage, NewBody, ResultRecord
+from omniq.storage.wakeups import DEAF_WAIT, Wakeups
+
+# ── what a store can do ─────────────────────────────────────────────────────
+
+
+class Capability(StrEnum):
+    """A declared ability. The conformance suite tests it where it is declared.
+
+    Where it isn't, the suite asserts that asking for it raises `UnsupportedCapability`, if it can be asked for.
+    """
+
+    ATOMIC_RESULTS = "atomic-results"
+    """`transition` writes the changes' results in the same atomic step, where both live in one `location`."""
+    CROSS_PROCESS = "cross-process"
+    """Several processes may share the store."""
+    PERSISTENT = "persistent"
+    """What is acknowledged survives the death of every process that uses the store."""
+    PUSH = "push"
+    """`wait` is woken by another process's `add` without polling."""
+    PRIORITY = "priority"
+    """Within a queue, a higher priority is claimed first."""
+    UNIQUE = "unique"
+    """`add` knows the `unique` keys of tasks."""
+    TRANSACTIONAL_ENQUEUE = "transactional-enqueue"
+    """`add` can join a transaction of the caller's."""
+
+
+# ── what a store promises ───────────────────────────────────────────────────
+
+
+class Guarantees(Struct, frozen=True, kw_only=True):
+    """What holds for every task that `add` has acknowledged, and every result and change that was."""
+
+    survives_process_kill: bool
+    """They outlive the sudden death of any process, the server's included."""
+    survives_power_loss: bool
+    """They outlive a loss of power where they are kept."""
+    survives_failover: bool
+    """They are still there when a replica takes over."""
+    clock: Literal["host", "server"]
+    """Whose clock decides what is due, expired or lapsed."""
+    push: bool
+    """A waiting worker in another process is woken by an `add`, without polling."""
+    atomic_results: bool
+    """A result is stored in the very step that ends its task, when both live here."""
+    fenced: bool = True
+    """A worker whose lease has passed on can't finish, retry or release. Every store must."""
+    evidence: tuple[str, ...] = ()
+    """What the answer rests on, such as the server's own settings: "fsync=on"."""
+
+
+# ── every store ─────────────────────────────────────────────────────────────
 
 
 class Store(ABC):
@@ -95,3 +112,70 @@ class Store(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Give back what `connect` opened for the running loop, after the calls that are under way. Safe to repeat."""
+
+
+# ── results ─────────────────────────────────────────────────────────────────
+
+
+class BaseResultStorage(Store):
+    """How tasks ended, and how far those have come that tell."""
+
+    @abstractmethod
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        """Store each record if the stored one gives way; returns whether it was stored.
+
+        `rules.gives_way` decides: neither does a record of an older epoch replace a newer one, nor does one that is
+        RUNNING replace a final one of its epoch. The store sets `finished_at` to now and `expires_at` to `ttl`
+        seconds from now.
+        """
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        """Replace the bodies of results that have the old one; returns whether each was replaced.
+
+        Nothing else of a result changes, neither its times nor its place among those of its schedule. As for tasks, a
+        store without it raises `UnsupportedCapability`.
+        """
+        raise UnsupportedCapability(f"{self.location} can't replace the bodies of results")
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        """The results, or None for those that aren't there or have expired."""
+
+    @abstractmethod
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
+        """The results of a schedule's tasks in the order of `finished_at`."""
+
+    @abstractmethod
+    async def purge(self, *, limit: int = 1000) -> int:
+        """Delete up to `limit` expired results; returns how many."""
+
+    async def hear(self, timeout: float) -> None:
+        """Let `wakeups` be told of the results that other processes store.
+
+        It returns when whoever waits had better look for all that he waits for: after `timeout` seconds at the latest.
+        This default can't hear others, and returns within a second. Override it where the store can push.
+        """
+        await asyncio.sleep(min(timeout, DEAF_WAIT))
+
+
+# ── events ──────────────────────────────────────────────────────────────────
+
+
+class BaseEventStorage(Store):
+    """What happened, kept as plain columns or JSON."""
+
+    @abstractmethod
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        """Store the events."""
+
+    @abstractmethod
+    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
+        """A page of the events that match, newest first; those of one time in the reverse order of their `append`.
+
+        `cursor` is that of the page before, and is good as long as the filter is the same. Serve `task_id`,
+        `schedule_id` and `since` from indexes; the other conditions may be looked for among what these leave.
+        """
+
+    @abstractmethod
+    async def purge(self, *, before: float, limit: int = 1000) -> int:
+        """Delete up to `limit` events from before that time (seconds since the epoch); returns how many."""

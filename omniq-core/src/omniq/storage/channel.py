@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from omniq.background import Background, spawn
-from omniq.backoff import Backoff
+from omniq.batching import Backoff
 from omniq.errors import StoreError
-from omniq.logs import get_logger
-from omniq.loops import forget
+from omniq.loops import Background, forget, spawn
 from omniq.storage.wakeups import DEAF_WAIT, News, NextDue, Wakeups
 from omniq.sync import cancel_and_wait
+from omniq.texts import get_logger
 
 log = get_logger("omniq.storage")
 

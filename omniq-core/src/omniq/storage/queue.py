@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from omniq import clock
-from omniq.errors import UnsupportedCapability
-from omniq.storage.base import Store
-from omniq.storage.capabilities import Capability
+from omniq.batching import parts
+from omniq.errors import PayloadTooLarge, UnsupportedCapability
+from omniq.storage.base import BaseResultStorage, Capability, Store
 from omniq.storage.records import (
     Added,
     Change,
@@ -21,13 +23,58 @@ from omniq.storage.records import (
     NewBody,
     NewTask,
     QueueStats,
+    ResultRecord,
     ScheduleRecord,
     TaskFilter,
     TaskPage,
     TaskRecord,
     WorkerRecord,
 )
-from omniq.storage.results import BaseResultStorage
+
+# ── sizes ───────────────────────────────────────────────────────────────────
+
+
+BESIDE_A_VALUE = 4096
+"""Bytes that the body of a result may have beside the value: who ran the task, when, and signatures."""
+ALWAYS_TAKEN = 512 * 1024
+"""Bytes of a body that every store takes."""
+
+
+def task_bytes(task: NewTask) -> int:
+    """The size of a task in a batch: its body and the ids of its parents."""
+    return len(task.body) + sum(map(len, task.depends_on)) if task.depends_on else len(task.body)
+
+
+def change_bytes(change: Change) -> int:
+    """The size of a change in a batch: its result's."""
+    return 0 if change.result is None else len(change.result.body)
+
+
+def result_bytes(result: ResultRecord) -> int:
+    """The size of a result in a batch."""
+    return len(result.body)
+
+
+class SizeLimit(Struct, frozen=True, array_like=True):
+    """How many bytes a body may have, and who says so. It crosses to child processes."""
+
+    bytes: int
+    source: str
+    """What allows no more: "max_body", or a store's location."""
+
+    @classmethod
+    def of(cls, max_body: int, store: Store, *, beside: int = 0) -> SizeLimit:
+        """That of payloads with which so many bytes are stored besides, in a connected store, under that `max_body`."""
+        taken = cls(store.max_item_bytes - beside, store.location)
+        return taken if taken.bytes < max_body else cls(max_body, "max_body")
+
+    def check(self, size: int, what: str) -> None:
+        """Raise `PayloadTooLarge` if that is too much; `what` has so many bytes."""
+        if size > self.bytes:
+            raise PayloadTooLarge(f"{what} has {size:,} bytes; {self.source} allows {self.bytes:,}")
+
+
+# ── the queue ───────────────────────────────────────────────────────────────
 
 
 class BaseTaskQueue(Store):
@@ -219,3 +266,39 @@ class BaseTaskQueue(Store):
         adds; override it where the store can push.
         """
         await self.wakeups.for_tasks(queues, timeout)
+
+
+# ── what stores are promised of each call ───────────────────────────────────
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def look_up(store: Store, read: Callable[[Sequence[str]], Awaitable[Sequence[R]]], ids: Iterable[str]) -> list[R]:
+    """What the store answers to each id, asked once for each that comes twice."""
+    asked = list(ids)
+    found: dict[str, R] = {}
+    for part in parts(list(dict.fromkeys(asked)), limit=store.max_items):
+        found.update(zip(part, await read(part), strict=True))
+    return [found[id_] for id_ in asked]
+
+
+async def carry_out(
+    store: Store,
+    write: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+    items: Sequence[T],
+    *,
+    id_of: Callable[[T], str],
+    size: Callable[[T], int] | None = None,
+    max_bytes: int | None = None,
+) -> list[R]:
+    """What the store answers to each item, in order; items of one id go in different calls, one after the other.
+
+    `max_bytes` is the store's, unless another is smaller.
+    """
+    answers: list[R] = []
+    most = store.max_bytes if max_bytes is None else max_bytes
+    for part in parts(items, size, limit=store.max_items, max_bytes=most, id_of=id_of):
+        answers += await write(part)
+    return answers

@@ -11,10 +11,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from omniq.models.config import TEN_YEARS
-from omniq.models.event import TaskEvent
-from omniq.models.redaction import Abridged
-from omniq.models.state import TERMINAL, EventType, TaskState
+from omniq.models.config import TEN_YEARS, Abridged
+from omniq.models.task import TERMINAL, EventType, TaskEvent, TaskState
 
 MAX_COUNT: Final = 2**30
 """What no counter of a sound record exceeds: every store can still add to it."""

@@ -20,8 +20,8 @@ from typing import NamedTuple, TypeAlias
 from msgspec import Struct
 
 from omniq.errors import StoreError
-from omniq.logs import get_logger
 from omniq.loops import PerLoop
+from omniq.texts import get_logger
 
 log = get_logger("omniq.storage")
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from omniq import clock
-from omniq.models.times import Duration
+from omniq.clock import Duration
 from omniq.storage import wakeups
 
 

@@ -10,8 +10,8 @@ from itertools import count
 from typing import ClassVar
 
 from omniq.ids import new_id
+from omniq.storage.base import Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
-from omniq.storage.guarantees import Guarantees
 
 
 class DictDocuments(Documents):

@@ -8,7 +8,7 @@ from omniq.exports import lazy
 
 if TYPE_CHECKING:
     from omniq.workers.async_ import AsyncWorker as AsyncWorker
-    from omniq.workers.blocking import WorkerPool as WorkerPool
+    from omniq.workers.base import WorkerPool as WorkerPool
     from omniq.workers.context import current_task as current_task
     from omniq.workers.pool import AsyncWorkerPool as AsyncWorkerPool
     from omniq.workers.process import ProcessPoolWorker as ProcessPoolWorker
@@ -21,7 +21,7 @@ else:
             "AsyncWorkerPool": "omniq.workers.pool",
             "ProcessPoolWorker": "omniq.workers.process",
             "ThreadPoolWorker": "omniq.workers.thread",
-            "WorkerPool": "omniq.workers.blocking",
+            "WorkerPool": "omniq.workers.base",
             "current_task": "omniq.workers.context",
         },
         fronts=("worker",),

@@ -9,17 +9,15 @@ from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any
 
-from omniq.background import inside, is_a_tasks_code, is_own
 from omniq.errors import TaskTimeout
-from omniq.logs import get_logger
-from omniq.serialization.calls import LoadedCall
+from omniq.loops import inside, is_a_tasks_code, is_own
+from omniq.serialization.codec import LoadedCall
+from omniq.texts import get_logger
 from omniq.workers.base import Worker
-from omniq.workers.desk import Desk
-from omniq.workers.execution import Execution, failure, is_async
-from omniq.workers.job import End, Job, Ran
-from omniq.workers.runner import Runner
-from omniq.workers.thread_state import ThreadState
-from omniq.workers.threads import CANCEL_PATIENCE, ThreadSlots, give_up_all
+from omniq.workers.execution import Execution, Runner, failure, is_async
+from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.thread import CANCEL_PATIENCE, ThreadSlots, give_up_all
+from omniq.workers.thread_loop import ThreadState
 
 log = get_logger("omniq.worker")
 

@@ -1,27 +1,149 @@
-"""The child process of a process worker: it runs one task after another and reports each.
-
-It imports nothing of the worker's `__main__`, so that a script needs no `if __name__ == "__main__"` guard.
-"""
+"""A child process: how it runs tasks, and is tidied up between them."""
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import io
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TextIO
 
 from omniq.config import settings
 from omniq.errors import SerializationError
-from omniq.workers import frames, messages
+from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
-from omniq.workers.job import Job, Ran
-from omniq.workers.process_state import ProcessState
-from omniq.workers.threads import ThreadLoop
+from omniq.workers.jobs import Job, Ran
+from omniq.workers.thread import ThreadLoop
+from omniq.workers.thread_loop import is_usable, reopened
+
+# ── what tasks leave behind ─────────────────────────────────────────────────
+
+
+MANY: Final = 0.75
+"""The part of the descriptors it may have after whose use a process is given up: innocent tasks need some too."""
+
+CHECK: Final = 0.001
+"""Seconds after which descriptors are put back though none seems to be closed: a task may have led them elsewhere."""
+
+
+class ProcessState:
+    """Puts back what a task has changed for those behind it, as far as that goes.
+
+    That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals, an
+    alarm and the recursion limit. The environment, modules and `sys.path` are left alone: much code sets them, for
+    good, when it is first imported.
+    """
+
+    def __init__(self, vital: Iterable[int]) -> None:
+        """`vital` are descriptors without which the process has to end."""
+        self._vital = {descriptor: _identity(descriptor) for descriptor in vital}
+        self._standard = [(kept, number) for number in range(3) if (kept := _duplicate(number)) is not None]
+        self._output, self._errors = _by_line(sys.stdout), _by_line(sys.stderr)
+        self._directory = _working_directory()
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._recursion_limit = sys.getrecursionlimit()
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_descriptors = sys.maxsize if limit == resource.RLIM_INFINITY else int(MANY * limit)
+        self._lowest = _lowest_free()
+        self._check_at = 0.0
+
+    def restore(self) -> bool:
+        """Put everything back, and out what was printed; returns whether the process is fit for another task."""
+        sys.setrecursionlimit(self._recursion_limit)
+        try:
+            os.umask(self._umask)
+            signal.alarm(0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+            if self._directory is not None:
+                os.fchdir(self._directory)
+            flushed, now, lowest = self.flush(), time.monotonic(), _lowest_free()
+            if not flushed or lowest != self._lowest or now > self._check_at:
+                self._check_at = now + CHECK
+                self._restore_descriptors()
+        except (OSError, ValueError):
+            return False
+        sys.stdout, sys.stderr = self._output, self._errors
+        return self._lowest < self._most_descriptors
+
+    def flush(self) -> bool:
+        """Put out what was printed, to where it would go now; returns whether that could be done."""
+        try:
+            if self._output is not None:
+                self._output.flush()
+            if self._errors is not None:
+                self._errors.flush()
+        except (OSError, ValueError):  # nobody reads it, or a task has closed it
+            return False
+        return True
+
+    def _restore_descriptors(self) -> None:
+        for descriptor, identity in self._vital.items():
+            if _identity(descriptor) != identity:
+                os._exit(1)
+        for kept, number in self._standard:
+            os.dup2(kept, number)
+        self._lowest = _lowest_free()
+        if not self.flush():
+            self._output, self._errors = _usable(self._output, "stdout"), _usable(self._errors, "stderr")
+
+
+def _identity(descriptor: int) -> tuple[int, ...] | None:
+    """Device and number of the file; None when it is closed."""
+    try:
+        return os.fstat(descriptor)[1:3]
+    except OSError:
+        return None
+
+
+def _lowest_free() -> int:
+    """The number that the next descriptor gets: it changes when one is closed or left open; without any it is huge."""
+    try:
+        lowest = os.dup(0)
+    except OSError:
+        return sys.maxsize
+    os.close(lowest)
+    return lowest
+
+
+def _duplicate(descriptor: int) -> int | None:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:  # the worker has none
+        return None
+
+
+def _by_line(stream: TextIO | None) -> TextIO | None:
+    """The stream, now putting out each line at once: the process may be killed before the next one."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(line_buffering=True)
+    return stream
+
+
+def _usable(stream: TextIO | None, name: str) -> TextIO | None:
+    """The stream, or another one in its place if a task has closed or detached it."""
+    return stream if stream is None or is_usable(stream) else reopened(stream, name)
+
+
+def _working_directory() -> int | None:
+    try:
+        return os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # it may not be read
+        return None
+
+
+# ── running ─────────────────────────────────────────────────────────────────
+
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LOOK_AGAIN: Final = 1000
@@ -48,16 +170,16 @@ class Line:
 
     def greeting(self) -> messages.Greeting:
         """The worker's first message. Raises `EOFError` when it is gone."""
-        return messages.read_greeting(frames.receive(self._tasks)[0])
+        return messages.read_greeting(messages.receive(self._tasks)[0])
 
     def is_ready(self) -> None:
         """Tell that tasks may come: a frame with nothing in it."""
-        frames.send(self._results, b"")
+        messages.send(self._results, b"")
 
     def next_job(self) -> Job:
         """The next task that the worker hasn't taken back. Raises `EOFError` when there will be no more."""
         while True:
-            head, body = frames.receive(self._tasks)
+            head, body = messages.receive(self._tasks)
             task = messages.read_task(head)
             if self._drawn is None:
                 self._draw()
@@ -71,7 +193,7 @@ class Line:
 
     def report(self, ran: Ran, *, leaving: bool) -> None:
         """Tell what came of a task. Raises `OSError` when the worker is gone."""
-        frames.send(self._results, *messages.pack_report(ran, leaving=leaving))
+        messages.send(self._results, *messages.pack_report(ran, leaving=leaving))
 
     def leave_open(self) -> None:
         """Let the end of the process close what tells the worker of it, and nothing earlier."""
@@ -123,8 +245,8 @@ class Child:
         # The worker's clock enforces the timeout, by killing this process.
         await_ = functools.partial(self._loop.run, timeout=None)
         ran = self._execution.run_sync(job, call, await_)
-        if len(ran.value) > frames.MAX_BODY:
-            too_large = f"its value takes {len(ran.value)} bytes, and a process hands over {frames.MAX_BODY} at most"
+        if len(ran.value) > messages.MAX_BODY:
+            too_large = f"its value takes {len(ran.value)} bytes, and a process hands over {messages.MAX_BODY} at most"
             return failure(job, SerializationError(too_large), fatal=True)
         return ran
 

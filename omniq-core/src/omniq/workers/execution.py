@@ -1,17 +1,25 @@
-"""Running one task: the same few steps on a loop, on a thread and in a child process."""
+"""Running one task: load, call, pack; its callbacks; and what all ways of running tasks are."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import inspect
+import logging
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from types import FunctionType
-from typing import Any
+from typing import Any, Final, Self
 
-from omniq import clock, forks
-from omniq.config.security import Security
+from msgspec import Struct
+from msgspec.structs import replace
+
+from omniq import clock
+from omniq.clock import seconds
+from omniq.config.loader import Security
+from omniq.config.settings import FORMAT
 from omniq.errors import (
     CorruptPayload,
     InvalidTask,
@@ -21,19 +29,115 @@ from omniq.errors import (
     SignatureError,
     TaskTimeout,
 )
-from omniq.logs import get_logger
+from omniq.loops import end_child, end_task, forks, in_callback, spawn
 from omniq.models.config import TEN_YEARS
-from omniq.models.times import seconds
-from omniq.serialization.calls import LoadedCall
-from omniq.storage.sizes import SizeLimit
+from omniq.models.task import TaskState
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.results import task_result
+from omniq.serialization.codec import LoadedCall
+from omniq.serialization.manager import SerializationManager
+from omniq.storage.queue import SizeLimit
+from omniq.storage.records import Change
 from omniq.sync import in_running_loop
-from omniq.texts import shown_name
-from omniq.workers.context import current
-from omniq.workers.describing import chain, let_go, qualified_name, remote_traceback, safe_text
-from omniq.workers.job import End, Job, Ran
-from omniq.workers.timeouts import within
+from omniq.texts import get_logger, shown_name
+from omniq.workers.context import chain, current, let_go, qualified_name, remote_traceback, safe_text, within
+from omniq.workers.jobs import Desk, End, Job, Ran
+
+# ── callbacks ───────────────────────────────────────────────────────────────
+
 
 log = get_logger("omniq.worker")
+
+
+class CallbackManager:
+    """Calls `on_success` and `on_failure` on the worker that ended the task, with its `TaskResult`.
+
+    At most once: a worker that dies between a task's end and its callback doesn't call it. What must
+    happen belongs into a task that depends on it. A callback that raises is logged and changes nothing.
+    """
+
+    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
+        self._serialization: SerializationManager = queue.serialization
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def ended(self, job: Job, change: Change) -> None:
+        """A task has ended: call what it asked for."""
+        succeeded = change.to is TaskState.SUCCESS
+        reference = job.call.on_success if succeeded else job.call.on_failure
+        if reference is not None:
+            name = f"{reference} of task {job.record.id}"
+            call = spawn(self._call(reference, job, change), name=name)
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def close(self, patience: float) -> None:
+        """Wait for the callbacks that have begun, at most `patience` seconds; cancel those that don't end."""
+        if not self._calls:
+            return
+        _, pending = await asyncio.wait(set(self._calls), timeout=patience)
+        for call in pending:
+            log.warning("a callback is given up, since its worker stops: %s", call.get_name())
+            end_task(call)
+
+    async def _call(self, reference: str, job: Job, change: Change) -> None:
+        assert change.result is not None
+        in_callback.set(True)  # it has no more rights than the task
+        try:
+            function = self._serialization.resolve(reference)
+            result = task_result(replace(change.result, finished_at=clock.now()), self._serialization)
+            if inspect.iscoroutinefunction(function):
+                await function(result)
+            else:
+                await asyncio.to_thread(function, result)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a SystemExit would take the worker's loop along
+            # Neither its text nor a traceback, which may hold what the task returned.
+            log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))
+
+
+# ── what a task logs ────────────────────────────────────────────────────────
+
+
+WITH_HANDLERS: Final = frozenset({"dill", "push_response"})
+"""Loggers of dill and redis-py that have a handler from their import on, whatever the program wants to see."""
+
+
+class LogSettings(Struct, array_like=True):
+    """How a process logs."""
+
+    levels: dict[str, int]
+    """Of the loggers that have a level of their own; the root logger's name is empty."""
+    disabled: int
+    """The level up to which `logging.disable` has turned everything off."""
+    shown: int | None
+    """The lowest level that some handler shows; None where there is no handler."""
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        loggers = [
+            logger for logger in list(logging.root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)
+        ]
+        levels = {logger.name: logger.level for logger in loggers if logger.level != logging.NOTSET}
+        own = [logger for logger in (logging.root, *loggers) if logger.name not in WITH_HANDLERS]
+        handlers = [handler for logger in own for handler in logger.handlers]
+        shown = [handler.level for handler in handlers if not isinstance(handler, logging.NullHandler)]
+        return cls({**levels, "": logging.root.level}, logging.root.manager.disable, min(shown, default=None))
+
+    def apply(self) -> None:
+        """Let this process log the same to stderr, unless something has set up its logging already."""
+        for name, level in self.levels.items():
+            logging.getLogger(name).setLevel(level)
+        logging.disable(self.disabled)
+        if self.shown is not None and not logging.root.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setLevel(self.shown)
+            handler.setFormatter(logging.Formatter(FORMAT))
+            logging.root.addHandler(handler)
+
+
+# ── running ─────────────────────────────────────────────────────────────────
+
 
 PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 """Types of values that nobody has to ask whether they can be awaited, which takes longer than many tasks."""
@@ -68,20 +172,20 @@ class Execution:
 
     async def run_async(self, job: Job, call: LoadedCall) -> Ran:
         """Run an async function on the running loop, in a task and so in a context of its own."""
-        before = forks.count
+        before = forks()
         try:
             self._enter(job)
             work = call.func(*call.args, **call.kwargs)
             timeout = job.call.timeout
             ran = self._success(job, await (work if timeout is None else within(timeout, work)))
         except BaseException as error:
-            if forks.count != before:
-                forks.end_child(error)  # only the task's own code is the child's business
+            if forks() != before:
+                end_child(error)  # only the task's own code is the child's business
             if isinstance(error, GeneratorExit) and not in_running_loop():
                 raise  # the loop is gone, and with it all that could be done
             return failure(job, error)
-        if forks.count != before:
-            forks.end_child()
+        if forks() != before:
+            end_child()
         return ran
 
     def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
@@ -92,7 +196,7 @@ class Execution:
             _leave_no_loop()
 
     def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
-        before = forks.count
+        before = forks()
         try:
             self._enter(job)
             value = call.func(*call.args, **call.kwargs)
@@ -100,11 +204,11 @@ class Execution:
                 value = await_(value)
             ran = self._success(job, value)
         except BaseException as error:
-            if forks.count != before:
-                forks.end_child(error)  # only the task's own code is the child's business
+            if forks() != before:
+                end_child(error)  # only the task's own code is the child's business
             return failure(job, error)
-        if forks.count != before:
-            forks.end_child()
+        if forks() != before:
+            end_child()
         return ran
 
     def _enter(self, job: Job) -> None:
@@ -195,3 +299,48 @@ def _delay(error: BaseException) -> float | None:
     except BaseException as wrong:
         log.warning("a task's delay can't be had, its own backoff holds: %s", qualified_name(type(wrong)))
     return None
+
+
+# ── runners ─────────────────────────────────────────────────────────────────
+
+
+class Runner(ABC):
+    """Slots that take jobs from the desk, run them, and hand in what came of them."""
+
+    isolates = False
+    """Whether a task that kills its process leaves the worker and the other tasks alive."""
+
+    def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
+        self.desk = desk
+        self.execution = execution
+        self.max_workers = max_workers
+        self.on_start: Callable[[Job], None] = lambda job: None
+        """Told, on the running thread, when a job starts."""
+        self.on_failure: Callable[[Exception], None] = lambda error: None
+        """Told, on the worker's loop, when tasks can't be run any more: the worker ends."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether no slot can take a job at present, for lack of threads or processes: nothing is claimed then."""
+        return False
+
+    @property
+    def slots(self) -> int:
+        """How many jobs can run at once as things are, the running ones included; at 0 nothing is claimed."""
+        return self.max_workers
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Start what running tasks takes. Raises `WorkerError`."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """There are jobs on the desk: let free slots take them. On the worker's loop."""
+
+    @abstractmethod
+    def stop_job(self, job: Job, why: End) -> None:
+        """Make a running job end soon, as `why` says. On the worker's loop."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop everything that still runs, and wait for what can be waited for."""

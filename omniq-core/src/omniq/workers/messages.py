@@ -1,23 +1,137 @@
-"""What a process worker and its children say to each other."""
+"""How a worker and its child processes speak, and what they say."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, groupby
 from struct import Struct as Layout
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
-from omniq.config.security import Security
-from omniq.models.redaction import Redacted
-from omniq.models.state import TaskState
-from omniq.models.task import Call
+from omniq.config.loader import Security
+from omniq.models.config import Redacted
+from omniq.models.task import Call, TaskState
+from omniq.storage.queue import SizeLimit
 from omniq.storage.records import TaskRecord
-from omniq.storage.sizes import SizeLimit
-from omniq.workers.frames import SMALL
-from omniq.workers.job import Job, Ran
-from omniq.workers.logs import LogSettings
+from omniq.workers.execution import LogSettings
+from omniq.workers.jobs import Job, Ran
+
+# ── frames ──────────────────────────────────────────────────────────────────
+
+
+HEADER: Final = struct.Struct("!IQ")
+MAX_BODY: Final = 2**31
+"""Bytes; who sends has to refuse what is larger."""
+SMALL: Final = 64 * 1024
+"""Bytes up to which a frame is copied as a whole, since calls cost more than copies."""
+
+
+def parts(head: bytes, body: bytes = b"") -> tuple[bytes, ...]:
+    """A frame, to be sent part by part; a large body isn't copied."""
+    header = HEADER.pack(len(head), len(body))
+    return (header + head, body) if len(body) > SMALL else (b"".join((header, head, body)),)
+
+
+def coalesced(frames: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
+    """The frames in as few parts as go without copying large ones."""
+    for large, run in groupby(chain.from_iterable(frames), lambda part: len(part) > SMALL):
+        if large:
+            yield from run
+        else:
+            yield b"".join(run)
+
+
+def send(sock: socket.socket, head: bytes, body: bytes = b"") -> None:
+    """Send a frame on a blocking socket. Raises `OSError` when the other side is gone."""
+    for part in parts(head, body):
+        sock.sendall(part)
+
+
+def receive(file: BinaryIO) -> tuple[bytes, bytes]:
+    """The next frame's head and body. Raises `EOFError` or `OSError` when the other side is gone."""
+    head_size, body_size = HEADER.unpack(_exactly(file, HEADER.size))
+    return _exactly(file, head_size), _exactly(file, body_size)
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError("the other side is gone")
+    return data
+
+
+class FrameProtocol(asyncio.BufferedProtocol):
+    """Tells what frames come in on a transport, and when no more will.
+
+    `on_frame` is called with head and body; `on_end` once: the other side is gone, or what it sends is no frame.
+    Small frames are cut out of one buffer; a large one gets a buffer of its own, which the socket fills.
+    """
+
+    def __init__(self, on_frame: Callable[[bytes, bytes], None], on_end: Callable[[], None]) -> None:
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._buffer = memoryview(bytearray(SMALL))
+        self._filled = 0
+        self._large: memoryview | None = None
+        self._head_size = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's isn't an instance of it
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._large = None
+        self._on_end()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return (self._buffer if self._large is None else self._large)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        if self._large is None:
+            self._cut()
+        elif self._filled == len(self._large):
+            payload, self._large, self._filled = self._large, None, 0
+            self._on_frame(bytes(payload[: self._head_size]), bytes(payload[self._head_size :]))
+
+    def _cut(self) -> None:
+        """Take the frames that are complete out of the buffer, and make room for the rest of the last one."""
+        buffer, start, end = self._buffer, 0, self._filled
+        while end - start >= HEADER.size:
+            head_size, body_size = HEADER.unpack_from(buffer, start)
+            begin = start + HEADER.size
+            middle = begin + head_size
+            after = middle + body_size
+            if after - start > len(buffer):
+                self._expect(head_size, body_size, buffer[begin:end])
+                return
+            if after > end:
+                break
+            self._on_frame(bytes(buffer[begin:middle]), bytes(buffer[middle:after]))
+            start = after
+        buffer[: end - start] = buffer[start:end]
+        self._filled = end - start
+
+    def _expect(self, head_size: int, body_size: int, beginning: memoryview) -> None:
+        """Let the rest of a large frame be read to where it belongs."""
+        try:
+            if body_size > MAX_BODY:
+                raise MemoryError
+            self._large = memoryview(bytearray(head_size + body_size))
+        except MemoryError:  # it is no frame of ours, or one that this process can't hold
+            self._transport.abort()
+            return
+        self._head_size, self._filled = head_size, len(beginning)
+        self._large[: len(beginning)] = beginning
+
+
+# ── messages ────────────────────────────────────────────────────────────────
+
 
 TICKET: Final = Layout("!Q")
 """The number of a task that a child was given, and may begin if it draws this."""

@@ -11,32 +11,25 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Self
 
-from omniq import clock, forks
-from omniq.background import Background, persist, spawn
+from omniq import clock
 from omniq.errors import Closed, WorkerError
-from omniq.events.logger import AsyncEventLogger
-from omniq.logs import get_logger
-from omniq.loops import Wait, Waits
+from omniq.events import AsyncEventLogger
+from omniq.loops import Background, Wait, Waits, forks, persist, spawn
 from omniq.models.config import WorkerConfig
-from omniq.models.state import EventType, TaskState
+from omniq.models.task import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.retry import RetryManager
-from omniq.results.engine import AsyncResultStorage
+from omniq.queue.settle import RetryManager
+from omniq.results import AsyncResultStorage
+from omniq.storage.queue import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
-from omniq.storage.sizes import BESIDE_A_VALUE, SizeLimit
 from omniq.sync import cancel_and_wait
-from omniq.workers.admission import Admission
-from omniq.workers.callbacks import CallbackManager
-from omniq.workers.desk import Desk
-from omniq.workers.execution import Execution
-from omniq.workers.fetching import Fetcher
-from omniq.workers.job import End, Job, Ran
-from omniq.workers.leases import LeaseKeeper
-from omniq.workers.reaping import Reaper
-from omniq.workers.runner import Runner
+from omniq.texts import get_logger
+from omniq.workers.context import GracePeriod
+from omniq.workers.execution import CallbackManager, Execution, Runner
+from omniq.workers.fetching import Admission, Fetcher
+from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
 from omniq.workers.settling import SettlingLoop, Verdict
-from omniq.workers.timeouts import GracePeriod
-from omniq.workers.upkeep import Upkeep
 
 log = get_logger("omniq.worker")
 
@@ -76,7 +69,7 @@ class AsyncWorkerPool:
         self._grace: GracePeriod | None = None
         self._drains = Waits("the worker")
         self._ending: Background[None] | None = None
-        self._forks = forks.count
+        self._forks = forks()
         self.failure: BaseException | None = None
         """The error for which the worker can't go on, if there is one: it stops by itself then."""
         self.finished = asyncio.Event()
@@ -88,7 +81,7 @@ class AsyncWorkerPool:
         """Connect and begin to work; returns at once. Raises `StoreError` when a store can't be reached."""
         if self._parts:
             raise WorkerError("the worker is running already")
-        self._forks = forks.count
+        self._forks = forks()
         queue = self._queue
         await queue.ready()
         if self._results is not None:
@@ -112,7 +105,7 @@ class AsyncWorkerPool:
         `grace_period` (seconds) overrides the configured one; a second call while the first still waits may
         give a shorter one.
         """
-        if self._forks != forks.count:
+        if self._forks != forks():
             return  # it is the parent's
         if not self._parts:
             if self._grace is not None:
@@ -148,7 +141,7 @@ class AsyncWorkerPool:
     @property
     def running(self) -> bool:
         """Whether it takes tasks: not before `start`, once it stops, or in a forked child."""
-        return bool(self._parts) and self.failure is None and self._forks == forks.count
+        return bool(self._parts) and self.failure is None and self._forks == forks()
 
     def report(self) -> WorkerRecord:
         """What this worker says of itself in its store."""

@@ -11,15 +11,13 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from omniq import clock
-from omniq.backoff import Backoff
+from omniq.batching import Backoff
 from omniq.errors import TaskTimeout, WorkerError
-from omniq.logs import get_logger
+from omniq.texts import get_logger
 from omniq.workers.base import Worker
-from omniq.workers.desk import Desk
-from omniq.workers.execution import Execution, failure
-from omniq.workers.job import LARGE, End, Job, Ran
+from omniq.workers.execution import Execution, Runner, failure
+from omniq.workers.jobs import LARGE, Desk, End, Job, Ran
 from omniq.workers.messages import Report
-from omniq.workers.runner import Runner
 
 if TYPE_CHECKING:  # it needs what only POSIX has
     from omniq.workers.children import Child

@@ -9,21 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omniq.background import spawn
-from omniq.backoff import Backoff
+from omniq.batching import Backoff
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
-from omniq.logs import get_logger
-from omniq.models.result import Outcome
-from omniq.models.state import EventType, TaskState
+from omniq.loops import spawn
+from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.retry import RetryManager
+from omniq.queue.settle import RetryManager
+from omniq.storage.queue import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
-from omniq.storage.sizes import ALWAYS_TAKEN, change_bytes
 from omniq.sync import cancel_and_wait
-from omniq.texts import MAX_MESSAGE, cut
-from omniq.workers.describing import qualified_name
-from omniq.workers.desk import Desk
-from omniq.workers.job import End, Job, Ran
+from omniq.texts import MAX_MESSAGE, cut, get_logger
+from omniq.workers.context import qualified_name
+from omniq.workers.jobs import Desk, End, Job, Ran
 
 log = get_logger("omniq.worker")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from omniq.storage.documents.base import Document, Documents, Entry, Version, Write
-from omniq.storage.documents.events import DocumentEventStorage
 from omniq.storage.documents.queue import DocumentTaskQueue
-from omniq.storage.documents.results import DocumentResultStorage
+from omniq.storage.documents.results import DocumentEventStorage, DocumentResultStorage
 
 __all__ = [
     "Document",

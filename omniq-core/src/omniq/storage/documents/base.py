@@ -15,8 +15,7 @@ from typing import ClassVar, TypeAlias
 from msgspec import Struct
 
 from omniq import clock
-from omniq.storage.base import Store
-from omniq.storage.guarantees import Guarantees
+from omniq.storage.base import Guarantees, Store
 
 Version: TypeAlias = int | str
 """Whatever the store tells versions of one document apart by; never used twice for one key."""

@@ -11,9 +11,9 @@ from typing import ClassVar
 from msgspec.structs import replace
 
 from omniq.errors import UnsupportedCapability
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import Capability
 from omniq.storage.documents import results, tasks
 from omniq.storage.documents.base import Document, Entry, Write, in_order, out_of_order
 from omniq.storage.documents.leases import DocumentLeases

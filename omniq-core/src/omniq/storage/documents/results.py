@@ -1,26 +1,31 @@
-"""Results as documents."""
+"""Results and events on documents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from omniq.storage.damage import result_of
+from omniq.ids import new_id
+from omniq.models.task import TaskEvent
+from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
-from omniq.storage.records import NewBody, ResultRecord
-from omniq.storage.results import BaseResultStorage
-from omniq.storage.rules import gives_way
+from omniq.storage.records import EventFilter, EventPage, NewBody, ResultRecord
+from omniq.storage.rules import event_of, gives_way, matches, result_of
 from omniq.storage.wakeups import News
+
+# ── results ─────────────────────────────────────────────────────────────────
+
 
 EXPIRING = "results"
 """The index of the results that end some time: by that time."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ResultRecord).decode
+_encode_result = msgspec.msgpack.Encoder().encode
+_decode_result = msgspec.msgpack.Decoder(ResultRecord).decode
 
 
 def result_key(task_id: str) -> str:
@@ -36,10 +41,10 @@ def write(old: Document | None, record: ResultRecord, now: float) -> Write:
     """The write that stores a result of now in the place of the old one."""
     expires_at = None if record.ttl is None else now + record.ttl
     stored = replace(record, finished_at=now, expires_at=expires_at)
-    before, after = set(_entries(_load(old))), set(_entries(stored))
+    before, after = set(_entries(_load_result(old))), set(_entries(stored))
     return Write(
         key=result_key(record.task_id),
-        value=_encode(stored),
+        value=_encode_result(stored),
         if_version=None if old is None else old.version,
         put=tuple(after - before),
         drop=tuple(before - after),
@@ -61,7 +66,7 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
         now = self.documents.now()
         found = await self.documents.read([result_key(record.task_id) for record in records])
         pairs = list(zip(records, found, strict=True))
-        refused = {record.task_id: False for record, old in pairs if _stays(_load(old), record)}
+        refused = {record.task_id: False for record, old in pairs if _stays(_load_result(old), record)}
         wanted = [(record, old) for record, old in pairs if record.task_id not in refused]
         written = await self.documents.write([[write(old, record, now)] for record, old in wanted]) if wanted else []
         return refused | {record.task_id: True for (record, _), ok in zip(wanted, written, strict=True) if ok}
@@ -69,7 +74,7 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         now = self.documents.now()
         found = await self.documents.read([result_key(task_id) for task_id in ids]) if ids else []
-        return [_current(_load(document), now) for document in found]
+        return [_current(_load_result(document), now) for document in found]
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
         index, now = of_schedule(schedule_id), self.documents.now()
@@ -105,28 +110,28 @@ class DocumentResultStorage(DocumentStore, BaseResultStorage):
                 break
             found = await self.documents.read([result_key(entry.key) for entry in page])
             pairs = zip(page, found, strict=True)
-            groups = [[_deletion(entry, document)] for entry, document in pairs if document is not None]
+            groups = [[_deletion_of_result(entry, document)] for entry, document in pairs if document is not None]
             deleted += sum(await self.documents.write(groups)) if groups else 0
         return deleted
 
 
-def _deletion(entry: Entry, document: Document) -> Write:
-    record = _load(document)
+def _deletion_of_result(entry: Entry, document: Document) -> Write:
+    record = _load_result(document)
     assert record is not None
     return Write(key=result_key(entry.key), value=None, if_version=document.version, drop=(entry, *_entries(record)))
 
 
-def _load(document: Document | None) -> ResultRecord | None:
+def _load_result(document: Document | None) -> ResultRecord | None:
     """The stored result; a damaged one has its `damage`, and stand-ins for what can't be read."""
     if document is None:
         return None
     try:
-        return _decode(document.value)
+        return _decode_result(document.value)
     except ValueError:
-        return _damaged(document.value)
+        return _damaged_result(document.value)
 
 
-def _damaged(value: bytes) -> ResultRecord:
+def _damaged_result(value: bytes) -> ResultRecord:
     try:
         stored: Any = msgspec.msgpack.decode(value)
         values = dict(stored)
@@ -136,13 +141,13 @@ def _damaged(value: bytes) -> ResultRecord:
 
 
 def _has_body(document: Document | None, body: bytes) -> bool:
-    record = _load(document)
+    record = _load_result(document)
     return record is not None and record.damage is None and record.body == body
 
 
 def _body_write(document: Document, body: bytes) -> Write:
-    record = _decode(document.value)
-    changed = _encode(replace(record, body=body))
+    record = _decode_result(document.value)
+    changed = _encode_result(replace(record, body=body))
     return Write(key=result_key(record.task_id), value=changed, if_version=document.version)
 
 
@@ -162,3 +167,113 @@ def _entries(record: ResultRecord | None) -> Iterator[Entry]:
         yield Entry(EXPIRING, in_order(record.expires_at), record.task_id)
     if record.schedule_id is not None:
         yield Entry(of_schedule(record.schedule_id), in_order(record.finished_at), record.task_id)
+
+
+# ── events ──────────────────────────────────────────────────────────────────
+
+
+ALL = "events"
+"""The index of all events: by time."""
+
+_numbers = count()
+_encode_event = msgspec.json.Encoder().encode
+_decode_event = msgspec.json.Decoder(TaskEvent).decode
+
+
+class DocumentEventStorage(DocumentStore, BaseEventStorage):
+    """The contract of an event storage on any store that implements `Documents`."""
+
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        await self.documents.write([[_write(new_id(), event, next(_numbers))] for event in events])
+
+    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
+        index = _index(where)
+        found: list[tuple[Entry, TaskEvent]] = []
+        last = _start(index, where, cursor)
+        while len(found) <= limit and (page := await self.documents.scan(index, after=last, limit=limit, reverse=True)):
+            last = page[-1]
+            found += [(entry, event) for entry, event in await self._read(page) if matches(event, where)]
+            if where.since is not None and last.order < in_order(where.since):
+                break
+        more = _cursor(found[limit - 1][0]) if len(found) > limit else None
+        return EventPage([event for _, event in found[:limit]], more)
+
+    async def _read(self, page: Sequence[Entry]) -> list[tuple[Entry, TaskEvent]]:
+        found = await self.documents.read([_key(entry.key) for entry in page])
+        pairs = zip(page, found, strict=True)
+        return [(entry, _load_event(document)) for entry, document in pairs if document is not None]
+
+    async def purge(self, *, before: float, limit: int = 1000) -> int:
+        page = await self.documents.scan(ALL, until=in_order(before), limit=limit)
+        found = await self.documents.read([_key(entry.key) for entry in page]) if page else []
+        groups = [
+            [_deletion_of_event(entry, document)]
+            for entry, document in zip(page, found, strict=True)
+            if document is not None and _load_event(document).time < before
+        ]
+        return sum(await self.documents.write(groups)) if groups else 0
+
+
+def _load_event(document: Document) -> TaskEvent:
+    """The stored event; a damaged one has stand-ins for what can't be read."""
+    try:
+        return _decode_event(document.value)
+    except ValueError:
+        return _damaged_event(document.value)
+
+
+def _damaged_event(value: bytes) -> TaskEvent:
+    try:
+        stored: Any = msgspec.json.decode(value)
+        values = dict(stored)
+    except (ValueError, TypeError):
+        values = {"type": None, "time": 0.0}
+    return event_of(values)
+
+
+def _key(id_: str) -> str:
+    return f"event/{id_}"
+
+
+def _of_task(task_id: str) -> str:
+    return f"events/task/{short(task_id)}"
+
+
+def _of(schedule_id: str) -> str:
+    return f"events/schedule/{short(schedule_id)}"
+
+
+def _write(id_: str, event: TaskEvent, number: int) -> Write:
+    # Those of one time come in the order in which this process has appended them.
+    order = in_order(event.time, number)
+    return Write(
+        key=_key(id_), value=_encode_event(event), put=tuple(Entry(index, order, id_) for index in _indexes(event))
+    )
+
+
+def _deletion_of_event(entry: Entry, document: Document) -> Write:
+    drop = tuple(Entry(index, entry.order, entry.key) for index in _indexes(_load_event(document)))
+    return Write(key=_key(entry.key), value=None, if_version=document.version, drop=(entry, *drop))
+
+
+def _indexes(event: TaskEvent) -> list[str]:
+    of_task = [] if event.task_id is None else [_of_task(event.task_id)]
+    return [ALL, *of_task] if event.schedule_id is None else [ALL, *of_task, _of(event.schedule_id)]
+
+
+def _index(where: EventFilter) -> str:
+    if where.task_id is not None:
+        return _of_task(where.task_id)
+    return ALL if where.schedule_id is None else _of(where.schedule_id)
+
+
+def _start(index: str, where: EventFilter, cursor: str | None) -> Entry | None:
+    """Before which entry a page begins."""
+    if cursor is not None:
+        order, key = cursor.split()
+        return Entry(index, bytes.fromhex(order), key)
+    return None if where.until is None else Entry(index, in_order(where.until), "")
+
+
+def _cursor(entry: Entry) -> str:
+    return f"{entry.order.hex()} {entry.key}"

@@ -10,11 +10,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from omniq.models.state import QUEUED, TERMINAL, TaskState
+from omniq.models.task import QUEUED, TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.damage import task_of
 from omniq.storage.documents.base import Document, Documents, Entry, Version, Write, in_order, out_of_order
 from omniq.storage.records import TaskFilter, TaskRecord, WorkerRecord
+from omniq.storage.rules import task_of
 
 INLINE = 4096
 """Bytes up to which a body is kept in the task's document; a longer one has its own, so that it is written once."""

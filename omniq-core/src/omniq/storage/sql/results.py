@@ -1,4 +1,4 @@
-"""How tasks ended, or how far they have come, in the table `result`."""
+"""Results and events on SQL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,33 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar, Final
 
-from omniq.storage.capabilities import Capability
-from omniq.storage.records import MAX_COUNT, NewBody, ResultRecord
-from omniq.storage.results import BaseResultStorage
-from omniq.storage.sql.steps import Given, Statement, Steps, Table, do, get, kinds, select, write
-from omniq.storage.sql.store import SQLStore, reads, writes
-from omniq.storage.sql.tables import RESULTS
+from msgspec.structs import asdict
+
+from omniq.models.task import TaskEvent
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
+from omniq.storage.records import MAX_COUNT, EventFilter, EventPage, NewBody, ResultRecord
+from omniq.storage.rules import cursor_at, place_of
+from omniq.storage.sql.steps import (
+    EVENTS,
+    RESULTS,
+    Given,
+    SQLStore,
+    Statement,
+    Steps,
+    Table,
+    conditions,
+    do,
+    get,
+    kinds,
+    reads,
+    select,
+    write,
+    writes,
+)
 from omniq.storage.wakeups import News
+
+# ── results ─────────────────────────────────────────────────────────────────
+
 
 NEW: Final = kinds("task_id text, epoch integer, status text, schedule_id text, ttl real, body bytes")
 
@@ -45,7 +65,7 @@ _FIND = """
     where schedule_id = :schedule_id and (expires_at is null or expires_at > {{now}})
     order by finished_at {order}, task_id {order} limit :limit
 """
-_PURGE = """
+_PURGE_RESULTS = """
     delete from omniq.result where task_id in (
         select task_id from omniq.result where expires_at <= {now} order by expires_at limit :limit {skip_locked})
 """
@@ -80,9 +100,9 @@ def find(schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> St
     return (yield from select(RESULTS, text, limit=limit, schedule_id=schedule_id)).records
 
 
-def purge(*, limit: int = 1000) -> Steps[int]:
+def purge_results(*, limit: int = 1000) -> Steps[int]:
     """As `BaseResultStorage.purge`."""
-    return (yield from do(_PURGE, limit=limit))
+    return (yield from do(_PURGE_RESULTS, limit=limit))
 
 
 def replace_bodies(table: Table[Any], bodies: Sequence[NewBody]) -> Steps[list[bool]]:
@@ -101,10 +121,67 @@ class SQLResultStore(SQLStore, BaseResultStorage):
 
     get = reads(partial(get, RESULTS))
     find = reads(find)
-    purge = writes(purge)
+    purge = writes(purge_results)
     replace_bodies = writes(partial(replace_bodies, RESULTS))
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         stored = await self._write(partial(put, records))
         self._tell(News(ended=[record.task_id for record, done in zip(records, stored, strict=True) if done]))
         return stored
+
+
+# ── events ──────────────────────────────────────────────────────────────────
+
+
+_NEW: Final = kinds(
+    "time time, type text, task_id text, schedule_id text, queue_name text, worker text, attempt integer, data json"
+)
+_APPEND = """
+    with {given}
+    insert into omniq.event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
+    select time, type, task_id, schedule_id, queue_name, worker, attempt, data from given order by place
+"""
+_TERMS: Final = {
+    "task_id": "task_id = :task_id",
+    "schedule_id": "schedule_id = :schedule_id",
+    "queue_name": "queue_name = :queue_name",
+    "worker": "worker = :worker",
+    "types": "type {any[types]}",
+    "since": "time >= :since",
+    "until": "time < :until",
+    "id": "(time, id) < (:time, :id)",
+}
+_PAGE = "select {{columns}} from omniq.event where {where} order by time desc, id desc limit :limit"
+_PURGE_EVENTS = """
+    delete from omniq.event where id in (
+        select id from omniq.event where time < :before order by time limit :limit {skip_locked})
+"""
+
+
+def append(events: Sequence[TaskEvent]) -> Steps[None]:
+    """As `BaseEventStorage.append`."""
+    yield from do(_APPEND, Given.of(_NEW, events, data=[event.data or None for event in events]))
+
+
+def query(where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Steps[EventPage]:
+    """As `BaseEventStorage.query`."""
+    time, id_ = (None, None) if cursor is None else place_of(cursor)
+    values = asdict(where) | {"types": where.types or None, "time": time, "id": id_}
+    text = _PAGE.format(where=conditions(_TERMS, values))
+    page = yield from select(EVENTS, text, limit=limit, place="time", **values)
+    return EventPage(page.records, None if page.key is None else cursor_at(page.place or 0.0, page.key))
+
+
+def purge_events(*, before: float, limit: int = 1000) -> Steps[int]:
+    """As `BaseEventStorage.purge`."""
+    return (yield from do(_PURGE_EVENTS, before=before, limit=limit))
+
+
+class SQLEventStore(SQLStore, BaseEventStorage):
+    """Events in a table that SQL can query."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.CROSS_PROCESS, Capability.PERSISTENT})
+
+    append = writes(append)
+    query = reads(query)
+    purge = writes(purge_events)

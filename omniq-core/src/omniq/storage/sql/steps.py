@@ -1,18 +1,27 @@
-"""What a verb asks of a database, one step after the other.
-
-The text of a statement names its tables as `omniq.task`, its values as `:name`, and what dialects say in their own way
-as `{word}`: see `omniq.storage.sql.dialect`.
-"""
+"""The kit for SQL: verbs as steps apart from any driver, dialects, tables, and the base of the stores."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from functools import wraps
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from functools import lru_cache, partial, wraps
+from importlib import resources
 from operator import attrgetter
-from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo, asdict, fields, replace
+
+from omniq.models.task import TaskEvent
+from omniq.storage.base import Store
+from omniq.storage.channel import ALL
+from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord
+from omniq.storage.rules import event_of, result_of, schedule_of, task_of
+from omniq.storage.wakeups import News
+
+# ── steps ───────────────────────────────────────────────────────────────────
+
 
 R = TypeVar("R", bound=Struct)
 T = TypeVar("T")
@@ -234,3 +243,167 @@ def awaiting(job: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[P, St
 def conditions(terms: Mapping[str, str], values: Mapping[str, object]) -> str:
     """SQL for those of the conditions whose value isn't None, by the names of the values."""
     return " and ".join(term for name, term in terms.items() if values.get(name) is not None) or "true"
+
+
+# ── dialects ────────────────────────────────────────────────────────────────
+
+
+_NAME: Final = re.compile(r"(?<!:):(\w+)")
+"""A value's name; two colons are a cast."""
+
+
+class Compiled(NamedTuple):
+    """A statement as its driver takes it, and the names of its values in order."""
+
+    sql: str
+    names: tuple[str, ...]
+
+
+class _Word(str):
+    """What stands for `{word}`; for `{word[name]}` with that name put in."""
+
+    def __getitem__(self, name: object) -> str:
+        return self.format(name)
+
+
+class Dialect(ABC):
+    """A database's SQL. Beside its own words, a statement may say `{given}`, for the rows that come with it, and
+    `{clock}`, for the same time in several places: common table expressions."""
+
+    prefix: ClassVar[str] = "omniq."
+    """What is put before the names of tables, instead of this schema."""
+    words: ClassVar[Mapping[str, str]]
+    """By name: `now`, the time in seconds since the epoch; `false`; and behind a query `skip_locked`, to lock what it
+    finds and pass over what others have locked, `lock`, to wait for those, and `key_share`, to keep what it finds from
+    being deleted. `any` is a condition on the column before it: it is one of the list whose name is put for `{}`,
+    and `text` the text of that name, however the store gives it."""
+    types: ClassVar[Mapping[str, str]]
+    """For the tables: `key`, text that is ordered by code point; `time`, `bytes`, `small` and `bigint`; `number`, that
+    rises from row to row; `boolean`, `object` and `texts`, JSON or arrays, of the column that is put for `{}`; `epoch`,
+    the time by default; `body`, bytes, and perhaps `not null`; and behind a table `tasks`, `keyed`, if it is looked up
+    by its key, or `numbered`."""
+
+    @abstractmethod
+    def given(self, kinds: Kinds) -> str:
+        """SQL for the common table expression `given`, with a column `place` besides."""
+
+    @abstractmethod
+    def parameter(self, number: int) -> str:
+        """SQL for a statement's value of that number, from 1."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """What the value `:now` is in `words["now"]`, unless a statement gives another."""
+
+    @abstractmethod
+    def sent(self, given: Given) -> Mapping[str, object]:
+        """The values by which rows are given."""
+
+    def bound(self, statement: Statement) -> tuple[str, list[Any]]:
+        """The statement as the driver takes it, and its values in order."""
+        given = statement.given
+        sql, names = self.compiled(statement.text, given.kinds if given else ())
+        values = {"now": self.now(), **statement.values, **(self.sent(given) if given else {})}
+        return sql, [values[name] for name in names]
+
+    def compiled(self, text: str, kinds: Kinds = ()) -> Compiled:
+        """The statement with this text, to which rows of these columns are given."""
+        return _compiled(self, text, kinds)
+
+    def schema(self, package: str) -> str:
+        """SQL that creates the tables, and what a package's own `schema.sql` adds."""
+        tables = resources.files("omniq.storage.sql").joinpath("tables.sql").read_text("utf-8")
+        own = resources.files(package).joinpath("schema.sql").read_text("utf-8")
+        return self._said(tables, {**self.words, **self.types}) + own
+
+    def _said(self, text: str, words: Mapping[str, str], **more: str) -> str:
+        named = {word: _Word(said) for word, said in words.items()}
+        return text.replace("omniq.", self.prefix).format(**named, **more)
+
+
+@lru_cache(maxsize=1000)
+def _compiled(dialect: Dialect, text: str, kinds: Kinds) -> Compiled:
+    clock = f"clock as materialized (select {dialect.words['now']} as now)"
+    said = dialect._said(text, dialect.words, clock=clock, given=dialect.given(kinds) if kinds else "")
+    numbers: dict[str, int] = {}
+    sql = _NAME.sub(lambda m: dialect.parameter(numbers.setdefault(m[1], len(numbers) + 1)), said)
+    return Compiled(sql, tuple(numbers))
+
+
+# ── tables ──────────────────────────────────────────────────────────────────
+
+
+def _with_ttl(result: ResultRecord) -> ResultRecord:
+    if result.expires_at is None:
+        return result
+    return replace(result, ttl=round(result.expires_at - result.finished_at, 6))
+
+
+TASKS: Final = Table("task", "id", TaskRecord, task_of, columns={"unique": "unique_key"})
+RESULTS: Final = Table(
+    "result",
+    "task_id",
+    ResultRecord,
+    result_of,
+    where="(expires_at is null or expires_at > {now})",
+    derived=_with_ttl,
+    left_out=("ttl",),
+)
+SCHEDULES: Final = Table("schedule", "id", ScheduleRecord, schedule_of)
+EVENTS: Final = Table("event", "id", TaskEvent, event_of)
+
+_MENDED: Final = [field.name for field in fields(TaskRecord) if field.name not in ("id", "unique", "damage")]
+MEND: Final = f"""
+    update omniq.task set {", ".join(f"{name} = :{name}" for name in _MENDED)}, unique_key = null
+    where id in ({{text[id]}}, :id)
+"""
+"""A task that is damaged gives its unique key up: that may be what is wrong with it, and of several stand-ins only one
+could have it. An id that isn't text is given as a blob."""
+
+
+def mended(task: TaskRecord) -> dict[str, Any]:
+    """What `MEND` writes: what a damaged task was read as, so that it can be ended like others."""
+    return asdict(task) | {"depends_on": task.depends_on or None}
+
+
+# ── stores ──────────────────────────────────────────────────────────────────
+
+
+Verb: TypeAlias = Callable[[], Steps[T]]
+"""Begins to carry something out. It may be begun again, after a rollback."""
+
+
+class SQLStore(Store):
+    """A store that carries out verbs."""
+
+    @abstractmethod
+    async def _read(self, verb: Verb[T]) -> T:
+        """What a verb comes to that changes nothing."""
+
+    @abstractmethod
+    async def _write(self, verb: Verb[T], *, atomic: bool = False) -> T:
+        """What a verb comes to. If `atomic`, all of its steps are one."""
+
+    def _tell(self, news: News, *, tasks: int = ALL) -> None:
+        """Tell everybody whom this store can reach what was written: as many workers as tasks are due."""
+        self.wakeups.tell(news)
+
+
+def reads(verb: Callable[P, Steps[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that carries out this verb, which changes nothing."""
+
+    @wraps(verb)
+    async def method(store: SQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._read(partial(verb, *args, **kwargs))
+
+    return method
+
+
+def writes(verb: Callable[P, Steps[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """A store's method that carries out this verb."""
+
+    @wraps(verb)
+    async def method(store: SQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._write(partial(verb, *args, **kwargs))
+
+    return method

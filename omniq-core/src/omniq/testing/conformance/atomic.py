@@ -8,11 +8,10 @@ from typing import TypeAlias
 import pytest
 
 from omniq.errors import UnsupportedCapability
-from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.capabilities import Capability
+from omniq.models.task import TERMINAL, TaskState
+from omniq.storage.base import BaseResultStorage, Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, ChangeStatus
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import OVERRIDE, Conformance, needs
 from omniq.testing.conformance.builders import (

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from omniq.storage.base import Store
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import Capability, Store
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.builders import together
 

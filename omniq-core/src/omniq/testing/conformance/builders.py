@@ -14,10 +14,9 @@ from msgspec.structs import asdict
 
 from omniq import clock
 from omniq.ids import new_id
-from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.base import Store
-from omniq.storage.calls import carry_out
-from omniq.storage.queue import BaseTaskQueue
+from omniq.models.task import TERMINAL, TaskState
+from omniq.storage.base import BaseResultStorage, Store
+from omniq.storage.queue import BaseTaskQueue, carry_out
 from omniq.storage.records import (
     NEW,
     Change,
@@ -30,7 +29,6 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskRecord,
 )
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 
 T = TypeVar("T")

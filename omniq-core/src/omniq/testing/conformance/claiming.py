@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.capabilities import Capability
+from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance, needs

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from msgspec import Struct
 
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import Change
 from omniq.testing.conformance.builders import IN_LINE, new_task
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from omniq.models.event import TaskEvent
-from omniq.models.state import EventType
-from omniq.storage.events import BaseEventStorage
+from omniq.models.task import EventType, TaskEvent
+from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import OVERRIDE, StoreConformance

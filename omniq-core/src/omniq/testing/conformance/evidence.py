@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import WorkerRecord

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.records import (
     NEW,

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 
-from omniq.models.state import TaskState
-from omniq.storage.capabilities import Capability
+from omniq.models.task import TaskState
+from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.testing.conformance.base import Conformance, needs
 from omniq.testing.conformance.builders import PATIENCE, QUEUE, add, change, claim, finish, new_task, states

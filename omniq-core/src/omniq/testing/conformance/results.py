@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
+from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import ResultRecord
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.adding import BODIES, ODD_IDS
 from omniq.testing.conformance.base import OVERRIDE, StoreConformance

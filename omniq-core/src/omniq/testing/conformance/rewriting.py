@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
+from omniq.storage.base import BaseResultStorage
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import NewBody, TaskRecord
-from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import StoreConformance
 from omniq.testing.conformance.builders import (

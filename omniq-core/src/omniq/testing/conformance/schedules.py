@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from omniq.ids import slot_id
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
 from omniq.testing.clock import VirtualClock

@@ -21,10 +21,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq import clock as wall
-from omniq.models.state import TaskState
-from omniq.storage.calls import carry_out
-from omniq.storage.capabilities import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.models.task import TaskState
+from omniq.storage.base import Capability
+from omniq.storage.queue import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilter
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance import commands as c

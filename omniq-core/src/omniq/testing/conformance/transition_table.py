@@ -10,7 +10,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, TaskRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from omniq.models.state import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, Changed, ChangeStatus
 from omniq.testing.clock import VirtualClock

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from omniq.errors import UnsupportedCapability
-from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.capabilities import Capability
+from omniq.models.task import TERMINAL, TaskState
+from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, Change
 from omniq.testing.clock import VirtualClock

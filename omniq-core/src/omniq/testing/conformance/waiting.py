@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import DUPLICATE, NEW
 from omniq.testing.clock import VirtualClock

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from omniq.models.event import TaskEvent
-from omniq.storage.events import BaseEventStorage
+from omniq.models.task import TaskEvent
+from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter, EventPage
 from omniq.storage.rules import cursor_at, matches, place_of
 from omniq.testing.reference.space import ReferenceStore

@@ -9,8 +9,8 @@ from typing import ClassVar
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.models.state import TaskState
-from omniq.storage.capabilities import Capability
+from omniq.models.task import TaskState
+from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from omniq import clock
+from omniq.storage.base import BaseResultStorage
 from omniq.storage.records import NewBody, ResultRecord
-from omniq.storage.results import BaseResultStorage
 from omniq.storage.wakeups import News
 from omniq.testing.reference.space import ReferenceStore
 

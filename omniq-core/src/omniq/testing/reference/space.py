@@ -7,9 +7,8 @@ from itertools import count
 from typing import TypeAlias
 
 from omniq.ids import new_id
-from omniq.models.event import TaskEvent
-from omniq.storage.base import Store
-from omniq.storage.guarantees import Guarantees
+from omniq.models.task import TaskEvent
+from omniq.storage.base import Guarantees, Store
 from omniq.testing.reference.tables import ResultTable, ScheduleTable
 from omniq.testing.reference.tasks import TaskTable
 

@@ -9,7 +9,7 @@ from math import inf
 
 from msgspec.structs import replace
 
-from omniq.models.state import TaskState
+from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.records import (
     Added,

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from omniq import clock
+from omniq.clock import Duration, seconds
 from omniq.errors import (
     InvalidTask,
     ResultExpired,
@@ -19,16 +20,12 @@ from omniq.errors import (
     TaskNotFound,
 )
 from omniq.ids import check_id
-from omniq.logs import get_logger
 from omniq.loops import Wait
-from omniq.models.result import TaskResult
-from omniq.models.state import QUEUED, TaskState
-from omniq.models.task import TaskRef, id_of
-from omniq.models.times import Duration, seconds
+from omniq.models.task import QUEUED, TaskRef, TaskResult, TaskState, id_of
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.results.engine import AsyncResultStorage, answered
-from omniq.results.view import task_result
+from omniq.results import AsyncResultStorage, answered, task_result
 from omniq.storage.records import ResultRecord, TaskRecord
+from omniq.texts import get_logger
 
 log = get_logger("omniq.results")
 

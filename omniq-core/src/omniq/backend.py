@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from omniq_redis.backend import RedisBackend as RedisBackend
     from omniq_sqlite.backend import SQLiteBackend as SQLiteBackend
 
-    from omniq.backend.base import BaseBackend as BaseBackend
+    from omniq.component import BaseBackend as BaseBackend
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "BaseBackend": "omniq.backend.base",
+            "BaseBackend": "omniq.component",
         },
         fronts=("backend",),
     )

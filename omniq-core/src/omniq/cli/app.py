@@ -1,0 +1,300 @@
+"""The command `omniq`: its groups, how it ends, and with which exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any, Final, NamedTuple, NoReturn, Self
+
+import click
+
+from omniq.cli.options import Place, where_options
+from omniq.errors import OmniQError, PluginError, ResultExpired, ResultTimeout, ScheduleNotFound, TaskNotFound
+from omniq.plugins.specs import CommandSpec
+from omniq.texts import did_you_mean, escaped
+
+# ── exit codes ──────────────────────────────────────────────────────────────
+
+
+FAILED: Final = 1
+"""It didn't work, or the task in question didn't."""
+NOT_FOUND: Final = 3
+"""There is no such task, schedule, result or plugin."""
+NOT_FINISHED: Final = 4
+"""The task hasn't ended yet."""
+SIGNALLED: Final = 128
+"""Plus the signal's number: ended by a signal."""
+INTERRUPTED: Final = SIGNALLED + 2
+"""Ended by Ctrl-C."""
+
+
+class Failure(click.ClickException):
+    """Raised to end the command with one line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it for the class
+
+    @classmethod
+    def of(cls, error: OmniQError) -> Failure:
+        """The end that an error deserves."""
+        return cls(str(error), exit_code(error))
+
+    def show(self, file: object = None) -> None:
+        """Print the line on stderr."""
+        click.echo(f"error: {escaped(self.message)}", err=True)
+
+
+def exit_code(error: OmniQError) -> int:
+    """The exit code for an error."""
+    if isinstance(error, TaskNotFound | ScheduleNotFound | ResultExpired):
+        return NOT_FOUND
+    return NOT_FINISHED if isinstance(error, ResultTimeout) else FAILED
+
+
+# ── ending ──────────────────────────────────────────────────────────────────
+
+
+SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+AT_ONCE: Final = 0.9
+"""Seconds within which the process is gone after a second signal."""
+MARGIN: Final = 3.0
+"""Seconds beyond the grace period that are left for handing back and settling."""
+TOO_LATE: Final = "the worker didn't stop in time and is ended; what it held runs again when the leases are over"
+
+
+class Deadline(NamedTuple):
+    """When the process ends at the latest, with which exit code and last words."""
+
+    at: float
+    """On `time.monotonic()`'s clock."""
+    code: int
+    note: str
+
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return max(0.0, self.at - time.monotonic())
+
+
+class LastResort:
+    """Ends the process at a deadline, whatever still runs in it: a thread, or an event loop that is stuck."""
+
+    def __init__(self) -> None:
+        self._orders: SimpleQueue[Deadline | None] = SimpleQueue()
+        threading.Thread(target=self._watch, name="omniq-last-resort", daemon=True).start()
+
+    def within(self, seconds: float, code: int, note: str = "") -> None:
+        """Be gone in that time, or at an earlier deadline if there is one. May be called by a signal handler."""
+        # A `SimpleQueue`'s put takes no lock that the interrupted code could hold.
+        self._orders.put(Deadline(time.monotonic() + seconds, code, note))
+
+    def call_off(self) -> None:
+        """Forget the deadline."""
+        self._orders.put(None)
+
+    def _watch(self) -> None:
+        deadline: Deadline | None = None
+        while True:
+            try:
+                order = self._orders.get(timeout=None if deadline is None else deadline.left)
+            except Empty:
+                assert deadline is not None
+                end_now(deadline.code, deadline.note)
+            if deadline is not None and order is not None:
+                order = order._replace(at=min(deadline.at, order.at))
+            deadline = order
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGINT and SIGHUP, while entered, and lets a loop know of them.
+
+    The handlers run between any two instructions of the main thread, so also while a task blocks the loop.
+    Once a signal has come they stay: more of them mustn't disturb the end. A SIGHUP that is ignored stays so: that is
+    what `nohup` is for.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, last_resort: LastResort) -> None:
+        self._loop = loop
+        self._last_resort = last_resort
+        self.count = 0
+        self.exit_code = 0
+        """What a process exits with that was ended by the last signal."""
+        self.patience = 0.0
+        """Seconds that the first signal leaves to what runs."""
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._received) for number in SIGNALS if _is_heard(number)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self.count:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.exit_code = SIGNALLED + number
+        seconds = self.patience + MARGIN if self.count == 1 else AT_ONCE
+        self._last_resort.within(seconds, self.exit_code, TOO_LATE)
+        with suppress(RuntimeError):  # the loop is closed: the end is near
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self.first.set()
+        if self.count > 1:
+            self.second.set()
+
+
+def _is_heard(number: int) -> bool:
+    return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
+
+
+def end_now(code: int, note: str = "") -> NoReturn:
+    """End the process without waiting for anything in it, once what it printed is out."""
+    talking = threading.Thread(target=_last_words, args=(note,), daemon=True)
+    talking.start()
+    talking.join(0.1)  # whoever reads our output may be stuck
+    os._exit(code)
+
+
+def _last_words(note: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        if note:
+            print(f"error: {escaped(note)}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+# ── groups ──────────────────────────────────────────────────────────────────
+
+
+class CommandGroup(click.Group):
+    """A group that suggests the command that was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names. Raises `UsageError`."""
+        name = args[0]
+        if not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            raise click.UsageError(f"there is no command {name!r}{did_you_mean(name, self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class RootGroup(CommandGroup):
+    """OmniQ's own commands and those that plugins add: known by their specs, imported when they are called.
+
+    Errors that OmniQ raises on purpose end as one line; any other keeps its traceback.
+    """
+
+    def __init__(self, *args: Any, specs: Sequence[CommandSpec] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own = {spec.name: spec for spec in specs}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, our own first."""
+        return [*self._own, *(spec.name for spec in self._added())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now. Raises `Failure` if its plugin is broken."""
+        try:
+            spec = self._own.get(cmd_name) or _of_plugin(cmd_name)
+            return None if spec is None else load_command(spec)
+        except OmniQError as error:
+            if ctx.resilient_parsing:  # a shell completes something else, perhaps
+                return None
+            raise Failure.of(error) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help's list of commands, from what their specs say."""
+        for title, specs in (("Commands", self._own.values()), ("Commands of plugins", self._added())):
+            if rows := [(spec.name, spec.help) for spec in specs]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises `Failure` for errors of OmniQ's."""
+        try:
+            return super().invoke(ctx)
+        except OmniQError as error:
+            raise Failure.of(error) from error
+        except KeyboardInterrupt:
+            click.echo(err=True)  # closes the line on which the terminal shows ^C
+            ctx.exit(INTERRUPTED)
+
+    def _added(self) -> list[CommandSpec]:
+        from omniq.plugins.registry import registry
+
+        return [spec for spec in registry().commands() if spec.name not in self._own]
+
+
+def _of_plugin(name: str) -> CommandSpec | None:
+    """The spec that a plugin gives for that name. Raises `PluginError` if that plugin isn't active."""
+    from omniq.plugins.registry import inactive, registry
+
+    for record in registry().plugins():
+        for spec in record.specs:
+            if isinstance(spec, CommandSpec) and spec.name == name:
+                if record.status != "active":
+                    raise inactive(record)
+                return spec
+    return None
+
+
+def load_command(spec: CommandSpec) -> click.Command:
+    """The command that a spec stands for. Raises `PluginError`."""
+    from omniq.plugins.registry import load_object
+
+    command = load_object(spec.command)
+    if not isinstance(command, click.Command):
+        raise PluginError(f"{spec.command} isn't a click command but of type {type(command).__name__}")
+    return command
+
+
+# ── the command ─────────────────────────────────────────────────────────────
+
+
+COMMANDS: Final = (
+    CommandSpec("worker", "omniq.cli.worker:worker", "Run a worker until it is told to stop."),
+    CommandSpec("enqueue", "omniq.cli.tasks:enqueue", "Add a task."),
+    CommandSpec("result", "omniq.cli.tasks:result", "Print what a task returned."),
+    CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),
+    CommandSpec("schedules", "omniq.cli.schedules:schedules", "List, pause, resume and delete schedules."),
+    CommandSpec("events", "omniq.cli.schedules:events", "Print what happened to tasks."),
+    CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),
+    CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins."),
+)
+
+EPILOG: Final = """
+The options may be given before or after the command's name. They win over the environment variables in
+brackets, which win over the file.
+
+Exit codes: 0 it worked, 1 it didn't, 2 the command was misspelt, 3 there is no such task, schedule, result
+or plugin, 4 the task hasn't ended yet, 130 interrupted.
+"""
+
+
+@click.group(
+    "omniq",
+    cls=RootGroup,
+    specs=COMMANDS,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@where_options(hidden=False)
+@click.version_option(package_name="omniq-core", prog_name="omniq", message="%(prog)s %(version)s")
+@click.pass_context
+def omniq(ctx: click.Context, config: str | None, url: str | None, project: str | None, log_level: str | None) -> None:
+    """OmniQ: one task queue, one set of guarantees, any store."""
+    ctx.obj = Place(config=config, url=url, project=project, log_level=log_level)

@@ -1,0 +1,324 @@
+"""Results: what users call, on top of any store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from omniq.batching import Batcher, apart, repeating
+from omniq.clock import Duration, as_datetime, seconds, within
+from omniq.component import BaseBackend, SecuredComponent, check_backend
+from omniq.config.loader import Security
+from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationError, StoreUnavailable
+from omniq.ids import check_id
+from omniq.loops import PerLoop, Wait, spawn
+from omniq.models.config import ResultStorageConfig
+from omniq.models.task import NO_VALUE, ResultStatus, StoredValue, TaskRef, TaskResult, TaskState, id_of
+from omniq.plugins.registry import load_class
+from omniq.serialization.manager import SerializationManager
+from omniq.storage.base import BaseResultStorage
+from omniq.storage.queue import look_up
+from omniq.storage.records import ResultRecord
+from omniq.sync import Blocking, blocking, cancel_and_wait
+from omniq.texts import get_logger
+
+# ── from records to results ─────────────────────────────────────────────────
+
+
+def task_result(record: ResultRecord, serialization: SerializationManager) -> TaskResult:
+    """The result as users see it, its value still packed.
+
+    Raises `SerializationError` when it is damaged or not signed by us.
+    """
+    if record.damage is not None:
+        raise CorruptPayload(f"the stored result of task {record.task_id} is damaged: {record.damage}")
+    outcome = serialization.read_outcome(
+        record.body,
+        task_id=record.task_id,
+        epoch=record.epoch,
+        status=record.status,
+        schedule_id=record.schedule_id,
+    )
+    succeeded = record.status is TaskState.SUCCESS  # what failed has no value, whatever its record says
+    return TaskResult(
+        task_id=record.task_id,
+        status=ResultStatus(record.status.value),
+        stored=StoredValue(outcome.value_format, outcome.value, serialization.load_value) if succeeded else NO_VALUE,
+        error_type=outcome.error_type,
+        error_message=outcome.error_message,
+        traceback=outcome.traceback,
+        epoch=record.epoch,
+        attempts=outcome.attempts,
+        started_at=as_datetime(outcome.started_at),
+        finished_at=as_datetime(record.finished_at),
+        expires_at=as_datetime(record.expires_at),
+        worker=outcome.worker,
+        schedule_id=record.schedule_id,
+    )
+
+
+def listed_result(record: ResultRecord, serialization: SerializationManager) -> TaskResult:
+    """The result as one of a list: where it can't be read, an error that says why, so that the others are seen."""
+    try:
+        return task_result(record, serialization)
+    except SerializationError as error:
+        return TaskResult(
+            task_id=record.task_id,
+            status=ResultStatus.ERROR,
+            error_type=f"{type(error).__module__}.{type(error).__qualname__}",
+            error_message=str(error),
+            epoch=record.epoch,
+            finished_at=as_datetime(record.finished_at),
+            expires_at=as_datetime(record.expires_at),
+            schedule_id=record.schedule_id,
+        )
+
+
+# ── waiting for many ────────────────────────────────────────────────────────
+
+
+log = get_logger("omniq.results")
+
+LOOK, MAX_LOOK, SHARE = 10.0, 60.0, 100
+"""Seconds after which all are looked at though nothing was heard, at least and at most; in between, so many times as
+long as the last look at all of them took."""
+PAUSE = 1.0
+"""Seconds until a store is asked again that has failed."""
+
+
+class ResultWatcher:
+    """Waits for many results at once, with one read for all that may have come meanwhile."""
+
+    def __init__(self, store: BaseResultStorage) -> None:
+        self._store = store
+        self._waiting: dict[str, list[asyncio.Future[ResultRecord]]] = {}
+        self._news = store.wakeups.subscribe()
+        self._runner: asyncio.Task[None] | None = None
+        self._took = 0.0
+        """Seconds that the last look at all has taken."""
+
+    async def wait(self, task_id: str) -> ResultRecord:
+        """The result of the task, once it is there."""
+        future: asyncio.Future[ResultRecord] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(task_id, []).append(future)
+        self._news.follow(task_id)
+        if self._runner is None or self._runner.done():
+            self._runner = spawn(self._run())
+        try:
+            return await future
+        finally:
+            self._forget(task_id, future)
+
+    async def close(self) -> None:
+        """Stop watching; whoever still waits gets `Closed`."""
+        if self._runner is not None:
+            await cancel_and_wait(self._runner)
+        for task_id in list(self._waiting):
+            self._tell(task_id, Closed(f"nobody waits for the result of task {task_id} any more"))
+
+    def _forget(self, task_id: str, future: asyncio.Future[ResultRecord]) -> None:
+        futures = self._waiting.get(task_id, [])
+        if future in futures:
+            futures.remove(future)
+        if not futures:
+            self._waiting.pop(task_id, None)
+            self._news.leave(task_id)
+
+    async def _run(self) -> None:
+        hearing = spawn(self._hear())
+        try:
+            while self._waiting:
+                await self._look(await self._news.told())
+        finally:
+            hearing.end()
+
+    async def _hear(self) -> None:
+        """Let others be heard, and have all looked at from time to time: nothing depends on what is heard."""
+        while True:
+            try:
+                await self._store.hear(max(LOOK, min(SHARE * self._took, MAX_LOOK)))
+            except Exception as error:  # whatever it is: those who wait would else wait for ever
+                log.warning("can't hear of results, polling: %s", error)
+                await asyncio.sleep(PAUSE)
+            self._news.tell(list(self._waiting))
+
+    async def _look(self, told: Collection[str]) -> None:
+        """Tell those who wait what is there of what may be."""
+        ids = [task_id for task_id in told if task_id in self._waiting]
+        if not ids:
+            return
+        began = time.monotonic()
+        answers = await apart(partial(look_up, self._store, self._store.get), ids)
+        if len(ids) >= len(self._waiting):
+            self._took = time.monotonic() - began
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        is_away = len(errors) == len(ids) or any(isinstance(error, StoreUnavailable) for error in errors)
+        for task_id, answer in zip(ids, answers, strict=True):
+            if isinstance(answer, Exception):
+                if not is_away:  # else it's the store's
+                    self._tell(task_id, answer)
+            elif answer is not None and answer.is_final:
+                self._tell(task_id, answer)
+        if is_away:
+            log.warning("results can't be read, trying again: %s", errors[-1])
+            self._news.tell(ids)
+            await asyncio.sleep(PAUSE)
+
+    def _tell(self, task_id: str, answer: ResultRecord | Exception) -> None:
+        for future in self._waiting.pop(task_id, ()):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+# ── the result storage ──────────────────────────────────────────────────────
+
+
+C = TypeVar("C", bound=ResultStorageConfig)
+T = TypeVar("T")
+
+LAST_ANSWER = 0.3
+"""Seconds beyond a deadline within which the store may still tell how things stand."""
+
+
+class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
+    """A result storage on a store."""
+
+    def __init__(self, store: Callable[[C], BaseResultStorage], config: C, *, security: Security | None = None) -> None:
+        super().__init__(store, config, security)
+        self._gets = PerLoop(lambda: Batcher(self._get_many))
+        self._watchers = PerLoop(lambda: ResultWatcher(self.store))
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncResultStorage[Any]:
+        """A backend's result storage; `overrides` are fields of its config."""
+        store = load_class(check_backend(backend).specs.result_store.store, BaseResultStorage)  # type: ignore[type-abstract]
+        return AsyncResultStorage(store, backend.result_store_config(**overrides))
+
+    def use_serialization(self, serialization: SerializationManager) -> None:
+        """Read results as the task queue writes them, unless this storage was given a `Security` of its own."""
+        if not self._own_security:
+            self.serialization = serialization
+
+    async def get(self, task_id: TaskRef) -> TaskResult | None:
+        """The result as it is now, or None when there is none (yet, or no longer). Doesn't wait.
+
+        Its value is decoded when it is asked for. Raises `InvalidTask` for what can't be an id, `SerializationError`
+        when the result is damaged or not signed by us.
+        """
+        record = await self._gets.get().submit(id_of(task_id))
+        return None if record is None else task_result(record, self.serialization)
+
+    async def wait(self, task_id: TaskRef, timeout: Duration | None = None) -> TaskResult | None:
+        """Wait until the task has ended, at most `timeout` seconds; None when it hasn't by then.
+
+        Raises as `get` does, `ResultTimeout` when the store hasn't answered by then, and `Closed` when this storage is
+        closed meanwhile.
+        """
+        id_, limit = id_of(task_id), seconds("timeout", timeout)
+        return await answered(f"task {id_}", limit, self._wait(id_, limit))
+
+    async def _wait(self, task_id: str, limit: float | None) -> TaskResult | None:
+        waits = self.waits
+        record = await self._gets.get().submit(task_id)
+        if record is None:
+            with Wait(waits):
+                record = await self._next_or_last(task_id, limit)
+        return None if record is None else task_result(record, self.serialization)
+
+    async def within(self, task_id: str, seconds: float | None) -> TaskResult | None:
+        """As `wait`, and on top of it as long as the store takes to answer; closing doesn't end it.
+
+        It doesn't look once more in the end: whoever asks looks at the task then, which tells whether there is one.
+        """
+        try:
+            record = await self._next(task_id, seconds)
+        except TimeoutError:
+            return None
+        return task_result(record, self.serialization)
+
+    async def _next_or_last(self, task_id: str, seconds: float | None) -> ResultRecord | None:
+        """The result, or what is there in the end."""
+        try:
+            return await self._next(task_id, seconds)
+        except TimeoutError:
+            return await self._gets.get().submit(task_id)
+
+    async def _next(self, task_id: str, seconds: float | None) -> ResultRecord:
+        """The result, which the watcher looks for first and then listens for. Raises `TimeoutError`."""
+        await self.ready()
+        async with asyncio.timeout(seconds):
+            return await self._watchers.get().wait(task_id)
+
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[TaskResult]:
+        """Results of a schedule's tasks in the order in which they ended.
+
+        One that is damaged, or not signed by us, is an error that says so. Raises as `get` does for an id.
+        """
+        id_ = check_id(schedule_id, "schedule_id")
+        found = await self.find_records(id_, newest_first=newest_first, limit=limit)
+        return [listed_result(record, self.serialization) for record in found]
+
+    @repeating
+    async def find_records(self, schedule_id: str, *, newest_first: bool, limit: int) -> list[ResultRecord]:
+        """The same as the store holds them."""
+        return await (await self.ready()).find(schedule_id, newest_first=newest_first, limit=limit)
+
+    async def purge(self) -> int:
+        """Delete results whose TTL is over, as workers do from time to time; returns how many."""
+        deleted = 0
+        while (count := await (await self.ready()).purge()) > 0:
+            deleted += count
+        return deleted
+
+    async def close(self) -> None:
+        self._end_waits()
+        if (watcher := self._watchers.pop()) is not None:
+            await watcher.close()
+        if (gets := self._gets.pop()) is not None:
+            await gets.drain()
+        await super().close()
+
+    @repeating
+    async def _get_many(self, ids: Sequence[str]) -> Sequence[ResultRecord | None]:
+        store = await self.ready()
+        found = await look_up(store, store.get, ids)
+        return [record if record is not None and record.is_final else None for record in found]
+
+
+async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, T]) -> T:
+    """What waiting comes to, which keeps to the limit itself as long as the store answers.
+
+    Raises `ResultTimeout` when the store doesn't.
+    """
+    if limit is None:
+        return await waiting
+    try:
+        return await within(limit + LAST_ANSWER, waiting)
+    except ResultTimeout:
+        raise
+    except TimeoutError:
+        raise ResultTimeout(f"{what}: the store hasn't answered within {limit:g} s") from None
+
+
+# ── blocking ────────────────────────────────────────────────────────────────
+
+
+class ResultStorage(Blocking[AsyncResultStorage[Any]]):
+    """A result storage whose methods block; `aio` is its async core."""
+
+    @classmethod
+    def from_backend(cls, backend: BaseBackend, **overrides: Any) -> ResultStorage:
+        """A backend's result storage; `overrides` are fields of its config."""
+        return ResultStorage(AsyncResultStorage.from_backend(backend, **overrides))
+
+    get = blocking(AsyncResultStorage.get)
+    wait = blocking(AsyncResultStorage.wait)
+    find = blocking(AsyncResultStorage.find)
+    purge = blocking(AsyncResultStorage.purge)
