@@ -14,15 +14,16 @@ from pathlib import Path
 import omniq
 import pytest
 from omniq import exports
-from omniq.exports import BACKENDS
+from omniq.exports import FIRST_PARTY, KINDS
 
-PACKAGES = ("backend", "config", "events", "models", "plugins", "queue", "results", "storage", "workers")
+LAZY = ("backend", "config", "models", "queue", "storage", "workers")
+PACKAGES = (*LAZY, "events", "plugins", "results")
 BUILT = ("omniq", "omniq_postgres", "omniq_redis", "omniq_sqlite")
 HEAVY = ("asyncio", "click", "dill", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
 
 
 def modules() -> list[str]:
-    return ["omniq", *(f"omniq.{package}" for package in PACKAGES)]
+    return ["omniq", *(f"omniq.{package}" for package in LAZY)]
 
 
 def run(script: str) -> str:
@@ -61,7 +62,12 @@ def homes(module: str) -> dict[str, str]:
     tree = ast.parse(Path(inspect.getfile(importlib.import_module(module))).read_text())
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
-    return {alias.asname or alias.name: f"{node.module}:{alias.name}" for node in imports for alias in node.names}
+    return {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in imports
+        for alias in node.names
+        if alias.name != "*"
+    }
 
 
 def table(module: str) -> dict[str, str]:
@@ -73,9 +79,10 @@ def table(module: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("module", modules())
 def test_type_checkers_see_what_is_found(module: str) -> None:
-    seen, found = homes(module), table(module)
+    found = table(module)
     present = {name: home for name, home in found.items() if home.partition(".")[0] in BUILT}
-    assert seen == present
+    stores = {name: home for name, home in homes("omniq.exports").items() if name in present}
+    assert {**stores, **homes(module)} == present
 
 
 @pytest.mark.parametrize("module", modules())
@@ -100,23 +107,23 @@ def test_a_name_that_was_found_is_kept() -> None:
     assert vars(models)["Task"] is first
 
 
-def test_the_table_of_backends_follows_the_naming_scheme() -> None:
-    classes = [(module.partition(".")[2], name) for module, names in BACKENDS.items() for name in names]
-    endings = {
-        "queue": "TaskQueue",
-        "results": "ResultStorage",
-        "events": "EventStorage",
-        "backend": "Backend",
-        "config": "Config",
-        "worker": "Worker",
+def test_type_checkers_see_every_class_of_the_stores_that_are_built() -> None:
+    built = {
+        name: f"{module}:{name}"
+        for extra, ours in FIRST_PARTY.items()
+        for name, module in ours.classes(f"omniq_{extra}")
     }
-    assert all(name.endswith(endings[part]) for part, name in classes)
-    assert len(classes) == len(set(classes))
-    stores = {name.removeprefix("Async") for part, name in classes if part in ("queue", "results", "events")}
-    assert {f"Async{name}" for name in stores} | stores == {
-        name for part, name in classes if part in ("queue", "results", "events")
+    assert homes("omniq.exports") == {name: home for name, home in built.items() if home.partition(".")[0] in BUILT}
+
+
+def test_the_classes_of_a_store_follow_the_naming_scheme() -> None:
+    assert dict(FIRST_PARTY["sqlite"].classes("omniq_sqlite")) == {
+        "SQLiteBackend": "omniq_sqlite.backend",
+        **{f"SQLite{kind}Config": "omniq_sqlite.config" for kind in KINDS},
+        **{f"{door}SQLite{kind}": f"omniq_sqlite.{module}" for kind, module in KINDS.items() for door in ("", "Async")},
     }
-    assert {f"{name}Config" for name in stores} == {name for part, name in classes if part == "config"}
+    assert dict(FIRST_PARTY["redis"].classes("omniq_redis")).keys().isdisjoint(["RedisEventStorage"])
+    assert dict(FIRST_PARTY["gevent"].classes("omniq_gevent")) == {"GeventPoolWorker": "omniq_gevent.worker"}
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
@@ -138,7 +145,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
 def test_a_distribution_that_is_missing_is_named_with_the_command_that_installs_it(
     module: str, name: str, distribution: str, extra: str
 ) -> None:
-    get, _ = exports.lazy(module, {name: "omniq_fake.queue"})
+    _, get, _ = exports.lazy(module, {name: "omniq_fake.queue"})
     with pytest.raises(ImportError) as caught:
         get(name)
     assert str(caught.value) == f'{name} needs {distribution}: pip install "omniq-core[{extra}]"'
@@ -171,7 +178,7 @@ def test_an_error_inside_an_installed_distribution_surfaces_unchanged(
     fake_distribution: Path, source: str, error: type[Exception], message: str
 ) -> None:
     (fake_distribution / "queue.py").write_text(source)
-    get, _ = exports.lazy("omniq.queue", {"FakeTaskQueue": "omniq_fake.queue"})
+    _, get, _ = exports.lazy("omniq.queue", {"FakeTaskQueue": "omniq_fake.queue"})
     with pytest.raises(error, match=message) as caught:
         get("FakeTaskQueue")
     assert "pip install" not in str(caught.value)
@@ -208,7 +215,7 @@ def test_dir_lists_what_is_installed_so_that_everything_it_lists_can_be_had() ->
     from omniq import backend
 
     assert "SQLiteBackend" in dir(backend)
-    _, names = exports.lazy("omniq.backend", {"FakeBackend": "omniq_fake.backend", "BaseBackend": "omniq.component"})
+    _, _, names = exports.lazy("omniq.backend", {"FakeBackend": "omniq_fake.backend", "BaseBackend": "omniq.component"})
     assert "FakeBackend" not in names()
     assert "BaseBackend" in names()
     assert dict(inspect.getmembers(backend))["SQLiteBackend"] is backend.SQLiteBackend

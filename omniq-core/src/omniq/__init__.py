@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omniq.version import __version__ as __version__
     from omniq.workers.context import current_task as current_task
 else:
-    __getattr__, __dir__ = lazy(
+    _, __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncOmniQ": "omniq.core",

@@ -21,8 +21,8 @@ from omniq.models.config import (
     TaskQueueConfig,
     mask_url,
 )
-from omniq.plugins.registry import STORES, Registry, capabilities, load_class, registry
-from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
+from omniq.plugins.registry import Registry, capabilities, load_class, registry
+from omniq.plugins.specs import STORES, EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
@@ -193,4 +193,4 @@ def default_type(kind: StoreKind, plugins: Registry) -> str:
         return names[0]
     if names:
         raise ConfigError(f"{kind}.type: not given, and several are installed: {', '.join(names)}")
-    raise UnknownBackend(f"no {STORES[kind].title} is installed: {install_command(DEFAULT_STORE)}")
+    raise UnknownBackend(f"no {STORES[kind].title()} is installed: {install_command(DEFAULT_STORE)}")

@@ -151,7 +151,7 @@ class Configured:
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
         """As a YAML file with the fields at its top says. Raises `ConfigError` naming file and field."""
-        from omniq.config.loader import load_yaml  # only who reads YAML pays for it
+        from omniq.config.files import load_yaml  # only who reads YAML pays for it
 
         return cls.from_dict(load_yaml(path))
 

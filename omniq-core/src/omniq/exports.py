@@ -1,12 +1,13 @@
 """Lazy public names (PEP 562): nothing is imported before somebody asks for it.
 
-`BACKENDS` is the one table that says in which module of which distribution a store's class lives.
-A package's `__init__` gives its own names and says which of those modules it fronts for:
+`FIRST_PARTY` is the one table of the distributions that OmniQ's extras install. A package's `__init__` gives its own
+names, and says which of their modules it fronts for:
 
     if TYPE_CHECKING:
+        from omniq.exports import *
         from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
     else:
-        __getattr__, __dir__ = lazy(__name__, {"AsyncTaskQueue": "omniq.queue.engine"}, fronts=("queue",))
+        __all__, __getattr__, __dir__ = lazy(__name__, {"AsyncTaskQueue": "omniq.queue.engine"}, fronts=("queue",))
 
 The `TYPE_CHECKING` half gives type checkers and editors the exact classes.
 """
@@ -14,63 +15,99 @@ The `TYPE_CHECKING` half gives type checkers and editors the exact classes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from omniq.texts import did_you_mean, install_command
 
-BACKENDS: dict[str, tuple[str, ...]] = {
-    "omniq_fsspec.queue": ("FileTaskQueue", "AsyncFileTaskQueue", "MemoryTaskQueue", "AsyncMemoryTaskQueue"),
-    "omniq_fsspec.results": (
-        "FileResultStorage",
-        "AsyncFileResultStorage",
-        "MemoryResultStorage",
-        "AsyncMemoryResultStorage",
-    ),
-    "omniq_fsspec.events": (
-        "FileEventStorage",
-        "AsyncFileEventStorage",
-        "MemoryEventStorage",
-        "AsyncMemoryEventStorage",
-    ),
-    "omniq_fsspec.backend": ("FileBackend", "MemoryBackend"),
-    "omniq_fsspec.config": (
-        "FileTaskQueueConfig",
-        "FileResultStorageConfig",
-        "FileEventStorageConfig",
-        "MemoryTaskQueueConfig",
-        "MemoryResultStorageConfig",
-        "MemoryEventStorageConfig",
-    ),
-    "omniq_sqlite.queue": ("SQLiteTaskQueue", "AsyncSQLiteTaskQueue"),
-    "omniq_sqlite.results": ("SQLiteResultStorage", "AsyncSQLiteResultStorage"),
-    "omniq_sqlite.events": ("SQLiteEventStorage", "AsyncSQLiteEventStorage"),
-    "omniq_sqlite.backend": ("SQLiteBackend",),
-    "omniq_sqlite.config": ("SQLiteTaskQueueConfig", "SQLiteResultStorageConfig", "SQLiteEventStorageConfig"),
-    "omniq_postgres.queue": ("PostgresTaskQueue", "AsyncPostgresTaskQueue"),
-    "omniq_postgres.results": ("PostgresResultStorage", "AsyncPostgresResultStorage"),
-    "omniq_postgres.events": ("PostgresEventStorage", "AsyncPostgresEventStorage"),
-    "omniq_postgres.backend": ("PostgresBackend",),
-    "omniq_postgres.config": ("PostgresTaskQueueConfig", "PostgresResultStorageConfig", "PostgresEventStorageConfig"),
-    "omniq_redis.queue": ("RedisTaskQueue", "AsyncRedisTaskQueue"),
-    "omniq_redis.results": ("RedisResultStorage", "AsyncRedisResultStorage"),
-    "omniq_redis.backend": ("RedisBackend",),
-    "omniq_redis.config": ("RedisTaskQueueConfig", "RedisResultStorageConfig"),
-    "omniq_nats.queue": ("NATSTaskQueue", "AsyncNATSTaskQueue"),
-    "omniq_nats.results": ("NATSResultStorage", "AsyncNATSResultStorage"),
-    "omniq_nats.backend": ("NATSBackend",),
-    "omniq_nats.config": ("NATSTaskQueueConfig", "NATSResultStorageConfig"),
-    "omniq_gevent.worker": ("GeventPoolWorker",),
+if TYPE_CHECKING:  # what the fronts show of the stores
+    from omniq_postgres.backend import PostgresBackend as PostgresBackend
+    from omniq_postgres.config import PostgresEventStorageConfig as PostgresEventStorageConfig
+    from omniq_postgres.config import PostgresResultStorageConfig as PostgresResultStorageConfig
+    from omniq_postgres.config import PostgresTaskQueueConfig as PostgresTaskQueueConfig
+    from omniq_postgres.events import AsyncPostgresEventStorage as AsyncPostgresEventStorage
+    from omniq_postgres.events import PostgresEventStorage as PostgresEventStorage
+    from omniq_postgres.queue import AsyncPostgresTaskQueue as AsyncPostgresTaskQueue
+    from omniq_postgres.queue import PostgresTaskQueue as PostgresTaskQueue
+    from omniq_postgres.results import AsyncPostgresResultStorage as AsyncPostgresResultStorage
+    from omniq_postgres.results import PostgresResultStorage as PostgresResultStorage
+    from omniq_redis.backend import RedisBackend as RedisBackend
+    from omniq_redis.config import RedisResultStorageConfig as RedisResultStorageConfig
+    from omniq_redis.config import RedisTaskQueueConfig as RedisTaskQueueConfig
+    from omniq_redis.queue import AsyncRedisTaskQueue as AsyncRedisTaskQueue
+    from omniq_redis.queue import RedisTaskQueue as RedisTaskQueue
+    from omniq_redis.results import AsyncRedisResultStorage as AsyncRedisResultStorage
+    from omniq_redis.results import RedisResultStorage as RedisResultStorage
+    from omniq_sqlite.backend import SQLiteBackend as SQLiteBackend
+    from omniq_sqlite.config import SQLiteEventStorageConfig as SQLiteEventStorageConfig
+    from omniq_sqlite.config import SQLiteResultStorageConfig as SQLiteResultStorageConfig
+    from omniq_sqlite.config import SQLiteTaskQueueConfig as SQLiteTaskQueueConfig
+    from omniq_sqlite.events import AsyncSQLiteEventStorage as AsyncSQLiteEventStorage
+    from omniq_sqlite.events import SQLiteEventStorage as SQLiteEventStorage
+    from omniq_sqlite.queue import AsyncSQLiteTaskQueue as AsyncSQLiteTaskQueue
+    from omniq_sqlite.queue import SQLiteTaskQueue as SQLiteTaskQueue
+    from omniq_sqlite.results import AsyncSQLiteResultStorage as AsyncSQLiteResultStorage
+    from omniq_sqlite.results import SQLiteResultStorage as SQLiteResultStorage
+
+
+class FirstParty(NamedTuple):
+    """What the distribution `omniq-EXTRA` brings, whether or not it is installed."""
+
+    words: tuple[str, ...]
+    """The names, aliases and URL schemes of its stores or its worker, for errors to say what to install."""
+    prefixes: tuple[str, ...] = ()
+    """What the names of its stores' classes begin with, such as "SQLite"."""
+    has_events: bool = True
+    """Whether its stores keep events."""
+    workers: tuple[str, ...] = ()
+    """The classes of its workers."""
+
+    def brings(self, kind: str) -> bool:
+        """Whether it has such a kind of component, as `omniq.plugins.specs.Kind` names it."""
+        if kind == "worker":
+            return bool(self.workers)
+        return bool(self.prefixes) and (self.has_events if kind == "event_store" else kind != "command")
+
+    def classes(self, package: str) -> Iterator[tuple[str, str]]:
+        """The name and the module of each public class."""
+        for prefix in self.prefixes:
+            for kind, module in KINDS.items():
+                if self.has_events or kind != "EventStorage":
+                    yield f"{prefix}{kind}", f"{package}.{module}"
+                    yield f"Async{prefix}{kind}", f"{package}.{module}"
+                    yield f"{prefix}{kind}Config", f"{package}.config"
+            yield f"{prefix}Backend", f"{package}.backend"
+        for worker in self.workers:
+            yield worker, f"{package}.worker"
+
+
+KINDS: Final[Mapping[str, str]] = {"TaskQueue": "queue", "ResultStorage": "results", "EventStorage": "events"}
+"""What a store's classes are called behind its prefix, and the module of its package where they are."""
+
+FIRST_PARTY: Final[Mapping[str, FirstParty]] = {
+    "sqlite": FirstParty(("sqlite",), ("SQLite",)),
+    "postgres": FirstParty(("postgres", "postgresql"), ("Postgres",)),
+    "redis": FirstParty(("redis", "rediss"), ("Redis",), has_events=False),
+    "nats": FirstParty(("nats",), ("NATS",), has_events=False),
+    "fsspec": FirstParty(("file", "memory", "s3", "gs", "gcs", "abfs", "abfss", "az"), ("File", "Memory")),
+    "gevent": FirstParty(("gevent", "gevent_pool"), workers=("GeventPoolWorker",)),
 }
+"""By the extra of omniq-core that installs it."""
+
+
+def extras(kind: str) -> dict[str, str]:
+    """The extra that brings what has this name, alias or URL scheme, for a kind such as "task_queue"."""
+    return {word: extra for extra, ours in FIRST_PARTY.items() if ours.brings(kind) for word in ours.words}
 
 
 def lazy(
     package: str, own: Mapping[str, str], *, fronts: Iterable[str] = ()
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package.
+) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
+    """The `__all__`, `__getattr__` and `__dir__` of a package.
 
-    `own` maps a name to its home, "module" or "module:name"; `fronts` are the backends' modules, such as
+    `own` maps a name to its home, "module" or "module:name"; `fronts` are the stores' modules, such as
     "queue", whose names the package offers too.
     """
     homes = {name: home if ":" in home else f"{home}:{name}" for name, home in own.items()}
@@ -88,15 +125,15 @@ def lazy(
         here = [name for name, home in homes.items() if _installed(home)]
         return sorted({*vars(sys.modules[package]), *here})
 
-    return get, names
+    return list(own), get, names
 
 
 def _fronted(modules: tuple[str, ...]) -> dict[str, str]:
     return {
         name: f"{module}:{name}"
-        for module, names in BACKENDS.items()
+        for extra, brought in FIRST_PARTY.items()
+        for name, module in brought.classes(f"omniq_{extra}")
         if module.partition(".")[2] in modules
-        for name in names
     }
 
 

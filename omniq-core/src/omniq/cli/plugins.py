@@ -105,7 +105,7 @@ def _row(record: PluginRecord) -> tuple[Cell, ...]:
 
 
 def _provides(record: PluginRecord) -> str:
-    return ", ".join(f"{spec.title} {spec.name}" for spec in record.specs)
+    return ", ".join(f"{spec.title()} {spec.name}" for spec in record.specs)
 
 
 def _fields(record: PluginRecord) -> Iterator[tuple[str, Cell]]:
@@ -116,7 +116,7 @@ def _fields(record: PluginRecord) -> Iterator[tuple[str, Cell]]:
     if record.error:
         yield "error", record.error
     for spec in record.specs:
-        yield spec.title, _describe(spec)
+        yield spec.title(), _describe(spec)
 
 
 def _describe(spec: Spec) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omniq.models.config import mask_url as mask_url
     from omniq.models.config import redact as redact
 else:
-    __getattr__, __dir__ = lazy(
+    __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
             "ComponentChoice": "omniq.config.loader",
@@ -37,18 +37,3 @@ else:
             "redact": "omniq.models.config",
         },
     )
-
-__all__ = [
-    "ComponentChoice",
-    "ConfigProvider",
-    "EnvConfig",
-    "LoggingConfig",
-    "OmniQConfig",
-    "Settings",
-    "TaskDefaults",
-    "WorkerChoice",
-    "configure_logging",
-    "configured_by",
-    "mask_url",
-    "redact",
-]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Hashable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 from urllib.parse import parse_qs
 
-import yaml
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
-from yaml.constructor import ConstructorError
 
 from omniq.config.convert import check_bounds, convert, given_fields, url_scheme
 from omniq.config.settings import (
@@ -156,90 +152,6 @@ class Security(Redacted, frozen=True, kw_only=True, array_like=True):
         )
 
 
-# ── files ───────────────────────────────────────────────────────────────────
-
-
-_MERGE: Final = "tag:yaml.org,2002:merge"
-# What PyYAML's messages quote: by `%r`, so that quotes inside are escaped or of the other kind.
-_QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_HARMLESS: Final = re.compile(r"""'(?:\W|\\t|<[a-z ]+>)'|"'\"""")
-"""Punctuation and names of tokens."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only; a key that is given twice is an error, not a silent last word."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep=True)  # which refuses aliases that lead into themselves
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # `!!int x` and `2024-99-99` fail in their own ways, and quote the value.
-            raise ConstructorError(None, None, "a value isn't of its type", node.start_mark) from error
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self._key(key_node)
-            if key is not None and key in seen:
-                shown = "a key" if node.flow_style or ":" in str(key) else repr(key)
-                raise _Mistake(f"{shown} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def _key(self, node: yaml.Node) -> Hashable | None:
-        """The key, if it can be compared with others."""
-        if node.tag == _MERGE:
-            raise _Mistake("merge keys (<<) aren't supported: write it out", node.start_mark)
-        key: Hashable = self.construct_object(node, deep=True) if isinstance(node, yaml.ScalarNode) else None
-        return key
-
-
-class _Mistake(ConstructorError):
-    """What is wrong, in words of our own: nothing in them needs to be taken out."""
-
-    def __init__(self, problem: str, mark: yaml.Mark | None) -> None:
-        super().__init__(None, None, problem, mark)
-
-
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping that a YAML file holds; an empty file is an empty one.
-
-    Raises `ConfigError` naming the file, and line and column of a mistake.
-    """
-    file, name = Path(path), mask_url(os.fspath(path))
-    try:
-        data = yaml.load(file.read_text("utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror or error}") from None
-    except ValueError as error:
-        what = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "not the name of a file"
-        raise ConfigError(f"{name}: {what}") from None
-    except RecursionError:
-        raise ConfigError(f"{name}: it is nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}{_place(error)}: {_problem(error)}") from None
-    check_bounds(data, name)
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{name}: expected a mapping at the top, got {type(data).__name__}")
-    return data
-
-
-def _place(error: yaml.YAMLError) -> str:
-    mark = error.problem_mark or error.context_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    return f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    marked = error.problem or error.context if isinstance(error, yaml.MarkedYAMLError) else None
-    if marked is None or isinstance(error, _Mistake):
-        return marked or "not YAML text"
-    if marked == "second occurrence":
-        return "an anchor is given twice"
-    return _QUOTED.sub(lambda quoted: quoted[0] if _HARMLESS.fullmatch(quoted[0]) else "(…)", marked)
-
-
 # ── layers ──────────────────────────────────────────────────────────────────
 
 
@@ -305,7 +217,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Layer:
         return _checked_source(source or {})
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"config: expected a file's path, a mapping or an OmniQConfig, got {type(source).__name__}")
-    from omniq.config.loader import load_yaml  # it imports yaml, which few need
+    from omniq.config.files import load_yaml  # it imports yaml, which few need
 
     try:
         return _checked_source(load_yaml(source))

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
-    from omniq_postgres.config import PostgresEventStorageConfig as PostgresEventStorageConfig
-    from omniq_postgres.config import PostgresResultStorageConfig as PostgresResultStorageConfig
-    from omniq_postgres.config import PostgresTaskQueueConfig as PostgresTaskQueueConfig
-    from omniq_redis.config import RedisResultStorageConfig as RedisResultStorageConfig
-    from omniq_redis.config import RedisTaskQueueConfig as RedisTaskQueueConfig
-    from omniq_sqlite.config import SQLiteEventStorageConfig as SQLiteEventStorageConfig
-    from omniq_sqlite.config import SQLiteResultStorageConfig as SQLiteResultStorageConfig
-    from omniq_sqlite.config import SQLiteTaskQueueConfig as SQLiteTaskQueueConfig
-
     from omniq.config.settings import Settings as Settings
+    from omniq.exports import *  # noqa: F403
     from omniq.models.config import ComponentConfig as ComponentConfig
     from omniq.models.config import EventStorageConfig as EventStorageConfig
     from omniq.models.config import ResultStorageConfig as ResultStorageConfig
@@ -30,7 +22,7 @@ if TYPE_CHECKING:
     from omniq.models.task import TaskResult as TaskResult
     from omniq.models.task import TaskState as TaskState
 else:
-    __getattr__, __dir__ = lazy(
+    __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
             "ComponentConfig": "omniq.models.config",
@@ -49,19 +41,3 @@ else:
         },
         fronts=("config",),
     )
-
-__all__ = [
-    "ComponentConfig",
-    "EventStorageConfig",
-    "EventType",
-    "ResultStatus",
-    "ResultStorageConfig",
-    "Schedule",
-    "Settings",
-    "Task",
-    "TaskEvent",
-    "TaskQueueConfig",
-    "TaskResult",
-    "TaskState",
-    "WorkerConfig",
-]

@@ -7,7 +7,8 @@ marks its plugin as broken.
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -15,6 +16,9 @@ StoreKind: TypeAlias = Literal["task_queue", "result_store", "event_store"]
 Kind: TypeAlias = Literal["task_queue", "result_store", "event_store", "worker", "command"]
 
 Status: TypeAlias = Literal["active", "broken", "incompatible", "conflict", "disabled"]
+
+By: TypeAlias = Literal["name", "URL scheme"]
+Claim: TypeAlias = tuple[Kind, By, str]
 
 _NAME = re.compile(r"[a-z][a-z0-9_.+-]*")
 _IMPORT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -24,118 +28,112 @@ class Spec(Struct, frozen=True):
     """What all specs have."""
 
     kind: ClassVar[Kind]
-    title: ClassVar[str]
+    imports: ClassVar[tuple[str, ...]]
+    """The fields that hold import strings."""
 
     name: str
     """The name under which configuration and commands know it: lower case, such as "sqlite"."""
 
+    @classmethod
+    def title(cls) -> str:
+        """What such a thing is called."""
+        return cls.kind.replace("_", " ")
+
     @property
     def names(self) -> tuple[str, ...]:
         """All names by which it is found."""
-        return (self.name,)
+        return (self.name, *getattr(self, "aliases", ()))
 
     @property
     def schemes(self) -> tuple[str, ...]:
         """The URL schemes by which it is found."""
-        return ()
+        return getattr(self, "url_schemes", ())
+
+    @property
+    def claims(self) -> Iterator[Claim]:
+        """What it is found by, for each of which there is one owner only."""
+        yield from ((self.kind, "name", name) for name in self.names)
+        yield from ((self.kind, "URL scheme", scheme) for scheme in self.schemes)
+
+    def __post_init__(self) -> None:
+        for name in (*self.names, *self.schemes):
+            self._check(_NAME, name, "a lower-case name such as 'sqlite'")
+        for field in self.imports:
+            self._check(_IMPORT, getattr(self, field), "an import string 'package.module:Name'")
+
+    def _check(self, pattern: re.Pattern[str], text: object, expected: str) -> None:
+        if not isinstance(text, str) or pattern.fullmatch(text) is None:
+            raise ValueError(f"{type(self).__name__}: expected {expected}, got {text!r}")
 
 
 class StoreSpec(Spec, frozen=True):
     """A store and how it is configured."""
 
     kind: ClassVar[StoreKind]
+    imports: ClassVar[tuple[str, ...]] = ("store", "config")
 
     store: str
     """The class that implements the contract, and declares its capabilities; it is called with one `config` struct."""
     config: str
     """The struct that configures it: a subclass of `omniq.models.config.ComponentConfig`."""
     aliases: tuple[str, ...] = ()
+    """Further names."""
     url_schemes: tuple[str, ...] = ()
     """The schemes of the URLs that `config.from_url` understands, such as ("postgresql", "postgres")."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.aliases)
-
-    @property
-    def schemes(self) -> tuple[str, ...]:
-        return self.url_schemes
-
-    def __post_init__(self) -> None:
-        _check_names(self, *self.names, *self.schemes)
-        _check_imports(self, self.store, self.config)
 
 
 class TaskQueueSpec(StoreSpec, frozen=True):
     """A task queue: `store` is a `BaseTaskQueue`, `config` a `TaskQueueConfig`."""
 
     kind: ClassVar[StoreKind] = "task_queue"
-    title: ClassVar[str] = "task queue"
 
 
 class ResultStoreSpec(StoreSpec, frozen=True):
     """A result store: `store` is a `BaseResultStorage`, `config` a `ResultStorageConfig`."""
 
     kind: ClassVar[StoreKind] = "result_store"
-    title: ClassVar[str] = "result store"
 
 
 class EventStoreSpec(StoreSpec, frozen=True):
     """An event store: `store` is a `BaseEventStorage`, `config` an `EventStorageConfig`."""
 
     kind: ClassVar[StoreKind] = "event_store"
-    title: ClassVar[str] = "event store"
 
 
 class WorkerSpec(Spec, frozen=True):
     """A way to run tasks; one class serves blocking and async use."""
 
     kind: ClassVar[Kind] = "worker"
-    title: ClassVar[str] = "worker"
+    imports: ClassVar[tuple[str, ...]] = ("worker_class",)
 
     worker_class: str
+    """A subclass of `omniq.workers.base.Worker`."""
     aliases: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.aliases)
-
-    def __post_init__(self) -> None:
-        _check_names(self, *self.names)
-        _check_imports(self, self.worker_class)
+    """Further names."""
 
 
 class CommandSpec(Spec, frozen=True):
-    """A sub-command of `omniq`: `command` is a `click.Command`."""
+    """A sub-command of `omniq`."""
 
     kind: ClassVar[Kind] = "command"
-    title: ClassVar[str] = "command"
+    imports: ClassVar[tuple[str, ...]] = ("command",)
 
     command: str
+    """A `click.Command`."""
     help: str = ""
-
-    def __post_init__(self) -> None:
-        _check_names(self, *self.names)
-        _check_imports(self, self.command)
+    """The line that `omniq --help` shows beside its name."""
 
 
-def _check_names(spec: Spec, *names: object) -> None:
-    for name in names:
-        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            raise ValueError(f"{type(spec).__name__}: expected a lower-case name such as 'sqlite', got {name!r}")
+STORES: Mapping[StoreKind, type[StoreSpec]] = {t.kind: t for t in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec)}
+TYPES: Mapping[Kind, type[Spec]] = {**dict(STORES.items()), "worker": WorkerSpec, "command": CommandSpec}
+HOOKS: Mapping[str, type[Spec]] = {f"omniq_{kind}s": type_ for kind, type_ in TYPES.items()}
 
 
-def _check_imports(spec: Spec, *imports: object) -> None:
-    for path in imports:
-        if not isinstance(path, str) or _IMPORT.fullmatch(path) is None:
-            raise ValueError(f"{type(spec).__name__}: expected an import string 'package.module:Name', got {path!r}")
-
-
-class PluginRecord(Struct, frozen=True, kw_only=True):
-    """An installed plugin and what became of it."""
+class PluginRecord(Struct, frozen=True):
+    """A plugin and what became of it."""
 
     name: str
-    """The name of its entry point."""
+    """The name of its entry point, or under which it was registered."""
     distribution: str
     version: str
     value: str
@@ -150,28 +148,3 @@ class PluginRecord(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} ({self.distribution} {self.version})"
-
-
-class Distribution(Protocol):
-    """The part of `importlib.metadata.Distribution` that is used."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-
-class EntryPoint(Protocol):
-    """The part of `importlib.metadata.EntryPoint` that is used."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def value(self) -> str: ...
-
-    @property
-    def dist(self) -> Distribution | None: ...
-
-    def load(self) -> object: ...

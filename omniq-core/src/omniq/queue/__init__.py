@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
-    from omniq_postgres.queue import AsyncPostgresTaskQueue as AsyncPostgresTaskQueue
-    from omniq_postgres.queue import PostgresTaskQueue as PostgresTaskQueue
-    from omniq_redis.queue import AsyncRedisTaskQueue as AsyncRedisTaskQueue
-    from omniq_redis.queue import RedisTaskQueue as RedisTaskQueue
-    from omniq_sqlite.queue import AsyncSQLiteTaskQueue as AsyncSQLiteTaskQueue
-    from omniq_sqlite.queue import SQLiteTaskQueue as SQLiteTaskQueue
-
+    from omniq.exports import *  # noqa: F403
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
     from omniq.queue.engine import Scheduler as Scheduler
     from omniq.queue.engine import TaskQueue as TaskQueue
@@ -22,7 +16,7 @@ if TYPE_CHECKING:
     from omniq.queue.settle import RetryManager as RetryManager
     from omniq.queue.settle import TTLManager as TTLManager
 else:
-    __getattr__, __dir__ = lazy(
+    __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncScheduler": "omniq.queue.scheduler",
@@ -35,13 +29,3 @@ else:
         },
         fronts=("queue",),
     )
-
-__all__ = [
-    "AsyncScheduler",
-    "AsyncTaskQueue",
-    "DependencyResolver",
-    "RetryManager",
-    "Scheduler",
-    "TTLManager",
-    "TaskQueue",
-]

@@ -1,98 +1,12 @@
-"""dill, for what MessagePack can't hold exactly."""
+"""The fallback serializer. Reading its bytes is running code: only ever do it with bytes that can be trusted."""
 
 from __future__ import annotations
 
-import dis
-import importlib
-import operator
 import pickle
-import sys
-from collections.abc import Iterator
-from enum import EnumType
-from io import BytesIO
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import dill
-from msgspec import Struct
-
 from omniq.errors import CorruptPayload, SerializationError
-from omniq.serialization.base import MAIN, Format, Serializer, reference, type_name
-
-_StructMeta = type(Struct)
-
-
-def dumps(value: object) -> bytes:
-    """The value as a pickle that `dill.loads` reads."""
-    file = BytesIO()
-    _Pickler(file, pickle.DEFAULT_PROTOCOL, byref=False, recurse=False).dump(value)
-    return file.getvalue()
-
-
-class _Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
-    def __init__(self, file: BytesIO, protocol: int, *, byref: bool, recurse: bool) -> None:
-        super().__init__(file, protocol, byref=byref, recurse=recurse)
-        self._globals = vars(sys.modules["__main__"])
-
-    def save(self, obj: object, save_persistent_id: bool = True) -> None:
-        """Write one object; what it refers to comes back through here."""
-        if id(obj) in self.memo:
-            super().save(obj, save_persistent_id)
-        elif isinstance(obj, ModuleType):
-            self.save_reduce(importlib.import_module, (obj.__name__,), obj=obj)
-        elif obj is self._globals:
-            self._save_empty_globals()
-        elif isinstance(obj, type | FunctionType):
-            self._save_code(obj, save_persistent_id)
-        else:
-            super().save(obj, save_persistent_id)
-
-    def save_global(self, obj: object, name: str | None = None) -> None:
-        """Write a name to import, which is of no use if it is one of `__main__`: workers have another."""
-        if getattr(obj, "__module__", None) in MAIN:
-            raise pickle.PicklingError(f"{name or type_name(obj)} goes by name, and workers have another __main__")
-        super().save_global(obj, name)
-
-    def _save_code(self, obj: type | FunctionType, save_persistent_id: bool) -> None:
-        if id(obj) in self._postproc:
-            raise pickle.PicklingError(f"{obj.__qualname__} refers to itself and travels by value")
-        if isinstance(obj, EnumType | _StructMeta) and reference(obj) is None:
-            raise pickle.PicklingError(f"{obj.__qualname__} is an enum or Struct that no worker can import")
-        super().save(obj, save_persistent_id)
-        if isinstance(obj, FunctionType) and obj.__globals__ is self._globals:
-            self._save_globals_of(obj)
-
-    def _save_empty_globals(self) -> None:
-        # All functions of `__main__` share one dict, here and where they are loaded.
-        self.write(pickle.EMPTY_DICT)
-        self.memoize(self._globals)
-        self._save_global("__name__", "__main__")
-
-    def _save_globals_of(self, function: FunctionType) -> None:
-        # After the function, so that functions that call each other find it written.
-        for name in sorted(set(_globals_of(function.__code__)) & self._globals.keys()):
-            try:
-                self._save_global(name, self._globals[name])
-            except Exception as error:  # the value's own `__reduce__` may raise anything
-                raise pickle.PicklingError(f"its global {name!r}: {error}") from error
-
-    def _save_global(self, name: str, value: object) -> None:
-        """Write a step that puts the value into the globals and leaves the stack as it was."""
-        self.save_reduce(operator.setitem, (self._globals, name, value))
-        self.write(pickle.POP)
-
-
-def _globals_of(code: CodeType) -> Iterator[str]:
-    """The names that the code, and the code nested in it, looks up in its globals."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname.endswith(("_GLOBAL", "_NAME")):
-            yield instruction.argval
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _globals_of(constant)
-
-
-# ── the serializer ──────────────────────────────────────────────────────────
+from omniq.serialization.base import Format, Serializer, type_name
 
 
 class DillSerializer(Serializer):
@@ -104,7 +18,7 @@ class DillSerializer(Serializer):
     format = Format.DILL
 
     def dumps(self, value: object) -> bytes:
-        from omniq.serialization.dill_ import dumps
+        from omniq.serialization.dill_pickler import dumps
 
         try:
             return dumps(value)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omniq.workers.process import ProcessPoolWorker as ProcessPoolWorker
     from omniq.workers.thread import ThreadPoolWorker as ThreadPoolWorker
 else:
-    __getattr__, __dir__ = lazy(
+    __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncWorker": "omniq.workers.async_",
@@ -26,12 +26,3 @@ else:
         },
         fronts=("worker",),
     )
-
-__all__ = [
-    "AsyncWorker",
-    "AsyncWorkerPool",
-    "ProcessPoolWorker",
-    "ThreadPoolWorker",
-    "WorkerPool",
-    "current_task",
-]
