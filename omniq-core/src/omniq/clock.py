@@ -1,16 +1,13 @@
-"""Time: the clock that tests can move, durations as users give them, and deadlines."""
+"""Time: the clock that tests can move, and durations and moments as users give them."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import math
 import time
-from collections.abc import Coroutine
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from omniq.errors import InvalidTask
-from omniq.texts import get_logger
 
 _offset = 0.0
 
@@ -93,43 +90,3 @@ def as_datetime(value: float | None) -> dt.datetime | None:
 def utc(value: float) -> dt.datetime:
     """Seconds since the epoch as an aware datetime in UTC; a time before year 1 or after 9999 as the nearest in it."""
     return dt.datetime.fromtimestamp(max(value, FIRST_SECOND) if value < LAST_SECOND else LAST_SECOND, dt.UTC)
-
-
-# ── deadlines ───────────────────────────────────────────────────────────────
-
-
-T = TypeVar("T")
-
-log = get_logger("omniq.clock")
-
-_abandoned: set[asyncio.Task[Any]] = set()
-
-
-async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
-    """What the work returns. Raises `TimeoutError` after so many seconds; None waits without a limit.
-
-    Work that is late, or whose caller is cancelled, is cancelled and not waited for: a driver may take long to give
-    up a server that doesn't answer.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait([task], timeout=seconds)
-    except asyncio.CancelledError:
-        _abandon(task)
-        raise
-    if not done:
-        _abandon(task)
-        raise TimeoutError(f"not done within {seconds:g} s")
-    return task.result()
-
-
-def _abandon(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    _abandoned.add(task)
-    task.add_done_callback(_forget)
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    _abandoned.discard(task)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.debug("work that was given up has failed: %s", error)
