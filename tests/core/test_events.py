@@ -158,7 +158,7 @@ class TestListing:
 async def test_without_an_event_store_there_are_no_events(place: Place) -> None:
     async with front_door(place) as oq, working(oq, "async"):
         assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
-        assert oq.task_queue.events is None
+        assert oq.task_queue.stores.events is None
         with pytest.raises(ConfigError, match="event_store: none is configured"):
             await oq.list_events()
     store = event_storage(place)
@@ -273,7 +273,7 @@ async def test_one_worker_with_events_of_its_own(place: Place) -> None:
     async with event_storage(place) as events, task_queue(place) as queue:
         oq = AsyncOmniQ(task_queue=queue, event_store=events, result_store=front_door(place).result_store)
         async with working(oq, "async"):
-            assert queue.events is oq.events
+            assert queue.stores.events is None
             task_id = await oq.enqueue(tasks.nothing)
             await until_states(oq, [task_id], TaskState.SUCCESS)
             assert len(await told(oq, task_id, E.COMPLETE)) == 3

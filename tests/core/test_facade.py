@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from omniq.errors import BlockingCallInLoop, StoreUnavailable, TaskFailed, TaskN
 from omniq.events import EventStorage
 from omniq.models import TaskState
 from omniq.results import ResultStorage
+from omniq.storage.records import Added, NewTask
 from omniq.sync import portal
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 from omniq.workers import AsyncWorker, ProcessPoolWorker, ThreadPoolWorker
@@ -97,9 +98,9 @@ class TestOmniQ:
     def test_blocking_and_async_components_are_taken(self, place: Place) -> None:
         queue, results = TaskQueue(task_queue(place)), ResultStorage(result_storage(place))
         with OmniQ(task_queue=queue, result_store=results, event_store=EventStorage(event_storage(place))) as oq:
-            assert oq.aio.task_queue is queue.aio
+            assert oq.aio.task_queue.store is queue.aio.store
             assert queue.get_task(oq.enqueue(tasks.nothing)).state is TaskState.PENDING
-        assert AsyncOmniQ(task_queue=queue, result_store=results).result_store is results.aio
+        assert AsyncOmniQ(task_queue=queue, result_store=results).result_store.store is results.aio.store
         queue.close()
         results.close()
 
@@ -192,9 +193,10 @@ class RefusingQueueStore(ReferenceQueueStore):
 
     away = True
 
-    async def connect(self) -> None:
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         if self.away:
             raise StoreUnavailable("away")
+        return await super().add(tasks)
 
 
 def test_a_store_that_is_away_at_the_first_call_is_tried_again() -> None:

@@ -115,7 +115,7 @@ def test_a_postgres_backend_has_all_three(server: PostgresTaskQueueConfig) -> No
         assert oq.get_result(task_id) == "Hello Tom"
         oq.stop_worker()
         assert _events(oq, task_id) == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]
-        stores = (oq.aio.task_queue.store, oq.aio.result_store.store, oq.aio.task_queue.results)
+        stores = (oq.aio.task_queue.store, oq.aio.result_store.store, oq.aio.task_queue.stores.results)
         assert len({store.location for store in stores if store is not None}) == 1
 
 

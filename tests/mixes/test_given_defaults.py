@@ -71,5 +71,5 @@ async def test_of_a_configuration(queue: Callable[[Mapping[str, Any]], AsyncTask
 async def test_a_queue_s_own_win() -> None:
     own = AsyncTaskQueue.from_backend(SQLiteBackend())
     queue = AsyncTaskQueue(lambda _: own.store, own.config, defaults=convert(GIVEN, TaskDefaults))
-    assert AsyncOmniQ(task_queue=queue, config={"defaults": {"max_retries": 1}}).task_queue is queue
+    assert await defaults_of(AsyncOmniQ(task_queue=queue, config={"defaults": {"max_retries": 1}}).task_queue) == GIVEN
     assert await defaults_of(queue) == GIVEN

@@ -63,7 +63,7 @@ async def succeed(oq: AsyncOmniQ, record: TaskRecord, value: object, *, ttl: flo
         epoch=record.epoch,
         result=result,
     )
-    (changed,) = await oq.task_queue.settler.settle([change])
+    (changed,) = await oq.task_queue.stores.settle([change])
     return changed.status
 
 

@@ -39,7 +39,7 @@ async def test_each_part_is_where_it_was_put(place: MixedPlace, oq: AsyncOmniQ) 
     kinds = [store.location.partition(":")[0].replace("reference", "memory") for store in stores]
     assert kinds == [place.mix.queue, place.mix.results, place.mix.events]
     same_place = place.mix.queue == place.mix.results
-    assert oq.task_queue.settler.atomic is same_place
+    assert oq.task_queue.stores.atomic is same_place
     beside_the_queue = oq.task_queue.store.result_storage()
     if beside_the_queue is not None:
         assert [found is not None for found in await beside_the_queue.get([task_id])] == [same_place]

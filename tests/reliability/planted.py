@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from omniq.errors import StoreError
-from omniq.queue.settle import Settler
+from omniq.queue.stores import Stores
 from omniq.storage import rules
 from omniq.storage.records import Change, Changed, ChangeStatus, TaskRecord
 from omniq.storage.sql import claiming
@@ -49,15 +49,15 @@ def drop_epoch_check() -> None:
 def acknowledge_first() -> None:
     """A task is marked as ended before its result is stored."""
 
-    async def settle(self: Settler, changes: Sequence[Change]) -> list[Changed]:
+    async def settle(self: Stores, changes: Sequence[Change]) -> list[Changed]:
         results = [change.result for change in changes if change.result is not None]
-        outcomes = await self._queue.transition([replace(change, result=None) for change in changes])
+        outcomes = await self.queue.transition([replace(change, result=None) for change in changes])
         await asyncio.sleep(WINDOW)
-        if self._results is not None:
-            await self._results.put(results)
+        if self.results is not None:
+            await self.results.put(results)
         return outcomes
 
-    Settler.settle = settle  # type: ignore[method-assign]
+    Stores.settle = settle  # type: ignore[method-assign]
 
 
 def read_then_write() -> None:
@@ -104,9 +104,9 @@ def no_quarantine() -> None:
 def sulk() -> None:
     """A worker that couldn't reach its store claims nothing for a while, though the store is back."""
     until = 0.0
-    settle, claim = Settler.settle, Fetcher._claim
+    settle, claim = Stores.settle, Fetcher._claim
 
-    async def settle_or_sulk(self: Settler, changes: Sequence[Change]) -> list[Changed]:
+    async def settle_or_sulk(self: Stores, changes: Sequence[Change]) -> list[Changed]:
         nonlocal until
         try:
             return await settle(self, changes)
@@ -118,7 +118,7 @@ def sulk() -> None:
         await asyncio.sleep(until - time.monotonic())
         return await claim(self, limit)
 
-    Settler.settle = settle_or_sulk  # type: ignore[method-assign]
+    Stores.settle = settle_or_sulk  # type: ignore[method-assign]
     Fetcher._claim = claim_later  # type: ignore[method-assign]
 
 

@@ -31,29 +31,25 @@ P = ParamSpec("P")
 
 
 class AsyncComponent(Generic[C, S]):
-    """A configured store, made at the first look and connected, per event loop, at the first use."""
+    """A configured store, connected, per event loop, at the first use."""
 
     def __init__(self, make_store: Callable[[C], S], config: C) -> None:
         self._make_store = make_store
         self.config = config
-        self._store: S | None = None
+        self.store = make_store(config)
+        """The implementation of the contract that this component drives."""
         self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._waits = PerLoop(lambda: Waits(type(self).__name__))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
 
-    @property
-    def store(self) -> S:
-        """The implementation of the contract that this component drives."""
-        if self._store is None:
-            self._store = self._make_store(self.config)
-        return self._store
-
-    def use_project(self, project_name: str) -> None:
-        """Take over OmniQ's project, unless this component was given its own or is in use already."""
-        if self.config.project_name is None and self._store is None:
-            self.config = replace(self.config, project_name=project_name)
+    def _at(self, project: str | None) -> tuple[Callable[[C], S], C]:
+        """How to make the same component in that project; if it was given its own, it stays there, on this store."""
+        if project is None or self.config.project_name is not None:
+            return lambda _: self.store, self.config
+        config = replace(self.config, project_name=project)
+        return (lambda _: self.store) if config.project == self.config.project else self._make_store, config
 
     async def ready(self) -> S:
         """The store, connected for the running loop. Raises `StoreError`."""
@@ -78,9 +74,8 @@ class AsyncComponent(Generic[C, S]):
         """
         loop = asyncio.get_running_loop()
         self._end_waits()
-        if loop in self._connected:
-            self._connected.discard(loop)
-            await self.store.close()
+        self._connected.discard(loop)
+        await self.store.close()
 
     def _end_waits(self) -> None:
         if (waits := self._waits.pop()) is not None:
@@ -100,22 +95,11 @@ class SecuredComponent(AsyncComponent[C, S], Generic[C, S]):
 
     def __init__(self, make_store: Callable[[C], S], config: C, security: Security | None) -> None:
         super().__init__(make_store, config)
-        self._own_security = security is not None
-        self._serialize_by(security or Security.from_environment())
-
-    def use_project(self, project_name: str) -> None:
-        super().use_project(project_name)
-        self._serialize_by(self.security)
-
-    def use_security(self, security: Security) -> None:
-        """Take over OmniQ's keys and limits, unless this component was given its own."""
-        if not self._own_security:
-            self._serialize_by(security)
-
-    def _serialize_by(self, security: Security) -> None:
-        config: ComponentConfig = self.config
-        self.security = security.narrowed(config.serializer) if isinstance(config, TaskQueueConfig) else security
-        self.serialization = self.security.manager(self.config.project)
+        self._own_security = security
+        security = security or Security.from_environment()
+        struct: ComponentConfig = config
+        self.security = security.narrowed(struct.serializer) if isinstance(struct, TaskQueueConfig) else security
+        self.serialization = self.security.manager(config.project)
 
     async def connect(self) -> None:
         """Connect now, on the running loop, instead of at the first call. Raises `StoreError`."""

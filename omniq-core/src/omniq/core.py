@@ -10,19 +10,19 @@ from omniq import build
 from omniq.clock import Duration, seconds
 from omniq.component import AsyncComponent, BaseBackend, check_backend
 from omniq.config.convert import convert, given_fields
-from omniq.config.loader import ConfigProvider, OmniQConfig
+from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
 from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events import AsyncEventLogger, AsyncEventStorage, EventConditions, EventStorage
 from omniq.models.task import TaskEvent, TaskRef
-from omniq.outcomes import OutcomeWaiter
+from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
-from omniq.workers.base import Worker, WorkerPool, own_results
+from omniq.workers.base import Worker, WorkerPool
 from omniq.workers.pool import AsyncWorkerPool
 
-Source: TypeAlias = OmniQConfig | Mapping[str, Any] | str | os.PathLike[str]
+Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
 AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue
 AnyResultStorage: TypeAlias = AsyncResultStorage[Any] | ResultStorage
 AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage
@@ -71,24 +71,36 @@ class AsyncOmniQ(FromSource):
         *,
         config: Source | None = None,
     ) -> None:
-        self.config = ConfigProvider(config).load(project_name=project_name)
-        self.task_queue = maybe_core_of(task_queue, AsyncTaskQueue, "task_queue") or build.task_queue(self.config)
-        results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
-        events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
-        self._results = results or build.result_store(self.config)
-        self.event_store = events or build.event_store(self.config)
-        for component in self._components():
-            component.use_project(self.config.project_name)
-        self.task_queue.use_security(build.security(self.config))
-        self.task_queue.requests.use_defaults(self.config.defaults)
-        if self._results is not None:
-            self.task_queue.use_results(self._results.store)
-            self._results.use_serialization(self.task_queue.serialization)
-        self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
-        self.task_queue.events = self.events
+        self.config = (
+            config.config if isinstance(config, Resolved) else ConfigProvider(config).load(project_name=project_name)
+        )
+        queue = maybe_core_of(task_queue, AsyncTaskQueue, "task_queue") or build.task_queue(self.config)
+        results = maybe_core_of(result_store, AsyncResultStorage, "result_store") or build.result_store(self.config)
+        events = maybe_core_of(event_store, AsyncEventStorage, "event_store") or build.event_store(self.config)
+        self._join(queue, results, events)
         self._worker_type = worker_type or self.config.worker.type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
+
+    def _join(
+        self,
+        queue: AsyncTaskQueue[Any],
+        results: AsyncResultStorage[Any] | None,
+        events: AsyncEventStorage[Any] | None,
+    ) -> None:
+        """Put the components together, as new ones on the same stores: what was given stays as it was."""
+        project = self.config.project_name
+        results = None if results is None else results.as_part(project)
+        self.event_store = None if events is None else events.as_part(project)
+        self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
+        self.task_queue = queue.as_part(
+            project=project,
+            defaults=self.config.defaults,
+            security=build.security(self.config),
+            results=None if results is None else results.store,
+            events=self.events,
+        )
+        self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
     # ── other ways to say where ──────────────────────────────────────────────
 
@@ -140,7 +152,7 @@ class AsyncOmniQ(FromSource):
     def result_store(self) -> AsyncResultStorage[Any]:
         """Where results are kept."""
         if self._results is None:
-            self._results = own_results(self.task_queue)
+            self._results = results_of(self.task_queue)
         return self._results
 
     async def get_result(
@@ -183,7 +195,7 @@ class AsyncOmniQ(FromSource):
         worker_class = load_class(spec.worker_class, Worker)
         configured = given_fields(self.config.worker.settings_for(spec.name))
         config = {**configured, **self._worker_config, **worker_config}
-        return worker_class(self.task_queue, self._results, self.event_store, **config).pool()
+        return worker_class(self.task_queue, **config).pool()
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
         """Start a worker on the running loop. `worker_config`: the fields of `WorkerConfig`.

@@ -245,6 +245,10 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
     def __init__(self, store: Callable[[C], BaseEventStorage], config: C) -> None:
         super().__init__(store, config)
 
+    def as_part(self, project: str | None) -> AsyncEventStorage[C]:
+        """The same storage as part of something larger: in its project, unless it was given its own."""
+        return AsyncEventStorage(*self._at(project))
+
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncEventStorage[Any]:
         """A backend's event storage. Raises `ConfigError` if it keeps no events."""

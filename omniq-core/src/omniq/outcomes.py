@@ -18,9 +18,11 @@ from omniq.errors import (
     TaskExpired,
     TaskFailed,
     TaskNotFound,
+    WorkerError,
 )
 from omniq.ids import check_id
 from omniq.loops import Wait
+from omniq.models.config import ResultStorageConfig
 from omniq.models.task import QUEUED, TaskRef, TaskResult, TaskState, id_of
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage, answered, task_result
@@ -110,7 +112,7 @@ class OutcomeWaiter:
         of a later one, can only be new.
         """
         running = record.state is TaskState.RUNNING and result.epoch == record.epoch
-        return self._queue.settler.atomic and (running or result.epoch > record.epoch)
+        return self._queue.stores.atomic and (running or result.epoch > record.epoch)
 
     async def _is_final(self, result: TaskResult) -> bool:
         """Whether the task has ended by the claim that the result is of.
@@ -157,11 +159,11 @@ class OutcomeWaiter:
         Where the result isn't stored in the step that ends the task, a claim that lost its lease may have left one
         of another status, but never for a task that has succeeded.
         """
-        one_step = self._queue.settler.atomic or record.state is TaskState.SUCCESS
+        one_step = self._queue.stores.atomic or record.state is TaskState.SUCCESS
         return one_step and self._queue.serialization.signs and result.epoch == record.epoch
 
     async def _is_unchanged(self, record: TaskRecord) -> bool:
-        (now,) = await (await self._queue.ready()).get([record.id])
+        (now,) = await self._queue.store.get([record.id])
         return now is not None and (now.state, now.epoch) == (record.state, record.epoch)
 
     @staticmethod
@@ -200,7 +202,7 @@ class OutcomeWaiter:
 
     async def _scheduled_result(self, schedule_id: str, *, newest: bool) -> TaskResult:
         while True:
-            found = await self._found(schedule_id, newest=newest, limit=1 if self._queue.settler.atomic else 100)
+            found = await self._found(schedule_id, newest=newest, limit=1 if self._queue.stores.atomic else 100)
             if found:
                 return found[0]
             slot_task = await self._queue.scheduler.next_task_id(schedule_id)
@@ -209,11 +211,20 @@ class OutcomeWaiter:
     async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
         """The results among these by which tasks of the schedule have ended."""
         found = await self._results.find_records(schedule_id, newest_first=newest, limit=limit)
-        if found and not self._queue.settler.atomic:
-            tasks = await (await self._queue.ready()).get([result.task_id for result in found], bodies=False)
+        if found and not self._queue.stores.atomic:
+            tasks = await self._queue.store.get([result.task_id for result in found], bodies=False)
             pairs = zip(found, tasks, strict=True)
             found = [result for result, task in pairs if task is None or _ends(result, task)]
         return [task_result(result, self._results.serialization) for result in found]
+
+
+def results_of(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
+    """Where the results of a queue's tasks are, to be read as they are written. Raises `WorkerError` if nowhere."""
+    store = queue.stores.results
+    if store is None:
+        raise WorkerError(f"{queue.store.location} keeps no results: give a result_store")
+    config = ResultStorageConfig(project_name=queue.config.project_name)
+    return AsyncResultStorage(lambda _: store, config, serialization=queue.serialization)
 
 
 def _ends(result: TaskResult | ResultRecord, record: TaskRecord) -> bool:

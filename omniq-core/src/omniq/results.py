@@ -190,21 +190,31 @@ LAST_ANSWER = 0.3
 class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
     """A result storage on a store."""
 
-    def __init__(self, store: Callable[[C], BaseResultStorage], config: C, *, security: Security | None = None) -> None:
+    def __init__(
+        self,
+        store: Callable[[C], BaseResultStorage],
+        config: C,
+        *,
+        security: Security | None = None,
+        serialization: SerializationManager | None = None,
+    ) -> None:
+        """`serialization` is that of the task queue whose results are read, unless `security` says how to."""
         super().__init__(store, config, security)
+        if serialization is not None and security is None:
+            self.serialization = serialization
         self._gets = PerLoop(lambda: Batcher(self._get_many))
         self._watchers = PerLoop(lambda: ResultWatcher(self.store))
+
+    def as_part(self, project: str | None, serialization: SerializationManager | None = None) -> AsyncResultStorage[C]:
+        """The same storage as part of something larger: what it wasn't given itself, it takes from there."""
+        make_store, config = self._at(project)
+        return AsyncResultStorage(make_store, config, security=self._own_security, serialization=serialization)
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncResultStorage[Any]:
         """A backend's result storage; `overrides` are fields of its config."""
         store = load_class(check_backend(backend).specs.result_store.store, BaseResultStorage)  # type: ignore[type-abstract]
         return AsyncResultStorage(store, backend.result_store_config(**overrides))
-
-    def use_serialization(self, serialization: SerializationManager) -> None:
-        """Read results as the task queue writes them, unless this storage was given a `Security` of its own."""
-        if not self._own_security:
-            self.serialization = serialization
 
     async def get(self, task_id: TaskRef) -> TaskResult | None:
         """The result as it is now, or None when there is none (yet, or no longer). Doesn't wait.

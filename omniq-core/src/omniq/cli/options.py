@@ -217,9 +217,10 @@ class Place:
 
     def open(self) -> AsyncOmniQ:
         """OmniQ as configured, not connected yet. Raises `ConfigError` or `PluginError`."""
+        from omniq.config.loader import Resolved
         from omniq.core import AsyncOmniQ
 
-        oq = AsyncOmniQ(config=self.configuration)
+        oq = AsyncOmniQ(config=Resolved(self.configuration))
         _check_shared(oq)
         return oq
 

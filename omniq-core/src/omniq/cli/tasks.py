@@ -297,7 +297,7 @@ def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
     async def work(oq: AsyncOmniQ) -> Report:
         from omniq.queue.resigning import Resigner
 
-        return await Resigner(oq.task_queue, oq.task_queue.results, accept_unsigned=accept_unsigned).run()
+        return await Resigner(oq.task_queue, oq.task_queue.stores.results, accept_unsigned=accept_unsigned).run()
 
     report = place.run(work)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 from urllib.parse import parse_qs
 
 from msgspec import Meta, Struct, field
@@ -210,6 +210,12 @@ class ConfigProvider:
             return _read(self._source), from_settings(given)
         protections = {name: given[name] for name in PROTECTIONS & given.keys()}
         return from_settings(protections), _checked(self._source)
+
+
+class Resolved(NamedTuple):
+    """A configuration that a `ConfigProvider` has loaded: it is taken as it is, and nothing is read again."""
+
+    config: OmniQConfig
 
 
 def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Layer:

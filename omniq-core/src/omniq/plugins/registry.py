@@ -217,7 +217,7 @@ class Plugins:
         callers = self._manager.get_hookcallers(plugin)
         if not callers:
             raise TypeError("it implements no hook; is @hookimpl missing?")
-        for caller in callers:
+        for caller in (caller for caller in callers if caller.name in HOOKS):
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin:
                     yield from _checked(caller.name, implementation.function())

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
     from omniq.queue.engine import Scheduler as Scheduler
     from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.queue.policies import DependencyResolver as DependencyResolver
+    from omniq.queue.policies import RetryManager as RetryManager
+    from omniq.queue.policies import TTLManager as TTLManager
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
-    from omniq.queue.settle import DependencyResolver as DependencyResolver
-    from omniq.queue.settle import RetryManager as RetryManager
-    from omniq.queue.settle import TTLManager as TTLManager
 else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncScheduler": "omniq.queue.scheduler",
             "AsyncTaskQueue": "omniq.queue.engine",
-            "DependencyResolver": "omniq.queue.settle",
-            "RetryManager": "omniq.queue.settle",
+            "DependencyResolver": "omniq.queue.policies",
+            "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
-            "TTLManager": "omniq.queue.settle",
+            "TTLManager": "omniq.queue.policies",
             "TaskQueue": "omniq.queue.engine",
         },
         fronts=("queue",),

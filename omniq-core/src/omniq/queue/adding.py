@@ -1,61 +1,20 @@
-"""Adding tasks to a store, and what time it is there."""
+"""Adding tasks to a store."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from omniq import clock
 from omniq.batching import Batcher, parts, repeated
 from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.models.task import EventType
-from omniq.queue.settle import parents_first, unknown_parent
+from omniq.queue.policies import DependencyResolver, parents_first, unknown_parent
+from omniq.queue.stores import Stores
 from omniq.storage.queue import ALWAYS_TAKEN, SizeLimit, task_bytes
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, NewTask
-
-if TYPE_CHECKING:
-    from omniq.queue.engine import AsyncTaskQueue
-
-
-# ── the store's clock ───────────────────────────────────────────────────────
-
-
-ASK_AGAIN = 30.0
-"""Seconds after which a store's clock is asked again."""
-
-
-class StoreClock:
-    """The clock of a queue's store, which alone says what is due: those of hosts differ.
-
-    It is asked seldom, since what passes in between can be measured here.
-    """
-
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._queue = queue
-        self._ahead = 0.0
-        """Seconds by which the store's clock is ahead of `time.monotonic()`, without `omniq.clock.offset()`."""
-        self._asked_at = -math.inf
-
-    async def now(self) -> float:
-        """Seconds since the epoch on the store's clock. Raises `StoreError`."""
-        if time.monotonic() - self._asked_at > ASK_AGAIN:
-            await self._ask()
-        return time.monotonic() + self._ahead + clock.offset()
-
-    async def _ask(self) -> None:
-        store = await self._queue.ready()
-        began = time.monotonic()
-        now = await store.now() - clock.offset()
-        self._asked_at = time.monotonic()
-        self._ahead = now - (began + self._asked_at) / 2
-
-
-# ── adding ──────────────────────────────────────────────────────────────────
-
 
 Answer: TypeAlias = tuple[Added, bool]
 """What the store said of a new task, and whether it had to be asked more than once."""
@@ -64,15 +23,19 @@ Answer: TypeAlias = tuple[Added, bool]
 class TaskAdder:
     """Adds tasks to one queue. Its errors of the store carry the tasks' ids."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._queue = queue
-        self._surely_fits = min(queue.config.max_body, ALWAYS_TAKEN)
-        self._batches = PerLoop(lambda: Batcher(self._answers, size=task_bytes, max_bytes=queue.store.max_bytes))
+    def __init__(self, stores: Stores, dependencies: DependencyResolver, max_body: int) -> None:
+        self._stores = stores
+        self._store = store = stores.queue
+        self._dependencies = dependencies
+        self._max_body = max_body
+        self._surely_fits = min(max_body, ALWAYS_TAKEN)
+        self._batches = PerLoop(lambda: Batcher(self._answers, size=task_bytes, max_bytes=store.max_bytes))
 
     async def check_size(self, body: bytes, func: str, argument: str = "func_args") -> None:
         """Raise `PayloadTooLarge` if the packed call is larger than `max_body` or than the store takes."""
         if len(body) > self._surely_fits:
-            limit = SizeLimit.of(self._queue.config.max_body, await self._queue.ready())
+            await self._store.connect()  # it knows then what it takes
+            limit = SizeLimit.of(self._max_body, self._store)
             limit.check(len(body), f"{argument}: the call of {func}")
 
     async def check_sizes(self, tasks: Sequence[NewTask]) -> None:
@@ -101,7 +64,8 @@ class TaskAdder:
 
     async def add_within(self, connection: Any, task: NewTask) -> str:
         """As `add`, in the transaction that the caller has open."""
-        (answer,) = await (await self._queue.ready()).add_within(connection, [task])
+        await self._store.connect()  # so that its tables are there
+        (answer,) = await self._store.add_within(connection, [task])
         if answer.status is AddStatus.UNKNOWN_PARENT:
             raise unknown_parent(task)
         return answer.holder or task.id
@@ -114,7 +78,7 @@ class TaskAdder:
         stored: dict[str, str] = {}
         try:
             ordered = parents_first(tasks)
-            await repeated(lambda _: self._queue.dependencies.check_parents(ordered))
+            await repeated(lambda _: self._dependencies.check_parents(ordered))
             for batch in self._parts(ordered):
                 began = clock.now()
                 answers, again = await self._add(batch)
@@ -125,14 +89,14 @@ class TaskAdder:
         return [stored[task.id] for task in tasks]
 
     def _parts(self, tasks: Sequence[NewTask]) -> Iterator[Sequence[NewTask]]:
-        store = self._queue.store
+        store = self._store
         return parts(tasks, task_bytes, limit=store.max_items, max_bytes=store.max_bytes, id_of=_id_of)
 
     async def _add(self, tasks: Sequence[NewTask]) -> tuple[Sequence[Added], bool]:
         """What the store says of each, and whether it had to be asked more than once."""
 
         async def add(again: bool) -> tuple[Sequence[Added], bool]:
-            return await (await self._queue.ready()).add(tasks), again
+            return await self._store.add(tasks), again
 
         return await repeated(add)
 
@@ -151,13 +115,13 @@ class TaskAdder:
         Its events are of when it `began`: a worker may have started a task before the reply was here. For ids of our
         own making that the store was asked for `again`, a duplicate is what the first time added.
         """
-        if (events := self._queue.events) is not None:
+        if (events := self._stores.events) is not None:
             for task, answer in zip(tasks, answers, strict=True):
                 if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again):
                     events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
         family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
         if children := [task.id for task, answer in family if _is_stored(answer)]:
-            await repeated(lambda _: self._queue.dependencies.children_added(children))
+            await repeated(lambda _: self._dependencies.children_added(children))
         if orphan := next((task for task, answer in family if answer == UNKNOWN_PARENT), None):
             raise unknown_parent(orphan)
 

@@ -17,9 +17,10 @@ from omniq.events import AsyncEventLogger
 from omniq.ids import check_limit
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
-from omniq.models.task import QUEUED, EventType, Outcome, Schedule, Task, TaskRef, TaskState, id_of
+from omniq.models.task import QUEUED, Outcome, Schedule, Task, TaskRef, TaskState, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import TaskAdder
+from omniq.queue.policies import DependencyResolver, TTLManager
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -32,7 +33,7 @@ from omniq.queue.request import (
     task_view,
 )
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.settle import ENDINGS, DependencyResolver, Settler, TTLManager, damaged, ending
+from omniq.queue.stores import Stores
 from omniq.storage.base import BaseResultStorage, Guarantees
 from omniq.storage.queue import BaseTaskQueue, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
@@ -46,7 +47,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     """A task queue on a store.
 
     `store` makes the implementation of the contract from `config`; a backend's own classes, such as
-    `AsyncSQLiteTaskQueue`, fill both in.
+    `AsyncSQLiteTaskQueue`, fill both in. Results go where the queue is and events nowhere, unless it is said otherwise.
     """
 
     def __init__(
@@ -56,16 +57,39 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         *,
         defaults: TaskDefaults | None = None,
         security: Security | None = None,
+        results: BaseResultStorage | None = None,
+        events: AsyncEventLogger | None = None,
     ) -> None:
         super().__init__(store, config, security)
-        self.events: AsyncEventLogger | None = None
-        self.requests = RequestBuilder(self, config.queue_names, defaults)
-        self._given_results: BaseResultStorage | None = None
-        self._own_results: BaseResultStorage | None = None
-        self.adder = TaskAdder(self)
+        self._own_defaults = defaults
+        self._own_results = self.store.result_storage() if results is None else None
+        self.stores = Stores(self.store, results or self._own_results, events, self.serialization)
+        self.requests = RequestBuilder(self.serialization, config.queue_names, defaults)
+        self.dependencies = DependencyResolver(self.stores)
+        self.ttl = TTLManager(self.stores, self.dependencies)
+        self.adder = TaskAdder(self.stores, self.dependencies, config.max_body)
+        self.scheduler = AsyncScheduler(self.stores, self.requests, self.adder)
         self._gets = PerLoop(lambda: Batcher(self._get_many))
-        self.scheduler = AsyncScheduler(self)
-        self.dependencies = DependencyResolver(self)
+
+    def as_part(
+        self,
+        *,
+        project: str | None = None,
+        defaults: TaskDefaults | None = None,
+        security: Security | None = None,
+        results: BaseResultStorage | None = None,
+        events: AsyncEventLogger | None = None,
+    ) -> AsyncTaskQueue[C]:
+        """The same queue as part of something larger: what it wasn't given itself, it takes from there."""
+        make_store, config = self._at(project)
+        return AsyncTaskQueue(
+            make_store,
+            config,
+            defaults=self._own_defaults or defaults,
+            security=self._own_security or security,
+            results=results or (self.stores.results if self._own_results is None else None),
+            events=events or self.stores.events,
+        )
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncTaskQueue[Any]:
@@ -78,35 +102,14 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """The declared queues in order of priority; "default" is among them."""
         return self.config.queue_names
 
-    @property
-    def results(self) -> BaseResultStorage | None:
-        """Where results go: what was set by `use_results`, else where the queue is."""
-        if self._given_results is not None:
-            return self._given_results
-        if self._own_results is None:
-            self._own_results = self.store.result_storage()
-        return self._own_results
-
-    def use_results(self, results: BaseResultStorage) -> None:
-        """Let results go to this storage; whoever gives it closes it."""
-        self._given_results = results
-
     async def close(self) -> None:
         self._end_waits()
         await self.adder.close()
-        if self.events is not None:
-            await self.events.close()
+        if self.stores.events is not None:
+            await self.stores.events.close()
         if self._own_results is not None:
             await self._own_results.close()
         await super().close()
-
-    @property
-    def settler(self) -> Settler:
-        return Settler(self.store, self.results)
-
-    @property
-    def ttl(self) -> TTLManager:
-        return TTLManager(self)
 
     # ── enqueueing ───────────────────────────────────────────────────────────
 
@@ -152,7 +155,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def get_task(self, task_id: TaskRef) -> Task:
         """The task now, with its call's options. Raises `TaskNotFound`, and `InvalidTask` for what can't be an id."""
         id_ = id_of(task_id)
-        (record,) = await (await self.ready()).get([id_])
+        (record,) = await self.store.get([id_])
         return task_details(self._found(id_, record), self.serialization)
 
     async def look(self, task_id: str) -> TaskRecord | None:
@@ -161,8 +164,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     @repeating
     async def _get_many(self, ids: Sequence[str]) -> list[TaskRecord | None]:
-        store = await self.ready()
-        return await look_up(store, partial(store.get, bodies=False), ids)
+        return await look_up(self.store, partial(self.store.get, bodies=False), ids)
 
     async def _record(self, task_id: str) -> TaskRecord:
         return self._found(task_id, await self.look(task_id))
@@ -185,7 +187,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             if record.state.is_terminal:
                 return False
             if record.state in QUEUED:
-                done = bool(await self.end_tasks([record], TaskState.CANCELLED, Outcome()))
+                done = bool(await self.dependencies.end([record], TaskState.CANCELLED, Outcome()))
             else:
                 done = await self._request_cancel(record)
             if done:
@@ -198,38 +200,6 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         )
         (changed,) = await repeated(lambda _: self.store.transition([change]))
         return changed.status is ChangeStatus.APPLIED
-
-    async def end_tasks(
-        self,
-        records: Sequence[TaskRecord],
-        to: TaskState,
-        outcome: Outcome,
-        *,
-        if_expired: bool = False,
-        release_children: bool = True,
-    ) -> list[TaskRecord]:
-        """End tasks that no worker holds, as they were last seen; returns those that this call ended.
-
-        The part of the engine by which tasks are cancelled, expire and are dead-lettered without being run.
-        """
-        if not records:
-            return []
-        changes = [ending(record, to, outcome, self.serialization, if_expired=if_expired) for record in records]
-        await self.ready()
-        changed = await self.settler.end(changes)
-        applied = [pair for pair in zip(records, changed, strict=True) if pair[1].status is ChangeStatus.APPLIED]
-        for record, _ in applied:
-            self._log(ENDINGS[to], record.id, record.queue_name)
-        parents = [record.id for record, change in applied if change.has_children]
-        if parents and release_children:
-            await self.dependencies.parents_ended(parents)
-        return [record for record, _ in applied]
-
-    async def end_damaged(self, records: Sequence[TaskRecord], *, release_children: bool = True) -> list[TaskRecord]:
-        """Dead-letter tasks that no worker holds and whose rows are damaged; returns those that this call ended."""
-        error, keep = TaskState.ERROR, release_children
-        ended = [await self.end_tasks([task], error, damaged(task), release_children=keep) for task in records]
-        return [task for some in ended for task in some]
 
     async def requeue(self, task_id: TaskRef) -> bool:
         """Let a task that ended without success start afresh, due now; returns False if it is in no such state.
@@ -272,7 +242,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         Their calls aren't read, however large they are: `get_task` tells a task's options.
         """
         where = task_filter(state, queue_name, name)
-        page = await (await self.ready()).find(where, newest_first=newest_first, limit=check_limit(limit))
+        page = await self.store.find(where, newest_first=newest_first, limit=check_limit(limit))
         return [task_view(record) for record in page.tasks]
 
     async def list_dead(self, *, queue_name: str | None = None, limit: int = 100) -> list[Task]:
@@ -282,22 +252,22 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     @repeating
     async def stats(self) -> list[QueueStats]:
         """How many tasks of each queue are in which state."""
-        return await (await self.ready()).stats()
+        return await self.store.stats()
 
     @repeating
     async def guarantees(self) -> Guarantees:
         """What the store promises, asked of the live server where that can be asked."""
-        return await (await self.ready()).guarantees()
+        return await self.store.guarantees()
 
     @repeating
     async def pause_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers pass over the queue until `resume_queue`; what runs goes on."""
-        await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=True)
+        await self.store.pause(self.requests.check_queue(queue_name), paused=True)
 
     @repeating
     async def resume_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers take from the queue again."""
-        await (await self.ready()).pause(self.requests.check_queue(queue_name), paused=False)
+        await self.store.pause(self.requests.check_queue(queue_name), paused=False)
 
     # ── schedules ────────────────────────────────────────────────────────────
 
@@ -338,10 +308,6 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def delete_schedule(self, schedule_id: str) -> None:
         """Forget the schedule; tasks that it has fired stay. Raises `ScheduleNotFound`."""
         await self.scheduler.delete(schedule_id)
-
-    def _log(self, type: EventType, task_id: str, queue_name: str) -> None:
-        if self.events is not None:
-            self.events.log(type, task_id=task_id, queue_name=queue_name)
 
 
 # ── blocking ────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -194,30 +194,16 @@ class Placing(Struct, frozen=True, gc=False):
     unique: str | None
 
 
-class Packing(Protocol):
-    """Whoever knows by which keys calls are packed."""
-
-    @property
-    def serialization(self) -> SerializationManager: ...
-
-
 class RequestBuilder:
     """Checks what a user asks for, field by field, and packs it."""
 
-    def __init__(self, packing: Packing, queues: Sequence[str], defaults: TaskDefaults | None = None) -> None:
-        self._packing = packing
+    def __init__(
+        self, serialization: SerializationManager, queues: Sequence[str], defaults: TaskDefaults | None = None
+    ) -> None:
+        self._serialization = serialization
         self._queues = frozenset(queues)
         self._queue_list = ", ".join(queues)
-        self._own_defaults = defaults is not None
-        self._set_defaults(defaults or TaskDefaults.from_environment())
-
-    def use_defaults(self, defaults: TaskDefaults) -> None:
-        """Take over OmniQ's defaults, unless this queue was given its own."""
-        if not self._own_defaults:
-            self._set_defaults(defaults)
-
-    def _set_defaults(self, defaults: TaskDefaults) -> None:
-        self._defaults = defaults
+        self._defaults = defaults or TaskDefaults.from_environment()
         self._without_options = self._call_options(NO_OPTIONS)
         self._placed_without_options: Placing | None = None
 
@@ -229,7 +215,7 @@ class RequestBuilder:
         return NewTask(
             id=task_id,
             queue_name=placing.queue_name,
-            body=self._packing.serialization.reseal(call, task_id=task_id, queue_name=placing.queue_name),
+            body=self._serialization.reseal(call, task_id=task_id, queue_name=placing.queue_name),
             name=shown_name(call.func),
             priority=placing.priority,
             run_at=placing.run_at,
@@ -262,7 +248,7 @@ class RequestBuilder:
             raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
         args, kwargs = split_args(func_args)
         checked = self._without_options if options is NO_OPTIONS else self._call_options(options)
-        return self._packing.serialization.build_call(func, args, kwargs, checked)
+        return self._serialization.build_call(func, args, kwargs, checked)
 
     def _call_options(self, options: TaskOptions) -> CallOptions:
         defaults = self._defaults

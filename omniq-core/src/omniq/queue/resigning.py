@@ -80,7 +80,7 @@ class Resigner:
         async for ids in self._pages():
             await self._sign_tasks(ids, report.tasks)
             await self._sign_results(ids, report.results)
-        for schedule in await (await self._queue.ready()).schedules():
+        for schedule in await self._queue.store.schedules():
             await self._sign_schedule(schedule, report.schedules)
         return report
 
@@ -88,7 +88,7 @@ class Resigner:
         """The ids of all tasks."""
         cursor: str | None = None
         while True:
-            page = await (await self._queue.ready()).find(TaskFilter(), limit=PAGE, cursor=cursor)
+            page = await self._queue.store.find(TaskFilter(), limit=PAGE, cursor=cursor)
             yield [task.id for task in page.tasks]
             if page.cursor in (None, cursor):  # it stands still at ids that are no text
                 return

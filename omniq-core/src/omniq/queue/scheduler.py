@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,16 +20,14 @@ from omniq.clock import as_datetime
 from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
 from omniq.ids import check_id, new_id, slot_id
 from omniq.models.task import EventType, Schedule, Timing
-from omniq.queue.adding import StoreClock
-from omniq.queue.request import UNREADABLE, FuncArgs, TaskOptions, check_for_schedule, check_priority
+from omniq.queue.adding import TaskAdder
+from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_for_schedule, check_priority
+from omniq.queue.stores import Stores
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.queue import carry_out, task_bytes
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
 from omniq.storage.wakeups import News, Wakeups
 from omniq.texts import get_logger, shown_name
-
-if TYPE_CHECKING:
-    from omniq.queue.engine import AsyncTaskQueue
 
 log = get_logger("omniq.queue")
 
@@ -41,24 +39,26 @@ AT_ONCE = 250
 class AsyncScheduler:
     """Adds, changes and fires the schedules of one task queue."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._queue = queue
-        self._clock = StoreClock(queue)
+    def __init__(self, stores: Stores, requests: RequestBuilder, adder: TaskAdder) -> None:
+        self._stores = stores
+        self._store = stores.queue
+        self._requests = requests
+        self._adder = adder
         self._complaints: dict[str, str] = {}
         """What is wrong with schedules that don't fire, so that it is logged once."""
 
     @property
     def _wakeups(self) -> Wakeups:
         """By which the schedulers of this process hear of new schedules."""
-        return Wakeups.at(f"{self._queue.store.location}{SCHEDULES}")
+        return Wakeups.at(f"{self._store.location}{SCHEDULES}")
 
     async def connect(self) -> None:
-        """Connect the queue. Raises `StoreError`."""
-        await self._queue.connect()
+        """Connect the queue's store. Raises `StoreError`."""
+        await self._store.connect()
 
     async def close(self) -> None:
-        """Give back the queue's connections."""
-        await self._queue.close()
+        """Give back the store's connections."""
+        await self._store.close()
 
     async def add(
         self,
@@ -73,7 +73,7 @@ class AsyncScheduler:
 
         One that is there already keeps its next slot, unless its timing was another, and its pause.
         """
-        requests = self._queue.requests
+        requests = self._requests
         schedule_id = new_id() if schedule_id is None else check_id(schedule_id, "schedule_id")
         check_for_schedule(options)
         queue_name = requests.check_queue(options.queue_name)
@@ -83,13 +83,13 @@ class AsyncScheduler:
             priority=check_priority(options.priority),
             ttl=requests.ttl(options),
         )
-        body = self._queue.serialization.pack_schedule(template, schedule_id=schedule_id, queue_name=queue_name)
-        await self._queue.adder.check_size(body, template.call.func)
+        body = self._stores.serialization.pack_schedule(template, schedule_id=schedule_id, queue_name=queue_name)
+        await self._adder.check_size(body, template.call.func)
         record = ScheduleRecord(
             id=schedule_id,
             queue_name=queue_name,
             body=body,
-            next_run=timing.after(now := await self._clock.now()),
+            next_run=timing.after(now := await self._stores.clock.now()),
             version=int(now * 1000),
         )
         try:
@@ -100,7 +100,7 @@ class AsyncScheduler:
         return schedule_id
 
     async def _put(self, record: ScheduleRecord, timing: Timing) -> None:
-        store = await self._queue.ready()
+        store = self._store
         while True:
             stored = next(iter(await store.schedules([record.id])), None)
             if stored is not None and stored.damage is not None:  # it goes
@@ -125,7 +125,7 @@ class AsyncScheduler:
     @repeating
     async def list(self) -> list[Schedule]:
         """All schedules."""
-        return [self._view(record) for record in await (await self._queue.ready()).schedules()]
+        return [self._view(record) for record in await self._store.schedules()]
 
     @repeating
     async def pause(self, schedule_id: str) -> None:
@@ -142,7 +142,7 @@ class AsyncScheduler:
         schedule_id = check_id(schedule_id, "schedule_id")
 
         async def delete(again: bool) -> bool:
-            return await (await self._queue.ready()).delete_schedule(schedule_id) or again
+            return await self._store.delete_schedule(schedule_id) or again
 
         if not await repeated(delete):
             raise ScheduleNotFound(f"no schedule {schedule_id}")
@@ -177,9 +177,9 @@ class AsyncScheduler:
         One read serves both, so that an idle worker asks little of its store.
         """
         upcoming = await self._upcoming(within=ahead)
-        now = await self._clock.now()
+        now = await self._stores.clock.now()
         await self._fire_all([pair for pair in upcoming if (pair[0].next_run or 0.0) <= now])
-        now = await self._clock.now()
+        now = await self._stores.clock.now()
         return max(0.0, min([ahead, *((record.next_run or 0.0) - now for record, _ in upcoming)]))
 
     async def _fire_all(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
@@ -193,7 +193,7 @@ class AsyncScheduler:
 
     async def _report_foreign(self, fired: Sequence[NewTask]) -> None:
         """Slots whose task somebody else had put there; a schedule that doesn't do its work must not be silent."""
-        records = await self._queue.store.get([task.id for task in fired], bodies=False)
+        records = await self._store.get([task.id for task in fired], bodies=False)
         for task, record in zip(fired, records, strict=True):
             if record is not None and record.schedule_id != task.schedule_id:
                 log.error(
@@ -207,7 +207,7 @@ class AsyncScheduler:
         """The schedules whose slot comes within so many seconds; those that can't be read don't fire."""
         upcoming = deque[tuple[ScheduleRecord, ScheduledCall]]()
         complaints: dict[str, str] = {}
-        for record in await (await self._queue.ready()).schedules(within=within):
+        for record in await self._store.schedules(within=within):
             try:
                 upcoming.append((record, self._template(record)))
             except SerializationError as error:
@@ -220,7 +220,9 @@ class AsyncScheduler:
     def _template(self, record: ScheduleRecord) -> ScheduledCall:
         """What the schedule fires, and when. Raises `SerializationError` where it is damaged or not signed by us."""
         _check_sound(record)
-        return self._queue.serialization.read_schedule(record.body, schedule_id=record.id, queue_name=record.queue_name)
+        return self._stores.serialization.read_schedule(
+            record.body, schedule_id=record.id, queue_name=record.queue_name
+        )
 
     async def next_task_id(self, schedule_id: str) -> str:
         """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
@@ -230,7 +232,7 @@ class AsyncScheduler:
 
     async def _fire(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """The tasks that this call has added; one that the store refuses keeps no other from being fired."""
-        store, began, now = await self._queue.ready(), clock.now(), await self._clock.now()
+        store, began, now = self._store, clock.now(), await self._stores.clock.now()
         firings = [self._firing(record, template, now) for record, template in due]
         size, id_of = _task_bytes, attrgetter("schedule_id")
         answers = await apart(partial(carry_out, store, store.fire, id_of=id_of, size=size), firings)
@@ -254,7 +256,7 @@ class AsyncScheduler:
         )
 
     def _log_enqueued(self, fired: Sequence[NewTask], began: float) -> None:
-        if (events := self._queue.events) is not None:
+        if (events := self._stores.events) is not None:
             for task in fired:
                 events.log(
                     EventType.ENQUEUED,
@@ -269,7 +271,7 @@ class AsyncScheduler:
         return NewTask(
             id=task_id,
             queue_name=record.queue_name,
-            body=self._queue.serialization.reseal(
+            body=self._stores.serialization.reseal(
                 template.call, task_id=task_id, queue_name=record.queue_name, schedule_id=record.id
             ),
             name=shown_name(template.call.func),
@@ -280,7 +282,6 @@ class AsyncScheduler:
         )
 
     async def _set_paused(self, schedule_id: str, paused: bool) -> None:
-        store = await self._queue.ready()
         while True:
             record = await self._record(schedule_id)
             _check_sound(record)
@@ -288,23 +289,23 @@ class AsyncScheduler:
                 return
             next_run = record.next_run if paused else await self._next_run(record)
             changed = replace(record, paused=paused, next_run=next_run)
-            if await store.put_schedule(changed, if_version=record.version):
+            if await self._store.put_schedule(changed, if_version=record.version):
                 break
         self._wakeups.tell(News(due=None))
-        if self._queue.events is not None:
+        if self._stores.events is not None:
             type_ = EventType.SCHEDULE_PAUSED if paused else EventType.SCHEDULE_RESUMED
-            self._queue.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)
+            self._stores.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)
 
     async def _next_run(self, record: ScheduleRecord) -> float | None:
         timing = self._template(record).timing
-        now = await self._clock.now()
+        now = await self._stores.clock.now()
         if record.next_run is None or record.next_run > now:
             return record.next_run
         return timing.after(timing.latest(record.next_run, now))
 
     async def _record(self, schedule_id: str) -> ScheduleRecord:
         schedule_id = check_id(schedule_id, "schedule_id")
-        records = await (await self._queue.ready()).schedules([schedule_id])
+        records = await self._store.schedules([schedule_id])
         if not records:
             raise ScheduleNotFound(f"no schedule {schedule_id}")
         return records[0]

@@ -102,8 +102,8 @@ class Store(ABC):
 
     @abstractmethod
     async def connect(self) -> None:
-        """Open what the running loop needs and create or migrate the schema. Safe to repeat, and safe for
-        many processes at once."""
+        """Open what the running loop needs and create or migrate the schema, now: every other call does it by itself
+        where it isn't done yet. Safe to repeat, and safe for many processes at once."""
 
     @abstractmethod
     async def guarantees(self) -> Guarantees:

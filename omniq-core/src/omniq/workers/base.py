@@ -10,9 +10,9 @@ from omniq.clock import Duration, seconds
 from omniq.config.convert import convert
 from omniq.errors import WorkerError
 from omniq.events import AsyncEventLogger, AsyncEventStorage, EventStorage
-from omniq.models.config import ResultStorageConfig, WorkerConfig
+from omniq.models.config import WorkerConfig
 from omniq.models.task import TaskRef
-from omniq.outcomes import OutcomeWaiter
+from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Portal, core_of, maybe_core_of, portal, refuse_in_loop
@@ -118,11 +118,15 @@ class Worker:
         **config: Any,
     ) -> None:
         self.config = convert(config, WorkerConfig, type(self).__name__)
+        results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
+        events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
         self._queue = core_of(queue, AsyncTaskQueue, "queue")
-        self._results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
-        if self._results is not None:
-            self._results.use_serialization(self._queue.serialization)
-        self._events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
+        if results is not None or events is not None:
+            self._queue = self._queue.as_part(
+                results=None if results is None else results.store,
+                events=None if events is None else AsyncEventLogger(events.store),
+            )
+        self._results: AsyncResultStorage[Any] | None = None
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
 
@@ -130,25 +134,16 @@ class Worker:
         """A new engine with this worker's configuration."""
         return AsyncWorkerPool(
             self._queue,
-            self._results,
             self.runner,
             self.config,
             kind=self.kind,
             max_workers=self.config.max_workers or self.default_max_workers,
-            events=self._event_logger(),
         )
 
     @property
     def _is_running(self) -> bool:
         in_loop = self._async is not None and self._async.failure is None
         return in_loop or (self._blocking is not None and self._blocking.running)
-
-    def _event_logger(self) -> AsyncEventLogger | None:
-        """The logger that the queue has for this event store already, else a new one."""
-        current = self._queue.events
-        if self._events is None or (current is not None and current.store is self._events.store):
-            return current
-        return AsyncEventLogger(self._events.store)
 
     # ── blocking ─────────────────────────────────────────────────────────────
 
@@ -204,15 +199,5 @@ class Worker:
 
     def _outcomes(self) -> OutcomeWaiter:
         if self._results is None:
-            self._results = own_results(self._queue)
+            self._results = results_of(self._queue)
         return OutcomeWaiter(self._queue, self._results)
-
-
-def own_results(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
-    """The result storage at the queue's own place, where results go when none was given."""
-    results = queue.results
-    if results is None:
-        raise WorkerError(f"{queue.store.location} keeps no results: give a result_store")
-    storage = AsyncResultStorage(lambda _: results, ResultStorageConfig(project_name=queue.config.project_name))
-    storage.use_serialization(queue.serialization)
-    return storage

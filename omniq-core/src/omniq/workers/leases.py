@@ -242,7 +242,7 @@ class Reaper:
             await self._reap(confirmed[start : start + PAGE])
 
     async def _lapsed(self) -> list[LapsedLease]:
-        store = await self._queue.ready()
+        store = self._queue.store
         found = page = await store.lapsed(limit=PAGE)
         while len(page) == PAGE:
             page = await store.lapsed(limit=PAGE, after=page[-1])
@@ -268,7 +268,7 @@ class Reaper:
         for record in records:
             ran = poisoned(record.crashes)
             outcome = Outcome(error_type=ran.error_type, error_message=ran.error_message, attempts=record.attempts + 1)
-            await self._queue.end_tasks([record], TaskState.ERROR, outcome)
+            await self._queue.dependencies.end([record], TaskState.ERROR, outcome)
 
 
 # ── upkeep ──────────────────────────────────────────────────────────────────

@@ -13,13 +13,11 @@ from typing import Any, Self
 
 from omniq import clock
 from omniq.errors import Closed, WorkerError
-from omniq.events import AsyncEventLogger
 from omniq.loops import Background, Wait, Waits, forks, persist, spawn
 from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.settle import RetryManager
-from omniq.results import AsyncResultStorage
+from omniq.queue.policies import RetryManager
 from omniq.storage.queue import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
 from omniq.sync import cancel_and_wait
@@ -44,13 +42,11 @@ class AsyncWorkerPool:
     def __init__(
         self,
         queue: AsyncTaskQueue[Any],
-        results: AsyncResultStorage[Any] | None,
         runner: type[Runner],
         config: WorkerConfig,
         *,
         kind: str,
         max_workers: int,
-        events: AsyncEventLogger | None = None,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         """Names this worker in tasks, results and events; never used twice."""
@@ -60,11 +56,7 @@ class AsyncWorkerPool:
         self._queue = queue
         self._runner_class = runner
         self._queues = tuple(config.queues) if config.queues else queue.queues
-        if results is not None:
-            queue.use_results(results.store)
-        self._results = results
-        if events is not None:
-            queue.events = events
+        self._stores = queue.stores
         self._parts: list[Background[None]] = []
         self._grace: GracePeriod | None = None
         self._drains = Waits("the worker")
@@ -83,9 +75,7 @@ class AsyncWorkerPool:
             raise WorkerError("the worker is running already")
         self._forks = forks()
         queue = self._queue
-        await queue.ready()
-        if self._results is not None:
-            await self._results.ready()
+        await self._stores.connect()
         self._started_at = clock.now()
         self._assemble()
         await self.runner.open()
@@ -135,8 +125,8 @@ class AsyncWorkerPool:
             await cancel_and_wait(settle)
             await self._leases.stop()
         await self._callbacks.close(max(1.0, self.config.grace_period))
-        if self._queue.events is not None and settled:
-            await self._queue.events.flush()
+        if self._stores.events is not None and settled:
+            await self._stores.events.flush()
 
     @property
     def running(self) -> bool:
@@ -162,9 +152,9 @@ class AsyncWorkerPool:
 
     async def disconnect(self) -> None:
         """Give back the running loop's connections: for a loop that is the worker's own."""
-        for part in (self._queue.events, self._results, self._queue):
-            if part is not None:
-                await part.close()
+        await self._queue.close()
+        if self._stores.results is not None:
+            await self._stores.results.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -199,12 +189,12 @@ class AsyncWorkerPool:
     def _assemble(self) -> None:
         queue, config = self._queue, self.config
         self.desk = Desk(config.lease)
-        results = queue.results or queue.store
-        max_result = SizeLimit.of(queue.config.max_body, results, beside=BESIDE_A_VALUE)
+        kept = self._stores.results or queue.store
+        max_result = SizeLimit.of(queue.config.max_body, kept, beside=BESIDE_A_VALUE)
         execution = Execution(queue.security, max_result)
         self.runner = self._runner_class(self.desk, execution, max_workers=self.max_workers)
         self.runner.on_failure = self._fail
-        if queue.events is not None:
+        if self._stores.events is not None:
             self.runner.on_start = self._log_start
         self._callbacks = CallbackManager(queue)
         self._fetcher = Fetcher(
@@ -274,8 +264,8 @@ class AsyncWorkerPool:
         self.desk.call_soon(self._log_executing, job, clock.now())
 
     def _log_executing(self, job: Job, at: float) -> None:
-        if self._queue.events is not None:
-            self._queue.events.log(
+        if self._stores.events is not None:
+            self._stores.events.log(
                 EventType.EXECUTING,
                 task_id=job.record.id,
                 schedule_id=job.record.schedule_id,
@@ -305,7 +295,7 @@ class AsyncWorkerPool:
         return settled
 
     async def _anything_running(self) -> bool:
-        store = await self._queue.ready()
+        store = self._queue.store
         return any(
             stats.counts.get(TaskState.RUNNING, 0)
             for stats in await store.stats()

@@ -14,7 +14,7 @@ from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, 
 from omniq.loops import spawn
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.settle import RetryManager
+from omniq.queue.policies import RetryManager
 from omniq.storage.queue import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
@@ -169,9 +169,9 @@ class SettlingLoop:
         self._worker = worker
         self._on_ended = on_ended
         self._on_settled = on_settled
-        self._settler = queue.settler
+        self._stores = queue.stores
         self._batch = min(MAX_SETTLED, queue.store.max_items)
-        self._max_bytes = min(store.max_bytes for store in (queue.store, queue.results) if store is not None)
+        self._max_bytes = queue.stores.max_bytes
         self.ended: Counter[End] = Counter()
         """How many runs have ended in which way since the worker started."""
         self._children: set[asyncio.Task[None]] = set()
@@ -243,7 +243,7 @@ class SettlingLoop:
         backoff, self._asking_since = Backoff(FIRST_PAUSE, MAX_PAUSE), time.monotonic()
         while True:
             try:
-                answer = await self._settler.settle(changes)
+                answer = await self._stores.settle(changes)
                 self._asking_since = None
                 return answer
             except StoreError as error:
@@ -255,11 +255,11 @@ class SettlingLoop:
 
     async def _may_be_too_many(self, changes: Sequence[Change]) -> bool:
         """Whether the store seems to be away for this batch only, which is large, and not for a small question."""
-        return len(changes) > 1 and sum(map(change_bytes, changes)) > ALWAYS_TAKEN and await self._settler.answers()
+        return len(changes) > 1 and sum(map(change_bytes, changes)) > ALWAYS_TAKEN and await self._stores.answers()
 
     def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
         parents: list[str] = []
-        quiet = self._queue.events is None
+        quiet = self._stores.events is None
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status is not ChangeStatus.APPLIED and outcome.status is not ChangeStatus.REPEATED:
                 self._lost(job, ran)
@@ -286,8 +286,8 @@ class SettlingLoop:
             self._on_ended(job, change)
 
     def _log(self, event: EventType, job: Job, ran: Ran) -> None:
-        if self._queue.events is not None:
-            self._queue.events.log(
+        if self._stores.events is not None:
+            self._stores.events.log(
                 event,
                 task_id=job.record.id,
                 schedule_id=job.record.schedule_id,

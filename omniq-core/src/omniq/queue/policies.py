@@ -1,4 +1,4 @@
-"""How tasks end: results and states in the order that loses nothing; retries, TTL, and those who wait for parents."""
+"""One policy each: how long to wait before a retry, when tasks expire, and who waits for which parents."""
 
 from __future__ import annotations
 
@@ -7,29 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from omniq.batching import repeated
 from omniq.errors import (
-    CorruptPayload,
     DependencyCycle,
     KeyMissing,
     SerializationError,
-    StoreUnavailable,
     UnknownParent,
 )
-from omniq.models.task import QUEUED, EventType, Outcome, TaskState
-from omniq.queue.request import RESULT_TTL, UNREADABLE, log, verified_call
-from omniq.serialization.manager import SerializationManager
-from omniq.storage.base import BaseResultStorage, Capability
-from omniq.storage.queue import BaseTaskQueue, carry_out, change_bytes, look_up, result_bytes
-from omniq.storage.records import Change, Changed, ChangeStatus, NewTask, ResultRecord, TaskFilter, TaskRecord
-
-if TYPE_CHECKING:
-    from omniq.queue.engine import AsyncTaskQueue
-
+from omniq.models.task import QUEUED, Outcome, TaskState
+from omniq.queue.request import UNREADABLE, log, verified_call
+from omniq.queue.stores import Ended, Stores
+from omniq.storage.queue import carry_out, look_up
+from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 
 # ── retries ─────────────────────────────────────────────────────────────────
 
@@ -59,161 +48,6 @@ class RetryManager:
         return attempt > max_retries
 
 
-# ── settling ────────────────────────────────────────────────────────────────
-
-
-ENDINGS = {
-    TaskState.CANCELLED: EventType.CANCELLED,
-    TaskState.EXPIRED: EventType.EXPIRED,
-    TaskState.ERROR: EventType.ERROR,
-}
-
-DUE = (TaskState.PENDING, TaskState.SCHEDULED)
-
-
-class Settler:
-    """Applies changes that carry results.
-
-    Where queue and results share one location and the store can, both are written in one atomic step;
-    elsewhere the results go first, so that a task is never seen as ended without one. A result that was
-    written for a change which is then refused has an older epoch than the accepted one and gives way to it.
-    """
-
-    def __init__(self, queue: BaseTaskQueue, results: BaseResultStorage | None) -> None:
-        self._queue = queue
-        self._results = results
-        self.atomic = (
-            results is not None
-            and Capability.ATOMIC_RESULTS in queue.capabilities
-            and results.location == queue.location
-        )
-        """Whether a result is stored in the very step that ends its task."""
-        self._max_bytes = min(store.max_bytes for store in (queue, results) if store is not None)
-
-    async def settle(self, changes: Sequence[Change]) -> list[Changed]:
-        """Apply the changes and store their results, in calls that no store finds too large.
-
-        Raises `StoreError` when a store failed: try again then; and `PayloadTooLarge` for a result that it won't take.
-        """
-        size, most = change_bytes, self._max_bytes
-        return await carry_out(self._queue, self._settle, changes, id_of=_id_of, size=size, max_bytes=most)
-
-    async def _settle(self, changes: Sequence[Change]) -> list[Changed]:
-        if not self.atomic:
-            changes = await self._results_first(changes)
-        return await self._queue.transition(changes)
-
-    async def answers(self) -> bool:
-        """Whether the stores can be reached just now."""
-        try:
-            await self._queue.get(["any"], bodies=False)
-            if not self.atomic and self._results is not None:
-                await self._results.get(["any"])
-        except StoreUnavailable:
-            return False
-        return True
-
-    async def end(self, changes: Sequence[Change]) -> list[Changed]:
-        """As `settle`, made again where the answer was lost: what is found done then was done by the first call."""
-
-        async def settle(again: bool) -> list[Changed]:
-            changed = await self.settle(changes)
-            return [_as_applied(each) for each in changed] if again else changed
-
-        return await repeated(settle)
-
-    async def _results_first(self, changes: Sequence[Change]) -> list[Change]:
-        records = [change.result for change in changes if change.result is not None]
-        if records and self._results is not None:
-            await carry_out(self._results, self._results.put, records, id_of=_id_of, size=result_bytes)
-        return [change if change.result is None else replace(change, result=None) for change in changes]
-
-
-_id_of = attrgetter("task_id")
-
-
-def _as_applied(changed: Changed) -> Changed:
-    return replace(changed, status=ChangeStatus.APPLIED) if changed.status is ChangeStatus.REPEATED else changed
-
-
-def ending(
-    record: TaskRecord,
-    to: TaskState,
-    outcome: Outcome,
-    serialization: SerializationManager,
-    *,
-    if_expired: bool = False,
-) -> Change:
-    """The change that ends a task as it was last seen, with its result."""
-    return Change(
-        task_id=record.id,
-        to=to,
-        from_states=DUE if record.state in DUE else (record.state,),
-        epoch=record.epoch,
-        if_expired=if_expired,
-        result=ResultRecord(
-            task_id=record.id,
-            epoch=record.epoch,
-            status=to,
-            body=serialization.pack_outcome(
-                outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
-            ),
-            ttl=RESULT_TTL,
-            schedule_id=record.schedule_id,
-        ),
-    )
-
-
-def damaged(record: TaskRecord) -> Outcome:
-    """How a task ends whose stored row is damaged."""
-    kind = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
-    return Outcome(error_type=kind, error_message=f"the stored task is damaged: {record.damage}")
-
-
-# ── TTL ─────────────────────────────────────────────────────────────────────
-
-
-EXPIRED_AT_ONCE = 500
-
-
-class TTLManager:
-    """Expires tasks and purges finished ones and old results, in bounded batches."""
-
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._queue = queue
-
-    async def expire(self) -> list[TaskRecord]:
-        """End the queued tasks whose TTL is over; returns those that this call ended."""
-        ended: list[TaskRecord] = []
-        cursor: str | None = None
-        while True:
-            page = await (await self._queue.ready()).find(
-                TaskFilter(expired=True), limit=EXPIRED_AT_ONCE, cursor=cursor
-            )
-            # One that was claimed while the page was put together is its worker's to end, or to finish.
-            queued = [record for record in page.tasks if record.state in QUEUED]
-            ended += await self.expire_records([record for record in queued if record.damage is None])
-            # To end them writes stand-ins, perhaps of the very TTL, by which they wouldn't have expired.
-            await self._queue.end_damaged([record for record in queued if record.damage is not None])
-            cursor = page.cursor
-            if cursor is None:
-                return ended
-
-    async def expire_records(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
-        """End these queued tasks if the store's clock says that their TTL is over; returns those it ended."""
-        return await self._queue.end_tasks(records, TaskState.EXPIRED, Outcome(), if_expired=True)
-
-    async def purge(self, *, retention: float) -> int:
-        """Delete tasks that ended more than `retention` seconds ago, and expired results; returns how many."""
-        deleted = 0
-        store, results = await self._queue.ready(), self._queue.results
-        while (count := await store.purge(older_than=retention)) > 0:
-            deleted += count
-        while results is not None and (count := await results.purge()) > 0:
-            deleted += count
-        return deleted
-
-
 # ── dependencies ────────────────────────────────────────────────────────────
 
 
@@ -229,15 +63,32 @@ PARENT_FAILED = Outcome(error_type="ParentFailed", error_message="a task that it
 class DependencyResolver:
     """Releases waiting tasks whose parents have succeeded, and ends or holds those whose parents have not."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._queue = queue
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
         self._awaited: dict[str, str] = {}
         """For children that were seen to wait, a parent that hadn't ended then: as long as it hasn't, they wait."""
+
+    async def end(
+        self, records: Sequence[TaskRecord], to: TaskState, outcome: Outcome, *, if_expired: bool = False
+    ) -> list[TaskRecord]:
+        """End tasks that no worker holds, and see to their children; returns those that this call ended.
+
+        This is how tasks are cancelled, expire and are dead-lettered without being run.
+        """
+        return await self._ended(await self._stores.end(records, to, outcome, if_expired=if_expired))
+
+    async def end_damaged(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """As `end`: dead-letter tasks whose rows are damaged."""
+        return await self._ended(await self._stores.end_damaged(records))
+
+    async def _ended(self, ended: Sequence[Ended]) -> list[TaskRecord]:
+        await self.parents_ended([record.id for record, has_children in ended if has_children])
+        return [record for record, _ in ended]
 
     async def parents_ended(self, parent_ids: Sequence[str]) -> None:
         """See to the children of tasks that have ended, and to the children of those that this ends."""
         while parent_ids:
-            store = await self._queue.ready()
+            store = self._stores.queue
             families = await look_up(store, store.children, parent_ids)
             parent_ids = await self._resolve(await self._undecided(dict(zip(parent_ids, families, strict=True))))
 
@@ -267,7 +118,7 @@ class DependencyResolver:
         cursor: str | None = None
         while True:
             where = TaskFilter(states=(TaskState.WAITING,))
-            page = await (await self._queue.ready()).find(where, limit=CHILDREN_AT_ONCE, cursor=cursor)
+            page = await self._stores.queue.find(where, limit=CHILDREN_AT_ONCE, cursor=cursor)
             await self.parents_ended(await self._resolve_records(page.tasks))
             cursor = page.cursor
             if cursor is None:
@@ -277,7 +128,7 @@ class DependencyResolver:
         """Raise `UnknownParent` if one depends on a task that is neither among them nor in the store."""
         own = {task.id for task in tasks}
         others = list({parent for task in tasks for parent in task.depends_on} - own)
-        store = await self._queue.ready()
+        store = self._stores.queue
         found = await look_up(store, partial(store.get, bodies=False), others)
         unknown = {id_ for id_, record in zip(others, found, strict=True) if record is None}
         orphan = next((task for task in tasks if not unknown.isdisjoint(task.depends_on)), None)
@@ -286,7 +137,7 @@ class DependencyResolver:
 
     async def _resolve(self, child_ids: Sequence[str]) -> list[str]:
         """Release or end these tasks if their parents allow or forbid it; returns those it ended."""
-        store = await self._queue.ready()
+        store = self._stores.queue
         records = await look_up(store, partial(store.get, bodies=False), dict.fromkeys(child_ids))
         return await self._resolve_records([record for record in records if record is not None])
 
@@ -294,17 +145,17 @@ class DependencyResolver:
         waiting = [record for record in records if record.state is TaskState.WAITING]
         # Nobody knows any more what they wait for.
         damaged = [record for record in waiting if record.damage is not None]
-        broken = await self._queue.end_damaged(damaged, release_children=False)
+        broken = await self._stores.end_damaged(damaged)
         waiting = [record for record in waiting if record.damage is None]
         parents = await self._states({parent for child in waiting for parent in child.depends_on})
         self._watch(waiting, parents)
         policies = await self._policies([child for child in waiting if _any_failed(child, parents)])
         released = [child for child in waiting if _may_run(child, parents, policies)]
-        store, releases = self._queue.store, [_release(child) for child in released]
+        store, releases = self._stores.queue, [_release(child) for child in released]
         await carry_out(store, store.transition, releases, id_of=attrgetter("task_id"))
         doomed = [child for child in waiting if policies.get(child.id) == "cancel"]
-        ended = await self._queue.end_tasks(doomed, TaskState.CANCELLED, PARENT_FAILED, release_children=False)
-        return [record.id for record in (*broken, *ended)]
+        ended = await self._stores.end(doomed, TaskState.CANCELLED, PARENT_FAILED)
+        return [record.id for record, _ in (*broken, *ended)]
 
     def _watch(self, children: Sequence[TaskRecord], parents: Mapping[str, TaskState]) -> None:
         """Note for each child a parent that it waits for."""
@@ -321,7 +172,7 @@ class DependencyResolver:
         A parent that is gone was purged, and only ended tasks are: it counts as a success, since a failure
         would have decided the child long before.
         """
-        store, ids = self._queue.store, list(parent_ids)
+        store, ids = self._stores.queue, list(parent_ids)
         records = await look_up(store, partial(store.get, bodies=False), ids)
         return {
             id_: TaskState.SUCCESS if record is None else record.state for id_, record in zip(ids, records, strict=True)
@@ -331,14 +182,14 @@ class DependencyResolver:
         """What is to become of these tasks now that a parent of theirs has failed: their calls say it."""
         policies: dict[str, str] = {}
         for start in range(0, len(children), FEW):
-            records = await self._queue.store.get([child.id for child in children[start : start + FEW]])
+            records = await self._stores.queue.get([child.id for child in children[start : start + FEW]])
             policies |= {record.id: self._policy(record) for record in records if record is not None}
         return policies
 
     def _policy(self, child: TaskRecord) -> str:
         """Its `on_parent_failure`; it waits for somebody who can read it where the key is missing here."""
         try:
-            return verified_call(child, self._queue.serialization).on_parent_failure
+            return verified_call(child, self._stores.serialization).on_parent_failure
         except KeyMissing:
             return "hold"
         except SerializationError as error:
@@ -377,3 +228,46 @@ def parents_first(tasks: list[NewTask]) -> list[NewTask]:
         raise DependencyCycle(
             f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}"
         ) from None
+
+
+# ── TTL ─────────────────────────────────────────────────────────────────────
+
+
+EXPIRED_AT_ONCE = 500
+
+
+class TTLManager:
+    """Expires tasks and purges finished ones and old results, in bounded batches."""
+
+    def __init__(self, stores: Stores, dependencies: DependencyResolver) -> None:
+        self._stores = stores
+        self._dependencies = dependencies
+
+    async def expire(self) -> list[TaskRecord]:
+        """End the queued tasks whose TTL is over; returns those that this call ended."""
+        ended: list[TaskRecord] = []
+        cursor: str | None = None
+        while True:
+            page = await self._stores.queue.find(TaskFilter(expired=True), limit=EXPIRED_AT_ONCE, cursor=cursor)
+            # One that was claimed while the page was put together is its worker's to end, or to finish.
+            queued = [record for record in page.tasks if record.state in QUEUED]
+            ended += await self.expire_records([record for record in queued if record.damage is None])
+            # To end them writes stand-ins, perhaps of the very TTL, by which they wouldn't have expired.
+            await self._dependencies.end_damaged([record for record in queued if record.damage is not None])
+            cursor = page.cursor
+            if cursor is None:
+                return ended
+
+    async def expire_records(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """End these queued tasks if the store's clock says that their TTL is over; returns those it ended."""
+        return await self._dependencies.end(records, TaskState.EXPIRED, Outcome(), if_expired=True)
+
+    async def purge(self, *, retention: float) -> int:
+        """Delete tasks that ended more than `retention` seconds ago, and expired results; returns how many."""
+        deleted = 0
+        store, results = self._stores.queue, self._stores.results
+        while (count := await store.purge(older_than=retention)) > 0:
+            deleted += count
+        while results is not None and (count := await results.purge()) > 0:
+            deleted += count
+        return deleted
