@@ -16,16 +16,14 @@ from omniq.models.task import EventType, TaskEvent, TaskState
 from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
 from omniq.storage.sql.claiming import CHANGED, lapsed
 from omniq.storage.sql.queue import Counter, select_old
-from omniq_sqlite import finding
-from omniq_sqlite.claiming import SELECT_DUE, claim_tasks
+from omniq_sqlite import verbs
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.dialect import DIALECT, carry_out
 from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.finding import COUNT, OLDEST, find_tasks, scans
 from omniq_sqlite.opening import _NamedByNumber, open_connection
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
-from omniq_sqlite.settling import END, UPDATE
+from omniq_sqlite.verbs import COUNT, END, OLDEST, SELECT_DUE, UPDATE, claim_tasks, find_tasks, scans
 from omniq_sqlite.watching import next_due
 
 QUEUE = "default"
@@ -243,7 +241,7 @@ class TestPlans:
         connection: sqlite3.Connection,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(finding, "FEW", 100)
+        monkeypatch.setattr(verbs, "FEW", 100)
         (column,) = fields
         for state in ("success", "error"):
             add_rows(connection, 20_000, state=state, finished_at="n", **{column: "iif(n = 77, 'rare', 'x' || n % 3)"})

@@ -50,7 +50,9 @@ async def test_a_worker_with_stores_of_its_own_changes_nothing_for_others(place:
     from omniq.workers import AsyncWorker
 
     elsewhere = reference_place()
-    async with AsyncOmniQ(task_queue=task_queue(place), event_store=event_storage(place)) as oq:
+    async with AsyncOmniQ(
+        task_queue=task_queue(place), result_store=result_storage(place), event_store=event_storage(place)
+    ) as oq:
         worker = AsyncWorker(oq.task_queue, result_storage(elsewhere), event_storage(elsewhere))
         async with worker:
             task_id = await oq.enqueue(tasks.add, [1, 2])

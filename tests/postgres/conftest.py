@@ -13,7 +13,7 @@ from omniq_postgres.queue import PostgresQueueStore
 from tests.servers.postgres import pgbouncer_url, postgres_server, postgres_url, shared_url
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection
+    from omniq_postgres.dialect import Connection
 
 __all__ = ["pgbouncer_url", "postgres_server", "postgres_url"]
 

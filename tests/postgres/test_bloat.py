@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from omniq.storage.records import NEW, TaskRecord
 from omniq.storage.sql.claiming import HEAD, Bookmarks, Place
-from omniq_postgres.claiming import CLAIM
 from omniq_postgres.queue import PostgresQueueStore
+from omniq_postgres.verbs import CLAIM
 
 from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection
+    from omniq_postgres.dialect import Connection
 
 DEAD = 20_000
 

@@ -20,7 +20,7 @@ from tests.postgres.support import QUEUE, claim, database_of, listening, seconds
 pytestmark = pytest.mark.starvable
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection
+    from omniq_postgres.dialect import Connection
 
 LISTENERS = "from pg_stat_activity where query like 'LISTEN%' and query like '%' || $1 || '%'"
 

@@ -18,17 +18,17 @@ from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStat
 from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED
 from omniq.storage.sql.steps import Given, Statement
 from omniq.testing.conformance.builders import reap
-from omniq_postgres.claiming import CLAIM, PROMOTE
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.dialect import DIALECT
 from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.opening import judge
 from omniq_postgres.queue import COPY_FROM, PostgresQueueStore
+from omniq_postgres.verbs import CLAIM, PROMOTE
 
 from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection
+    from omniq_postgres.dialect import Connection
 
 MANY = 200_000
 

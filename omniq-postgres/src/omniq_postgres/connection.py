@@ -20,14 +20,13 @@ from omniq.storage.sql.steps import SQLStore, Verb
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_postgres.config import PostgresConfig
-from omniq_postgres.dialect import carry_out, carry_out_at_once
+from omniq_postgres.dialect import Session, carry_out, carry_out_at_once
 from omniq_postgres.opening import (
     ASK_SETTINGS,
     PUT_BACK_PATH,
     SWAP_PATH,
     TAKE_SAFE_PATH,
     ensure_schema,
-    in_schema,
     is_refusal,
     judge,
     open_connection,
@@ -36,7 +35,7 @@ from omniq_postgres.opening import (
 from omniq_postgres.watching import CALL, LEAVE, NOTIFY, WAIT, hear, next_news, payload_of, process_of, results_of
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection, ForeignConnection
+    from omniq_postgres.dialect import Connection, ForeignConnection
 
 T = TypeVar("T")
 
@@ -45,23 +44,6 @@ REPEATABLE = (asyncpg.TransactionRollbackError, asyncpg.InterfaceError, asyncpg.
 """After these, a job is done again: a deadlock, or a connection that was seen to be lost before anything was sent."""
 LONG_IDLE = 0.1
 """Seconds without use after which connections may have died without anybody looking."""
-
-
-class Session:
-    """A connection whose statements are written for the schema "omniq"."""
-
-    def __init__(self, connection: ForeignConnection, schema: str) -> None:
-        self.connection = connection
-        self.schema = schema
-
-    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
-        """The rows that a statement returns."""
-        return await self.connection.fetch(in_schema(sql, self.schema), *values)
-
-    async def execute(self, sql: str, *values: object) -> int:
-        """How many rows a statement has changed."""
-        status = await self.connection.execute(in_schema(sql, self.schema), *values)
-        return int(status.rpartition(" ")[2])
 
 
 Job: TypeAlias = Callable[[Session], Awaitable[T]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 import asyncpg
 import msgspec
@@ -14,7 +14,9 @@ from omniq.storage.sql import steps
 from omniq.storage.sql.steps import EVENTS, TASKS, Dialect, Given, Kind, Kinds, Page, Statement, Table, Verb
 
 if TYPE_CHECKING:
-    from omniq_postgres.connection import Session
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+    ForeignConnection: TypeAlias = Connection | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    """A caller's own, perhaps from a pool."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -33,6 +35,29 @@ _TYPES: Final[Mapping[Kind, str]] = {
 _CASTS: Final[Mapping[Kind, str]] = {"json": "::jsonb", "texts": "::text[]"}
 _COLUMNS: Final = {"depends_on": "coalesce(depends_on, array[]::text[])"}
 """SQL for what isn't simply a column."""
+
+
+@lru_cache(maxsize=1000)
+def in_schema(sql: str, schema: str) -> str:
+    """A statement that is written for the schema "omniq", for another one."""
+    return sql.replace("omniq.", f'"{schema}".')
+
+
+class Session:
+    """A connection whose statements are written for the schema "omniq"."""
+
+    def __init__(self, connection: ForeignConnection, schema: str) -> None:
+        self.connection = connection
+        self.schema = schema
+
+    async def fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
+        """The rows that a statement returns."""
+        return await self.connection.fetch(in_schema(sql, self.schema), *values)
+
+    async def execute(self, sql: str, *values: object) -> int:
+        """How many rows a statement has changed."""
+        status = await self.connection.execute(in_schema(sql, self.schema), *values)
+        return int(status.rpartition(" ")[2])
 
 
 class PostgresDialect(Dialect):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 import asyncpg
@@ -16,12 +15,10 @@ from omniq.storage.base import Guarantees
 from omniq.storage.connected import check_layout, is_transport_error, raised_as, tls_advice
 
 from omniq_postgres.config import PostgresConfig
-from omniq_postgres.dialect import DIALECT
+from omniq_postgres.dialect import DIALECT, in_schema
 
 if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-    ForeignConnection: TypeAlias = Connection | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-    """A caller's own, perhaps from a pool."""
+    from omniq_postgres.dialect import Connection
 
 SCHEMA_VERSION: Final = 3
 CACHE_SIZE: Final = 100
@@ -160,12 +157,6 @@ def _addresses(settings: PostgresConfig) -> tuple[list[str], list[int]]:
 
 
 # ── what is found there ──────────────────────────────────────────────────────
-
-
-@lru_cache(maxsize=1000)
-def in_schema(sql: str, schema: str) -> str:
-    """A statement that is written for the schema "omniq", for another one."""
-    return sql.replace("omniq.", f'"{schema}".')
 
 
 async def ensure_schema(connection: Connection, settings: PostgresConfig) -> None:

@@ -19,15 +19,15 @@ from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.steps import TASKS, Given, Steps, awaiting, kinds, reads, texts, writes
 from omniq.storage.wakeups import News
 
-from omniq_postgres import claiming, finding, settling
+from omniq_postgres import verbs
 from omniq_postgres.config import PostgresTaskQueueConfig
-from omniq_postgres.connection import PostgresStore, Session
-from omniq_postgres.dialect import carry_out
+from omniq_postgres.connection import PostgresStore
+from omniq_postgres.dialect import Session, carry_out
 from omniq_postgres.results import PostgresResultStore
 from omniq_postgres.watching import NOTIFY, payload_of
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import ForeignConnection
+    from omniq_postgres.dialect import ForeignConnection
 
 COPY_FROM = 50
 """Tasks from which on COPY is faster."""
@@ -79,14 +79,14 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(config)
         self._bookmarks = Bookmarks()
-        self._counter = Counter(finding.COUNT, finding.OLDEST_DUE)
+        self._counter = Counter(verbs.COUNT, verbs.OLDEST_DUE)
         self._results = PostgresResultStore(config)
 
-    extend = writes(awaiting(claiming.extend))
+    extend = writes(awaiting(verbs.extend))
     replace_bodies = writes(partial(replace_bodies, TASKS))
-    find = reads(finding.find)
+    find = reads(verbs.find)
     _add = staticmethod(partial(add_tasks, insert=_insert))
-    _settle = staticmethod(settling.settle)
+    _settle = staticmethod(verbs.settle)
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         if not (_can_copy(tasks) and await self._connection.run(partial(_copy, tasks=tasks))):
@@ -107,7 +107,7 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         is_called = self._connection.channel.look(queues)
-        job = partial(claiming.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
+        job = partial(verbs.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
         claimed = await self._connection.run(job)
         self._connection.idle.waits(worker, queues if is_called and len(claimed) < limit else None)
         if claimed.until_next is not None and claimed.until_next > 0:
@@ -116,7 +116,7 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._write(partial(forget_workers, older_than))
-        return await self._write(partial(finding.purge, older_than, limit), atomic=True)
+        return await self._write(partial(verbs.purge, older_than, limit), atomic=True)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.channel.for_tasks(queues, timeout)

@@ -18,7 +18,7 @@ from omniq.storage.wakeups import ANYTHING, News
 from omniq.texts import get_logger
 
 if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection
+    from omniq_postgres.dialect import Connection
 
 HEARTBEAT = 10.0
 """Seconds after which a silent connection is asked whether it lives, and half of that for its answer."""

@@ -18,11 +18,11 @@ from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, forget_wo
 from omniq.storage.sql.steps import Given, Steps, calling, do, kinds, reads, writes
 from omniq.storage.wakeups import News
 
-from omniq_sqlite import claiming, finding, settling
+from omniq_sqlite import verbs
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
-from omniq_sqlite.damage import set_nameless_aside
 from omniq_sqlite.results import SQLiteResultStore
+from omniq_sqlite.verbs import set_nameless_aside
 from omniq_sqlite.watching import next_due
 from omniq_sqlite.wire import LARGE_BODY
 
@@ -67,20 +67,20 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         super().__init__(config)
         self._idle = True
         """The last claim found nothing: look before the next one takes the write lock."""
-        self._counter = Counter(finding.COUNT, finding.OLDEST)
+        self._counter = Counter(verbs.COUNT, verbs.OLDEST)
         self._results = SQLiteResultStore(config)
 
-    extend = writes(calling(claiming.extend_leases))
+    extend = writes(calling(verbs.extend_leases))
     _reap = staticmethod(partial(reap, choose=set_nameless_aside))
-    replace_bodies = writes(calling(settling.replace_task_bodies))
-    find = reads(finding.find_tasks)
+    replace_bodies = writes(calling(verbs.replace_task_bodies))
+    find = reads(verbs.find_tasks)
     _add = staticmethod(partial(add_tasks, insert=_insert))
-    _settle = staticmethod(settling.settle)
+    _settle = staticmethod(verbs.settle)
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         if self._idle and not await self._anything_due(queues):
             return []
-        claim = partial(claiming.claim_tasks, limit=limit, lease=lease, worker=worker, max_bytes=self.max_bytes)
+        claim = partial(verbs.claim_tasks, limit=limit, lease=lease, worker=worker, max_bytes=self.max_bytes)
         claimed = await self._connection.write(partial(claim, queues=queues))
         self._idle = not claimed
         return claimed
@@ -92,7 +92,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
         await self._write(partial(forget_workers, older_than))
         if not await self._read(partial(select_old, older_than, 1)):
             return 0
-        return await self._write(partial(finding.purge_tasks, older_than, limit))
+        return await self._write(partial(verbs.purge_tasks, older_than, limit))
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.wakeups.for_tasks(queues, timeout, self._next_due)
