@@ -20,7 +20,7 @@ from omniq.storage.queue import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.sync import new_event_loop
 from omniq.workers.execution import Execution
-from omniq.workers.jobs import Desk, Job
+from omniq.workers.jobs import InFlight, Job
 from omniq.workers.process import ProcessRunner
 from tasks import some_bytes
 
@@ -58,7 +58,7 @@ def _read(descriptor: int, size: int) -> None:
 
 async def worked(size: int, count: int) -> float:
     """Bytes a second as results of tasks in one child."""
-    desk, execution = Desk(lease=600.0), Execution(Security(), SizeLimit(sys.maxsize, "nothing"))
+    desk, execution = InFlight(lease=600.0), Execution(Security(), SizeLimit(sys.maxsize, "nothing"))
     runner = ProcessRunner(desk, execution, max_workers=1)
     await runner.open()
     try:
@@ -70,7 +70,7 @@ async def worked(size: int, count: int) -> float:
         await runner.close()
 
 
-async def _run(desk: Desk, runner: ProcessRunner, size: int, count: int) -> None:
+async def _run(desk: InFlight, runner: ProcessRunner, size: int, count: int) -> None:
     call = Security().manager().build_call(some_bytes, (size,), {})
     for number in range(count):
         desk.accept([Job(_record(f"{number:032}"), call)])

@@ -22,7 +22,7 @@ from omniq.storage.queue import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers import messages
 from omniq.workers.execution import Execution
-from omniq.workers.jobs import Desk, End, Job
+from omniq.workers.jobs import InFlight, Job, RunStatus
 from omniq.workers.process import ProcessRunner
 
 from tests.core import process_tasks, tasks
@@ -133,8 +133,10 @@ class Bench:
     """A runner with one child, a desk, and nothing else of a worker."""
 
     async def __aenter__(self) -> Self:
-        self.desk = Desk(60.0)
-        self._runner = ProcessRunner(self.desk, Execution(Security(), SizeLimit(sys.maxsize, "nothing")), max_workers=1)
+        self.in_flight = InFlight(60.0)
+        self._runner = ProcessRunner(
+            self.in_flight, Execution(Security(), SizeLimit(sys.maxsize, "nothing")), max_workers=1
+        )
         await self._runner.open()
         return self
 
@@ -143,12 +145,12 @@ class Bench:
 
     async def run(self, func: Callable[..., Any], *arguments: Any) -> Any:
         """The task's value."""
-        self.desk.accept([a_job(func, *arguments)])
+        self.in_flight.accept([a_job(func, *arguments)])
         self._runner.wake()
-        await asyncio.wait_for(self.desk.has_done.wait(), SOON)
-        ((job, ran),) = self.desk.collect(1, sys.maxsize)
-        assert ran.end is End.SUCCESS
-        self.desk.settled([job])
+        await asyncio.wait_for(self.in_flight.has_done.wait(), SOON)
+        ((job, ran),) = self.in_flight.collect(1, sys.maxsize)
+        assert ran.end is RunStatus.SUCCESS
+        self.in_flight.settled([job])
         return Security().manager().load_value(ran.value_format, ran.value)
 
 

@@ -17,7 +17,7 @@ from omniq.queue import SQLiteTaskQueue
 from omniq.queue.request import TaskCall, TaskOptions
 from omniq.serialization import CallOptions, LoadedCall, ScheduledCall
 from omniq.storage.records import Change, NewBody, NewTask, ResultRecord, ScheduleRecord, TaskRecord
-from omniq.workers.jobs import End, Job, Ran
+from omniq.workers.jobs import Job, RunResult, RunStatus
 from omniq.workers.messages import GivenTask
 
 SECRET = "hunter2"
@@ -207,7 +207,7 @@ RECORDS: list[object] = [
     LoadedCall(print, [SECRET], {"x": SECRET}),
     ScheduledCall(timing=Timing(interval=1.0), call=CALL),
     CallOptions(metadata={"note": SECRET}),
-    Ran(end=End.ERROR, value=SECRET.encode(), error_message=SECRET, traceback=SECRET),
+    RunResult(end=RunStatus.ERROR, value=SECRET.encode(), error_message=SECRET, traceback=SECRET),
     GivenTask(0, "t1", "q", 1, 0, None, CALL),
     TaskCall(func=print, func_args=[SECRET], options={"metadata": {"note": SECRET}}),
     TaskOptions(metadata={"note": SECRET}, task_id="t1"),

@@ -93,7 +93,7 @@ class TestGetResult:
         self, oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(outcomes, "HINT_AFTER", 0.0)
-        monkeypatch.setattr(outcomes, "LOOK", 0.02)
+        monkeypatch.setattr(outcomes, "LOOK_AFTER_S", 0.02)
         task_id = await oq.enqueue(tasks.nothing, queue_name="low")
         with pytest.raises(ResultTimeout):
             await oq.get_result(task_id, timeout=0.2)

@@ -276,7 +276,7 @@ class TestGroupCommit:
                 await asyncio.sleep(0)
 
         busy = asyncio.create_task(be_busy())
-        async with asyncio.timeout(20):  # it takes less than a second, and without `_Breaks` up to a minute
+        async with asyncio.timeout(20):  # it takes less than a second, and without `_GilYielder` up to a minute
             for n in range(20):
                 await queue.add([task(f"{n}-{i}") for i in range(500)])
                 assert len(await claim(queue, limit=500)) == 500

@@ -13,7 +13,7 @@ from omniq.errors import StoreUnavailable
 from omniq.ids import new_id
 from omniq.storage import channel as channels
 from omniq.storage import wakeups as module
-from omniq.storage.channel import PATIENCE, QUIET, Channel, IdleWorkers, next_message
+from omniq.storage.channel import PATIENCE, QUIET_S, Channel, IdleWorkers, next_message
 from omniq.storage.wakeups import ANYTHING, DEAF_WAIT, News, Subscription, Wakeups
 
 LONG = 60.0
@@ -363,4 +363,4 @@ class TestSilence:
         else:
             with pytest.raises(TimeoutError):
                 await next_message(receive, ask)
-        assert done[:3] == [QUIET, "asked", PATIENCE]
+        assert done[:3] == [QUIET_S, "asked", PATIENCE]

@@ -61,7 +61,7 @@ async def test_a_task_that_was_prefetched_is_cancelled_without_being_run(
         await until(lambda: len(lines(log)) == 1)
         await until_states(oq, [ahead], TaskState.RUNNING)
         await oq.cancel(ahead)
-        await until(lambda: any(job.ended_by is not None for job in pool.desk.held.values()))
+        await until(lambda: any(job.ended_by is not None for job in pool.in_flight.held.values()))
         gate.touch()
         with pytest.raises(TaskCancelled):
             await oq.get_result(ahead, timeout=SOON)

@@ -20,7 +20,7 @@ from omniq.storage.records import LapsedLease, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 from omniq.workers import thread as slots
 from omniq.workers import thread_loop
-from omniq.workers.jobs import Desk, Job
+from omniq.workers.jobs import InFlight, Job
 
 from tests.core import tasks
 from tests.core.support import (
@@ -200,7 +200,7 @@ async def test_nothing_is_claimed_while_there_is_no_thread(oq: AsyncOmniQ, monke
     no_threads(monkeypatch, lambda: failing[0])
     ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(4)]
     async with working(oq, "thread", max_workers=2, lease=60.0) as pool:
-        await until(lambda: pool.runner.blocked and not pool.desk.held)
+        await until(lambda: pool.runner.blocked and not pool.in_flight.held)
         epochs = [(await oq.get_task(id_)).epoch for id_ in ids]
         await asyncio.sleep(0.5)
         assert [(await oq.get_task(id_)).epoch for id_ in ids] == epochs
@@ -264,8 +264,8 @@ async def test_a_worker_that_cannot_go_on_begins_nothing_more() -> None:
     record = TaskRecord(
         id="t", queue_name="default", state=TaskState.RUNNING, priority=0, created_at=0.0, run_at=0.0, epoch=1
     )
-    desk, job = Desk(60.0), Job(record, UNREADABLE)
-    desk.accept([job])
-    desk.close()
-    assert desk.take() is None
-    assert desk.withdraw() == [job]
+    in_flight, job = InFlight(60.0), Job(record, UNREADABLE)
+    in_flight.accept([job])
+    in_flight.close()
+    assert in_flight.take() is None
+    assert in_flight.withdraw() == [job]

@@ -43,7 +43,7 @@ async def test_a_late_result_is_refused_and_logged(
         await until(lambda: len(lines(log)) == 1)
         await claim_instead(oq, virtual_clock, lease=60.0)
         gate.touch()
-        await pool.desk.until_held_at_most(0)
+        await pool.in_flight.until_held_at_most(0)
     assert f"task {task_id}: the lease of epoch 1 has passed on; its outcome (success) is dropped" in caplog.text
     task = await oq.get_task(task_id)
     assert (task.state, task.epoch, task.worker) == (TaskState.RUNNING, 2, "rival")
@@ -58,7 +58,7 @@ async def test_a_late_failure_is_refused_and_charges_nothing(
         await until(lambda: len(lines(log)) == 1)
         await claim_instead(oq, virtual_clock, lease=60.0)
         gate.touch()
-        await pool.desk.until_held_at_most(0)
+        await pool.in_flight.until_held_at_most(0)
     task = await oq.get_task(task_id)
     assert (task.state, task.epoch, task.attempts) == (TaskState.RUNNING, 2, 0)
 
@@ -79,7 +79,7 @@ async def test_a_task_whose_lease_is_lost_is_stopped(
     async with working(oq, kind, lease=0.3, reap_interval=60.0, max_workers=1) as pool:
         await until(lambda: len(lines(log)) == 1)
         await claim_instead(oq, virtual_clock, lease=0.3)
-        await pool.desk.until_held_at_most(0)
+        await pool.in_flight.until_held_at_most(0)
     assert f"task {task_id}: the lease of epoch 1 has passed on" in caplog.text
     assert (await oq.get_task(task_id)).worker == "rival"
 
@@ -91,7 +91,7 @@ async def test_the_process_of_a_task_whose_lease_is_lost_is_killed(
     async with working(oq, "process", lease=0.3, reap_interval=60.0, max_workers=1) as pool:
         await until(lambda: len(lines(log)) == 1)
         await claim_instead(oq, virtual_clock, lease=0.3)
-        await pool.desk.until_held_at_most(0)
+        await pool.in_flight.until_held_at_most(0)
         assert not psutil.pid_exists(int(lines(log)[0]))
     # What was killed here isn't charged; the reaping was, unless the worker had been seen after the lease ran out.
     assert (await oq.get_task(task_id)).crashes <= 1
@@ -103,12 +103,12 @@ async def test_a_prefetched_task_whose_lease_is_lost_is_not_run(
     first = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)], priority=1)
     ahead = await oq.enqueue(tasks.append, [str(log), "ran"])
     async with working(oq, "async", lease=0.3, reap_interval=60.0, max_workers=1, prefetch=1) as pool:
-        await until(lambda: len(pool.desk.held) == 2 and len(lines(log)) == 1)
+        await until(lambda: len(pool.in_flight.held) == 2 and len(lines(log)) == 1)
         virtual_clock.advance(2)
         lost = {task.id for task in await reap(oq.task_queue.store)}
         assert await oq.task_queue.store.claim(["default"], limit=2, lease=3600.0, worker="rival")
         assert lost == {first, ahead}
-        await pool.desk.until_held_at_most(0)
+        await pool.in_flight.until_held_at_most(0)
     assert "ran" not in lines(log)
 
 

@@ -167,7 +167,7 @@ class TestOutages:
             await until(lambda: len(lines(log)) == 1)
             switch.away = True
             gate.touch()
-            await until(lambda: any(job.done for job in pool.desk.held.values()))
+            await until(lambda: any(job.done for job in pool.in_flight.held.values()))
             await until(lambda: switch.refusals > 3)
             switch.away = False
             assert await oq.get_result(task_id, timeout=SOON) == "done"
@@ -320,7 +320,7 @@ async def test_an_outcome_that_is_refused_for_no_fault_of_its_value_is_kept_and_
     store = VagueResultStore(elsewhere)
     async with front_door(reference_place(results=lambda _: store)) as oq, working(oq, "async") as pool:
         large = await oq.enqueue(tasks.echo, ["x" * 20_000])
-        await until(lambda: len(pool.desk.held) == 1 and all(job.done for job in pool.desk.held.values()))
+        await until(lambda: len(pool.in_flight.held) == 1 and all(job.done for job in pool.in_flight.held.values()))
         small = [await oq.enqueue(tasks.add, [n, 1]) for n in range(5)]
         assert await results_of(oq, small) == [1, 2, 3, 4, 5]
         assert (await oq.get_task(large)).state is TaskState.RUNNING

@@ -96,7 +96,7 @@ async def test_workers_share_the_work_and_take_no_task_twice(place: Place, log: 
 async def test_what_waits_behind_a_slow_task_goes_to_another_worker(
     place: Place, log: Path, gate: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "STALE", 0.3)
+    monkeypatch.setattr(fetching, "STALE_AFTER_S", 0.3)
     async with front_door(place) as one, front_door(place) as other, working(one, kind, max_workers=1) as pool:
         await results_of(one, [await one.enqueue(tasks.nothing) for _ in range(500)])  # short ones: it claims ahead
         await one.task_queue.pause_queue()
@@ -104,7 +104,7 @@ async def test_what_waits_behind_a_slow_task_goes_to_another_worker(
         behind = [await one.enqueue(tasks.add, [n, 1]) for n in range(10)]
         await one.task_queue.resume_queue()
         await until(lambda: len(lines(log)) == 1)
-        assert len(pool.desk.held) > 1
+        assert len(pool.in_flight.held) > 1
         async with working(other, "async"):
             assert await results_of(other, behind) == [n + 1 for n in range(10)]
         assert await states_of(one, [slow]) == [TaskState.RUNNING]

@@ -80,7 +80,7 @@ async def test_tasks_that_end_while_a_store_is_away(
 
 def _all_done(pool: AsyncWorkerPool) -> Callable[[], bool]:
     """Whether all that it holds has been run, and none of it settled."""
-    return lambda: sum(job.done for job in pool.desk.held.values()) == COUNT
+    return lambda: sum(job.done for job in pool.in_flight.held.values()) == COUNT
 
 
 async def _assert_all_ended_once(oq: AsyncOmniQ, ids: list[str], log: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from omniq.storage.records import NEW, TaskRecord
-from omniq.storage.sql.claiming import HEAD, Bookmarks, Place
+from omniq.storage.sql.claiming import HEAD, Place, ScanPositions
 from omniq_postgres.queue import PostgresQueueStore
 from omniq_postgres.verbs import CLAIM
 
@@ -60,8 +60,8 @@ async def test_a_claim_from_a_bookmark_steps_over_none_of_the_dead(queue: Postgr
 async def test_whatever_comes_before_a_bookmark_is_found_soon(
     queue: PostgresQueueStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Bookmarks, "SLOW", 0.0)
-    monkeypatch.setattr(Bookmarks, "PATIENCE", 0.3)
+    monkeypatch.setattr(ScanPositions, "SLOW", 0.0)
+    monkeypatch.setattr(ScanPositions, "PATIENCE", 0.3)
     await work_off(queue, 1000)
     await queue.add([task("urgent", priority=5), task("usual")])
     assert [record.id for record in await claim(queue)] == ["usual"]
@@ -73,11 +73,11 @@ async def test_whatever_comes_before_a_bookmark_is_found_soon(
 async def test_without_the_dead_every_claim_begins_at_the_head(queue: PostgresQueueStore) -> None:
     await queue.add([task("first"), task("second")])
     (record,) = await claim(queue, 1)
-    bookmarks = Bookmarks()
-    bookmarks.note([record], [HEAD], Bookmarks.SLOW / 2)
-    assert bookmarks.start([QUEUE]) == [HEAD]
+    positions = ScanPositions()
+    positions.note([record], [HEAD], ScanPositions.SLOW / 2)
+    assert positions.start([QUEUE]) == [HEAD]
     end = (0, record.run_at, "first")
-    bookmarks.note([record], [end], Bookmarks.SLOW * 2)  # the server is busy: that has nothing to do with the dead
-    assert bookmarks.start([QUEUE]) == [HEAD]
-    bookmarks.note([record], [HEAD], Bookmarks.SLOW * 2)
-    assert bookmarks.start([QUEUE, "other"]) == [end, HEAD]
+    positions.note([record], [end], ScanPositions.SLOW * 2)  # the server is busy: that has nothing to do with the dead
+    assert positions.start([QUEUE]) == [HEAD]
+    positions.note([record], [HEAD], ScanPositions.SLOW * 2)
+    assert positions.start([QUEUE, "other"]) == [end, HEAD]

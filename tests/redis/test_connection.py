@@ -12,10 +12,10 @@ from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
 from omniq.testing.conformance.builders import fire
 from omniq_redis import connection
+from omniq_redis.codec import PARCEL
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import script
 from omniq_redis.queue import RedisQueueStore
-from omniq_redis.wire import PARCEL
 
 from tests.redis.support import QUEUE, claim, elapsed, opened, success, task, until
 from tests.servers.redis import RedisServer, redis_server, redis_url

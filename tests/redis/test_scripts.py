@@ -12,8 +12,8 @@ from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.builders import fire
+from omniq_redis.codec import PARCEL, PARCEL_BYTES
 from omniq_redis.queue import RedisQueueStore
-from omniq_redis.wire import PARCEL, PARCEL_BYTES
 
 from tests.redis.support import QUEUE, add_all, claim, elapsed, opened, success, task
 from tests.servers.redis import RedisServer, redis_server

@@ -98,7 +98,7 @@ def beat_on_the_loop() -> None:
 
 def no_quarantine() -> None:
     """A task that may be poison runs beside others."""
-    Admission.is_suspect = lambda self, record: False  # type: ignore[method-assign]
+    Admission.is_quarantined = lambda self, record: False  # type: ignore[method-assign]
 
 
 def sulk() -> None:

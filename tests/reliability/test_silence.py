@@ -113,7 +113,7 @@ async def test_a_worker_stops_within_its_grace_period(server: Server, config: di
         ids = [await oq.enqueue(asyncio.sleep, [seconds]) for seconds in (0.2, 60.0)]
         assert oq._worker is not None
         pool = oq._worker
-        await until(lambda: set(pool.desk.held) == set(ids))
+        await until(lambda: set(pool.in_flight.held) == set(ids))
         with frozen(server):
             began = time.monotonic()
             await oq.stop_worker(grace_period=TIMEOUT)

@@ -32,7 +32,7 @@ from omniq.texts import get_logger
 log = get_logger("omniq.results")
 
 KINDS = ("latest", "first", "all")
-LOOK, LOOK_AGAIN = 10.0, 60.0
+LOOK_AFTER_S, LOOK_AGAIN_AFTER_S = 10.0, 60.0
 """Seconds until the task itself is looked at while its result is waited for, and between two looks from then on: its
 end, too, comes with a result."""
 NEXT_SLOT = 0.5
@@ -169,7 +169,7 @@ class OutcomeWaiter:
     @staticmethod
     def _pause(record: TaskRecord, waited: float, left: float | None) -> float:
         """Seconds until the task itself is looked at."""
-        pauses = [LOOK if waited < LOOK else LOOK_AGAIN]
+        pauses = [LOOK_AFTER_S if waited < LOOK_AFTER_S else LOOK_AGAIN_AFTER_S]
         if left is not None:
             pauses.append(max(0.0, left))
         if record.state in QUEUED and record.expires_at is not None:

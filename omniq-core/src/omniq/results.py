@@ -82,7 +82,7 @@ def listed_result(record: ResultRecord, serialization: SerializationManager) -> 
 
 log = get_logger("omniq.results")
 
-LOOK, MAX_LOOK, SHARE = 10.0, 60.0, 100
+LOOK_AFTER_S, MAX_LOOK_AFTER_S, SHARE = 10.0, 60.0, 100
 """Seconds after which all are looked at though nothing was heard, at least and at most; in between, so many times as
 long as the last look at all of them took."""
 PAUSE = 1.0
@@ -139,7 +139,7 @@ class ResultWatcher:
         """Let others be heard, and have all looked at from time to time: nothing depends on what is heard."""
         while True:
             try:
-                await self._store.hear(max(LOOK, min(SHARE * self._took, MAX_LOOK)))
+                await self._store.hear(max(LOOK_AFTER_S, min(SHARE * self._took, MAX_LOOK_AFTER_S)))
             except Exception as error:  # whatever it is: those who wait would else wait for ever
                 log.warning("can't hear of results, polling: %s", error)
                 await asyncio.sleep(PAUSE)

@@ -13,7 +13,7 @@ from omniq.component import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.base import Capability
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
-from omniq.storage.sql.claiming import Bookmarks
+from omniq.storage.sql.claiming import ScanPositions
 from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, due_in, forget_workers
 from omniq.storage.sql.results import replace_bodies
 from omniq.storage.sql.steps import TASKS, Given, Steps, awaiting, kinds, reads, texts, writes
@@ -78,7 +78,7 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
 
     def __init__(self, config: PostgresTaskQueueConfig) -> None:
         super().__init__(config)
-        self._bookmarks = Bookmarks()
+        self._positions = ScanPositions()
         self._counter = Counter(verbs.COUNT, verbs.OLDEST_DUE)
         self._results = PostgresResultStore(config)
 
@@ -107,7 +107,7 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         is_called = self._connection.channel.look(queues)
-        job = partial(verbs.claim, queues=queues, limit=limit, lease=lease, worker=worker, bookmarks=self._bookmarks)
+        job = partial(verbs.claim, queues=queues, limit=limit, lease=lease, worker=worker, positions=self._positions)
         claimed = await self._connection.run(job)
         self._connection.idle.waits(worker, queues if is_called and len(claimed) < limit else None)
         if claimed.until_next is not None and claimed.until_next > 0:

@@ -13,7 +13,7 @@ from omniq.batching import MAX_BYTES
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, Change, Lease, LeaseStatus, ResultRecord, TaskFilter, TaskPage, TaskRecord
 from omniq.storage.sql import claiming
-from omniq.storage.sql.claiming import SET_CHANGED, Bookmarks, Decided, Ending, Seen, Settled, changed, holding
+from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, ScanPositions, Seen, Settled, changed, holding
 from omniq.storage.sql.queue import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
 from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
 from omniq.storage.sql.steps import MEND, TASKS, Given, Steps, ask, do, kinds, mended, select, texts
@@ -95,13 +95,13 @@ class Claimed(list[TaskRecord]):
 
 
 async def claim(
-    session: Session, queues: Sequence[str], limit: int, lease: float, worker: str, bookmarks: Bookmarks
+    session: Session, queues: Sequence[str], limit: int, lease: float, worker: str, positions: ScanPositions
 ) -> Claimed:
     """Claim; where SCHEDULED tasks have come due, those take their places in line first."""
     queues = await carry_out(session, partial(holding, queues))
     if not queues:
         return Claimed()
-    begin = bookmarks.start(queues)
+    begin = positions.start(queues)
     ranks, run_ats, ids = zip(*begin, strict=True)
     claim = partial(session.fetch, CLAIM, clock.offset(), queues, ranks, run_ats, ids, limit)
     rows = await claim(False, lease, worker)
@@ -116,7 +116,7 @@ async def claim(
         if task.damage is not None:
             await carry_out(session, partial(do, _MEND, **mended(task)))
     claimed.sort(key=lambda task: (order[task.queue_name], -task.priority, task.run_at, task.id))
-    bookmarks.note(claimed, begin, rows[0]["took"])
+    positions.note(claimed, begin, rows[0]["took"])
     return claimed
 
 

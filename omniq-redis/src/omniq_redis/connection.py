@@ -21,9 +21,9 @@ from omniq.storage.connected import Connection as Connected
 from omniq.storage.wakeups import News, Wakeups
 from redis.exceptions import NoScriptError
 
+from omniq_redis.codec import NOTHING, PARCEL, PARCEL_BYTES, Batch, Page, batches, decode, encode
 from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, Server, close_client, hang_up, limit_of, open_client, store_errors
-from omniq_redis.wire import NOTHING, PARCEL, PARCEL_BYTES, Batch, Page, batches, decode, encode
 
 LAYOUT = 4
 """Version of the keys and of what they hold."""

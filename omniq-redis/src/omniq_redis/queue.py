@@ -32,11 +32,11 @@ from omniq.storage.records import (
 from omniq.storage.rules import shown, worker_of
 from omniq.storage.wakeups import News
 
-from omniq_redis import wire
+from omniq_redis import codec
+from omniq_redis.codec import PARCEL, Kind, Page, Row, to_server, to_text
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import RedisStore
 from omniq_redis.results import RedisResultStore
-from omniq_redis.wire import PARCEL, Kind, Page, Row, to_server, to_text
 
 # To put a generic type together at each call would take a microsecond.
 _Rows: TypeAlias = Page[Row]
@@ -67,16 +67,16 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return self._results
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
-        answers = await self._write("add", tasks, wire.tasks_batch)
+        answers = await self._write("add", tasks, codec.tasks_batch)
         self.wakeups.tell(News(due=None))
-        return [each for answer in answers for each in wire.added(answer)]
+        return [each for answer in answers for each in codec.added(answer)]
 
     # ── claims and workers ────────────────────────────────────────────────────
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         args = (queues, min(limit, PARCEL), lease, worker, self._connection.channel.look(queues))
         rows = await self._connection.ask(list[Row], "claim", args)
-        tasks = list(map(wire.task_record, rows))
+        tasks = list(map(codec.task_record, rows))
         if any(task.damage for task in tasks):
             return await self._give_stand_ins(rows, tasks, worker)
         return tasks
@@ -94,8 +94,8 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return named
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        args = (lease, *wire.columns((held.task_id, held.epoch, held.worker) for held in leases))
-        return [wire.LEASES[letter] for letter in await self._connection.call("extend", args)]
+        args = (lease, *codec.columns((held.task_id, held.epoch, held.worker) for held in leases))
+        return [codec.LEASES[letter] for letter in await self._connection.call("extend", args)]
 
     async def held(self, worker: str) -> list[Lease]:
         held = await self._connection.ask(list[tuple[str, int]], "held", [worker])
@@ -108,10 +108,10 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         seen = [(to_server(each.task_id), each.epoch, to_server(each.worker), each.lease_until) for each in leases]
-        rows = await self._connection.ask(list[Row], "reap", wire.columns(seen))
+        rows = await self._connection.ask(list[Row], "reap", codec.columns(seen))
         if rows:
             self.wakeups.tell(News(due=None))
-        return list(map(wire.task_record, rows))
+        return list(map(codec.task_record, rows))
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
         await self._connection.call("beat", (worker.name, leaving), _encode_worker(worker))
@@ -127,14 +127,14 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     # ── changes ──────────────────────────────────────────────────────────────
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
-        answers = await self._write("transition", changes, wire.changes_batch)
+        answers = await self._write("transition", changes, codec.changes_batch)
         # This process's waiters are woken at once; the others hear it from the server.
         due: dict[str, float] | None = None if any(change.to is TaskState.PENDING for change in changes) else {}
         self.wakeups.tell(News(due, [change.task_id for change in changes if change.result is not None]))
-        return [wire.CHANGED[letter] for answer in answers for letter in answer]
+        return [codec.CHANGED[letter] for answer in answers for letter in answer]
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self._flags("replace_bodies", bodies, wire.bodies_batch)
+        return await self._flags("replace_bodies", bodies, codec.bodies_batch)
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         await self._connection.call("workers", [older_than])
@@ -148,7 +148,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         rows = await self._connection.all_pages(_RowsOrNone, "get", list(map(to_server, ids)), None, bodies)
-        return [None if row is None else wire.task_record(row) for row in rows]
+        return [None if row is None else codec.task_record(row) for row in rows]
 
     async def find(
         self,
@@ -159,7 +159,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         cursor: str | None = None,
         bodies: bool = False,
     ) -> TaskPage:
-        states = wire.states_mask(where.states or tuple(TaskState))
+        states = codec.states_mask(where.states or tuple(TaskState))
         wanted = (states, where.queue_name, where.name, where.schedule_id, where.expired)
         tasks: list[TaskRecord] = []
         more = True
@@ -167,7 +167,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
             ids, more = await self._next_ids(wanted, cursor, newest_first, min(limit + 1, PARCEL))
             if ids:
                 rows = await self._connection.all_pages(_Rows, "get", list(map(to_server, ids)), wanted, bodies)
-                tasks += map(wire.task_record, rows)
+                tasks += map(codec.task_record, rows)
                 cursor = ids[-1]
         return TaskPage(tasks[:limit], tasks[limit - 1].id if len(tasks) > limit else None)
 
@@ -188,7 +188,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         rows, paused, due = await self._connection.ask(
             tuple[list[tuple[bytes, int, int]], list[bytes], list[tuple[bytes, float]]], "stats", None
         )
-        counts = [(shown(queue), wire.STATES[state], count) for queue, state, count in rows]
+        counts = [(shown(queue), codec.STATES[state], count) for queue, state, count in rows]
         return rules.queue_stats(counts, map(shown, paused), {shown(queue): at for queue, at in due})
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
@@ -205,7 +205,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
 
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
         rows = await self._connection.all_pages(_Rows, "get_schedules", ids, within)
-        records = map(wire.schedule_record, rows)
+        records = map(codec.schedule_record, rows)
         found = {record.id: record for record in records if ids is None or record.id in ids}
         return [found[id_] for id_ in sorted(found)]
 
@@ -213,7 +213,7 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
         return await self._connection.call("delete_schedule", [schedule_id]) == b"1"
 
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
-        fired = await self._flags("fire", firings, wire.firings_batch)
+        fired = await self._flags("fire", firings, codec.firings_batch)
         self.wakeups.tell(News(due=None))
         return fired
 

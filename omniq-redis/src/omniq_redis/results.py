@@ -12,9 +12,9 @@ from omniq.storage.queue import look_up
 from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.wakeups import News
 
+from omniq_redis.codec import PARCEL, Page, bodies_batch, result_record, results_batch, to_server, to_text
 from omniq_redis.config import RedisResultStorageConfig
 from omniq_redis.connection import RedisStore
-from omniq_redis.wire import PARCEL, Page, bodies_batch, result_record, results_batch, to_server, to_text
 
 # To put it together at each call would take a microsecond.
 _Records: TypeAlias = Page[bytes | None]

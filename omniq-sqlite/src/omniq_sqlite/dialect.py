@@ -12,7 +12,7 @@ from omniq import clock
 from omniq.storage.sql import steps
 from omniq.storage.sql.steps import Dialect, Given, Kind, Kinds, Page, Statement, Verb
 
-from omniq_sqlite.wire import (
+from omniq_sqlite.codec import (
     TICKS,
     all_ticks,
     as_text,

@@ -17,9 +17,9 @@ from omniq.storage import embedded
 from omniq.storage.connected import check_layout, is_transport_error, make_file, raised_as
 from omniq.storage.embedded import OpenFiles
 
+from omniq_sqlite.codec import primary_code
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import DIALECT
-from omniq_sqlite.wire import primary_code
 
 SCHEMA_VERSION = 3
 OLDEST_SQLITE = (3, 38, 0)

@@ -19,12 +19,12 @@ from omniq.storage.sql.steps import Given, Steps, calling, do, kinds, reads, wri
 from omniq.storage.wakeups import News
 
 from omniq_sqlite import verbs
+from omniq_sqlite.codec import LARGE_BODY
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.connection import SQLiteStore
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.verbs import set_nameless_aside
 from omniq_sqlite.watching import next_due
-from omniq_sqlite.wire import LARGE_BODY
 
 _NEW = kinds(
     "id text, queue_name text, state text, priority integer, created_at time, run_at time, expires_at time, "

@@ -19,8 +19,8 @@ from omniq.storage.sql.queue import DELETE_EDGES, restrictions, select_old
 from omniq.storage.sql.results import NEW, PUT
 from omniq.storage.sql.steps import MEND, TASKS, Given, Steps, ask, call, do, get, kinds, mended, texts
 
+from omniq_sqlite.codec import LARGE_BODY, as_blob, encode, fetch_rows, fetch_tasks, fetch_texts, is_named, reader
 from omniq_sqlite.dialect import carry_out
-from omniq_sqlite.wire import LARGE_BODY, as_blob, encode, fetch_rows, fetch_tasks, fetch_texts, is_named, reader
 
 # ── damaged rows ────────────────────────────────────────────────────────────
 

@@ -14,9 +14,9 @@ from omniq import clock
 from omniq.storage.sql.claiming import holding
 from omniq.storage.wakeups import News, Wakeups
 
+from omniq_sqlite.codec import FOREVER, TICKS, encode, fetch_rows, fetch_texts, ticks_of
 from omniq_sqlite.dialect import carry_out
 from omniq_sqlite.opening import Link
-from omniq_sqlite.wire import FOREVER, TICKS, encode, fetch_rows, fetch_texts, ticks_of
 
 _NEXT_DUE = f"""
     select q.value, coalesce(

@@ -23,7 +23,7 @@ from omniq.errors import WorkerError
 from omniq.loops import clear_loop, drive, keep_to_ourselves
 from omniq.sync import new_event_loop
 from omniq.texts import escaped
-from omniq.workers.jobs import End
+from omniq.workers.jobs import RunStatus
 from omniq.workers.pool import AsyncWorkerPool
 
 # ── ending ──────────────────────────────────────────────────────────────────
@@ -228,7 +228,7 @@ class Service:
     async def _stop(self, pool: AsyncWorkerPool) -> None:
         hurrying = asyncio.ensure_future(self._hurry(pool))
         if self._signals.count:
-            running = count(len(pool.desk.held) - pool.desk.buffered, "running task")
+            running = count(len(pool.in_flight.held) - pool.in_flight.buffered, "running task")
             say(f"stopping, waiting up to {pool.config.grace_period:g} s for {running}; again to stop at once")
         await pool.stop()
         hurrying.cancel()
@@ -253,12 +253,12 @@ class Service:
 
     def _summary(self, pool: AsyncWorkerPool) -> str:
         line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s: {_ends(pool.ended)}"
-        if left := len(pool.desk.held):
+        if left := len(pool.in_flight.held):
             line += f"; {count(left, 'task')} couldn't be handed back, to be run again when the leases are over"
         return line
 
 
-def _ends(ended: Mapping[End, int]) -> str:
+def _ends(ended: Mapping[RunStatus, int]) -> str:
     """How many runs ended in which way, such as "12 success, 1 error"."""
     return ", ".join(f"{number} {end}" for end, number in ended.items()) or "no task was run"
 

@@ -27,7 +27,7 @@ makes others wait for a whole interval's news."""
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 """Seconds between two attempts to listen."""
 
-QUIET = 10.0
+QUIET_S = 10.0
 """Seconds of silence after which a server is asked whether it is still there."""
 PATIENCE = 5.0
 """Seconds that it may take to answer."""
@@ -303,7 +303,7 @@ async def next_message(
     `receive` returns a message or, after so many seconds, None. In a long silence `ask` asks the server for any
     message. Raises `TimeoutError` when it sends none.
     """
-    for seconds in (QUIET, PATIENCE):
+    for seconds in (QUIET_S, PATIENCE):
         message = await receive(seconds)
         if is_cancelled():
             return None

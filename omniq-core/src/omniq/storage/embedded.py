@@ -37,7 +37,7 @@ class Closable(Protocol):
 C = TypeVar("C", bound=Closable)
 
 
-class _Breaks:
+class _GilYielder:
     """Lets a loop's thread sleep for an instant now and then, while the loop waits for a thread.
 
     At every turn a busy loop gives up the GIL to poll, and has taken it again before another thread is awake.
@@ -70,12 +70,12 @@ class _Breaks:
             asyncio.get_running_loop().call_later(self.INTERVAL, self._take_one)
 
 
-_breaks = PerLoop(_Breaks)
+_yielders = PerLoop(_GilYielder)
 
 
 def let_threads_run() -> AbstractContextManager[None]:
     """While the running loop waits inside for what a thread does in C code, let that thread have its turns."""
-    return _breaks.get().while_waiting()
+    return _yielders.get().while_waiting()
 
 
 class OpenFiles:

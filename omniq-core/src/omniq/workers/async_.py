@@ -15,7 +15,7 @@ from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure, is_async
-from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 from omniq.workers.thread import CANCEL_PATIENCE, ThreadSlots, give_up_all
 from omniq.workers.thread_loop import ThreadState
 
@@ -33,18 +33,18 @@ class JobTask(asyncio.Task[None]):
         job = getattr(self, "job", None)  # it has none before its first wait
         if job is not None and inside.get(None) is not job.context:
             if is_a_tasks_code():
-                job.disturbed_by = End.RELEASED  # its children are being cancelled, too
+                job.disturbed_by = RunStatus.RELEASED  # its children are being cancelled, too
                 return False
             if not is_own(self.get_loop()):
-                job.disturbed_by = End.RELEASED
+                job.disturbed_by = RunStatus.RELEASED
         return super().cancel(msg)
 
 
 class LoopRunner(Runner):
     """Async tasks run on the worker's loop, sync ones on threads beside it."""
 
-    def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(desk, execution, max_workers=max_workers)
+    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(in_flight, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         """For timers: a loop keeps the context of cancelled ones."""
@@ -68,7 +68,7 @@ class LoopRunner(Runner):
         self._waking = True
         try:
             for _ in range(BURST):
-                if self._free == 0 or (job := self.desk.take()) is None:
+                if self._free == 0 or (job := self.in_flight.take()) is None:
                     return
                 self._free -= 1
                 self._start(job)
@@ -76,7 +76,7 @@ class LoopRunner(Runner):
             self._waking = False
         self._loop.call_soon(self.wake, context=self._context)
 
-    def stop_job(self, job: Job, why: End) -> None:
+    def stop_job(self, job: Job, why: RunStatus) -> None:
         task = self._tasks.get(job)
         if task is None:
             self._slots.stop_job(job, why)
@@ -88,25 +88,25 @@ class LoopRunner(Runner):
 
     async def close(self) -> None:
         while (waiting := self._take_sync()) is not None:
-            self._ended(waiting, Ran(end=End.RELEASED))
+            self._ended(waiting, RunResult(end=RunStatus.RELEASED))
         await asyncio.gather(give_up_all(self._slots), self._cancel_all())
         await asyncio.sleep(0)  # what was given up is handed in by then
 
     async def _cancel_all(self) -> None:
         for job in list(self._tasks):
-            self.stop_job(job, End.RELEASED)
+            self.stop_job(job, RunStatus.RELEASED)
         for task in self._abandoned:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_PATIENCE)
         for job in list(self._tasks):
-            self._give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
+            self._give_up(job, RunResult(end=RunStatus.RELEASED, started_at=job.started_at))
 
     def _start(self, job: Job) -> None:
         call = self.execution.load(job)
-        if isinstance(call, Ran):
+        if isinstance(call, RunResult):
             self._free += 1
-            self.desk.done(job, call)
+            self.in_flight.done(job, call)
         elif is_async(call.func):
             # A context of its own: whoever wakes this up may be in that of another task.
             task = self._create_task(self._run(job, call))
@@ -133,7 +133,7 @@ class LoopRunner(Runner):
     def _time_out(self, job: Job) -> None:
         self._give_up(job, failure(job, TaskTimeout()))
 
-    def _give_up(self, job: Job, ran: Ran) -> None:
+    def _give_up(self, job: Job, ran: RunResult) -> None:
         """Hand in `ran` for a job whose task goes on though it was cancelled."""
         log.warning("task %s goes on running though it was cancelled", job.record.id)
         task = self._tasks.pop(job)
@@ -153,13 +153,13 @@ class LoopRunner(Runner):
             self.on_start(job)
             ran = await self.execution.run_async(job, call)
         else:
-            ran = Ran(end=job.ended_by)
+            ran = RunResult(end=job.ended_by)
         try:
             self._state.restore()
         finally:  # a signal that the task had blocked may come now, and its handler exit
             self._hand_in(job, ran)
 
-    def _hand_in(self, job: Job, ran: Ran) -> None:
+    def _hand_in(self, job: Job, ran: RunResult) -> None:
         if job.disturbed_by is not None and job.ended_by is None and self._is_cancelled():
             self._halted = True  # the program ends this loop, and nothing more can be begun on it
         if not job.done:  # else it was given up
@@ -173,9 +173,9 @@ class LoopRunner(Runner):
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
 
-    def _ended(self, job: Job, ran: Ran) -> None:
+    def _ended(self, job: Job, ran: RunResult) -> None:
         self._free += 1
-        self.desk.done(job, ran)
+        self.in_flight.done(job, ran)
         self.wake()
 
     def _take_sync(self) -> Job | None:
@@ -184,8 +184,8 @@ class LoopRunner(Runner):
         except IndexError:
             return None
 
-    def _sync_done(self, job: Job, ran: Ran) -> None:
-        self.desk.call_soon(self._ended, job, ran)
+    def _sync_done(self, job: Job, ran: RunResult) -> None:
+        self.in_flight.call_soon(self._ended, job, ran)
 
 
 BURST = 100

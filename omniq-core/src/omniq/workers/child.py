@@ -21,7 +21,7 @@ from omniq.config import settings
 from omniq.errors import SerializationError
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
-from omniq.workers.jobs import Job, Ran
+from omniq.workers.jobs import Job, RunResult
 from omniq.workers.thread import ThreadLoop
 from omniq.workers.thread_loop import is_usable, reopened
 
@@ -191,7 +191,7 @@ class Line:
         with suppress(BlockingIOError):  # the worker was faster
             (self._drawn,) = messages.TICKET.unpack(self._tickets.recv(messages.TICKET.size, socket.MSG_DONTWAIT))
 
-    def report(self, ran: Ran, *, leaving: bool) -> None:
+    def report(self, ran: RunResult, *, leaving: bool) -> None:
         """Tell what came of a task. Raises `OSError` when the worker is gone."""
         messages.send(self._results, *messages.pack_report(ran, leaving=leaving))
 
@@ -238,9 +238,9 @@ class Child:
         self._line.report(ran, leaving=not fit)
         return fit
 
-    def _run(self, job: Job) -> Ran:
+    def _run(self, job: Job) -> RunResult:
         call = self._execution.load(job)
-        if isinstance(call, Ran):
+        if isinstance(call, RunResult):
             return call
         # The worker's clock enforces the timeout, by killing this process.
         await_ = functools.partial(self._loop.run, timeout=None)

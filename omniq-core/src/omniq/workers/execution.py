@@ -41,7 +41,7 @@ from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import get_logger, shown_name
 from omniq.workers.context import chain, current, let_go, qualified_name, remote_traceback, safe_text, within
-from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 
 # ── callbacks ───────────────────────────────────────────────────────────────
 
@@ -156,21 +156,21 @@ def is_async(func: Callable[..., Any]) -> bool:
 
 
 class Execution:
-    """Loads, runs and packs; it never raises: whatever a task does ends as a `Ran`."""
+    """Loads, runs and packs; it never raises: whatever a task does ends as a `RunResult`."""
 
     def __init__(self, security: Security, max_result: SizeLimit) -> None:
         self.security = security
         self.max_result = max_result
         self._serialization = security.manager()
 
-    def load(self, job: Job) -> LoadedCall | Ran:
+    def load(self, job: Job) -> LoadedCall | RunResult:
         """The function and its arguments, or what became of trying."""
         try:
             return self._serialization.load_call(job.call)
         except BaseException as error:
             return scarcity(error) or failure(job, error)
 
-    async def run_async(self, job: Job, call: LoadedCall) -> Ran:
+    async def run_async(self, job: Job, call: LoadedCall) -> RunResult:
         """Run an async function on the running loop, in a task and so in a context of its own."""
         before = forks()
         try:
@@ -188,14 +188,14 @@ class Execution:
             end_child()
         return ran
 
-    def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
+    def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
         """Run any function on this thread, in a context of its own; what it awaits runs through `await_`."""
         try:
             return copy_context().run(self._run_sync, job, call, await_)
         finally:
             _leave_no_loop()
 
-    def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> Ran:
+    def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
         before = forks()
         try:
             self._enter(job)
@@ -215,14 +215,14 @@ class Execution:
         job.started_at = clock.now()
         current.set(job.make_context())
 
-    def _success(self, job: Job, value: Any) -> Ran:
+    def _success(self, job: Job, value: Any) -> RunResult:
         try:
             value_format, packed = self._serialization.dump_value(value)
             if len(packed) > self.max_result.bytes:
                 self.max_result.check(len(packed), "the result")
         except (SerializationError, PayloadTooLarge) as error:
             return failure(job, error, fatal=True)
-        return Ran(end=End.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
+        return RunResult(end=RunStatus.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
 
 
 def _leave_no_loop() -> None:
@@ -243,11 +243,11 @@ SCARCITY_PAUSE = 1.0
 """Seconds until a task is tried again for which descriptors or threads were lacking."""
 
 
-def scarcity(error: BaseException) -> Ran | None:
+def scarcity(error: BaseException) -> RunResult | None:
     """What comes of a task that couldn't be begun for lack of descriptors or threads; None for other errors."""
     if any(_is_scarcity(link) for link in chain(error)):
         log.warning("a task can't be begun, it goes back: %s", safe_text(error))
-        return Ran(end=End.RELEASED, delay=SCARCITY_PAUSE)
+        return RunResult(end=RunStatus.RELEASED, delay=SCARCITY_PAUSE)
     return None
 
 
@@ -257,7 +257,7 @@ def _is_scarcity(error: BaseException) -> bool:
     return issubclass(type(error), OutOfResources)
 
 
-def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
+def failure(job: Job, error: BaseException, *, fatal: bool = False) -> RunResult:
     """What came of a run that raised. The error is of no use after that: it lets go of what the task held."""
     try:
         return _failure(job, error, fatal)
@@ -265,22 +265,22 @@ def failure(job: Job, error: BaseException, *, fatal: bool = False) -> Ran:
         log.exception("task %s: what it raised can't be told", job.record.id)
         name = qualified_name(type(error))
         message = f"(it can't be told: {qualified_name(type(second))})"
-        return Ran(end=End.ERROR, error_type=name, error_message=message, started_at=job.started_at)
+        return RunResult(end=RunStatus.ERROR, error_type=name, error_message=message, started_at=job.started_at)
     finally:
         let_go(error)
 
 
-def _failure(job: Job, error: BaseException, fatal: bool) -> Ran:
+def _failure(job: Job, error: BaseException, fatal: bool) -> RunResult:
     kind = type(error)  # what `isinstance` looks at first, an error may lie about
     if issubclass(kind, OutOfResources):
-        return Ran(end=End.RELEASED, delay=SCARCITY_PAUSE)
+        return RunResult(end=RunStatus.RELEASED, delay=SCARCITY_PAUSE)
     if issubclass(kind, asyncio.CancelledError) and (why := job.ended_by or job.disturbed_by):
-        return Ran(end=why, started_at=job.started_at)
+        return RunResult(end=why, started_at=job.started_at)
     if kind is TaskTimeout and not error.args and job.call.timeout is not None:
         error = TaskTimeout(f"ran longer than its timeout of {job.call.timeout:g} s")
     broken = fatal or issubclass(kind, CorruptPayload | SignatureError)
-    return Ran(
-        end=End.FATAL if broken else End.ERROR,
+    return RunResult(
+        end=RunStatus.FATAL if broken else RunStatus.ERROR,
         error_type=shown_name(qualified_name(kind)),
         error_message=safe_text(error),
         traceback=remote_traceback(error, __file__),
@@ -310,8 +310,8 @@ class Runner(ABC):
     isolates = False
     """Whether a task that kills its process leaves the worker and the other tasks alive."""
 
-    def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
-        self.desk = desk
+    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
+        self.in_flight = in_flight
         self.execution = execution
         self.max_workers = max_workers
         self.on_start: Callable[[Job], None] = lambda job: None
@@ -338,7 +338,7 @@ class Runner(ABC):
         """There are jobs on the desk: let free slots take them. On the worker's loop."""
 
     @abstractmethod
-    def stop_job(self, job: Job, why: End) -> None:
+    def stop_job(self, job: Job, why: RunStatus) -> None:
         """Make a running job end soon, as `why` says. On the worker's loop."""
 
     @abstractmethod

@@ -23,7 +23,7 @@ from omniq.storage.records import Change, Lease, TaskRecord
 from omniq.storage.wakeups import News
 from omniq.texts import get_logger
 from omniq.workers.execution import Runner, failure
-from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 from omniq.workers.settling import poisoned
 
 # ── admission ───────────────────────────────────────────────────────────────
@@ -47,7 +47,7 @@ class Admission:
         self._told: set[str] = set()
         """The missing keys that the log was told of."""
 
-    def admit(self, record: TaskRecord) -> tuple[Job, Ran | None]:
+    def admit(self, record: TaskRecord) -> tuple[Job, RunResult | None]:
         """The job, and what has come of it already if it mustn't run.
 
         A task that makes no sense, in its columns or its bytes, or whose bytes aren't signed by us is dead-lettered;
@@ -60,20 +60,20 @@ class Admission:
             call = verified_call(record, self._serialization)
         except KeyMissing as error:
             self._tell(error)
-            return Job(record, UNREADABLE), Ran(end=End.RELEASED, delay=until_next_try(record))
+            return Job(record, UNREADABLE), RunResult(end=RunStatus.RELEASED, delay=until_next_try(record))
         except SerializationError as error:
             job = Job(record, UNREADABLE)
             return job, failure(job, error, fatal=True)
-        job = Job(record, call, alone=self.is_suspect(record))
+        job = Job(record, call, quarantined=self.is_quarantined(record))
         if record.crashes >= self._max_crashes:
             return job, poisoned(record.crashes)
         if record.cancel_requested:
-            return job, Ran(end=End.CANCELLED)
+            return job, RunResult(end=RunStatus.CANCELLED)
         if record.expires_at is not None and self._is_expired(record, record.expires_at):
-            return job, Ran(end=End.EXPIRED)
+            return job, RunResult(end=RunStatus.EXPIRED)
         return job, None
 
-    def is_suspect(self, record: TaskRecord) -> bool:
+    def is_quarantined(self, record: TaskRecord) -> bool:
         """Whether its next crash would be its last: it runs with nothing beside it that it could drag along."""
         return 0 < record.crashes >= self._max_crashes - 1
 
@@ -103,9 +103,9 @@ def until_next_try(record: TaskRecord) -> float:
 
 
 MAX_PREFETCH = 2000
-AHEAD = 0.1
+AHEAD_S = 0.1
 """Seconds of work that are claimed ahead of free slots."""
-MEMORY = 0.05
+MEMORY_S = 0.05
 """Seconds within which a worker's pace is forgotten, so that it doesn't hoard once tasks take longer."""
 MAX_IN_LINE = 64 * 1024 * 1024
 """Bytes of large arguments and results that wait in a worker's hands before it claims more."""
@@ -114,11 +114,11 @@ REST = 0.02
 it has brought runs and is settled first."""
 RETRY_PAUSE = 1.0
 """Seconds at most until a store is asked again that has failed."""
-STALE = 1.0
+STALE_AFTER_S = 1.0
 """Seconds after which work that was claimed ahead and isn't begun goes back for others to take."""
 
 
-class Pace:
+class RateMeter:
     """How many tasks a second this worker ends, as a moving average."""
 
     def __init__(self) -> None:
@@ -130,14 +130,14 @@ class Pace:
         self._count += ended
 
     def ahead(self) -> int:
-        """How many tasks are `AHEAD` seconds of work."""
+        """How many tasks are `AHEAD_S` seconds of work."""
         now = time.monotonic()
         elapsed = now - self._since
         if elapsed >= 0.02:
-            remembered = math.exp(-elapsed / MEMORY)
+            remembered = math.exp(-elapsed / MEMORY_S)
             self._rate = remembered * self._rate + (1 - remembered) * self._count / elapsed
             self._count, self._since = 0, now
-        return min(MAX_PREFETCH, int(self._rate * AHEAD))
+        return min(MAX_PREFETCH, int(self._rate * AHEAD_S))
 
 
 class Fetcher:
@@ -146,7 +146,7 @@ class Fetcher:
     def __init__(
         self,
         store: BaseTaskQueue,
-        desk: Desk,
+        in_flight: InFlight,
         runner: Runner,
         admission: Admission,
         *,
@@ -155,7 +155,7 @@ class Fetcher:
         worker: str,
     ) -> None:
         self._store = store
-        self._desk = desk
+        self._in_flight = in_flight
         self._runner = runner
         self._admission = admission
         self._queues = tuple(queues)
@@ -170,7 +170,7 @@ class Fetcher:
         self._found = 0
         self._swept: set[str] = set()
         """Tasks this worker lacks the key for, as far as they were claimed and went back since it last paused."""
-        self.pace = Pace()
+        self.pace = RateMeter()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
 
@@ -223,34 +223,34 @@ class Fetcher:
         return self.pace.ahead() if self._config.prefetch is None else self._config.prefetch
 
     def _room(self) -> int:
-        if self._runner.blocked or self._desk.bytes_in_line >= MAX_IN_LINE:
+        if self._runner.blocked or self._in_flight.bytes_in_line >= MAX_IN_LINE:
             return 0
-        return max(0, self._capacity - len(self._desk.held))
+        return max(0, self._capacity - len(self._in_flight.held))
 
     async def _until_room(self) -> None:
         """Wait until a claim is worth its round trip: a quarter of the capacity, or slots about to be idle."""
         while True:
             room = self._room()
-            if room >= max(1, self._capacity // 4) or (room > 0 and self._desk.buffered == 0):
+            if room >= max(1, self._capacity // 4) or (room > 0 and self._in_flight.buffered == 0):
                 return
             await self._changed()
 
     async def _changed(self) -> None:
-        self._desk.changed.clear()
+        self._in_flight.changed.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(STALE):
-                await self._desk.changed.wait()
+            async with asyncio.timeout(STALE_AFTER_S):
+                await self._in_flight.changed.wait()
         self._hand_back_stale()
 
     def _hand_back_stale(self) -> None:
-        if self._desk.oldest_wait > STALE:
-            self._hand_back(self._desk.withdraw(self._ahead))
+        if self._in_flight.oldest_wait > STALE_AFTER_S:
+            self._hand_back(self._in_flight.withdraw(self._ahead))
 
     # ── claiming ─────────────────────────────────────────────────────────────
 
     async def _return_unanswered(self) -> None:
         """Hand back, uncharged, what a claim has brought to this worker's name whose answer was lost."""
-        in_hand = {(job.record.id, job.record.epoch) for job in self._desk.held.values()}
+        in_hand = {(job.record.id, job.record.epoch) for job in self._in_flight.held.values()}
         held = await self._store.held(self._worker)
         unknown = [lease for lease in held if (lease.task_id, lease.epoch) not in in_hand]
         if unknown:
@@ -304,20 +304,20 @@ class Fetcher:
         admitted = [self._admission.admit(record) for record in records]
         for job, ran in admitted:
             if ran is not None:
-                self._desk.accept_done(job, ran)
-        if all(ran is not None and ran.end is End.RELEASED for _, ran in admitted):
+                self._in_flight.accept_done(job, ran)
+        if all(ran is not None and ran.end is RunStatus.RELEASED for _, ran in admitted):
             await self._leave_to_others(admitted, full=full)
             return
         self._swept.clear()
         jobs = [job for job, ran in admitted if ran is None]
-        suspect = next((job for job in jobs if job.alone), None)
+        suspect = next((job for job in jobs if job.quarantined), None)
         if suspect is None or self._runner.isolates:
-            self._desk.accept(jobs)
+            self._in_flight.accept(jobs)
             self._runner.wake()
         else:
             await self._run_alone(suspect, [job for job in jobs if job is not suspect])
 
-    async def _leave_to_others(self, admitted: Sequence[tuple[Job, Ran | None]], *, full: bool) -> None:
+    async def _leave_to_others(self, admitted: Sequence[tuple[Job, RunResult | None]], *, full: bool) -> None:
         """Go on to what may be behind tasks that this worker lacks the key for; pause, when it has seen them all.
 
         The pause is longer than these tasks wait, so that others get them.
@@ -333,20 +333,20 @@ class Fetcher:
     async def _run_alone(self, suspect: Job, others: list[Job]) -> None:
         """Run a task that may kill the process when nothing else is in this worker's hands."""
         log.info("task %s has crashed %d times: it runs alone", suspect.record.id, suspect.record.crashes)
-        self._hand_back([*others, *self._desk.withdraw()])
-        self._desk.hold(suspect)
+        self._hand_back([*others, *self._in_flight.withdraw()])
+        self._in_flight.hold(suspect)
         try:
-            await self._desk.until_held_at_most(1)
+            await self._in_flight.until_held_at_most(1)
         except asyncio.CancelledError:
             self._hand_back([suspect])
             raise
-        self._desk.accept([suspect])
+        self._in_flight.accept([suspect])
         self._runner.wake()
-        await self._desk.until_held_at_most(0)
+        await self._in_flight.until_held_at_most(0)
 
     def _hand_back(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._desk.accept_done(job, Ran(end=End.RELEASED))
+            self._in_flight.accept_done(job, RunResult(end=RunStatus.RELEASED))
 
     # ── waiting ──────────────────────────────────────────────────────────────
 

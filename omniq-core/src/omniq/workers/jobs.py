@@ -27,7 +27,7 @@ LARGE = 64 * 1024
 """Bytes from which on a payload is worth the trouble of counting it, and of letting go of it early."""
 
 
-class End(StrEnum):
+class RunStatus(StrEnum):
     """How a run ended."""
 
     SUCCESS = "success"
@@ -46,10 +46,10 @@ class End(StrEnum):
     """Its lease had passed on meanwhile: there is nothing to settle."""
 
 
-class Ran(Abridged, Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
+class RunResult(Abridged, Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
     """What came of a run; it crosses process boundaries."""
 
-    end: End
+    end: RunStatus
     value: bytes = b""
     value_format: str = ""
     error_type: str | None = None
@@ -64,32 +64,32 @@ class Job:
     """A claimed task in this worker's hands."""
 
     __slots__ = (
-        "alone",
         "call",
         "claimed_at",
         "context",
         "disturbed_by",
         "done",
         "ended_by",
+        "quarantined",
         "record",
         "renewed_at",
         "size",
         "started_at",
     )
 
-    def __init__(self, record: TaskRecord, call: Call, *, alone: bool = False) -> None:
+    def __init__(self, record: TaskRecord, call: Call, *, quarantined: bool = False) -> None:
         self.size = len(record.body)
         """Bytes of its packed call."""
         self.record = record if self.size < LARGE else replace(record, body=b"")
         self.call = call
-        self.alone = alone
+        self.quarantined = quarantined
         """Whether nothing else may run beside it: its next crash would be its last."""
         self.claimed_at = self.renewed_at = time.monotonic()
         self.started_at: float | None = None
         self.context: TaskContext | None = None
-        self.ended_by: End | None = None
+        self.ended_by: RunStatus | None = None
         """Why it is being stopped from outside, if it is."""
-        self.disturbed_by: End | None = None
+        self.disturbed_by: RunStatus | None = None
         """How it ends if it is cancelled for no reason of the worker's: another task has cancelled all there is."""
         self.done = False
         """Whether it has been handed in."""
@@ -121,7 +121,7 @@ SAFE_PART = 0.9
 """Part of a lease within which a job may still be begun."""
 
 
-class Desk:
+class InFlight:
     """The jobs in this worker's hands: waiting for a slot, running, or done and not yet settled.
 
     `take`, `close`, `done` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
@@ -132,7 +132,7 @@ class Desk:
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         self._buffer: deque[Job] = deque()
-        self._done: deque[tuple[Job, Ran]] = deque()
+        self._done: deque[tuple[Job, RunResult]] = deque()
         self._signalled = False
         self._closed = False
         self._in_line = 0
@@ -157,7 +157,7 @@ class Desk:
         """Keep a job's lease without putting it in line yet."""
         self.held[job.record.id] = job
 
-    def accept_done(self, job: Job, ran: Ran) -> None:
+    def accept_done(self, job: Job, ran: RunResult) -> None:
         """Take a job in hand only to settle it."""
         self.held[job.record.id] = job
         self.done(job, ran)
@@ -213,9 +213,9 @@ class Desk:
             if job.size >= LARGE:
                 self._count(-job.size)
             if job.ended_by is not None:
-                self.done(job, Ran(end=job.ended_by))
+                self.done(job, RunResult(end=job.ended_by))
             elif time.monotonic() - job.renewed_at > SAFE_PART * self._lease:
-                self.done(job, Ran(end=End.RELEASED))
+                self.done(job, RunResult(end=RunStatus.RELEASED))
             else:
                 return job
         return None
@@ -231,7 +231,7 @@ class Desk:
                 self._count(job.size)
             self._buffer.appendleft(job)
 
-    def done(self, job: Job, ran: Ran) -> None:
+    def done(self, job: Job, ran: RunResult) -> None:
         """Hand in what came of a job."""
         job.done = True
         if len(ran.value) >= LARGE:
@@ -248,11 +248,11 @@ class Desk:
 
     # ── from the settler ─────────────────────────────────────────────────────
 
-    def collect(self, limit: int, max_bytes: int) -> list[tuple[Job, Ran]]:
+    def collect(self, limit: int, max_bytes: int) -> list[tuple[Job, RunResult]]:
         """Up to `limit` jobs that are done, with results of `max_bytes` together; a larger one comes alone."""
         self._signalled = False
         self.has_done.clear()
-        batch: list[tuple[Job, Ran]] = []
+        batch: list[tuple[Job, RunResult]] = []
         total, done = 0, self._done
         while done and len(batch) < limit:
             size = len(done[0][1].value)

@@ -22,7 +22,7 @@ from omniq.storage.queue import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.sync import Portal
 from omniq.texts import get_logger
-from omniq.workers.jobs import Desk, End, Job
+from omniq.workers.jobs import InFlight, Job, RunStatus
 from omniq.workers.settling import poisoned
 
 # ── renewing ────────────────────────────────────────────────────────────────
@@ -46,15 +46,15 @@ class LeaseKeeper:
     def __init__(
         self,
         store: BaseTaskQueue,
-        desk: Desk,
+        in_flight: InFlight,
         *,
         lease: float,
-        stop_job: Callable[[Job, End], None],
+        stop_job: Callable[[Job, RunStatus], None],
         back: Callable[[Job], Change],
         report: Callable[[], WorkerRecord],
     ) -> None:
         self._store = store
-        self._desk = desk
+        self._in_flight = in_flight
         self._lease = lease
         self._stop_job = stop_job
         self._back = back
@@ -148,7 +148,7 @@ class LeaseKeeper:
 
     async def _hand_back(self) -> None:
         """Hand back what wasn't begun, for a worker whose loop is gone."""
-        jobs = self._desk.withdraw()
+        jobs = self._in_flight.withdraw()
         log.error("the worker's event loop has ended: %d tasks go back, and its leases end", len(jobs))
         await self._store.connect()
         backs = [self._back(job) for job in jobs]
@@ -156,7 +156,7 @@ class LeaseKeeper:
 
     async def _renew(self) -> None:
         now = time.monotonic()
-        due = [job for job in list(self._desk.held.values()) if now - job.renewed_at >= self._lease / 6]
+        due = [job for job in list(self._in_flight.held.values()) if now - job.renewed_at >= self._lease / 6]
         if not due:
             return
         extend = partial(self._store.extend, lease=self._lease)
@@ -165,9 +165,9 @@ class LeaseKeeper:
         # In one go, and first those that haven't begun: one that is stopped lets its slot take the next.
         stops.sort(key=lambda stop: stop[0].context is not None)
         if stops:
-            self._desk.call_soon(self._stop_all, stops)
+            self._in_flight.call_soon(self._stop_all, stops)
 
-    def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> End | None:
+    def _note(self, job: Job, status: LeaseStatus, asked_at: float) -> RunStatus | None:
         """Take note of what the store said of a lease, and tell why its job must be stopped, if it must."""
         if status.held:
             # Counted from before the request: the store may have acted on it at any time since.
@@ -175,12 +175,12 @@ class LeaseKeeper:
         if job.done:
             return None  # settling it is under way, or over: that tells what came of the lease
         if status.held:
-            return End.CANCELLED if status.cancel_requested else None
-        if job.ended_by is not End.LOST:
+            return RunStatus.CANCELLED if status.cancel_requested else None
+        if job.ended_by is not RunStatus.LOST:
             log.warning("%s", LeaseLost(f"task {job.record.id}: the lease of epoch {job.record.epoch} has passed on"))
-        return End.LOST
+        return RunStatus.LOST
 
-    def _stop_all(self, stops: list[tuple[Job, End]]) -> None:
+    def _stop_all(self, stops: list[tuple[Job, RunStatus]]) -> None:
         for job, why in stops:
             self._stop_job(job, why)
 

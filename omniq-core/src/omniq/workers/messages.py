@@ -20,7 +20,7 @@ from omniq.models.task import Call, TaskState
 from omniq.storage.queue import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers.execution import LogSettings
-from omniq.workers.jobs import Job, Ran
+from omniq.workers.jobs import Job, RunResult
 
 # ── frames ──────────────────────────────────────────────────────────────────
 
@@ -182,7 +182,7 @@ class GivenTask(Struct, array_like=True, gc=False):
 class Report(Struct, array_like=True, gc=False):
     """What came of a task. A large value travels as the frame's body."""
 
-    ran: Ran
+    ran: RunResult
     leaving: bool = False
     """Whether the child can run no other task and ends."""
 
@@ -213,7 +213,7 @@ def read_task(head: bytes) -> GivenTask:
     return _decode_task(head)
 
 
-def pack_report(ran: Ran, *, leaving: bool) -> tuple[bytes, bytes]:
+def pack_report(ran: RunResult, *, leaving: bool) -> tuple[bytes, bytes]:
     """Head and body of the frame that tells what came of a task. A large value is taken out of `ran`."""
     body = b""
     if len(ran.value) > SMALL:

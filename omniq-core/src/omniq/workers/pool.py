@@ -25,9 +25,9 @@ from omniq.texts import get_logger
 from omniq.workers.context import GracePeriod
 from omniq.workers.execution import CallbackManager, Execution, Runner
 from omniq.workers.fetching import Admission, Fetcher
-from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
-from omniq.workers.settling import SettlingLoop, Verdict
+from omniq.workers.settling import Completer, CompletionPolicy
 
 log = get_logger("omniq.worker")
 
@@ -82,7 +82,7 @@ class AsyncWorkerPool:
         self._leases.start()
         self._parts = [
             self._spawn(self._fetcher.run, "fetch"),
-            self._spawn(self._settling.run, "settle"),
+            self._spawn(self._completer.run, "settle"),
             self._spawn(self._reaper.run, "reap"),
             self._spawn(self._upkeep.run, "upkeep"),
             self._spawn(partial(queue.scheduler.run, 4 * self.config.poll_interval), "schedule"),
@@ -115,7 +115,7 @@ class AsyncWorkerPool:
         await cancel_and_wait(fetch, *others)
         self._drains.close()
         self._hand_back()
-        await self._grace.wait_for(self.desk.until_held_at_most(0))
+        await self._grace.wait_for(self.in_flight.until_held_at_most(0))
         settled = False
         try:
             await self.runner.close()
@@ -141,14 +141,14 @@ class AsyncWorkerPool:
             kind=self.kind,
             queues=self._queues,
             slots=self.max_workers,
-            running=len(self.desk.held),
+            running=len(self.in_flight.held),
             started_at=self._started_at,
         )
 
     @property
-    def ended(self) -> Counter[End]:
+    def ended(self) -> Counter[RunStatus]:
         """How many runs have ended in which way since the worker started."""
-        return self._settling.ended
+        return self._completer.ended
 
     async def disconnect(self) -> None:
         """Give back the running loop's connections: for a loop that is the worker's own."""
@@ -180,47 +180,47 @@ class AsyncWorkerPool:
             raise WorkerError(f"the worker can't go on: {self.failure}") from None
 
     async def _is_drained(self) -> bool:
-        await self.desk.until_held_at_most(0)
-        await self._settling.children_released()
+        await self.in_flight.until_held_at_most(0)
+        await self._completer.children_released()
         return await self._fetcher.until_nothing_due() and not await self._anything_running()
 
     # ── parts ────────────────────────────────────────────────────────────────
 
     def _assemble(self) -> None:
         queue, config = self._queue, self.config
-        self.desk = Desk(config.lease)
+        self.in_flight = InFlight(config.lease)
         kept = self._stores.results or queue.store
         max_result = SizeLimit.of(queue.config.max_body, kept, beside=BESIDE_A_VALUE)
         execution = Execution(queue.security, max_result)
-        self.runner = self._runner_class(self.desk, execution, max_workers=self.max_workers)
+        self.runner = self._runner_class(self.in_flight, execution, max_workers=self.max_workers)
         self.runner.on_failure = self._fail
         if self._stores.events is not None:
             self.runner.on_start = self._log_start
         self._callbacks = CallbackManager(queue)
         self._fetcher = Fetcher(
             queue.store,
-            self.desk,
+            self.in_flight,
             self.runner,
             Admission(queue.serialization, max_crashes=config.max_crashes),
             queues=self._queues,
             config=config,
             worker=self.name,
         )
-        verdict = Verdict(queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes)
-        self._settling = SettlingLoop(
+        policy = CompletionPolicy(queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes)
+        self._completer = Completer(
             queue,
-            self.desk,
-            verdict,
+            self.in_flight,
+            policy,
             worker=self.name,
             on_ended=self._callbacks.ended,
             on_settled=self._fetcher.pace.count,
         )
         self._leases = LeaseKeeper(
             queue.store,
-            self.desk,
+            self.in_flight,
             lease=config.lease,
             stop_job=self.runner.stop_job,
-            back=lambda job: verdict.change(job, Ran(end=End.RELEASED)),
+            back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
         )
         self._upkeep = Upkeep(queue, config)
@@ -256,12 +256,12 @@ class AsyncWorkerPool:
         if self.failure is not None:
             return False
         self.failure = error
-        self.desk.close()
+        self.in_flight.close()
         log.critical("worker %s can't go on", self.name, exc_info=error)
         return True
 
     def _log_start(self, job: Job) -> None:
-        self.desk.call_soon(self._log_executing, job, clock.now())
+        self.in_flight.call_soon(self._log_executing, job, clock.now())
 
     def _log_executing(self, job: Job, at: float) -> None:
         if self._stores.events is not None:
@@ -278,19 +278,19 @@ class AsyncWorkerPool:
     # ── stopping ─────────────────────────────────────────────────────────────
 
     def _hand_back(self) -> None:
-        for job in self.desk.withdraw():
-            self.desk.done(job, Ran(end=End.RELEASED))
+        for job in self.in_flight.withdraw():
+            self.in_flight.done(job, RunResult(end=RunStatus.RELEASED))
 
     async def _settle_rest(self) -> bool:
         """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
         try:
-            settled = await self._settling.finish(max(1.0, self._grace.seconds if self._grace else 0.0))
+            settled = await self._completer.finish(max(1.0, self._grace.seconds if self._grace else 0.0))
         except Exception as error:
             self._fail(error)
             settled = False
         if not settled:
             log.error(
-                "%d tasks couldn't be settled; they will run again when their leases are over", len(self.desk.held)
+                "%d tasks couldn't be settled; they will run again when their leases are over", len(self.in_flight.held)
             )
         return settled
 

@@ -16,7 +16,7 @@ from omniq.errors import TaskTimeout, WorkerError
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure
-from omniq.workers.jobs import LARGE, Desk, End, Job, Ran
+from omniq.workers.jobs import LARGE, InFlight, Job, RunResult, RunStatus
 from omniq.workers.messages import Report
 
 if TYPE_CHECKING:  # it needs what only POSIX has
@@ -44,8 +44,8 @@ class ProcessRunner(Runner):
 
     isolates = True
 
-    def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(desk, execution, max_workers=max_workers)
+    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(in_flight, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
         """Those that take jobs."""
@@ -79,7 +79,7 @@ class ProcessRunner(Runner):
         for child in served:
             self._top_up(child)
 
-    def stop_job(self, job: Job, why: End) -> None:
+    def stop_job(self, job: Job, why: RunStatus) -> None:
         """Kill the process that runs the job; one that waits behind another job is taken back."""
         if job.ended_by is not None:
             return
@@ -123,7 +123,7 @@ class ProcessRunner(Runner):
             child = await self._new_child()
             try:
                 self._children.add(child)
-                self.desk.changed.set()  # there may be room now
+                self.in_flight.changed.set()  # there may be room now
                 self.wake()
                 await child.left.wait()
             finally:
@@ -152,19 +152,19 @@ class ProcessRunner(Runner):
         await child.end()
         if child.jobs and child.killed_for in (None, child.jobs[0]):
             job = child.jobs.popleft()
-            self.desk.done(job, self._what_killed(child, job))
-        self.desk.put_back(child.jobs)
+            self.in_flight.done(job, self._what_killed(child, job))
+        self.in_flight.put_back(child.jobs)
         self.wake()
 
-    def _what_killed(self, child: Child, job: Job) -> Ran:
+    def _what_killed(self, child: Child, job: Job) -> RunResult:
         if job.ended_by is not None:
-            return Ran(end=job.ended_by, started_at=job.started_at)
+            return RunResult(end=job.ended_by, started_at=job.started_at)
         if child.killed_for is job:
             return failure(job, TaskTimeout())
         if self._closing:
-            return Ran(end=End.RELEASED)
+            return RunResult(end=RunStatus.RELEASED)
         log.error("task %s: its process died (exit code %s)", job.record.id, child.process.returncode)
-        return Ran(end=End.CRASHED)
+        return RunResult(end=RunStatus.CRASHED)
 
     # ── jobs ─────────────────────────────────────────────────────────────────
 
@@ -186,12 +186,12 @@ class ProcessRunner(Runner):
         """One job, or some of functions that are known to be short."""
         jobs: list[Job] = []
         left = CHUNK_SECONDS
-        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.desk.take()) is not None:
+        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.in_flight.take()) is not None:
             if (guess := self._guess(job)) > at_most:
-                self.desk.put_back([job])
+                self.in_flight.put_back([job])
                 break
             jobs.append(job)
-            if job.alone or job.call.timeout is not None or job.size >= LARGE:
+            if job.quarantined or job.call.timeout is not None or job.size >= LARGE:
                 break
             left -= guess
         return jobs
@@ -217,7 +217,7 @@ class ProcessRunner(Runner):
             child.timer.cancel()
             child.timer = None
         self._learn(job.call.func, time.monotonic() - child.began)
-        self.desk.done(job, report.ran)
+        self.in_flight.done(job, report.ran)
         if report.leaving:
             child.left.set()
         elif child.jobs:
@@ -231,7 +231,7 @@ class ProcessRunner(Runner):
         self._seconds[func] = known + 0.2 * (seconds - known)
 
     def _take_back(self, child: Child) -> None:
-        self.desk.put_back(child.take_back())
+        self.in_flight.put_back(child.take_back())
 
     # ── jobs that wait behind one that takes long ────────────────────────────
 

@@ -20,7 +20,7 @@ from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger
 from omniq.workers.context import qualified_name
-from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 
 log = get_logger("omniq.worker")
 
@@ -35,12 +35,12 @@ SILENCE, LAST_CHANCE = 0.8, 0.2
 all the same."""
 
 FINAL_STATES = {
-    End.SUCCESS: TaskState.SUCCESS,
-    End.FATAL: TaskState.ERROR,
-    End.ERROR: TaskState.ERROR,
-    End.CRASHED: TaskState.ERROR,
-    End.CANCELLED: TaskState.CANCELLED,
-    End.EXPIRED: TaskState.EXPIRED,
+    RunStatus.SUCCESS: TaskState.SUCCESS,
+    RunStatus.FATAL: TaskState.ERROR,
+    RunStatus.ERROR: TaskState.ERROR,
+    RunStatus.CRASHED: TaskState.ERROR,
+    RunStatus.CANCELLED: TaskState.CANCELLED,
+    RunStatus.EXPIRED: TaskState.EXPIRED,
 }
 
 EVENTS = {
@@ -52,7 +52,7 @@ EVENTS = {
 """A task that goes back to be tried again is a RETRY; one that is merely handed back is no event."""
 
 
-class Verdict:
+class CompletionPolicy:
     """Decides, without a store, which change a run deserves."""
 
     def __init__(self, queue: AsyncTaskQueue[Any], retries: RetryManager, *, worker: str, max_crashes: int) -> None:
@@ -61,13 +61,13 @@ class Verdict:
         self._worker = worker
         self._max_crashes = max_crashes
 
-    def change(self, job: Job, ran: Ran) -> Change:
+    def change(self, job: Job, ran: RunResult) -> Change:
         """The change for a job that is done."""
-        if ran.end is End.RELEASED:
+        if ran.end is RunStatus.RELEASED:
             return self._back(job, delay=ran.delay)
-        if ran.end is End.CRASHED and ran.error_type is None:  # else it was given up before it could run
+        if ran.end is RunStatus.CRASHED and ran.error_type is None:  # else it was given up before it could run
             return self._crashed(job)
-        if ran.end is End.ERROR and not self._retries.exhausted(job.attempt, job.call.max_retries):
+        if ran.end is RunStatus.ERROR and not self._retries.exhausted(job.attempt, job.call.max_retries):
             delay = ran.delay
             if delay is None:
                 delay = self._retries.delay(job.call.retry_delay, job.attempt)
@@ -91,7 +91,7 @@ class Verdict:
             return self._back(job, crashed=True)
         return self._final(job, poisoned(job.record.crashes + 1), crashed=True)
 
-    def _final(self, job: Job, ran: Ran, *, crashed: bool = False) -> Change:
+    def _final(self, job: Job, ran: RunResult, *, crashed: bool = False) -> Change:
         record = job.record
         to = FINAL_STATES[ran.end]
         outcome = Outcome(
@@ -110,7 +110,7 @@ class Verdict:
             from_states=RUNNING,
             epoch=record.epoch,
             worker=self._worker,
-            attempted=ran.end in (End.ERROR, End.FATAL),
+            attempted=ran.end in (RunStatus.ERROR, RunStatus.FATAL),
             crashed=crashed,
             result=ResultRecord(
                 task_id=record.id,
@@ -128,26 +128,26 @@ class Verdict:
 RUNNING = (TaskState.RUNNING,)
 
 
-def poisoned(crashes: int) -> Ran:
+def poisoned(crashes: int) -> RunResult:
     """What is said of a task whose process died too often."""
-    return Ran(
-        end=End.CRASHED,
+    return RunResult(
+        end=RunStatus.CRASHED,
         error_type=qualified_name(WorkerCrashed),
         error_message=f"the process that ran it died {crashes} times",
     )
 
 
-def unstorable(ran: Ran, error: StoreError) -> Ran:
+def unstorable(ran: RunResult, error: StoreError) -> RunResult:
     """What is said of a task whose outcome the store refuses."""
-    return Ran(
-        end=End.FATAL,
+    return RunResult(
+        end=RunStatus.FATAL,
         error_type=qualified_name(type(error)),
         error_message=cut(f"its outcome ({ran.end}) can't be stored: {error}", MAX_MESSAGE),
         started_at=ran.started_at,
     )
 
 
-class SettlingLoop:
+class Completer:
     """Tells the store what came of the jobs that are done; while one batch is written, the next gathers.
 
     A store that is away makes it wait and try again: the task isn't run again for that, and its lease is kept.
@@ -156,23 +156,23 @@ class SettlingLoop:
     def __init__(
         self,
         queue: AsyncTaskQueue[Any],
-        desk: Desk,
-        verdict: Verdict,
+        in_flight: InFlight,
+        policy: CompletionPolicy,
         *,
         worker: str,
         on_ended: Callable[[Job, Change], None],
         on_settled: Callable[[int], None],
     ) -> None:
         self._queue = queue
-        self._desk = desk
-        self._verdict = verdict
+        self._in_flight = in_flight
+        self._policy = policy
         self._worker = worker
         self._on_ended = on_ended
         self._on_settled = on_settled
         self._stores = queue.stores
         self._batch = min(MAX_SETTLED, queue.store.max_items)
         self._max_bytes = queue.stores.max_bytes
-        self.ended: Counter[End] = Counter()
+        self.ended: Counter[RunStatus] = Counter()
         """How many runs have ended in which way since the worker started."""
         self._children: set[asyncio.Task[None]] = set()
         self._put_off: set[Job] = set()
@@ -188,28 +188,28 @@ class SettlingLoop:
     async def run(self) -> None:
         """Settle until cancelled."""
         while True:
-            await self._desk.has_done.wait()
+            await self._in_flight.has_done.wait()
             async with self._writing:
                 await self.settle(self._collect())
 
-    def _collect(self) -> list[tuple[Job, Ran]]:
-        return self._desk.collect(self._batch, self._max_bytes)
+    def _collect(self) -> list[tuple[Job, RunResult]]:
+        return self._in_flight.collect(self._batch, self._max_bytes)
 
-    async def settle(self, batch: Sequence[tuple[Job, Ran]]) -> None:
+    async def settle(self, batch: Sequence[tuple[Job, RunResult]]) -> None:
         """Settle one batch, however long the store takes."""
-        mine = [(job, ran) for job, ran in batch if ran.end is not End.LOST]
+        mine = [(job, ran) for job, ran in batch if ran.end is not RunStatus.LOST]
         if mine:
             await self._settle(mine)
         settled = self._without_put_off(mine)
         self.ended.update(ran.end for _, ran in settled)
         self._on_settled(len(settled))
-        self._desk.settled(job for job, _ in self._without_put_off(batch))
+        self._in_flight.settled(job for job, _ in self._without_put_off(batch))
 
-    def _without_put_off(self, batch: Sequence[tuple[Job, Ran]]) -> Sequence[tuple[Job, Ran]]:
+    def _without_put_off(self, batch: Sequence[tuple[Job, RunResult]]) -> Sequence[tuple[Job, RunResult]]:
         return [(job, ran) for job, ran in batch if job not in self._put_off] if self._put_off else batch
 
-    async def _settle(self, batch: Sequence[tuple[Job, Ran]], *, refusals: float = REFUSALS) -> None:
-        changes = [self._verdict.change(job, ran) for job, ran in batch]
+    async def _settle(self, batch: Sequence[tuple[Job, RunResult]], *, refusals: float = REFUSALS) -> None:
+        changes = [self._policy.change(job, ran) for job, ran in batch]
         try:
             outcomes = await self._write(changes, refusals)
         except StoreError as error:
@@ -217,7 +217,7 @@ class SettlingLoop:
         else:
             self._note(batch, changes, outcomes)
 
-    async def _settle_refused(self, batch: Sequence[tuple[Job, Ran]], error: StoreError) -> None:
+    async def _settle_refused(self, batch: Sequence[tuple[Job, RunResult]], error: StoreError) -> None:
         """Find the outcome that the store won't take: let its task fail if the value is at fault, else try later."""
         if len(batch) > 1:
             middle = len(batch) // 2
@@ -232,10 +232,10 @@ class SettlingLoop:
             self._put_off.add(job)
             asyncio.get_running_loop().call_later(MAX_PAUSE, self._take_up, job, ran)
 
-    def _take_up(self, job: Job, ran: Ran) -> None:
+    def _take_up(self, job: Job, ran: RunResult) -> None:
         """Settle what was put off with what is done by now: it has kept its lease, and kept nobody waiting."""
         self._put_off.discard(job)
-        self._desk.done(job, ran)
+        self._in_flight.done(job, ran)
 
     async def _write(self, changes: Sequence[Change], refusals: float) -> list[Changed]:
         """Apply the changes. Raises `ValueRefused` at once, and `StoreError` when the store can be reached and refuses
@@ -257,7 +257,9 @@ class SettlingLoop:
         """Whether the store seems to be away for this batch only, which is large, and not for a small question."""
         return len(changes) > 1 and sum(map(change_bytes, changes)) > ALWAYS_TAKEN and await self._stores.answers()
 
-    def _note(self, batch: Sequence[tuple[Job, Ran]], changes: Sequence[Change], outcomes: Sequence[Changed]) -> None:
+    def _note(
+        self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
+    ) -> None:
         parents: list[str] = []
         quiet = self._stores.events is None
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
@@ -266,17 +268,17 @@ class SettlingLoop:
                 continue
             if outcome.has_children and change.to.is_terminal:
                 parents.append(job.record.id)
-            if not (quiet and ran.end is End.SUCCESS and job.call.on_success is None):  # the common case is quiet
+            if not (quiet and ran.end is RunStatus.SUCCESS and job.call.on_success is None):  # the common case is quiet
                 self._ended(job, ran, change)
         if parents:
             self._release_children(parents)
 
     @staticmethod
-    def _lost(job: Job, ran: Ran) -> None:
+    def _lost(job: Job, ran: RunResult) -> None:
         lost = f"the lease of epoch {job.record.epoch} has passed on; its outcome ({ran.end}) is dropped"
         log.warning("%s", LeaseLost(f"task {job.record.id}: {lost}"))
 
-    def _ended(self, job: Job, ran: Ran, change: Change) -> None:
+    def _ended(self, job: Job, ran: RunResult, change: Change) -> None:
         if ran.error_type is not None:
             log.warning("task %s: attempt %d: %s; now %s", job.record.id, job.attempt, ran.error_type, change.to)
         event = EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None)
@@ -285,7 +287,7 @@ class SettlingLoop:
         if change.to.is_terminal:
             self._on_ended(job, change)
 
-    def _log(self, event: EventType, job: Job, ran: Ran) -> None:
+    def _log(self, event: EventType, job: Job, ran: RunResult) -> None:
         if self._stores.events is not None:
             self._stores.events.log(
                 event,

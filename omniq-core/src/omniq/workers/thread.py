@@ -18,7 +18,7 @@ from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.context import qualified_name
 from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
-from omniq.workers.jobs import Desk, End, Job, Ran
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 from omniq.workers.thread_loop import ThreadState
 
@@ -39,7 +39,7 @@ class ThreadSlots:
         size: int,
         take: Callable[[], Job | None],
         waiting: Callable[[], int],
-        done: Callable[[Job, Ran], None],
+        done: Callable[[Job, RunResult], None],
     ) -> None:
         self._execution = execution
         self._size = size
@@ -87,7 +87,7 @@ class ThreadSlots:
             elif len(self._threads) < self._size and not self._closing:
                 self._start_thread()
 
-    def stop_job(self, job: Job, why: End) -> None:
+    def stop_job(self, job: Job, why: RunStatus) -> None:
         """Ask the task to stop: one on a thread's loop is cancelled, others see it in their context."""
         if job.ended_by is not None:
             return  # once is enough: a task that cleans up mustn't be cancelled again
@@ -99,7 +99,7 @@ class ThreadSlots:
             if thread is not None:
                 thread.loop.cancel()
 
-    def give_up(self, job: Job, ran: Ran) -> None:
+    def give_up(self, job: Job, ran: RunResult) -> None:
         """Hand in `ran` for a job that goes on running; its thread is replaced and ends after it."""
         with self._lock:
             thread = self._running.pop(job, None)
@@ -182,7 +182,7 @@ class ThreadSlots:
                 del self._running[job]
         for job in jobs:
             self._call_soon(self._disarm, job)
-            self._done(job, Ran(end=End.RELEASED, delay=SCARCITY_PAUSE, started_at=job.started_at))
+            self._done(job, RunResult(end=RunStatus.RELEASED, delay=SCARCITY_PAUSE, started_at=job.started_at))
         if self._waiting():
             self.wake()
 
@@ -229,7 +229,7 @@ class ThreadSlots:
 
     def _run(self, job: Job, me: _TaskThread) -> None:
         self._running[job] = me
-        ran = self._ran(job, me) if job.ended_by is None else Ran(end=job.ended_by)
+        ran = self._ran(job, me) if job.ended_by is None else RunResult(end=job.ended_by)
         with self._lock:
             given_up = self._running.pop(job, None) is None
         if not given_up:
@@ -237,10 +237,10 @@ class ThreadSlots:
                 self._call_soon(self._disarm, job)
             self._done(job, ran)
 
-    def _ran(self, job: Job, me: _TaskThread) -> Ran:
+    def _ran(self, job: Job, me: _TaskThread) -> RunResult:
         self.on_start(job)
         call = self._execution.load(job)
-        if isinstance(call, Ran):
+        if isinstance(call, RunResult):
             return call
         if job.call.timeout is not None:
             # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
@@ -273,13 +273,13 @@ async def give_up_all(slots: ThreadSlots) -> None:
     slots.close()
     cancelled = slots.on_loops
     for job in slots.running:
-        slots.stop_job(job, End.RELEASED)
+        slots.stop_job(job, RunStatus.RELEASED)
     deadline = time.monotonic() + CANCEL_PATIENCE
     # Until they are handed in, not just off their loops: what they have left behind there is ended before.
     while not cancelled.isdisjoint(slots.running) and time.monotonic() < deadline:  # noqa: ASYNC110 (on threads, and soon)
         await asyncio.sleep(0.005)
     for job in slots.running:
-        slots.give_up(job, Ran(end=End.RELEASED, started_at=job.started_at))
+        slots.give_up(job, RunResult(end=RunStatus.RELEASED, started_at=job.started_at))
 
 
 class _TaskThread:
@@ -331,10 +331,10 @@ class _Starting:
 class ThreadRunner(Runner):
     """Every task gets a thread; an async one runs in that thread's event loop."""
 
-    def __init__(self, desk: Desk, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(desk, execution, max_workers=max_workers)
+    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(in_flight, execution, max_workers=max_workers)
         self._slots = ThreadSlots(
-            execution, size=max_workers, take=desk.take, waiting=lambda: desk.buffered, done=desk.done
+            execution, size=max_workers, take=in_flight.take, waiting=lambda: in_flight.buffered, done=in_flight.done
         )
 
     @property
@@ -347,7 +347,7 @@ class ThreadRunner(Runner):
     def wake(self) -> None:
         self._slots.wake()
 
-    def stop_job(self, job: Job, why: End) -> None:
+    def stop_job(self, job: Job, why: RunStatus) -> None:
         self._slots.stop_job(job, why)
 
     async def close(self) -> None:

@@ -116,7 +116,7 @@ Place: TypeAlias = tuple[int, float, str]
 HEAD: Final[Place] = (-(1 << 15), -math.inf, "")
 
 
-class Bookmarks:
+class ScanPositions:
     """Where the last claim from each queue ended, for times when the dead are many.
 
     A server that keeps several versions of a row keeps the index entries of claimed tasks for as long as any open
