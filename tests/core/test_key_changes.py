@@ -11,7 +11,7 @@ from omniq import AsyncOmniQ
 from omniq.config.loader import Security
 from omniq.errors import ConfigError, KeyMissing, SerializationError, SignatureError, TaskFailed
 from omniq.models.task import TaskState
-from omniq.queue.resigning import Report, Resigner, Tally
+from omniq.queue.adding import Report, Tally
 from omniq.serialization import SerializationManager, Signer
 from omniq.testing import VirtualClock
 
@@ -28,7 +28,7 @@ ONLY_NEW = Security(signing_key=f"new:{NEW}")
 
 async def resign(oq: AsyncOmniQ, **options: Any) -> Report:
     """What `omniq resign` does."""
-    return await Resigner(oq.task_queue, oq.result_store.store, **options).run()
+    return await oq.task_queue.resigner(**options).run()
 
 
 async def fill(oq: AsyncOmniQ) -> dict[str, str]:

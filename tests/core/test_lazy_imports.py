@@ -16,8 +16,8 @@ import pytest
 from omniq import exports
 from omniq.exports import FIRST_PARTY, KINDS
 
-LAZY = ("backend", "config", "models", "queue", "storage", "workers")
-PACKAGES = (*LAZY, "events", "plugins", "results")
+LAZY = ("config", "models", "queue", "storage", "workers")
+PACKAGES = (*LAZY, "backend", "events", "plugins", "results")
 BUILT = ("omniq", "omniq_postgres", "omniq_redis", "omniq_sqlite")
 HEAVY = ("asyncio", "click", "dill", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
 
@@ -215,7 +215,7 @@ def test_dir_lists_what_is_installed_so_that_everything_it_lists_can_be_had() ->
     from omniq import backend
 
     assert "SQLiteBackend" in dir(backend)
-    _, _, names = exports.lazy("omniq.backend", {"FakeBackend": "omniq_fake.backend", "BaseBackend": "omniq.component"})
+    _, _, names = exports.lazy("omniq.backend", {"FakeBackend": "omniq_fake.backend", "BaseBackend": "omniq.backend"})
     assert "FakeBackend" not in names()
     assert "BaseBackend" in names()
     assert dict(inspect.getmembers(backend))["SQLiteBackend"] is backend.SQLiteBackend

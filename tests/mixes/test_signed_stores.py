@@ -12,7 +12,6 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import SignatureError, TaskFailed
 from omniq.models.task import TaskState
-from omniq.queue.resigning import Resigner
 from omniq.serialization import manager
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.opening import close_client, open_client
@@ -90,7 +89,7 @@ async def test_keys_are_replaced_and_what_was_signed_before_still_runs(name: str
         done = await oq.enqueue(tasks.echo, [5], queue_name="default", priority=100)
         await oq.schedule(tasks.add, [1, 2], interval=3600)
     async with open_omniq(urls[name], signing_key=f"{KEY},{OLD}") as oq:
-        report = await Resigner(oq.task_queue, oq.result_store.store).run()
+        report = await oq.task_queue.resigner().run()
         assert (report.left, report.tasks.signed, report.schedules.signed) == (0, 4, 1)
     async with open_omniq(urls[name], signing_key=KEY) as oq, working(oq, "async"):
         assert await oq.get_result(waiting, timeout=SOON) == 3
@@ -98,7 +97,7 @@ async def test_keys_are_replaced_and_what_was_signed_before_still_runs(name: str
         assert await oq.get_result(done, timeout=SOON) == 5
         assert len(await oq.list_schedules()) == 1
     async with open_omniq(urls[name], signing_key=f"{OLD},{KEY}") as oq:
-        report = await Resigner(oq.task_queue, oq.result_store.store).run()
+        report = await oq.task_queue.resigner().run()
         assert (report.left, report.results.signed) == (0, 4)
     async with open_omniq(urls[name], signing_key=OLD) as oq:
         assert await oq.get_result(large, timeout=SOON) == "x" * 100_000

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from omniq.core import OmniQ as OmniQ
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
+    from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.results import ResultStorage as ResultStore
-    from omniq.version import __version__ as __version__
     from omniq.workers.context import current_task as current_task
 else:
     _, __getattr__, __dir__ = lazy(
@@ -34,7 +34,7 @@ else:
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
             "TaskQueue": "omniq.queue.engine",
-            "__version__": "omniq.version",
+            "__version__": "omniq.plugins.hookspecs:VERSION",
             "current_task": "omniq.workers.context",
         },
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
+from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.clock import Duration, seconds
-from omniq.component import AsyncComponent, BaseBackend, check_backend
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
 from omniq.errors import ConfigError, InvalidTask, WorkerError

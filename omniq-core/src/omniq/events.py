@@ -13,9 +13,9 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack
 import msgspec
 
 from omniq import clock
+from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.batching import apart, repeating
 from omniq.clock import Duration, seconds, timestamp
-from omniq.component import AsyncComponent, BaseBackend, check_backend
 from omniq.errors import ConfigError, InvalidTask, StoreError, StoreUnavailable, ValueRefused
 from omniq.ids import check_id, check_limit
 from omniq.loops import PerLoop, forget, spawn

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from omniq.backend import BaseBackend, SecuredComponent, check_backend
 from omniq.batching import Batcher, apart, repeating, within
 from omniq.clock import Duration, as_datetime, seconds
-from omniq.component import BaseBackend, SecuredComponent, check_backend
 from omniq.config.loader import Security
 from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationError, StoreUnavailable
 from omniq.ids import check_id

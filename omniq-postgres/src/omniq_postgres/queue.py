@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import asyncpg
 from omniq import clock
-from omniq.component import Configured, configured_by
+from omniq.backend import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.base import Capability
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord

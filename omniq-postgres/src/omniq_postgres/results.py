@@ -7,8 +7,8 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
+from omniq.backend import Configured, configured_by
 from omniq.batching import parts
-from omniq.component import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.records import ResultRecord
 from omniq.storage.sql.results import SQLResultStore

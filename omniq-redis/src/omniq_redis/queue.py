@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
 import msgspec
-from omniq.component import Configured, configured_by
+from omniq.backend import Configured, configured_by
 from omniq.models.task import TaskState
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage import rules

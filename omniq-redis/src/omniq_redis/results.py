@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
-from omniq.component import Configured, configured_by
+from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BaseResultStorage, Capability
 from omniq.storage.queue import look_up

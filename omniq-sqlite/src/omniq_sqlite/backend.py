@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from omniq.component import BaseBackend, configured_by
+from omniq.backend import BaseBackend, configured_by
 
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omniq.component import Configured, configured_by
+from omniq.backend import Configured, configured_by
 from omniq.events import AsyncEventStorage, EventStorage
 from omniq.storage.sql.results import SQLEventStore
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from omniq import clock
-from omniq.component import Configured, configured_by
+from omniq.backend import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.channel import ALL
 from omniq.storage.records import NewTask, TaskRecord

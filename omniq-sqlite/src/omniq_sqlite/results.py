@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from omniq.component import Configured, configured_by
+from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.sql.results import SQLResultStore
 from omniq.storage.sql.steps import ask

@@ -45,8 +45,8 @@ from omniq.texts import escaped
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
     from omniq.models.task import Task, TaskResult
+    from omniq.queue.adding import Report
     from omniq.queue.request import EnqueueOptions
-    from omniq.queue.resigning import Report
 
 
 # ── enqueue ─────────────────────────────────────────────────────────────────
@@ -295,9 +295,8 @@ def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
     """
 
     async def work(oq: AsyncOmniQ) -> Report:
-        from omniq.queue.resigning import Resigner
 
-        return await Resigner(oq.task_queue, oq.task_queue.stores.results, accept_unsigned=accept_unsigned).run()
+        return await oq.task_queue.resigner(accept_unsigned=accept_unsigned).run()
 
     report = place.run(work)
     if as_json:

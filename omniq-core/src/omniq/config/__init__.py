@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
-    from omniq.component import configured_by as configured_by
+    from omniq.backend import configured_by as configured_by
     from omniq.config.loader import ComponentChoice as ComponentChoice
     from omniq.config.loader import ConfigProvider as ConfigProvider
     from omniq.config.loader import OmniQConfig as OmniQConfig
@@ -32,7 +32,7 @@ else:
             "TaskDefaults": "omniq.config.loader",
             "WorkerChoice": "omniq.config.loader",
             "configure_logging": "omniq.config.settings",
-            "configured_by": "omniq.component",
+            "configured_by": "omniq.backend",
             "mask_url": "omniq.models.config",
             "redact": "omniq.models.config",
         },

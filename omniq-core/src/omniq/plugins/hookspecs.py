@@ -10,6 +10,7 @@ what is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 
 import pluggy
 
@@ -18,6 +19,7 @@ from omniq.plugins.specs import CommandSpec, EventStoreSpec, ResultStoreSpec, Sp
 PROJECT = "omniq"
 GROUP = "omniq.plugins"
 API_VERSION = (1, 0)
+VERSION = version("omniq-core")
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

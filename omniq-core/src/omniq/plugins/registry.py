@@ -138,7 +138,6 @@ class Plugins:
     def __init__(self, entry_points: Iterable[Any] | None, disabled: str) -> None:
         # These cost more than all else that is imported to enqueue a task, and `import omniq` doesn't pay for them.
         from importlib.metadata import entry_points as installed
-        from importlib.metadata import version
 
         from pluggy import PluginManager
 
@@ -150,7 +149,7 @@ class Plugins:
         self._disabled = {name.strip() for name in disabled.split(",")}
         self.records: list[PluginRecord] = []
         self.owners: dict[Claim, tuple[Spec, PluginRecord]] = {}
-        own = PluginRecord("builtin", "omniq-core", version("omniq-core"), hookspecs.__name__)
+        own = PluginRecord("builtin", "omniq-core", hookspecs.VERSION, hookspecs.__name__)
         self.add(own, hookspecs.BuiltIn)
         entries = installed(group=hookspecs.GROUP) if entry_points is None else entry_points
         for record, load in self._in_order(entries):

@@ -8,9 +8,9 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
+from omniq.backend import BaseBackend, SecuredComponent, check_backend
 from omniq.batching import Batcher, repeated, repeating
 from omniq.clock import Duration
-from omniq.component import BaseBackend, SecuredComponent, check_backend
 from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events import AsyncEventLogger
@@ -19,7 +19,7 @@ from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.task import QUEUED, Outcome, Schedule, Task, TaskRef, TaskState, id_of
 from omniq.plugins.registry import load_class
-from omniq.queue.adding import TaskAdder
+from omniq.queue.adding import Resigner, TaskAdder
 from omniq.queue.policies import DependencyResolver, TTLManager
 from omniq.queue.request import (
     EnqueueOptions,
@@ -268,6 +268,10 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def resume_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers take from the queue again."""
         await self.store.pause(self.requests.check_queue(queue_name), paused=False)
+
+    def resigner(self, *, accept_unsigned: bool = False) -> Resigner:
+        """What signs all that is stored with the first key. Raises `ConfigError` without one."""
+        return Resigner(self.stores, self.security, self.config.project, accept_unsigned=accept_unsigned)
 
     # ── schedules ────────────────────────────────────────────────────────────
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -12,9 +13,41 @@ from msgspec import Meta, Struct, field
 from omniq.errors import CorruptPayload, SerializationError
 from omniq.models.config import Abridged, NotNegative
 from omniq.models.task import Call, ParentFailure, Timing
-from omniq.serialization.base import Format, Function, NotCarried, display_name
-from omniq.serialization.dill_ import DillSerializer
+from omniq.serialization.base import Format, Function, NotCarried, Serializer, display_name, type_name
 from omniq.serialization.msgspec_ import MsgspecSerializer
+
+# ── dill's serializer ───────────────────────────────────────────────────────
+
+
+class DillSerializer(Serializer):
+    """Carries nearly every Python object: closures, lambdas, local classes, what `__main__` defines, …
+
+    dill is imported when it is first needed, not with this module.
+    """
+
+    format = Format.DILL
+
+    def dumps(self, value: object) -> bytes:
+        from omniq.serialization.dill_pickler import dumps
+
+        try:
+            return dumps(value)
+        except RecursionError as error:
+            raise SerializationError(f"can't serialize {type_name(value)}: it is nested too deeply") from error
+        except Exception as error:  # the value's own `__reduce__` may raise anything
+            advice = "pass what it can be rebuilt from (an id, a path, plain data), or define it in a module"
+            raise SerializationError(f"can't serialize {type_name(value)}: {error}; {advice}") from error
+
+    def loads(self, data: bytes) -> Any:
+        import dill
+
+        try:
+            return dill.loads(data)
+        except (pickle.UnpicklingError, EOFError) as error:
+            raise CorruptPayload(f"these bytes aren't a value that dill wrote: {error}") from error
+        except (Exception, SystemExit) as error:  # the value's own `__setstate__` may raise anything
+            raise SerializationError(f"can't rebuild a value here: {type(error).__name__}: {error}") from error
+
 
 # ── what is packed ──────────────────────────────────────────────────────────
 
