@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omniq import OmniQ
+from omniq.config import ConfigProvider
 
 from tests.core import cli_tasks
 from tests.core.cli_support import TASKS, Cli, run
@@ -142,3 +145,28 @@ def test_tasks_are_found_by_function_and_the_newest_first(cli: Cli) -> None:
     assert [row[0] for row in cli.rows("tasks", "list", "--name", f"{TASKS}:birthday")] == [first, second]
     assert [row[0] for row in cli.rows("tasks", "list", "--newest")] == [second, other, first]
     assert cli("tasks", "list", "--name", "nobody").stderr == "no tasks\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["enqueue builtins:print --args [1]", "tasks list", "tasks dead", "schedules list", "events", "resign"],
+)
+def test_a_command_resolves_its_configuration_once(
+    cli: Cli, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "omniq.yaml"
+    file.write_text(f"task_queue: {cli.url}\nevent_store: {cli.url}\nsigning_key: {'k' * 32}\n")
+    loads: list[str] = []
+    for counted in (ConfigProvider.load, ConfigProvider._lower_layers):
+        monkeypatch.setattr(ConfigProvider, counted.__name__, _counting(counted, loads))
+    result = run("--config", str(file), *command.split())
+    assert result.exit_code == 0, result.output
+    assert loads == ["load", "_lower_layers"]
+
+
+def _counting(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(function.__name__)
+        return function(*args, **kwargs)
+
+    return counted
