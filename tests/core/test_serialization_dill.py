@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -243,3 +244,21 @@ def test_what_a_script_defines_runs_in_another_process(tmp_path: Path) -> None:
     *results, own = done.stdout.splitlines()
     assert results == ["True", "[5, 6]", "1", "6", "7", "6", "False", "(4, True)"]
     assert own == "the worker's own: 1000 False"
+
+
+@pytest.mark.parametrize(("serializer", "loaded"), [("auto", True), ("msgspec", False)])
+def test_a_worker_has_dill_before_its_first_task_where_payloads_may_need_it(
+    serializer: str, loaded: bool, tmp_path: Path
+) -> None:
+    script = f"""
+        import sys
+        from omniq import OmniQ
+        with OmniQ(config={{"task_queue": {{
+            "type": "sqlite", "config": {{"base_dir": "{tmp_path}", "serializer": "{serializer}"}}}}}}) as oq:
+            oq.enqueue(print, ["text"])
+            before = "dill" in sys.modules
+            oq.start_worker("thread", max_workers=1)
+            print(before, "dill" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert f"False {loaded}" in done.stdout

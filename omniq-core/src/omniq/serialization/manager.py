@@ -49,6 +49,7 @@ class SerializationManager:
     ) -> None:
         restricted = allowed_modules is not None
         refusal = _refusal(mode, signer, restricted)
+        self._takes_dill = refusal is None
         self.signs = signer is not None
         """Whether payloads are signed, and those of others refused."""
         self.runs_dill_of_anybody = signer is None and refusal is None
@@ -63,6 +64,11 @@ class SerializationManager:
         self._calls = StructSerializer(Call)
         self._outcomes = StructSerializer(Outcome)
         self._schedules = StructSerializer(ScheduledCall)
+
+    def preload(self) -> None:
+        """Import what payloads may need, before tasks run that may use up the descriptors which that takes."""
+        if self._takes_dill:
+            from omniq.serialization import dill_pickler  # noqa: F401
 
     @property
     def uses_dill(self) -> bool:

@@ -75,6 +75,7 @@ class AsyncWorkerPool:
             raise WorkerError("the worker is running already")
         self._forks = forks()
         queue = self._queue
+        self._stores.serialization.preload()
         await self._stores.connect()
         self._started_at = clock.now()
         self._assemble()
