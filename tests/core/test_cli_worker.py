@@ -15,8 +15,6 @@ from tests.core import cli_tasks, rude, tasks
 from tests.core.cli_process import WorkerProcess
 from tests.core.support import front_door, lines, results_of, sqlite_place, states_of, until, until_states
 
-pytestmark = pytest.mark.starvable
-
 NOISE = ("Traceback", "never awaited", "was destroyed", "Exception ignored", "unhandled exception")
 WAITERS: list[tuple[str, Callable[..., Any]]] = [
     ("async", tasks.wait_for),
@@ -259,6 +257,7 @@ async def test_it_stops_in_order_without_uvloop(
     assert await results_of(oq, [running]) == ["done"]
 
 
+@pytest.mark.starvable
 @pytest.mark.parametrize(("kind", "func"), WAITERS)
 async def test_after_the_grace_period_running_tasks_are_handed_back(
     oq: AsyncOmniQ, start: Starter, log: Path, gate: Path, kind: str, func: Callable[..., Any]
@@ -291,6 +290,7 @@ async def test_ctrl_c_reaches_the_whole_group_and_stops_in_order(
 # ── stopping at once ─────────────────────────────────────────────────────────
 
 
+@pytest.mark.starvable
 @pytest.mark.parametrize(("kind", "func"), WAITERS)
 async def test_a_second_signal_hands_back_at_once(
     oq: AsyncOmniQ, start: Starter, log: Path, gate: Path, kind: str, func: Callable[..., Any]
@@ -307,6 +307,7 @@ async def test_a_second_signal_hands_back_at_once(
     await assert_uncharged(oq, ids)
 
 
+@pytest.mark.starvable
 async def test_ctrl_c_twice_ends_with_130(oq: AsyncOmniQ, start: Starter, log: Path, gate: Path) -> None:
     task_id = await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
     with start("--type", "process", "--max-workers", "1") as worker:
@@ -322,6 +323,7 @@ async def test_ctrl_c_twice_ends_with_130(oq: AsyncOmniQ, start: Starter, log: P
 # ── tasks that won't stop ────────────────────────────────────────────────────
 
 
+@pytest.mark.starvable
 @pytest.mark.parametrize("func", [cli_tasks.stay_awake, cli_tasks.leave_a_thread_behind])
 async def test_a_task_that_will_not_stop_does_not_keep_the_process(
     oq: AsyncOmniQ, start: Starter, log: Path, func: Callable[..., Any]
@@ -335,6 +337,7 @@ async def test_a_task_that_will_not_stop_does_not_keep_the_process(
     assert_quiet(worker)
 
 
+@pytest.mark.starvable
 @pytest.mark.parametrize(("signals", "seconds"), [([SIGTERM], 4.0), ([SIGINT, SIGTERM], 1.5)])
 async def test_a_loop_that_is_blocked_does_not_keep_the_process(
     oq: AsyncOmniQ, start: Starter, log: Path, signals: Sequence[Any], seconds: float

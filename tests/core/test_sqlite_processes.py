@@ -26,8 +26,6 @@ from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
 from omniq_sqlite.watching import Watcher
 
-pytestmark = pytest.mark.starvable
-
 QUEUE = "default"
 PATIENCE = 60.0
 """Seconds that a wait would take if nothing woke it; far more than a wake-up takes on a busy machine."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.core import tasks
-from tests.core.support import SOON, Place, front_door, lines, working, working_elsewhere
+from tests.core.support import SOON, front_door, lines, sqlite_place, working, working_elsewhere
 
 pytestmark = pytest.mark.starvable
 
@@ -21,10 +21,10 @@ LEASE = 0.8
     [("async", tasks.spin), ("async", tasks.spin_async), ("thread", tasks.spin), ("process", tasks.spin_async)],
 )
 async def test_a_task_that_computes_for_three_leases_runs_once(
-    place: Place, log: Path, kind: str, func: Callable[..., Any]
+    tmp_path: Path, log: Path, kind: str, func: Callable[..., Any]
 ) -> None:
     # The rival looks for lapsed leases all the time, from another loop that the task can't block.
-    config = {"lease": LEASE, "reap_interval": 0.05, "max_workers": 1}
+    place, config = sqlite_place(tmp_path), {"lease": LEASE, "reap_interval": 0.05, "max_workers": 1}
     async with front_door(place) as oq, front_door(place) as rival, working(oq, kind, **config):
         task_id = await oq.enqueue(func, [str(log), 3 * LEASE])
         async with working_elsewhere(rival, "thread", queues=["high"], **config):

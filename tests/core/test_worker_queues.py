@@ -13,8 +13,6 @@ from omniq.workers import fetching
 from tests.core import tasks
 from tests.core.support import KINDS, Place, front_door, lines, results_of, states_of, until, working
 
-pytestmark = pytest.mark.starvable
-
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_earlier_queues_are_emptied_first(oq: AsyncOmniQ, log: Path, kind: str) -> None:
@@ -92,6 +90,7 @@ async def test_workers_share_the_work_and_take_no_task_twice(place: Place, log: 
     assert len(workers) == 2
 
 
+@pytest.mark.starvable  # a worker claims ahead what it has seen to be short
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_waits_behind_a_slow_task_goes_to_another_worker(
     place: Place, log: Path, gate: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -29,8 +29,6 @@ from tests.core.support import (
     working,
 )
 
-pytestmark = pytest.mark.starvable
-
 WAITERS: list[tuple[str, Callable[..., Any]]] = [
     ("async", tasks.wait_for),
     ("async", tasks.wait_for_async),
@@ -159,6 +157,7 @@ async def test_a_suspect_that_waits_to_run_alone_is_handed_back(log: Path, gate:
         assert (task.state, task.crashes, task.attempts) == (TaskState.PENDING, 2, 0)
 
 
+@pytest.mark.starvable
 async def test_a_task_that_ignores_its_cancellation_does_not_keep_the_worker(oq: AsyncOmniQ, log: Path) -> None:
     task_id = await oq.enqueue(tasks.stay, [str(log), 1.0])
     async with working(oq, "async", grace_period=0.0, lease=60.0) as pool:

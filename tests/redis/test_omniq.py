@@ -15,8 +15,6 @@ from omniq_redis.config import RedisTaskQueueConfig
 
 from tests.servers.redis import RedisServer, redis_server
 
-pytestmark = pytest.mark.starvable
-
 __all__ = ["redis_server"]
 
 
@@ -66,6 +64,7 @@ class TestWaysToSayWhere:
 
 
 class TestServerDeath:
+    @pytest.mark.starvable
     async def test_workers_consume_again_once_the_server_is_back(self, redis_server: RedisServer) -> None:
         async with AsyncOmniQ(config={"task_queue": {"url": redis_server.url}}) as oq:
             await oq.start_worker("async", max_workers=10, lease=5.0, reap_interval=0.5)
