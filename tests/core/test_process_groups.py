@@ -27,7 +27,8 @@ def is_alive(pid: int) -> bool:
 
 
 async def until_dead(*pids: int) -> None:
-    await until(lambda: not any(map(is_alive, pids)))
+    """Wait until they are dead, not for the end to which they come by themselves."""
+    await until(lambda: not any(map(is_alive, pids)), process_tasks.PATIENCE / 2)
 
 
 async def program_of(log: Path) -> int:
@@ -87,8 +88,8 @@ async def test_the_death_of_the_worker_ends_children_and_what_they_have_started(
     children = [process.pid for process in psutil.Process(program.pid).children(recursive=True)]
     assert len(children) == 4
     program.send_signal(number)
-    await program.communicate()
     await until_dead(*children)
+    await program.communicate()
 
 
 async def test_each_child_leads_a_session_of_its_own(oq: AsyncOmniQ) -> None:
