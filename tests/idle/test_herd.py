@@ -52,6 +52,7 @@ async def claims(workers: Sequence[RemoteWorker]) -> int:
 
 
 @pytest.mark.starvable
+@pytest.mark.slow
 async def test_a_task_wakes_one_of_those_that_wait(at: Place, here: AsyncOmniQ) -> None:
     # Were all woken, each would claim for each task, and the one that gets it once more than there is. Where nothing
     # is pushed, some look by chance before it is taken, the slower the machine.

@@ -45,6 +45,8 @@ async def assert_wakes(oq: AsyncOmniQ, worker: RemoteWorker) -> None:
         assert (await worker.next_start())[0] == task_id
 
 
+@pytest.mark.server
+@pytest.mark.slow
 async def test_an_idle_worker_asks_at_most_twice_a_second() -> None:
     calls = {name: Counter[str]() for name in STORES}
     async with AsyncExitStack() as stack:

@@ -13,9 +13,7 @@ from omniq.storage import AsyncRedisResultStorage, RedisResultStorage
 from omniq_redis.backend import RedisBackend
 from omniq_redis.config import RedisTaskQueueConfig
 
-from tests.servers.redis import RedisServer, redis_server
-
-__all__ = ["redis_server"]
+from tests.servers.redis import RedisServer
 
 
 async def double(number: int) -> int:

@@ -16,9 +16,7 @@ from omniq_redis.queue import RedisQueueStore
 from omniq_redis.wire import PARCEL, PARCEL_BYTES
 
 from tests.redis.support import QUEUE, add_all, claim, elapsed, opened, success, task
-from tests.servers.redis import RedisServer, redis_server
-
-__all__ = ["redis_server"]
+from tests.servers.redis import RedisServer
 
 MANY = 100_000
 

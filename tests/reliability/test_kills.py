@@ -12,7 +12,7 @@ from tests.reliability.harness import Outcome, run
 from tests.reliability.planted import PLANTS
 from tests.reliability.scenario import Scenario
 
-pytestmark = pytest.mark.starvable
+pytestmark = [pytest.mark.starvable, pytest.mark.slow]
 
 WORKERS = ("async", "thread", "process")
 TROUBLE = ("can't be", "failed, trying again", "CRITICAL", "Traceback")

@@ -1,8 +1,7 @@
 """A PostgreSQL server for tests: from a wheel, in a folder of its own, with `kill -9` and restart.
 
 `OMNIQ_TEST_POSTGRES_URL` names another server to use where none has to be killed, and `OMNIQ_TEST_POSTGRES_BIN`
-another installation's folder of programs; `OMNIQ_TEST_PGBOUNCER` is pgbouncer where it isn't on the path. Test
-modules import the fixtures that they use.
+another installation's folder of programs; `OMNIQ_TEST_PGBOUNCER` is pgbouncer where it isn't on the path.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ from tests.core.support import SOON, front_door, lines, results_of, sqlite_place
 
 pytestmark = pytest.mark.starvable
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Supervisor:
     """Keeps one worker process alive, and counts its deaths."""
 
     def __init__(self, kind: str, directory: Path) -> None:
-        self._command = [sys.executable, "-m", "tests.core.serve", kind, str(directory)]
+        self._command = [sys.executable, "-m", "tests.core.workers.serve", kind, str(directory)]
         self._log = directory / "worker.log"
         self._process: asyncio.subprocess.Process | None = None
         self.exit_codes: list[int] = []

@@ -17,7 +17,7 @@ from omniq.plugins import CommandSpec, EventStoreSpec, ResultStoreSpec, TaskQueu
 from omniq.plugins.registry import Registry, load_class, load_object, registry
 from omniq.plugins.specs import PluginRecord, Spec
 
-from tests.core.fake_plugins import GOOD, Dist, Entry, entry, events, plugin, queue, raises, record, reg
+from tests.core.plugins.fakes import GOOD, Dist, Entry, entry, events, plugin, queue, raises, record, reg
 
 # ── what works ───────────────────────────────────────────────────────────────
 

@@ -11,9 +11,11 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.models import TaskState
 
-from tests.core import cli_tasks, rude, tasks
-from tests.core.cli_process import WorkerProcess
+from tests.core import tasks
+from tests.core.cli import tasks as cli_tasks
+from tests.core.cli.process import WorkerProcess
 from tests.core.support import front_door, lines, results_of, sqlite_place, states_of, until, until_states
+from tests.core.workers import rude
 
 NOISE = ("Traceback", "never awaited", "was destroyed", "Exception ignored", "unhandled exception")
 WAITERS: list[tuple[str, Callable[..., Any]]] = [

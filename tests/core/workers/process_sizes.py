@@ -1,6 +1,6 @@
 """Tasks of a process worker whose arguments and results have all sizes: each runs once, and nothing is charged.
 
-python -m tests.core.process_sizes [--tasks 500] [--largest 8388608] [--loop uvloop]
+python -m tests.core.workers.process_sizes [--tasks 500] [--largest 8388608] [--loop uvloop]
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from tests.core import process_tasks
 from tests.core.support import front_door, lines, reference_place, working
+from tests.core.workers import process_tasks
 from tests.loops import LOOPS, run_on
 
 

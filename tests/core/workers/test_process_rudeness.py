@@ -11,8 +11,9 @@ from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
 from omniq.models import TaskState
 
-from tests.core import process_tasks, tasks
+from tests.core import tasks
 from tests.core.support import SOON, front_door, lines, reference_place, results_of, working
+from tests.core.workers import process_tasks
 
 
 async def surrounded(oq: AsyncOmniQ, how: str, log: Path) -> tuple[str, list[str]]:

@@ -17,16 +17,17 @@ import pytest
 from omniq.config.security import Security
 from omniq.workers.logs import LogSettings
 
-from tests.core import process_tasks, tasks
-from tests.core.cli_process import ROOT, WorkerProcess
+from tests.core import tasks
+from tests.core.cli.process import ROOT, WorkerProcess
 from tests.core.support import SOON, front_door, reference_place, results_of, sqlite_place, working
+from tests.core.workers import process_tasks
 
 KEY = "a secret of enough bytes"
 
 
 def program(what: str, directory: Path, *options: str, given: str = "") -> str:
     """What one of the programs prints."""
-    command = [sys.executable, *options, "-m", "tests.core.process_programs", what, str(directory)]
+    command = [sys.executable, *options, "-m", "tests.core.workers.process_programs", what, str(directory)]
     environ = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         command, cwd=ROOT, env=environ, input=given, capture_output=True, text=True, timeout=60, check=False

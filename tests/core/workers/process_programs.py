@@ -1,4 +1,4 @@
-"""Programs that use a process worker: `python -m tests.core.process_programs WHAT DIRECTORY`."""
+"""Programs that use a process worker: `python -m tests.core.workers.process_programs WHAT DIRECTORY`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from omniq import OmniQ
 
-from tests.core import process_tasks
 from tests.core.support import lines, result_storage, sqlite_place, task_queue
+from tests.core.workers import process_tasks
 
 CONFIG: dict[str, Any] = {"max_workers": 1, "lease": 60.0, "poll_interval": 0.2, "grace_period": 0.1}
 

@@ -16,7 +16,7 @@ from omniq.serialization import SerializationManager, Signer
 from omniq.testing import VirtualClock
 
 from tests.core import tasks
-from tests.core.cli_support import TASKS, Cli
+from tests.core.cli.support import TASKS, Cli
 from tests.core.support import SOON, Place, front_door, results_of, until_states, working
 
 OLD, NEW = "an0ther" * 4, "s3cret" * 4

@@ -13,9 +13,10 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskCancelled, TaskFailed
 
-from tests.core import process_tasks, tasks
-from tests.core.cli_process import ROOT
+from tests.core import tasks
+from tests.core.cli.process import ROOT
 from tests.core.support import SOON, lines, until, working
+from tests.core.workers import process_tasks
 
 
 def is_alive(pid: int) -> bool:
@@ -28,7 +29,7 @@ def is_alive(pid: int) -> bool:
 
 async def until_dead(*pids: int) -> None:
     """Wait until they are dead, not for the end to which they come by themselves."""
-    await until(lambda: not any(map(is_alive, pids)), process_tasks.PATIENCE / 2)
+    await until(lambda: not any(map(is_alive, pids)), tasks.PATIENCE / 2)
 
 
 async def program_of(log: Path) -> int:
@@ -81,7 +82,7 @@ async def test_the_death_of_a_child_ends_what_its_tasks_have_started(oq: AsyncOm
 async def test_the_death_of_the_worker_ends_children_and_what_they_have_started(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "tests.core.process_programs", "staying", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.core.workers.process_programs", "staying", str(tmp_path)]
     program = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
     assert program.stdout is not None
     assert await asyncio.wait_for(program.stdout.readline(), SOON) == b"ready\n"

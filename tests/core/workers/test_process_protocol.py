@@ -26,9 +26,10 @@ from omniq.workers.execution import Execution
 from omniq.workers.job import End, Job
 from omniq.workers.process import ProcessRunner
 
-from tests.core import process_tasks, tasks
-from tests.core.process_sizes import run_all_sizes
+from tests.core import tasks
 from tests.core.support import SOON, front_door, lines, reference_place, results_of, until, working
+from tests.core.workers import process_tasks
+from tests.core.workers.process_sizes import run_all_sizes
 from tests.loops import EACH_LOOP, run_on
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

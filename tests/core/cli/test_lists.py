@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from omniq import OmniQ
 
-from tests.core import cli_tasks
-from tests.core.cli_support import TASKS, Cli, run
+from tests.core.cli import tasks as cli_tasks
+from tests.core.cli.support import TASKS, Cli, run
 
 
 @pytest.fixture

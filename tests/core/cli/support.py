@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from omniq import AsyncOmniQ
 from omniq.cli.root import omniq
 
-TASKS = "tests.core.cli_tasks"
+TASKS = "tests.core.cli.tasks"
 
 
 class Cli:

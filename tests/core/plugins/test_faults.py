@@ -17,7 +17,7 @@ from omniq.plugins import TaskQueueSpec, WorkerSpec, hookimpl
 from omniq.plugins.registry import Registry
 from omniq.plugins.specs import Spec
 
-from tests.core.fake_plugins import GOOD, Dist, Entry, entry, events, plugin, queue, raises, record, reg
+from tests.core.plugins.fakes import GOOD, Dist, Entry, entry, events, plugin, queue, raises, record, reg
 
 # ── what a plugin can do wrong ───────────────────────────────────────────────
 

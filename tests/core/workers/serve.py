@@ -1,4 +1,4 @@
-"""A worker process for tests: `python -m tests.core.serve KIND DIRECTORY`, until SIGTERM."""
+"""A worker process for tests: `python -m tests.core.workers.serve KIND DIRECTORY`, until SIGTERM."""
 
 from __future__ import annotations
 

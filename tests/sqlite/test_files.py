@@ -22,7 +22,7 @@ from omniq_sqlite.queue import SQLiteQueueStore
 
 from tests.core import tasks
 from tests.core.support import SOON, results_of, working
-from tests.core.test_sqlite_store import task
+from tests.sqlite.test_store import task
 
 Harm: TypeAlias = Callable[[Path], None]
 

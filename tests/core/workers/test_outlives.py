@@ -19,7 +19,7 @@ from omniq.workers import AsyncWorker
 from omniq.workers.job import Job
 from omniq.workers.thread_loop import ThreadLoop
 
-from tests.core import rude, tasks
+from tests.core import tasks
 from tests.core.support import (
     SOON,
     blocking_door,
@@ -33,6 +33,7 @@ from tests.core.support import (
     working,
     working_elsewhere,
 )
+from tests.core.workers import rude
 
 SHARED = ("async", "thread")
 """Workers whose tasks share a process."""
@@ -267,7 +268,7 @@ def test_a_child_that_the_program_forks_leaves_the_worker_to_its_parent(tmp_path
     assert code == 0
 
 
-ROOT = str(Path(__file__).parents[2])
+ROOT = str(Path(__file__).parents[3])
 PROGRAM = """
 import os, sys
 from pathlib import Path

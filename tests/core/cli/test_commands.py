@@ -22,8 +22,8 @@ from omniq.cli.root import COMMANDS, omniq
 from omniq.plugins.registry import load_object
 from omniq.plugins.specs import CommandSpec
 
-from tests.core.cli_process import ROOT
-from tests.core.cli_support import TASKS, Cli, run
+from tests.core.cli.process import ROOT
+from tests.core.cli.support import TASKS, Cli, run
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from omniq.models import TaskResult, TaskState
 from omniq.storage.records import NewTask
 from omniq.texts import escaped, escaped_block, escaped_json
 
-from tests.core.cli_support import TASKS, Cli
+from tests.core.cli.support import TASKS, Cli
 from tests.core.support import FAST, front_door, reference_place, until
 
 NASTY = "\x1b]0;x\x07\x1b[2J\r\nerror: forged\x9b\u202e\u2066\u200b\x00\x7f"
@@ -61,7 +61,7 @@ def test_json_stays_json() -> None:
 
 
 def test_a_failed_task_is_told_once_and_escaped(cli: Cli) -> None:
-    task_id = cli.output("enqueue", "tests.core.test_escaping:fail_nastily", "--max-retries", "0")
+    task_id = cli.output("enqueue", "tests.core.cli.test_escaping:fail_nastily", "--max-retries", "0")
     cli.work_off()
     for command in (["result", task_id], ["result", task_id, "--json"], ["tasks", "dead"], ["tasks", "show", task_id]):
         assert is_safe(cli(*command).output)
@@ -72,7 +72,7 @@ def test_a_failed_task_is_told_once_and_escaped(cli: Cli) -> None:
 
 
 def test_a_value_is_printed_escaped(cli: Cli) -> None:
-    task_id = cli.output("enqueue", "tests.core.test_escaping:return_nastily")
+    task_id = cli.output("enqueue", "tests.core.cli.test_escaping:return_nastily")
     cli.work_off()
     assert is_safe(cli("result", task_id).output)
     assert json.loads(cli.output("result", task_id)) == return_nastily()
@@ -145,6 +145,6 @@ def test_a_terminal_that_does_not_know_a_character_gets_an_escape(cli: Cli, tmp_
     task_id = cli.output("enqueue", f"{TASKS}:greet", "name=\u20ac")
     cli.work_off()
     command = [sys.executable, "-P", "-m", "omniq.cli", "--url", cli.url, "result", task_id]
-    environment = {"PYTHONIOENCODING": "latin-1", "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"PYTHONIOENCODING": "latin-1", "PATH": "", "PYTHONPATH": str(Path(__file__).parents[3])}
     ended = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path, check=False)
     assert (ended.returncode, ended.stdout) == (0, b'"hello \\u20ac "\n')

@@ -14,7 +14,7 @@ from omniq.models.times import LATEST, as_datetime, due_time, utc
 from omniq.storage.records import NEW, NewTask, ScheduleRecord
 
 from tests.core import tasks
-from tests.core.cli_support import TASKS, Cli
+from tests.core.cli.support import TASKS, Cli
 from tests.core.support import plant
 
 FAR = (1e12, 1e18, 1e300, -1e12, -1e300, 253_402_300_800.0)
