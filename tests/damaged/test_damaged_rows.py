@@ -25,7 +25,10 @@ from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, S
 
 from tests.core.cli.support import run
 from tests.core.support import FAST, QUEUES, noop
-from tests.damaged.planting import Damage, Planter, PostgresPlanter, RedisPlanter, SQLitePlanter
+from tests.damaged.planting import Damage, Planter
+from tests.damaged.planting_postgres import PostgresPlanter
+from tests.damaged.planting_redis import RedisPlanter
+from tests.damaged.planting_sqlite import SQLitePlanter
 from tests.servers import postgres, redis
 
 GOOD = 1000

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from omniq import AsyncOmniQ, clock
+from omniq import AsyncOmniQ
 from omniq.config.security import Security
 from omniq.errors import (
-    KeyMissing,
     ResultExpired,
     SerializationError,
     SignatureError,
@@ -27,21 +23,16 @@ from omniq.models.state import TaskState
 from omniq.serialization import DillSerializer
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.testing import ReferenceSpace, VirtualClock
-from omniq.workers import AsyncWorker
 
 from tests.core import oddities, tasks
 from tests.core.support import (
-    KINDS,
     SOON,
-    Place,
     front_door,
     lines,
     reference_place,
     result_storage,
     results_of,
-    sqlite_place,
     task_queue,
-    until,
     until_states,
     working,
 )
@@ -257,208 +248,3 @@ async def test_a_value_that_cannot_be_decoded_is_an_error_of_who_asks_for_it(spa
         for _ in range(2):
             with pytest.raises(SerializationError, match="was not decoded"):
                 result.unwrap()
-
-
-# ── a missing key ────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(("kind", "keys"), [("async", None), ("thread", OLD), ("process", None)])
-async def test_a_worker_without_the_key_leaves_tasks_to_one_that_has_it(
-    place: Place, kind: str, keys: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    def told() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-
-    lacking = Security(signing_key=keys)
-    async with front_door(place, security=SIGNED) as oq, front_door(place, security=lacking) as other:
-        ids = [await oq.enqueue(tasks.add, [number, 1]) for number in range(10)]
-        async with working(other, kind, max_workers=4):
-            await until(lambda: told() != [])
-            async with working(oq, "async"):
-                assert await results_of(oq, ids) == [number + 1 for number in range(10)]
-        (error,) = told()
-        assert "key id 'k1'" in error
-        records = [record for record in await oq.task_queue.store.get(ids) if record is not None]
-        assert {(record.attempts, record.crashes) for record in records} == {(0, 0)}
-        with pytest.raises(KeyMissing):
-            await other.get_result(ids[0], timeout=SOON)
-
-
-async def test_a_worker_without_the_key_asks_for_a_task_ever_less_often(
-    space: ReferenceSpace, virtual_clock: VirtualClock
-) -> None:
-    place = reference_place(space)
-    async with front_door(place, security=SIGNED) as oq:
-        task_id = await oq.enqueue(tasks.add, [1, 2])
-    async with front_door(place) as other:
-        waits = []
-        for epoch in range(1, 9):
-            pool = other.worker_pool("async")
-            async with pool:
-                await until_epoch(space, task_id, epoch)
-                await until_states(other, [task_id], TaskState.SCHEDULED)
-            record = space.tasks.get(task_id)
-            assert record is not None
-            waits.append(record.run_at - clock.now())
-            virtual_clock.advance(31)
-        assert waits == pytest.approx([1, 2, 4, 8, 16, 30, 30, 30], abs=0.6)
-
-
-async def until_epoch(space: ReferenceSpace, task_id: str, epoch: int) -> None:
-    """Wait for so many claims."""
-
-    def claimed() -> bool:
-        record = space.tasks.get(task_id)
-        return record is not None and record.epoch >= epoch
-
-    await until(claimed)
-
-
-async def test_a_schedule_fires_once_somebody_has_its_key(place: Place, virtual_clock: VirtualClock) -> None:
-    async with front_door(place, security=SIGNED) as oq, front_door(place) as other:
-        await oq.schedule(tasks.add, [1, 2], interval=10)
-        virtual_clock.advance(11)
-        assert await other.task_queue.scheduler.fire_due() == 0
-        assert await other.task_queue.scheduler.fire_due() == 0
-        assert await oq.task_queue.scheduler.fire_due() == 1
-
-
-async def test_a_child_whose_policy_cannot_be_read_waits_for_somebody_who_can(place: Place) -> None:
-    async with front_door(place, security=SIGNED) as oq, front_door(place) as other:
-        parent = await oq.enqueue(tasks.add, [1, 2])
-        runs = await oq.enqueue(tasks.add, [1, 2], depends_on=parent, on_parent_failure="run")
-        ends = await oq.enqueue(tasks.add, [1, 2], depends_on=parent)
-        assert await other.cancel(parent)
-        await other.task_queue.dependencies.sweep()
-        assert [(await oq.get_task(id_)).state for id_ in (runs, ends)] == [TaskState.WAITING] * 2
-        await oq.task_queue.dependencies.sweep()
-        states = [(await oq.get_task(id_)).state for id_ in (runs, ends)]
-        assert states == [TaskState.PENDING, TaskState.CANCELLED]
-
-
-# ── one configuration for all ────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_the_configuration_of_omniq_holds_for_components_that_it_is_given(place: Place, kind: str) -> None:
-    config = {"signing_key": KEY, "allowed_modules": ["tests.core.tasks"]}
-    oq = AsyncOmniQ(task_queue=task_queue(place), result_store=result_storage(place), config=config)
-    async with oq, working(oq, kind):
-        good, bad = await oq.enqueue(tasks.add, [1, 2]), await oq.enqueue(oddities.make_canary, ["/nowhere"])
-        assert await oq.get_result(good, timeout=SOON) == 3
-        with pytest.raises(TaskFailed, match="isn't among allowed_modules"):
-            await oq.get_result(bad, timeout=SOON)
-        (record,) = await oq.task_queue.store.get([good])
-        assert record is not None
-        assert record.body.startswith(b"OQ1m\x02k1")
-
-
-async def test_results_where_the_queue_is_are_read_by_its_keys(tmp_path: Path) -> None:
-    oq = AsyncOmniQ(task_queue=task_queue(sqlite_place(tmp_path)), config={"signing_key": KEY})
-    async with oq, working(oq, "async"):
-        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
-        assert oq.result_store.serialization is oq.task_queue.serialization
-
-
-async def test_a_component_keeps_keys_that_were_given_to_it(place: Place) -> None:
-    queue = task_queue(place, security=SIGNED)
-    oq = AsyncOmniQ(task_queue=queue, result_store=result_storage(place), config={"signing_key": OLD})
-    async with oq, working(oq, "async"):
-        assert queue.security is SIGNED
-        assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
-
-
-async def test_a_worker_reads_results_by_the_keys_of_its_queue(place: Place) -> None:
-    queue = task_queue(place, security=SIGNED)
-    results = result_storage(place)
-    worker = AsyncWorker(queue, results)
-    async with queue, results, worker:
-        task_id = await queue.enqueue(tasks.add, [1, 2])
-        assert await worker._outcomes().value(task_id, SOON) == 3
-
-
-# ── no dill ──────────────────────────────────────────────────────────────────
-
-NEVER_DILL = """
-import asyncio, sys
-import omniq
-from omniq import AsyncOmniQ, clock
-from omniq.models.result import Outcome
-from omniq.models.state import TaskState
-from omniq.queue import AsyncSQLiteTaskQueue, SQLiteTaskQueue
-from omniq.storage import AsyncSQLiteResultStorage
-from omniq.storage.records import ResultRecord
-from omniq.workers import AsyncWorker
-from omniq.cli.root import omniq as command
-from omniq.errors import SerializationError
-from click.testing import CliRunner
-
-HOSTILE = b"\\x80\\x04\\x8c\\x02os\\x94\\x8c\\x06getpid\\x94\\x93\\x94)R\\x94."
-
-async def plant(oq, status, id_):
-    outcome = Outcome(value=HOSTILE, value_format="d", error_type="E", error_message="m")
-    body = oq.task_queue.serialization.pack_outcome(
-        outcome, task_id=id_, epoch=1, status=status, schedule_id=None)
-    await oq.result_store.store.put([ResultRecord(task_id=id_, epoch=1, status=status, body=body)])
-
-async def refused(awaitable):
-    try:
-        await awaitable
-    except SerializationError:
-        return
-    raise AssertionError("it was decoded")
-
-async def main(make):
-    oq = make()
-    async with oq:
-        for status in (TaskState.SUCCESS, TaskState.ERROR):
-            await plant(oq, status, f"planted-{status}")
-        await refused(oq.get_result("planted-success"))
-        await oq.result_store.get("planted-error")
-        await oq.list_dead()
-        await refused(AsyncWorker(oq.task_queue)._outcomes().value("planted-success", 5))
-        try:
-            await oq.enqueue(lambda: 1)
-        except SerializationError:
-            pass
-        async with oq.worker_pool("async") as pool:
-            task_id = await oq.enqueue(abs, [-1])
-            assert await oq.get_result(task_id, timeout=20) == 1
-
-asyncio.run(main({make}))
-assert "dill" not in sys.modules, "dill was loaded"
-print("never")
-"""
-
-
-@pytest.mark.parametrize(
-    ("make", "environment"),
-    [
-        ("lambda: AsyncOmniQ()", {"OMNIQ_SERIALIZER": "msgspec"}),
-        ("lambda: AsyncOmniQ(task_queue=AsyncSQLiteTaskQueue())", {"OMNIQ_SERIALIZER": "msgspec"}),
-        ("lambda: AsyncOmniQ(task_queue=SQLiteTaskQueue(serializer='msgspec'))", {}),
-        (
-            "lambda: AsyncOmniQ(task_queue=SQLiteTaskQueue(serializer='msgspec'), "
-            "result_store=AsyncSQLiteResultStorage())",
-            {},
-        ),
-        ("lambda: AsyncOmniQ(config={'task_queue': {'config': {'serializer': 'msgspec'}}})", {}),
-        (
-            "lambda: AsyncOmniQ(task_queue=SQLiteTaskQueue(), result_store=AsyncSQLiteResultStorage(), "
-            "config={'task_queue': {'config': {'serializer': 'msgspec'}}})",
-            {},
-        ),
-        ("lambda: AsyncOmniQ(config={'task_queue': 'sqlite:///.omniq/omniq.db?serializer=msgspec'})", {}),
-    ],
-)
-async def test_with_msgspec_dill_is_never_loaded_on_any_path(
-    make: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    script = NEVER_DILL.replace("{make}", make)
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, error = await child.communicate()
-    assert (out, child.returncode) == (b"never\n", 0), error.decode()
