@@ -30,6 +30,10 @@ arch:
 test *ARGS:
     {{uv}} run pytest "$@"
 
+# Run the tests that need no server and take no time, in some minutes.
+quick *ARGS:
+    {{uv}} run pytest -n auto -m "not server and not slow and not starvable" "$@"
+
 # Run every example in the README and in docs/.
 docs:
     {{uv}} run pytest tests/docs

@@ -17,7 +17,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in the background with Ctrl-C ignored, and the processes of these tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["omniq.testing.fixtures", "tests.starvation"]
+pytest_plugins = [
+    "omniq.testing.fixtures",
+    "tests.starvation",
+    "tests.fixtures",
+    "tests.servers.marks",
+    "tests.servers.postgres",
+    "tests.servers.redis",
+    "tests.servers.tls",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

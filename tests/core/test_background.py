@@ -26,8 +26,9 @@ from omniq.storage.records import (
 from omniq.sync import Portal, cancel_and_wait
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 
-from tests.core import rude, tasks
+from tests.core import tasks
 from tests.core.support import SOON, front_door, reference_place, results_of, until, working
+from tests.core.workers import rude
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
 seen: dict[str, set[str]] = {}

@@ -23,16 +23,17 @@ from omniq.queue.request import TaskCall
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
 
-from tests.core.cli_support import run
-from tests.core.conftest import nothing_left_behind
+from tests.core.cli.support import run
 from tests.core.support import FAST, QUEUES, noop
-from tests.damaged.planting import Damage, Planter, PostgresPlanter, RedisPlanter, SQLitePlanter
+from tests.damaged.planting import Damage, Planter
+from tests.damaged.planting_postgres import PostgresPlanter
+from tests.damaged.planting_redis import RedisPlanter
+from tests.damaged.planting_sqlite import SQLitePlanter
 from tests.servers import postgres, redis
-from tests.servers.postgres import postgres_url
-
-__all__ = ["nothing_left_behind", "postgres_url"]
 
 GOOD = 1000
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
 KEY = "k" * 32
 LONG = 60.0
 """Seconds after which what should have happened won't happen any more."""

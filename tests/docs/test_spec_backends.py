@@ -15,10 +15,7 @@ from omniq.errors import ConfigError
 from omniq.models import EventType, PostgresTaskQueueConfig, ResultStatus, TaskState
 from omniq.workers import AsyncWorker
 
-from tests.servers.postgres import postgres_url
-from tests.servers.redis import RedisServer, kinds, redis_server, redis_url
-
-__all__ = ["postgres_url", "redis_server", "redis_url"]
+from tests.servers.redis import RedisServer, kinds
 
 
 @pytest.fixture

@@ -18,10 +18,6 @@ from omniq.workers import ThreadPoolWorker
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteResultStorage
 
-from tests.servers.postgres import postgres_url
-
-__all__ = ["postgres_url"]
-
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

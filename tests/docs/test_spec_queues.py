@@ -13,10 +13,6 @@ from omniq.models import PostgresTaskQueueConfig
 from omniq.queue import PostgresTaskQueue
 from omniq.workers import ThreadPoolWorker
 
-from tests.servers.postgres import postgres_url
-
-__all__ = ["postgres_url"]
-
 
 @pytest.fixture
 def server(postgres_url: str) -> Iterator[PostgresTaskQueueConfig]:

@@ -17,7 +17,7 @@ from tests.idle.places import Place, PostgresPlace, RedisPlace
 from tests.idle.remote import RemoteWorker, remote_worker
 from tests.idle.worker import hold, tell_start
 
-pytestmark = [pytest.mark.starvable, pytest.mark.parametrize("at", ["sqlite", "postgres", "redis"], indirect=True)]
+pytestmark = pytest.mark.parametrize("at", ["sqlite", "postgres", "redis"], indirect=True)
 
 RARELY = 300.0
 """Seconds between two polls."""
@@ -51,6 +51,8 @@ async def claims(workers: Sequence[RemoteWorker]) -> int:
     return sum([(await worker.calls())["claim"] for worker in workers])
 
 
+@pytest.mark.starvable
+@pytest.mark.slow
 async def test_a_task_wakes_one_of_those_that_wait(at: Place, here: AsyncOmniQ) -> None:
     # Were all woken, each would claim for each task, and the one that gets it once more than there is. Where nothing
     # is pushed, some look by chance before it is taken, the slower the machine.
@@ -89,6 +91,8 @@ async def test_as_many_wake_as_there_are_tasks(
         await enqueue(here, len(idle))
         async with asyncio.timeout(SOON):
             started = [await worker.next_start() for worker in idle]
+        for worker in idle:
+            worker.kill()
         assert len({task_id for task_id, _ in started}) == len(idle)
 
 

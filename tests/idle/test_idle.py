@@ -19,12 +19,10 @@ from tests.idle.places import Place, PostgresPlace, RedisPlace, place, until_lis
 from tests.idle.remote import RemoteWorker, remote_worker
 from tests.idle.worker import tell_start
 
-pytestmark = pytest.mark.starvable
-
 STORES = ("sqlite", "postgres", "redis")
 PUSHING = ("postgres", "redis")
-WARM_UP = 3.0
-IDLE = 10.0
+WARM_UP = 2.0
+IDLE = 6.0
 CALLS_A_SECOND = 2.0
 AT_THE_EDGES = 2
 """Calls that may fall into the time that is looked at because it begins and ends when it does."""
@@ -47,6 +45,8 @@ async def assert_wakes(oq: AsyncOmniQ, worker: RemoteWorker) -> None:
         assert (await worker.next_start())[0] == task_id
 
 
+@pytest.mark.server
+@pytest.mark.slow
 async def test_an_idle_worker_asks_at_most_twice_a_second() -> None:
     calls = {name: Counter[str]() for name in STORES}
     async with AsyncExitStack() as stack:

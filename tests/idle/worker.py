@@ -24,9 +24,9 @@ async def tell_start() -> None:
 
 
 async def hold() -> None:
-    """A task that says when it started, and keeps its slot."""
+    """A task that says when it started, and keeps its slot for longer than any test takes."""
     await tell_start()
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(600.0)
 
 
 def tell(**facts: object) -> None:

@@ -9,13 +9,8 @@ from pathlib import Path
 import pytest
 from omniq import AsyncOmniQ
 
-from tests.core.conftest import gate, log, nothing_left_behind
 from tests.mixes.support import MIXES, Mix, MixedPlace, Url
 from tests.servers import postgres, redis
-from tests.servers.postgres import postgres_server, postgres_url
-from tests.servers.redis import redis_server, redis_url
-
-__all__ = ["gate", "log", "nothing_left_behind", "postgres_server", "postgres_url", "redis_server", "redis_url"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +21,11 @@ def shared_servers() -> None:
     for kind in redis.kinds():
         with suppress(pytest.skip.Exception):
             redis.shared_url(kind)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(nothing_left_behind: None) -> None:
+    """Every test here cleans up after itself."""
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
 from omniq.loops import Background
 
-from tests.core import rude, tasks
+from tests.core import tasks
 from tests.core.support import SOON, results_of, until, working_elsewhere
+from tests.core.workers import rude
 from tests.mixes.support import on_one_redis
 
 pytestmark = on_one_redis

@@ -20,8 +20,6 @@ from tests.mixes.support import SPREAD, Mix, MixedPlace, Url
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer, kinds
 
-pytestmark = pytest.mark.starvable
-
 Server: TypeAlias = PostgresServer | RedisServer
 
 COUNT = 30

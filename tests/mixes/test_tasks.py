@@ -16,7 +16,7 @@ from tests.core import tasks
 from tests.core.support import SOON, lines, results_of, states_of, until, until_states, working
 from tests.mixes.support import MixedPlace, event_types, on_one_redis
 
-pytestmark = [on_one_redis, pytest.mark.starvable]
+pytestmark = on_one_redis
 
 
 async def test_sync_and_async_tasks_give_their_results(oq: AsyncOmniQ) -> None:
@@ -154,6 +154,7 @@ async def test_a_result_is_kept_for_its_ttl(oq: AsyncOmniQ, virtual_clock: Virtu
     assert await event_types(oq, short) == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]
 
 
+@pytest.mark.starvable  # the lease is short, so that the worker hears soon
 async def test_tasks_are_cancelled_before_and_while_they_run(oq: AsyncOmniQ, log: Path, gate: Path) -> None:
     waiting = await oq.enqueue(tasks.nothing, run_in=60)
     assert await oq.cancel(waiting)

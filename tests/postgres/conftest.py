@@ -10,12 +10,10 @@ import pytest
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 
-from tests.servers.postgres import pgbouncer_url, postgres_server, postgres_url, shared_url
+from tests.servers.postgres import shared_url
 
 if TYPE_CHECKING:
     from omniq_postgres.dialect import Connection
-
-__all__ = ["pgbouncer_url", "postgres_server", "postgres_url"]
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from omniq_postgres.queue import PostgresQueueStore
 from tests.postgres.support import PATIENCE, QUEUE, claim, database_of, seconds_of, success, task, tasks, until
 from tests.servers.postgres import PostgresServer
 
-pytestmark = pytest.mark.starvable
-
 BACK_IN_TIME = 5.0
 """Seconds after a server's return within which everything must work again."""
 
@@ -73,6 +71,7 @@ class TestRestart:
             await blocked
         connection.terminate()
 
+    @pytest.mark.starvable
     async def test_workers_go_on_by_themselves(self, postgres_server: PostgresServer) -> None:
         async with AsyncOmniQ(config={"task_queue": {"url": postgres_server.url}}) as oq:
             await oq.start_worker("async")
@@ -117,6 +116,7 @@ class TestNarrowWays:
             results = await asyncio.gather(*(oq.get_result(id_, timeout=PATIENCE) for id_ in ids))
             assert results == list(range(50))
 
+    @pytest.mark.starvable
     async def test_a_pooler_is_noticed_and_borne(self, pgbouncer_url: str) -> None:
         store = PostgresQueueStore(PostgresTaskQueueConfig.from_url(pgbouncer_url))
         await store.connect()

@@ -22,9 +22,7 @@ from omniq_postgres.queue import PostgresQueueStore
 
 from tests.postgres.support import PATIENCE, QUEUE, listening, seconds_of, task
 from tests.servers.postgres import URL_VARIABLE, with_options
-from tests.servers.tls import Authority, TlsProxy, address_of, authority, postgres_opening, stranger
-
-__all__ = ["authority", "stranger"]
+from tests.servers.tls import Authority, TlsProxy, address_of, postgres_opening
 
 PASSWORD = "s3cr3t"
 HOST = "localhost"

@@ -14,9 +14,7 @@ from omniq_redis.queue import RedisQueueStore
 from redis.crc import key_slot
 
 from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task, until
-from tests.servers.redis import MASTER, RedisServer, redis_cluster, redis_sentinels
-
-__all__ = ["redis_cluster", "redis_sentinels"]
+from tests.servers.redis import MASTER, RedisServer
 
 Sentinels = tuple[list[RedisServer], RedisServer, RedisServer]
 

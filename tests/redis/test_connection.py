@@ -18,9 +18,7 @@ from omniq_redis.connection import script
 from omniq_redis.queue import RedisQueueStore
 
 from tests.redis.support import QUEUE, claim, elapsed, opened, success, task, until
-from tests.servers.redis import RedisServer, redis_server, redis_url
-
-__all__ = ["redis_server", "redis_url"]
+from tests.servers.redis import RedisServer
 
 Verb = Callable[[RedisQueueStore], Awaitable[object]]
 
@@ -146,6 +144,7 @@ class TestScripts:
         answers = await asyncio.gather(*(store.add([task(f"t{n}")]) for n in range(100)))
         assert answers == [[NEW]] * 100
 
+    @pytest.mark.server
     async def test_a_batch_in_parts_may_find_them_forgotten(self) -> None:
         server = RedisServer("valkey9", "--proto-max-bulk-len", "1mb")
         server.start()

@@ -16,13 +16,10 @@ from omniq.testing.conformance.builders import fire
 from omniq_redis.queue import RedisQueueStore
 
 from tests.core import tasks
-from tests.core.conftest import gate, log
 from tests.core.support import SOON, lines, results_of, until_outlived, working
 from tests.core.support import until as until_true
 from tests.redis.support import QUEUE, claim, opened, success, task
 from tests.servers.redis import PROGRAMS, RedisServer
-
-__all__ = ["gate", "log"]
 
 LEASE = 2.0
 SCHEDULE = ScheduleRecord(id="s", queue_name=QUEUE, body=b"schedule", next_run=0.0)

@@ -13,9 +13,7 @@ from omniq.models import TaskState
 from tests.core import payloads, tasks
 from tests.core.support import SOON, results_of, working
 from tests.loops import on_each_loop, run_on
-from tests.servers.redis import PROGRAMS, RedisServer, redis_server
-
-__all__ = ["redis_server"]
+from tests.servers.redis import PROGRAMS, RedisServer
 
 MIB = 1024 * 1024
 

@@ -13,9 +13,7 @@ from omniq.storage.records import NEW, Change, NewTask, TaskFilter, TaskRecord
 from omniq_redis.queue import RedisQueueStore
 
 from tests.redis.support import QUEUE, add_all, claim, elapsed, opened, success, task
-from tests.servers.redis import RedisServer, redis_server
-
-__all__ = ["redis_server"]
+from tests.servers.redis import RedisServer
 
 QUEUES = ("a", "b", QUEUE)
 NAMES = ("", "shop:sell", "shop:größe")

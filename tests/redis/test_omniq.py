@@ -13,11 +13,7 @@ from omniq.storage import AsyncRedisResultStorage, RedisResultStorage
 from omniq_redis.backend import RedisBackend
 from omniq_redis.config import RedisTaskQueueConfig
 
-from tests.servers.redis import RedisServer, redis_server
-
-pytestmark = pytest.mark.starvable
-
-__all__ = ["redis_server"]
+from tests.servers.redis import RedisServer
 
 
 async def double(number: int) -> int:
@@ -66,6 +62,7 @@ class TestWaysToSayWhere:
 
 
 class TestServerDeath:
+    @pytest.mark.starvable
     async def test_workers_consume_again_once_the_server_is_back(self, redis_server: RedisServer) -> None:
         async with AsyncOmniQ(config={"task_queue": {"url": redis_server.url}}) as oq:
             await oq.start_worker("async", max_workers=10, lease=5.0, reap_interval=0.5)

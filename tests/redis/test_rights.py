@@ -13,9 +13,7 @@ from omniq.errors import StoreError
 from omniq.models import TaskState
 
 from tests.core.tasks import add, nothing
-from tests.servers.redis import RedisServer, redis_server
-
-__all__ = ["redis_server"]
+from tests.servers.redis import RedisServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "stores" / "redis.md"
 LINES = re.findall(r"^ACL SETUSER .*$", PAGE.read_text("utf-8"), re.MULTILINE)

@@ -17,10 +17,8 @@ from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 
 from tests.redis.support import QUEUE, claim, elapsed, listening, opened, task
-from tests.servers.redis import RedisServer, redis_server
-from tests.servers.tls import Authority, TlsProxy, address_of, authority, stranger
-
-__all__ = ["authority", "redis_server", "stranger"]
+from tests.servers.redis import RedisServer
+from tests.servers.tls import Authority, TlsProxy, address_of
 
 PASSWORD = "s3cr3t"
 HOST = "localhost"

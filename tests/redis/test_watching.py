@@ -16,11 +16,9 @@ from omniq.testing.conformance.builders import until_told
 from omniq_redis.queue import RedisQueueStore
 
 from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task
-from tests.servers.redis import RedisServer, redis_server
+from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.starvable
-
-__all__ = ["redis_server"]
 
 LONG = 60.0
 SOON = 0.05

@@ -53,7 +53,7 @@ def outages(
 
 
 def stalls(
-    worker_type: str, *, tasks: int = 40, seconds: float = 2.0, stalls: int = 2, seed: int = 1, plant: str = ""
+    worker_type: str, *, tasks: int = 40, seconds: float = 2.0, stalls: int = 1, seed: int = 1, plant: str = ""
 ) -> Scenario:
     """Workers sleep through their leases and come back while others run their tasks, or, if short, have run them."""
     return Scenario(

@@ -11,7 +11,7 @@ from tests.reliability.harness import Outcome, run
 from tests.reliability.scenario import Scenario
 from tests.reliability.servers import POSTGRES, running
 
-pytestmark = pytest.mark.starvable
+pytestmark = [pytest.mark.starvable, pytest.mark.slow, pytest.mark.server]
 
 REDIS = "redis"
 

@@ -1,8 +1,7 @@
 """A PostgreSQL server for tests: from a wheel, in a folder of its own, with `kill -9` and restart.
 
 `OMNIQ_TEST_POSTGRES_URL` names another server to use where none has to be killed, and `OMNIQ_TEST_POSTGRES_BIN`
-another installation's folder of programs; `OMNIQ_TEST_PGBOUNCER` is pgbouncer where it isn't on the path. Test
-modules import the fixtures that they use.
+another installation's folder of programs; `OMNIQ_TEST_PGBOUNCER` is pgbouncer where it isn't on the path.
 """
 
 from __future__ import annotations
@@ -50,23 +49,21 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def create(self) -> None:
-        """Make its data."""
-        self._data.mkdir()
+        """Make its data: a copy of what the first server of this process began with, since initdb takes a second."""
+        self._data.mkdir(0o700)
         unprivileged.hand_over(self._data)
-        made = self._popen("initdb", "-D", self._data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
-        if made.wait():
-            raise RuntimeError(f"initdb failed:\n{self._log()}")
+        _run(self._home, "cp", "-R", f"{_first_data(self._programs)}/.", self._data)
 
     def start(self) -> None:
         """Start, after a crash too, and wait until it answers."""
         # No socket in the file system: its path may be no longer than some 100 characters.
         settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", *self._options]
         options = [word for setting in settings for word in ("-c", setting)]
-        self._process = self._popen("postgres", "-D", self._data, "-p", self.port, *options)
+        self._process = _popen(self._home, self._programs / "postgres", "-D", self._data, "-p", self.port, *options)
         deadline = time.monotonic() + PATIENCE
         while not self._is_ready(self._process.pid):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL doesn't start:\n{self._log()}")
+                raise RuntimeError(f"PostgreSQL doesn't start:\n{_log(self._home)}")
             time.sleep(0.02)
 
     def _is_ready(self, pid: int) -> bool:
@@ -130,13 +127,32 @@ class PostgresServer:
     def url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
-    def _popen(self, program: str, *arguments: object) -> subprocess.Popen[bytes]:
-        command = [str(self._programs / program), *map(str, arguments)]
-        with open(self._home / "log", "ab") as log:
-            return unprivileged.popen(command, log, self._home)
 
-    def _log(self) -> str:
-        return (self._home / "log").read_text("utf-8", "replace")[-2000:]
+@functools.cache
+def _first_data(programs: Path) -> Path:
+    """The data that servers begin with; it lasts as long as this process."""
+    home = unprivileged.new_folder("omniq-pg-first-")
+    atexit.register(shutil.rmtree, home)
+    data = home / "data"
+    data.mkdir()
+    unprivileged.hand_over(data)
+    _run(home, programs / "initdb", "-D", data, "-U", "postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
+    return data
+
+
+def _run(home: Path, *command: object) -> None:
+    """Run a program to its end. Raises `RuntimeError` if it fails."""
+    if _popen(home, *command).wait():
+        raise RuntimeError(f"{command[0]} failed:\n{_log(home)}")
+
+
+def _popen(home: Path, *command: object) -> subprocess.Popen[bytes]:
+    with open(home / "log", "ab") as log:
+        return unprivileged.popen([*map(str, command)], log, home)
+
+
+def _log(home: Path) -> str:
+    return (home / "log").read_text("utf-8", "replace")[-2000:]
 
 
 def _is_dead(process: psutil.Process) -> bool:

@@ -1,7 +1,6 @@
 """Redis and Valkey servers for tests: from wheels, each in a folder of its own, with `kill -9` and restart.
 
-`OMNIQ_TEST_REDIS_URL` names another server to use where none has to be killed. Test modules import the fixtures that
-they use.
+`OMNIQ_TEST_REDIS_URL` names another server to use where none has to be killed.
 """
 
 from __future__ import annotations

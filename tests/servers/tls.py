@@ -20,8 +20,6 @@ from omniq.sync import Portal
 
 if TYPE_CHECKING:
     import trustme
-else:
-    trustme = pytest.importorskip("trustme", reason="needs trustme, which isn't installed")
 
 POSTGRES_REQUEST = bytes.fromhex("0000000804d2162f")
 """How a client of PostgreSQL asks for TLS: a length of 8, and a number that is no version."""
@@ -45,7 +43,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._folder.mkdir()
-        self._signs = trustme.CA()
+        self._signs: trustme.CA = pytest.importorskip("trustme", reason="needs trustme, which isn't installed").CA()
         self.file = folder / "ca.pem"
         self._signs.cert_pem.write_to_path(self.file)
 

@@ -141,7 +141,7 @@ def load_command(spec: CommandSpec) -> click.Command:
 
 
 COMMANDS: Final = (
-    CommandSpec("worker", "omniq.cli.worker:worker", "Run a worker until it is told to stop."),
+    CommandSpec("worker", "omniq.cli.app:worker", "Run a worker until it is told to stop."),
     CommandSpec("enqueue", "omniq.cli.tasks:enqueue", "Add a task."),
     CommandSpec("result", "omniq.cli.tasks:result", "Print what a task returned."),
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),

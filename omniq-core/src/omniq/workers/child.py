@@ -201,11 +201,20 @@ class Line:
 
     def end_with(self, parent: int) -> None:
         """End this process and its group when the worker's process does: nobody would settle what runs."""
-        poll = select.poll()
-        poll.register(self._results.fileno(), 0)  # a hang-up is told in any case
-        while not poll.poll(LOOK_AGAIN) and os.getppid() == parent:
+        while not self._is_dead(parent, LOOK_AGAIN):
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def end_if_dead(self, parent: int) -> None:
+        """The same, if it has ended already, before this process ends by itself and leaves its group behind."""
+        if self._is_dead(parent, 0):
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _is_dead(self, parent: int, wait: int) -> bool:
+        """Whether the worker's process has ended; waits for it so many milliseconds, or a bit less."""
+        poll = select.poll()
+        poll.register(self._results.fileno(), 0)  # a hang-up is told in any case
+        return bool(poll.poll(wait)) or os.getppid() != parent
 
     def _close(self) -> None:
         for closing in (self._tasks, self._tasks_socket, self._tickets, self._results):
@@ -259,11 +268,13 @@ def main(tasks: int, tickets: int, results: int) -> None:
         greeting = line.greeting()
         greeting.logs.apply()
         settings.withheld.update(greeting.secrets)
-        threading.Thread(target=line.end_with, args=(greeting.parent,), daemon=True).start()
+        parent = greeting.parent
+        threading.Thread(target=line.end_with, args=(parent,), daemon=True).start()
         child = Child(line, greeting)
         del greeting
         line.is_ready()
         child.serve()
+        line.end_if_dead(parent)
     except (EOFError, ConnectionError):
         sys.exit(1)
     line.leave_open()
