@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 from omniq.models.state import TaskState
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
+from omniq.testing.builders import fire
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.builders import fire
 from omniq_redis.queue import RedisQueueStore
 from omniq_redis.wire import PARCEL, PARCEL_BYTES
 

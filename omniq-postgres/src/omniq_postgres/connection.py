@@ -27,6 +27,7 @@ from omniq_postgres.opening import (
     PUT_BACK_PATH,
     SWAP_PATH,
     TAKE_SAFE_PATH,
+    drop_schema,
     ensure_schema,
     in_schema,
     is_refusal,
@@ -191,6 +192,13 @@ class Database(Connected):
         self._connections.add(connection)
         return connection
 
+    async def drop(self) -> None:
+        """Drop the tables, and the schema if nothing else is in it."""
+        with store_errors(self.settings):
+            async with self._lent() as connection:
+                await drop_schema(connection, self.settings)
+        self._prepared = False
+
     # ── notifications ────────────────────────────────────────────────────────
 
     @property
@@ -209,7 +217,8 @@ class Database(Connected):
                 await self._fetch(NOTIFY, channel, payload_of(self._sender, others))
 
     async def _fetch(self, sql: str, *values: object) -> None:
-        await self.run(lambda session: session.fetch(sql, *values))
+        if self._prepared:  # else nobody is there
+            await self.run(lambda session: session.fetch(sql, *values))
 
     async def _note_idle(self, worker: str, queues: Sequence[str]) -> None:
         await self._fetch(WAIT, worker, process_of(self._sender), queues)
@@ -246,6 +255,9 @@ class PostgresStore(ConnectedStore[Database], SQLStore):
 
     async def connect(self) -> None:
         await self._connection.prepare()
+
+    async def drop(self) -> None:
+        await self._connection.drop()
 
     def _tell(self, news: News, *, tasks: int = ALL) -> None:
         self._connection.channel.tell(news, tasks=tasks)

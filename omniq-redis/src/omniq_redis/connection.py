@@ -91,6 +91,13 @@ class Connection(Connected):
         await self.server.report()
         self._checked = True
 
+    async def drop(self) -> None:
+        """Delete the project's keys."""
+        cursor = await self.call("drop", [b"0"])
+        while cursor != b"0":
+            cursor = await self.call("drop", [cursor])
+        self._checked = False
+
     # ── calling ──────────────────────────────────────────────────────────────
 
     async def call(self, name: str, args: object, bodies: bytes = b"") -> bytes:
@@ -183,6 +190,9 @@ class RedisStore(ConnectedStore[Connection]):
 
     async def connect(self) -> None:
         await in_empty_context(self._connection.check())
+
+    async def drop(self) -> None:
+        await self._connection.drop()
 
     async def guarantees(self) -> Guarantees:
         return await self._connection.server.guarantees()

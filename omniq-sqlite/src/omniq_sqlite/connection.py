@@ -21,6 +21,7 @@ import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.background import start_thread
 from omniq.errors import StoreUnavailable
+from omniq.storage import embedded
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import let_threads_run
 from omniq.storage.guarantees import Guarantees
@@ -30,7 +31,7 @@ from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out
-from omniq_sqlite.opening import Link, kind_of, longest_row, store_errors
+from omniq_sqlite.opening import BESIDE, Link, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
@@ -213,6 +214,10 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
 
     async def connect(self) -> None:
         await self._connection.read(_nothing)
+
+    async def drop(self) -> None:
+        with store_errors(path := self._settings.file):
+            await asyncio.to_thread(embedded.remove, path, BESIDE)
 
     async def _read(self, verb: Verb[T]) -> T:
         return await self._connection.read(partial(carry_out, verb=verb))

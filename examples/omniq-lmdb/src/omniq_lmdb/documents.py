@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
@@ -12,8 +13,12 @@ from typing import Any, ClassVar, TypeVar
 
 import lmdb
 from omniq.errors import StoreError, StoreUnavailable
+from omniq.loops import PerLoop
+from omniq.storage.connected import Connection, Connections
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.guarantees import Guarantees
+
+from omniq_lmdb.config import LMDBConfig
 
 T = TypeVar("T")
 
@@ -21,28 +26,25 @@ WHOLE = 479
 """Bytes of a key that LMDB stores as they are: it takes 511, and ids may be longer. A digest stands for the rest."""
 
 
-class Environment:
+class Environment(Connection):
     """An open LMDB environment. A process may open each folder once only, so all its stores share it."""
 
-    def __init__(self, path: str, max_size: int) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        self.lmdb = lmdb.open(path, map_size=max_size, max_dbs=2, mode=0o600)
+    def __init__(self, settings: LMDBConfig) -> None:
+        os.makedirs(settings.path, mode=0o700, exist_ok=True)
+        self.lmdb = lmdb.open(settings.path, map_size=settings.max_size, max_dbs=2, mode=0o600)
         self.documents = self.lmdb.open_db(b"documents")
         self.entries = self.lmdb.open_db(b"entries")
         self.threads = ThreadPoolExecutor(4, thread_name_prefix="omniq-lmdb")
 
+    async def close(self) -> None:
+        await asyncio.to_thread(self.abandon)
 
-_open: dict[str, Environment] = {}
-# A forked child can't use its parent's environment: it opens its own, and leaves the parent's alone.
-_inherited: list[Environment] = []
-
-
-def _after_fork() -> None:
-    _inherited.extend(_open.values())
-    _open.clear()
+    def abandon(self) -> None:
+        self.threads.shutdown()
+        self.lmdb.close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+_environments: Connections[Environment] = Connections(Environment, of_process=True)
 
 
 class LMDBDocuments(Documents):
@@ -51,28 +53,38 @@ class LMDBDocuments(Documents):
     atomic: ClassVar[bool] = True
     networked: ClassVar[bool] = False
 
-    def __init__(self, path: str, max_size: int) -> None:
-        self._path = path
-        self._max_size = max_size
+    def __init__(self, config: LMDBConfig) -> None:
+        settings = self._settings = config.settings
+        self._taken: PerLoop[Environment] = PerLoop(lambda: _environments.take(settings), _environments.drop)
 
     @property
     def location(self) -> str:
-        return f"lmdb:{self._path}"
+        return self._settings.location
 
     async def connect(self) -> None:
         await self._run(lambda _: None)
 
     async def close(self) -> None:
-        """The environment stays open as long as the process, for all its stores."""
+        if environment := self._taken.pop():
+            await _environments.give_back(environment)
+
+    async def drop(self) -> None:
+        await self.connect()
+        environment = self._environment
+        _environments.retire(environment)
+        await environment.close()
+        await asyncio.to_thread(shutil.rmtree, self._settings.path)
 
     async def guarantees(self) -> Guarantees:
+        flags = await self._run(lambda env: env.lmdb.flags())
         return Guarantees(
             survives_process_kill=True,
-            survives_power_loss=True,
+            survives_power_loss=flags["sync"] and flags["metasync"],
             survives_failover=False,
             clock="host",
             push=False,
             atomic_results=True,
+            evidence=tuple(f"{name}={'on' if flags[name] else 'off'}" for name in ("sync", "metasync")),
         )
 
     async def read(self, keys: Sequence[str]) -> list[Document | None]:
@@ -86,9 +98,15 @@ class LMDBDocuments(Documents):
     ) -> list[Entry]:
         return await self._run(lambda env: _scan(env, index, after, until, limit, reverse))
 
+    @property
+    def _environment(self) -> Environment:
+        if self._taken.get().defunct:
+            self._taken.pop()
+        return self._taken.get()
+
     async def _run(self, job: Callable[[Environment], T]) -> T:
         try:
-            env = _open.get(self._path) or _open.setdefault(self._path, Environment(self._path, self._max_size))
+            env = self._environment
             return await asyncio.get_running_loop().run_in_executor(env.threads, job, env)
         except (lmdb.MapFullError, lmdb.ReadersFullError, OSError) as error:
             raise StoreUnavailable(f"{self.location}: {error}") from error

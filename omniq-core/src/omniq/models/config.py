@@ -11,6 +11,7 @@ import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from omniq.errors import ConfigError
 from omniq.models.redaction import Redacted
@@ -67,6 +68,11 @@ class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields
     def from_url(cls, url: str) -> Self:
         """The configuration that a URL stands for. Raises `ConfigError` when it can't be one."""
         raise ConfigError(f"url: {cls.__name__} can't be built from a URL")
+
+    def for_project(self, name: str) -> Self:
+        """The same for another project, in a place of its own. Where the configuration names the place of one project,
+        such as a file, it is one beside that."""
+        return replace(self, project_name=name)
 
     def shared(self, type_: type[C], **resolved: Any) -> C:
         """What the components of a store have in common: the key of what they share, such as a connection.

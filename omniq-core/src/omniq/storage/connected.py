@@ -49,7 +49,7 @@ class Connection(ABC):
     """What is open at one place. It lives from the first store that takes it to the last one that gives it back."""
 
     defunct = False
-    """It was opened before a fork, in the parent: the child mustn't use it, nor close it."""
+    """Nobody may use it any more, nor close it: it is a forked child's parent's, or was retired."""
     _users = 0
     _key: Any = None
 
@@ -96,6 +96,12 @@ class Connections(Generic[T]):
         """As `give_back`, for a loop that has ended."""
         if self._is_last(connection):
             connection.abandon()
+
+    def retire(self, connection: T) -> None:
+        """Let nobody take it any more: who has it takes a new one at the next use, and the caller closes this one."""
+        with self._lock:
+            connection.defunct = True
+            self._open.pop(connection._key, None)
 
     def _is_last(self, connection: T) -> bool:
         with self._lock:

@@ -10,7 +10,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from omniq.logs import get_logger
@@ -180,6 +180,17 @@ _links: weakref.WeakSet[Link[Any]] = weakref.WeakSet()
 _links_lock = threading.Lock()
 _held = ExitStack()
 """The locks that are held during a fork."""
+
+
+def remove(path: str, beside: Sequence[str]) -> None:
+    """Close all of this process's connections to a database, and delete its files."""
+    with _links_lock, ExitStack() as held:
+        for link in _links_to(path):
+            held.enter_context(link.lock)
+            link.drop()
+        for end in ("", *beside):
+            with suppress(FileNotFoundError):
+                os.unlink(path + end)
 
 
 def _links_to(path: str) -> list[Link[Any]]:

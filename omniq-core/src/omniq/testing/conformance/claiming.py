@@ -8,9 +8,7 @@ from omniq.models.state import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import StoreConformance, needs
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
     HOUR,
     QUEUE,
     add,
@@ -28,9 +26,11 @@ from omniq.testing.conformance.builders import (
     states,
     together,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance, needs
 
 
-class ClaimTests(StoreConformance):
+class ClaimTests(Conformance):
     """A claim hands out due tasks under a lease."""
 
     async def test_a_claimed_task_runs_under_a_lease(self, store: BaseTaskQueue) -> None:
@@ -136,7 +136,7 @@ class ClaimTests(StoreConformance):
         assert [task.id for task in await claim(store, *queues)] == ["t51"]
 
 
-class ClaimOrderTests(StoreConformance):
+class ClaimOrderTests(Conformance):
     """The queues as listed, then priority, then `run_at`."""
 
     async def test_an_earlier_queue_is_emptied_first(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -169,25 +169,25 @@ class ClaimOrderTests(StoreConformance):
         claimed = [(await claim(store, limit=1))[0].id for _ in range(4)]
         assert claimed == ["zeroth", "first", "second", "third"]
 
+    @needs(Capability.PRIORITY)
     async def test_higher_priority_comes_first(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        needs(store, Capability.PRIORITY)
         order = [0, -100, 100, 1, -1, 50]
         await add(store, *[new_task(f"p{p}", priority=p, run_at=clock.now() - 100 + p / 2) for p in order])
         claimed = await claim(store, limit=1) + await claim(store, limit=2) + await claim(store)
         assert [record.priority for record in claimed] == [100, 50, 1, 0, -1, -100]
 
+    @needs(Capability.PRIORITY)
     async def test_within_a_priority_earlier_run_at_comes_first(
         self, store: BaseTaskQueue, clock: VirtualClock
     ) -> None:
-        needs(store, Capability.PRIORITY)
         spread = [(p, age) for age in (20, 40, 30) for p in (-5, 5)]
         await add(store, *[new_task(priority=p, run_at=clock.now() - age) for p, age in spread])
         claimed = await claim(store)
         order = [(record.priority, record.run_at) for record in claimed]
         assert order == sorted(order, key=lambda pair: (-pair[0], pair[1]))
 
+    @needs(Capability.PRIORITY)
     async def test_what_comes_due_keeps_its_priority(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        needs(store, Capability.PRIORITY)
         await add(store, new_task("low"), new_task("high", priority=5, delay=10))
         clock.advance(20)
         assert [record.id for record in await claim(store)] == ["high", "low"]
@@ -199,7 +199,7 @@ class ClaimOrderTests(StoreConformance):
         assert [record.id for record in await claim(store)] == ["first", "second"]
 
 
-class ClaimRaceTests(StoreConformance):
+class ClaimRaceTests(Conformance):
     """Each task goes to one caller only."""
 
     async def test_concurrent_claims_share_the_tasks(self, store: BaseTaskQueue) -> None:
@@ -236,7 +236,7 @@ class ClaimRaceTests(StoreConformance):
             assert await store.get([record.id for record in records]) == records
 
 
-class PauseTests(StoreConformance):
+class PauseTests(Conformance):
     """A paused queue is passed over, and only by `claim`."""
 
     async def test_a_paused_queue_is_passed_over(self, store: BaseTaskQueue) -> None:

@@ -11,11 +11,13 @@ from omniq.models.event import TaskEvent
 from omniq.models.state import EventType
 from omniq.storage.events import BaseEventStorage
 from omniq.storage.records import EventFilter
+from omniq.testing.builders import in_other_loops, together
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import OVERRIDE, StoreConformance
-from omniq.testing.conformance.builders import in_other_loops, together
+from omniq.testing.conformance.base import Conformance
 
 EVERYTHING = EventFilter()
+
+
 START = 1_700_000_000.0
 """Events carry their own time, and this is where the tests' begin."""
 
@@ -52,7 +54,7 @@ async def seconds(store: BaseEventStorage, *, limit: int = 100, **conditions: An
     return [round(event.time - START, 3) for event in await stored(store, EventFilter(**conditions), limit=limit)]
 
 
-class AppendTests(StoreConformance):
+class AppendTests(Conformance):
     """An event comes back as it was given."""
 
     async def test_an_event_is_stored_as_given(self, store: BaseEventStorage) -> None:
@@ -104,7 +106,7 @@ class AppendTests(StoreConformance):
         assert await seconds(store) == [1]
 
 
-class QueryTests(StoreConformance):
+class QueryTests(Conformance):
     """The matching events, newest first."""
 
     async def test_they_come_in_reverse_order_of_time(self, store: BaseEventStorage) -> None:
@@ -180,7 +182,7 @@ class QueryTests(StoreConformance):
         assert found == [1]
 
 
-class PurgeEventTests(StoreConformance):
+class PurgeEventTests(Conformance):
     """Old events are deleted, as many as asked."""
 
     async def test_only_events_from_before_are_deleted(self, store: BaseEventStorage) -> None:
@@ -198,12 +200,3 @@ class PurgeEventTests(StoreConformance):
         clock.advance(1e6)
         assert await store.purge(before=START - 1) == 0
         assert await seconds(store) == [0]
-
-
-class EventStorageConformance(AppendTests, QueryTests, PurgeEventTests):
-    """Everything that `BaseEventStorage` promises."""
-
-    @pytest.fixture
-    def store(self) -> BaseEventStorage:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)

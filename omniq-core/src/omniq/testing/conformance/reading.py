@@ -7,9 +7,7 @@ from typing import TypeAlias
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import TaskFilter, TaskRecord
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import StoreConformance
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
     HOUR,
     IN_LINE,
     QUEUE,
@@ -26,6 +24,8 @@ from omniq.testing.conformance.builders import (
     running,
     until_equal,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance
 
 Stats: TypeAlias = tuple[str, bool, dict[TaskState, int]]
 """A queue's name, whether it is paused, and the counts that aren't zero."""
@@ -63,7 +63,7 @@ async def pages(
         cursor = page.cursor
 
 
-class GetTests(StoreConformance):
+class GetTests(Conformance):
     """The tasks that were asked for, in that order."""
 
     async def test_what_is_not_there_is_none(self, store: BaseTaskQueue) -> None:
@@ -77,7 +77,7 @@ class GetTests(StoreConformance):
         assert [record and record.id for record in records] == [*added, None]
 
 
-class FindTests(StoreConformance):
+class FindTests(Conformance):
     """The tasks that match, page by page."""
 
     async def test_an_empty_filter_finds_all_in_order_of_ids(self, store: BaseTaskQueue) -> None:
@@ -172,7 +172,7 @@ class FindTests(StoreConformance):
         assert {id_: (await read(store, id_)).name for id_ in names} == names
 
 
-class PageTests(StoreConformance):
+class PageTests(Conformance):
     """A cursor leads through all pages without gaps or repeats."""
 
     async def test_pages_hold_the_limit_and_end(self, store: BaseTaskQueue) -> None:
@@ -221,7 +221,7 @@ class PageTests(StoreConformance):
         assert [record.id for record in second.tasks] == ["t2", "t3", "t4", "t5"]
 
 
-class StatsTests(StoreConformance):
+class StatsTests(Conformance):
     """How many tasks are where."""
 
     async def test_an_empty_store_has_no_queues(self, store: BaseTaskQueue) -> None:
@@ -283,7 +283,7 @@ class StatsTests(StoreConformance):
         await until_equal(stats, list(wanted))
 
 
-class ChildrenTests(StoreConformance):
+class ChildrenTests(Conformance):
     """The edges from parents to children."""
 
     async def test_every_task_has_its_children(self, store: BaseTaskQueue) -> None:

@@ -1,4 +1,4 @@
-"""The suite for a store of results."""
+"""A store of results, and those who wait for tasks and results."""
 
 from __future__ import annotations
 
@@ -9,26 +9,40 @@ import pytest
 from msgspec.structs import replace
 
 from omniq.models.state import TERMINAL, TaskState
-from omniq.storage.records import ResultRecord
+from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.results import BaseResultStorage
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.adding import BODIES, ODD_IDS
-from omniq.testing.conformance.base import OVERRIDE, StoreConformance
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
     HOUR,
     PATIENCE,
+    QUEUE,
+    add,
+    change,
+    claim,
     exactly,
+    finish,
+    fire,
+    ids,
     in_other_loops,
+    lapsed,
+    new_schedule,
+    new_task,
     now,
+    reap,
     result_of,
+    running,
     together,
     until_told,
     woken,
 )
-from omniq.testing.conformance.rewriting import ResultBodyTests
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.adding import BODIES, ODD_IDS
+from omniq.testing.conformance.base import Conformance
+
+LARGE = b"l" * 100_000
 
 
-async def read(store: BaseResultStorage, task_id: str) -> ResultRecord:
+async def stored_result(store: BaseResultStorage, task_id: str) -> ResultRecord:
     """A result that must be there."""
     (record,) = await store.get([task_id])
     assert record is not None
@@ -40,14 +54,14 @@ async def bodies(store: BaseResultStorage, *task_ids: str) -> list[bytes | None]
     return [None if record is None else record.body for record in await store.get(task_ids)]
 
 
-class PutResultTests(StoreConformance):
+class PutResultTests(Conformance):
     """A result is stored unless a newer claim's is there."""
 
     @pytest.mark.parametrize("status", sorted(TERMINAL))
     async def test_a_result_is_stored_as_given(self, store: BaseResultStorage, status: TaskState) -> None:
         given = result_of("t", 3, status=status, body=b"\x00r", schedule_id="s")
         assert await store.put([given]) == [True]
-        stored = await read(store, "t")
+        stored = await stored_result(store, "t")
         assert stored.finished_at == now()
         assert (stored.task_id, stored.epoch, stored.status, stored.body) == ("t", 3, status, b"\x00r")
         assert (stored.schedule_id, stored.expires_at) == ("s", None)
@@ -55,7 +69,7 @@ class PutResultTests(StoreConformance):
     async def test_the_store_sets_the_times(self, store: BaseResultStorage, clock: VirtualClock) -> None:
         clock.advance(HOUR)
         await store.put([replace(result_of("t", ttl=60.5), finished_at=1.0, expires_at=2.0)])
-        stored = await read(store, "t")
+        stored = await stored_result(store, "t")
         assert stored.finished_at == now()
         assert stored.expires_at is not None
         assert stored.expires_at - stored.finished_at == exactly(60.5)
@@ -80,7 +94,7 @@ class PutResultTests(StoreConformance):
 
     async def test_progress_is_replaced_by_more_and_by_the_end(self, store: BaseResultStorage) -> None:
         assert await store.put([result_of("t", 1, status=TaskState.RUNNING, body=b"half")]) == [True]
-        assert (await read(store, "t")).status is TaskState.RUNNING
+        assert (await stored_result(store, "t")).status is TaskState.RUNNING
         assert await store.put([result_of("t", 1, status=TaskState.RUNNING, body=b"more")]) == [True]
         assert await store.put([result_of("t", 1, body=b"end")]) == [True]
         assert await bodies(store, "t") == [b"end"]
@@ -94,7 +108,7 @@ class PutResultTests(StoreConformance):
         assert [await store.put([each]) for each in late] == [[False], [False]]
         assert await bodies(store, "t") == [b"end"]
         assert await store.put([result_of("t", 3, status=TaskState.RUNNING, body=b"next")]) == [True]
-        assert (await read(store, "t")).status is TaskState.RUNNING
+        assert (await stored_result(store, "t")).status is TaskState.RUNNING
 
     async def test_of_concurrent_writers_the_newest_claim_wins(self, store: BaseResultStorage) -> None:
         epochs = [3, 1, 10, 7, 2, 9, 4, 8, 6, 5]
@@ -117,7 +131,7 @@ class PutResultTests(StoreConformance):
         assert None not in await store.get([record.task_id for record in records])
 
 
-class GetResultTests(StoreConformance):
+class GetResultTests(Conformance):
     """The results that were asked for, while they are kept."""
 
     async def test_what_is_not_there_is_none(self, store: BaseResultStorage) -> None:
@@ -154,7 +168,7 @@ class GetResultTests(StoreConformance):
         assert None not in await store.get(wanted)
 
 
-class FindResultTests(StoreConformance):
+class FindResultTests(Conformance):
     """The results of a schedule, in order."""
 
     async def test_they_come_in_order_of_their_end(self, store: BaseResultStorage, clock: VirtualClock) -> None:
@@ -194,7 +208,7 @@ class FindResultTests(StoreConformance):
         return [record.task_id for record in await store.find("s", newest_first=newest_first, limit=limit)]
 
 
-class PurgeResultTests(StoreConformance):
+class PurgeResultTests(Conformance):
     """Expired results are deleted, as many as asked."""
 
     async def test_only_expired_results_are_deleted(self, store: BaseResultStorage, clock: VirtualClock) -> None:
@@ -217,7 +231,7 @@ class PurgeResultTests(StoreConformance):
         assert await bodies(store, "t") == [b"result"]
 
 
-class WaitResultTests(StoreConformance):
+class WaitResultTests(Conformance):
     """A hint that comes soon, for what this process stores."""
 
     async def test_hearing_ends_after_the_timeout(self, store: BaseResultStorage) -> None:
@@ -237,12 +251,92 @@ class WaitResultTests(StoreConformance):
             await store.put([result_of("t")])
 
 
-class ResultStorageConformance(
-    PutResultTests, GetResultTests, FindResultTests, PurgeResultTests, ResultBodyTests, WaitResultTests
-):
-    """Everything that `BaseResultStorage` promises."""
+class ResultBodyTests(Conformance):
+    """The bodies of results."""
 
-    @pytest.fixture
-    def store(self) -> BaseResultStorage:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)
+    async def test_a_result_keeps_its_times_and_its_place(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        for number in range(3):
+            clock.advance(1)
+            await store.put([result_of(f"t{number}", 2, body=b"old", schedule_id="s", ttl=HOUR)])
+        clock.advance(60)
+        before = await store.find("s")
+        assert await store.replace_bodies([NewBody(task_id="t0", old=b"old", body=LARGE)]) == [True]
+        after = await store.find("s")
+        assert [record.task_id for record in after] == ["t2", "t1", "t0"]
+        assert after[:2] == before[:2]
+        assert after[2].body == LARGE
+        assert after[2].expires_at == exactly(before[2].expires_at or 0.0)
+        assert replace(after[2], body=b"old") == before[2]
+
+    async def test_a_result_that_is_another_by_now_stays(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("t", 2, body=b"now")])
+        changes = [NewBody(task_id=id_, old=b"then", body=b"new") for id_ in ("t", "none")]
+        assert await store.replace_bodies(changes) == [False, False]
+        assert [record and record.body for record in await store.get(["t", "none"])] == [b"now", None]
+
+
+class WaitTests(Conformance):
+    """A hint that comes soon, for what this process does."""
+
+    async def test_it_ends_after_the_timeout(self, store: BaseTaskQueue) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await store.wait([QUEUE], 0.05)
+
+    async def test_it_ends_when_a_task_is_added(self, store: BaseTaskQueue) -> None:
+        async with woken(partial(store.wait, [QUEUE])):
+            await add(store, new_task())
+
+    async def test_a_task_added_from_another_loop_ends_it(self, store: BaseTaskQueue) -> None:
+        async with woken(partial(store.wait, [QUEUE])):
+            await in_other_loops(store, [partial(add, store, new_task())])
+
+    async def test_it_ends_when_a_task_goes_back(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        async with woken(partial(store.wait, [QUEUE])):
+            await change(store, finish(record, TaskState.PENDING))
+
+    async def test_it_ends_when_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await lapsed(store, clock)
+        async with woken(partial(store.wait, [QUEUE])):
+            await reap(store)
+
+    async def test_it_ends_when_a_schedule_fires(self, store: BaseTaskQueue) -> None:
+        await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)
+        async with woken(partial(store.wait, [QUEUE])):
+            assert await fire(store, "s", if_version=1, next_run=None, task=new_task())
+
+    async def test_everybody_who_waits_is_told(self, store: BaseTaskQueue) -> None:
+        async with woken(partial(store.wait, [QUEUE]), 5):
+            await add(store, new_task())
+
+    async def test_it_ends_when_the_clock_makes_a_task_due(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t", delay=100))
+        async with woken(partial(store.wait, [QUEUE])):
+            clock.advance(200)
+        assert ids(await claim(store)) == {"t"}
+
+    async def test_a_worker_that_waits_misses_nothing(self, store: BaseTaskQueue) -> None:
+        added: set[str] = set()
+        got: set[str] = set()
+
+        async def worker() -> None:
+            while len(got) < 30:
+                got.update(ids(await claim(store)))
+                await store.wait([QUEUE], 0.5)
+
+        async with asyncio.timeout(6 * PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(worker())
+            for _ in range(30):
+                added.update(await add(store, new_task()))
+                await asyncio.sleep(0)
+        assert got == added
+
+    async def test_a_wait_can_be_cancelled(self, store: BaseTaskQueue) -> None:
+        waiting = asyncio.create_task(store.wait([QUEUE], 100 * PATIENCE))
+        while (await asyncio.wait([waiting], timeout=0.05))[0]:  # it may return for nothing
+            waiting = asyncio.create_task(store.wait([QUEUE], 100 * PATIENCE))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with woken(partial(store.wait, [QUEUE])):
+            await add(store, new_task())

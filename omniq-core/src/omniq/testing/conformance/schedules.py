@@ -11,9 +11,7 @@ from omniq.ids import slot_id
 from omniq.models.state import TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import OVERRIDE, Conformance
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
     add,
     claim,
     exactly,
@@ -26,6 +24,8 @@ from omniq.testing.conformance.builders import (
     states,
     together,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance
 
 
 def slot_task(slot: int, schedule_id: str = "nightly") -> NewTask:
@@ -244,12 +244,3 @@ class FireTests(Conformance):
 
         assert sum(await in_other_loops(store, [scheduler] * 4)) == 20
         assert ids(await claim(store)) == {slot_task(slot).id for slot in range(1, 21)}
-
-
-class ScheduleConformance(PutTests, ListTests, FireTests):
-    """Everything that `BaseTaskQueue` promises of schedules."""
-
-    @pytest.fixture
-    def store(self) -> BaseTaskQueue:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)
