@@ -202,14 +202,15 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
         return longest_row() - BESIDE_A_BODY
 
     async def guarantees(self) -> Guarantees:
+        synchronous = await self._connection.write(_synchronous)
         return Guarantees(
             survives_process_kill=True,
-            survives_power_loss=self._settings.synchronous == "FULL",
+            survives_power_loss=synchronous in ("full", "extra"),
             survives_failover=False,
             clock="host",
             push=False,
             atomic_results=True,
-            evidence=("journal_mode=wal", f"synchronous={self._settings.synchronous.lower()}"),
+            evidence=("journal_mode=wal", f"synchronous={synchronous}"),
         )
 
     async def connect(self) -> None:
@@ -224,6 +225,11 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
 
     async def _write(self, verb: Verb[T], *, atomic: bool = True) -> T:
         return await self._connection.write(partial(carry_out, verb=verb))
+
+
+def _synchronous(connection: sqlite3.Connection) -> str:
+    """How what is written is secured."""
+    return ("off", "normal", "full", "extra")[connection.execute("pragma synchronous").fetchone()[0]]
 
 
 def _nothing(connection: sqlite3.Connection | None = None) -> None:

@@ -57,10 +57,10 @@ class AddTests(Conformance):
     """A task comes back as it was given, once, in the right state."""
 
     async def test_a_new_task_is_stored_as_given(self, store: BaseTaskQueue) -> None:
-        task = new_task("t", queue="q", body=b"\x00b", priority=-7, ttl=60, schedule_id="s")
+        task = new_task("t", queue="q", body=b"\x00b", ttl=60, schedule_id="s")
         assert await store.add([task]) == [NEW]
         record = await read(store, "t")
-        assert (record.id, record.queue_name, record.body, record.priority) == ("t", "q", b"\x00b", -7)
+        assert (record.id, record.queue_name, record.body) == ("t", "q", b"\x00b")
         assert (record.depends_on, record.schedule_id) == ((), "s")
 
     async def test_a_new_task_starts_from_zero(self, store: BaseTaskQueue) -> None:
@@ -96,6 +96,11 @@ class AddTests(Conformance):
         assert (await read(store, "later")).run_at == exactly(later)
         assert (await read(store, "earlier")).run_at == exactly(earlier)
         assert await states(store, ["later", "earlier"]) == [TaskState.SCHEDULED, TaskState.PENDING]
+
+    async def test_a_run_at_may_be_as_long_ago_as_anybody_likes(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("epoch", run_at=0.0), new_task("before", run_at=-5.5), new_task("long", run_at=-1e9))
+        assert await states(store, ["epoch", "before", "long"]) == [TaskState.PENDING] * 3
+        assert [record.id for record in await claim(store)] == ["long", "before", "epoch"]
 
     @pytest.mark.parametrize("delay", [0.0, 60.0])
     async def test_a_ttl_counts_from_run_at(self, store: BaseTaskQueue, delay: float) -> None:
@@ -155,7 +160,7 @@ class DuplicateTests(Conformance):
 
     async def _assert_untouched(self, store: BaseTaskQueue, task_id: str) -> None:
         before = await read(store, task_id)
-        other = new_task(task_id, queue="other", body=b"other", priority=9, delay=HOUR, ttl=1)
+        other = new_task(task_id, queue="other", body=b"other", delay=HOUR, ttl=1)
         assert await store.add([other]) == [DUPLICATE]
         assert await read(store, task_id) == before
         assert await claim(store, "other") == []
@@ -237,8 +242,8 @@ class ParentTests(Conformance):
         tasks: list[NewTask] = [
             new_task("p"),
             new_task("now", ttl=5),
-            new_task("later", delay=9, ttl=5, priority=100),
-            new_task("child", parents=("p",), delay=9, ttl=5, priority=-100, schedule_id="s"),
+            new_task("later", delay=9, ttl=5),
+            new_task("child", parents=("p",), delay=9, ttl=5, schedule_id="s"),
         ]
         await add(store, *tasks)
         for record, task in zip(await store.get([t.id for t in tasks]), tasks, strict=True):

@@ -24,7 +24,7 @@ from omniq.testing.report import DEVIATION, NEEDED, REQUIREMENT, Recorder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BASES: Final[Mapping[StoreKind, type[Store]]] = {
+BASES: Final[Mapping[StoreKind, Any]] = {
     "task_queue": BaseTaskQueue,
     "result_store": BaseResultStorage,
     "event_store": BaseEventStorage,
@@ -42,7 +42,7 @@ NOT_SEEN: Final = "can't be seen from here: "
 class Opener(Protocol):
     """Makes the stores of one place, not connected yet. It can be pickled where the store is `CROSS_PROCESS`."""
 
-    def __call__(self, kind: StoreKind, project: str) -> Store:
+    def __call__(self, kind: StoreKind, project: str) -> Any:
         """The store of that kind for a project. Raises `UnknownBackend` if there is none of the kind."""
 
 
@@ -56,7 +56,7 @@ class Connect(Protocol):
 def open_store(url: str, kind: StoreKind, project: str) -> Store:
     """The store that a plugin has for URLs like this one, for a project. Raises `ConfigError` and `PluginError`."""
     spec, config = build.resolve(kind, ComponentChoice(url=url))
-    store: Store = load_class(spec.store, BASES[kind])(config.for_project(project))  # type: ignore[call-arg]
+    store: Store = load_class(spec.store, BASES[kind])(config.for_project(project))
     return store
 
 
@@ -121,8 +121,8 @@ class Conformance:
         """Connects stores for the test."""
         stores: list[Store] = []
 
-        async def connect(kind: StoreKind | None = None, *, project: str = project) -> Store:
-            store = opener(kind or self.kind, project)
+        async def connect(kind: StoreKind | None = None, *, project: str | None = project) -> Store:
+            store: Store = opener(kind or self.kind, project or new_project())
             stores.append(store)
             await store.connect()
             return store

@@ -191,6 +191,14 @@ class PurgeEventTests(Conformance):
         assert await seconds(store) == [3, 4]
         assert await store.purge(before=START + 2.5) == 0
 
+    async def test_what_is_deleted_is_on_no_page(self, store: BaseEventStorage) -> None:
+        await store.append([event(n, schedule_id="s") for n in range(6)])
+        assert await store.purge(before=START + 3.5) == 4
+        await store.append([event(0, schedule_id="s")])
+        for where in (EVERYTHING, EventFilter(task_id="t"), EventFilter(schedule_id="s"), EventFilter(queue_name="q")):
+            page = await store.query(where, limit=3)
+            assert ([found.time - START for found in page.events], page.cursor) == ([5, 4, 0], None)
+
     async def test_no_more_than_the_limit_are_deleted(self, store: BaseEventStorage) -> None:
         await store.append([event(n) for n in range(5)])
         assert [await store.purge(before=START + 99, limit=limit) for limit in (2, 2, 2, 2)] == [2, 2, 1, 0]

@@ -41,6 +41,8 @@ from omniq.testing.conformance.events import event
 
 Footprint: TypeAlias = Callable[[], Awaitable[object]] | None
 """Tells what a place holds, as something that can be compared; None where that can't be told."""
+Facts: TypeAlias = Callable[[Any], Awaitable[set[str]]] | None
+"""Asks the place of a store what its `evidence` should say; None where that can't be asked."""
 Verbs: TypeAlias = dict[str, Callable[[], Coroutine[Any, Any, object]]]
 
 
@@ -68,15 +70,20 @@ class PlaceTests(Conformance):
         assert all(isinstance(capability, Capability) for capability in store.capabilities)
 
     async def test_what_is_closed_is_closed(self, opener: Opener, project: str) -> None:
-        await self._use(opener, project)  # what a process opens once and for all, is open then
+        other = new_project()
+        await self._use(opener, other)  # what a process opens once and for all, is open then
         before = threading.enumerate(), open_files()
         await self._use(opener, project)
 
         async def left() -> tuple[list[str], int]:
             return [thread.name for thread in new_threads(before[0])], max(0, open_files() - before[1])
 
-        await until_equal(left, ([], 0))
-        await opener(self.kind, project).drop()
+        nothing: tuple[list[str], int] = [], 0
+        await until_equal(left, nothing)
+        for each in (project, other):
+            store = opener(self.kind, each)
+            await store.drop()
+            await store.close()
 
     async def _use(self, opener: Opener, project: str) -> None:
         store = opener(self.kind, project)
@@ -301,10 +308,10 @@ class CapabilityTests(Conformance):
         if promised.survives_power_loss:
             assert [fact for fact in promised.evidence if fact.partition("=")[2].lower() in OFF] == []
 
-    async def test_the_evidence_is_what_the_place_says(self, store: BaseTaskQueue, facts: Footprint) -> None:
+    async def test_the_evidence_is_what_the_place_says(self, store: BaseTaskQueue, facts: Facts) -> None:
         if facts is None:
             pytest.skip(NOT_SEEN + "override `facts` to ask the place itself, past the store")
-        assert await facts() == set((await store.guarantees()).evidence)
+        assert await facts(store) == set((await store.guarantees()).evidence)
 
     async def test_results_go_where_the_queue_is(self, store: BaseTaskQueue, connect: Connect) -> None:
         own = store.result_storage()

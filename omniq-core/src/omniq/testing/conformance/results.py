@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 import pytest
@@ -40,6 +41,10 @@ from omniq.testing.conformance.adding import BODIES, ODD_IDS
 from omniq.testing.conformance.base import Conformance
 
 LARGE = b"l" * 100_000
+SPELL = 0.3
+"""Seconds for which a worker is watched that has nothing to do."""
+MOST_TURNS = 10
+"""How often it may look meanwhile."""
 
 
 async def stored_result(store: BaseResultStorage, task_id: str) -> ResultRecord:
@@ -330,6 +335,22 @@ class WaitTests(Conformance):
                 added.update(await add(store, new_task()))
                 await asyncio.sleep(0)
         assert got == added
+
+    async def test_whoever_has_nothing_to_claim_waits(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        """A worker claims after each wait: one that returned at once, again and again, would keep it busy."""
+        await add(store, new_task("held"), new_task("ended"), new_task("child", parents=("held",)))
+        _, ended = await claim(store)
+        await change(store, finish(ended))
+        await add(store, new_task("overdue", queue="paused"), new_task("later", queue="paused", delay=1))
+        await store.pause("paused", paused=True)
+        clock.advance(60)
+        for queues in ([QUEUE], ["paused"], ["empty"], ["paused", QUEUE, "empty"]):
+            turns, end = 0, time.monotonic() + SPELL
+            while time.monotonic() < end:
+                assert await claim(store, *queues) == []
+                await store.wait(queues, SPELL)
+                turns += 1
+            assert turns <= MOST_TURNS, f"{turns} waits in {SPELL} s for {queues}"
 
     async def test_a_wait_can_be_cancelled(self, store: BaseTaskQueue) -> None:
         waiting = asyncio.create_task(store.wait([QUEUE], 100 * PATIENCE))

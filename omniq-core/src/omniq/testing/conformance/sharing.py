@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ import pytest_asyncio
 from omniq.models.state import TERMINAL, TaskState
 from omniq.storage.capabilities import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus
+from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus, TaskRecord
 from omniq.storage.results import BaseResultStorage
 from omniq.testing.builders import (
     PATIENCE,
@@ -43,6 +44,19 @@ from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance, Connect, Opener, needs
 
 Stores: TypeAlias = tuple[BaseTaskQueue, BaseResultStorage]
+
+
+async def watch(queue: BaseTaskQueue, results: BaseResultStorage, task_id: str, *, once: bool = False) -> None:
+    """Look until a task has ended, or once: at no time is it seen without its result, nor that without its end."""
+    ended = False
+    while not ended:
+        (early,) = await results.get([task_id])
+        ended = await states(queue, [task_id]) == [TaskState.SUCCESS]
+        (late,) = await results.get([task_id])
+        assert early is None or ended, "there is a result, and the task hasn't ended"
+        assert late is not None or not ended, "the task has ended, and there is no result"
+        await asyncio.sleep(0)
+        ended = ended or once
 
 
 class AtomicTests(Conformance):
@@ -128,6 +142,28 @@ class AtomicTests(Conformance):
         assert await change(queue, wanted) == ["applied"]
         assert [r and r.status for r in await results.get(["t"])] == [TaskState.CANCELLED]
 
+    async def test_nobody_sees_an_end_without_its_result(self, atomic: Stores, connect: Connect) -> None:
+        queue, _ = atomic
+        records = await running(queue, 60)
+        others: Stores = await connect("task_queue"), await connect("result_store")
+        looks = [watch(*others, record.id) for record in records]
+        await asyncio.gather(*looks, self._end_all(queue, records))
+
+    async def _end_all(self, queue: BaseTaskQueue, records: Sequence[TaskRecord]) -> None:
+        for record in records:
+            await asyncio.sleep(0)
+            assert await change(queue, finish(record, result=result_of(record.id))) == ["applied"]
+
+    async def test_a_cancelled_end_is_whole_or_none(self, atomic: Stores) -> None:
+        queue, results = atomic
+        for turns, record in enumerate(await running(queue, 12)):
+            ending = asyncio.ensure_future(queue.transition([finish(record, result=result_of(record.id))]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            await watch(queue, results, record.id, once=True)
+
     async def test_whoever_waits_for_the_result_is_told(self, atomic: Stores) -> None:
         queue, results = atomic
         (record,) = await running(queue)
@@ -141,6 +177,9 @@ Recipe: TypeAlias = Callable[[], Any]
 Work: TypeAlias = Callable[[BaseTaskQueue], Coroutine[Any, Any, None]]
 
 
+ADDED = 7
+AT_ONCE = 0.25
+"""Seconds within which another process's tasks are heard of, most of the time: less than by looking now and then."""
 CHILD_TIMEOUT = 30.0
 """Seconds that a child process may take, its start included."""
 
@@ -159,6 +198,13 @@ async def work_off(store: BaseTaskQueue) -> None:
 async def add_one(store: BaseTaskQueue) -> None:
     """Add one task."""
     await add(store, new_task())
+
+
+async def add_now_and_then(store: BaseTaskQueue) -> None:
+    """Add tasks that say when, one after the other."""
+    for number in range(ADDED):
+        await asyncio.sleep(0.23 + number * 0.07)  # in step with no poll
+        await add(store, new_task(body=str(time.time()).encode()))
 
 
 async def add_and_die(store: BaseTaskQueue) -> None:
@@ -232,6 +278,20 @@ class ProcessTests(Conformance):
             group.create_task(store.wait([QUEUE], 100 * CHILD_TIMEOUT))
             await asyncio.sleep(0.05)
             assert await in_children(recipe, add_one) == [0]
+
+    @needs(Capability.PUSH)
+    async def test_a_wait_is_ended_at_once(self, store: BaseTaskQueue, recipe: Recipe) -> None:
+        latencies: list[float] = []
+
+        async def worker() -> None:
+            while len(latencies) < ADDED:
+                await store.wait([QUEUE], CHILD_TIMEOUT)
+                latencies.extend(time.time() - float(record.body) for record in await claim(store))
+
+        async with asyncio.timeout(CHILD_TIMEOUT + PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(worker())
+            assert await in_children(recipe, add_now_and_then) == [0]
+        assert sorted(latencies)[ADDED // 2] < AT_ONCE, f"it took so many seconds: {latencies}"
 
 
 class CallTests(Conformance):

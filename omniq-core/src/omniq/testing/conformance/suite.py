@@ -31,7 +31,7 @@ from omniq.testing.conformance import (
     walks,
 )
 from omniq.testing.conformance.base import NOT_SEEN, TITLES, Conformance, Opener, check_apart, is_test, open_store
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.place import Facts, Footprint
 from omniq.testing.report import DEVIATION, REQUIRED
 
 GUARD: Final = "test_no_requirement_was_changed_without_a_reason"
@@ -79,7 +79,7 @@ class BackendConformance:
         return None
 
     @pytest.fixture
-    def facts(self) -> Footprint:
+    def facts(self) -> Facts:
         """Asks the place itself, past the store, for the set that must be the store's evidence; None if nobody can."""
         return None
 
@@ -192,7 +192,7 @@ class Requirement(Struct, frozen=True):
 
 def requirements() -> list[Requirement]:
     """All that is required, in the order in which it is tested."""
-    return [Requirement(_id(area, name), _level(area, name)) for _, area in areas() for name in tests_of(area)]
+    return [Requirement(_id(area, name), _level(area, name)) for _, area in areas() for name in names_of(area)]
 
 
 def areas() -> Iterator[tuple[str, type[Conformance]]]:
@@ -202,7 +202,7 @@ def areas() -> Iterator[tuple[str, type[Conformance]]]:
             yield name, value
 
 
-def tests_of(area: type[Conformance]) -> list[str]:
+def names_of(area: type[Conformance]) -> list[str]:
     """The names of its tests, in the order of its bases."""
     return list(dict.fromkeys(name for base in area.__mro__ for name in vars(base) if is_test(name)))
 
@@ -211,7 +211,7 @@ def changes(suite: type[BackendConformance]) -> Iterator[str]:
     """The ids of the requirements that a class has changed."""
     for attribute, area in areas():
         own = getattr(suite, attribute, None)
-        for name in tests_of(area):
+        for name in names_of(area):
             test = inspect.getattr_static(own, name, None) if isinstance(own, type) else None
             original = inspect.getattr_static(area, name)
             if test is not original or any(map(_is_passed_over, (suite, own, test, inspect.getmodule(suite)))):

@@ -22,6 +22,7 @@ from omniq.testing.builders import (
     assert_same,
     cancel,
     change,
+    change_one,
     claim,
     finish,
     ids,
@@ -119,6 +120,17 @@ class PurgeTests(Conformance):
         clock.advance(20)
         assert await store.purge(older_than=10) == 1
         assert await store.children(["parent"]) == [[]]
+
+    async def test_a_deleted_parent_has_no_children(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("parent"), new_task("child", parents=("parent",)))
+        await change(store, cancel("parent"), cancel("child"))
+        clock.advance(20)
+        assert sum([await store.purge(older_than=10) for _ in range(2)]) == 2
+        assert await store.children(["parent"]) == [[]]
+        await add(store, new_task("parent"))
+        assert await store.children(["parent"]) == [[]]
+        (record,) = await claim(store)
+        assert not (await change_one(store, finish(record))).has_children
 
     async def test_a_deleted_id_can_be_used_anew(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (gone,) = await ended(store, 1)

@@ -80,6 +80,8 @@ class QueueMachine(RuleBasedStateMachine):
     def add(self, tasks: list[NewTask]) -> None:
         if Capability.UNIQUE not in self.store.capabilities:
             tasks = [replace(task, unique=None) for task in tasks]
+        if Capability.PRIORITY not in self.store.capabilities:
+            tasks = [replace(task, priority=0) for task in tasks]
         added = self.bench.run(carry_out(self.store, self.store.add, tasks, id_of=attrgetter("id")))
         assert added == [self.tasks.add(task) for task in tasks]
 
