@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, Self, TypeAlias
 
 import pytest
@@ -16,7 +16,6 @@ NEEDED: Final = "needed"
 DEVIATION: Final = "deviation"
 """Names of the properties by which a test tells what it is about."""
 REQUIRED: Final = "required"
-_PLUGIN: Final = "omniq-conformance"
 _SEVERITY: Final[tuple[Verdict, ...]] = ("passed", "not declared", "not seen", "failed")
 
 
@@ -132,23 +131,21 @@ def _section(title: str, items: Iterable[Finding | str]) -> Iterator[str]:
 class Recorder:
     """A plugin of pytest's that keeps the report of a run, and prints it at the end."""
 
-    def __init__(self, report: Report | None = None, *, quiet: bool = False) -> None:
-        self.report = report or Report()
-        self._quiet = quiet
+    def __init__(self, report: Report | None = None, *, tell: Callable[[int], None] | None = None) -> None:
+        self.report = report if report is not None else Report()
+        self._tell = tell
+        """Is told how many tests there were, instead of printing."""
+        self._count = 0
 
     @classmethod
     def of(cls, config: pytest.Config) -> Self:
         """That of a run, from its first test of the suite on."""
-        known = config.pluginmanager.get_plugin(_PLUGIN)
-        if known is None:
-            known = cls()
-            config.pluginmanager.register(known, _PLUGIN)
-        assert isinstance(known, cls)
-        return known
-
-    def register(self, manager: pytest.PytestPluginManager) -> None:
-        """Be that of a run from the start."""
-        manager.register(self, _PLUGIN)
+        for known in config.pluginmanager.get_plugins():
+            if isinstance(known, cls):
+                return known
+        recorder = cls()
+        config.pluginmanager.register(recorder, "omniq-conformance")
+        return recorder
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Enter what became of a test."""
@@ -157,10 +154,15 @@ class Recorder:
         self.report.deviations += [each for each in deviations if each not in self.report.deviations]
         if REQUIREMENT in properties and (report.when == "call" or not report.passed):
             self.report.note(_finding(report, properties))
+        elif report.failed:
+            self.report.failures.append(f"{report.nodeid}: {_reason(report)}")
+        self._count += report.when == "call"
+        if self._tell is not None:
+            self._tell(self._count)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report."""
-        if not self._quiet and self.report.findings:
+        if self._tell is None and self.report.findings:
             terminalreporter.section("OmniQ conformance")
             terminalreporter.write_line(str(self.report))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final, Protocol, TypeVar
@@ -21,6 +22,7 @@ from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.results import BaseResultStorage
 from omniq.testing.clock import VirtualClock
 from omniq.testing.report import DEVIATION, NEEDED, REQUIREMENT, Recorder
+from omniq.testing.verify import JOURNAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,7 +64,16 @@ def open_store(url: str, kind: StoreKind, project: str) -> Store:
 
 def new_project() -> str:
     """A name that no project has."""
-    return f"test-{secrets.token_hex(6)}"
+    name = f"test-{secrets.token_hex(6)}"
+    note(f"+{name}")
+    return name
+
+
+def note(line: str) -> None:
+    """Note which projects there are (+), and which were dropped (-), if anybody wants to know that."""
+    if journal := os.environ.get(JOURNAL):
+        with open(journal, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
 
 def needs(capability: Capability) -> Callable[[F], F]:
@@ -101,7 +112,7 @@ class Conformance:
         request.node.add_report_section("setup", "requirement", id_)
         Recorder.of(request.config)
         try:
-            declared = opener(self.kind, new_project()).capabilities
+            declared = opener(self.kind, "default").capabilities
         except UnknownBackend:
             if self.kind == "task_queue":
                 raise
@@ -120,9 +131,11 @@ class Conformance:
     async def connect(self, opener: Opener, project: str) -> AsyncIterator[Connect]:
         """Connects stores for the test."""
         stores: list[Store] = []
+        names: set[str] = set()
 
         async def connect(kind: StoreKind | None = None, *, project: str | None = project) -> Store:
-            store: Store = opener(kind or self.kind, project or new_project())
+            names.add(project := project or new_project())
+            store: Store = opener(kind or self.kind, project)
             stores.append(store)
             await store.connect()
             return store
@@ -132,6 +145,8 @@ class Conformance:
             await store.drop()
         for store in stores:
             await store.close()
+        for name in names:
+            note(f"-{name}")
 
     @pytest_asyncio.fixture(loop_scope="function")
     async def store(self, connect: Connect) -> Any:
@@ -152,7 +167,7 @@ class Conformance:
 
 def check_apart(opener: Opener) -> Opener:
     """The opener, if each project has a place of its own there. Raises `ConfigError`."""
-    one, other = (opener("task_queue", new_project()).location for _ in range(2))
+    one, other = (opener("task_queue", project).location for project in ("one", "other"))
     if one == other:
         raise ConfigError(f"{one}: this is the place of a single project; the suite needs one for each test")
     return opener
