@@ -534,8 +534,9 @@ HONEST: dict[StoreKind, type[Any]] = {
 
 def honest_one(broken: type[Any]) -> type[Any]:
     """What the store was before it was broken."""
-    known = (SQLiteQueueStore, *HONEST.values())
-    return next((base for base in known if issubclass(broken, base)), SoundEvents)
+    known: list[type[Any]] = [SQLiteQueueStore, *HONEST.values()]
+    found: type[Any] = next((base for base in known if issubclass(broken, base)), SoundEvents)
+    return found
 
 
 for _each in PLANTED:

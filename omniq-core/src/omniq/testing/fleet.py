@@ -219,12 +219,13 @@ async def kill_test(
     os.environ[LOG] = str(log.path)
     async with open_omniq(options) as oq:
         with Fleet(options, folder, size=workers) as fleet:
-            acknowledged: list[str] = []
+            acknowledged = [await oq.enqueue(nap, [0.0])]
+            await oq.get_result(acknowledged[0], timeout=PATIENCE)  # from here on, there is somebody to kill
             start, next_kill = time.monotonic(), seconds / 6
             while (passed := time.monotonic() - start) < seconds:
                 calls = [TaskCall(func=nap, func_args=[chance.uniform(0.05, 0.3)]) for _ in range(BATCH)]
                 acknowledged += await oq.enqueue_many(calls)
-                if passed >= next_kill and any(line.what == "done" for line in log.lines()):
+                if passed >= next_kill:
                     fleet.kill_one(chance)
                     next_kill = passed + seconds / 6
                 tell(f"{len(acknowledged)} tasks, {fleet.kills} kills")
@@ -273,8 +274,6 @@ def _judge(ids: Sequence[str], lines: Sequence[Line], fleet: Fleet, failures: li
         failures.append(f"{again} tasks ran again, more than {fleet.kills} kills account for")
     if fleet.deaths:
         failures.append(f"{fleet.deaths} workers ended by themselves")
-    if not fleet.kills:
-        failures.append("no task was done in time for a kill")
     return Outcome(tasks=len(ids), kills=fleet.kills, re_executions=again, failures=failures)
 
 

@@ -32,7 +32,7 @@ from omniq.testing.conformance import (
 )
 from omniq.testing.conformance.base import NOT_SEEN, TITLES, Conformance, Opener, check_apart, is_test, open_store
 from omniq.testing.conformance.place import Facts, Footprint
-from omniq.testing.report import DEVIATION, REQUIRED
+from omniq.testing.report import DEVIATION, REQUIRED, Recorder
 
 GUARD: Final = "test_no_requirement_was_changed_without_a_reason"
 
@@ -170,6 +170,7 @@ class BackendConformance:
 
     def test_no_requirement_was_changed_without_a_reason(self, request: pytest.FixtureRequest) -> None:
         """What a class deletes, replaces or skips it names in `deviations`, and only that."""
+        Recorder.of(request.config)
         changed = set(changes(type(self)))
         request.node.user_properties += [(DEVIATION, f"{id_}: {why}") for id_, why in self.deviations.items()]
         assert sorted(changed - self.deviations.keys()) == [], "say why in `deviations`"
