@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from omniq.config.convert import url_scheme
@@ -114,26 +118,43 @@ def verify(wish: Wish, tell: Tell) -> Report:
 
 
 def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
-    """Run the suite by pytest, beside all that the working directory configures."""
+    """Run the suite in a process of its own, which ends with all of its children whatever happens here."""
+    from omniq.testing.report import Report
+
+    command = [sys.executable, "-m", "omniq.testing.verify", str(folder), f"{wish.name}, {mask_url(wish.url)}"]
+    given = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMNIQ_TEST_WALKS": WALKS}
+    log, found = folder / "suite.log", folder / "report.json"
+    with log.open("wb") as errors:
+        suite = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+    try:
+        for line in suite.stdout or ():
+            tell(f"{line.decode().strip()} tests")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(suite.pid, signal.SIGKILL)
+        suite.communicate()
+    if found.exists():
+        return msgspec.json.decode(found.read_bytes(), type=Report)
+    return Report(failures=[f"the suite didn't come to its end: {log.read_text('utf-8', 'replace')[-2000:]}"])
+
+
+def main(folder: Path, subject: str) -> None:
+    """What that process runs: pytest, whatever the working directory says of it. Prints how many tests have ended."""
     import pytest
 
     from omniq.testing.report import Recorder, Report
 
-    name = str(folder)
     (folder / "test_store.py").write_text(TEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    report = Report(subject=f"{wish.name}, {mask_url(wish.url)}")
-    plugins = ["-p", "pytest_asyncio.plugin", *(["-p", "xdist", "-n", "2"] if find_spec("xdist") else [])]
-    arguments = [*plugins, "-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", name]
-    given = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMNIQ_TEST_WALKS": WALKS}
-    with _environment(**given):
-        recorder = Recorder(report, tell=lambda count: tell(f"{count} tests"))
-        code = pytest.main(["-c", str(folder / "pytest.ini"), *arguments, name], plugins=[recorder])
-    if code == pytest.ExitCode.INTERRUPTED:
-        raise KeyboardInterrupt
+    report, place = Report(subject=subject), str(folder)
+    beside = ["-p", "xdist.plugin", "-n", "2"] if find_spec("xdist") else []
+    arguments = ["-c", f"{place}/pytest.ini", "--rootdir", place, "-p", "pytest_asyncio.plugin", "-p", "no:terminal"]
+    with os.fdopen(os.dup(1), "w") as output:  # pytest captures what is printed
+        recorder = Recorder(report, tell=lambda count: print(count, file=output, flush=True))
+        code = pytest.main([*arguments, *beside, "-p", "no:cacheprovider", place], plugins=[recorder])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        report.failures.append(f"pytest ended with {code}")
-    return report
+        report.failures.append(f"pytest ended with {code!r}")
+    (folder / "report.json").write_bytes(msgspec.json.encode(report))
 
 
 # ── the kill test ────────────────────────────────────────────────────────────
@@ -197,3 +218,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

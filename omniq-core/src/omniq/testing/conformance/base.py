@@ -108,7 +108,8 @@ class Conformance:
         """The id of the test. Passes it over, saying why, where the plugin doesn't declare what it is about."""
         id_ = f"{self.area}.{request.function.__name__.removeprefix('test_')}"
         needed = getattr(request.function, "needed", self.needed)
-        request.node.user_properties += [(REQUIREMENT, id_), (NEEDED, "" if needed is None else needed.value)]
+        of_kind = "" if self.kind == "task_queue" else TITLES[self.kind]
+        request.node.user_properties += [(REQUIREMENT, id_), (NEEDED, of_kind if needed is None else needed.value)]
         request.node.add_report_section("setup", "requirement", id_)
         Recorder.of(request.config)
         try:
@@ -116,7 +117,6 @@ class Conformance:
         except UnknownBackend:
             if self.kind == "task_queue":
                 raise
-            request.node.user_properties.append((NEEDED, TITLES[self.kind]))
             pytest.skip(NOT_DECLARED + TITLES[self.kind])
         if needed is not None and needed not in declared:
             pytest.skip(NOT_DECLARED + needed.value)
