@@ -6,9 +6,9 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import asyncpg
 from omniq.background import in_empty_context
@@ -20,25 +20,11 @@ from omniq.storage.guarantees import Guarantees
 from omniq.storage.sql.store import SQLStore, Verb
 from omniq.storage.wakeups import News, Wakeups
 
+from omniq_postgres import opening
 from omniq_postgres.config import PostgresConfig
-from omniq_postgres.dialect import carry_out, carry_out_at_once
-from omniq_postgres.opening import (
-    ASK_SETTINGS,
-    PUT_BACK_PATH,
-    SWAP_PATH,
-    TAKE_SAFE_PATH,
-    drop_schema,
-    ensure_schema,
-    in_schema,
-    is_refusal,
-    judge,
-    open_connection,
-    store_errors,
-)
+from omniq_postgres.dialect import DIALECT, carry_out, carry_out_at_once
+from omniq_postgres.opening import in_schema, store_errors
 from omniq_postgres.watching import CALL, LEAVE, NOTIFY, WAIT, hear, next_news, payload_of, process_of, results_of
-
-if TYPE_CHECKING:
-    from omniq_postgres.opening import Connection, ForeignConnection
 
 T = TypeVar("T")
 
@@ -52,7 +38,7 @@ LONG_IDLE = 0.1
 class Session:
     """A connection whose statements are written for the schema "omniq"."""
 
-    def __init__(self, connection: ForeignConnection, schema: str) -> None:
+    def __init__(self, connection: opening.ForeignConnection, schema: str) -> None:
         self.connection = connection
         self.schema = schema
 
@@ -80,9 +66,9 @@ class Database(Connected):
         self._prepared = False
         self._preparing = asyncio.Lock()
         self._slots = asyncio.Semaphore(settings.pool_size)
-        self._idle: list[Connection] = []
+        self._idle: list[opening.Connection] = []
         self._used_at = 0.0
-        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._connections: weakref.WeakSet[opening.Connection] = weakref.WeakSet()
         """All that it has opened."""
         wakeups = Wakeups.at(settings.location)
         self._sender = wakeups.sender
@@ -117,7 +103,7 @@ class Database(Connected):
                         raise
             return await self._run_once(job)
 
-    async def join(self, connection: ForeignConnection, job: Job[T]) -> T:
+    async def join(self, connection: opening.ForeignConnection, job: Job[T]) -> T:
         """What the job returns, done in the transaction that the caller has open on a connection of its own.
 
         Without one, it is done in one of its own. Raises `StoreUnavailable` or `StoreError`.
@@ -125,9 +111,9 @@ class Database(Connected):
         await self.prepare()
         with store_errors(self.settings):
             async with connection.transaction():
-                path = await connection.fetchval(SWAP_PATH)
+                path = await connection.fetchval(opening.SWAP_PATH)
                 done = await job(Session(connection, self.settings.schema_name))
-                await connection.fetchval(PUT_BACK_PATH, path)  # after an error, a rollback does
+                await connection.fetchval(opening.PUT_BACK_PATH, path)  # after an error, a rollback does
                 return done
 
     async def _run_once(self, job: Job[T]) -> T:
@@ -136,17 +122,17 @@ class Database(Connected):
             if not self.pooled:
                 return await job(session)
             async with connection.transaction():  # which a pooler keeps on one server
-                await connection.execute(TAKE_SAFE_PATH)
+                await connection.execute(opening.TAKE_SAFE_PATH)
                 return await job(session)
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[Connection]:
+    async def _lent(self) -> AsyncIterator[opening.Connection]:
         async with self._slots:
             connection = await self._take()
             try:
                 yield connection
             except BaseException as error:
-                if not is_refusal(error):  # else nobody knows what the connection is in the middle of
+                if not opening.is_refusal(error):  # else nobody knows what the connection is in the middle of
                     connection.terminate()
                 raise
             finally:
@@ -156,7 +142,7 @@ class Database(Connected):
                 else:
                     connection.terminate()
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> opening.Connection:
         if time.monotonic() - self._used_at > LONG_IDLE:
             for _ in range(3):  # the loop polls, reads and reports that the server has hung up, if it has
                 await asyncio.sleep(0)
@@ -179,24 +165,22 @@ class Database(Connected):
     async def _look_around(self) -> None:
         async with self._lent() as connection:
             async with connection.transaction():
-                await connection.execute(TAKE_SAFE_PATH)
-                await ensure_schema(connection, self.settings)
+                await connection.execute(opening.TAKE_SAFE_PATH)
+                await opening.ensure_schema(connection, self.settings)
                 # A pooler answers for another process than it announced.
                 self.pooled = connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()")
             if not self.pooled:  # those that follow it are set up better
                 await connection.close(timeout=self.settings.timeout)
 
-    async def _connect(self, *, direct: bool) -> Connection:
+    async def _connect(self, *, direct: bool) -> opening.Connection:
         """A new connection, which whoever asked for it ends, or else `abandon`."""
-        connection = await open_connection(self.settings, direct=direct)
+        connection = await opening.open_connection(self.settings, direct=direct)
         self._connections.add(connection)
         return connection
 
     async def drop(self) -> None:
         """Drop the tables, and the schema if nothing else is in it."""
-        with store_errors(self.settings):
-            async with self._lent() as connection:
-                await drop_schema(connection, self.settings)
+        await self.run(_drop)
         self._prepared = False
 
     # ── notifications ────────────────────────────────────────────────────────
@@ -243,6 +227,14 @@ class Database(Connected):
                 connection.terminate()
 
 
+async def _drop(session: Session) -> None:
+    tables = ", ".join(f"omniq.{name}" for name in DIALECT.tables("omniq_postgres"))
+    await session.fetch(f"drop table if exists {tables}")
+    with suppress(asyncpg.DependentObjectsStillExistError):
+        async with session.connection.transaction():
+            await session.fetch(f'drop schema "{session.schema}"')
+
+
 class PostgresStore(ConnectedStore[Database], SQLStore):
     """What the three stores have in common."""
 
@@ -250,14 +242,11 @@ class PostgresStore(ConnectedStore[Database], SQLStore):
     _settings: PostgresConfig
 
     async def guarantees(self) -> Guarantees:
-        settings = await self._connection.run(lambda session: session.fetch(ASK_SETTINGS))
-        return judge(dict(map(tuple, settings)), push=self._connection.listens)
+        settings = await self._connection.run(lambda session: session.fetch(opening.ASK_SETTINGS))
+        return opening.judge(dict(map(tuple, settings)), push=self._connection.listens)
 
     async def connect(self) -> None:
         await self._connection.prepare()
-
-    async def drop(self) -> None:
-        await self._connection.drop()
 
     def _tell(self, news: News, *, tasks: int = ALL) -> None:
         self._connection.channel.tell(news, tasks=tasks)

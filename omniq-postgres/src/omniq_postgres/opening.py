@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode
@@ -205,15 +205,6 @@ async def _create(connection: Connection, settings: PostgresConfig) -> None:
     await connection.execute(in_schema(DIALECT.schema("omniq_postgres"), schema))
     sql = in_schema("insert into omniq.installation (version, project) values ($1, $2)", schema)
     await connection.execute(sql, SCHEMA_VERSION, settings.project)
-
-
-async def drop_schema(connection: Connection, settings: PostgresConfig) -> None:
-    """Drop our tables, and the schema if nothing else is in it. Raises `StoreError` if it is another project's."""
-    if await _is_current(connection, settings):
-        tables = ", ".join(f"omniq.{name}" for name in DIALECT.tables("omniq_postgres"))
-        await connection.execute(in_schema(f"drop table if exists {tables}", settings.schema_name))
-        with suppress(asyncpg.DependentObjectsStillExistError):
-            await connection.execute(in_schema("drop schema omniq.", settings.schema_name)[:-1])
 
 
 ASK_SETTINGS: Final = """

@@ -93,9 +93,9 @@ class Connection(Connected):
 
     async def drop(self) -> None:
         """Delete the project's keys."""
-        cursor = await self.call("drop", [b"0"])
+        cursor = await self.call("drop", ["0"])
         while cursor != b"0":
-            cursor = await self.call("drop", [cursor])
+            cursor = await self.call("drop", [cursor.decode()])
         self._checked = False
 
     # ── calling ──────────────────────────────────────────────────────────────
@@ -190,9 +190,6 @@ class RedisStore(ConnectedStore[Connection]):
 
     async def connect(self) -> None:
         await in_empty_context(self._connection.check())
-
-    async def drop(self) -> None:
-        await self._connection.drop()
 
     async def guarantees(self) -> Guarantees:
         return await self._connection.server.guarantees()

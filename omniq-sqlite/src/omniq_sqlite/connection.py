@@ -151,6 +151,7 @@ class Database(Connection):
     """One file, as used by this process."""
 
     def __init__(self, settings: SQLiteConfig) -> None:
+        self._path = settings.file
         self.wakeups = Wakeups.at(settings.location)
         with ExitStack() as started:  # all of the threads, or none
             self._writer = ConnectionThread("omniq-sqlite-writer", settings, read_only=False)
@@ -171,6 +172,10 @@ class Database(Connection):
         self._poller.stop()
         for thread in self._threads:
             thread.close_now()
+
+    async def drop(self) -> None:
+        with store_errors(self._path):
+            await asyncio.to_thread(embedded.remove, self._path, BESIDE)
 
     @property
     def _threads(self) -> tuple[ConnectionThread, ...]:
@@ -215,10 +220,6 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
 
     async def connect(self) -> None:
         await self._connection.read(_nothing)
-
-    async def drop(self) -> None:
-        with store_errors(path := self._settings.file):
-            await asyncio.to_thread(embedded.remove, path, BESIDE)
 
     async def _read(self, verb: Verb[T]) -> T:
         return await self._connection.read(partial(carry_out, verb=verb))

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import lmdb
 from omniq.errors import StoreError, StoreUnavailable
-from omniq.loops import PerLoop
-from omniq.storage.connected import Connection, Connections
+from omniq.storage.connected import Connection, Connections, ConnectionUser
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.guarantees import Guarantees
 
@@ -30,8 +29,9 @@ class Environment(Connection):
     """An open LMDB environment. A process may open each folder once only, so all its stores share it."""
 
     def __init__(self, settings: LMDBConfig) -> None:
-        os.makedirs(settings.path, mode=0o700, exist_ok=True)
-        self.lmdb = lmdb.open(settings.path, map_size=settings.max_size, max_dbs=2, mode=0o600)
+        self.path = settings.path
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self.lmdb = lmdb.open(self.path, map_size=settings.max_size, max_dbs=2, mode=0o600)
         self.documents = self.lmdb.open_db(b"documents")
         self.entries = self.lmdb.open_db(b"entries")
         self.threads = ThreadPoolExecutor(4, thread_name_prefix="omniq-lmdb")
@@ -39,41 +39,25 @@ class Environment(Connection):
     async def close(self) -> None:
         await asyncio.to_thread(self.abandon)
 
+    async def drop(self) -> None:
+        LMDBDocuments.connections.retire(self)
+        await self.close()
+        await asyncio.to_thread(shutil.rmtree, self.path)
+
     def abandon(self) -> None:
         self.threads.shutdown()
         self.lmdb.close()
 
 
-_environments: Connections[Environment] = Connections(Environment, of_process=True)
-
-
-class LMDBDocuments(Documents):
+class LMDBDocuments(ConnectionUser[Environment], Documents):
     """The documents of one project, in a folder of its own."""
 
     atomic: ClassVar[bool] = True
     networked: ClassVar[bool] = False
-
-    def __init__(self, config: LMDBConfig) -> None:
-        settings = self._settings = config.settings
-        self._taken: PerLoop[Environment] = PerLoop(lambda: _environments.take(settings), _environments.drop)
-
-    @property
-    def location(self) -> str:
-        return self._settings.location
+    connections: ClassVar[Connections[Environment]] = Connections(Environment, of_process=True)
 
     async def connect(self) -> None:
         await self._run(lambda _: None)
-
-    async def close(self) -> None:
-        if environment := self._taken.pop():
-            await _environments.give_back(environment)
-
-    async def drop(self) -> None:
-        await self.connect()
-        environment = self._environment
-        _environments.retire(environment)
-        await environment.close()
-        await asyncio.to_thread(shutil.rmtree, self._settings.path)
 
     async def guarantees(self) -> Guarantees:
         flags = await self._run(lambda env: env.lmdb.flags())
@@ -98,15 +82,9 @@ class LMDBDocuments(Documents):
     ) -> list[Entry]:
         return await self._run(lambda env: _scan(env, index, after, until, limit, reverse))
 
-    @property
-    def _environment(self) -> Environment:
-        if self._taken.get().defunct:
-            self._taken.pop()
-        return self._taken.get()
-
     async def _run(self, job: Callable[[Environment], T]) -> T:
         try:
-            env = self._environment
+            env = self._connection
             return await asyncio.get_running_loop().run_in_executor(env.threads, job, env)
         except (lmdb.MapFullError, lmdb.ReadersFullError, OSError) as error:
             raise StoreUnavailable(f"{self.location}: {error}") from error

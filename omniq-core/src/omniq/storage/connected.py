@@ -58,6 +58,10 @@ class Connection(ABC):
         """Close it, after what it was asked for."""
 
     @abstractmethod
+    async def drop(self) -> None:
+        """Remove everything that is kept there, as `Store.drop`."""
+
+    @abstractmethod
     def abandon(self) -> None:
         """Close it at once: the loop of the last user has ended."""
 
@@ -119,8 +123,8 @@ class Connections(Generic[T]):
         self._open.clear()
 
 
-class ConnectedStore(Store, Generic[T]):
-    """A store that works through a `Connection`."""
+class ConnectionUser(Generic[T]):
+    """What works through a `Connection`: a store, or the documents of one."""
 
     connections: ClassVar[Connections[Any]]
 
@@ -131,6 +135,7 @@ class ConnectedStore(Store, Generic[T]):
 
     @property
     def location(self) -> str:
+        """Where that is, as `Store.location`."""
         return self._location
 
     @property
@@ -143,5 +148,14 @@ class ConnectedStore(Store, Generic[T]):
         return connection
 
     async def close(self) -> None:
+        """Give the running loop's connection back."""
         if connection := self._taken.pop():
             await self.connections.give_back(connection)
+
+    async def drop(self) -> None:
+        """Remove everything that is kept there."""
+        await self._connection.drop()
+
+
+class ConnectedStore(ConnectionUser[T], Store):
+    """A store that works through a `Connection`."""
