@@ -14,12 +14,12 @@ clock may differ from this process's by two seconds. `wait` must hear `omniq.sto
 """
 
 import sys
+from pkgutil import iter_modules
 
 import pytest
 
-_MODULES = "adding base claiming events leasing model place reading results schedules sharing suite transitions upkeep"
 # Before their first import: pytest explains a failed assert only in modules that it has rewritten.
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in (*_MODULES.split(), "walks")))
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
 if "omniq.testing.builders" not in sys.modules:
     pytest.register_assert_rewrite("omniq.testing.builders")
 

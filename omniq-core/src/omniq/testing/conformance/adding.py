@@ -66,15 +66,8 @@ class AddTests(Conformance):
     async def test_a_new_task_starts_from_zero(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t"))
         record = await read(store, "t")
-        fresh = TaskRecord(
-            id="t",
-            queue_name=QUEUE,
-            body=b"body",
-            state=TaskState.PENDING,
-            priority=0,
-            created_at=record.created_at,
-            run_at=record.run_at,
-        )
+        times = {"created_at": record.created_at, "run_at": record.run_at}
+        fresh = TaskRecord(id="t", queue_name=QUEUE, body=b"body", state=TaskState.PENDING, priority=0, **times)
         assert record == fresh
 
     async def test_it_is_created_and_due_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:

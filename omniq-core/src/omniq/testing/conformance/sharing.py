@@ -180,7 +180,7 @@ Work: TypeAlias = Callable[[BaseTaskQueue], Coroutine[Any, Any, None]]
 ADDED = 7
 AT_ONCE = 0.25
 """Seconds within which another process's tasks are heard of, most of the time: less than by looking now and then."""
-CHILD_TIMEOUT = 30.0
+CHILD_TIMEOUT = 60.0
 """Seconds that a child process may take, its start included."""
 
 

@@ -22,6 +22,7 @@ from omniq.testing.conformance import (
     events,
     leasing,
     place,
+    promises,
     reading,
     results,
     schedules,
@@ -113,7 +114,7 @@ class BackendConformance:
     class TestUpkeep(upkeep.PurgeTests, upkeep.TaskBodyTests, upkeep.WorkerTests):
         area = "queue.upkeep"
 
-    class TestWaiting(results.WaitTests):
+    class TestWaiting(schedules.WaitTests):
         area = "queue.wait"
 
     class TestCalls(sharing.CallTests):
@@ -131,7 +132,7 @@ class BackendConformance:
     class TestProcesses(sharing.ProcessTests):
         area = "queue.process"
 
-    class TestCapabilities(place.CapabilityTests):
+    class TestCapabilities(promises.CapabilityTests):
         area = "queue.capability"
 
     class TestQueuePlace(place.PlaceTests):
@@ -140,7 +141,7 @@ class BackendConformance:
     class TestProjects(place.ProjectTests):
         area = "queue.project"
 
-    class TestDrop(place.DropTests):
+    class TestDrop(promises.DropTests):
         area = "queue.drop"
 
     class TestResults(
@@ -152,7 +153,7 @@ class BackendConformance:
         results.WaitResultTests,
         place.PlaceTests,
         place.ProjectResultTests,
-        place.DropOtherTests,
+        promises.DropOtherTests,
     ):
         area = "results"
         kind: ClassVar[StoreKind] = "result_store"
@@ -163,7 +164,7 @@ class BackendConformance:
         events.PurgeEventTests,
         place.PlaceTests,
         place.ProjectEventTests,
-        place.DropEventTests,
+        promises.DropEventTests,
     ):
         area = "events"
         kind: ClassVar[StoreKind] = "event_store"
