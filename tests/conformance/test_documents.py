@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 import pytest
 from msgspec.structs import replace
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
+from omniq.errors import UnknownBackend
+from omniq.plugins.specs import StoreKind
+from omniq.storage.base import Capability
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue, Write
-from omniq.storage.queue import BaseTaskQueue
-from omniq.testing.conformance import (
-    AtomicResultsConformance,
-    EventStorageConformance,
-    ProcessConformance,
-    ResultStorageConformance,
-    ScheduleConformance,
-    StatefulConformance,
-    TaskQueueConformance,
-)
-from omniq.testing.conformance.processes import Recipe
-from omniq.testing.documents import DictDocuments
+from omniq.storage.documents.base import DocumentStore
+from omniq.testing.conformance import BackendConformance, Opener
+from omniq.testing.reference.tables import DictDocuments
 
 
 class DictTaskStore(DocumentTaskQueue):
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.UNIQUE}
     )
+
+    def result_storage(self) -> DocumentResultStorage:
+        return DocumentResultStorage(self.documents)
 
 
 class SteppedDocuments(DictDocuments):
@@ -49,85 +46,29 @@ class SteppedDocuments(DictDocuments):
         return True
 
 
-@pytest.fixture
-async def stepped() -> AsyncIterator[BaseTaskQueue]:
-    store = DocumentTaskQueue(SteppedDocuments())
-    await store.connect()
-    yield store
-    await store.close()
+documents = cache(lambda project: DictDocuments())
+stepped_documents = cache(lambda project: SteppedDocuments())
 
 
-class TestQueueWithoutAtomicGroups(TaskQueueConformance):
+def open_documents(kind: StoreKind, project: str) -> DocumentStore:
+    stores = {"task_queue": DictTaskStore, "result_store": DocumentResultStorage, "event_store": DocumentEventStorage}
+    return stores[kind](documents(project))
+
+
+def open_stepped(kind: StoreKind, project: str) -> DocumentStore:
+    """A queue alone: results and events are no different there."""
+    if kind != "task_queue":
+        raise UnknownBackend(kind)
+    return DocumentTaskQueue(stepped_documents(project))
+
+
+class TestDocuments(BackendConformance):
     @pytest.fixture
-    def store(self, stepped: BaseTaskQueue) -> BaseTaskQueue:
-        return stepped
+    def opener(self) -> Opener:
+        return open_documents
 
 
-class TestSchedulesWithoutAtomicGroups(ScheduleConformance):
+class TestDocumentsWithoutAtomicGroups(BackendConformance):
     @pytest.fixture
-    def store(self, stepped: BaseTaskQueue) -> BaseTaskQueue:
-        return stepped
-
-
-class TestRandomWalksWithoutAtomicGroups(StatefulConformance):
-    @pytest.fixture
-    def store(self, stepped: BaseTaskQueue) -> BaseTaskQueue:
-        return stepped
-
-
-@pytest.fixture
-async def queue() -> AsyncIterator[BaseTaskQueue]:
-    store = DictTaskStore(DictDocuments())
-    await store.connect()
-    yield store
-    await store.close()
-
-
-class TestQueue(TaskQueueConformance):
-    @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestSchedules(ScheduleConformance):
-    @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestRandomWalks(StatefulConformance):
-    @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestResults(ResultStorageConformance):
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[BaseResultStorage]:
-        store = DocumentResultStorage(DictDocuments())
-        await store.connect()
-        yield store
-        await store.close()
-
-
-class TestEvents(EventStorageConformance):
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[BaseEventStorage]:
-        store = DocumentEventStorage(DictDocuments())
-        await store.connect()
-        yield store
-        await store.close()
-
-
-class TestAtomicResults(AtomicResultsConformance):
-    @pytest.fixture
-    def stores(self) -> tuple[BaseTaskQueue, BaseResultStorage]:
-        documents = DictDocuments()
-        return DictTaskStore(documents), DocumentResultStorage(documents)
-
-
-class TestProcesses(ProcessConformance):
-    @pytest.fixture
-    def recipe(self) -> Recipe:
-        documents = DictDocuments()
-        return lambda: DictTaskStore(documents)
+    def opener(self) -> Opener:
+        return open_stepped

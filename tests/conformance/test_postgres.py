@@ -2,93 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 
+import asyncpg
 import pytest
-from omniq.storage.base import BaseEventStorage, BaseResultStorage
-from omniq.storage.queue import BaseTaskQueue
-from omniq.testing.conformance import (
-    AtomicResultsConformance,
-    EventStorageConformance,
-    ProcessConformance,
-    ResultStorageConformance,
-    ScheduleConformance,
-    StatefulConformance,
-    TaskQueueConformance,
-)
-from omniq.testing.conformance.processes import Recipe
-from omniq_postgres.config import PostgresEventStorageConfig, PostgresResultStorageConfig, PostgresTaskQueueConfig
-from omniq_postgres.events import PostgresEventStore
-from omniq_postgres.queue import PostgresQueueStore
-from omniq_postgres.results import PostgresResultStore
+from omniq.testing.conformance import BackendConformance
+from omniq.testing.conformance.place import Footprint
 
-from tests.servers.postgres import postgres_url
+from tests.servers.postgres import shared_url
 
-__all__ = ["postgres_url"]
+TABLES = "select schemaname, tablename from pg_tables where schemaname like 'omniq%' order by 1, 2"
 
 
-@pytest.fixture
-async def queue(postgres_url: str) -> AsyncIterator[BaseTaskQueue]:
-    store = PostgresQueueStore(PostgresTaskQueueConfig.from_url(postgres_url))
-    await store.connect()
-    yield store
-    await store.close()
+async def rows_at(url: str) -> dict[str, int]:
+    """The tables of all projects, by how many rows they have."""
+    connection = await asyncpg.connect(url)
+    names = [f'"{schema}"."{table}"' for schema, table in await connection.fetch(TABLES)]
+    found = {name: await connection.fetchval(f"select count(*) from {name}") for name in names}
+    await connection.close()
+    return found
 
 
-@pytest.fixture
-async def results(postgres_url: str) -> AsyncIterator[BaseResultStorage]:
-    store = PostgresResultStore(PostgresResultStorageConfig.from_url(postgres_url))
-    await store.connect()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def events(postgres_url: str) -> AsyncIterator[BaseEventStorage]:
-    store = PostgresEventStore(PostgresEventStorageConfig.from_url(postgres_url))
-    await store.connect()
-    yield store
-    await store.close()
-
-
-class TestQueue(TaskQueueConformance):
+class TestPostgres(BackendConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
+    def url(self) -> str:
+        return shared_url()
 
-
-class TestSchedules(ScheduleConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
+    def footprint(self, url: str) -> Footprint:
+        return partial(rows_at, url)
 
-
-class TestRandomWalks(StatefulConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestResults(ResultStorageConformance):
-    @pytest.fixture
-    def store(self, results: BaseResultStorage) -> BaseResultStorage:
-        return results
-
-
-class TestEvents(EventStorageConformance):
-    @pytest.fixture
-    def store(self, events: BaseEventStorage) -> BaseEventStorage:
-        return events
-
-
-class TestAtomicResults(AtomicResultsConformance):
-    @pytest.fixture
-    def stores(self, queue: BaseTaskQueue, results: BaseResultStorage) -> tuple[BaseTaskQueue, BaseResultStorage]:
-        return queue, results
-
-
-class TestProcesses(ProcessConformance):
-    @pytest.fixture
-    def recipe(self, postgres_url: str) -> Recipe:
-        return partial(PostgresQueueStore, PostgresTaskQueueConfig.from_url(postgres_url))
+    def entries(self, url: str) -> Footprint:
+        return partial(rows_at, url)

@@ -2,77 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import Counter
 from functools import partial
 
 import pytest
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.queue import BaseTaskQueue
-from omniq.testing.conformance import (
-    AtomicResultsConformance,
-    ProcessConformance,
-    ResultStorageConformance,
-    ScheduleConformance,
-    StatefulConformance,
-    TaskQueueConformance,
-)
-from omniq.testing.conformance.processes import Recipe
-from omniq_redis.config import RedisResultStorageConfig, RedisTaskQueueConfig
-from omniq_redis.queue import RedisQueueStore
-from omniq_redis.results import RedisResultStore
+from omniq.testing.conformance import BackendConformance
+from omniq.testing.conformance.place import Footprint
+from redis.asyncio import Redis
 
 from tests.servers.redis import redis_url
 
 __all__ = ["redis_url"]
 
 
-@pytest.fixture
-async def queue(redis_url: str) -> AsyncIterator[BaseTaskQueue]:
-    store = RedisQueueStore(RedisTaskQueueConfig.from_url(redis_url))
-    await store.connect()
-    yield store
-    await store.close()
+async def keys_at(url: str) -> Counter[bytes]:
+    """The keys of the URL's prefix, by how many members they have."""
+    client: Redis = Redis.from_url(url.partition("?")[0], protocol=2)
+    script = """
+        local sizes = {string = 'STRLEN', hash = 'HLEN', zset = 'ZCARD', set = 'SCARD', list = 'LLEN'}
+        return redis.call(sizes[redis.call('TYPE', KEYS[1]).ok], KEYS[1])"""
+    found = [key async for key in client.scan_iter(match=f"{{{url.rpartition('=')[2]}:*")]
+    sizes = Counter({key: await client.eval(script, 1, key) for key in found})
+    await client.aclose()
+    return sizes
 
 
-@pytest.fixture
-async def results(redis_url: str) -> AsyncIterator[BaseResultStorage]:
-    store = RedisResultStore(RedisResultStorageConfig.from_url(redis_url))
-    await store.connect()
-    yield store
-    await store.close()
-
-
-class TestQueue(TaskQueueConformance):
+class TestRedis(BackendConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
+    def url(self, redis_url: str) -> str:
+        return redis_url
 
-
-class TestSchedules(ScheduleConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
+    def footprint(self, url: str) -> Footprint:
+        return partial(keys_at, url)
 
-
-class TestRandomWalks(StatefulConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestResults(ResultStorageConformance):
-    @pytest.fixture
-    def store(self, results: BaseResultStorage) -> BaseResultStorage:
-        return results
-
-
-class TestAtomicResults(AtomicResultsConformance):
-    @pytest.fixture
-    def stores(self, queue: BaseTaskQueue, results: BaseResultStorage) -> tuple[BaseTaskQueue, BaseResultStorage]:
-        return queue, results
-
-
-class TestProcesses(ProcessConformance):
-    @pytest.fixture
-    def recipe(self, redis_url: str) -> Recipe:
-        return partial(RedisQueueStore, RedisTaskQueueConfig.from_url(redis_url))
+    def entries(self, url: str) -> Footprint:
+        return partial(keys_at, url)

@@ -3,83 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 
 import pytest
-from omniq.storage.base import BaseEventStorage, BaseResultStorage
-from omniq.storage.queue import BaseTaskQueue
+from omniq.plugins.specs import StoreKind
 from omniq.storage.records import TaskRecord
-from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
-from omniq.testing.conformance import (
-    AtomicResultsConformance,
-    EventStorageConformance,
-    ProcessConformance,
-    ResultStorageConformance,
-    ScheduleConformance,
-    StatefulConformance,
-    TaskQueueConformance,
-)
-from omniq.testing.conformance.builders import add, claim, ids, new_task
-from omniq.testing.conformance.processes import Recipe
-from omniq.testing.reference.index import Index
+from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
+from omniq.testing.builders import add, claim, ids, new_task
+from omniq.testing.conformance import BackendConformance, Opener
+from omniq.testing.reference import ReferenceStore
+from omniq.testing.reference.tables import Index
+
+STORES: Mapping[StoreKind, type[ReferenceStore]] = {
+    "task_queue": ReferenceQueueStore,
+    "result_store": ReferenceResultStore,
+    "event_store": ReferenceEventStore,
+}
 
 
-@pytest.fixture
-async def queue() -> AsyncIterator[BaseTaskQueue]:
-    store = ReferenceQueueStore()
-    await store.connect()
-    yield store
-    await store.close()
+def open_reference(kind: StoreKind, project: str) -> ReferenceStore:
+    return STORES[kind](project)
 
 
-class TestQueue(TaskQueueConformance):
+class TestReference(BackendConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestSchedules(ScheduleConformance):
-    @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestRandomWalks(StatefulConformance):
-    @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestResults(ResultStorageConformance):
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[BaseResultStorage]:
-        store = ReferenceResultStore()
-        await store.connect()
-        yield store
-        await store.close()
-
-
-class TestEvents(EventStorageConformance):
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[BaseEventStorage]:
-        store = ReferenceEventStore()
-        await store.connect()
-        yield store
-        await store.close()
-
-
-class TestAtomicResults(AtomicResultsConformance):
-    @pytest.fixture
-    def stores(self) -> tuple[BaseTaskQueue, BaseResultStorage]:
-        space = ReferenceSpace()
-        return ReferenceQueueStore(space), ReferenceResultStore(space)
-
-
-class TestProcesses(ProcessConformance):
-    @pytest.fixture
-    def recipe(self) -> Recipe:
-        space = ReferenceSpace()
-        return lambda: ReferenceQueueStore(space)
+    def opener(self) -> Opener:
+        return open_reference
 
 
 class TestBeyondTheSuite:

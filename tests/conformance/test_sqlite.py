@@ -2,90 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
-from omniq.storage.base import BaseEventStorage, BaseResultStorage
-from omniq.storage.queue import BaseTaskQueue
-from omniq.testing.conformance import (
-    AtomicResultsConformance,
-    EventStorageConformance,
-    ProcessConformance,
-    ResultStorageConformance,
-    ScheduleConformance,
-    StatefulConformance,
-    TaskQueueConformance,
-)
-from omniq.testing.conformance.processes import Recipe
-from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
-from omniq_sqlite.events import SQLiteEventStore
-from omniq_sqlite.queue import SQLiteQueueStore
-from omniq_sqlite.results import SQLiteResultStore
+from omniq.testing.conformance import BackendConformance
+from omniq.testing.conformance.place import Footprint
 
 
-@pytest.fixture
-async def queue(tmp_path: Path) -> AsyncIterator[BaseTaskQueue]:
-    store = SQLiteQueueStore(SQLiteTaskQueueConfig(base_dir=str(tmp_path)))
-    await store.connect()
-    yield store
-    await store.close()
+async def rows_at(folder: Path) -> dict[str, int]:
+    """The tables in all files, by how many rows they have."""
+    found: dict[str, int] = {}
+    for file in folder.glob("*.db"):
+        with closing(sqlite3.connect(file)) as connection:
+            names = [name for (name,) in connection.execute("select name from sqlite_schema where type = 'table'")]
+            counts = {name: connection.execute(f"select count(*) from {name}").fetchone()[0] for name in names}
+            found |= {f"{file}:{name}": count for name, count in counts.items()}
+    return found
 
 
-@pytest.fixture
-async def results(tmp_path: Path) -> AsyncIterator[BaseResultStorage]:
-    store = SQLiteResultStore(SQLiteResultStorageConfig(base_dir=str(tmp_path)))
-    await store.connect()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def events(tmp_path: Path) -> AsyncIterator[BaseEventStorage]:
-    store = SQLiteEventStore(SQLiteEventStorageConfig(base_dir=str(tmp_path)))
-    await store.connect()
-    yield store
-    await store.close()
-
-
-class TestQueue(TaskQueueConformance):
+class TestSQLite(BackendConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/queue.db"
 
-
-class TestSchedules(ScheduleConformance):
     @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestRandomWalks(StatefulConformance):
-    @pytest.fixture
-    def store(self, queue: BaseTaskQueue) -> BaseTaskQueue:
-        return queue
-
-
-class TestResults(ResultStorageConformance):
-    @pytest.fixture
-    def store(self, results: BaseResultStorage) -> BaseResultStorage:
-        return results
-
-
-class TestEvents(EventStorageConformance):
-    @pytest.fixture
-    def store(self, events: BaseEventStorage) -> BaseEventStorage:
-        return events
-
-
-class TestAtomicResults(AtomicResultsConformance):
-    @pytest.fixture
-    def stores(self, queue: BaseTaskQueue, results: BaseResultStorage) -> tuple[BaseTaskQueue, BaseResultStorage]:
-        return queue, results
-
-
-class TestProcesses(ProcessConformance):
-    @pytest.fixture
-    def recipe(self, tmp_path: Path) -> Recipe:
-        return partial(SQLiteQueueStore, SQLiteTaskQueueConfig(base_dir=str(tmp_path)))
+    def entries(self, tmp_path: Path) -> Footprint:
+        return partial(rows_at, tmp_path)

@@ -14,7 +14,7 @@ from omniq.models import TaskState
 from omniq.models.task import Outcome
 from omniq.storage.records import Change, ChangeStatus, ResultRecord, TaskRecord
 from omniq.testing import VirtualClock
-from omniq.testing.conformance.builders import reap
+from omniq.testing.builders import reap
 
 from tests.core import tasks
 from tests.core.support import SOON, working

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from omniq.storage.wakeups import News
 from omniq.testing import VirtualClock
-from omniq.testing.conformance.builders import until_told
+from omniq.testing.builders import until_told
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 from omniq_postgres.watching import payload_of

@@ -17,7 +17,7 @@ from omniq.models.task import EventType, TaskEvent, TaskState
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, LapsedLease, TaskFilter
 from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED
 from omniq.storage.sql.steps import Given, Statement
-from omniq.testing.conformance.builders import reap
+from omniq.testing.builders import reap
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.dialect import DIALECT
 from omniq_postgres.events import PostgresEventStore

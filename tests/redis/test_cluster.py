@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 from omniq.errors import StoreUnavailable
 from omniq.storage.records import NEW, ScheduleRecord, TaskFilter
-from omniq.testing.conformance.builders import fire
+from omniq.testing.builders import fire
 from omniq_redis.queue import RedisQueueStore
 from redis.crc import key_slot
 

@@ -10,7 +10,7 @@ import pytest
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
-from omniq.testing.conformance.builders import fire
+from omniq.testing.builders import fire
 from omniq_redis import connection
 from omniq_redis.codec import PARCEL
 from omniq_redis.config import RedisTaskQueueConfig

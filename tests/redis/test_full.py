@@ -12,7 +12,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
 from omniq.models.task import TaskState
 from omniq.storage.records import Change, Lease, LeaseStatus, ResultRecord, ScheduleRecord, TaskFilter
-from omniq.testing.conformance.builders import fire
+from omniq.testing.builders import fire
 from omniq_redis.queue import RedisQueueStore
 
 from tests.core import tasks

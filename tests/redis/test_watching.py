@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 import pytest
 from omniq.models.task import TaskState
 from omniq.storage.records import Change
-from omniq.testing.conformance.builders import until_told
+from omniq.testing.builders import until_told
 from omniq_redis.queue import RedisQueueStore
 
 from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task

@@ -19,7 +19,7 @@ from omniq.storage.records import NEW, NewTask, ResultRecord
 from omniq.storage.wakeups import Wakeups
 from omniq.sync import Portal
 from omniq.testing import VirtualClock
-from omniq.testing.conformance.builders import until_told
+from omniq.testing.builders import until_told
 from omniq_sqlite.config import SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.opening import Link
 from omniq_sqlite.queue import SQLiteQueueStore

@@ -19,7 +19,7 @@ from omniq.loops import forget
 from omniq.models.task import TaskState
 from omniq.storage.base import Capability
 from omniq.storage.records import DUPLICATE, NEW, Added, Change, NewTask, ResultRecord, TaskRecord
-from omniq.testing.conformance.builders import reap
+from omniq.testing.builders import reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.connection import Database, SQLiteStore
 from omniq_sqlite.opening import SCHEMA_VERSION, open_connection

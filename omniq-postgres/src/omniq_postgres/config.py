@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Meta, field
+from msgspec.structs import replace
 from omniq.config.convert import hosts_of, read_url, user_of
 from omniq.errors import ConfigError
 from omniq.models.config import (
@@ -66,6 +67,9 @@ class PostgresConfig(ComponentConfig, frozen=True, kw_only=True):
         """The schema, also where none was given."""
         return self.schema or schema_of(self.project)
 
+    def for_project(self, name: str) -> Self:
+        return replace(self, project_name=name, schema=self.schema and schema_of(name, self.schema))
+
     @property
     def settings(self) -> PostgresConfig:
         """What a connection needs to know; stores with equal settings share their connections."""
@@ -101,11 +105,11 @@ class PostgresEventStorageConfig(PostgresConfig, EventStorageConfig, frozen=True
     """Where a PostgreSQL event storage keeps its events. The fields are those of `PostgresConfig`."""
 
 
-def schema_of(project: str) -> str:
+def schema_of(project: str, stem: str = DEFAULT_SCHEMA) -> str:
     """The schema of a project that was given none: `omniq` for the default one, `omniq_shop` for "shop"."""
     if project == DEFAULT_PROJECT:
         return DEFAULT_SCHEMA
-    name = f"{DEFAULT_SCHEMA}_{project}"
+    name = f"{stem}_{project}"
     if len(name) <= MAX_IDENTIFIER:
         return name
     digest = hashlib.sha256(project.encode()).hexdigest()[:12]

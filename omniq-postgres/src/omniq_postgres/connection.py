@@ -6,7 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
@@ -19,19 +19,10 @@ from omniq.storage.connected import Connection as Connected
 from omniq.storage.sql.steps import SQLStore, Verb
 from omniq.storage.wakeups import News, Wakeups
 
+from omniq_postgres import opening
 from omniq_postgres.config import PostgresConfig
-from omniq_postgres.dialect import Session, carry_out, carry_out_at_once
-from omniq_postgres.opening import (
-    ASK_SETTINGS,
-    PUT_BACK_PATH,
-    SWAP_PATH,
-    TAKE_SAFE_PATH,
-    ensure_schema,
-    is_refusal,
-    judge,
-    open_connection,
-    store_errors,
-)
+from omniq_postgres.dialect import DIALECT, Session, carry_out, carry_out_at_once
+from omniq_postgres.opening import store_errors
 from omniq_postgres.watching import CALL, LEAVE, NOTIFY, WAIT, hear, next_news, payload_of, process_of, results_of
 
 if TYPE_CHECKING:
@@ -105,9 +96,9 @@ class Database(Connected):
         await self.prepare()
         with store_errors(self.settings):
             async with connection.transaction():
-                path = await connection.fetchval(SWAP_PATH)
+                path = await connection.fetchval(opening.SWAP_PATH)
                 done = await job(Session(connection, self.settings.schema_name))
-                await connection.fetchval(PUT_BACK_PATH, path)  # after an error, a rollback does
+                await connection.fetchval(opening.PUT_BACK_PATH, path)  # after an error, a rollback does
                 return done
 
     async def _run_once(self, job: Job[T]) -> T:
@@ -116,7 +107,7 @@ class Database(Connected):
             if not self.pooled:
                 return await job(session)
             async with connection.transaction():  # which a pooler keeps on one server
-                await connection.execute(TAKE_SAFE_PATH)
+                await connection.execute(opening.TAKE_SAFE_PATH)
                 return await job(session)
 
     @asynccontextmanager
@@ -126,7 +117,7 @@ class Database(Connected):
             try:
                 yield connection
             except BaseException as error:
-                if not is_refusal(error):  # else nobody knows what the connection is in the middle of
+                if not opening.is_refusal(error):  # else nobody knows what the connection is in the middle of
                     connection.terminate()
                 raise
             finally:
@@ -159,8 +150,8 @@ class Database(Connected):
     async def _look_around(self) -> None:
         async with self._lent() as connection:
             async with connection.transaction():
-                await connection.execute(TAKE_SAFE_PATH)
-                await ensure_schema(connection, self.settings)
+                await connection.execute(opening.TAKE_SAFE_PATH)
+                await opening.ensure_schema(connection, self.settings)
                 # A pooler answers for another process than it announced.
                 self.pooled = connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()")
             if not self.pooled:  # those that follow it are set up better
@@ -168,9 +159,14 @@ class Database(Connected):
 
     async def _connect(self, *, direct: bool) -> Connection:
         """A new connection, which whoever asked for it ends, or else `abandon`."""
-        connection = await open_connection(self.settings, direct=direct)
+        connection = await opening.open_connection(self.settings, direct=direct)
         self._connections.add(connection)
         return connection
+
+    async def drop(self) -> None:
+        """Drop the tables, and the schema if nothing else is in it."""
+        await self.run(_drop)
+        self._prepared = False
 
     # ── notifications ────────────────────────────────────────────────────────
 
@@ -190,7 +186,8 @@ class Database(Connected):
                 await self._fetch(NOTIFY, channel, payload_of(self._sender, others))
 
     async def _fetch(self, sql: str, *values: object) -> None:
-        await self.run(lambda session: session.fetch(sql, *values))
+        if self._prepared:  # else nobody is there
+            await self.run(lambda session: session.fetch(sql, *values))
 
     async def _note_idle(self, worker: str, queues: Sequence[str]) -> None:
         await self._fetch(WAIT, worker, process_of(self._sender), queues)
@@ -215,6 +212,14 @@ class Database(Connected):
                 connection.terminate()
 
 
+async def _drop(session: Session) -> None:
+    tables = ", ".join(f"omniq.{name}" for name in DIALECT.tables("omniq_postgres"))
+    await session.fetch(f"drop table if exists {tables}")
+    with suppress(asyncpg.DependentObjectsStillExistError):
+        async with session.connection.transaction():
+            await session.fetch(f'drop schema "{session.schema}"')
+
+
 class PostgresStore(ConnectedStore[Database], SQLStore):
     """What the three stores have in common."""
 
@@ -222,8 +227,8 @@ class PostgresStore(ConnectedStore[Database], SQLStore):
     _settings: PostgresConfig
 
     async def guarantees(self) -> Guarantees:
-        settings = await self._connection.run(lambda session: session.fetch(ASK_SETTINGS))
-        return judge(dict(map(tuple, settings)), push=self._connection.listens)
+        settings = await self._connection.run(lambda session: session.fetch(opening.ASK_SETTINGS))
+        return opening.judge(dict(map(tuple, settings)), push=self._connection.listens)
 
     async def connect(self) -> None:
         await self._connection.prepare()

@@ -91,6 +91,13 @@ class Connection(Connected):
         await self.server.report()
         self._checked = True
 
+    async def drop(self) -> None:
+        """Delete the project's keys."""
+        cursor = await self.call("drop", ["0"])
+        while cursor != b"0":
+            cursor = await self.call("drop", [cursor.decode()])
+        self._checked = False
+
     # ── calling ──────────────────────────────────────────────────────────────
 
     async def call(self, name: str, args: object, bodies: bytes = b"") -> bytes:

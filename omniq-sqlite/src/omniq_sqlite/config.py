@@ -7,6 +7,7 @@ from typing import Literal, Self
 from urllib.parse import SplitResult, unquote
 
 from msgspec import field
+from msgspec.structs import replace
 from omniq.config.convert import read_url
 from omniq.errors import ConfigError
 from omniq.models.config import (
@@ -66,6 +67,10 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
     def location(self) -> str:
         """As `Store.location`."""
         return f"sqlite:{self.file}"
+
+    def for_project(self, name: str) -> Self:
+        stem, end = os.path.splitext(self.path or "")
+        return replace(self, project_name=name, path=f"{stem}-{name}{end}" if self.path else None)
 
     @classmethod
     def from_url(cls, url: str) -> Self:

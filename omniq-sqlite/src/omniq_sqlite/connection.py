@@ -21,6 +21,7 @@ import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.errors import StoreUnavailable
 from omniq.loops import start_thread
+from omniq.storage import embedded
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import Poller, let_threads_run
@@ -29,7 +30,7 @@ from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out
-from omniq_sqlite.opening import Link, kind_of, longest_row, store_errors
+from omniq_sqlite.opening import BESIDE, Link, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
@@ -149,6 +150,7 @@ class Database(Connection):
     """One file, as used by this process."""
 
     def __init__(self, settings: SQLiteConfig) -> None:
+        self._path = settings.file
         self.wakeups = Wakeups.at(settings.location)
         with ExitStack() as started:  # all of the threads, or none
             self._writer = ConnectionThread("omniq-sqlite-writer", settings, read_only=False)
@@ -169,6 +171,10 @@ class Database(Connection):
         self._poller.stop()
         for thread in self._threads:
             thread.close_now()
+
+    async def drop(self) -> None:
+        with store_errors(self._path):
+            await asyncio.to_thread(embedded.remove, self._path, BESIDE)
 
     @property
     def _threads(self) -> tuple[ConnectionThread, ...]:
@@ -200,14 +206,15 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
         return longest_row() - BESIDE_A_BODY
 
     async def guarantees(self) -> Guarantees:
+        synchronous = await self._connection.write(_synchronous)
         return Guarantees(
             survives_process_kill=True,
-            survives_power_loss=self._settings.synchronous == "FULL",
+            survives_power_loss=synchronous in ("full", "extra"),
             survives_failover=False,
             clock="host",
             push=False,
             atomic_results=True,
-            evidence=("journal_mode=wal", f"synchronous={self._settings.synchronous.lower()}"),
+            evidence=("journal_mode=wal", f"synchronous={synchronous}"),
         )
 
     async def connect(self) -> None:
@@ -218,6 +225,11 @@ class SQLiteStore(ConnectedStore[Database], SQLStore):
 
     async def _write(self, verb: Verb[T], *, atomic: bool = True) -> T:
         return await self._connection.write(partial(carry_out, verb=verb))
+
+
+def _synchronous(connection: sqlite3.Connection) -> str:
+    """How what is written is secured."""
+    return ("off", "normal", "full", "extra")[connection.execute("pragma synchronous").fetchone()[0]]
 
 
 def _nothing(connection: sqlite3.Connection | None = None) -> None:

@@ -26,7 +26,7 @@ OLDEST_SQLITE = (3, 38, 0)
 
 _IN_USE = ("-wal", "-shm")
 """What SQLite adds to the name of a database for the files beside it, as long as somebody has it open."""
-_JOURNAL = "-journal"
+BESIDE = (*_IN_USE, "-journal")
 _CHECKPOINT_PAGES = 4000
 _RETRY_EVERY = 0.01
 _KINDS: Final[Mapping[int, type[StoreError]]] = {
@@ -86,7 +86,7 @@ def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Conne
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StoreError(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
-    make_file(settings.file, trust_owner=settings.trust_owner, beside=(*_IN_USE, _JOURNAL))
+    make_file(settings.file, trust_owner=settings.trust_owner, beside=BESIDE)
     connection = sqlite3.connect(
         settings.file,
         timeout=settings.busy_timeout,

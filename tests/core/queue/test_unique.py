@@ -66,7 +66,7 @@ class WithoutKeys(ReferenceQueueStore):
     capabilities = ReferenceQueueStore.capabilities - {Capability.UNIQUE}
 
     async def add(self, new: Any) -> Any:
-        self._check_unique(new)
+        self._check_asked(new)
         return await super().add(new)
 
 

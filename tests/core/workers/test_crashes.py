@@ -11,7 +11,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskCancelled, TaskFailed
 from omniq.models import TaskState
-from omniq.testing.conformance.builders import reap
+from omniq.testing.builders import reap
 
 from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, lines, results_of, until, working

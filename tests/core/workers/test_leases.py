@@ -13,7 +13,7 @@ from omniq import AsyncOmniQ
 from omniq.models import TaskState
 from omniq.storage.records import Change, ChangeStatus
 from omniq.testing import VirtualClock
-from omniq.testing.conformance.builders import reap
+from omniq.testing.builders import reap
 
 from tests.core import tasks
 from tests.core.support import KINDS, SOON, lines, until, until_outlived, working

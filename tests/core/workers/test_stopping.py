@@ -12,7 +12,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.models import TaskState
 from omniq.testing import ReferenceSpace
-from omniq.testing.conformance.builders import reap
+from omniq.testing.builders import reap
 
 from tests.core import tasks
 from tests.core.support import (

@@ -38,6 +38,16 @@ class LMDBConfig(ComponentConfig, frozen=True, kw_only=True):
         folder = os.path.join(self.base_dir or DEFAULT_BASE_DIR, f"{self.project}.lmdb")
         return os.path.realpath(os.path.expanduser(folder))
 
+    @property
+    def settings(self) -> LMDBConfig:
+        """What an environment needs to know; stores with equal settings share one."""
+        return self.shared(LMDBConfig, base_dir=os.path.dirname(self.path))
+
+    @property
+    def location(self) -> str:
+        """As `Store.location`."""
+        return f"lmdb:{self.path}"
+
     @classmethod
     def from_url(cls, url: str) -> Self:
         """`lmdb:///relative/dir` or `lmdb:////absolute/dir`, with `?max_size=BYTES` if wanted."""

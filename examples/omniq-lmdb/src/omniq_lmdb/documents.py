@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
@@ -13,7 +14,10 @@ from typing import Any, ClassVar, TypeVar
 import lmdb
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.base import Guarantees
+from omniq.storage.connected import Connection, Connections, ConnectionUser
 from omniq.storage.documents import Document, Documents, Entry, Write
+
+from omniq_lmdb.config import LMDBConfig
 
 T = TypeVar("T")
 
@@ -21,58 +25,50 @@ WHOLE = 479
 """Bytes of a key that LMDB stores as they are: it takes 511, and ids may be longer. A digest stands for the rest."""
 
 
-class Environment:
+class Environment(Connection):
     """An open LMDB environment. A process may open each folder once only, so all its stores share it."""
 
-    def __init__(self, path: str, max_size: int) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        self.lmdb = lmdb.open(path, map_size=max_size, max_dbs=2, mode=0o600)
+    def __init__(self, settings: LMDBConfig) -> None:
+        self.path = settings.path
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self.lmdb = lmdb.open(self.path, map_size=settings.max_size, max_dbs=2, mode=0o600)
         self.documents = self.lmdb.open_db(b"documents")
         self.entries = self.lmdb.open_db(b"entries")
         self.threads = ThreadPoolExecutor(4, thread_name_prefix="omniq-lmdb")
 
+    async def close(self) -> None:
+        await asyncio.to_thread(self.abandon)
 
-_open: dict[str, Environment] = {}
-# A forked child can't use its parent's environment: it opens its own, and leaves the parent's alone.
-_inherited: list[Environment] = []
+    async def drop(self) -> None:
+        LMDBDocuments.connections.retire(self)
+        await self.close()
+        await asyncio.to_thread(shutil.rmtree, self.path)
+
+    def abandon(self) -> None:
+        self.threads.shutdown()
+        self.lmdb.close()
 
 
-def _after_fork() -> None:
-    _inherited.extend(_open.values())
-    _open.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-class LMDBDocuments(Documents):
+class LMDBDocuments(ConnectionUser[Environment], Documents):
     """The documents of one project, in a folder of its own."""
 
     atomic: ClassVar[bool] = True
     networked: ClassVar[bool] = False
-
-    def __init__(self, path: str, max_size: int) -> None:
-        self._path = path
-        self._max_size = max_size
-
-    @property
-    def location(self) -> str:
-        return f"lmdb:{self._path}"
+    connections: ClassVar[Connections[Environment]] = Connections(Environment, of_process=True)
 
     async def connect(self) -> None:
         await self._run(lambda _: None)
 
-    async def close(self) -> None:
-        """The environment stays open as long as the process, for all its stores."""
-
     async def guarantees(self) -> Guarantees:
+        flags = await self._run(lambda env: env.lmdb.flags())
         return Guarantees(
             survives_process_kill=True,
-            survives_power_loss=True,
+            survives_power_loss=flags["sync"] and flags["metasync"],
             survives_failover=False,
             clock="host",
             push=False,
             atomic_results=True,
+            evidence=tuple(f"{name}={'on' if flags[name] else 'off'}" for name in ("sync", "metasync")),
         )
 
     async def read(self, keys: Sequence[str]) -> list[Document | None]:
@@ -88,7 +84,7 @@ class LMDBDocuments(Documents):
 
     async def _run(self, job: Callable[[Environment], T]) -> T:
         try:
-            env = _open.get(self._path) or _open.setdefault(self._path, Environment(self._path, self._max_size))
+            env = self._connection
             return await asyncio.get_running_loop().run_in_executor(env.threads, job, env)
         except (lmdb.MapFullError, lmdb.ReadersFullError, OSError) as error:
             raise StoreUnavailable(f"{self.location}: {error}") from error

@@ -23,7 +23,7 @@ class LMDBTasks(DocumentTaskQueue):
     }
 
     def __init__(self, config: LMDBConfig) -> None:
-        super().__init__(LMDBDocuments(config.path, config.max_size))
+        super().__init__(LMDBDocuments(config))
         self._config = config
 
     def result_storage(self) -> BaseResultStorage:
@@ -36,7 +36,7 @@ class LMDBResults(DocumentResultStorage):
     capabilities: ClassVar[frozenset[Capability]] = SHARED
 
     def __init__(self, config: LMDBConfig) -> None:
-        super().__init__(LMDBDocuments(config.path, config.max_size))
+        super().__init__(LMDBDocuments(config))
 
 
 class LMDBEvents(DocumentEventStorage):
@@ -45,4 +45,4 @@ class LMDBEvents(DocumentEventStorage):
     capabilities: ClassVar[frozenset[Capability]] = SHARED
 
     def __init__(self, config: LMDBConfig) -> None:
-        super().__init__(LMDBDocuments(config.path, config.max_size))
+        super().__init__(LMDBDocuments(config))

@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 from omniq.cli.app import COMMANDS, NOT_FOUND, CommandGroup, Failure, load_command
 from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
+from omniq.cli.verify import verify
 from omniq.errors import PluginError
 from omniq.plugins.registry import capabilities, load_object, registry
 from omniq.plugins.specs import CommandSpec, PluginRecord, Spec, StoreSpec
@@ -35,6 +36,9 @@ def list_(as_json: bool) -> None:
         print_json([_data(record) for record in records])
     else:
         print_table(COLUMNS, [_row(record) for record in records])
+
+
+plugins.add_command(verify)
 
 
 @plugins.command()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sized
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from omniq.errors import ConfigError
 
@@ -181,6 +181,11 @@ class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields
     def from_url(cls, url: str) -> Self:
         """The configuration that a URL stands for. Raises `ConfigError` when it can't be one."""
         raise ConfigError(f"url: {cls.__name__} can't be built from a URL")
+
+    def for_project(self, name: str) -> Self:
+        """The same for another project, in a place of its own. Where the configuration names the place of one project,
+        such as a file, it is one beside that."""
+        return replace(self, project_name=name)
 
     def shared(self, type_: type[C], **resolved: Any) -> C:
         """What the components of a store have in common: the key of what they share, such as a connection.

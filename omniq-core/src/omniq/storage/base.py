@@ -113,6 +113,14 @@ class Store(ABC):
     async def close(self) -> None:
         """Give back what `connect` opened for the running loop, after the calls that are under way. Safe to repeat."""
 
+    @abstractmethod
+    async def drop(self) -> None:
+        """Remove everything that this project keeps here, results and events of the place included: its own tables,
+        keys, files and folders too. Other projects at the place are untouched. Safe to repeat, and without `connect`.
+
+        A later `connect` starts afresh. Whoever else has the place open mustn't use it meanwhile.
+        """
+
 
 # ── results ─────────────────────────────────────────────────────────────────
 

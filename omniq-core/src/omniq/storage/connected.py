@@ -54,13 +54,17 @@ class Connection(ABC):
     """What is open at one place. It lives from the first store that takes it to the last one that gives it back."""
 
     defunct = False
-    """It was opened before a fork, in the parent: the child mustn't use it, nor close it."""
+    """Nobody may use it any more, nor close it: it is a forked child's parent's, or was retired."""
     _users = 0
     _key: Any = None
 
     @abstractmethod
     async def close(self) -> None:
         """Close it, after what it was asked for."""
+
+    @abstractmethod
+    async def drop(self) -> None:
+        """Remove everything that is kept there, as `Store.drop`."""
 
     @abstractmethod
     def abandon(self) -> None:
@@ -102,6 +106,12 @@ class Connections(Generic[T]):
         if self._is_last(connection):
             connection.abandon()
 
+    def retire(self, connection: T) -> None:
+        """Let nobody take it any more: who has it takes a new one at the next use, and the caller closes this one."""
+        with self._lock:
+            connection.defunct = True
+            self._open.pop(connection._key, None)
+
     def _is_last(self, connection: T) -> bool:
         with self._lock:
             connection._users -= 1
@@ -118,8 +128,8 @@ class Connections(Generic[T]):
         self._open.clear()
 
 
-class ConnectedStore(Store, Generic[T]):
-    """A store that works through a `Connection`."""
+class ConnectionUser(Generic[T]):
+    """What works through a `Connection`: a store, or the documents of one."""
 
     connections: ClassVar[Connections[Any]]
 
@@ -130,6 +140,7 @@ class ConnectedStore(Store, Generic[T]):
 
     @property
     def location(self) -> str:
+        """Where that is, as `Store.location`."""
         return self._location
 
     @property
@@ -142,8 +153,17 @@ class ConnectedStore(Store, Generic[T]):
         return connection
 
     async def close(self) -> None:
+        """Give the running loop's connection back."""
         if connection := self._taken.pop():
             await self.connections.give_back(connection)
+
+    async def drop(self) -> None:
+        """Remove everything that is kept there."""
+        await self._connection.drop()
+
+
+class ConnectedStore(ConnectionUser[T], Store):
+    """A store that works through a `Connection`."""
 
 
 # ── what goes wrong on the way ──────────────────────────────────────────────

@@ -187,6 +187,17 @@ _held = ExitStack()
 """The locks that are held during a fork."""
 
 
+def remove(path: str, beside: Sequence[str]) -> None:
+    """Close all of this process's connections to a database, and delete its files."""
+    with _links_lock, ExitStack() as held:
+        for link in _links_to(path):
+            held.enter_context(link.lock)
+            link.drop()
+        for end in ("", *beside):
+            with suppress(FileNotFoundError):
+                os.unlink(path + end)
+
+
 def _links_to(path: str) -> list[Link[Any]]:
     return [link for link in _links if link.path == path]
 

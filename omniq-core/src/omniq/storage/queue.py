@@ -87,10 +87,12 @@ class BaseTaskQueue(Store):
         """
         return None
 
-    def _check_unique(self, tasks: Sequence[NewTask]) -> None:
-        """Raise `UnsupportedCapability` if a task has a `unique` key: for the `add` of a store that knows none."""
+    def _check_asked(self, tasks: Sequence[NewTask]) -> None:
+        """Raise `UnsupportedCapability` if a task has a `unique` key or a priority: for stores that know none."""
         if Capability.UNIQUE not in self.capabilities and any(task.unique is not None for task in tasks):
             raise UnsupportedCapability(f"unique: {self.location} can't keep a task unique")
+        if Capability.PRIORITY not in self.capabilities and any(task.priority for task in tasks):
+            raise UnsupportedCapability(f"priority: {self.location} can't let one task go before others")
 
     @abstractmethod
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
@@ -100,7 +102,8 @@ class BaseTaskQueue(Store):
         a parent that neither exists nor comes earlier in the same call is UNKNOWN_PARENT and not stored; nor is one
         whose `unique` key is held by a task that hasn't ended: it is DUPLICATE, and the answer names the holder. Of
         several that bring one key the first one gets it, in one call as in concurrent ones. `rules.judge` decides, in
-        that order. Keys are for stores with `UNIQUE`; another raises `UnsupportedCapability` for a task that has one.
+        that order. Keys are for stores with `UNIQUE`, and priorities other than 0 for those with `PRIORITY`; another
+        raises `UnsupportedCapability` for a task that has one, and adds none of the call.
         The state is WAITING with parents (whatever their state: releasing is the caller's part),
         else SCHEDULED if due later, else PENDING. When it returns, the tasks are as durable as the store
         promises.

@@ -80,6 +80,10 @@ class Documents(ABC):
         """Give back what `connect` opened; safe to repeat."""
 
     @abstractmethod
+    async def drop(self) -> None:
+        """Remove the place, with all its documents and entries; safe to repeat. A later `connect` starts afresh."""
+
+    @abstractmethod
     async def guarantees(self) -> Guarantees:
         """What the store promises."""
 
@@ -140,6 +144,9 @@ class DocumentStore(Store):
 
     async def close(self) -> None:
         await self.documents.close()
+
+    async def drop(self) -> None:
+        await self.documents.drop()
 
     async def guarantees(self) -> Guarantees:
         return await self.documents.guarantees()

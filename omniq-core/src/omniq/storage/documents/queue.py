@@ -50,7 +50,7 @@ class DocumentTaskQueue(DocumentLeases):
     # ── adding ───────────────────────────────────────────────────────────────
 
     async def add(self, new: Sequence[NewTask]) -> list[Added]:
-        self._check_unique(new)
+        self._check_asked(new)
         await self._queues.remember({task.queue_name for task in new})
         judged = await self._judge(new)
         now = self.documents.now()

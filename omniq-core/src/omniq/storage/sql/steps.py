@@ -266,6 +266,9 @@ class _Word(str):
         return self.format(name)
 
 
+_TABLE = re.compile(r"^create (?:unlogged )?table (?:if not exists )?(?:omniq\.)?(\w+)", re.MULTILINE)
+
+
 class Dialect(ABC):
     """A database's SQL. Beside its own words, a statement may say `{given}`, for the rows that come with it, and
     `{clock}`, for the same time in several places: common table expressions."""
@@ -315,6 +318,10 @@ class Dialect(ABC):
         tables = resources.files("omniq.storage.sql").joinpath("tables.sql").read_text("utf-8")
         own = resources.files(package).joinpath("schema.sql").read_text("utf-8")
         return self._said(tables, {**self.words, **self.types}) + own
+
+    def tables(self, package: str) -> list[str]:
+        """The names of those."""
+        return _TABLE.findall(self.schema(package))
 
     def _said(self, text: str, words: Mapping[str, str], **more: str) -> str:
         named = {word: _Word(said) for word, said in words.items()}

@@ -1,47 +1,29 @@
-"""The contract as tests: a backend is what passes them.
+"""The contract as tests: a store is what passes them. One class, and a URL:
 
-Subclass what fits the store, and override the one fixture that makes it:
-
-    class TestMyQueue(TaskQueueConformance):
+    class TestMyStore(BackendConformance):
         @pytest.fixture
-        async def store(self) -> AsyncIterator[BaseTaskQueue]:
-            store = MyQueueStore(...)
-            await store.connect()
-            yield store
-            await store.close()
+        def url(self, tmp_path):
+            return f"mystore:///{tmp_path}"
 
-Classes: `TaskQueueConformance`, `ScheduleConformance`, `StatefulConformance` (fixture `store`: the queue),
-`ResultStorageConformance`, `EventStorageConformance` (`store`), `AtomicResultsConformance` (`stores`: queue and
-results), `ProcessConformance` (`recipe`: a picklable callable that makes a queue). What a store doesn't declare
-among its capabilities is refused where it can be asked for, and skipped with the reason otherwise.
+The plugin for that URL is asked for its task queue, and for results and events if it has them. Each test has a project
+of its own, which is dropped afterwards. What a store doesn't declare among its capabilities it must refuse, and is
+reported so. `requirements()` lists what is required by ids, such as `queue.transition.a_late_worker_is_refused`.
 
 The clock is moved with `omniq.clock`: a store with a clock of its own adds `omniq.clock.offset()` to it. Such a
 clock may differ from this process's by two seconds. `wait` must hear `omniq.storage.wakeups` of this process.
 """
 
+import sys
+from pkgutil import iter_modules
+
 import pytest
 
-_MODULES = (
-    "adding atomic base builders claiming commands events leasing model processes purging queue reading results "
-    "rewriting schedules stateful transition_races transition_table transitions waiting"
-)
 # Before their first import: pytest explains a failed assert only in modules that it has rewritten.
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES.split()))
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
+if "omniq.testing.builders" not in sys.modules:
+    pytest.register_assert_rewrite("omniq.testing.builders")
 
-from omniq.testing.conformance.atomic import AtomicResultsConformance  # noqa: E402
-from omniq.testing.conformance.events import EventStorageConformance  # noqa: E402
-from omniq.testing.conformance.processes import ProcessConformance  # noqa: E402
-from omniq.testing.conformance.queue import TaskQueueConformance  # noqa: E402
-from omniq.testing.conformance.results import ResultStorageConformance  # noqa: E402
-from omniq.testing.conformance.schedules import ScheduleConformance  # noqa: E402
-from omniq.testing.conformance.stateful import StatefulConformance  # noqa: E402
+from omniq.testing.conformance.base import Opener, open_store  # noqa: E402
+from omniq.testing.conformance.suite import BackendConformance, requirements  # noqa: E402
 
-__all__ = [
-    "AtomicResultsConformance",
-    "EventStorageConformance",
-    "ProcessConformance",
-    "ResultStorageConformance",
-    "ScheduleConformance",
-    "StatefulConformance",
-    "TaskQueueConformance",
-]
+__all__ = ["BackendConformance", "Opener", "open_store", "requirements"]

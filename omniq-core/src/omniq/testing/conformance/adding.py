@@ -1,20 +1,21 @@
-"""`add`."""
+"""`add`, and unique keys: one task of the store has a key at a time."""
 
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
+from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, AddStatus, NewTask, TaskRecord
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import StoreConformance
-from omniq.testing.conformance.builders import (
+from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, Change, NewTask, TaskRecord
+from omniq.testing.builders import (
     HOUR,
     QUEUE,
     add,
     assert_same,
+    cancel,
     change,
     claim,
     exactly,
@@ -24,9 +25,12 @@ from omniq.testing.conformance.builders import (
     new_tasks,
     now,
     read,
+    reap,
     states,
     together,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance
 
 ODD_IDS = [
     "Ünï-✓-任务",
@@ -42,33 +46,31 @@ ODD_IDS = [
     "x" * 255,
     "任" * 255,
 ]
+
+
 ODD_QUEUES = ["a.b", "_", "-", "..", "Q" * 64, "q", "0"]
+
+
 BODIES = [b"", b"\x00", bytes(range(256)), b"\xff" * 1_000_000]
 
 
-class AddTests(StoreConformance):
+class AddTests(Conformance):
     """A task comes back as it was given, once, in the right state."""
 
     async def test_a_new_task_is_stored_as_given(self, store: BaseTaskQueue) -> None:
-        task = new_task("t", queue="q", body=b"\x00b", priority=-7, ttl=60, schedule_id="s")
+        task = new_task("t", queue="q", body=b"\x00b", ttl=60, schedule_id="s")
         assert await store.add([task]) == [NEW]
         record = await read(store, "t")
-        assert (record.id, record.queue_name, record.body, record.priority) == ("t", "q", b"\x00b", -7)
+        assert (record.id, record.queue_name, record.body) == ("t", "q", b"\x00b")
         assert (record.depends_on, record.schedule_id) == ((), "s")
 
     async def test_a_new_task_starts_from_zero(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t"))
         record = await read(store, "t")
         fresh = TaskRecord(
-            id="t",
-            queue_name=QUEUE,
-            body=b"body",
-            state=TaskState.PENDING,
-            priority=0,
-            created_at=record.created_at,
-            run_at=record.run_at,
+            id="t", queue_name=QUEUE, body=b"body", state=TaskState.PENDING, priority=0, created_at=0.0, run_at=0.0
         )
-        assert record == fresh
+        assert replace(record, created_at=0.0, run_at=0.0) == fresh
 
     async def test_it_is_created_and_due_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         clock.advance(HOUR)
@@ -89,6 +91,11 @@ class AddTests(StoreConformance):
         assert (await read(store, "later")).run_at == exactly(later)
         assert (await read(store, "earlier")).run_at == exactly(earlier)
         assert await states(store, ["later", "earlier"]) == [TaskState.SCHEDULED, TaskState.PENDING]
+
+    async def test_a_run_at_may_be_as_long_ago_as_anybody_likes(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("epoch", run_at=0.0), new_task("before", run_at=-5.5), new_task("long", run_at=-1e9))
+        assert await states(store, ["epoch", "before", "long"]) == [TaskState.PENDING] * 3
+        assert ids(await claim(store)) == {"epoch", "before", "long"}
 
     @pytest.mark.parametrize("delay", [0.0, 60.0])
     async def test_a_ttl_counts_from_run_at(self, store: BaseTaskQueue, delay: float) -> None:
@@ -122,7 +129,7 @@ class AddTests(StoreConformance):
         assert [record.id for record in await store.get([t.id for t in tasks]) if record] == [t.id for t in tasks]
 
 
-class DuplicateTests(StoreConformance):
+class DuplicateTests(Conformance):
     """`add` is idempotent by id, so that it can be repeated after a lost reply."""
 
     @pytest.mark.parametrize("to", [TaskState.PENDING, *sorted(TERMINAL)])
@@ -148,7 +155,7 @@ class DuplicateTests(StoreConformance):
 
     async def _assert_untouched(self, store: BaseTaskQueue, task_id: str) -> None:
         before = await read(store, task_id)
-        other = new_task(task_id, queue="other", body=b"other", priority=9, delay=HOUR, ttl=1)
+        other = new_task(task_id, queue="other", body=b"other", delay=HOUR, ttl=1)
         assert await store.add([other]) == [DUPLICATE]
         assert await read(store, task_id) == before
         assert await claim(store, "other") == []
@@ -168,7 +175,7 @@ class DuplicateTests(StoreConformance):
         assert (await read(store, "t")).body == b"%d" % winner
 
 
-class ParentTests(StoreConformance):
+class ParentTests(Conformance):
     """A task with parents waits; one with a parent that isn't known isn't stored."""
 
     async def test_a_task_with_parents_waits(self, store: BaseTaskQueue) -> None:
@@ -230,9 +237,113 @@ class ParentTests(StoreConformance):
         tasks: list[NewTask] = [
             new_task("p"),
             new_task("now", ttl=5),
-            new_task("later", delay=9, ttl=5, priority=100),
-            new_task("child", parents=("p",), delay=9, ttl=5, priority=-100, schedule_id="s"),
+            new_task("later", delay=9, ttl=5),
+            new_task("child", parents=("p",), delay=9, ttl=5, schedule_id="s"),
         ]
         await add(store, *tasks)
         for record, task in zip(await store.get([t.id for t in tasks]), tasks, strict=True):
             assert_same(record, rules.new_record(task, clock.now()))
+
+
+def held_by(task_id: str) -> Added:
+    """The answer for a task whose key another one has."""
+    return Added(AddStatus.DUPLICATE, task_id)
+
+
+class UniqueTests(Conformance):
+    """While a task that has a key hasn't ended, no other with that key is added."""
+
+    needed = Capability.UNIQUE
+
+    async def test_the_task_that_comes_first_has_the_key(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("first", unique="key"))
+        assert (await read(store, "first")).unique == "key"
+        assert await store.add([new_task("second", unique="key")]) == [held_by("first")]
+        assert await states(store, ["second"]) == [None]
+
+    async def test_other_keys_and_none_are_free(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("a", unique="key"))
+        others = [new_task("b", unique="Key"), new_task("c"), new_task("d", unique="key ")]
+        assert await store.add(others) == [NEW] * 3
+
+    async def test_the_queue_makes_no_difference(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("first", unique="key"))
+        assert await store.add([new_task("second", queue="other", unique="key")]) == [held_by("first")]
+
+    async def test_a_task_added_again_is_a_duplicate_of_itself(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t", unique="key"))
+        assert await store.add([new_task("t", unique="key")]) == [DUPLICATE]
+        assert await store.add([new_task("t", unique="other")]) == [DUPLICATE]
+        assert await store.add([new_task("u", unique="other")]) == [NEW]
+
+    async def test_within_one_call_the_first_has_it(self, store: BaseTaskQueue) -> None:
+        several = [new_task(name, unique="key") for name in "abc"]
+        assert await store.add([*several, new_task("d")]) == [NEW, held_by("a"), held_by("a"), NEW]
+        assert await states(store, "abcd") == [TaskState.PENDING, None, None, TaskState.PENDING]
+
+    async def test_a_task_that_is_not_stored_takes_no_key(self, store: BaseTaskQueue) -> None:
+        orphan = new_task("orphan", parents=("unknown",), unique="key")
+        assert await store.add([orphan, new_task("t", unique="key")]) == [UNKNOWN_PARENT, NEW]
+
+    async def test_a_task_whose_key_is_taken_is_no_parent(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("holder", unique="key"))
+        family = [new_task("parent", unique="key"), new_task("child", parents=("parent",))]
+        assert await store.add(family) == [held_by("holder"), UNKNOWN_PARENT]
+
+    @pytest.mark.parametrize("delay", [0.0, HOUR])
+    async def test_it_is_held_whenever_the_task_is_due(self, store: BaseTaskQueue, delay: float) -> None:
+        await add(store, new_task("t", delay=delay, unique="key"))
+        assert await store.add([new_task("u", unique="key")]) == [held_by("t")]
+
+    async def test_it_is_held_while_the_task_waits_for_its_parents(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("parent"), new_task("t", parents=("parent",), unique="key"))
+        assert await store.add([new_task("u", unique="key")]) == [held_by("t")]
+
+    async def test_it_is_held_from_claim_to_claim(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t", unique="key"))
+        (record,) = await claim(store, lease=10)
+        assert record.unique == "key"
+        assert await store.add([new_task("u", unique="key")]) == [held_by("t")]
+        await change(store, finish(record, TaskState.PENDING, delay=5))
+        assert await store.add([new_task("u", unique="key")]) == [held_by("t")]
+        clock.advance(10)
+        await claim(store, lease=10)
+        clock.advance(20)
+        await reap(store)
+        assert await store.add([new_task("u", unique="key")]) == [held_by("t")]
+
+    @pytest.mark.parametrize("to", sorted(TERMINAL))
+    async def test_a_task_that_ends_gives_it_up(self, store: BaseTaskQueue, to: TaskState) -> None:
+        await add(store, new_task("t", unique="key"))
+        (record,) = await claim(store)
+        await change(store, finish(record, to))
+        assert (await read(store, "t")).unique is None
+        assert await store.add([new_task("u", unique="key")]) == [NEW]
+
+    async def test_so_does_one_that_ends_before_it_runs(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t", delay=HOUR, unique="key"))
+        await change(store, cancel("t"))
+        assert await store.add([new_task("u", unique="key")]) == [NEW]
+
+    async def test_a_requeued_task_doesnt_take_it_back(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t", unique="key"))
+        (record,) = await claim(store)
+        await change(store, finish(record, TaskState.ERROR))
+        await add(store, new_task("u", unique="key"))
+        again = Change(task_id="t", to=TaskState.PENDING, from_states=(TaskState.ERROR,), fresh=True)
+        await change(store, again)
+        assert (await read(store, "t")).unique is None
+        assert await store.add([new_task("v", unique="key")]) == [held_by("u")]
+
+    async def test_a_key_is_any_printable_text(self, store: BaseTaskQueue) -> None:
+        await add(store, *[new_task(f"t{n}", unique=key) for n, key in enumerate(ODD_IDS)])
+        others = [new_task(f"u{n}", unique=key) for n, key in enumerate(ODD_IDS)]
+        assert await store.add(others) == [held_by(f"t{n}") for n in range(len(ODD_IDS))]
+
+    async def test_of_concurrent_calls_one_gets_the_key(self, store: BaseTaskQueue) -> None:
+        calls = [store.add([new_task(f"t{n}", unique="key"), new_task(f"own-{n}")]) for n in range(20)]
+        answers = await together(calls)
+        winner = next(n for n, (first, _) in enumerate(answers) if first == NEW)
+        assert [first for first, _ in answers].count(held_by(f"t{winner}")) == 19
+        assert {own for _, own in answers} == {NEW}
+        assert [state for state in await states(store, [f"t{n}" for n in range(20)]) if state] == [TaskState.PENDING]

@@ -8,9 +8,7 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import StoreConformance, needs
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
     HOUR,
     QUEUE,
     add,
@@ -28,9 +26,11 @@ from omniq.testing.conformance.builders import (
     states,
     together,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance, needs
 
 
-class ClaimTests(StoreConformance):
+class ClaimTests(Conformance):
     """A claim hands out due tasks under a lease."""
 
     async def test_a_claimed_task_runs_under_a_lease(self, store: BaseTaskQueue) -> None:
@@ -43,7 +43,7 @@ class ClaimTests(StoreConformance):
         assert record.lease_until - record.claimed_at == exactly(30)
 
     async def test_it_changes_nothing_else(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await add(store, new_task("t", priority=5, ttl=60, schedule_id="s"))
+        await add(store, new_task("t", ttl=60, schedule_id="s"))
         before = await read(store, "t")
         (record,) = await claim(store, lease=30, worker="me")
         assert_same(record, rules.claimed(before, clock.now(), lease=30, worker="me"))
@@ -108,8 +108,8 @@ class ClaimTests(StoreConformance):
     async def test_no_more_bytes_than_max_bytes_are_handed_out(self, store: BaseTaskQueue) -> None:
         third = store.max_bytes // 3
         sizes = [third, third, third + 10, 10, store.max_bytes + 10, 10]
-        for priority, size in enumerate(sizes):
-            await add(store, new_task(f"t{priority}", body=bytes(size), priority=-priority))
+        for age, size in enumerate(sizes):
+            await add(store, new_task(f"t{age}", body=bytes(size), run_at=HOUR - age))
         handed: list[int] = []
         while batch := [len(record.body) for record in await claim(store)]:
             assert sum(batch) <= store.max_bytes or len(batch) == 1
@@ -136,7 +136,7 @@ class ClaimTests(StoreConformance):
         assert [task.id for task in await claim(store, *queues)] == ["t51"]
 
 
-class ClaimOrderTests(StoreConformance):
+class ClaimOrderTests(Conformance):
     """The queues as listed, then priority, then `run_at`."""
 
     async def test_an_earlier_queue_is_emptied_first(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -152,6 +152,7 @@ class ClaimOrderTests(StoreConformance):
         claimed = await claim(store, "c", "a", "b")
         assert [record.queue_name for record in claimed] == ["c", "a", "b"]
 
+    @needs(Capability.PRIORITY)
     async def test_the_queue_comes_before_the_priority(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("low", queue="low", priority=100), new_task("high", queue="high", priority=-100))
         assert [record.id for record in await claim(store, "high", "low")] == ["high", "low"]
@@ -169,25 +170,25 @@ class ClaimOrderTests(StoreConformance):
         claimed = [(await claim(store, limit=1))[0].id for _ in range(4)]
         assert claimed == ["zeroth", "first", "second", "third"]
 
+    @needs(Capability.PRIORITY)
     async def test_higher_priority_comes_first(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        needs(store, Capability.PRIORITY)
         order = [0, -100, 100, 1, -1, 50]
         await add(store, *[new_task(f"p{p}", priority=p, run_at=clock.now() - 100 + p / 2) for p in order])
         claimed = await claim(store, limit=1) + await claim(store, limit=2) + await claim(store)
         assert [record.priority for record in claimed] == [100, 50, 1, 0, -1, -100]
 
+    @needs(Capability.PRIORITY)
     async def test_within_a_priority_earlier_run_at_comes_first(
         self, store: BaseTaskQueue, clock: VirtualClock
     ) -> None:
-        needs(store, Capability.PRIORITY)
         spread = [(p, age) for age in (20, 40, 30) for p in (-5, 5)]
         await add(store, *[new_task(priority=p, run_at=clock.now() - age) for p, age in spread])
         claimed = await claim(store)
         order = [(record.priority, record.run_at) for record in claimed]
         assert order == sorted(order, key=lambda pair: (-pair[0], pair[1]))
 
+    @needs(Capability.PRIORITY)
     async def test_what_comes_due_keeps_its_priority(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        needs(store, Capability.PRIORITY)
         await add(store, new_task("low"), new_task("high", priority=5, delay=10))
         clock.advance(20)
         assert [record.id for record in await claim(store)] == ["high", "low"]
@@ -199,7 +200,7 @@ class ClaimOrderTests(StoreConformance):
         assert [record.id for record in await claim(store)] == ["first", "second"]
 
 
-class ClaimRaceTests(StoreConformance):
+class ClaimRaceTests(Conformance):
     """Each task goes to one caller only."""
 
     async def test_concurrent_claims_share_the_tasks(self, store: BaseTaskQueue) -> None:
@@ -236,7 +237,7 @@ class ClaimRaceTests(StoreConformance):
             assert await store.get([record.id for record in records]) == records
 
 
-class PauseTests(StoreConformance):
+class PauseTests(Conformance):
     """A paused queue is passed over, and only by `claim`."""
 
     async def test_a_paused_queue_is_passed_over(self, store: BaseTaskQueue) -> None:

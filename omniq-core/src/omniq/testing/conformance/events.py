@@ -10,11 +10,13 @@ import pytest
 from omniq.models.task import EventType, TaskEvent
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter
+from omniq.testing.builders import in_other_loops, together
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import OVERRIDE, StoreConformance
-from omniq.testing.conformance.builders import in_other_loops, together
+from omniq.testing.conformance.base import Conformance
 
 EVERYTHING = EventFilter()
+
+
 START = 1_700_000_000.0
 """Events carry their own time, and this is where the tests' begin."""
 
@@ -51,7 +53,7 @@ async def seconds(store: BaseEventStorage, *, limit: int = 100, **conditions: An
     return [round(event.time - START, 3) for event in await stored(store, EventFilter(**conditions), limit=limit)]
 
 
-class AppendTests(StoreConformance):
+class AppendTests(Conformance):
     """An event comes back as it was given."""
 
     async def test_an_event_is_stored_as_given(self, store: BaseEventStorage) -> None:
@@ -103,7 +105,7 @@ class AppendTests(StoreConformance):
         assert await seconds(store) == [1]
 
 
-class QueryTests(StoreConformance):
+class QueryTests(Conformance):
     """The matching events, newest first."""
 
     async def test_they_come_in_reverse_order_of_time(self, store: BaseEventStorage) -> None:
@@ -179,7 +181,7 @@ class QueryTests(StoreConformance):
         assert found == [1]
 
 
-class PurgeEventTests(StoreConformance):
+class PurgeEventTests(Conformance):
     """Old events are deleted, as many as asked."""
 
     async def test_only_events_from_before_are_deleted(self, store: BaseEventStorage) -> None:
@@ -187,6 +189,14 @@ class PurgeEventTests(StoreConformance):
         assert await store.purge(before=START + 2.5) == 3
         assert await seconds(store) == [3, 4]
         assert await store.purge(before=START + 2.5) == 0
+
+    async def test_what_is_deleted_is_on_no_page(self, store: BaseEventStorage) -> None:
+        await store.append([event(n, schedule_id="s") for n in range(6)])
+        assert await store.purge(before=START + 3.5) == 4
+        await store.append([event(0, schedule_id="s")])
+        for where in (EVERYTHING, EventFilter(task_id="t"), EventFilter(schedule_id="s"), EventFilter(queue_name="q")):
+            page = await store.query(where, limit=3)
+            assert ([found.time - START for found in page.events], page.cursor) == ([5, 4, 0], None)
 
     async def test_no_more_than_the_limit_are_deleted(self, store: BaseEventStorage) -> None:
         await store.append([event(n) for n in range(5)])
@@ -197,12 +207,3 @@ class PurgeEventTests(StoreConformance):
         clock.advance(1e6)
         assert await store.purge(before=START - 1) == 0
         assert await seconds(store) == [0]
-
-
-class EventStorageConformance(AppendTests, QueryTests, PurgeEventTests):
-    """Everything that `BaseEventStorage` promises."""
-
-    @pytest.fixture
-    def store(self) -> BaseEventStorage:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)

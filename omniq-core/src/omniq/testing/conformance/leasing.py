@@ -1,4 +1,4 @@
-"""`extend` and `reap`."""
+"""`extend`, `reap`, and what tells a dead worker from a store that stalled: `lapsed`, `held`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from msgspec.structs import replace
 from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.queue import BaseTaskQueue
-from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import StoreConformance
-from omniq.testing.conformance.builders import (
+from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord, WorkerRecord
+from omniq.testing.builders import (
     about,
     add,
     assert_same,
     change,
     claim,
+    exactly,
     finish,
     ids,
     in_other_loops,
@@ -32,6 +31,8 @@ from omniq.testing.conformance.builders import (
     states,
     together,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance
 
 
 def request_cancel(record: TaskRecord) -> Change:
@@ -44,7 +45,7 @@ async def held(store: BaseTaskQueue, *leases: Lease, lease: float = 30) -> list[
     return [status.held for status in await store.extend(leases, lease=lease)]
 
 
-class ExtendTests(StoreConformance):
+class ExtendTests(Conformance):
     """A lease that is still held ends later; one that isn't is told so."""
 
     async def test_a_held_lease_ends_so_long_from_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -132,7 +133,7 @@ class ExtendTests(StoreConformance):
         assert await held(store, *map(lease_of, records)) == [True] * many
 
 
-class ReapTests(StoreConformance):
+class ReapTests(Conformance):
     """Tasks whose worker is gone go back, and are charged a crash."""
 
     async def test_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -196,7 +197,7 @@ class ReapTests(StoreConformance):
         assert ids(await reap(store, many)) == ids(records)
 
 
-class LeaseRaceTests(StoreConformance):
+class LeaseRaceTests(Conformance):
     """Whoever comes first wins, and the other is told."""
 
     async def test_a_lapse_is_charged_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -254,3 +255,76 @@ class LeaseRaceTests(StoreConformance):
         reaped = [record for mine in handed for record in mine]
         assert ids(reaped) == ids(records)
         assert {record.crashes for record in reaped} == {1}
+
+
+class EvidenceTests(Conformance):
+    """A lapsed lease says that nobody renewed it; that somebody died takes more."""
+
+    async def test_a_worker_that_was_seen_since_is_not_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        await store.beat(WorkerRecord(name="worker"))
+        (back,) = await reap(store)
+        assert_same(back, replace(rules.reaped(record, None), crashes=0, body=b""))
+
+    async def test_a_worker_that_was_seen_before_is_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await store.beat(WorkerRecord(name="worker"))
+        await lapsed(store, clock)
+        await store.beat(WorkerRecord(name="another"))
+        assert [back.crashes for back in await reap(store)] == [1]
+
+    async def test_lapsed_leases_are_told_and_left_as_they_are(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        (seen,) = await store.lapsed(limit=10)
+        assert (seen.task_id, seen.epoch, seen.worker) == (record.id, record.epoch, record.worker)
+        assert seen.lease_until == exactly(record.lease_until or 0.0)
+        assert await read(store, record.id) == record
+
+    async def test_lapsed_leases_come_in_pages(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, *new_tasks(5))
+        for lease in (50, 10, 40, 20, 30):
+            await claim(store, limit=1, lease=lease)
+        await running(store, lease=1000)
+        clock.advance(60)
+        pages = [await store.lapsed(limit=2)]
+        while pages[-1]:
+            pages.append(await store.lapsed(limit=2, after=pages[-1][-1]))
+        ends = [lease.lease_until for page in pages for lease in page]
+        assert [len(page) for page in pages] == [2, 2, 1, 0]
+        assert ends == sorted(ends)
+
+    async def test_a_lease_that_was_renewed_since_it_was_seen_is_left_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        (record,) = await lapsed(store, clock)
+        seen = await store.lapsed(limit=10)
+        assert await held(store, lease_of(record), lease=10)
+        assert await store.reap(seen) == []
+        clock.advance(20)  # it has run out again, which nobody has seen yet
+        assert await store.reap(seen) == []
+        assert await states(store, [record.id]) == [TaskState.RUNNING]
+
+    async def test_a_lease_that_was_claimed_since_it_was_seen_is_left_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        await lapsed(store, clock)
+        seen = await store.lapsed(limit=10)
+        await store.reap(seen)
+        await claim(store, lease=10)
+        clock.advance(20)
+        assert await store.reap(seen) == []
+
+    async def test_a_worker_is_told_what_it_holds(self, store: BaseTaskQueue) -> None:
+        await add(store, *new_tasks(4))
+        mine = await claim(store, limit=3, worker="me")
+        await claim(store, worker="another")
+        await change(store, finish(mine[0]))
+        wanted = {lease_of(record) for record in mine[1:]}
+        assert set(await store.held("me")) == wanted
+        assert await store.held("nobody") == []
+
+    async def test_a_change_may_name_the_worker(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        assert await change(store, replace(finish(record), worker="another")) == ["refused"]
+        assert await change(store, replace(finish(record), worker=record.worker)) == ["applied"]
+        assert await change(store, replace(finish(record), worker=record.worker)) == ["repeated"]
+        assert await change(store, replace(finish(record), worker="another")) == ["refused"]

@@ -1,4 +1,4 @@
-"""The suite for a store of results."""
+"""A store of results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.base import BaseResultStorage
-from omniq.storage.records import ResultRecord
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.adding import BODIES, ODD_IDS
-from omniq.testing.conformance.base import OVERRIDE, StoreConformance
-from omniq.testing.conformance.builders import (
+from omniq.storage.records import NewBody, ResultRecord
+from omniq.testing.builders import (
     HOUR,
     PATIENCE,
     exactly,
@@ -25,10 +22,14 @@ from omniq.testing.conformance.builders import (
     until_told,
     woken,
 )
-from omniq.testing.conformance.rewriting import ResultBodyTests
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.adding import BODIES, ODD_IDS
+from omniq.testing.conformance.base import Conformance
+
+LARGE = b"l" * 100_000
 
 
-async def read(store: BaseResultStorage, task_id: str) -> ResultRecord:
+async def stored_result(store: BaseResultStorage, task_id: str) -> ResultRecord:
     """A result that must be there."""
     (record,) = await store.get([task_id])
     assert record is not None
@@ -40,14 +41,14 @@ async def bodies(store: BaseResultStorage, *task_ids: str) -> list[bytes | None]
     return [None if record is None else record.body for record in await store.get(task_ids)]
 
 
-class PutResultTests(StoreConformance):
+class PutResultTests(Conformance):
     """A result is stored unless a newer claim's is there."""
 
     @pytest.mark.parametrize("status", sorted(TERMINAL))
     async def test_a_result_is_stored_as_given(self, store: BaseResultStorage, status: TaskState) -> None:
         given = result_of("t", 3, status=status, body=b"\x00r", schedule_id="s")
         assert await store.put([given]) == [True]
-        stored = await read(store, "t")
+        stored = await stored_result(store, "t")
         assert stored.finished_at == now()
         assert (stored.task_id, stored.epoch, stored.status, stored.body) == ("t", 3, status, b"\x00r")
         assert (stored.schedule_id, stored.expires_at) == ("s", None)
@@ -55,7 +56,7 @@ class PutResultTests(StoreConformance):
     async def test_the_store_sets_the_times(self, store: BaseResultStorage, clock: VirtualClock) -> None:
         clock.advance(HOUR)
         await store.put([replace(result_of("t", ttl=60.5), finished_at=1.0, expires_at=2.0)])
-        stored = await read(store, "t")
+        stored = await stored_result(store, "t")
         assert stored.finished_at == now()
         assert stored.expires_at is not None
         assert stored.expires_at - stored.finished_at == exactly(60.5)
@@ -80,7 +81,7 @@ class PutResultTests(StoreConformance):
 
     async def test_progress_is_replaced_by_more_and_by_the_end(self, store: BaseResultStorage) -> None:
         assert await store.put([result_of("t", 1, status=TaskState.RUNNING, body=b"half")]) == [True]
-        assert (await read(store, "t")).status is TaskState.RUNNING
+        assert (await stored_result(store, "t")).status is TaskState.RUNNING
         assert await store.put([result_of("t", 1, status=TaskState.RUNNING, body=b"more")]) == [True]
         assert await store.put([result_of("t", 1, body=b"end")]) == [True]
         assert await bodies(store, "t") == [b"end"]
@@ -94,7 +95,7 @@ class PutResultTests(StoreConformance):
         assert [await store.put([each]) for each in late] == [[False], [False]]
         assert await bodies(store, "t") == [b"end"]
         assert await store.put([result_of("t", 3, status=TaskState.RUNNING, body=b"next")]) == [True]
-        assert (await read(store, "t")).status is TaskState.RUNNING
+        assert (await stored_result(store, "t")).status is TaskState.RUNNING
 
     async def test_of_concurrent_writers_the_newest_claim_wins(self, store: BaseResultStorage) -> None:
         epochs = [3, 1, 10, 7, 2, 9, 4, 8, 6, 5]
@@ -117,7 +118,7 @@ class PutResultTests(StoreConformance):
         assert None not in await store.get([record.task_id for record in records])
 
 
-class GetResultTests(StoreConformance):
+class GetResultTests(Conformance):
     """The results that were asked for, while they are kept."""
 
     async def test_what_is_not_there_is_none(self, store: BaseResultStorage) -> None:
@@ -154,7 +155,7 @@ class GetResultTests(StoreConformance):
         assert None not in await store.get(wanted)
 
 
-class FindResultTests(StoreConformance):
+class FindResultTests(Conformance):
     """The results of a schedule, in order."""
 
     async def test_they_come_in_order_of_their_end(self, store: BaseResultStorage, clock: VirtualClock) -> None:
@@ -194,7 +195,7 @@ class FindResultTests(StoreConformance):
         return [record.task_id for record in await store.find("s", newest_first=newest_first, limit=limit)]
 
 
-class PurgeResultTests(StoreConformance):
+class PurgeResultTests(Conformance):
     """Expired results are deleted, as many as asked."""
 
     async def test_only_expired_results_are_deleted(self, store: BaseResultStorage, clock: VirtualClock) -> None:
@@ -217,7 +218,7 @@ class PurgeResultTests(StoreConformance):
         assert await bodies(store, "t") == [b"result"]
 
 
-class WaitResultTests(StoreConformance):
+class WaitResultTests(Conformance):
     """A hint that comes soon, for what this process stores."""
 
     async def test_hearing_ends_after_the_timeout(self, store: BaseResultStorage) -> None:
@@ -237,12 +238,25 @@ class WaitResultTests(StoreConformance):
             await store.put([result_of("t")])
 
 
-class ResultStorageConformance(
-    PutResultTests, GetResultTests, FindResultTests, PurgeResultTests, ResultBodyTests, WaitResultTests
-):
-    """Everything that `BaseResultStorage` promises."""
+class ResultBodyTests(Conformance):
+    """The bodies of results."""
 
-    @pytest.fixture
-    def store(self) -> BaseResultStorage:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)
+    async def test_a_result_keeps_its_times_and_its_place(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        for number in range(3):
+            clock.advance(1)
+            await store.put([result_of(f"t{number}", 2, body=b"old", schedule_id="s", ttl=HOUR)])
+        clock.advance(60)
+        before = await store.find("s")
+        assert await store.replace_bodies([NewBody(task_id="t0", old=b"old", body=LARGE)]) == [True]
+        after = await store.find("s")
+        assert [record.task_id for record in after] == ["t2", "t1", "t0"]
+        assert after[:2] == before[:2]
+        assert after[2].body == LARGE
+        assert after[2].expires_at == exactly(before[2].expires_at or 0.0)
+        assert replace(after[2], body=b"old") == before[2]
+
+    async def test_a_result_that_is_another_by_now_stays(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("t", 2, body=b"now")])
+        changes = [NewBody(task_id=id_, old=b"then", body=b"new") for id_ in ("t", "none")]
+        assert await store.replace_bodies(changes) == [False, False]
+        assert [record and record.body for record in await store.get(["t", "none"])] == [b"now", None]

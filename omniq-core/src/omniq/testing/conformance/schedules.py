@@ -1,8 +1,11 @@
-"""Schedules: `put_schedule`, `schedules`, `delete_schedule` and `fire`."""
+"""Schedules (`put_schedule`, `schedules`, `delete_schedule`, `fire`), and those who wait for tasks."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
@@ -11,21 +14,34 @@ from omniq.ids import slot_id
 from omniq.models.task import TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import OVERRIDE, Conformance
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
+    PATIENCE,
+    QUEUE,
     add,
+    change,
     claim,
     exactly,
+    finish,
     fire,
     ids,
     in_other_loops,
+    lapsed,
     new_schedule,
     new_task,
     read,
+    reap,
+    running,
     states,
     together,
+    woken,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance
+
+SPELL = 0.3
+"""Seconds for which a worker is watched that has nothing to do."""
+MOST_TURNS = 10
+"""How often it may look meanwhile."""
 
 
 def slot_task(slot: int, schedule_id: str = "nightly") -> NewTask:
@@ -246,10 +262,84 @@ class FireTests(Conformance):
         assert ids(await claim(store)) == {slot_task(slot).id for slot in range(1, 21)}
 
 
-class ScheduleConformance(PutTests, ListTests, FireTests):
-    """Everything that `BaseTaskQueue` promises of schedules."""
+class WaitTests(Conformance):
+    """A hint that comes soon, for what this process does."""
 
-    @pytest.fixture
-    def store(self) -> BaseTaskQueue:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)
+    async def test_it_ends_after_the_timeout(self, store: BaseTaskQueue) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await store.wait([QUEUE], 0.05)
+
+    async def test_it_ends_when_a_task_is_added(self, store: BaseTaskQueue) -> None:
+        async with woken(partial(store.wait, [QUEUE])):
+            await add(store, new_task())
+
+    async def test_a_task_added_from_another_loop_ends_it(self, store: BaseTaskQueue) -> None:
+        async with woken(partial(store.wait, [QUEUE])):
+            await in_other_loops(store, [partial(add, store, new_task())])
+
+    async def test_it_ends_when_a_task_goes_back(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        async with woken(partial(store.wait, [QUEUE])):
+            await change(store, finish(record, TaskState.PENDING))
+
+    async def test_it_ends_when_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await lapsed(store, clock)
+        async with woken(partial(store.wait, [QUEUE])):
+            await reap(store)
+
+    async def test_it_ends_when_a_schedule_fires(self, store: BaseTaskQueue) -> None:
+        await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)
+        async with woken(partial(store.wait, [QUEUE])):
+            assert await fire(store, "s", if_version=1, next_run=None, task=new_task())
+
+    async def test_everybody_who_waits_is_told(self, store: BaseTaskQueue) -> None:
+        async with woken(partial(store.wait, [QUEUE]), 5):
+            await add(store, new_task())
+
+    async def test_it_ends_when_the_clock_makes_a_task_due(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t", delay=100))
+        async with woken(partial(store.wait, [QUEUE])):
+            clock.advance(200)
+        assert ids(await claim(store)) == {"t"}
+
+    async def test_a_worker_that_waits_misses_nothing(self, store: BaseTaskQueue) -> None:
+        added: set[str] = set()
+        got: set[str] = set()
+
+        async def worker() -> None:
+            while len(got) < 30:
+                got.update(ids(await claim(store)))
+                await store.wait([QUEUE], 0.5)
+
+        async with asyncio.timeout(6 * PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(worker())
+            for _ in range(30):
+                added.update(await add(store, new_task()))
+                await asyncio.sleep(0)
+        assert got == added
+
+    async def test_whoever_has_nothing_to_claim_waits(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        """A worker claims after each wait: one that returned at once, again and again, would keep it busy."""
+        await add(store, new_task("held"), new_task("ended"), new_task("child", parents=("held",)))
+        _, ended = await claim(store)
+        await change(store, finish(ended))
+        await add(store, new_task("overdue", queue="paused"), new_task("later", queue="paused", delay=1))
+        await store.pause("paused", paused=True)
+        clock.advance(60)
+        for queues in ([QUEUE], ["paused"], ["empty"], ["paused", QUEUE, "empty"]):
+            turns, end = 0, time.monotonic() + SPELL
+            while time.monotonic() < end:
+                assert await claim(store, *queues) == []
+                await store.wait(queues, SPELL)
+                turns += 1
+            assert turns <= MOST_TURNS, f"{turns} waits in {SPELL} s for {queues}"
+
+    async def test_a_wait_can_be_cancelled(self, store: BaseTaskQueue) -> None:
+        waiting = asyncio.create_task(store.wait([QUEUE], 100 * PATIENCE))
+        while (await asyncio.wait([waiting], timeout=0.05))[0]:  # it may return for nothing
+            waiting = asyncio.create_task(store.wait([QUEUE], 100 * PATIENCE))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with woken(partial(store.wait, [QUEUE])):
+            await add(store, new_task())

@@ -1,6 +1,8 @@
-"""`transition`: one compare-and-set after the other."""
+"""`transition`: one compare-and-set after the other, and when several call at once."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 from msgspec.structs import replace
@@ -8,9 +10,7 @@ from msgspec.structs import replace
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Change, Changed, ChangeStatus
-from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import StoreConformance
-from omniq.testing.conformance.builders import (
+from omniq.testing.builders import (
     HOUR,
     add,
     cancel,
@@ -19,14 +19,19 @@ from omniq.testing.conformance.builders import (
     claim,
     finish,
     ids,
+    in_other_loops,
     lapsed,
     new_task,
     now,
+    race,
     read,
     reap,
     running,
     states,
+    together,
 )
+from omniq.testing.clock import VirtualClock
+from omniq.testing.conformance.base import Conformance
 
 APPLIED, REPEATED, REFUSED, MISSING = (
     ChangeStatus.APPLIED,
@@ -34,10 +39,12 @@ APPLIED, REPEATED, REFUSED, MISSING = (
     ChangeStatus.REFUSED,
     ChangeStatus.MISSING,
 )
+
+
 DEAD = (TaskState.ERROR,)
 
 
-class FinishTests(StoreConformance):
+class FinishTests(Conformance):
     """A worker ends a task that it holds."""
 
     @pytest.mark.parametrize("to", sorted(TERMINAL))
@@ -91,7 +98,7 @@ class FinishTests(StoreConformance):
         assert set(await states(store, ids(records))) == {TaskState.SUCCESS}
 
 
-class GiveBackTests(StoreConformance):
+class GiveBackTests(Conformance):
     """Retry, release and requeue: a task goes back in line."""
 
     async def test_without_a_delay_it_keeps_its_run_at(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -160,7 +167,7 @@ class GiveBackTests(StoreConformance):
         assert ids(await claim(store)) == {"child"}
 
 
-class CancelTests(StoreConformance):
+class CancelTests(Conformance):
     """What isn't held ends at once; what is held hears of it."""
 
     async def test_a_cancelled_task_is_never_handed_out(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
@@ -201,7 +208,7 @@ class CancelTests(StoreConformance):
         assert await states(store, ["short", "long"]) == [TaskState.EXPIRED, TaskState.PENDING]
 
 
-class BatchTests(StoreConformance):
+class BatchTests(Conformance):
     """Several changes in one call: each decided for itself, in order."""
 
     async def test_one_refusal_stops_no_other(self, store: BaseTaskQueue) -> None:
@@ -241,3 +248,71 @@ class BatchTests(StoreConformance):
         (record,) = await running(store)
         await add(store, new_task("child", parents=(record.id,)))
         assert (await change_one(store, finish(record))).has_children
+
+
+APPLIED, REPEATED, REFUSED = ChangeStatus.APPLIED, ChangeStatus.REPEATED, ChangeStatus.REFUSED
+
+
+class TransitionRaceTests(Conformance):
+    """Deciding and writing are one step."""
+
+    async def test_of_concurrent_finishes_one_is_applied(self, store: BaseTaskQueue) -> None:
+        for record in await running(store, 5):
+            answers = await together(change(store, finish(record)) for _ in range(10))
+            assert Counter(status for (status,) in answers) == {APPLIED: 1, REPEATED: 9}
+
+    async def test_of_different_ends_one_is_applied(self, store: BaseTaskQueue) -> None:
+        for record in await running(store, 5):
+            ends = sorted(TERMINAL) * 4
+            answers = await together(change(store, finish(record, to)) for to in ends)
+            winners = [to for to, (status,) in zip(ends, answers, strict=True) if status is APPLIED]
+            assert await states(store, [record.id]) == winners
+            assert Counter(status for (status,) in answers) == {APPLIED: 1, REPEATED: 3, REFUSED: 12}
+
+    async def test_of_two_epochs_the_older_never_wins(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        late = await lapsed(store, clock, 5)
+        await reap(store)
+        for seed, new in enumerate(await claim(store)):
+            (old,) = [record for record in late if record.id == new.id]
+            olds = [change(store, finish(old, TaskState.ERROR)) for _ in range(5)]
+            refused, applied = await race(olds, [change(store, finish(new))], seed)
+            assert (refused, applied) == ([[REFUSED]] * 5, [[APPLIED]])
+            assert await states(store, [new.id]) == [TaskState.SUCCESS]
+
+    async def test_cancel_and_claim_exclude_each_other(self, store: BaseTaskQueue) -> None:
+        for seed in range(10):
+            tasks = await add(store, *[new_task() for _ in range(6)])
+            cancelled, claimed = await race(
+                [change(store, cancel(id_)) for id_ in tasks], [claim(store, limit=2) for _ in range(3)], seed
+            )
+            taken = ids(record for records in claimed for record in records)
+            stopped = {id_ for id_, (status,) in zip(tasks, cancelled, strict=True) if status is APPLIED}
+            assert taken | stopped == set(tasks)
+            assert not taken & stopped
+
+    async def test_a_finish_sees_a_new_child_or_the_child_sees_the_finish(self, store: BaseTaskQueue) -> None:
+        async def give_birth(parent: str) -> bool:
+            await add(store, new_task(parents=(parent,)))
+            return await states(store, [parent]) == [TaskState.SUCCESS]
+
+        for seed in range(10):
+            records = await running(store, 4)
+            finishes = [change_one(store, finish(record)) for record in records]
+            finished, seen = await race(finishes, [give_birth(record.id) for record in records], seed)
+            for answer, child_knows in zip(finished, seen, strict=True):
+                assert answer.has_children or child_knows
+
+    async def test_batches_that_overlap_in_different_orders_all_end(self, store: BaseTaskQueue) -> None:
+        records = await running(store, 20)
+        orders = [records, records[::-1], records[10:] + records[:10]] * 3
+        answers = await together(change(store, *map(finish, order)) for order in orders)
+        assert Counter(status for batch in answers for status in batch) == {APPLIED: 20, REPEATED: 160}
+
+    async def test_finishes_from_several_loops_apply_once(self, store: BaseTaskQueue) -> None:
+        records = await running(store, 30)
+
+        async def finisher() -> list[ChangeStatus]:
+            return [(await change_one(store, finish(record))).status for record in records]
+
+        answers = await in_other_loops(store, [finisher] * 4)
+        assert Counter(status for mine in answers for status in mine) == {APPLIED: 30, REPEATED: 90}

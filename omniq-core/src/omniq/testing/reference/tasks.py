@@ -27,7 +27,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
-from omniq.testing.reference.index import Index, Key
+from omniq.testing.reference.tables import Index, Key
 
 DUE = (TaskState.PENDING, TaskState.SCHEDULED)
 

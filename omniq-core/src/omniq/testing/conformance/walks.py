@@ -1,8 +1,4 @@
-"""Random walks: Hypothesis drives a store and a model side by side, and shrinks whatever tells them apart.
-
-`OMNIQ_TEST_WALKS` (60) and `OMNIQ_TEST_WALK_STEPS` (40) say how many walks of how many steps.
-Without them the walks are the same every time.
-"""
+"""Random walks"""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -25,13 +20,14 @@ from omniq.models.task import TaskState
 from omniq.storage.base import Capability
 from omniq.storage.queue import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilter
+from omniq.testing.builders import NOT_ENDED, PATIENCE, fire, new_schedule, new_task, reap
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance import commands as c
-from omniq.testing.conformance.base import OVERRIDE, Conformance
-from omniq.testing.conformance.builders import NOT_ENDED, PATIENCE, fire, new_schedule, new_task, reap
+from omniq.testing.conformance import model as c
+from omniq.testing.conformance.base import Conformance
 from omniq.testing.conformance.model import ScheduleModel, TaskModel
 
 T = TypeVar("T")
+
 
 ALL_IDS = [*c.TASK_IDS, *c.SLOT_IDS]
 
@@ -83,6 +79,8 @@ class QueueMachine(RuleBasedStateMachine):
     def add(self, tasks: list[NewTask]) -> None:
         if Capability.UNIQUE not in self.store.capabilities:
             tasks = [replace(task, unique=None) for task in tasks]
+        if Capability.PRIORITY not in self.store.capabilities:
+            tasks = [replace(task, priority=0) for task in tasks]
         added = self.bench.run(carry_out(self.store, self.store.add, tasks, id_of=attrgetter("id")))
         assert added == [self.tasks.add(task) for task in tasks]
 
@@ -217,13 +215,8 @@ def machine_for(bench: Bench) -> type[RuleBasedStateMachine]:
     return BoundMachine
 
 
-class StatefulConformance(Conformance):
+class WalkTests(Conformance):
     """Whatever calls are made in whatever order, the store answers as the model does."""
-
-    @pytest.fixture
-    def store(self) -> BaseTaskQueue:
-        """A connected, empty store."""
-        pytest.fail(OVERRIDE)
 
     async def test_a_random_walk_finds_no_difference(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         bench = Bench(store, asyncio.get_running_loop(), clock)

@@ -1,4 +1,7 @@
-"""Short ways to say what the suite's tests are about: tasks, leases, changes, and how two records compare."""
+"""Short ways to say what a store's tests are about: tasks, leases, changes, and how two records compare.
+
+A store's own tests may use them too. They need pytest (`omniq-core[testing]`).
+"""
 
 from __future__ import annotations
 
@@ -32,26 +35,40 @@ from omniq.storage.records import (
 from omniq.testing.clock import VirtualClock
 
 T = TypeVar("T")
+
+
 U = TypeVar("U")
+
+
 V = TypeVar("V")
+
 
 TOLERANCE = 2.0
 """Seconds by which a store's clock may differ from this process's."""
+
+
 MILLISECOND = 0.0011
 """Seconds that a store may lose by rounding times to milliseconds."""
+
+
 PATIENCE = 5.0
 """Seconds within which what should happen at once must have happened, on a slow machine too."""
+
+
 HOUR = 3600.0
 
+
 QUEUE = "default"
+
+
 IN_LINE = (TaskState.PENDING, TaskState.SCHEDULED)
 """These go together: which of the two a task is that has come due is the store's choice."""
+
+
 NOT_ENDED = tuple(state for state in TaskState if state not in TERMINAL)
 
+
 _TIMES = frozenset({"created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"})
-
-
-# ── values ───────────────────────────────────────────────────────────────────
 
 
 def new_task(
@@ -131,9 +148,6 @@ def lease_of(record: TaskRecord) -> Lease:
     return Lease(record.id, record.epoch, record.worker)
 
 
-# ── verbs ────────────────────────────────────────────────────────────────────
-
-
 async def add(store: BaseTaskQueue, *tasks: NewTask) -> list[str]:
     """Add tasks that are all new, and return their ids."""
     assert await store.add(tasks) == [NEW] * len(tasks)
@@ -206,9 +220,6 @@ def ids(records: Iterable[TaskRecord | NewTask]) -> set[str]:
     found = [record.id for record in records]
     assert len(found) == len(set(found)), "a task was handed out twice"
     return set(found)
-
-
-# ── time and concurrency ─────────────────────────────────────────────────────
 
 
 def about(seconds: float) -> object:

@@ -1,0 +1,224 @@
+"""The engine of `omniq plugins verify`: the suite and a kill test on somebody's own place, of which nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from omniq.config.convert import url_scheme
+from omniq.errors import ConfigError, OmniQError, PluginError, StoreError
+from omniq.models.config import mask_url
+from omniq.plugins.registry import inactive, registry
+from omniq.plugins.specs import PluginRecord
+from omniq.sync import new_event_loop
+from omniq.texts import did_you_mean, install_command
+
+if TYPE_CHECKING:
+    from omniq.testing.report import Report
+
+T = TypeVar("T")
+
+NEEDED: Final = ("pytest", "pytest_asyncio", "hypothesis")
+URL: Final = "OMNIQ_TEST_URL"
+JOURNAL: Final = "OMNIQ_TEST_PROJECTS"
+"""The variable that names the file in which the suite notes its projects, so that none is left behind."""
+WALKS: Final = "20"
+
+TEST: Final = f"""
+import os
+import pytest
+from omniq.testing.conformance import BackendConformance
+
+class TestStore(BackendConformance):
+    @pytest.fixture
+    def url(self):
+        return os.environ[{URL!r}]
+"""
+
+Tell = Callable[[str], None]
+
+
+class UnknownPlugin(PluginError, LookupError):
+    """Raised when no plugin of that name is installed."""
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """What is to be verified, and how."""
+
+    name: str
+    url: str
+    kill: bool = True
+    seconds: float = 15.0
+    """For how long tasks are enqueued and workers killed."""
+
+
+def check(wish: Wish) -> None:
+    """See that it can be verified. Raises `PluginError`, `ConfigError` and `StoreError`."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise PluginError(f"plugins verify needs {', '.join(missing)}: {install_command('testing')}")
+    record = plugin(wish.name)
+    spec = registry().by_scheme("task_queue", url_scheme(wish.url))
+    if spec not in record.specs:
+        raise ConfigError(f"url: {mask_url(wish.url)} is a URL for {spec.name!r}, not for {wish.name!r}")
+    _run(_reach(wish.url))
+
+
+def plugin(name: str) -> PluginRecord:
+    """The active plugin of that name, or of a store's of that name. Raises `PluginError`."""
+    records = registry().plugins()
+    for record in records:
+        if record.name == name or any(name in spec.names for spec in record.specs):
+            if record.status != "active":
+                raise inactive(record)
+            return record
+    raise UnknownPlugin(f"there is no plugin {name!r}{did_you_mean(name, (record.name for record in records))}")
+
+
+async def _reach(url: str) -> None:
+    from omniq.testing.conformance.base import check_apart, new_project, open_store
+
+    store = check_apart(lambda kind, project: open_store(url, kind, project))("task_queue", new_project())
+    try:
+        await store.connect()
+        await store.drop()
+    finally:
+        await store.close()
+
+
+def verify(wish: Wish, tell: Tell) -> Report:
+    """What the suite and the kill test have shown. Raises what `check` raises, and `KeyboardInterrupt`."""
+    with tempfile.TemporaryDirectory(prefix="omniq-verify-") as name:
+        folder = Path(name)
+        journal = folder / "projects"
+        with _environment(**{URL: wish.url, JOURNAL: str(journal)}):
+            try:
+                check(wish)
+                report = run_suite(wish, folder, tell)
+                if wish.kill:
+                    kill(wish, folder, report, tell)
+                return report
+            finally:
+                tell("")
+                _run(drop(wish.url, left_in(journal)))
+
+
+# ── the suite ────────────────────────────────────────────────────────────────
+
+
+def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
+    """Run the suite in a process of its own, which ends with all of its children whatever happens here."""
+    from omniq.testing.report import Report
+
+    command = [sys.executable, "-m", "omniq.testing.verify", str(folder), f"{wish.name}, {mask_url(wish.url)}"]
+    given = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMNIQ_TEST_WALKS": WALKS}
+    log, found = folder / "suite.log", folder / "report.json"
+    with log.open("wb") as errors:
+        suite = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+    try:
+        for line in suite.stdout or ():
+            tell(f"{line.decode().strip()} tests")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(suite.pid, signal.SIGKILL)
+        suite.communicate()
+    if found.exists():
+        return msgspec.json.decode(found.read_bytes(), type=Report)
+    return Report(failures=[f"the suite didn't come to its end: {log.read_text('utf-8', 'replace')[-2000:]}"])
+
+
+def main(folder: Path, subject: str) -> None:
+    """What that process runs: pytest, whatever the working directory says of it. Prints how many tests have ended."""
+    import pytest
+
+    from omniq.testing.report import Recorder, Report
+
+    (folder / "test_store.py").write_text(TEST)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    report, place = Report(subject=subject), str(folder)
+    beside = ["-p", "xdist.plugin", "-n", "2"] if find_spec("xdist") else []
+    arguments = ["-c", f"{place}/pytest.ini", "--rootdir", place, "-p", "pytest_asyncio.plugin", "-p", "no:terminal"]
+    with os.fdopen(os.dup(1), "w") as output:  # pytest captures what is printed
+        recorder = Recorder(report, tell=lambda count: print(count, file=output, flush=True))
+        code = pytest.main([*arguments, *beside, "-p", "no:cacheprovider", place], plugins=[recorder])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        report.failures.append(f"pytest ended with {code!r}")
+    (folder / "report.json").write_bytes(msgspec.json.encode(report))
+
+
+# ── the kill test ────────────────────────────────────────────────────────────
+
+
+def kill(wish: Wish, folder: Path, report: Report, tell: Tell) -> None:
+    """Add to the report what becomes of tasks whose workers are killed."""
+    from omniq.storage.base import Capability
+    from omniq.testing.conformance.base import new_project, open_store
+    from omniq.testing.fleet import Options, kill_test
+
+    declared = open_store(wish.url, "task_queue", "default").capabilities
+    if Capability.CROSS_PROCESS not in declared:
+        report.extra["kill test"] = "not tried: not declared: cross-process"
+        return
+    options = Options(url=wish.url, project=new_project())
+    try:
+        outcome = _run(kill_test(options, folder, seconds=wish.seconds, tell=tell))
+    except StoreError as error:
+        report.failures.append(f"kill test: {type(error).__name__}: {error}")
+        return
+    report.extra["kill test"] = str(outcome)
+    report.failures += outcome.failures
+
+
+# ── leaving nothing behind ───────────────────────────────────────────────────
+
+
+def left_in(journal: Path) -> list[str]:
+    """The projects that were made and, after an interruption say, not dropped."""
+    words = journal.read_text("utf-8").split() if journal.exists() else []
+    gone = {word[1:] for word in words if word.startswith("-")}
+    return [name for name in dict.fromkeys(word[1:] for word in words if word.startswith("+")) if name not in gone]
+
+
+async def drop(url: str, projects: Iterable[str]) -> None:
+    """Drop these projects."""
+    from omniq.testing.conformance.base import open_store
+
+    for project in projects:
+        store = open_store(url, "task_queue", project)
+        with suppress(OmniQError):  # what can't be reached any more can't be tidied either
+            await store.drop()
+        await store.close()
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

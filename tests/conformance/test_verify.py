@@ -1,0 +1,98 @@
+"""`omniq plugins verify`: what it finds, how it ends, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VERIFY = [sys.executable, "-m", "omniq.cli", "plugins", "verify"]
+LONG = pytest.mark.timeout(400)
+
+
+def verify(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ) if path is None else {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(
+        [*VERIFY, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=390
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["sqlight", "--url", "sqlite:///x.db"], 3, "there is no plugin 'sqlight', did you mean 'sqlite'?"),
+        (["sqlite", "--url", "x.db"], 1, "expected a URL"),
+        (["sqlite", "--url", "sqlight:///x.db"], 1, "unknown backend 'sqlight'"),
+        (["postgres", "--url", "sqlite:///x.db"], 1, "is a URL for 'sqlite', not for 'postgres'"),
+        (["redis", "--url", "redis://:secret@127.0.0.1:1"], 1, "redis:127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_be_verified_is_one_line(arguments: list[str], code: int, words: str) -> None:
+    done = verify(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr
+
+
+@LONG
+def test_a_sound_store_passes_and_nothing_is_left(tmp_path: Path) -> None:
+    done = verify("sqlite", "--url", f"sqlite:///{tmp_path}/queue.db", "--seconds", "6", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"]
+    assert report["levels"][0]["passed"] > 200
+    assert "tasks" in report["kill test"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@LONG
+def test_a_store_without_an_epoch_check_is_found_out(tmp_path: Path) -> None:
+    pytest.importorskip("lmdb", reason="needs lmdb for examples/omniq-lmdb")
+    packages, place = tmp_path / "packages", tmp_path / "place"
+    place.mkdir()
+    install_patched(packages)
+    done = verify("lmdb", "--url", f"lmdb:///{place}", "--no-kill", path=packages)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "queue.transition.a_late_worker_is_refused" in done.stdout
+    assert list(place.iterdir()) == []
+
+
+def install_patched(packages: Path) -> None:
+    """The example as if it were installed, without the check of the epoch."""
+    example = ROOT / "examples" / "omniq-lmdb" / "src" / "omniq_lmdb"
+    shutil.copytree(example, packages / "omniq_lmdb", ignore=shutil.ignore_patterns("__pycache__"))
+    with (packages / "omniq_lmdb" / "stores.py").open("a") as stores:
+        stores.write(
+            "\n\nfrom msgspec.structs import replace\n\n"
+            "_transition = LMDBTasks.transition\n"
+            "def forget(changes):\n    return [replace(change, epoch=None) for change in changes]\n\n"
+            "LMDBTasks.transition = lambda self, changes: _transition(self, forget(changes))\n"
+        )
+    metadata = packages / "omniq_lmdb-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: omniq-lmdb\nVersion: 0.1.0\n")
+    (metadata / "entry_points.txt").write_text("[omniq.plugins]\nlmdb = omniq_lmdb.plugin\n")
+
+
+@LONG
+def test_after_an_interruption_nothing_is_left(tmp_path: Path) -> None:
+    command = [*VERIFY, "sqlite", "--url", f"sqlite:///{tmp_path}/queue.db"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.0)  # into the midst of the tests
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert list(tmp_path.iterdir()) == []
