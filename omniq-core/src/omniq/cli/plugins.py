@@ -12,6 +12,7 @@ from omniq.cli.exits import NOT_FOUND, Failure
 from omniq.cli.groups import CommandGroup
 from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
+from omniq.cli.scaffold import new
 from omniq.errors import PluginError
 from omniq.plugins.registry import capabilities, registry
 from omniq.plugins.specs import PluginRecord, Spec, StoreSpec
@@ -26,7 +27,10 @@ COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERRO
 
 @click.group(cls=CommandGroup)
 def plugins() -> None:
-    """List and check the installed plugins."""
+    """List and check the installed plugins, or write a new one."""
+
+
+plugins.add_command(new)
 
 
 @plugins.command("list")

@@ -1,0 +1,289 @@
+"""`omniq plugins new`: the store that it writes is clean, can be selected, works, and passes the suite unchanged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from omniq.testing import conformance
+
+from tests.core.plugin_sites import install, omniq
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("a", "tray", "x9-long-name-of-thirty-letters")
+"""The shortest, a usual and the longest."""
+PATIENCE = 60.0
+
+TASKS = """
+    import time
+    def double(number):
+        return 2 * number
+    def once_slowly(marker):
+        import pathlib
+        if not pathlib.Path(marker).exists():
+            pathlib.Path(marker).touch()
+            time.sleep(600)
+        return "second time"
+"""
+
+
+def new(at: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return omniq(at, "plugins", "new", *arguments)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Where `omniq-tray` was written and is installed, beside some tasks."""
+    assert new(tmp_path, "tray").returncode == 0
+    (tmp_path / "omniq_tray").symlink_to(tmp_path / "omniq-tray" / "src" / "omniq_tray")
+    info = tmp_path / "omniq_tray-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: omniq-tray\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[omniq.plugins]\ntray = omniq_tray.plugin\n")
+    (tmp_path / "jobs.py").write_text(textwrap.dedent(TASKS))
+    return tmp_path
+
+
+# ── what is written ──────────────────────────────────────────────────────────
+
+
+def test_it_tells_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
+    (tmp_path / "to there").mkdir()
+    told = new(tmp_path, "tray", "--path", "to there")
+    assert (told.returncode, told.stderr) == (0, "")
+    head, *lines = told.stdout.splitlines()
+    assert head == "wrote to there/omniq-tray:"
+    written = [line.strip() for line in lines[: lines.index("")]]
+    distribution = tmp_path / "to there" / "omniq-tray"
+    assert written == sorted(str(path.relative_to(distribution)) for path in distribution.rglob("*") if path.is_file())
+    assert {"README.md", "pyproject.toml", "src/omniq_tray/documents.py", "src/omniq_tray/py.typed"} < set(written)
+    assert [line.strip() for line in lines[-3:]] == [
+        "pip install --editable 'to there/omniq-tray[test]'",
+        "pytest 'to there/omniq-tray'",
+        "omniq plugins doctor tray",
+    ]
+    assert [path.name for path in (tmp_path / "to there").iterdir()] == ["omniq-tray"]
+
+
+def test_names_are_put_everywhere(tmp_path: Path) -> None:
+    assert new(tmp_path, "my-tray", "--url-scheme", "box").returncode == 0
+    texts = {path: path.read_text() for path in (tmp_path / "omniq-my-tray").rglob("*") if path.is_file()}
+    assert [path for path, text in texts.items() if "shelf" in f"{path.name} {text}".lower()] == []
+    plugin = (tmp_path / "omniq-my-tray" / "src" / "omniq_my_tray" / "plugin.py").read_text()
+    assert 'URL_SCHEMES = ("box",)' in plugin
+    assert 'store="omniq_my_tray.stores:MyTrayTasks"' in plugin
+    test = (tmp_path / "omniq-my-tray" / "tests" / "test_conformance.py").read_text()
+    assert 'return f"box:///{tmp_path}"' in test
+    assert len([line for line in test.splitlines() if line]) <= 12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_is_formatted_linted_and_typed(name: str, tmp_path: Path) -> None:
+    if missing := [tool for tool in ("mypy", "ruff") if find_spec(tool) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    assert new(tmp_path, name).returncode == 0
+    written = tmp_path / f"omniq-{name}"
+    types = ["mypy", "--strict", "src", *(["tests"] if hasattr(conformance, "BackendConformance") else [])]
+    for tool in (["ruff", "check"], ["ruff", "format", "--check"], types):
+        checked = subprocess.run(
+            [sys.executable, "-m", *tool], cwd=written, capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+# ── what is refused ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["My_Tray"], 2, "'My_Tray' can't be a store's name: expected up to 30 lower-case letters and digits"),
+        (["My_Tray"], 2, "such as 'my-tray'."),
+        (["omniq-tray"], 2, "such as 'tray'."),
+        (["9tray"], 2, "no omniq- before."),
+        (["tray--two"], 2, "such as 'tray-two'."),
+        (["t" * 31], 2, "no omniq- before."),
+        (["../tray"], 2, "such as 'tray'."),
+        ([""], 2, "'' can't be a store's name"),
+        (["sqlite"], 1, "'sqlite' is taken: omniq-sqlite has it; choose another name"),
+        (["nats"], 1, "'nats' is taken: omniq-nats has it"),
+        (["core"], 1, "'core' is taken: omniq-core has it"),
+        (["builtin"], 1, "'builtin' is taken: omniq-core has it"),
+        (["gevent"], 1, "'gevent' is taken: omniq-gevent has it"),
+        (["taken"], 1, "'taken' is taken: acme-taken has it"),
+        (["alias"], 1, "'alias' is taken: acme-taken has it"),
+        (
+            ["tray", "--url-scheme", "url"],
+            1,
+            "url:// is taken: acme-taken has it; choose another one with --url-scheme",
+        ),
+        (["tray", "--url-scheme", "postgresql"], 1, "postgresql:// is taken: omniq-postgres has it"),
+        (["tray", "--url-scheme", "my_tray"], 2, "'my_tray' can't be the scheme of a URL"),
+        (["tray", "--url-scheme", "tray://"], 2, "'tray://' can't be the scheme of a URL"),
+        (["tray", "--path", "nowhere"], 2, "Directory 'nowhere' does not exist"),
+        (["here"], 1, "omniq-here is there already; nothing was written"),
+        (["link"], 1, "omniq-link is there already; nothing was written"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(arguments: list[str], code: int, complaint: str, tmp_path: Path) -> None:
+    plugin = """
+        from omniq.plugins import TaskQueueSpec, hookimpl
+        @hookimpl
+        def omniq_task_queues():
+            return [TaskQueueSpec("taken", "a:B", "a:C", aliases=("alias",), url_schemes=("url",))]
+    """
+    install(tmp_path, "taken", plugin)
+    (tmp_path / "omniq-here").mkdir()
+    (tmp_path / "omniq-link").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    refused = new(tmp_path, *arguments)
+    assert (refused.returncode, refused.stdout) == (code, "")
+    assert complaint in refused.stderr
+    assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_nothing_is_left_half_written(tmp_path: Path) -> None:
+    command = f"ulimit -f 1; exec {sys.executable} -B -m omniq.cli plugins new tray"
+    refused = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr == "error: omniq-tray can't be written: [Errno 27] File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# ── what it can do ───────────────────────────────────────────────────────────
+
+SELECTED = """
+    from omniq import OmniQ
+    import jobs
+    with OmniQ({arguments}) as oq:
+        print(type(oq.aio.task_queue.store).__name__, oq.aio.task_queue.store.location, flush=True)
+        oq.start_worker()
+        print(oq.get_result(oq.enqueue(jobs.double, [21]), timeout=30))
+"""
+WAYS = {
+    "name": ("", {"OMNIQ_TASK_QUEUE_TYPE": "tray", "OMNIQ_BASE_DIR": "data"}),
+    "yaml": ("", {"OMNIQ_CONFIG": "omniq.yaml"}),
+    "dict": ("config={'task_queue': {'type': 'tray', 'config': {'base_dir': 'data'}}}", {}),
+    "url": ("", {"OMNIQ_TASK_QUEUE_URL": "tray:///data"}),
+    "class": ("task_queue=__import__('omniq_tray.components').components.TrayTaskQueue(base_dir='data')", {}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_selected_as_any_store_is(way: str, site: Path) -> None:
+    (site / "omniq.yaml").write_text("task_queue: {type: tray, config: {base_dir: data}}\n")
+    arguments, environ = WAYS[way]
+    script = textwrap.dedent(SELECTED).format(arguments=arguments)
+    ran = python(site, script, **environ)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [f"TrayTasks tray:{site}/data/default.tray", "42"]
+
+
+def test_its_backend_brings_all_components(site: Path) -> None:
+    script = """
+        from omniq import OmniQ
+        from omniq_tray.components import TrayBackend
+        import jobs
+        with OmniQ.from_backend(TrayBackend(base_dir="data", project_name="shop")) as oq:
+            oq.start_worker()
+            task_id = oq.enqueue(jobs.double, [21])
+            oq.get_result(task_id, timeout=30)
+            oq.stop_worker()
+            print(sorted({str(event.type) for event in oq.list_events(task_id=task_id)}))
+    """
+    ran = python(site, textwrap.dedent(script))
+    assert ran.returncode == 0, ran.stderr
+    assert "COMPLETE" in ran.stdout.upper()
+
+
+@pytest.mark.starvable
+def test_a_task_outlives_the_worker_that_is_killed(site: Path) -> None:
+    (site / "omniq.yaml").write_text(
+        "task_queue: {url: 'tray:///data'}\nworker: {config: {lease: 3, reap_interval: 0.5}}\n"
+    )
+    environ = {"OMNIQ_CONFIG": "omniq.yaml"}
+    added = omniq(site, "enqueue", "jobs:once_slowly", "marker=started", **environ)
+    assert added.returncode == 0, added.stderr
+    first = worker(site, **environ)
+    wait_for(site / "started")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = worker(site, **environ)
+    try:
+        script = (
+            f"from omniq import OmniQ\nwith OmniQ() as oq: print(oq.get_result({added.stdout.strip()!r}, timeout=60))"
+        )
+        assert python(site, script, **environ).stdout == "second time\n"
+    finally:
+        second.terminate()
+        second.wait()
+
+
+def python(site: Path, script: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(site), **environ},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+
+
+def wait_for(path: Path) -> None:
+    """Wait until another process has made a file."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def worker(site: Path, **environ: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "omniq.cli", "worker"],
+        env={**os.environ, "PYTHONPATH": str(site), **environ},
+        cwd=site,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+# ── the proof ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.timeout(900)
+def test_it_passes_the_suite_where_only_core_is_installed(tmp_path: Path) -> None:
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv isn't there to make a virtual environment")
+    venv = tmp_path / "venv"
+    python = venv / "bin" / "python"
+    run(ROOT, uv, "venv", "--quiet", "--python", sys.executable, str(venv))
+    run(ROOT, uv, "pip", "install", "--quiet", "--python", str(python), "./omniq-core[testing]")
+    run(tmp_path, str(venv / "bin" / "omniq"), "plugins", "new", "tray")
+    run(ROOT, uv, "pip", "install", "--quiet", "--python", str(python), f"{tmp_path}/omniq-tray[test]")
+    if not hasattr(conformance, "BackendConformance"):
+        use_the_classes_of(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "omniq-tray" / "tests")
+    assert run(tmp_path, str(venv / "bin" / "omniq"), "plugins", "doctor").count("ok ") == 2
+    told = run(tmp_path / "omniq-tray", str(python), "-m", "pytest", "-q", "-W", "error")
+    assert " passed" in told.splitlines()[-1]
+
+
+def use_the_classes_of(tests: Path, own: Path) -> None:
+    """Test with the suite's classes one by one, as long as there is no `BackendConformance`."""
+    for path in tests.glob("*.py"):
+        (own / path.name).write_text(path.read_text().replace("LMDB", "Tray").replace("lmdb", "tray"))
+
+
+def run(cwd: Path, *command: str) -> str:
+    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
