@@ -19,7 +19,8 @@ from omniq.cli.exits import Failure
 from omniq.plugins.registry import DISTRIBUTIONS, EXTRAS, STORES, registry
 from omniq.plugins.specs import StoreSpec
 
-MAX_LENGTH: Final = 30
+MAX_LENGTH: Final = 20
+"""So that no line of the template becomes too long."""
 SUFFIXES: Final = (".md", ".py", ".toml", ".typed")
 """Of the template's files; Python and others leave caches beside them."""
 

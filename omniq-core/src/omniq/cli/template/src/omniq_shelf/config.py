@@ -59,7 +59,7 @@ class ShelfConfig(ComponentConfig, frozen=True, kw_only=True):
 def _place_of(parts: SplitResult) -> dict[str, Any]:
     # For a server: {"host": parts.hostname, "port": parts.port, **user_of(parts)}, without those that aren't given.
     if parts.netloc:
-        raise ConfigError("url: expected shelf:///relative/dir or shelf:////absolute/dir")
+        raise ConfigError("url: expected a path and no host, such as shelf:///data")
     return {"base_dir": unquote(parts.path[1:])}
 
 
