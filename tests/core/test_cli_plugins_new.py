@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import pytest
 from omniq.testing import conformance
 
 from tests.core.plugin_sites import install, omniq
+from tests.venvs import ROOT, fresh_venv, install_into, run
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("a", "tray", "x9-a-name-of-letters")
 """The shortest, a usual and the longest."""
 PATIENCE = 60.0
@@ -261,19 +260,13 @@ def worker(site: Path, **environ: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.timeout(900)
 def test_it_passes_the_suite_where_only_core_is_installed(tmp_path: Path) -> None:
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv isn't there to make a virtual environment")
-    venv = tmp_path / "venv"
-    python = venv / "bin" / "python"
-    run(ROOT, uv, "venv", "--quiet", "--python", sys.executable, str(venv))
-    run(ROOT, uv, "pip", "install", "--quiet", "--python", str(python), "./omniq-core[testing]")
-    run(tmp_path, str(venv / "bin" / "omniq"), "plugins", "new", "tray")
-    run(ROOT, uv, "pip", "install", "--quiet", "--python", str(python), f"{tmp_path}/omniq-tray[test]")
+    venv = fresh_venv(tmp_path / "venv", "./omniq-core[testing]")
+    run(tmp_path, venv / "omniq", "plugins", "new", "tray")
+    install_into(venv, f"{tmp_path}/omniq-tray[test]")
     if not hasattr(conformance, "BackendConformance"):
         use_the_classes_of(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "omniq-tray" / "tests")
-    assert run(tmp_path, str(venv / "bin" / "omniq"), "plugins", "doctor").count("ok ") == 2
-    told = run(tmp_path / "omniq-tray", str(python), "-m", "pytest", "-q", "-W", "error")
+    assert "ok        tray" in run(tmp_path, venv / "omniq", "plugins", "doctor")
+    told = run(tmp_path / "omniq-tray", venv / "python", "-m", "pytest", "-q", "-W", "error")
     assert " passed" in told.splitlines()[-1]
 
 
@@ -281,9 +274,3 @@ def use_the_classes_of(tests: Path, own: Path) -> None:
     """Test with the suite's classes one by one, as long as there is no `BackendConformance`."""
     for path in tests.glob("*.py"):
         (own / path.name).write_text(path.read_text().replace("LMDB", "Tray").replace("lmdb", "tray"))
-
-
-def run(cwd: Path, *command: str) -> str:
-    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout

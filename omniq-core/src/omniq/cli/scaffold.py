@@ -108,6 +108,11 @@ def _package(name: str) -> str:
     return f"omniq_{name.replace('-', '_')}"
 
 
+def rendered(text: str, name: str, scheme: str) -> str:
+    """A text of the template, for a store of that name."""
+    return _replaced(text, _words(name, scheme))
+
+
 def _words(name: str, scheme: str) -> Mapping[str, str]:
     """What stands for the template's words, in the order in which they are replaced."""
     return {
