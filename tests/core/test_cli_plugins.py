@@ -38,6 +38,7 @@ def test_installed_plugins_are_listed(tmp_path: Path) -> None:
 def test_one_plugin_is_shown(tmp_path: Path) -> None:
     shown = omniq(tmp_path, "plugins", "show", "sqlite")
     assert "task queue    sqlite; sqlite://; atomic-results, cross-process, " in shown.stdout
+    assert "  store       omniq_sqlite.queue:SQLiteQueueStore\n  config      omniq_sqlite.config:" in shown.stdout
     assert json.loads(omniq(tmp_path, "plugins", "show", "sqlite", "--json").stdout)["distribution"] == "omniq-sqlite"
     unknown = omniq(tmp_path, "plugins", "show", "sqlte")
     assert (unknown.returncode, unknown.stderr) == (3, "error: there is no plugin 'sqlte', did you mean 'sqlite'?\n")

@@ -167,23 +167,52 @@ SELECTED = """
         oq.start_worker()
         print(oq.get_result(oq.enqueue(jobs.double, [21]), timeout=30))
 """
+QUEUE = "__import__('omniq_tray.components').components.TrayTaskQueue(base_dir='data')"
+BY_HAND = "__import__('by_hand').queue"
 WAYS = {
     "name": ("", {"OMNIQ_TASK_QUEUE_TYPE": "tray", "OMNIQ_BASE_DIR": "data"}),
     "yaml": ("", {"OMNIQ_CONFIG": "omniq.yaml"}),
     "dict": ("config={'task_queue': {'type': 'tray', 'config': {'base_dir': 'data'}}}", {}),
     "url": ("", {"OMNIQ_TASK_QUEUE_URL": "tray:///data"}),
-    "class": ("task_queue=__import__('omniq_tray.components').components.TrayTaskQueue(base_dir='data')", {}),
+    "class": (f"task_queue={QUEUE}", {}),
+    "parts": (f"task_queue={BY_HAND}", {}),
 }
+PARTS = """
+    from omniq.queue import AsyncTaskQueue
+    from omniq_tray.config import TrayTaskQueueConfig
+    from omniq_tray.stores import TrayTasks
+    queue = AsyncTaskQueue(TrayTasks, TrayTaskQueueConfig(base_dir="data"))
+"""
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_it_is_selected_as_any_store_is(way: str, site: Path) -> None:
     (site / "omniq.yaml").write_text("task_queue: {type: tray, config: {base_dir: data}}\n")
+    (site / "by_hand.py").write_text(textwrap.dedent(PARTS))
     arguments, environ = WAYS[way]
     script = textwrap.dedent(SELECTED).format(arguments=arguments)
     ran = python(site, script, **environ)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [f"TrayTasks tray:{site}/data/default.tray", "42"]
+
+
+def test_its_results_and_events_go_with_the_queue_of_another_store(site: Path) -> None:
+    script = """
+        from omniq import OmniQ
+        import jobs
+        with OmniQ() as oq:
+            oq.start_worker()
+            task_id = oq.enqueue(jobs.double, [21])
+            print(oq.get_result(task_id, timeout=30))
+            oq.stop_worker()
+            print(oq.aio.task_queue.store.location.partition(":")[0], len(oq.list_events(task_id=task_id)))
+            print(oq.aio.task_queue.results.location, oq.aio.event_store.store.location)
+    """
+    environ = {"OMNIQ_RESULT_STORAGE_URL": "tray:///results", "OMNIQ_EVENT_STORAGE_TYPE": "tray"}
+    ran = python(site, textwrap.dedent(script), **environ)
+    assert ran.returncode == 0, ran.stderr
+    places = f"tray:{site}/results/default.tray tray:{site}/.omniq/default.tray"
+    assert ran.stdout.splitlines() == ["42", "sqlite 3", places]
 
 
 def test_its_backend_brings_all_components(site: Path) -> None:
@@ -266,6 +295,8 @@ def test_it_passes_the_suite_where_only_core_is_installed(tmp_path: Path) -> Non
     if not hasattr(conformance, "BackendConformance"):
         use_the_classes_of(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "omniq-tray" / "tests")
     assert "ok        tray" in run(tmp_path, venv / "omniq", "plugins", "doctor")
+    script = "from omniq import OmniQ\nwith OmniQ() as oq: print(oq.aio.task_queue.store.location)"
+    assert run(tmp_path, venv / "python", "-c", script) == f"tray:{tmp_path}/.omniq/default.tray\n"
     told = run(tmp_path / "omniq-tray", venv / "python", "-m", "pytest", "-q", "-W", "error")
     assert " passed" in told.splitlines()[-1]
 

@@ -13,6 +13,7 @@ from msgspec.structs import fields
 from omniq.cli.scaffold import rendered
 from omniq.plugins import CommandSpec, EventStoreSpec, ResultStoreSpec, TaskQueueSpec, WorkerSpec, hookspecs
 from omniq.plugins.specs import Spec
+from omniq.storage import rules
 from omniq.storage.base import Store
 from omniq.storage.capabilities import Capability
 from omniq.storage.documents import Documents
@@ -136,6 +137,14 @@ def test_every_verb_has_its_row_which_says_whether_it_may_be_left_out(contract: 
     rows = TEXT[TEXT.index(title) :].split("\n\n")[1]
     optional = set(re.findall(r"^\| `(\w+)` \(optional\)", rows, re.MULTILINE))
     assert optional == verbs(contract) - contract.__abstractmethods__
+
+
+def test_the_rules_that_the_page_names_are_there() -> None:
+    paragraph = TEXT[TEXT.index("The rules decide") :].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", paragraph))
+    contract = set().union(*map(verbs, CONTRACTS))
+    assert named == {name for name in named if name in contract or callable(getattr(rules, name, None))}
+    assert named - contract
 
 
 def test_every_primitive_has_its_row() -> None:

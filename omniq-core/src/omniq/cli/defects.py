@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 from msgspec import Struct
 
+from omniq.cli.plugins import IMPORTS
 from omniq.cli.root import COMMANDS
 from omniq.errors import PluginError
 from omniq.plugins.registry import EXTRAS, load_object
@@ -141,7 +142,7 @@ def _heavy(imported: list[str], record: PluginRecord) -> list[str]:
 
 
 def _import_strings(spec: Spec) -> Iterator[str]:
-    for field in ("store", "config", "worker_class", "command"):
+    for field in IMPORTS:
         if path := getattr(spec, field, None):
             yield path
 

@@ -22,6 +22,8 @@ from omniq.texts import escaped
 if TYPE_CHECKING:
     from omniq.cli.defects import Defect
 
+IMPORTS: Final = ("store", "config", "worker_class", "command")
+"""The fields of specs that hold import strings."""
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
 
 
@@ -114,6 +116,9 @@ def _fields(record: PluginRecord) -> Iterator[tuple[str, Cell]]:
         yield "error", record.error
     for spec in record.specs:
         yield spec.title, _describe(spec)
+        for field in IMPORTS:
+            if path := getattr(spec, field, None):
+                yield f"  {field}", path
 
 
 def _describe(spec: Spec) -> str:
