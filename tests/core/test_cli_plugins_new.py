@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,11 +23,13 @@ NAMES = ("a", "tray", "x9-a-name-of-letters")
 PATIENCE = 60.0
 
 TASKS = """
-    import time
+    import pathlib, time
     def double(number):
         return 2 * number
+    def shortly(marker):
+        pathlib.Path(marker).touch()
+        time.sleep(0.5)
     def once_slowly(marker):
-        import pathlib
         if not pathlib.Path(marker).exists():
             pathlib.Path(marker).touch()
             time.sleep(600)
@@ -230,6 +233,50 @@ def test_its_backend_brings_all_components(site: Path) -> None:
     ran = python(site, textwrap.dedent(script))
     assert ran.returncode == 0, ran.stderr
     assert "COMPLETE" in ran.stdout.upper()
+
+
+def test_a_program_may_end_without_closing_it(site: Path) -> None:
+    """The worker hands back, or finishes, what it holds when the interpreter ends."""
+    script = """
+        import time
+        from omniq import OmniQ
+        import jobs
+        oq = OmniQ()
+        oq.start_worker("thread")
+        print(oq.enqueue(jobs.double, [21], run_in=0.2))
+        print(oq.enqueue(jobs.shortly, ["begun"]))
+        while not __import__("os").path.exists("begun"):
+            time.sleep(0.01)
+    """
+    environ = {"OMNIQ_TASK_QUEUE_URL": "tray:///data"}
+    ran = python(site, textwrap.dedent(script), **environ)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    states = json.loads(omniq(site, "tasks", "list", "--json", **environ).stdout)
+    assert "running" not in {task["state"] for task in states}
+    assert len(states) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_opens_its_own(site: Path) -> None:
+    script = """
+        import os, sys
+        from omniq import OmniQ
+        import jobs
+        oq = OmniQ()
+        oq.enqueue(jobs.double, [1])
+        if (pid := os.fork()) == 0:
+            oq.enqueue(jobs.double, [2])
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        oq.enqueue(jobs.double, [3])
+        print(len(oq.list_tasks()))
+    """
+    ran = python(
+        site,
+        "import warnings; warnings.simplefilter('ignore')" + textwrap.dedent(script),
+        OMNIQ_TASK_QUEUE_URL="tray:///data",
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "3\n", "")
 
 
 @pytest.mark.starvable

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +12,7 @@ import lmdb
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.guarantees import Guarantees
+from omniq.storage.threads import JobThreads
 
 T = TypeVar("T")
 
@@ -29,7 +28,7 @@ class Environment:
         self.lmdb = lmdb.open(path, map_size=max_size, max_dbs=2, mode=0o600)
         self.documents = self.lmdb.open_db(b"documents")
         self.entries = self.lmdb.open_db(b"entries")
-        self.threads = ThreadPoolExecutor(4, thread_name_prefix="omniq-lmdb")
+        self.threads = JobThreads("omniq-lmdb", 4)
 
 
 _open: dict[str, Environment] = {}
@@ -89,7 +88,7 @@ class LMDBDocuments(Documents):
     async def _run(self, job: Callable[[Environment], T]) -> T:
         try:
             env = _open.get(self._path) or _open.setdefault(self._path, Environment(self._path, self._max_size))
-            return await asyncio.get_running_loop().run_in_executor(env.threads, job, env)
+            return await env.threads.do(lambda: job(env))
         except (lmdb.MapFullError, lmdb.ReadersFullError, OSError) as error:
             raise StoreUnavailable(f"{self.location}: {error}") from error
         except lmdb.Error as error:

@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, TypeVar
 
 from omniq.errors import StoreError, StoreFull, StoreUnavailable, ValueRefused
@@ -21,6 +20,7 @@ from omniq.storage.connected import Connection, Connections
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.guarantees import Guarantees
 from omniq.storage.local import make_file
+from omniq.storage.threads import JobThreads
 
 from .config import ShelfConfig
 
@@ -137,11 +137,11 @@ class File(Connection):
 
     def __init__(self, settings: ShelfConfig) -> None:
         self._path = settings.path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-shelf")
+        self._thread = JobThreads("omniq-shelf")
         self._database: sqlite3.Connection | None = None
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, job)
+        return await self._thread.do(lambda: self._do(job))
 
     def _do(self, job: Callable[[sqlite3.Connection], T]) -> T:
         if self._database is None:
@@ -151,13 +151,10 @@ class File(Connection):
             return job(self._database)
 
     async def close(self) -> None:
-        """After the jobs that were begun."""
-        self.abandon()
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.wrap_future(self._thread.end(self._close))
 
     def abandon(self) -> None:
-        self._thread.submit(self._close)
-        self._thread.shutdown(wait=False)
+        self._thread.end(self._close)
 
     def _close(self) -> None:
         if self._database is not None:
