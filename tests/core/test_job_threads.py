@@ -10,6 +10,7 @@ import threading
 from functools import partial
 
 import pytest
+from omniq.errors import StoreUnavailable
 from omniq.storage.threads import JobThreads
 
 
@@ -49,6 +50,14 @@ async def test_without_a_job_the_end_comes_at_once() -> None:
     done: list[str] = []
     assert JobThreads("test").end(lambda: done.append("last")).done()
     assert done == ["last"]
+
+
+async def test_a_job_after_the_end_is_refused() -> None:
+    threads = JobThreads("test")
+    assert await threads.do(lambda: 42) == 42
+    threads.end().result(timeout=10)
+    with pytest.raises(StoreUnavailable, match="it was closed meanwhile"):
+        await threads.do(lambda: 42)
 
 
 async def test_an_error_of_the_last_job_is_told() -> None:

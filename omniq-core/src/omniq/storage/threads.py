@@ -36,24 +36,26 @@ class JobThreads:
         self._jobs: SimpleQueue[_Call | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._started = self._working = 0
+        self._ending = False
         self._last: Callable[[], None] = _nothing
         self._ended: Future[None] = Future()
 
     async def do(self, job: Callable[[], T]) -> T:
         """What the job returns. Cancelling the caller doesn't undo it.
 
-        Raises what the job raises, and `StoreUnavailable` if no thread can be started.
+        Raises what the job raises, and `StoreUnavailable` if no thread can be started, or after `end`.
         """
-        self._start()
         answer: Future[T] = Future()
-        self._jobs.put((job, answer))
+        with self._lock:
+            self._start()
+            self._jobs.put((job, answer))
         with let_threads_run():
             return await asyncio.wrap_future(answer)
 
     def end(self, last: Callable[[], None] = _nothing) -> Future[None]:
         """Do the jobs that were begun, then `last`, and no more; returns what tells of the end. Called once."""
         with self._lock:
-            self._last = last
+            self._ending, self._last = True, last
             for _ in range(self._started):
                 self._jobs.put(None)
             if not self._started:
@@ -61,16 +63,17 @@ class JobThreads:
         return self._ended
 
     def _start(self) -> None:
-        with self._lock:
-            while self._started < self._number:
-                try:
-                    start_thread(self._work, f"{self._name}-{self._started + 1}")
-                except RuntimeError as error:
-                    if not self._started:
-                        raise StoreUnavailable(f"{self._name}: {error}") from error
-                    return  # those that there are will do
-                self._started += 1
-                self._working += 1
+        if self._ending:
+            raise StoreUnavailable(f"{self._name}: it was closed meanwhile")
+        while self._started < self._number:
+            try:
+                start_thread(self._work, f"{self._name}-{self._started + 1}")
+            except RuntimeError as error:
+                if not self._started:
+                    raise StoreUnavailable(f"{self._name}: {error}") from error
+                return  # those that there are will do
+            self._started += 1
+            self._working += 1
 
     def _work(self) -> None:
         while (call := self._jobs.get()) is not None:
