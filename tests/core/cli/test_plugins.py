@@ -6,47 +6,18 @@ Each test installs its plugins in a directory of their own, and runs the command
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-HEAD = """
-    from omniq.plugins import CommandSpec, TaskQueueSpec, hookimpl
-    omniq_api_version = (1, 0)
-    @hookimpl
-"""
+from tests.core.plugin_sites import HEAD, install, omniq
+
 ZAP = f"""{HEAD}
     def omniq_commands():
         return [CommandSpec("zap", "acme_zap.commands:zap", help="Zap them all.")]
 """
-
-
-def install(site: Path, name: str, plugin: str, **modules: str) -> None:
-    """Install a distribution with one plugin, as an installer would leave it."""
-    package = site / f"acme_{name}"
-    package.mkdir()
-    for module, text in {"__init__": "", "plugin": plugin, **modules}.items():
-        (package / f"{module}.py").write_text(textwrap.dedent(text))
-    info = site / f"acme_{name}-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[omniq.plugins]\n{name} = acme_{name}.plugin\n")
-
-
-def omniq(site: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the command where these distributions are installed."""
-    return subprocess.run(
-        [sys.executable, "-m", "omniq.cli", *arguments],
-        env={**os.environ, "PYTHONPATH": str(site), **environ},
-        cwd=site,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def test_installed_plugins_are_listed(tmp_path: Path) -> None:
@@ -67,39 +38,10 @@ def test_installed_plugins_are_listed(tmp_path: Path) -> None:
 def test_one_plugin_is_shown(tmp_path: Path) -> None:
     shown = omniq(tmp_path, "plugins", "show", "sqlite")
     assert "task queue    sqlite; sqlite://; atomic-results, cross-process, " in shown.stdout
+    assert "  store       omniq_sqlite.queue:SQLiteQueueStore\n  config      omniq_sqlite.config:" in shown.stdout
     assert json.loads(omniq(tmp_path, "plugins", "show", "sqlite", "--json").stdout)["distribution"] == "omniq-sqlite"
     unknown = omniq(tmp_path, "plugins", "show", "sqlte")
     assert (unknown.returncode, unknown.stderr) == (3, "error: there is no plugin 'sqlte', did you mean 'sqlite'?\n")
-
-
-def test_the_doctor_finds_nothing_wrong_with_core_and_sqlite(tmp_path: Path) -> None:
-    checked = omniq(tmp_path, "plugins", "doctor", OMNIQ_DISABLE_PLUGINS="postgres,redis,nats,file,gevent")
-    assert (checked.returncode, checked.stderr) == (0, "")
-    assert "ok        builtin (omniq-core " in checked.stdout
-
-
-def test_the_doctor_finds_what_does_not_load(tmp_path: Path) -> None:
-    install(tmp_path, "bad", "import nowhere")
-    install(
-        tmp_path,
-        "driverless",
-        f"""{HEAD}
-    def omniq_task_queues():
-        return [TaskQueueSpec("driverless", "acme_driverless.store:Store", "acme_driverless.store:Config")]
-    @hookimpl
-    def omniq_commands():
-        return [CommandSpec("worker", "acme_driverless.plugin:HEAD"), CommandSpec("number", "math:pi")]
-    """,
-        store="import driver_that_is_not_installed",
-    )
-    checked = omniq(tmp_path, "plugins", "doctor")
-    assert checked.returncode == 1
-    assert checked.stderr.endswith("plugins can't be used, or not in full\n")
-    assert "broken    bad (acme-bad 1.2)\n          broken: ModuleNotFoundError" in checked.stdout
-    assert "acme-driverless can't load acme_driverless.store:Store: ModuleNotFoundError" in checked.stdout
-    assert "its command 'worker' is hidden by OmniQ's own" in checked.stdout
-    assert "math:pi isn't a click command but of type float" in checked.stdout
-    assert "ok        builtin" in checked.stdout
 
 
 # ── commands of plugins ──────────────────────────────────────────────────────

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from typing import Any, ClassVar, TypeVar
 
@@ -15,7 +14,7 @@ import lmdb
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import Connection, Connections, ConnectionUser
-from omniq.storage.documents import Document, Documents, Entry, Write
+from omniq.storage.documents import Document, Documents, Entry, JobThreads, Write
 
 from omniq_lmdb.config import LMDBConfig
 
@@ -34,10 +33,10 @@ class Environment(Connection):
         self.lmdb = lmdb.open(self.path, map_size=settings.max_size, max_dbs=2, mode=0o600)
         self.documents = self.lmdb.open_db(b"documents")
         self.entries = self.lmdb.open_db(b"entries")
-        self.threads = ThreadPoolExecutor(4, thread_name_prefix="omniq-lmdb")
+        self.threads = JobThreads("omniq-lmdb", 4)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.abandon)
+        await asyncio.wrap_future(self.threads.end(self.lmdb.close))
 
     async def drop(self) -> None:
         LMDBDocuments.connections.retire(self)
@@ -45,8 +44,7 @@ class Environment(Connection):
         await asyncio.to_thread(shutil.rmtree, self.path)
 
     def abandon(self) -> None:
-        self.threads.shutdown()
-        self.lmdb.close()
+        self.threads.end(self.lmdb.close)
 
 
 class LMDBDocuments(ConnectionUser[Environment], Documents):
@@ -85,7 +83,7 @@ class LMDBDocuments(ConnectionUser[Environment], Documents):
     async def _run(self, job: Callable[[Environment], T]) -> T:
         try:
             env = self._connection
-            return await asyncio.get_running_loop().run_in_executor(env.threads, job, env)
+            return await env.threads.do(lambda: job(env))
         except (lmdb.MapFullError, lmdb.ReadersFullError, OSError) as error:
             raise StoreUnavailable(f"{self.location}: {error}") from error
         except lmdb.Error as error:

@@ -148,7 +148,7 @@ COMMANDS: Final = (
     CommandSpec("schedules", "omniq.cli.schedules:schedules", "List, pause, resume and delete schedules."),
     CommandSpec("events", "omniq.cli.schedules:events", "Print what happened to tasks."),
     CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),
-    CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins."),
+    CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins, write a new one."),
 )
 
 EPILOG: Final = """

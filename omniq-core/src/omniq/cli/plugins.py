@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec.structs import asdict
 
-from omniq.cli.app import COMMANDS, NOT_FOUND, CommandGroup, Failure, load_command
+from omniq.cli.app import NOT_FOUND, CommandGroup, Failure
 from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
+from omniq.cli.scaffold import new
 from omniq.cli.verify import verify
 from omniq.errors import PluginError
-from omniq.plugins.registry import capabilities, load_object, registry
-from omniq.plugins.specs import CommandSpec, PluginRecord, Spec, StoreSpec
+from omniq.plugins.registry import capabilities, registry
+from omniq.plugins.specs import PluginRecord, Spec, StoreSpec
 from omniq.texts import did_you_mean, escaped
 
+if TYPE_CHECKING:
+    from omniq.cli.defects import Defect
+
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
-IMPORTS: Final = ("store", "config", "worker_class")
-"""The fields of specs that hold import strings."""
 
 
 @click.group(cls=CommandGroup)
 def plugins() -> None:
-    """List and check the installed plugins."""
+    """List and check the installed plugins, or write a new one."""
+
+
+plugins.add_command(new)
 
 
 @plugins.command("list")
@@ -46,11 +51,7 @@ plugins.add_command(verify)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show all that is known of a plugin."""
-    records = [record for record in registry().plugins() if record.name == name]
-    if not records:
-        known = (record.name for record in registry().plugins())
-        raise Failure(f"there is no plugin {name!r}{did_you_mean(name, known)}", NOT_FOUND)
-    for record in records:
+    for record in _records(name):
         if as_json:
             print_json(_data(record))
         else:
@@ -58,50 +59,44 @@ def show(name: str, as_json: bool) -> None:
 
 
 @plugins.command()
-def doctor() -> None:
-    """Check that every plugin loads, with everything that it provides; exit with 1 if one doesn't."""
-    broken = 0
-    for record in registry().plugins():
-        problems = list(_problems(record))
-        broken += bool(problems)
-        verdict = "broken" if problems else "ok" if record.status == "active" else record.status
-        click.echo(escaped(f"{verdict:<8}  {record.name} ({record.distribution} {record.version})"))
-        for problem in problems:
-            click.echo(escaped(f"          {problem}"))
-    if broken:
-        raise Failure(f"{count(broken, 'plugin')} can't be used, or not in full")
+@click.argument("name", required=False)
+@json_option
+def doctor(name: str | None, as_json: bool) -> None:
+    """Look for defects in a plugin, or in all: what doesn't load, or isn't what it should be.
+
+    Nothing is connected. Exits with 1 if there are any.
+    """
+    from omniq.cli.defects import defects  # it imports the engine, which listing plugins doesn't pay for
+
+    found = [(record, list(defects(record))) for record in _records(name)]
+    if as_json:
+        print_json([{**_head(record, of_one), "defects": list(map(asdict, of_one))} for record, of_one in found])
+    else:
+        for record, of_one in found:
+            verdict = _head(record, of_one)["verdict"]
+            click.echo(escaped(f"{verdict:<8}  {record.name} ({record.distribution} {record.version})"))
+            for defect in of_one:
+                click.echo(escaped(f"          {defect}"))
+    if number := sum(len(of_one) for _, of_one in found):
+        raise Failure(f"{count(number, 'defect')} found")
 
 
-def _problems(record: PluginRecord) -> Iterator[str]:
-    if record.status in ("broken", "incompatible", "conflict"):
-        yield f"{record.status}: {record.error}"
-    elif record.status == "active":
-        for spec in record.specs:
-            yield from _command_defects(spec) if isinstance(spec, CommandSpec) else _defects(spec)
+def _head(record: PluginRecord, found: Sequence[Defect]) -> dict[str, str]:
+    return {
+        "name": record.name,
+        "distribution": record.distribution,
+        "version": record.version,
+        "verdict": "broken" if found else "ok" if record.status == "active" else record.status,
+    }
 
 
-def _defects(spec: Spec) -> Iterator[str]:
-    """What can't be imported of all that a spec promises, often for want of a driver."""
-    for path in _imports(spec):
-        try:
-            load_object(path)
-        except PluginError as error:
-            yield str(error)
-
-
-def _command_defects(spec: CommandSpec) -> Iterator[str]:
-    if spec.name in {own.name for own in COMMANDS}:
-        yield f"its command {spec.name!r} is hidden by OmniQ's own"
-    try:
-        load_command(spec)
-    except PluginError as error:
-        yield str(error)
-
-
-def _imports(spec: Spec) -> Iterator[str]:
-    for field in IMPORTS:
-        if path := getattr(spec, field, None):
-            yield path
+def _records(name: str | None) -> list[PluginRecord]:
+    """The plugins of that name, or all of them. Raises `Failure`."""
+    known = registry().plugins()
+    found = [record for record in known if name is None or record.name == name]
+    if found:
+        return found
+    raise Failure(f"there is no plugin {name!r}{did_you_mean(str(name), (r.name for r in known))}", NOT_FOUND)
 
 
 def _row(record: PluginRecord) -> tuple[Cell, ...]:
@@ -121,6 +116,8 @@ def _fields(record: PluginRecord) -> Iterator[tuple[str, Cell]]:
         yield "error", record.error
     for spec in record.specs:
         yield spec.title(), _describe(spec)
+        for field in spec.imports:
+            yield f"  {field}", getattr(spec, field)
 
 
 def _describe(spec: Spec) -> str:

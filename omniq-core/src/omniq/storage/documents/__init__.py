@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omniq.storage.documents.base import Document, Documents, Entry, Version, Write
+from omniq.storage.documents.base import Document, Documents, Entry, JobThreads, Version, Write
 from omniq.storage.documents.queue import DocumentTaskQueue
 from omniq.storage.documents.results import DocumentEventStorage, DocumentResultStorage
 
@@ -13,6 +13,7 @@ __all__ = [
     "DocumentTaskQueue",
     "Documents",
     "Entry",
+    "JobThreads",
     "Version",
     "Write",
 ]

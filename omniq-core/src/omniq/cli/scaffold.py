@@ -1,0 +1,170 @@
+"""`omniq plugins new`: the distribution of a store of one's own, from the one in `template`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import click
+
+from omniq.cli.app import Failure
+from omniq.exports import FIRST_PARTY, extras
+from omniq.plugins.registry import registry
+from omniq.plugins.specs import STORES, StoreSpec
+
+MAX_LENGTH: Final = 20
+"""So that no line of the template becomes too long."""
+SUFFIXES: Final = (".md", ".py", ".toml", ".typed")
+"""Of the template's files; Python and others leave caches beside them."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--path",
+    "parent",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="The directory in which it is made; this one by default.",
+)
+@click.option("--url-scheme", "scheme", metavar="SCHEME", help="Of the store's URLs; NAME by default.")
+def new(name: str, parent: Path, scheme: str | None) -> None:
+    """Write a store of your own: a distribution omniq-NAME that works, and passes the conformance suite.
+
+    It keeps its data in a file, by Python's own sqlite3. Its module `documents` says which calls are to be replaced
+    by those of your driver.
+    """
+    scheme = scheme or name
+    _check_name(name)
+    _check_scheme(scheme)
+    target = parent / f"omniq-{name}"
+    written = _write(target, _words(name, scheme))
+    click.echo(f"wrote {target}:")
+    for path in written:
+        click.echo(f"  {path}")
+    click.echo("\nnext:")
+    for command in (
+        f"pip install --editable {shlex.quote(f'{target}[test]')}",
+        f"pytest {shlex.quote(str(target))}",
+        f"omniq plugins doctor {name}",
+        f"omniq plugins verify {name} --url {scheme}:///some/directory",
+    ):
+        click.echo(f"  {command}")
+
+
+# ── names ────────────────────────────────────────────────────────────────────
+
+
+def _check_name(name: str) -> None:
+    """Raise `BadParameter` for what can't be the name of a store, and `Failure` if something else has it."""
+    if _NAME.fullmatch(name) is None or len(name) > MAX_LENGTH or name.startswith("omniq-"):
+        better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix("omniq-")
+        guess = f", such as {better!r}" if _NAME.fullmatch(better) and len(better) <= MAX_LENGTH else ""
+        rule = f"up to {MAX_LENGTH} lower-case letters and digits, with single dashes between them and no omniq- before"
+        raise click.BadParameter(f"{name!r} can't be a store's name: expected {rule}{guess}.")
+    if owner := _owner_of(name) or _distribution_of(name):
+        raise Failure(f"{name!r} is taken: {owner} has it; choose another name")
+
+
+def _check_scheme(scheme: str) -> None:
+    """Raise `BadParameter` for what can't be the scheme of a URL, and `Failure` if another store understands it."""
+    if _SCHEME.fullmatch(scheme) is None:
+        rule = "lower-case letters, digits, '+', '-' and '.', a letter first"
+        raise click.BadParameter(f"{scheme!r} can't be the scheme of a URL: expected {rule}.")
+    if owner := _owner_of(scheme):
+        raise Failure(f"{scheme}:// is taken: {owner} has it; choose another one with --url-scheme")
+
+
+def _owner_of(word: str) -> str | None:
+    """Who has that name, alias or scheme of a store, or calls their plugin so."""
+    for kind in STORES:
+        if extra := extras(kind).get(word):
+            return f"omniq-{extra}"
+    for record in registry().plugins():
+        stores = [spec for spec in record.specs if isinstance(spec, StoreSpec)]
+        if word == record.name or any(word in (*spec.names, *spec.schemes) for spec in stores):
+            return record.distribution
+    return None
+
+
+def _distribution_of(name: str) -> str | None:
+    """What stands where the distribution, or its package, would be."""
+    if name in {*FIRST_PARTY, "core"}:
+        return f"omniq-{name}"
+    package = _package(name)
+    return f"the installed package {package}" if find_spec(package) is not None else None
+
+
+def _package(name: str) -> str:
+    return f"omniq_{name.replace('-', '_')}"
+
+
+def rendered(text: str, name: str, scheme: str) -> str:
+    """A text of the template, for a store of that name."""
+    return _replaced(text, _words(name, scheme))
+
+
+def _words(name: str, scheme: str) -> Mapping[str, str]:
+    """What stands for the template's words, in the order in which they are replaced."""
+    return {
+        "omniq_shelf": _package(name),
+        "shelf://": f"{scheme}://",
+        'URL_SCHEMES = ("shelf",)': f'URL_SCHEMES = ("{scheme}",)',
+        "Shelf": "".join(part.capitalize() for part in name.split("-")),
+        "shelf": name,
+    }
+
+
+# ── files ────────────────────────────────────────────────────────────────────
+
+
+def _write(target: Path, words: Mapping[str, str]) -> list[str]:
+    """Write the distribution, whole or not at all; returns its files. Raises `Failure`."""
+    if os.path.lexists(target):
+        raise Failure(f"{target} is there already; nothing was written")
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        written = sorted(
+            _write_file(aside, path, text, words) for path, text in _template(files("omniq.cli") / "template")
+        )
+        aside.rename(target)
+    except OSError as error:
+        raise Failure(f"{target} can't be written: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return written
+
+
+def _template(directory: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
+    """The path and text of each file."""
+    for found in directory.iterdir():
+        path = f"{above}{found.name}"
+        if found.is_dir() and not found.name.startswith((".", "_")):
+            yield from _template(found, f"{path}/")
+        elif found.name.endswith(SUFFIXES):
+            yield path, found.read_text("utf-8")
+
+
+def _write_file(directory: Path, path: str, text: str, words: Mapping[str, str]) -> str:
+    path, text = _replaced(path, words), _replaced(text, words)
+    file = directory / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+    return path
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text

@@ -1,0 +1,239 @@
+"""The store that `omniq plugins new` writes can be selected, works, outlives what it should, and passes the suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from omniq.testing import conformance
+
+from tests.core.plugin_sites import omniq
+from tests.venvs import ROOT, fresh_venv, install_into, run
+
+PATIENCE = 60.0
+
+TASKS = """
+    import pathlib, time
+    def double(number):
+        return 2 * number
+    def shortly(marker):
+        pathlib.Path(marker).touch()
+        time.sleep(0.5)
+    def once_slowly(marker):
+        if not pathlib.Path(marker).exists():
+            pathlib.Path(marker).touch()
+            time.sleep(600)
+        return "second time"
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Where `omniq-tray` was written and is installed, beside some tasks."""
+    assert omniq(tmp_path, "plugins", "new", "tray").returncode == 0
+    (tmp_path / "omniq_tray").symlink_to(tmp_path / "omniq-tray" / "src" / "omniq_tray")
+    info = tmp_path / "omniq_tray-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: omniq-tray\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[omniq.plugins]\ntray = omniq_tray.plugin\n")
+    (tmp_path / "jobs.py").write_text(textwrap.dedent(TASKS))
+    return tmp_path
+
+
+SELECTED = """
+    from omniq import OmniQ
+    import jobs
+    with OmniQ({arguments}) as oq:
+        print(type(oq.aio.task_queue.store).__name__, oq.aio.task_queue.store.location, flush=True)
+        oq.start_worker()
+        print(oq.get_result(oq.enqueue(jobs.double, [21]), timeout=30))
+"""
+QUEUE = "__import__('omniq_tray.components').components.TrayTaskQueue(base_dir='data')"
+BY_HAND = "__import__('by_hand').queue"
+WAYS = {
+    "name": ("", {"OMNIQ_TASK_QUEUE_TYPE": "tray", "OMNIQ_BASE_DIR": "data"}),
+    "yaml": ("", {"OMNIQ_CONFIG": "omniq.yaml"}),
+    "dict": ("config={'task_queue': {'type': 'tray', 'config': {'base_dir': 'data'}}}", {}),
+    "url": ("", {"OMNIQ_TASK_QUEUE_URL": "tray:///data"}),
+    "class": (f"task_queue={QUEUE}", {}),
+    "parts": (f"task_queue={BY_HAND}", {}),
+}
+PARTS = """
+    from omniq.queue import AsyncTaskQueue
+    from omniq_tray.config import TrayTaskQueueConfig
+    from omniq_tray.stores import TrayTasks
+    queue = AsyncTaskQueue(TrayTasks, TrayTaskQueueConfig(base_dir="data"))
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_selected_as_any_store_is(way: str, site: Path) -> None:
+    (site / "omniq.yaml").write_text("task_queue: {type: tray, config: {base_dir: data}}\n")
+    (site / "by_hand.py").write_text(textwrap.dedent(PARTS))
+    arguments, environ = WAYS[way]
+    script = textwrap.dedent(SELECTED).format(arguments=arguments)
+    ran = python(site, script, **environ)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [f"TrayTasks tray:{site}/data/default.tray", "42"]
+
+
+def test_its_results_and_events_go_with_the_queue_of_another_store(site: Path) -> None:
+    script = """
+        from omniq import OmniQ
+        import jobs
+        with OmniQ() as oq:
+            oq.start_worker()
+            task_id = oq.enqueue(jobs.double, [21])
+            print(oq.get_result(task_id, timeout=30))
+            oq.stop_worker()
+            print(oq.aio.task_queue.store.location.partition(":")[0], len(oq.list_events(task_id=task_id)))
+            print(oq.aio.task_queue.results.location, oq.aio.event_store.store.location)
+    """
+    environ = {"OMNIQ_RESULT_STORAGE_URL": "tray:///results", "OMNIQ_EVENT_STORAGE_TYPE": "tray"}
+    ran = python(site, textwrap.dedent(script), **environ)
+    assert ran.returncode == 0, ran.stderr
+    places = f"tray:{site}/results/default.tray tray:{site}/.omniq/default.tray"
+    assert ran.stdout.splitlines() == ["42", "sqlite 3", places]
+
+
+def test_its_backend_brings_all_components(site: Path) -> None:
+    script = """
+        from omniq import OmniQ
+        from omniq_tray.components import TrayBackend
+        import jobs
+        with OmniQ.from_backend(TrayBackend(base_dir="data", project_name="shop")) as oq:
+            oq.start_worker()
+            task_id = oq.enqueue(jobs.double, [21])
+            oq.get_result(task_id, timeout=30)
+            oq.stop_worker()
+            print(sorted({str(event.type) for event in oq.list_events(task_id=task_id)}))
+    """
+    ran = python(site, textwrap.dedent(script))
+    assert ran.returncode == 0, ran.stderr
+    assert "COMPLETE" in ran.stdout.upper()
+
+
+def test_a_program_may_end_without_closing_it(site: Path) -> None:
+    """The worker hands back, or finishes, what it holds when the interpreter ends."""
+    script = """
+        import time
+        from omniq import OmniQ
+        import jobs
+        oq = OmniQ()
+        oq.start_worker("thread")
+        print(oq.enqueue(jobs.double, [21], run_in=0.2))
+        print(oq.enqueue(jobs.shortly, ["begun"]))
+        while not __import__("os").path.exists("begun"):
+            time.sleep(0.01)
+    """
+    environ = {"OMNIQ_TASK_QUEUE_URL": "tray:///data"}
+    ran = python(site, textwrap.dedent(script), **environ)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    states = json.loads(omniq(site, "tasks", "list", "--json", **environ).stdout)
+    assert "running" not in {task["state"] for task in states}
+    assert len(states) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_opens_its_own(site: Path) -> None:
+    script = """
+        import os, sys
+        from omniq import OmniQ
+        import jobs
+        oq = OmniQ()
+        oq.enqueue(jobs.double, [1])
+        if (pid := os.fork()) == 0:
+            oq.enqueue(jobs.double, [2])
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        oq.enqueue(jobs.double, [3])
+        print(len(oq.list_tasks()))
+    """
+    ran = python(
+        site,
+        "import warnings; warnings.simplefilter('ignore')" + textwrap.dedent(script),
+        OMNIQ_TASK_QUEUE_URL="tray:///data",
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "3\n", "")
+
+
+@pytest.mark.starvable
+def test_a_task_outlives_the_worker_that_is_killed(site: Path) -> None:
+    (site / "omniq.yaml").write_text(
+        "task_queue: {url: 'tray:///data'}\nworker: {config: {lease: 3, reap_interval: 0.5}}\n"
+    )
+    environ = {"OMNIQ_CONFIG": "omniq.yaml"}
+    added = omniq(site, "enqueue", "jobs:once_slowly", "marker=started", **environ)
+    assert added.returncode == 0, added.stderr
+    first = worker(site, **environ)
+    wait_for(site / "started")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = worker(site, **environ)
+    try:
+        script = (
+            f"from omniq import OmniQ\nwith OmniQ() as oq: print(oq.get_result({added.stdout.strip()!r}, timeout=60))"
+        )
+        assert python(site, script, **environ).stdout == "second time\n"
+    finally:
+        second.terminate()
+        second.wait()
+
+
+def python(site: Path, script: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(site), **environ},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+
+
+def wait_for(path: Path) -> None:
+    """Wait until another process has made a file."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def worker(site: Path, **environ: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "omniq.cli", "worker"],
+        env={**os.environ, "PYTHONPATH": str(site), **environ},
+        cwd=site,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+# ── the proof ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.timeout(900)
+def test_it_passes_the_suite_where_only_core_is_installed(tmp_path: Path) -> None:
+    venv = fresh_venv(tmp_path / "venv", "./omniq-core[testing]")
+    run(tmp_path, venv / "omniq", "plugins", "new", "tray")
+    install_into(venv, f"{tmp_path}/omniq-tray[test]")
+    if not hasattr(conformance, "BackendConformance"):
+        use_the_classes_of(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "omniq-tray" / "tests")
+    assert "ok        tray" in run(tmp_path, venv / "omniq", "plugins", "doctor")
+    script = "from omniq import OmniQ\nwith OmniQ() as oq: print(oq.aio.task_queue.store.location)"
+    assert run(tmp_path, venv / "python", "-c", script) == f"tray:{tmp_path}/.omniq/default.tray\n"
+    told = run(tmp_path / "omniq-tray", venv / "python", "-m", "pytest", "-q", "-W", "error")
+    assert " passed" in told.splitlines()[-1]
+
+
+def use_the_classes_of(tests: Path, own: Path) -> None:
+    """Test with the suite's classes one by one, as long as there is no `BackendConformance`."""
+    for path in tests.glob("*.py"):
+        (own / path.name).write_text(path.read_text().replace("LMDB", "Tray").replace("lmdb", "tray"))

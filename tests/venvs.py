@@ -1,0 +1,38 @@
+"""Virtual environments in which nothing is installed but what is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def fresh_venv(at: Path, *requirements: str) -> Path:
+    """Make one and install what is required, from this tree or an index; returns where its programs are."""
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv isn't there to make a virtual environment")
+    run(ROOT, uv, "venv", "--quiet", "--python", sys.executable, at)
+    install_into(at / "bin", *requirements)
+    return at / "bin"
+
+
+def install_into(programs: Path, *requirements: str) -> None:
+    """Install something into one that was made."""
+    uv = os.environ.get("UV") or "uv"
+    run(ROOT, uv, "pip", "install", "--quiet", "--python", programs / "python", *requirements)
+
+
+def run(cwd: Path, *command: str | Path) -> str:
+    """What a command prints that has to succeed. It gets no OMNIQ_ variable, and no path of this environment's."""
+    without = ("OMNIQ_", "PYTHONPATH", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(without)}
+    ran = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
