@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, TypeGuard
 
 import msgspec
@@ -109,13 +109,22 @@ class DocumentLeases(DocumentStore, BaseTaskQueue):
 
     async def _due(self, queue_name: str, limit: int) -> list[Entry]:
         """The entries of the tasks that are next in line."""
-        until = in_order(self.documents.now())
-        waiting = await self.documents.scan(tasks.due(queue_name), limit=limit)
-        come_due = await self.documents.scan(tasks.later(queue_name), until=until, limit=limit)
-        # The index of what is due later begins with the time: the other way round for the order of claims.
-        line = [((entry.order, entry.key), entry) for entry in waiting]
-        line += [((e.order[8:16] + e.order[:8] + e.order[16:], e.key), e) for e in come_due]
-        return [entry for _, entry in sorted(line, key=itemgetter(0))[:limit]]
+        now, later = self.documents.now(), tasks.later(queue_name)
+        line = await self.documents.scan(tasks.due(queue_name), limit=limit)
+        for first in await self._firsts(later):
+            if tasks.run_at(first) <= now:
+                until = tasks.due_by(first, now)
+                line += [first, *await self.documents.scan(later, after=first, until=until, limit=limit)]
+        return sorted(line, key=attrgetter("order", "key"))[:limit]
+
+    async def _firsts(self, index: str) -> list[Entry]:
+        """Of `due` or `later`, the first entry of each priority that there is: one look each."""
+        firsts: list[Entry] = []
+        after: Entry | None = None
+        while page := await self.documents.scan(index, after=after, limit=1):
+            firsts += page
+            after = Entry(index, tasks.end_of_priority(page[0]), "")
+        return firsts
 
     async def _claim(self, line: Sequence[Entry], room: _Room, lease: float, worker: str) -> list[TaskDocument]:
         now = self.documents.now()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
@@ -15,7 +14,7 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import Capability
 from omniq.storage.documents import results, tasks
-from omniq.storage.documents.base import Document, Entry, Write, in_order, out_of_order
+from omniq.storage.documents.base import Document, Write, in_order
 from omniq.storage.documents.leases import DocumentLeases
 from omniq.storage.documents.tasks import TaskDocument
 from omniq.storage.records import (
@@ -224,16 +223,10 @@ class DocumentTaskQueue(DocumentLeases):
         return rules.queue_stats(counts, await self._queues.paused(names), oldest)
 
     async def _oldest_due(self, queue_name: str) -> float | None:
-        """The earliest time at which a task of the queue has come due: one look for each priority that there is."""
-        due: list[float] = []
-        index, last = tasks.due(queue_name), None
-        while line := await self.documents.scan(index, after=last, limit=1):
-            priority, run_at, _ = out_of_order(line[0].order)
-            due.append(run_at)
-            last = Entry(index, in_order(priority, math.inf), "")
-        if later := await self.documents.scan(tasks.later(queue_name), until=in_order(self.documents.now()), limit=1):
-            due.append(tasks.run_at(later[0]))
-        return min(due, default=None)
+        """The earliest time at which a task of the queue has come due."""
+        now = self.documents.now()
+        firsts = [*await self._firsts(tasks.due(queue_name)), *await self._firsts(tasks.later(queue_name))]
+        return min((at for first in firsts if (at := tasks.run_at(first)) <= now), default=None)
 
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         return await self._edges(ids)
@@ -275,8 +268,8 @@ class DocumentTaskQueue(DocumentLeases):
         for name in await self._queues.open(queues):
             if await self.documents.scan(tasks.due(name), limit=1):
                 due[name] = 0.0
-            elif first := await self.documents.scan(tasks.later(name), limit=1):
-                due[name] = tasks.run_at(first[0]) - self.documents.now()
+            elif firsts := await self._firsts(tasks.later(name)):
+                due[name] = min(map(tasks.run_at, firsts)) - self.documents.now()
         return due
 
 

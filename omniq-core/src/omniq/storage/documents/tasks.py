@@ -237,7 +237,7 @@ def due(queue_name: str) -> str:
 
 
 def later(queue_name: str) -> str:
-    """The index of a queue's SCHEDULED tasks: by `run_at`, then priority."""
+    """The index of a queue's SCHEDULED tasks: by priority, then `run_at`."""
     return f"later/{queue_name}"
 
 
@@ -285,10 +285,10 @@ def _entries(document: TaskDocument | None) -> Iterator[Entry]:
 def _place(record: TaskRecord) -> Entry | None:
     """The entry by which the next step of a task is found. The epoch makes each claim's entries its own."""
     match record.state:
-        case TaskState.PENDING:
-            return Entry(due(record.queue_name), in_order(-record.priority, record.run_at, record.epoch), record.id)
-        case TaskState.SCHEDULED:
-            return Entry(later(record.queue_name), in_order(record.run_at, -record.priority, record.epoch), record.id)
+        case TaskState.PENDING | TaskState.SCHEDULED:
+            index = due if record.state is TaskState.PENDING else later
+            order = in_order(-record.priority, record.run_at, record.epoch)
+            return Entry(index(record.queue_name), order, record.id)
         case TaskState.RUNNING:
             return lease_entry(record.id, record.lease_until or 0.0)
         case state if state in TERMINAL:
@@ -301,8 +301,18 @@ def lease_entry(task_id: str, lease_until: float) -> Entry:
 
 
 def run_at(entry: Entry) -> float:
-    """When the SCHEDULED task that an entry of `later` leads to becomes due."""
-    return out_of_order(entry.order)[0]
+    """When the task that an entry of `due` or `later` leads to becomes due."""
+    return out_of_order(entry.order)[1]
+
+
+def due_by(entry: Entry, now: float) -> bytes:
+    """The `order` up to which the tasks of that one's priority have come due."""
+    return entry.order[:8] + in_order(now)
+
+
+def end_of_priority(entry: Entry) -> bytes:
+    """The `order` after all tasks of that one's priority."""
+    return entry.order[:8] + b"\xff" * 16
 
 
 def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:

@@ -178,6 +178,15 @@ class ClaimOrderTests(Conformance):
         assert [record.priority for record in claimed] == [100, 50, 1, 0, -1, -100]
 
     @needs(Capability.PRIORITY)
+    async def test_so_it_does_among_tasks_that_have_come_due(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("low", delay=10, priority=-1), new_task("high", delay=20, priority=1))
+        await add(store, new_task("next", delay=HOUR, priority=100), new_task("usual"))
+        clock.advance(30)
+        claimed = [(await claim(store, limit=1))[0].id for _ in range(3)]
+        assert claimed == ["high", "usual", "low"]
+        assert await claim(store) == []
+
+    @needs(Capability.PRIORITY)
     async def test_within_a_priority_earlier_run_at_comes_first(
         self, store: BaseTaskQueue, clock: VirtualClock
     ) -> None:
