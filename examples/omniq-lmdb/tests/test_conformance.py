@@ -1,12 +1,10 @@
-"""The store passes OmniQ's conformance suite."""
-
 from pathlib import Path
 
 import pytest
 from omniq.testing.conformance import BackendConformance
 
 
-class TestLMDB(BackendConformance):
+class TestLmdb(BackendConformance):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"lmdb:///{tmp_path}"

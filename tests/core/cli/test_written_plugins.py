@@ -1,18 +1,16 @@
-"""The store that `omniq plugins new` writes can be selected, works, outlives what it should, and passes the suite."""
+"""The store that `omniq plugins new` writes can be selected, works, and holds the contract, as the example does."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
-from omniq.testing import conformance
 
 from tests.core.plugin_sites import omniq
 from tests.venvs import ROOT, fresh_venv, install_into, run
@@ -26,11 +24,6 @@ TASKS = """
     def shortly(marker):
         pathlib.Path(marker).touch()
         time.sleep(0.5)
-    def once_slowly(marker):
-        if not pathlib.Path(marker).exists():
-            pathlib.Path(marker).touch()
-            time.sleep(600)
-        return "second time"
 """
 
 
@@ -94,7 +87,7 @@ def test_its_results_and_events_go_with_the_queue_of_another_store(site: Path) -
             print(oq.get_result(task_id, timeout=30))
             oq.stop_worker()
             print(oq.aio.task_queue.store.location.partition(":")[0], len(oq.list_events(task_id=task_id)))
-            print(oq.aio.task_queue.results.location, oq.aio.event_store.store.location)
+            print(oq.aio.task_queue.stores.results.location, oq.aio.event_store.store.location)
     """
     environ = {"OMNIQ_RESULT_STORAGE_URL": "tray:///results", "OMNIQ_EVENT_STORAGE_TYPE": "tray"}
     ran = python(site, textwrap.dedent(script), **environ)
@@ -164,29 +157,6 @@ def test_a_forked_child_opens_its_own(site: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "3\n", "")
 
 
-@pytest.mark.starvable
-def test_a_task_outlives_the_worker_that_is_killed(site: Path) -> None:
-    (site / "omniq.yaml").write_text(
-        "task_queue: {url: 'tray:///data'}\nworker: {config: {lease: 3, reap_interval: 0.5}}\n"
-    )
-    environ = {"OMNIQ_CONFIG": "omniq.yaml"}
-    added = omniq(site, "enqueue", "jobs:once_slowly", "marker=started", **environ)
-    assert added.returncode == 0, added.stderr
-    first = worker(site, **environ)
-    wait_for(site / "started")
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    second = worker(site, **environ)
-    try:
-        script = (
-            f"from omniq import OmniQ\nwith OmniQ() as oq: print(oq.get_result({added.stdout.strip()!r}, timeout=60))"
-        )
-        assert python(site, script, **environ).stdout == "second time\n"
-    finally:
-        second.terminate()
-        second.wait()
-
-
 def python(site: Path, script: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
@@ -199,41 +169,43 @@ def python(site: Path, script: str, **environ: str) -> subprocess.CompletedProce
     )
 
 
-def wait_for(path: Path) -> None:
-    """Wait until another process has made a file."""
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def worker(site: Path, **environ: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "omniq.cli", "worker"],
-        env={**os.environ, "PYTHONPATH": str(site), **environ},
-        cwd=site,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 # ── the proof ────────────────────────────────────────────────────────────────
 
+SELECT = """
+from omniq import OmniQ
+for queue in ({}, {"type": "tray"}, {"url": "tray:///data"}):
+    with OmniQ(config={"task_queue": queue} if queue else None) as oq:
+        print(oq.aio.task_queue.store.location)
+"""
 
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_it_passes_the_suite_where_only_core_is_installed(tmp_path: Path) -> None:
-    venv = fresh_venv(tmp_path / "venv", "./omniq-core[testing]")
-    run(tmp_path, venv / "omniq", "plugins", "new", "tray")
-    install_into(venv, f"{tmp_path}/omniq-tray[test]")
-    if not hasattr(conformance, "BackendConformance"):
-        use_the_classes_of(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "omniq-tray" / "tests")
-    assert "ok        tray" in run(tmp_path, venv / "omniq", "plugins", "doctor")
-    script = "from omniq import OmniQ\nwith OmniQ() as oq: print(oq.aio.task_queue.store.location)"
-    assert run(tmp_path, venv / "python", "-c", script) == f"tray:{tmp_path}/.omniq/default.tray\n"
-    told = run(tmp_path / "omniq-tray", venv / "python", "-m", "pytest", "-q", "-W", "error")
-    assert " passed" in told.splitlines()[-1]
+def test_a_new_store_and_the_example_hold_where_only_core_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes next is typed as it is printed. `verify` runs the whole suite, so `pytest` runs a part of it."""
+    programs = fresh_venv(tmp_path / "venv", "./omniq-core[testing]")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-q -W error -k TestDrop")
+    _, _, commands = run(tmp_path, "omniq", "plugins", "new", "tray").partition("next:\n")
+    _, tested, healthy, verified = [run(tmp_path, "sh", "-c", command) for command in commands.splitlines()]
+    assert " passed" in tested.splitlines()[-1]
+    assert healthy == "ok        tray (omniq-tray 0.1.0)\n"
+    assert " run again" in passing(verified)
+    assert list((tmp_path / "some" / "directory").iterdir()) == []
+    places = [f"tray:{tmp_path}/{folder}/default.tray" for folder in (".omniq", ".omniq", "data")]
+    assert run(tmp_path, "python", "-c", SELECT).splitlines() == places
+
+    install_into(programs, f"{ROOT}/examples/omniq-lmdb")
+    shutil.copytree(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "lmdb")
+    assert "ok        lmdb (omniq-lmdb 0.1.0)\n" in run(tmp_path, "omniq", "plugins", "doctor")
+    assert " passed" in run(tmp_path, "pytest", "lmdb").splitlines()[-1]
+    assert " run again" in passing(run(tmp_path, "omniq", "plugins", "verify", "lmdb", "--url", "lmdb:///data"))
 
 
-def use_the_classes_of(tests: Path, own: Path) -> None:
-    """Test with the suite's classes one by one, as long as there is no `BackendConformance`."""
-    for path in tests.glob("*.py"):
-        (own / path.name).write_text(path.read_text().replace("LMDB", "Tray").replace("lmdb", "tray"))
+def passing(report: str) -> str:
+    """What `verify` has printed, if the suite passes, and tells of the kill test."""
+    head, *lines = report.splitlines()
+    assert head.endswith(": it holds")
+    return next(line for line in lines if line.startswith("  kill test"))

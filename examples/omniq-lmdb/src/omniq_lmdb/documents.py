@@ -39,12 +39,15 @@ class Environment(Connection):
         await asyncio.wrap_future(self.threads.end(self.lmdb.close))
 
     async def drop(self) -> None:
-        LMDBDocuments.connections.retire(self)
-        await self.close()
-        await asyncio.to_thread(shutil.rmtree, self.path)
+        LMDBDocuments.connections.retire(self)  # whoever has it takes a new one
+        await asyncio.wrap_future(self.threads.end(self._remove))
 
     def abandon(self) -> None:
         self.threads.end(self.lmdb.close)
+
+    def _remove(self) -> None:
+        self.lmdb.close()
+        shutil.rmtree(self.path)
 
 
 class LMDBDocuments(ConnectionUser[Environment], Documents):

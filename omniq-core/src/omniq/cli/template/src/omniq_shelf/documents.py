@@ -39,6 +39,9 @@ LAST = b"\xff" * 41
 
 
 # ── what is open ─────────────────────────────────────────────────────────────
+#
+# (1) Connect, close and drop. Queue, results and events share what is open at their place. It is made for the first
+#     call, whichever that is, closed when the last of them was, and made anew after a fork and after `drop`.
 
 
 class File(Connection):
@@ -63,22 +66,27 @@ class File(Connection):
             return job(self._database)
 
     async def close(self) -> None:
+        """After the jobs that were begun."""
         await asyncio.wrap_future(self._thread.end(self._close))
 
     async def drop(self) -> None:
         """Remove all that the project keeps here, as if it had never been."""
-        ShelfDocuments.connections.retire(self)
-        await self.close()
-        for end in ("", *BESIDE):
-            Path(self._path + end).unlink(missing_ok=True)
+        ShelfDocuments.connections.retire(self)  # whoever has it takes a new one
+        await asyncio.wrap_future(self._thread.end(self._remove))
 
     def abandon(self) -> None:
+        """As `close`, where nobody is left to wait for it."""
         self._thread.end(self._close)
 
     def _close(self) -> None:
         if self._database is not None:
             self._kept.discard(self._database)
             self._database.close()
+
+    def _remove(self) -> None:
+        self._close()
+        for end in ("", *BESIDE):
+            Path(self._path + end).unlink(missing_ok=True)
 
 
 # ── documents and index entries ──────────────────────────────────────────────
@@ -93,11 +101,9 @@ class ShelfDocuments(ConnectionUser[File], Documents):
     # Whether others than this machine's users may reach the data: OmniQ warns then of payloads that aren't signed.
     networked: ClassVar[bool] = False
 
-    # One connection for each place, shared by the queue, its results and events, opened at the first call and again
-    # after a fork. Leave `of_process` out if yours is bound to an event loop.
+    # What is open: one for the process. Leave `of_process` out if yours is bound to an event loop. `location`, `close`
+    # and `drop` come with it.
     connections: ClassVar[Connections[File]] = Connections(File, of_process=True)
-
-    # (1) Connect, close and drop. Any call may come first, on any event loop: it opens what it needs, in `File`.
 
     async def connect(self) -> None:
         await self._run(lambda database: None)
