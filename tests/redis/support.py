@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from omniq.ids import new_id
 from omniq.models.task import TaskState
-from omniq.storage.queue import carry_out
+from omniq.storage.base import carry_out
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, TaskRecord
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore

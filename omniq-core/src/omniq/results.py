@@ -19,8 +19,7 @@ from omniq.models.config import ResultStorageConfig
 from omniq.models.task import NO_VALUE, ResultStatus, StoredValue, TaskRef, TaskResult, TaskState, id_of
 from omniq.plugins.registry import load_class
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.queue import look_up
+from omniq.storage.base import BaseResultStorage, look_up
 from omniq.storage.records import ResultRecord
 from omniq.sync import Blocking, blocking, cancel_and_wait
 from omniq.texts import get_logger

@@ -34,8 +34,7 @@ from omniq.queue.request import (
 )
 from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.stores import Stores
-from omniq.storage.base import BaseResultStorage, Guarantees
-from omniq.storage.queue import BaseTaskQueue, look_up
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.sync import Blocking, blocking, portal
 

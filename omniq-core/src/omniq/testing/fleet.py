@@ -26,8 +26,7 @@ from omniq.plugins.registry import load_class
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.request import TaskCall
 from omniq.results import AsyncResultStorage
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.queue import BaseTaskQueue, look_up
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus
 from omniq.sync import new_event_loop
 from omniq.workers.context import current_task

@@ -23,6 +23,7 @@ from omniq.models.config import mask_url
 from omniq.plugins.registry import inactive, registry
 from omniq.plugins.specs import PluginRecord
 from omniq.sync import new_event_loop
+from omniq.testing import JOURNAL
 from omniq.texts import did_you_mean, install_command
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ T = TypeVar("T")
 
 NEEDED: Final = ("pytest", "pytest_asyncio", "hypothesis")
 URL: Final = "OMNIQ_TEST_URL"
-JOURNAL: Final = "OMNIQ_TEST_PROJECTS"
-"""The variable that names the file in which the suite notes its projects, so that none is left behind."""
 WALKS: Final = "20"
 
 TEST: Final = f"""

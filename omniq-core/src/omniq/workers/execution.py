@@ -36,7 +36,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import task_result
 from omniq.serialization.codec import LoadedCall
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.queue import SizeLimit
+from omniq.storage.base import SizeLimit
 from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import get_logger, shown_name

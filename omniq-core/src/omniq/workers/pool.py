@@ -18,7 +18,7 @@ from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import RetryManager
-from omniq.storage.queue import BESIDE_A_VALUE, SizeLimit
+from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger

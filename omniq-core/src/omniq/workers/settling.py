@@ -15,7 +15,7 @@ from omniq.loops import spawn
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import RetryManager
-from omniq.storage.queue import ALWAYS_TAKEN, change_bytes
+from omniq.storage.base import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger

@@ -15,8 +15,7 @@ from msgspec.structs import asdict
 
 from omniq import clock
 from omniq.models.task import TaskState
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import (
     MAX_TIME,
     NEW,

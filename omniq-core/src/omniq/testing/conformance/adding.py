@@ -7,8 +7,7 @@ from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, Change, NewTask, TaskRecord
 from omniq.testing.builders import (
     HOUR,

@@ -15,11 +15,10 @@ from omniq.config.loader import ComponentChoice
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.plugins.registry import load_class
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.testing import JOURNAL
 from omniq.testing.clock import VirtualClock
 from omniq.testing.report import DEVIATION, NEEDED, REQUIREMENT, Recorder
-from omniq.testing.verify import JOURNAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 

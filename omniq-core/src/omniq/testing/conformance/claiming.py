@@ -6,8 +6,7 @@ import pytest
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.testing.builders import (
     HOUR,
     QUEUE,

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from omniq.models.task import TaskState
 from omniq.storage import rules
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.testing.builders import (
     about,

@@ -12,8 +12,7 @@ import pytest
 from omniq.errors import StoreError
 from omniq.models.task import TaskState
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
 from omniq.storage.records import NEW, EventFilter, Firing, LapsedLease, Lease, NewBody, TaskFilter, WorkerRecord
 from omniq.testing.builders import (
     HOUR,

@@ -8,8 +8,7 @@ import pytest
 
 from omniq.errors import UnsupportedCapability
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability
 from omniq.storage.records import EventFilter, TaskFilter, WorkerRecord
 from omniq.testing.builders import (
     HOUR,

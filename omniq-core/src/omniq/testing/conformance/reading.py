@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import TaskFilter, TaskRecord
 from omniq.testing.builders import (
     HOUR,

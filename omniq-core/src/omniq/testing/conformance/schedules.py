@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from omniq.ids import slot_id
 from omniq.models.task import TaskState
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
 from omniq.testing.builders import (
     PATIENCE,

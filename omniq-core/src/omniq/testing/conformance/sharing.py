@@ -14,8 +14,7 @@ import pytest
 import pytest_asyncio
 
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.base import BaseResultStorage, Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
 from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus, TaskRecord
 from omniq.testing.builders import (
     PATIENCE,

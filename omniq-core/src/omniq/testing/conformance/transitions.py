@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, Changed, ChangeStatus
 from omniq.testing.builders import (
     HOUR,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import NEW, UNKNOWN_PARENT, Change, NewBody, NewTask, TaskRecord, WorkerRecord
 from omniq.testing.builders import (
     HOUR,

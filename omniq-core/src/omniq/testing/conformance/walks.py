@@ -17,8 +17,7 @@ from msgspec.structs import replace
 
 from omniq import clock as wall
 from omniq.models.task import TaskState
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue, carry_out
+from omniq.storage.base import BaseTaskQueue, Capability, carry_out
 from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilter
 from omniq.testing.builders import NOT_ENDED, PATIENCE, fire, new_schedule, new_task, reap
 from omniq.testing.clock import VirtualClock

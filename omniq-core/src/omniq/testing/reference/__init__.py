@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from omniq import clock
 from omniq.ids import new_id
 from omniq.models.task import TaskEvent, TaskState
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability, Guarantees, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.records import (
     Added,
     Change,
