@@ -9,7 +9,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from msgspec import Struct
@@ -226,6 +226,7 @@ class WalkTests(Conformance):
             stateful_step_count=int(os.environ.get("OMNIQ_TEST_WALK_STEPS", "40")),
             deadline=None,
             database=None,
+            phases=[Phase.explicit, Phase.generate] if "OMNIQ_TEST_WALKS" in os.environ else list(Phase),
             derandomize="OMNIQ_TEST_WALKS" not in os.environ,
             suppress_health_check=list(HealthCheck),
         )
