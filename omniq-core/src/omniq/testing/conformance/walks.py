@@ -1,4 +1,8 @@
-"""Random walks"""
+"""Random walks: Hypothesis drives a store and a model side by side, and shrinks whatever tells them apart.
+
+`OMNIQ_TEST_WALKS` (60) and `OMNIQ_TEST_WALK_STEPS` (40) say how many walks of how many steps. Without the first, the
+walks are the same every time, and what they find is made as short as can be, which takes its time.
+"""
 
 from __future__ import annotations
 
