@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 NEEDED: Final = ("pytest", "pytest_asyncio", "hypothesis")
 URL: Final = "OMNIQ_TEST_URL"
+SILENCE: Final = 90.0
+"""Seconds without the end of a test, after which it is given up."""
 WALKS: Final = "20"
 
 TEST: Final = f"""
@@ -125,16 +128,25 @@ def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
     log, found = folder / "suite.log", folder / "report.json"
     with log.open("wb") as errors:
         suite = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+    ended = 0
     try:
-        for line in suite.stdout or ():
-            tell(f"{line.decode().strip()} tests")
+        for ended in _counts(suite):
+            tell(f"{ended} tests")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(suite.pid, signal.SIGKILL)
         suite.communicate()
     if found.exists():
         return msgspec.json.decode(found.read_bytes(), type=Report)
-    return Report(failures=[f"the suite didn't come to its end: {log.read_text('utf-8', 'replace')[-2000:]}"])
+    words = log.read_text("utf-8", "replace")[-2000:]
+    return Report(subject=wish.name, failures=[f"the suite stood still, or broke off, after {ended} tests {words}"])
+
+
+def _counts(suite: subprocess.Popen[bytes]) -> Iterator[int]:
+    """How many tests have ended, each time that it is told; until the end, or until nothing is told for long."""
+    assert suite.stdout is not None
+    while select.select([suite.stdout], [], [], SILENCE)[0] and (line := suite.stdout.readline()):
+        yield int(line)
 
 
 def main(folder: Path, subject: str) -> None:

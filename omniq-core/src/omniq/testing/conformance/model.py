@@ -1,4 +1,10 @@
-"""model"""
+"""A queue as plain dicts, built on the rules: what random walks compare a store with, and what they do.
+
+Where the contract leaves a store the choice (which of several equal tasks it hands out, reaps or purges first), the
+model is shown what the store chose, checks that it was free to, and follows. Durations are multiples of 1000 seconds
+and the clock moves a little further than that (`STEP`), so that no decision hangs on the moment at which a store reads
+its clock.
+"""
 
 from __future__ import annotations
 
