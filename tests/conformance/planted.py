@@ -37,7 +37,7 @@ from omniq.storage.records import (
 )
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 from omniq.testing.conformance import BackendConformance, Opener
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Footprint
 from omniq.testing.conformance.suite import files_at
 from omniq.testing.reference.tables import DictDocuments
 from omniq_sqlite.config import SQLiteTaskQueueConfig

@@ -7,7 +7,7 @@ from functools import partial
 import asyncpg
 import pytest
 from omniq.testing.conformance import BackendConformance
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Footprint
 
 from tests.servers.postgres import shared_url
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 from omniq.testing.conformance import BackendConformance
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Footprint
 from redis.asyncio import Redis
 
 from tests.servers.redis import redis_url

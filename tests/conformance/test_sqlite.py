@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from omniq.testing.conformance import BackendConformance
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Footprint
 
 
 async def rows_at(folder: Path) -> dict[str, int]:

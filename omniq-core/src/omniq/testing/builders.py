@@ -16,8 +16,7 @@ import pytest
 from msgspec.structs import asdict
 
 from omniq import clock
-from omniq.ids import new_id
-from omniq.models.task import TERMINAL, TaskState
+from omniq.models.task import TERMINAL, TaskState, new_id
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Store, carry_out
 from omniq.storage.records import (
     NEW,

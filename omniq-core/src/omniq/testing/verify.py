@@ -28,7 +28,7 @@ from omniq.testing import JOURNAL
 from omniq.texts import did_you_mean, install_command
 
 if TYPE_CHECKING:
-    from omniq.testing.report import Report
+    from omniq.testing.conformance.base import Report
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ def verify(wish: Wish, tell: Tell) -> Report:
 
 def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
     """Run the suite in a process of its own, which ends with all of its children whatever happens here."""
-    from omniq.testing.report import Report
+    from omniq.testing.conformance.base import Report
 
     command = [sys.executable, "-m", "omniq.testing.verify", str(folder), f"{wish.name}, {mask_url(wish.url)}"]
     given = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMNIQ_TEST_WALKS": WALKS}
@@ -153,7 +153,7 @@ def main(folder: Path, subject: str) -> None:
     """What that process runs: pytest, whatever the working directory says of it. Prints how many tests have ended."""
     import pytest
 
-    from omniq.testing.report import Recorder, Report
+    from omniq.testing.conformance.base import Recorder, Report
 
     (folder / "test_store.py").write_text(TEST)
     (folder / "pytest.ini").write_text("[pytest]\n")

@@ -10,8 +10,7 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
-from omniq.ids import slot_id
-from omniq.models.task import TaskState
+from omniq.models.task import TaskState, slot_id
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
 from omniq.testing.builders import (
