@@ -65,7 +65,7 @@ def test_no_module_and_no_function_is_long(package: str) -> None:
 
 def most(path: Path) -> int:
     """Lines of a module: what is a list, as the requirements of the suite are, may be longer."""
-    return 650 if "conformance" in path.parts else 500
+    return 660 if {"conformance", "reference"} & {*path.parts} else 500
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
