@@ -33,7 +33,7 @@ from omniq.testing.builders import (
 )
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import NOT_SEEN, Conformance, Connect, Opener, new_project
-from omniq.testing.conformance.results import event
+from omniq.testing.conformance.schedules import event
 
 # ── places ──────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import Capability
-from omniq.testing.conformance import claiming, places, results, schedules, sharing, tasks, transitions, walks
+from omniq.testing.conformance import claiming, places, results, schedules, tasks, transitions, walks
 from omniq.testing.conformance.base import (
     DEVIATION,
     NOT_SEEN,
@@ -111,7 +111,7 @@ class BackendConformance:
     class TestWaiting(schedules.WaitTests):
         area = "queue.wait"
 
-    class TestCalls(sharing.CallTests):
+    class TestCalls(results.CallTests):
         area = "queue.call"
 
     class TestSchedules(schedules.PutTests, schedules.ListTests, schedules.FireTests):
@@ -120,10 +120,10 @@ class BackendConformance:
     class TestRandomWalks(walks.WalkTests):
         area = "queue.walk"
 
-    class TestAtomicResults(sharing.AtomicTests):
+    class TestAtomicResults(results.AtomicTests):
         area = "queue.atomic"
 
-    class TestProcesses(sharing.ProcessTests):
+    class TestProcesses(results.ProcessTests):
         area = "queue.process"
 
     class TestCapabilities(places.CapabilityTests):
@@ -153,9 +153,9 @@ class BackendConformance:
         kind: ClassVar[StoreKind] = "result_store"
 
     class TestEvents(
-        results.AppendTests,
-        results.QueryTests,
-        results.PurgeEventTests,
+        schedules.AppendTests,
+        schedules.QueryTests,
+        schedules.PurgeEventTests,
         places.PlaceTests,
         places.ProjectEventTests,
         places.DropEventTests,
