@@ -98,7 +98,7 @@ def _in_plugin(record: PluginRecord, finding: Finding) -> Defect:
 def _in_spec(record: PluginRecord, spec: Spec, finding: Finding) -> Defect:
     return Defect(
         distribution=record.distribution,
-        spec=f"{spec.title} {spec.name!r}",
+        spec=f"{spec.title()} {spec.name!r}",
         field=finding.field,
         value=_shown(getattr(spec, finding.field)),
         what=finding.what,
