@@ -25,9 +25,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from goals import at_most
-from omniq.ids import new_id
-from omniq.models.task import TaskState
-from omniq.storage.queue import BaseTaskQueue
+from omniq.models.task import TaskState, new_id
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
 from omniq.sync import new_event_loop
 from ours import queue

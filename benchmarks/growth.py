@@ -32,9 +32,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # the servers, and the workers,
 
 from goals import at_least, at_most
 from omniq import AsyncOmniQ, clock
-from omniq.ids import new_id
-from omniq.models.task import TaskState
-from omniq.storage.queue import BaseTaskQueue
+from omniq.models.task import TaskState, new_id
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 from omniq.sync import new_event_loop
 

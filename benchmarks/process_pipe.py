@@ -16,7 +16,7 @@ import time
 from goals import at_least
 from omniq.config.loader import Security
 from omniq.models.task import TaskState
-from omniq.storage.queue import SizeLimit
+from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.sync import new_event_loop
 from omniq.workers.execution import Execution

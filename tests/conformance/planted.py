@@ -16,9 +16,8 @@ from omniq import clock as wall
 from omniq.models.task import TERMINAL, TaskState
 from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
-from omniq.storage.base import BaseResultStorage, Capability, Guarantees, Store
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.documents import DocumentEventStorage, Write
-from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import (
     Added,
     Change,
@@ -38,7 +37,7 @@ from omniq.storage.records import (
 )
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 from omniq.testing.conformance import BackendConformance, Opener
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Footprint
 from omniq.testing.conformance.suite import files_at
 from omniq.testing.reference.tables import DictDocuments
 from omniq_sqlite.config import SQLiteTaskQueueConfig

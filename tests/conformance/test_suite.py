@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from omniq.testing.conformance import requirements
-from omniq.testing.report import Finding, Report
+from omniq.testing.conformance.base import Finding, Report
 
 STORE = """
 import pytest

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from omniq import AsyncOmniQ, OmniQ
 from omniq.config.loader import Security, TaskDefaults
 from omniq.events import AsyncEventStorage
-from omniq.ids import new_id
 from omniq.models import EventStorageConfig, ResultStorageConfig, TaskQueueConfig, TaskState
 from omniq.models.config import DEFAULT_MAX_BODY, Bytes, Name, Serializer, default_queues
+from omniq.models.task import new_id
 from omniq.queue import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage import BaseEventStorage, BaseResultStorage, BaseTaskQueue

@@ -12,8 +12,8 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events import AsyncEventStorage
-from omniq.ids import check_id, new_id, slot_id
 from omniq.models import EventType, TaskEvent
+from omniq.models.task import check_id, new_id, slot_id
 from omniq.queue.request import TaskCall
 
 from tests.core import tasks

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import fields
-from omniq.cli.scaffold import rendered
+from omniq.cli.plugins import rendered
 from omniq.plugins import CommandSpec, EventStoreSpec, ResultStoreSpec, TaskQueueSpec, WorkerSpec, hookspecs
 from omniq.plugins.specs import Spec
 from omniq.storage import rules
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability, Guarantees, Store
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.documents import Documents
-from omniq.storage.queue import BaseTaskQueue
 from omniq.testing.conformance import BackendConformance
 
 from tests.core.plugin_sites import install, omniq

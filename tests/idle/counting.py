@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Store
 
 QUIET = frozenset({"connect", "close", "wait"})
 """These ask the store nothing that a server wouldn't show anyway: they are counted there."""

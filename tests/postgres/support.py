@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from omniq.models.task import TaskState
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
 from omniq_postgres.queue import PostgresQueueStore
 

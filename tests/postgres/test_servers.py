@@ -13,7 +13,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
 from omniq.storage.records import DUPLICATE, NEW
-from omniq.testing.conformance.sharing import connect_only, in_children
+from omniq.testing.conformance.results import connect_only, in_children
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 

@@ -15,8 +15,8 @@ from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.task import EventType, TaskEvent, TaskState
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, LapsedLease, TaskFilter
+from omniq.storage.sql import Given, Statement
 from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED
-from omniq.storage.sql.steps import Given, Statement
 from omniq.testing.builders import reap
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.dialect import DIALECT

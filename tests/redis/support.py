@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
 
-from omniq.ids import new_id
-from omniq.models.task import TaskState
-from omniq.storage.queue import carry_out
+from omniq.models.task import TaskState, new_id
+from omniq.storage.base import carry_out
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, TaskRecord
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore

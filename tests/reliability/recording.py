@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 
 from omniq.models.task import TaskState
-from omniq.storage.base import BaseResultStorage, Guarantees
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees
 from omniq.storage.records import (
     Added,
     Change,

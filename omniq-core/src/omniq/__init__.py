@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.results import ResultStorage as ResultStore
-    from omniq.workers.context import current_task as current_task
+    from omniq.workers.jobs import current_task as current_task
 else:
     _, __getattr__, __dir__ = lazy(
         __name__,
@@ -35,7 +35,7 @@ else:
             "Retry": "omniq.errors",
             "TaskQueue": "omniq.queue.engine",
             "__version__": "omniq.plugins.hookspecs:VERSION",
-            "current_task": "omniq.workers.context",
+            "current_task": "omniq.workers.jobs",
         },
     )
 

@@ -25,8 +25,7 @@ from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStora
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
 from omniq.serialization.manager import warn_if_exposed
-from omniq.storage.base import Guarantees, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Guarantees, Store
 from omniq.sync import portal, refuse_in_loop
 
 if TYPE_CHECKING:

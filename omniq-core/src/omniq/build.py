@@ -25,8 +25,7 @@ from omniq.plugins.registry import Registry, capabilities, load_class, registry
 from omniq.plugins.specs import STORES, EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability
 from omniq.texts import install_command
 
 DEFAULT_STORE: Final = "sqlite"

@@ -19,8 +19,7 @@ from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
-from omniq.workers.base import Worker, WorkerPool
-from omniq.workers.pool import AsyncWorkerPool
+from omniq.workers.base import AsyncWorkerPool, Worker, WorkerPool
 
 Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
 AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue

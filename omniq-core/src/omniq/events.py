@@ -17,10 +17,9 @@ from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.batching import apart, repeating
 from omniq.clock import Duration, seconds, timestamp
 from omniq.errors import ConfigError, InvalidTask, StoreError, StoreUnavailable, ValueRefused
-from omniq.ids import check_id, check_limit
 from omniq.loops import PerLoop, forget, spawn
 from omniq.models.config import EventStorageConfig
-from omniq.models.task import EventType, TaskEvent, TaskRef, id_of
+from omniq.models.task import EventType, TaskEvent, TaskRef, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter

@@ -20,10 +20,9 @@ from omniq.errors import (
     TaskNotFound,
     WorkerError,
 )
-from omniq.ids import check_id
 from omniq.loops import Wait
 from omniq.models.config import ResultStorageConfig
-from omniq.models.task import QUEUED, TaskRef, TaskResult, TaskState, id_of
+from omniq.models.task import QUEUED, TaskRef, TaskResult, TaskState, check_id, id_of
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage, answered, task_result
 from omniq.storage.records import ResultRecord, TaskRecord

@@ -13,14 +13,12 @@ from omniq.batching import Batcher, apart, repeating, within
 from omniq.clock import Duration, as_datetime, seconds
 from omniq.config.loader import Security
 from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationError, StoreUnavailable
-from omniq.ids import check_id
 from omniq.loops import PerLoop, Wait, spawn
 from omniq.models.config import ResultStorageConfig
-from omniq.models.task import NO_VALUE, ResultStatus, StoredValue, TaskRef, TaskResult, TaskState, id_of
+from omniq.models.task import NO_VALUE, ResultStatus, StoredValue, TaskRef, TaskResult, TaskState, check_id, id_of
 from omniq.plugins.registry import load_class
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.queue import look_up
+from omniq.storage.base import BaseResultStorage, look_up
 from omniq.storage.records import ResultRecord
 from omniq.sync import Blocking, blocking, cancel_and_wait
 from omniq.texts import get_logger

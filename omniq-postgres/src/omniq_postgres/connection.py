@@ -16,7 +16,7 @@ from omniq.storage.base import Guarantees
 from omniq.storage.channel import ALL, Channel, IdleWorkers
 from omniq.storage.connected import ConnectedStore, Connections
 from omniq.storage.connected import Connection as Connected
-from omniq.storage.sql.steps import SQLStore, Verb
+from omniq.storage.sql import SQLStore, Verb
 from omniq.storage.wakeups import News, Wakeups
 
 from omniq_postgres import opening

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 import asyncpg
 import msgspec
 from omniq import clock
-from omniq.storage.sql import steps
-from omniq.storage.sql.steps import EVENTS, TASKS, Dialect, Given, Kind, Kinds, Page, Statement, Table, Verb
+from omniq.storage import sql as steps
+from omniq.storage.sql import EVENTS, TASKS, Dialect, Given, Kind, Kinds, Page, Statement, Table, Verb
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]

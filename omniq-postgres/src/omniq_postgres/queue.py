@@ -13,10 +13,10 @@ from omniq.backend import Configured, configured_by
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.base import Capability
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
+from omniq.storage.sql import TASKS, Given, Steps, awaiting, kinds, reads, texts, writes
 from omniq.storage.sql.claiming import ScanPositions
 from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, due_in, forget_workers
 from omniq.storage.sql.results import replace_bodies
-from omniq.storage.sql.steps import TASKS, Given, Steps, awaiting, kinds, reads, texts, writes
 from omniq.storage.wakeups import News
 
 from omniq_postgres import verbs

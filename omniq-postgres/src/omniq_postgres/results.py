@@ -11,8 +11,8 @@ from omniq.backend import Configured, configured_by
 from omniq.batching import parts
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.records import ResultRecord
+from omniq.storage.sql import RESULTS, ask
 from omniq.storage.sql.results import SQLResultStore
-from omniq.storage.sql.steps import RESULTS, ask
 
 from omniq_postgres.config import PostgresResultStorageConfig
 from omniq_postgres.connection import PostgresStore

@@ -12,11 +12,10 @@ from omniq import clock
 from omniq.batching import MAX_BYTES
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, Change, Lease, LeaseStatus, ResultRecord, TaskFilter, TaskPage, TaskRecord
-from omniq.storage.sql import claiming
+from omniq.storage.sql import MEND, TASKS, Given, Steps, ask, claiming, do, kinds, mended, select, texts
 from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, ScanPositions, Seen, Settled, changed, holding
 from omniq.storage.sql.queue import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
 from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
-from omniq.storage.sql.steps import MEND, TASKS, Given, Steps, ask, do, kinds, mended, select, texts
 
 from omniq_postgres.dialect import CLOCK, COLUMNS, IS_RUNNING, WITHOUT_BODY, Session, carry_out, task_record
 

@@ -10,8 +10,7 @@ from omniq.backend import Configured, configured_by
 from omniq.models.task import TaskState
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage import rules
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import (
     Added,
     Change,

@@ -7,8 +7,7 @@ from typing import ClassVar, TypeAlias
 
 from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
-from omniq.storage.base import BaseResultStorage, Capability
-from omniq.storage.queue import look_up
+from omniq.storage.base import BaseResultStorage, Capability, look_up
 from omniq.storage.records import NewBody, ResultRecord
 from omniq.storage.wakeups import News
 

@@ -21,7 +21,7 @@ from msgspec import Meta, Struct, defstruct
 from msgspec.structs import FieldInfo
 from omniq import clock
 from omniq.storage.records import MAX_TIME, TaskRecord
-from omniq.storage.sql.steps import TASKS, Table
+from omniq.storage.sql import TASKS, Table
 
 R = TypeVar("R", bound=Struct)
 

@@ -25,7 +25,7 @@ from omniq.storage import embedded
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import Poller, let_threads_run
-from omniq.storage.sql.steps import SQLStore, Verb
+from omniq.storage.sql import SQLStore, Verb
 from omniq.storage.wakeups import Wakeups
 
 from omniq_sqlite.config import SQLiteConfig

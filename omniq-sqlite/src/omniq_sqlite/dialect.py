@@ -9,8 +9,8 @@ from itertools import accumulate
 from typing import Any, ClassVar, Final, TypeVar
 
 from omniq import clock
-from omniq.storage.sql import steps
-from omniq.storage.sql.steps import Dialect, Given, Kind, Kinds, Page, Statement, Verb
+from omniq.storage import sql as steps
+from omniq.storage.sql import Dialect, Given, Kind, Kinds, Page, Statement, Verb
 
 from omniq_sqlite.codec import (
     TICKS,

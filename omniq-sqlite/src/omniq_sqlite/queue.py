@@ -13,9 +13,9 @@ from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.channel import ALL
 from omniq.storage.records import NewTask, TaskRecord
 from omniq.storage.rules import new_record
+from omniq.storage.sql import Given, Steps, calling, do, kinds, reads, writes
 from omniq.storage.sql.claiming import reap
 from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, forget_workers, select_old
-from omniq.storage.sql.steps import Given, Steps, calling, do, kinds, reads, writes
 from omniq.storage.wakeups import News
 
 from omniq_sqlite import verbs

@@ -6,8 +6,8 @@ from functools import partial
 
 from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
+from omniq.storage.sql import ask
 from omniq.storage.sql.results import SQLResultStore
-from omniq.storage.sql.steps import ask
 
 from omniq_sqlite.config import SQLiteResultStorageConfig
 from omniq_sqlite.connection import SQLiteStore

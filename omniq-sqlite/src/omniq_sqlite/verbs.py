@@ -13,11 +13,10 @@ from msgspec.structs import replace
 from omniq import clock
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, Change, Lease, LeaseStatus, NewBody, TaskFilter, TaskPage, TaskRecord
-from omniq.storage.sql import claiming
+from omniq.storage.sql import MEND, TASKS, Given, Steps, ask, call, claiming, do, get, kinds, mended, texts
 from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, Seen, Settled, changed, holding, with_children
 from omniq.storage.sql.queue import DELETE_EDGES, restrictions, select_old
 from omniq.storage.sql.results import NEW, PUT
-from omniq.storage.sql.steps import MEND, TASKS, Given, Steps, ask, call, do, get, kinds, mended, texts
 
 from omniq_sqlite.codec import LARGE_BODY, as_blob, encode, fetch_rows, fetch_tasks, fetch_texts, is_named, reader
 from omniq_sqlite.dialect import carry_out

@@ -190,7 +190,7 @@ def test_a_failure_exits_with_1_and_its_traceback(cli: Cli) -> None:
     cli.work_off()
     result = cli("result", task_id)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "cli_tasks.py" in result.stderr
+    assert "tasks.py" in result.stderr
     assert f"error: task {task_id} failed: ValueError: one two\n" in result.stderr
     as_json = cli("result", task_id, "--json")
     assert as_json.exit_code == 1

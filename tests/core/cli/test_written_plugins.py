@@ -198,9 +198,9 @@ def test_a_new_store_and_the_example_hold_where_only_core_is_installed(
     assert run(tmp_path, "python", "-c", SELECT).splitlines() == places
 
     install_into(programs, f"{ROOT}/examples/omniq-lmdb")
-    shutil.copytree(ROOT / "examples" / "omniq-lmdb" / "tests", tmp_path / "lmdb")
+    example = shutil.copytree(ROOT / "examples" / "omniq-lmdb", tmp_path / "omniq-lmdb", ignore=lambda *_: ["src"])
     assert "ok        lmdb (omniq-lmdb 0.1.0)\n" in run(tmp_path, "omniq", "plugins", "doctor")
-    assert " passed" in run(tmp_path, "pytest", "lmdb").splitlines()[-1]
+    assert " passed" in run(example, "pytest").splitlines()[-1]
     assert " run again" in passing(run(tmp_path, "omniq", "plugins", "verify", "lmdb", "--url", "lmdb:///data"))
 
 

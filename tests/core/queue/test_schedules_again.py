@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import TaskNotFound
-from omniq.ids import slot_id
+from omniq.models.task import slot_id
 from omniq.storage.records import NEW, NewTask
 from omniq.testing import VirtualClock
 

@@ -168,7 +168,7 @@ def test_allowed_modules_stand_for_themselves_and_what_is_below() -> None:
     registry = FunctionRegistry(["omniq.serialization", "json.decoder"])
     assert registry.resolve("omniq.serialization.base:reference") is reference
     assert registry.resolve("json.decoder:JSONDecoder") is json.JSONDecoder
-    for ref in ("json:dumps", "posix:system", "omniq.ids:new_id", "omniq.serializations:f"):
+    for ref in ("json:dumps", "posix:system", "omniq.models.task:new_id", "omniq.serializations:f"):
         with pytest.raises(FunctionNotFound, match="isn't among allowed_modules"):
             registry.resolve(ref)
     with pytest.raises(FunctionNotFound):

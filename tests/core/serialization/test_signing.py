@@ -22,7 +22,7 @@ from omniq.errors import (
 from omniq.models.task import TERMINAL, Outcome, TaskState, Timing
 from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
 from omniq.serialization.base import Format
-from omniq.serialization.envelope import Envelope, Role
+from omniq.serialization.codec import Envelope, Role
 
 SECRET, OTHER = "s3cret-of-twenty-two-b", "an0ther-secret-just-as"
 signed = SerializationManager(signer=Signer(f"k1:{SECRET}"))

@@ -10,8 +10,7 @@ from msgspec import Struct
 from omniq.models.task import TaskState
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, TaskRecord
 from omniq.storage.rules import new_record
-from omniq.storage.sql.claiming import Decided, Ending, Seen, Settled, settle
-from omniq.storage.sql.steps import (
+from omniq.storage.sql import (
     Call,
     Dialect,
     Do,
@@ -26,6 +25,7 @@ from omniq.storage.sql.steps import (
     do,
     kinds,
 )
+from omniq.storage.sql.claiming import Decided, Ending, Seen, Settled, settle
 
 T = TypeVar("T")
 

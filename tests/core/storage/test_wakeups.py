@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from omniq.errors import StoreUnavailable
-from omniq.ids import new_id
+from omniq.models.task import new_id
 from omniq.storage import channel as channels
 from omniq.storage import wakeups as module
 from omniq.storage.channel import PATIENCE, QUIET_S, Channel, IdleWorkers, next_message

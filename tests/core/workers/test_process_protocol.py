@@ -16,9 +16,8 @@ from typing import Any, Self
 import pytest
 from omniq.config.loader import Security
 from omniq.errors import TaskFailed
-from omniq.ids import new_id
-from omniq.models.task import TaskState
-from omniq.storage.queue import SizeLimit
+from omniq.models.task import TaskState, new_id
+from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers import messages
 from omniq.workers.execution import Execution

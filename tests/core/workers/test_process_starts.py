@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from omniq import AsyncOmniQ
 from omniq.config.loader import Security
-from omniq.storage.queue import SizeLimit
+from omniq.storage.base import SizeLimit
 from omniq.workers import AsyncWorkerPool, process
 from omniq.workers.children import Child
 from omniq.workers.execution import Execution

@@ -99,6 +99,7 @@ async def test_stopping_at_any_moment_repeats_nothing_and_charges_nothing(oq: As
     assert sorted(lines(log)) == sorted(f"t{n}" for n in range(400))
 
 
+@pytest.mark.starvable
 @pytest.mark.parametrize("kind", KINDS)
 async def test_sync_tasks_that_no_slot_has_begun_are_handed_back(
     oq: AsyncOmniQ, log: Path, gate: Path, kind: str

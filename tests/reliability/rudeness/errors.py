@@ -76,12 +76,12 @@ class Rude(BaseException):
     """Caught by nobody."""
 
 
-@rude("tests.reliability.rudeness.Lying")
+@rude("tests.reliability.rudeness.errors.Lying")
 def raise_a_lie() -> NoReturn:
     raise Lying
 
 
-@rude("tests.reliability.rudeness.Lying")
+@rude("tests.reliability.rudeness.errors.Lying")
 async def raise_a_lie_on_a_loop() -> NoReturn:
     raise Lying
 
@@ -111,7 +111,7 @@ async def raise_stop_async_iteration() -> NoReturn:
     raise StopAsyncIteration
 
 
-@rude("tests.reliability.rudeness.Rude")
+@rude("tests.reliability.rudeness.errors.Rude")
 async def raise_a_base_exception_in_a_child() -> None:
     async def child() -> NoReturn:
         raise Rude

@@ -141,12 +141,12 @@ def load_command(spec: CommandSpec) -> click.Command:
 
 
 COMMANDS: Final = (
-    CommandSpec("worker", "omniq.cli.app:worker", "Run a worker until it is told to stop."),
+    CommandSpec("worker", "omniq.cli.worker:worker", "Run a worker until it is told to stop."),
     CommandSpec("enqueue", "omniq.cli.tasks:enqueue", "Add a task."),
     CommandSpec("result", "omniq.cli.tasks:result", "Print what a task returned."),
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),
-    CommandSpec("schedules", "omniq.cli.schedules:schedules", "List, pause, resume and delete schedules."),
-    CommandSpec("events", "omniq.cli.schedules:events", "Print what happened to tasks."),
+    CommandSpec("schedules", "omniq.cli.tasks:schedules", "List, pause, resume and delete schedules."),
+    CommandSpec("events", "omniq.cli.tasks:events", "Print what happened to tasks."),
     CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),
     CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins, write a new one."),
 )

@@ -1,25 +1,224 @@
-"""`omniq plugins`."""
+"""`omniq plugins`: list, show and check plugins, write a store of one's own, and verify one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec.structs import asdict
 
-from omniq.cli.app import NOT_FOUND, CommandGroup, Failure
+from omniq.cli.app import FAILED, NOT_FOUND, CommandGroup, Failure
 from omniq.cli.options import json_option
 from omniq.cli.output import Cell, count, print_fields, print_json, print_table
-from omniq.cli.scaffold import new
-from omniq.cli.verify import verify
 from omniq.errors import PluginError
+from omniq.exports import FIRST_PARTY, extras
 from omniq.plugins.registry import capabilities, registry
-from omniq.plugins.specs import PluginRecord, Spec, StoreSpec
-from omniq.texts import did_you_mean, escaped
+from omniq.plugins.specs import STORES, PluginRecord, Spec, StoreSpec
+from omniq.texts import did_you_mean, escaped, escaped_block
 
 if TYPE_CHECKING:
-    from omniq.cli.defects import Defect
+    from omniq.cli.doctor import Defect
+
+
+# ── new ─────────────────────────────────────────────────────────────────────
+
+
+MAX_LENGTH: Final = 20
+"""So that no line of the template becomes too long."""
+SUFFIXES: Final = (".md", ".py", ".toml", ".typed")
+"""Of the template's files; Python and others leave caches beside them."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--path",
+    "parent",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="The directory in which it is made; this one by default.",
+)
+@click.option("--url-scheme", "scheme", metavar="SCHEME", help="Of the store's URLs; NAME by default.")
+def new(name: str, parent: Path, scheme: str | None) -> None:
+    """Write a store of your own: a distribution omniq-NAME that works, and passes the conformance suite.
+
+    It keeps its data in a file, by Python's own sqlite3. Its module `documents` says which calls are to be replaced
+    by those of your driver.
+    """
+    scheme = scheme or name
+    _check_name(name)
+    _check_scheme(scheme)
+    target = parent / f"omniq-{name}"
+    written = _write(target, _words(name, scheme))
+    click.echo(f"wrote {target}:")
+    for path in written:
+        click.echo(f"  {path}")
+    click.echo("\nnext:")
+    for command in (
+        f"pip install --editable {shlex.quote(f'{target}[test]')}",
+        f"pytest {shlex.quote(str(target))}",
+        f"omniq plugins doctor {name}",
+        f"omniq plugins verify {name} --url {scheme}:///some/directory",
+    ):
+        click.echo(f"  {command}")
+
+
+# ── names ────────────────────────────────────────────────────────────────────
+
+
+def _check_name(name: str) -> None:
+    """Raise `BadParameter` for what can't be the name of a store, and `Failure` if something else has it."""
+    if _NAME.fullmatch(name) is None or len(name) > MAX_LENGTH or name.startswith("omniq-"):
+        better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix("omniq-")
+        guess = f", such as {better!r}" if _NAME.fullmatch(better) and len(better) <= MAX_LENGTH else ""
+        rule = f"up to {MAX_LENGTH} lower-case letters and digits, with single dashes between them and no omniq- before"
+        raise click.BadParameter(f"{name!r} can't be a store's name: expected {rule}{guess}.")
+    if owner := _owner_of(name) or _distribution_of(name):
+        raise Failure(f"{name!r} is taken: {owner} has it; choose another name")
+
+
+def _check_scheme(scheme: str) -> None:
+    """Raise `BadParameter` for what can't be the scheme of a URL, and `Failure` if another store understands it."""
+    if _SCHEME.fullmatch(scheme) is None:
+        rule = "lower-case letters, digits, '+', '-' and '.', a letter first"
+        raise click.BadParameter(f"{scheme!r} can't be the scheme of a URL: expected {rule}.")
+    if owner := _owner_of(scheme):
+        raise Failure(f"{scheme}:// is taken: {owner} has it; choose another one with --url-scheme")
+
+
+def _owner_of(word: str) -> str | None:
+    """Who has that name, alias or scheme of a store, or calls their plugin so."""
+    for kind in STORES:
+        if extra := extras(kind).get(word):
+            return f"omniq-{extra}"
+    for record in registry().plugins():
+        stores = [spec for spec in record.specs if isinstance(spec, StoreSpec)]
+        if word == record.name or any(word in (*spec.names, *spec.schemes) for spec in stores):
+            return record.distribution
+    return None
+
+
+def _distribution_of(name: str) -> str | None:
+    """What stands where the distribution, or its package, would be."""
+    if name in {*FIRST_PARTY, "core"}:
+        return f"omniq-{name}"
+    package = _package(name)
+    return f"the installed package {package}" if find_spec(package) is not None else None
+
+
+def _package(name: str) -> str:
+    return f"omniq_{name.replace('-', '_')}"
+
+
+def rendered(text: str, name: str, scheme: str) -> str:
+    """A text of the template, for a store of that name."""
+    return _replaced(text, _words(name, scheme))
+
+
+def _words(name: str, scheme: str) -> Mapping[str, str]:
+    """What stands for the template's words, in the order in which they are replaced."""
+    return {
+        "omniq_shelf": _package(name),
+        "shelf://": f"{scheme}://",
+        'URL_SCHEMES = ("shelf",)': f'URL_SCHEMES = ("{scheme}",)',
+        "Shelf": "".join(part.capitalize() for part in name.split("-")),
+        "shelf": name,
+    }
+
+
+# ── files ────────────────────────────────────────────────────────────────────
+
+
+def _write(target: Path, words: Mapping[str, str]) -> list[str]:
+    """Write the distribution, whole or not at all; returns its files. Raises `Failure`."""
+    if os.path.lexists(target):
+        raise Failure(f"{target} is there already; nothing was written")
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        written = sorted(
+            _write_file(aside, path, text, words) for path, text in _template(files("omniq.cli") / "template")
+        )
+        aside.rename(target)
+    except OSError as error:
+        raise Failure(f"{target} can't be written: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return written
+
+
+def _template(directory: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
+    """The path and text of each file."""
+    for found in directory.iterdir():
+        path = f"{above}{found.name}"
+        if found.is_dir() and not found.name.startswith((".", "_")):
+            yield from _template(found, f"{path}/")
+        elif found.name.endswith(SUFFIXES):
+            yield path, found.read_text("utf-8")
+
+
+def _write_file(directory: Path, path: str, text: str, words: Mapping[str, str]) -> str:
+    path, text = _replaced(path, words), _replaced(text, words)
+    file = directory / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+    return path
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
+
+
+# ── verify ──────────────────────────────────────────────────────────────────
+
+
+WIDTH = 60
+
+
+@click.command()
+@click.argument("name")
+@click.option("--url", required=True, help="A place, where projects of random names are made and dropped.")
+@click.option("--seconds", type=click.FloatRange(1), default=15, show_default=True, help="Kill for so long.")
+@click.option("--no-kill", is_flag=True, help="Leave the kill test out.")
+@json_option
+def verify(name: str, url: str, seconds: float, no_kill: bool, as_json: bool) -> None:
+    """Run the conformance suite on a plugin's stores, and kill workers; exit with 1 if anything fails."""
+    from omniq.testing.verify import UnknownPlugin, Wish, verify
+
+    try:
+        report = verify(Wish(name=name, url=url, seconds=seconds, kill=not no_kill), show_progress)
+    except UnknownPlugin as error:
+        raise Failure(str(error), NOT_FOUND) from error
+    if as_json:
+        print_json(report.data())
+    else:
+        click.echo(escaped_block(str(report)))
+    if not report.ok:
+        click.get_current_context().exit(FAILED)
+
+
+def show_progress(text: str) -> None:
+    """Show how far it is, on a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{text[:WIDTH].ljust(WIDTH)}" + ("" if text else "\r"), nl=False, err=True)
+
+
+# ── the commands ────────────────────────────────────────────────────────────
+
 
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
 
@@ -66,7 +265,7 @@ def doctor(name: str | None, as_json: bool) -> None:
 
     Nothing is connected. Exits with 1 if there are any.
     """
-    from omniq.cli.defects import defects  # it imports the engine, which listing plugins doesn't pay for
+    from omniq.cli.doctor import defects  # it imports the engine, which listing plugins doesn't pay for
 
     found = [(record, list(defects(record))) for record in _records(name)]
     if as_json:

@@ -36,7 +36,7 @@ from omniq.models.config import (
 )
 from omniq.plugins.registry import Registry, registry
 from omniq.plugins.specs import StoreKind
-from omniq.serialization.envelope import Signer
+from omniq.serialization.codec import Signer
 from omniq.serialization.manager import SerializationManager
 
 # ── its shape ───────────────────────────────────────────────────────────────

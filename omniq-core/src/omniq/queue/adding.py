@@ -18,9 +18,8 @@ from omniq.loops import PerLoop
 from omniq.models.task import EventType
 from omniq.queue.policies import DependencyResolver, parents_first, unknown_parent
 from omniq.queue.stores import Stores
-from omniq.serialization.envelope import FOREVER
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.queue import ALWAYS_TAKEN, BaseTaskQueue, SizeLimit, carry_out, look_up, task_bytes
+from omniq.serialization.codec import FOREVER
+from omniq.storage.base import ALWAYS_TAKEN, BaseResultStorage, BaseTaskQueue, SizeLimit, carry_out, look_up, task_bytes
 from omniq.storage.records import (
     DUPLICATE,
     NEW,

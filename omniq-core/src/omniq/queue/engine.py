@@ -14,10 +14,9 @@ from omniq.clock import Duration
 from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events import AsyncEventLogger
-from omniq.ids import check_limit
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
-from omniq.models.task import QUEUED, Outcome, Schedule, Task, TaskRef, TaskState, id_of
+from omniq.models.task import QUEUED, Outcome, Schedule, Task, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
 from omniq.queue.policies import DependencyResolver, TTLManager
@@ -34,8 +33,7 @@ from omniq.queue.request import (
 )
 from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.stores import Stores
-from omniq.storage.base import BaseResultStorage, Guarantees
-from omniq.storage.queue import BaseTaskQueue, look_up
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.sync import Blocking, blocking, portal
 

@@ -17,7 +17,7 @@ from omniq.errors import (
 from omniq.models.task import QUEUED, Outcome, TaskState
 from omniq.queue.request import UNREADABLE, log, verified_call
 from omniq.queue.stores import Ended, Stores
-from omniq.storage.queue import carry_out, look_up
+from omniq.storage.base import carry_out, look_up
 from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 
 # ── retries ─────────────────────────────────────────────────────────────────

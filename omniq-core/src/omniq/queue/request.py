@@ -12,9 +12,19 @@ from msgspec.structs import replace
 from omniq.clock import Duration, as_datetime, due_time, seconds, utc
 from omniq.config.loader import TaskDefaults
 from omniq.errors import InvalidTask, SerializationError
-from omniq.ids import check_id, check_new_id, new_id
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS, Abridged
-from omniq.models.task import Call, ParentFailure, Task, TaskRef, TaskState, Timing, id_of
+from omniq.models.task import (
+    Call,
+    ParentFailure,
+    Task,
+    TaskRef,
+    TaskState,
+    Timing,
+    check_id,
+    check_new_id,
+    id_of,
+    new_id,
+)
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import NewTask, TaskFilter, TaskRecord

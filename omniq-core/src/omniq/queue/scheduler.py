@@ -18,13 +18,12 @@ from omniq import clock
 from omniq.batching import apart, parts, repeated, repeating
 from omniq.clock import as_datetime
 from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
-from omniq.ids import check_id, new_id, slot_id
-from omniq.models.task import EventType, Schedule, Timing
+from omniq.models.task import EventType, Schedule, Timing, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
 from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_for_schedule, check_priority
 from omniq.queue.stores import Stores
 from omniq.serialization.codec import ScheduledCall
-from omniq.storage.queue import carry_out, task_bytes
+from omniq.storage.base import carry_out, task_bytes
 from omniq.storage.records import Firing, NewTask, ScheduleRecord
 from omniq.storage.wakeups import News, Wakeups
 from omniq.texts import get_logger, shown_name

@@ -20,8 +20,7 @@ from omniq.events import AsyncEventLogger
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.request import RESULT_TTL
 from omniq.serialization.manager import SerializationManager, warn_if_exposed
-from omniq.storage.base import BaseResultStorage, Capability
-from omniq.storage.queue import BaseTaskQueue, carry_out, change_bytes, result_bytes
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, carry_out, change_bytes, result_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
 
 # ── the store's clock ───────────────────────────────────────────────────────

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from omniq.serialization.base import Format, FunctionRegistry, NotCarried, Serializer, reference
-from omniq.serialization.codec import CallOptions, DillSerializer, LoadedCall, ScheduledCall
-from omniq.serialization.envelope import Signer
+from omniq.serialization.codec import CallOptions, DillSerializer, LoadedCall, ScheduledCall, Signer
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.msgspec_ import MsgspecSerializer, SerializationDetector
 

@@ -11,8 +11,18 @@ from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
 from omniq.models.task import Call, Outcome, TaskState
 from omniq.serialization.base import Format, Function, FunctionRegistry, display_name, reference
-from omniq.serialization.codec import ArgumentCodec, CallOptions, LoadedCall, Mode, ScheduledCall, ValueCodec
-from omniq.serialization.envelope import VARIABLE, Envelope, Role, Signer
+from omniq.serialization.codec import (
+    VARIABLE,
+    ArgumentCodec,
+    CallOptions,
+    Envelope,
+    LoadedCall,
+    Mode,
+    Role,
+    ScheduledCall,
+    Signer,
+    ValueCodec,
+)
 from omniq.serialization.msgspec_ import StructSerializer
 from omniq.texts import get_logger
 

@@ -11,4 +11,7 @@ from omniq.testing.reference import (
     ReferenceSpace,
 )
 
+JOURNAL = "OMNIQ_TEST_PROJECTS"
+"""The variable that names the file in which the suite notes its projects, so that none is left behind."""
+
 __all__ = ["ReferenceEventStore", "ReferenceQueueStore", "ReferenceResultStore", "ReferenceSpace", "VirtualClock"]

@@ -16,10 +16,8 @@ import pytest
 from msgspec.structs import asdict
 
 from omniq import clock
-from omniq.ids import new_id
-from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.base import BaseResultStorage, Store
-from omniq.storage.queue import BaseTaskQueue, carry_out
+from omniq.models.task import TERMINAL, TaskState, new_id
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Store, carry_out
 from omniq.storage.records import (
     NEW,
     Change,

@@ -26,11 +26,10 @@ from omniq.plugins.registry import load_class
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.request import TaskCall
 from omniq.results import AsyncResultStorage
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.queue import BaseTaskQueue, look_up
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus
 from omniq.sync import new_event_loop
-from omniq.workers.context import current_task
+from omniq.workers.jobs import current_task
 
 LOG: Final = "OMNIQ_TEST_LOG"
 """The variable that names the file to which tasks write."""

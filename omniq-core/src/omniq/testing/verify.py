@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -23,17 +24,18 @@ from omniq.models.config import mask_url
 from omniq.plugins.registry import inactive, registry
 from omniq.plugins.specs import PluginRecord
 from omniq.sync import new_event_loop
+from omniq.testing import JOURNAL
 from omniq.texts import did_you_mean, install_command
 
 if TYPE_CHECKING:
-    from omniq.testing.report import Report
+    from omniq.testing.conformance.base import Report
 
 T = TypeVar("T")
 
 NEEDED: Final = ("pytest", "pytest_asyncio", "hypothesis")
 URL: Final = "OMNIQ_TEST_URL"
-JOURNAL: Final = "OMNIQ_TEST_PROJECTS"
-"""The variable that names the file in which the suite notes its projects, so that none is left behind."""
+SILENCE: Final = 90.0
+"""Seconds without the end of a test, after which it is given up."""
 WALKS: Final = "20"
 
 TEST: Final = f"""
@@ -119,30 +121,39 @@ def verify(wish: Wish, tell: Tell) -> Report:
 
 def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
     """Run the suite in a process of its own, which ends with all of its children whatever happens here."""
-    from omniq.testing.report import Report
+    from omniq.testing.conformance.base import Report
 
     command = [sys.executable, "-m", "omniq.testing.verify", str(folder), f"{wish.name}, {mask_url(wish.url)}"]
     given = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMNIQ_TEST_WALKS": WALKS}
     log, found = folder / "suite.log", folder / "report.json"
     with log.open("wb") as errors:
         suite = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+    ended = 0
     try:
-        for line in suite.stdout or ():
-            tell(f"{line.decode().strip()} tests")
+        for ended in _counts(suite):
+            tell(f"{ended} tests")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(suite.pid, signal.SIGKILL)
         suite.communicate()
     if found.exists():
         return msgspec.json.decode(found.read_bytes(), type=Report)
-    return Report(failures=[f"the suite didn't come to its end: {log.read_text('utf-8', 'replace')[-2000:]}"])
+    words = log.read_text("utf-8", "replace")[-2000:]
+    return Report(subject=wish.name, failures=[f"the suite stood still, or broke off, after {ended} tests {words}"])
+
+
+def _counts(suite: subprocess.Popen[bytes]) -> Iterator[int]:
+    """How many tests have ended, each time that it is told; until the end, or until nothing is told for long."""
+    assert suite.stdout is not None
+    while select.select([suite.stdout], [], [], SILENCE)[0] and (line := suite.stdout.readline()):
+        yield int(line)
 
 
 def main(folder: Path, subject: str) -> None:
     """What that process runs: pytest, whatever the working directory says of it. Prints how many tests have ended."""
     import pytest
 
-    from omniq.testing.report import Recorder, Report
+    from omniq.testing.conformance.base import Recorder, Report
 
     (folder / "test_store.py").write_text(TEST)
     (folder / "pytest.ini").write_text("[pytest]\n")

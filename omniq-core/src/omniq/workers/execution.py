@@ -36,12 +36,23 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import task_result
 from omniq.serialization.codec import LoadedCall
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.queue import SizeLimit
+from omniq.storage.base import SizeLimit
 from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import get_logger, shown_name
-from omniq.workers.context import chain, current, let_go, qualified_name, remote_traceback, safe_text, within
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import (
+    InFlight,
+    Job,
+    RunResult,
+    RunStatus,
+    chain,
+    current,
+    let_go,
+    qualified_name,
+    remote_traceback,
+    safe_text,
+    within,
+)
 
 # ── callbacks ───────────────────────────────────────────────────────────────
 

@@ -16,9 +16,9 @@ from omniq.loops import Background, spawn
 from omniq.models.config import WorkerConfig
 from omniq.models.task import TaskState
 from omniq.queue.request import UNREADABLE, verified_call
-from omniq.serialization.envelope import VARIABLE
+from omniq.serialization.codec import VARIABLE
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.queue import BaseTaskQueue, carry_out
+from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, Lease, TaskRecord
 from omniq.storage.wakeups import News
 from omniq.texts import get_logger

@@ -18,7 +18,7 @@ from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.models.config import WorkerConfig
 from omniq.models.task import Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.storage.queue import BaseTaskQueue, carry_out
+from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.sync import Portal
 from omniq.texts import get_logger

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from omniq.config.loader import Security
 from omniq.models.config import Redacted
 from omniq.models.task import Call, TaskState
-from omniq.storage.queue import SizeLimit
+from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers.execution import LogSettings
 from omniq.workers.jobs import Job, RunResult

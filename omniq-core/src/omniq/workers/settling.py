@@ -15,12 +15,11 @@ from omniq.loops import spawn
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import RetryManager
-from omniq.storage.queue import ALWAYS_TAKEN, change_bytes
+from omniq.storage.base import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger
-from omniq.workers.context import qualified_name
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus, qualified_name
 
 log = get_logger("omniq.worker")
 

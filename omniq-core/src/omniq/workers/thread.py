@@ -16,9 +16,8 @@ from omniq.errors import TaskTimeout, WorkerError
 from omniq.loops import start_thread
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
-from omniq.workers.context import qualified_name
 from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus, qualified_name
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 from omniq.workers.thread_loop import ThreadState
 

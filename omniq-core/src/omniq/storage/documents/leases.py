@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from omniq.models.task import TaskState
 from omniq.storage import rules
+from omniq.storage.base import BaseTaskQueue
 from omniq.storage.documents import tasks
 from omniq.storage.documents.base import Document, Documents, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import TaskDocument, TaskDocuments
-from omniq.storage.queue import BaseTaskQueue
 from omniq.storage.records import Firing, LapsedLease, Lease, LeaseStatus, ScheduleRecord, TaskRecord, WorkerRecord
 from omniq.storage.rules import schedule_of
 from omniq.storage.wakeups import News

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from omniq.ids import new_id
-from omniq.models.task import TaskEvent
+from omniq.models.task import TaskEvent, new_id
 from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short

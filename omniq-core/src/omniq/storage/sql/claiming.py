@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from omniq.models.task import QUEUED, TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, MAX_LEASE, Change, ChangeStatus, LapsedLease, Lease, TaskRecord
 from omniq.storage.rules import decide
-from omniq.storage.sql.steps import TASKS, Given, Steps, ask, call, do, get, kinds, texts
+from omniq.storage.sql import TASKS, Given, Steps, ask, call, do, get, kinds, texts
 
 # ── leases ──────────────────────────────────────────────────────────────────
 

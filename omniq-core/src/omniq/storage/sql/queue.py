@@ -15,8 +15,7 @@ from msgspec.structs import asdict
 
 from omniq import clock
 from omniq.models.task import TaskState
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import (
     MAX_TIME,
     NEW,
@@ -33,10 +32,7 @@ from omniq.storage.records import (
     WorkerRecord,
 )
 from omniq.storage.rules import judge, queue_stats, shown, state_of, worker_of
-from omniq.storage.sql import claiming
-from omniq.storage.sql.claiming import Settled, with_children
-from omniq.storage.sql.results import SQLResultStore
-from omniq.storage.sql.steps import (
+from omniq.storage.sql import (
     SCHEDULES,
     TASKS,
     Given,
@@ -46,6 +42,7 @@ from omniq.storage.sql.steps import (
     Steps,
     ask,
     atomically,
+    claiming,
     conditions,
     do,
     get,
@@ -56,6 +53,8 @@ from omniq.storage.sql.steps import (
     write,
     writes,
 )
+from omniq.storage.sql.claiming import Settled, with_children
+from omniq.storage.sql.results import SQLResultStore
 from omniq.storage.wakeups import News
 
 # ── adding ──────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from omniq.models.task import TaskEvent
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
 from omniq.storage.records import MAX_COUNT, EventFilter, EventPage, NewBody, ResultRecord
 from omniq.storage.rules import cursor_at, place_of
-from omniq.storage.sql.steps import (
+from omniq.storage.sql import (
     EVENTS,
     RESULTS,
     Given,

@@ -1,25 +1,211 @@
-"""What every class of the suite has: stores of a project of its own, a clock that moves, and an id for each test."""
+"""What all of the suite has, and the report of what it has shown."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import pytest
 import pytest_asyncio
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from omniq import build
 from omniq.config.loader import ComponentChoice
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.plugins.registry import load_class
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.testing import JOURNAL
 from omniq.testing.clock import VirtualClock
-from omniq.testing.report import DEVIATION, NEEDED, REQUIREMENT, Recorder
-from omniq.testing.verify import JOURNAL
+
+# ── the report ──────────────────────────────────────────────────────────────
+
+
+Verdict: TypeAlias = Literal["passed", "failed", "not declared", "not seen"]
+
+REQUIREMENT: Final = "requirement"
+NEEDED: Final = "needed"
+DEVIATION: Final = "deviation"
+"""Names of the properties by which a test tells what it is about."""
+REQUIRED: Final = "required"
+_SEVERITY: Final[tuple[Verdict, ...]] = ("passed", "not declared", "not seen", "failed")
+
+
+class Finding(Struct, kw_only=True):
+    """What became of one requirement."""
+
+    requirement: str
+    """Its id, such as `queue.transition.a_late_worker_is_refused`."""
+    level: str = REQUIRED
+    """The capability, or the kind of store, that it belongs to; else "required"."""
+    verdict: Verdict = "passed"
+    reason: str = ""
+    """Why it failed, or wasn't looked at."""
+
+
+class Level(Struct, frozen=True, kw_only=True):
+    """What became of the requirements of one level."""
+
+    name: str
+    passed: int
+    failed: int
+    total: int
+    declared: bool
+
+    def __str__(self) -> str:
+        if not self.declared:
+            return f"{self.name:<22} not declared"
+        return f"{self.name:<22} {self.passed} of {self.total}"
+
+
+class Report(Struct, kw_only=True):
+    """What became of all requirements. It is printed as text by `str`, and as JSON by `data`."""
+
+    subject: str = ""
+    """What was tested, such as "lmdb"."""
+    findings: dict[str, Finding] = field(default_factory=dict)
+    deviations: list[str] = field(default_factory=list)
+    """Requirements that were changed on purpose, each with its reason."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else was tried, and what it came to."""
+    failures: list[str] = field(default_factory=list)
+    """What failed and is no requirement of the suite."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was tested, and nothing failed."""
+        return bool(self.findings) and not self.failed and not self.failures
+
+    @property
+    def failed(self) -> list[Finding]:
+        """The requirements that don't hold."""
+        return [finding for finding in self.findings.values() if finding.verdict == "failed"]
+
+    @property
+    def levels(self) -> list[Level]:
+        """What is required of all first, then by name."""
+        names = dict.fromkeys([REQUIRED, *sorted(finding.level for finding in self.findings.values())])
+        return [_level(name, [each for each in self.findings.values() if each.level == name]) for name in names]
+
+    def note(self, finding: Finding) -> None:
+        """Enter what became of a requirement; of several tests of one, the worst counts."""
+        known = self.findings.setdefault(finding.requirement, finding)
+        if _SEVERITY.index(finding.verdict) > _SEVERITY.index(known.verdict):
+            self.findings[finding.requirement] = finding
+
+    def data(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        findings = sorted(self.findings.values(), key=lambda finding: finding.requirement)
+        return {
+            "subject": self.subject,
+            "ok": self.ok,
+            "levels": [asdict(level) for level in self.levels],
+            "failed": [asdict(finding) for finding in findings if finding.verdict == "failed"],
+            "not_seen": [asdict(finding) for finding in findings if finding.verdict == "not seen"],
+            "passed": [finding.requirement for finding in findings if finding.verdict == "passed"],
+            "deviations": self.deviations,
+            "failures": self.failures,
+            **self.extra,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"conformance{' of ' if self.subject else ''}{self.subject}: {'it holds' if self.ok else 'it fails'}"
+        yield from (f"  {level}" for level in self.levels)
+        yield from (f"  {name:<22} {value}" for name, value in self.extra.items())
+        yield from _section("not seen", [f for f in self.findings.values() if f.verdict == "not seen"])
+        yield from _section("deviations", self.deviations)
+        yield from _section("failed", [*self.failed, *self.failures])
+
+
+def _level(name: str, findings: Iterable[Finding]) -> Level:
+    verdicts = [finding.verdict for finding in findings]
+    counted = [verdict for verdict in verdicts if verdict in ("passed", "failed")]
+    return Level(
+        name=name,
+        passed=verdicts.count("passed"),
+        failed=verdicts.count("failed"),
+        total=len(counted),
+        declared="not declared" not in verdicts,
+    )
+
+
+def _section(title: str, items: Iterable[Finding | str]) -> Iterator[str]:
+    for number, item in enumerate(items):
+        if number == 0:
+            yield f"  {title}:"
+        text = item if isinstance(item, str) else f"{item.requirement}: {item.reason}"
+        yield f"    {text}"
+
+
+class Recorder:
+    """A plugin of pytest's that keeps the report of a run, and prints it at the end."""
+
+    def __init__(self, report: Report | None = None, *, tell: Callable[[int], None] | None = None) -> None:
+        self.report = report if report is not None else Report()
+        self._tell = tell
+        """Is told how many tests there were, instead of printing."""
+        self._count = 0
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Self:
+        """That of a run, from its first test of the suite on."""
+        for known in config.pluginmanager.get_plugins():
+            if isinstance(known, cls):
+                return known
+        recorder = cls()
+        config.pluginmanager.register(recorder, "omniq-conformance")
+        return recorder
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Enter what became of a test."""
+        properties = dict(report.user_properties)
+        deviations = [str(value) for name, value in report.user_properties if name == DEVIATION]
+        self.report.deviations += [each for each in deviations if each not in self.report.deviations]
+        if REQUIREMENT in properties and (report.when == "call" or not report.passed):
+            self.report.note(_finding(report, properties))
+        elif report.failed:
+            self.report.failures.append(f"{report.nodeid}: {_reason(report)}")
+        self._count += report.when == "call"
+        if self._tell is not None:
+            self._tell(self._count)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the report."""
+        if self._tell is None and self.report.findings:
+            terminalreporter.section("OmniQ conformance")
+            terminalreporter.write_line(str(self.report))
+
+
+def _finding(report: pytest.TestReport, properties: dict[str, Any]) -> Finding:
+    verdict: Verdict = "passed" if report.passed else "failed"
+    reason = "" if report.passed else _reason(report)
+    if report.skipped:
+        verdict = "not declared" if reason.startswith("not declared") else "not seen"
+    return Finding(
+        requirement=str(properties[REQUIREMENT]),
+        level=str(properties[NEEDED]) or REQUIRED,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why it failed or was skipped, in a line."""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = crash.message if crash is not None else str(report.longrepr)
+    return next((line for line in text.splitlines() if line.strip()), "")[:300]
+
+
+# ── the suite's base ────────────────────────────────────────────────────────
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,16 +1,18 @@
-"""`claim` and `pause`."""
+"""Claims and leases: `claim`, `pause`, `extend`, `lapsed`, `reap`, `beat`."""
 
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
+from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.testing.builders import (
     HOUR,
     QUEUE,
+    about,
     add,
     assert_same,
     change,
@@ -19,15 +21,22 @@ from omniq.testing.builders import (
     finish,
     ids,
     in_other_loops,
+    lapsed,
+    lease_of,
     new_task,
     new_tasks,
     now,
+    race,
     read,
+    reap,
+    running,
     states,
     together,
 )
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance, needs
+
+# ── claiming ────────────────────────────────────────────────────────────────
 
 
 class ClaimTests(Conformance):
@@ -282,3 +291,301 @@ class PauseTests(Conformance):
         (record,) = await claim(store)
         await store.pause(QUEUE, paused=True)
         assert await change(store, finish(record)) == ["applied"]
+
+
+# ── leases ──────────────────────────────────────────────────────────────────
+
+
+def request_cancel(record: TaskRecord) -> Change:
+    """What a user does to a task that a worker holds."""
+    return Change(task_id=record.id, to=TaskState.CANCELLED, from_states=(TaskState.RUNNING,), request_cancel=True)
+
+
+async def held(store: BaseTaskQueue, *leases: Lease, lease: float = 30) -> list[bool]:
+    """Which of the leases could be extended."""
+    return [status.held for status in await store.extend(leases, lease=lease)]
+
+
+class ExtendTests(Conformance):
+    """A lease that is still held ends later; one that isn't is told so."""
+
+    async def test_a_held_lease_ends_so_long_from_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await running(store, lease=30)
+        clock.advance(20)
+        assert await store.extend([lease_of(record)], lease=100) == [LeaseStatus(held=True)]
+        assert (await read(store, record.id)).lease_until == about(clock.now() + 100)
+
+    async def test_it_may_end_sooner_than_before(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await running(store, lease=1000)
+        assert await held(store, lease_of(record), lease=10)
+        clock.advance(20)
+        assert ids(await reap(store)) == {record.id}
+
+    async def test_nothing_else_changes(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        await store.extend([lease_of(record)], lease=100)
+        after = await read(store, record.id)
+        assert_same(after, replace(record, lease_until=after.lease_until))
+
+    async def test_an_extended_lease_outlives_its_first_end(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await running(store, lease=30)
+        for _ in range(3):
+            clock.advance(20)
+            assert await held(store, lease_of(record), lease=30) == [True]
+            assert await reap(store) == []
+        clock.advance(40)
+        assert ids(await reap(store)) == {record.id}
+
+    async def test_a_lapsed_lease_that_was_not_reaped_is_held(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        assert await held(store, lease_of(record)) == [True]
+        assert await reap(store) == []
+
+    async def test_a_reaped_lease_is_lost(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        await reap(store)
+        assert await held(store, lease_of(record)) == [False]
+        assert await states(store, [record.id]) == [TaskState.PENDING]
+
+    async def test_a_lease_is_lost_to_the_next_claim(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (first,) = await lapsed(store, clock)
+        await reap(store)
+        (second,) = await claim(store)
+        assert await held(store, lease_of(first)) == [False]
+        assert await held(store, lease_of(second)) == [True]
+
+    async def test_a_finished_task_has_no_lease(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        await change(store, finish(record))
+        assert await held(store, lease_of(record)) == [False]
+        assert (await read(store, record.id)).lease_until is None
+
+    async def test_a_task_that_was_never_claimed_has_no_lease(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t"))
+        assert await held(store, Lease("t", 0, "worker")) == [False]
+        assert await held(store, Lease("t", 1, "worker")) == [False]
+
+    async def test_the_epoch_must_match(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        assert await held(store, Lease(record.id, 0, "worker")) == [False]
+        assert await held(store, Lease(record.id, 2, "worker")) == [False]
+        assert await read(store, record.id) == record
+
+    async def test_the_worker_must_match(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        assert await held(store, Lease(record.id, record.epoch, "another")) == [False]
+        assert await read(store, record.id) == record
+
+    async def test_each_lease_has_its_answer_in_order(self, store: BaseTaskQueue) -> None:
+        a, b = await running(store, 2)
+        await change(store, finish(a))
+        leases = [Lease("nobody", 1, "worker"), lease_of(b), lease_of(a), Lease("", 1, "worker")]
+        assert await held(store, *leases) == [False, True, False, False]
+
+    async def test_a_cancel_request_reaches_whoever_holds_the_lease(self, store: BaseTaskQueue) -> None:
+        wanted, other = await running(store, 2)
+        assert await change(store, request_cancel(wanted)) == ["applied"]
+        answers = [LeaseStatus(held=True, cancel_requested=True), LeaseStatus(held=True)]
+        assert await store.extend([lease_of(wanted), lease_of(other)], lease=30) == answers
+        assert await store.extend([lease_of(wanted), lease_of(other)], lease=30) == answers
+
+    async def test_many_are_extended_in_one_call(self, store: BaseTaskQueue, many: int) -> None:
+        records = await running(store, many)
+        assert await held(store, *map(lease_of, records)) == [True] * many
+
+
+class ReapTests(Conformance):
+    """Tasks whose worker is gone go back, and are charged a crash."""
+
+    async def test_a_lapsed_task_goes_back(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        (back,) = await reap(store)
+        assert_same(back, replace(rules.reaped(record, None), body=b""))
+        assert replace(back, body=record.body) == await read(store, record.id)
+
+    async def test_a_crash_is_charged_and_no_attempt(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        (back,) = await reap(store)
+        assert (back.crashes, back.attempts, back.epoch) == (1, record.attempts, record.epoch)
+
+    async def test_every_lapse_is_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t"))
+        for crashes in (1, 2, 3):
+            (record,) = await claim(store, lease=10)
+            assert record.epoch == crashes
+            clock.advance(20)
+            (back,) = await reap(store)
+            assert back.crashes == crashes
+
+    async def test_a_cancel_request_stays(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        await change(store, request_cancel(record))
+        (back,) = await reap(store)
+        assert back.cancel_requested
+
+    async def test_a_lease_that_holds_is_left_alone(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, *new_tasks(2))
+        (short,) = await claim(store, lease=10, limit=1)
+        (long,) = await claim(store, lease=100, limit=1)
+        clock.advance(50)
+        assert ids(await reap(store)) == {short.id}
+        assert await read(store, long.id) == long
+
+    async def test_only_running_tasks_are_reaped(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        done, given_back, later, _ = records = await running(store, 4, lease=10)
+        await change(store, finish(done), finish(given_back, TaskState.PENDING))
+        await change(store, finish(later, TaskState.PENDING, delay=1000))
+        clock.advance(20)
+        assert len(await reap(store)) == 1
+        assert await reap(store) == []
+        crashes = [record.crashes for record in await store.get([r.id for r in records]) if record]
+        assert crashes == [0, 0, 0, 1]
+
+    async def test_no_more_than_the_limit_are_reaped(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        records = await lapsed(store, clock, 5)
+        batches = [await reap(store, limit) for limit in (2, 2, 2, 2)]
+        assert [len(batch) for batch in batches] == [2, 2, 1, 0]
+        assert ids(record for batch in batches for record in batch) == ids(records)
+
+    async def test_a_reaped_task_is_claimed_again(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        await reap(store)
+        (again,) = await claim(store, worker="next")
+        assert (again.id, again.epoch, again.worker, again.claimed_at) == (record.id, 2, "next", now())
+
+    async def test_any_number_may_lapse_at_once(self, store: BaseTaskQueue, many: int, clock: VirtualClock) -> None:
+        records = await lapsed(store, clock, many)
+        assert ids(await reap(store, many)) == ids(records)
+
+
+class LeaseRaceTests(Conformance):
+    """Whoever comes first wins, and the other is told."""
+
+    async def test_a_lapse_is_charged_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        records = await lapsed(store, clock, 30)
+        handed = await together(reap(store) for _ in range(20))
+        assert ids(record for batch in handed for record in batch) == ids(records)
+
+    @pytest.mark.parametrize("seed", range(10))
+    async def test_reap_loses_against_extend_or_wins_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock, seed: int
+    ) -> None:
+        records = await lapsed(store, clock, 8)
+        extended, reaped = await race(
+            [held(store, lease_of(record)) for record in records], [reap(store) for _ in range(3)], seed
+        )
+        kept = {record.id for record, answer in zip(records, extended, strict=True) if answer == [True]}
+        await self._assert_split(store, records, (kept, TaskState.RUNNING), reaped)
+
+    @pytest.mark.parametrize("seed", range(10))
+    async def test_reap_loses_against_finish_or_wins_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock, seed: int
+    ) -> None:
+        records = await lapsed(store, clock, 8)
+        finished, reaped = await race(
+            [change(store, finish(record)) for record in records], [reap(store) for _ in range(3)], seed
+        )
+        done = {record.id for record, answer in zip(records, finished, strict=True) if answer == ["applied"]}
+        await self._assert_split(store, records, (done, TaskState.SUCCESS), reaped)
+
+    async def _assert_split(
+        self,
+        store: BaseTaskQueue,
+        records: list[TaskRecord],
+        winners: tuple[set[str], TaskState],
+        reaped: list[list[TaskRecord]],
+    ) -> None:
+        """Each task was either kept by its worker or reaped, and its state says the same."""
+        kept, state = winners
+        lost = ids(record for batch in reaped for record in batch)
+        assert kept | lost == ids(records)
+        assert not kept & lost
+        assert set(await states(store, kept)) <= {state}
+        assert set(await states(store, lost)) <= {TaskState.PENDING}
+
+    async def test_reapers_in_several_loops_charge_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        records = await lapsed(store, clock, 40)
+
+        async def reaper() -> list[TaskRecord]:
+            mine: list[TaskRecord] = []
+            while batch := await reap(store, 3):
+                mine += batch
+            return mine
+
+        handed = await in_other_loops(store, [reaper] * 4)
+        reaped = [record for mine in handed for record in mine]
+        assert ids(reaped) == ids(records)
+        assert {record.crashes for record in reaped} == {1}
+
+
+class EvidenceTests(Conformance):
+    """A lapsed lease says that nobody renewed it; that somebody died takes more."""
+
+    async def test_a_worker_that_was_seen_since_is_not_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        await store.beat(WorkerRecord(name="worker"))
+        (back,) = await reap(store)
+        assert_same(back, replace(rules.reaped(record, None), crashes=0, body=b""))
+
+    async def test_a_worker_that_was_seen_before_is_charged(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await store.beat(WorkerRecord(name="worker"))
+        await lapsed(store, clock)
+        await store.beat(WorkerRecord(name="another"))
+        assert [back.crashes for back in await reap(store)] == [1]
+
+    async def test_lapsed_leases_are_told_and_left_as_they_are(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        (record,) = await lapsed(store, clock)
+        (seen,) = await store.lapsed(limit=10)
+        assert (seen.task_id, seen.epoch, seen.worker) == (record.id, record.epoch, record.worker)
+        assert seen.lease_until == exactly(record.lease_until or 0.0)
+        assert await read(store, record.id) == record
+
+    async def test_lapsed_leases_come_in_pages(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, *new_tasks(5))
+        for lease in (50, 10, 40, 20, 30):
+            await claim(store, limit=1, lease=lease)
+        await running(store, lease=1000)
+        clock.advance(60)
+        pages = [await store.lapsed(limit=2)]
+        while pages[-1]:
+            pages.append(await store.lapsed(limit=2, after=pages[-1][-1]))
+        ends = [lease.lease_until for page in pages for lease in page]
+        assert [len(page) for page in pages] == [2, 2, 1, 0]
+        assert ends == sorted(ends)
+
+    async def test_a_lease_that_was_renewed_since_it_was_seen_is_left_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        (record,) = await lapsed(store, clock)
+        seen = await store.lapsed(limit=10)
+        assert await held(store, lease_of(record), lease=10)
+        assert await store.reap(seen) == []
+        clock.advance(20)  # it has run out again, which nobody has seen yet
+        assert await store.reap(seen) == []
+        assert await states(store, [record.id]) == [TaskState.RUNNING]
+
+    async def test_a_lease_that_was_claimed_since_it_was_seen_is_left_alone(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        await lapsed(store, clock)
+        seen = await store.lapsed(limit=10)
+        await store.reap(seen)
+        await claim(store, lease=10)
+        clock.advance(20)
+        assert await store.reap(seen) == []
+
+    async def test_a_worker_is_told_what_it_holds(self, store: BaseTaskQueue) -> None:
+        await add(store, *new_tasks(4))
+        mine = await claim(store, limit=3, worker="me")
+        await claim(store, worker="another")
+        await change(store, finish(mine[0]))
+        wanted = {lease_of(record) for record in mine[1:]}
+        assert set(await store.held("me")) == wanted
+        assert await store.held("nobody") == []
+
+    async def test_a_change_may_name_the_worker(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store)
+        assert await change(store, replace(finish(record), worker="another")) == ["refused"]
+        assert await change(store, replace(finish(record), worker=record.worker)) == ["applied"]
+        assert await change(store, replace(finish(record), worker=record.worker)) == ["repeated"]
+        assert await change(store, replace(finish(record), worker="another")) == ["refused"]

@@ -1,30 +1,51 @@
-"""A store of results."""
+"""Results: of one's own, in the step that ends a task, and as other processes see them."""
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any, TypeAlias
 
 import pytest
+import pytest_asyncio
 from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.base import BaseResultStorage
-from omniq.storage.records import NewBody, ResultRecord
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
+from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus, NewBody, ResultRecord, TaskRecord
 from omniq.testing.builders import (
     HOUR,
     PATIENCE,
+    QUEUE,
+    add,
+    change,
+    claim,
     exactly,
+    finish,
+    ids,
     in_other_loops,
+    lapsed,
+    new_task,
     now,
+    read,
+    reap,
     result_of,
+    running,
+    states,
     together,
     until_told,
     woken,
 )
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.adding import BODIES, ODD_IDS
-from omniq.testing.conformance.base import Conformance
+from omniq.testing.conformance.base import Conformance, Connect, Opener, needs
+from omniq.testing.conformance.tasks import BODIES, ODD_IDS
+
+# ── results ─────────────────────────────────────────────────────────────────
+
 
 LARGE = b"l" * 100_000
 
@@ -260,3 +281,298 @@ class ResultBodyTests(Conformance):
         changes = [NewBody(task_id=id_, old=b"then", body=b"new") for id_ in ("t", "none")]
         assert await store.replace_bodies(changes) == [False, False]
         assert [record and record.body for record in await store.get(["t", "none"])] == [b"now", None]
+
+
+# ── with the queue, and between processes ───────────────────────────────────
+
+
+Stores: TypeAlias = tuple[BaseTaskQueue, BaseResultStorage]
+
+
+async def watch(queue: BaseTaskQueue, results: BaseResultStorage, task_id: str, *, once: bool = False) -> None:
+    """Look until a task has ended, or once: at no time is it seen without its result, nor that without its end."""
+    ended = False
+    while not ended:
+        (early,) = await results.get([task_id])
+        ended = await states(queue, [task_id]) == [TaskState.SUCCESS]
+        (late,) = await results.get([task_id])
+        assert early is None or ended, "there is a result, and the task hasn't ended"
+        assert late is not None or not ended, "the task has ended, and there is no result"
+        await asyncio.sleep(0)
+        ended = ended or once
+
+
+class AtomicTests(Conformance):
+    """A change's result is stored in the step that applies the change."""
+
+    needed = Capability.ATOMIC_RESULTS
+
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def atomic(self, connect: Connect) -> Stores:
+        """A queue and its results."""
+        return await connect("task_queue"), await connect("result_store")
+
+    async def test_both_are_at_one_location(self, atomic: Stores) -> None:
+        queue, results = atomic
+        assert queue.location == results.location
+
+    @pytest.mark.parametrize("status", sorted(TERMINAL))
+    async def test_an_applied_changes_result_is_stored(self, atomic: Stores, status: TaskState) -> None:
+        queue, results = atomic
+        (record,) = await running(queue)
+        result = result_of(record.id, record.epoch, status=status, body=b"\x00r", ttl=60, schedule_id="s")
+        assert await change(queue, finish(record, status, result=result)) == ["applied"]
+        (stored,) = await results.get([record.id])
+        assert stored is not None
+        assert (stored.status, stored.epoch, stored.body) == (status, record.epoch, b"\x00r")
+        assert stored.finished_at == now()
+        assert stored.expires_at is not None
+        assert stored.expires_at - stored.finished_at == exactly(60)
+        assert await results.find("s") == [stored]
+
+    async def test_a_refused_changes_result_is_not_stored(self, atomic: Stores, clock: VirtualClock) -> None:
+        queue, results = atomic
+        (late,) = await lapsed(queue, clock)
+        await reap(queue)
+        wanted = finish(late, result=result_of(late.id))
+        assert await change(queue, wanted) == ["refused"]
+        await claim(queue)
+        assert await change(queue, wanted) == ["refused"]
+        assert await results.get([late.id]) == [None]
+
+    async def test_a_missing_tasks_result_is_not_stored(self, atomic: Stores) -> None:
+        queue, results = atomic
+        missing = Change(
+            task_id="t", to=TaskState.SUCCESS, from_states=(TaskState.RUNNING,), epoch=1, result=result_of("t")
+        )
+        assert await change(queue, missing) == ["missing"]
+        assert await results.get(["t"]) == [None]
+
+    async def test_a_repeat_stores_nothing(self, atomic: Stores) -> None:
+        queue, results = atomic
+        (record,) = await running(queue)
+        first = finish(record, result=result_of(record.id, body=b"first"))
+        second = finish(record, result=result_of(record.id, body=b"second"))
+        assert await change(queue, first, second) == ["applied", "repeated"]
+        assert await change(queue, second) == ["repeated"]
+        assert [r and r.body for r in await results.get([record.id])] == [b"first"]
+
+    async def test_each_change_of_a_batch_has_its_own_result(self, atomic: Stores) -> None:
+        queue, results = atomic
+        records = await running(queue, 4)
+        await change(queue, finish(records[2], TaskState.ERROR))
+        changes = [finish(record, result=result_of(record.id, body=record.id.encode())) for record in records[:3]]
+        assert await change(queue, *changes, finish(records[3])) == ["applied", "applied", "refused", "applied"]
+        found = [r and r.body for r in await results.get([record.id for record in records])]
+        assert found == [records[0].id.encode(), records[1].id.encode(), None, None]
+
+    async def test_of_concurrent_ends_the_applied_ones_result_is_stored(self, atomic: Stores) -> None:
+        queue, results = atomic
+        for record in await running(queue, 5):
+            ends = sorted(TERMINAL) * 3
+            changes = [finish(record, to, result=result_of(record.id, status=to)) for to in ends]
+            answers = await together(change(queue, wanted) for wanted in changes)
+            (winner,) = [to for to, answer in zip(ends, answers, strict=True) if answer == [ChangeStatus.APPLIED]]
+            (stored,) = await results.get([record.id])
+            assert stored is not None
+            assert [stored.status] == await states(queue, [record.id]) == [winner]
+
+    async def test_a_task_that_nobody_held_leaves_a_result_too(self, atomic: Stores) -> None:
+        queue, results = atomic
+        await add(queue, new_task("t"))
+        result = result_of("t", 0, status=TaskState.CANCELLED)
+        wanted = Change(task_id="t", to=TaskState.CANCELLED, from_states=(TaskState.PENDING,), result=result)
+        assert await change(queue, wanted) == ["applied"]
+        assert [r and r.status for r in await results.get(["t"])] == [TaskState.CANCELLED]
+
+    async def test_nobody_sees_an_end_without_its_result(self, atomic: Stores, connect: Connect) -> None:
+        queue, _ = atomic
+        records = await running(queue, 60)
+        others: Stores = await connect("task_queue"), await connect("result_store")
+        looks = [watch(*others, record.id) for record in records]
+        await asyncio.gather(*looks, self._end_all(queue, records))
+
+    async def _end_all(self, queue: BaseTaskQueue, records: Sequence[TaskRecord]) -> None:
+        for record in records:
+            await asyncio.sleep(0)
+            assert await change(queue, finish(record, result=result_of(record.id))) == ["applied"]
+
+    async def test_a_cancelled_end_is_whole_or_none(self, atomic: Stores) -> None:
+        queue, results = atomic
+        for turns, record in enumerate(await running(queue, 12)):
+            ending = asyncio.ensure_future(queue.transition([finish(record, result=result_of(record.id))]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            await watch(queue, results, record.id, once=True)
+
+    async def test_whoever_waits_for_the_result_is_told(self, atomic: Stores) -> None:
+        queue, results = atomic
+        (record,) = await running(queue)
+        async with woken(partial(until_told, results, [record.id])):
+            await change(queue, finish(record, result=result_of(record.id)))
+
+
+Recipe: TypeAlias = Callable[[], Any]
+
+
+Work: TypeAlias = Callable[[BaseTaskQueue], Coroutine[Any, Any, None]]
+
+
+ADDED = 7
+AT_ONCE = 0.25
+"""Seconds within which another process's tasks are heard of, most of the time: less than by looking now and then."""
+CHILD_TIMEOUT = 60.0
+"""Seconds that a child process may take, its start included."""
+
+
+async def connect_only(store: BaseTaskQueue) -> None:
+    """Nothing but what `connect` does."""
+
+
+async def work_off(store: BaseTaskQueue) -> None:
+    """Claim and end tasks until there are none."""
+    while claimed := await claim(store, limit=3, worker=str(os.getpid())):
+        assert await change(store, *map(finish, claimed)) == ["applied"] * len(claimed)
+        await asyncio.sleep(0)
+
+
+async def add_one(store: BaseTaskQueue) -> None:
+    """Add one task."""
+    await add(store, new_task())
+
+
+async def add_now_and_then(store: BaseTaskQueue) -> None:
+    """Add tasks that say when, one after the other."""
+    for number in range(ADDED):
+        await asyncio.sleep(0.23 + number * 0.07)  # in step with no poll
+        await add(store, new_task(body=str(time.time()).encode()))
+
+
+async def add_and_die(store: BaseTaskQueue) -> None:
+    """Add, claim and end tasks, then die without a farewell."""
+    await add(store, *[new_task(f"t{n}") for n in range(10)])
+    first, second, _ = await claim(store, limit=3)
+    await change(store, finish(first), finish(second))
+    os._exit(0)
+
+
+def child(recipe: Recipe, work: Work) -> None:
+    """What a child process runs."""
+
+    async def session() -> None:
+        store = recipe()
+        await store.connect()
+        try:
+            await work(store)
+        finally:
+            await store.close()
+
+    asyncio.run(session())
+
+
+async def in_children(recipe: Recipe, *works: Work) -> list[int | None]:
+    """Do the works at once, each in a process of its own; returns the processes' exit codes."""
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=child, args=(recipe, work), daemon=True) for work in works]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            await asyncio.to_thread(process.join, CHILD_TIMEOUT)
+        return [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+class ProcessTests(Conformance):
+    """What the processes that share a store see of each other."""
+
+    @pytest.fixture
+    def recipe(self, opener: Opener, project: str) -> Recipe:
+        """Makes a store for another process."""
+        return partial(opener, self.kind, project)
+
+    async def test_two_stores_of_one_place_have_one_location(self, store: BaseTaskQueue, recipe: Recipe) -> None:
+        assert recipe().location == store.location
+
+    @needs(Capability.CROSS_PROCESS)
+    async def test_processes_may_connect_at_once(self, recipe: Recipe) -> None:
+        assert await in_children(recipe, *[connect_only] * 4) == [0] * 4
+
+    @needs(Capability.CROSS_PROCESS)
+    async def test_processes_share_the_tasks(self, store: BaseTaskQueue, recipe: Recipe) -> None:
+        added = await add(store, *[new_task() for _ in range(100)])
+        assert await in_children(recipe, work_off, work_off, work_off) == [0, 0, 0]
+        records = await store.get(added)
+        assert {(r.state, r.epoch) for r in records if r is not None} == {(TaskState.SUCCESS, 1)}
+
+    @needs(Capability.PERSISTENT)
+    async def test_what_was_acknowledged_survives_its_process(self, store: BaseTaskQueue, recipe: Recipe) -> None:
+        assert await in_children(recipe, add_and_die) == [0]
+        found = await states(store, [f"t{n}" for n in range(10)])
+        assert sorted(str(state) for state in found) == ["pending"] * 7 + ["running"] + ["success"] * 2
+
+    @needs(Capability.PUSH)
+    async def test_a_wait_is_ended_from_another_process(self, store: BaseTaskQueue, recipe: Recipe) -> None:
+        async with asyncio.timeout(CHILD_TIMEOUT + PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(store.wait([QUEUE], 100 * CHILD_TIMEOUT))
+            await asyncio.sleep(0.05)
+            assert await in_children(recipe, add_one) == [0]
+
+    @needs(Capability.PUSH)
+    async def test_a_wait_is_ended_at_once(self, store: BaseTaskQueue, recipe: Recipe) -> None:
+        latencies: list[float] = []
+
+        async def worker() -> None:
+            while len(latencies) < ADDED:
+                await store.wait([QUEUE], CHILD_TIMEOUT)
+                latencies.extend(time.time() - float(record.body) for record in await claim(store))
+
+        async with asyncio.timeout(CHILD_TIMEOUT + PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(worker())
+            assert await in_children(recipe, add_now_and_then) == [0]
+        assert sorted(latencies)[ADDED // 2] < AT_ONCE, f"it took so many seconds: {latencies}"
+
+
+class CallTests(Conformance):
+    """Any loop may call, several may at once, and a call may be cancelled."""
+
+    async def test_tasks_stay_when_the_store_is_closed(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("t"))
+        await store.close()
+        await store.connect()
+        assert (await read(store, "t")).id == "t"
+
+    async def test_loops_share_one_store(self, store: BaseTaskQueue) -> None:
+        async def use(name: str) -> list[str]:
+            return await add(store, *[new_task(f"{name}-{n}") for n in range(20)])
+
+        added = await in_other_loops(store, [partial(use, name) for name in "abcd"])
+        added.append(await use("here"))
+        assert ids(await claim(store)) == {id_ for mine in added for id_ in mine}
+
+    async def test_concurrent_calls_get_their_own_answers(self, store: BaseTaskQueue) -> None:
+        added = await add(store, *[new_task(f"t{n}") for n in range(50)])
+        answers = await together(store.get([id_]) for id_ in added)
+        assert [record and record.id for (record,) in answers] == added
+
+    @pytest.mark.parametrize("turns", range(12))
+    async def test_a_cancelled_call_leaves_the_store_usable(self, store: BaseTaskQueue, turns: int) -> None:
+        await add(store, *[new_task(f"t{n}") for n in range(4)])
+        calls = [
+            asyncio.ensure_future(store.get(["t0"])),
+            asyncio.ensure_future(store.add([new_task("maybe")])),
+            asyncio.ensure_future(store.get(["t1"])),
+        ]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        answers = await together(store.get([f"t{n}"]) for n in range(4))
+        assert [record and record.id for (record,) in answers] == ["t0", "t1", "t2", "t3"]
+        assert (await store.add([new_task("maybe")]))[0] in (NEW, DUPLICATE)
+        assert (await read(store, "maybe")).id == "maybe"

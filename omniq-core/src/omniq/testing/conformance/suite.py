@@ -16,24 +16,20 @@ from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import Capability
-from omniq.testing.conformance import (
-    adding,
-    claiming,
-    events,
-    leasing,
-    place,
-    promises,
-    reading,
-    results,
-    schedules,
-    sharing,
-    transitions,
-    upkeep,
-    walks,
+from omniq.testing.conformance import claiming, places, results, schedules, tasks, transitions, walks
+from omniq.testing.conformance.base import (
+    DEVIATION,
+    NOT_SEEN,
+    REQUIRED,
+    TITLES,
+    Conformance,
+    Opener,
+    Recorder,
+    check_apart,
+    is_test,
+    open_store,
 )
-from omniq.testing.conformance.base import NOT_SEEN, TITLES, Conformance, Opener, check_apart, is_test, open_store
-from omniq.testing.conformance.place import Facts, Footprint
-from omniq.testing.report import DEVIATION, REQUIRED, Recorder
+from omniq.testing.conformance.places import Facts, Footprint
 
 GUARD: Final = "test_no_requirement_was_changed_without_a_reason"
 
@@ -84,16 +80,16 @@ class BackendConformance:
         """Asks the place itself, past the store, for the set that must be the store's evidence; None if nobody can."""
         return None
 
-    class TestAdding(adding.AddTests, adding.DuplicateTests, adding.ParentTests):
+    class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests):
         area = "queue.add"
 
-    class TestUniqueKeys(adding.UniqueTests):
+    class TestUniqueKeys(tasks.UniqueTests):
         area = "queue.unique"
 
     class TestClaiming(claiming.ClaimTests, claiming.ClaimOrderTests, claiming.ClaimRaceTests, claiming.PauseTests):
         area = "queue.claim"
 
-    class TestLeasing(leasing.ExtendTests, leasing.ReapTests, leasing.EvidenceTests, leasing.LeaseRaceTests):
+    class TestLeasing(claiming.ExtendTests, claiming.ReapTests, claiming.EvidenceTests, claiming.LeaseRaceTests):
         area = "queue.lease"
 
     class TestTransitions(
@@ -102,22 +98,20 @@ class BackendConformance:
         transitions.CancelTests,
         transitions.BatchTests,
         transitions.TransitionRaceTests,
-        upkeep.TransitionTableTests,
+        transitions.TransitionTableTests,
     ):
         area = "queue.transition"
 
-    class TestReading(
-        reading.GetTests, reading.FindTests, reading.PageTests, reading.StatsTests, reading.ChildrenTests
-    ):
+    class TestReading(tasks.GetTests, tasks.FindTests, tasks.PageTests, tasks.StatsTests, tasks.ChildrenTests):
         area = "queue.read"
 
-    class TestUpkeep(upkeep.PurgeTests, upkeep.TaskBodyTests, upkeep.WorkerTests):
+    class TestUpkeep(transitions.PurgeTests, transitions.TaskBodyTests, transitions.WorkerTests):
         area = "queue.upkeep"
 
     class TestWaiting(schedules.WaitTests):
         area = "queue.wait"
 
-    class TestCalls(sharing.CallTests):
+    class TestCalls(results.CallTests):
         area = "queue.call"
 
     class TestSchedules(schedules.PutTests, schedules.ListTests, schedules.FireTests):
@@ -126,22 +120,22 @@ class BackendConformance:
     class TestRandomWalks(walks.WalkTests):
         area = "queue.walk"
 
-    class TestAtomicResults(sharing.AtomicTests):
+    class TestAtomicResults(results.AtomicTests):
         area = "queue.atomic"
 
-    class TestProcesses(sharing.ProcessTests):
+    class TestProcesses(results.ProcessTests):
         area = "queue.process"
 
-    class TestCapabilities(promises.CapabilityTests):
+    class TestCapabilities(places.CapabilityTests):
         area = "queue.capability"
 
-    class TestQueuePlace(place.PlaceTests):
+    class TestQueuePlace(places.PlaceTests):
         area = "queue.place"
 
-    class TestProjects(place.ProjectTests):
+    class TestProjects(places.ProjectTests):
         area = "queue.project"
 
-    class TestDrop(promises.DropTests):
+    class TestDrop(places.DropTests):
         area = "queue.drop"
 
     class TestResults(
@@ -151,20 +145,20 @@ class BackendConformance:
         results.PurgeResultTests,
         results.ResultBodyTests,
         results.WaitResultTests,
-        place.PlaceTests,
-        place.ProjectResultTests,
-        promises.DropOtherTests,
+        places.PlaceTests,
+        places.ProjectResultTests,
+        places.DropOtherTests,
     ):
         area = "results"
         kind: ClassVar[StoreKind] = "result_store"
 
     class TestEvents(
-        events.AppendTests,
-        events.QueryTests,
-        events.PurgeEventTests,
-        place.PlaceTests,
-        place.ProjectEventTests,
-        promises.DropEventTests,
+        schedules.AppendTests,
+        schedules.QueryTests,
+        schedules.PurgeEventTests,
+        places.PlaceTests,
+        places.ProjectEventTests,
+        places.DropEventTests,
     ):
         area = "events"
         kind: ClassVar[StoreKind] = "event_store"

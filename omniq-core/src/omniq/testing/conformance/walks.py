@@ -1,35 +1,314 @@
-"""Random walks"""
+"""Random walks: a store and a model of the contract, side by side."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
 from msgspec import Struct
 from msgspec.structs import replace
 
+from omniq import clock
 from omniq import clock as wall
-from omniq.models.task import TaskState
-from omniq.storage.base import Capability
-from omniq.storage.queue import BaseTaskQueue, carry_out
-from omniq.storage.records import Change, ChangeStatus, Lease, NewTask, TaskFilter
-from omniq.testing.builders import NOT_ENDED, PATIENCE, fire, new_schedule, new_task, reap
+from omniq.models.task import TERMINAL, TaskState
+from omniq.storage import rules
+from omniq.storage.base import BaseTaskQueue, Capability, carry_out
+from omniq.storage.records import (
+    NEW,
+    Added,
+    Change,
+    ChangeStatus,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    ScheduleRecord,
+    TaskFilter,
+    TaskRecord,
+)
+from omniq.testing.builders import (
+    IN_LINE,
+    NOT_ENDED,
+    PATIENCE,
+    TOLERANCE,
+    assert_same,
+    fire,
+    new_schedule,
+    new_task,
+    reap,
+)
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance import model as c
 from omniq.testing.conformance.base import Conformance
-from omniq.testing.conformance.model import ScheduleModel, TaskModel
+
+# ── the model ───────────────────────────────────────────────────────────────
+
+
+Rank: TypeAlias = tuple[int, int, float]
+"""Place of the queue in the list, negated priority, `run_at`: the smaller is claimed first."""
+
+
+class TaskModel:
+    """Tasks, and what each verb of the contract must do to them.
+
+    With `ranked`, a higher priority must be claimed first. Methods that are shown the store's answer check
+    it; the others return what it must be.
+    """
+
+    def __init__(self, *, ranked: bool) -> None:
+        self.tasks: dict[str, TaskRecord] = {}
+        self._paused: set[str] = set()
+        self._ranked = ranked
+        self._purged: set[str] = set()
+        self._survivors: set[str] = set()
+        """Parents of tasks that were purged."""
+
+    def epoch(self, task_id: str) -> int:
+        """The task's epoch; 0 where it isn't there."""
+        task = self.tasks.get(task_id)
+        return 0 if task is None else task.epoch
+
+    def alike(self, task_id: str) -> tuple[TaskState, ...]:
+        """The states that the task may be said to be in."""
+        task = self.tasks.get(task_id)
+        return IN_LINE if task is None or task.state in IN_LINE else (task.state,)
+
+    def add(self, task: NewTask) -> Added:
+        holders = {held.unique: id_ for id_, held in self.tasks.items() if held.unique is not None}
+        (verdict,) = rules.judge([task], set(self.tasks), holders)
+        if verdict == NEW:
+            self.tasks[task.id] = rules.new_record(task, clock.now())
+        return verdict
+
+    def claim(self, handed: Sequence[TaskRecord], queues: Sequence[str], limit: int, lease: float, worker: str) -> None:
+        """Check that these tasks were due, and none that was left should have come before them."""
+        due = {task.id for task in self.tasks.values() if task.queue_name in queues and self._is_due(task)}
+        _check_choice([record.id for record in handed], due, limit)
+        ranks = {id_: self._rank(self.tasks[id_], queues) for id_ in due}
+        for record in handed:
+            mine = ranks.pop(record.id)
+            assert not any(_precedes(other, mine) for other in ranks.values()), f"{record.id} came too early"
+        for record in handed:
+            self._follow(record, rules.claimed(self.tasks[record.id], clock.now(), lease=lease, worker=worker))
+
+    def extend(self, lease: Lease, seconds: float) -> LeaseStatus:
+        task = self.tasks.get(lease.task_id)
+        if task is None or task.state is not TaskState.RUNNING or task.epoch != lease.epoch:
+            return LeaseStatus(held=False)
+        self.tasks[task.id] = replace(task, lease_until=clock.now() + seconds)
+        return LeaseStatus(held=True, cancel_requested=task.cancel_requested)
+
+    def reap(self, reaped: Sequence[TaskRecord], limit: int) -> None:
+        """Check that these leases had run out."""
+        now = clock.now()
+        lapsed = {task.id for task in self.tasks.values() if task.lease_until is not None and task.lease_until <= now}
+        _check_choice([record.id for record in reaped], lapsed, limit)
+        for record in reaped:
+            expected = rules.reaped(self.tasks[record.id], None)
+            assert_same(record, replace(expected, body=b""))
+            self.tasks[record.id] = expected
+
+    def transition(self, change: Change) -> ChangeStatus:
+        status, record = rules.decide(self.tasks.get(change.task_id), change, clock.now())
+        if record is not None:
+            self.tasks[record.id] = record
+        return status
+
+    def purge(self, left: Iterable[str], older_than: float, limit: int) -> int:
+        """Check that what isn't left was old and not waited for; returns how many those are."""
+        before = clock.now() - older_than
+        old = {task.id for task in self.tasks.values() if task.finished_at is not None and task.finished_at < before}
+        waiting = [task for task in self.tasks.values() if task.state is TaskState.WAITING]
+        gone = self.tasks.keys() - set(left)
+        _check_choice(gone, old - {parent for task in waiting for parent in task.depends_on}, limit)
+        self._survivors.update(parent for id_ in gone for parent in self.tasks[id_].depends_on)
+        self.tasks = {id_: task for id_, task in self.tasks.items() if id_ not in gone}
+        self._purged |= gone
+        return len(gone)
+
+    def pause(self, queue_name: str, *, paused: bool) -> None:
+        (self._paused.add if paused else self._paused.discard)(queue_name)
+
+    def check(self, task_id: str, record: TaskRecord | None) -> None:
+        """Compare with what the store holds; PENDING and SCHEDULED are one where `run_at` has come."""
+        assert_same(_settled(record), _settled(self.tasks.get(task_id)))
+
+    def check_children(self, task_id: str, children: Sequence[str]) -> None:
+        """Compare with the edges that the store holds; a purged task of that id blurs them."""
+        if task_id not in self._purged:
+            assert sorted(children) == sorted(self._children(task_id))
+
+    def check_has_children(self, task_id: str, *, said: bool) -> None:
+        """A task with children that wait has some; one that never had any has none."""
+        children = self._children(task_id)
+        waits = any(self.tasks[child].state is TaskState.WAITING for child in children)
+        assert task_id in self._purged or waits <= said <= (bool(children) or task_id in self._survivors)
+
+    def _children(self, task_id: str) -> set[str]:
+        return {task.id for task in self.tasks.values() if task_id in task.depends_on}
+
+    def _is_due(self, task: TaskRecord) -> bool:
+        ready = task.state in IN_LINE and task.run_at <= clock.now()
+        return ready and task.queue_name not in self._paused
+
+    def _rank(self, task: TaskRecord, queues: Sequence[str]) -> Rank:
+        return queues.index(task.queue_name), -task.priority if self._ranked else 0, task.run_at
+
+    def _follow(self, record: TaskRecord, expected: TaskRecord) -> None:
+        assert_same(record, expected)
+        self.tasks[record.id] = expected
+
+
+class ScheduleModel:
+    """Schedules, and what each verb of the contract must do to them; each returns what the store must answer."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ScheduleRecord] = {}
+
+    def version(self, schedule_id: str) -> int | None:
+        row = self.rows.get(schedule_id)
+        return None if row is None else row.version
+
+    def put(self, schedule: ScheduleRecord, if_version: int | None) -> bool:
+        if self.version(schedule.id) != if_version:
+            return False
+        self.rows[schedule.id] = replace(schedule, version=(schedule.version if if_version is None else if_version) + 1)
+        return True
+
+    def move(self, schedule_id: str, if_version: int, next_run: float | None) -> bool:
+        row = self.rows.get(schedule_id)
+        return row is not None and self.put(replace(row, next_run=next_run), if_version)
+
+    def delete(self, schedule_id: str) -> bool:
+        return self.rows.pop(schedule_id, None) is not None
+
+    def listed(self, *, within: float | None) -> list[ScheduleRecord]:
+        """All by id, or the active ones whose slot has come by then."""
+        by = clock.now() + (within or 0.0)
+        rows = [self.rows[id_] for id_ in sorted(self.rows)]
+        if within is None:
+            return rows
+        return [row for row in rows if not row.paused and row.next_run is not None and row.next_run <= by]
+
+
+def _check_choice(chosen: Collection[str], eligible: set[str], limit: int) -> None:
+    """As many as there are and the limit allows, each once, none that isn't eligible."""
+    assert len(chosen) == len(set(chosen)) == min(limit, len(eligible))
+    assert set(chosen) <= eligible
+
+
+def _precedes(one: Rank, other: Rank) -> bool:
+    return one[:2] < other[:2] or (one[:2] == other[:2] and one[2] < other[2] - TOLERANCE)
+
+
+def _settled(record: TaskRecord | None) -> TaskRecord | None:
+    if record is None or record.state is not TaskState.SCHEDULED:
+        return record
+    return replace(record, state=rules.due_state(record.run_at, clock.now()))
+
+
+TASK_IDS = [f"t{n}" for n in range(6)]
+
+
+SLOT_IDS = ["s-slot-0", "s-slot-1"]
+
+
+QUEUES = ["first", "second"]
+
+
+SCHEDULE_IDS = ["r", "s"]
+
+
+STEP = 1003.0
+
+
+IDS = st.sampled_from(TASK_IDS)
+
+
+NUMBERS = st.integers(0, 11)
+"""Which of the tasks that there are."""
+
+
+OFFSETS = st.sampled_from([0, 0, 0, -1, 1])
+"""How far an epoch or a version is from the right one: mostly not at all."""
+
+
+SECONDS = st.sampled_from([0.0, 1000.0, 2000.0])
+
+
+SLOTS = st.sampled_from([None, -500.0, 500.0, 1500.0])
+"""Seconds from now to a schedule's next slot, if it has one."""
+
+
+LEASES = st.sampled_from([1000.0, 3000.0])
+
+
+LIMITS = st.integers(1, 4)
+
+
+ENDS = st.sampled_from(sorted(TERMINAL))
+
+
+FROM_STATES = st.just(()) | st.sampled_from(
+    [
+        (TaskState.RUNNING,),
+        IN_LINE,
+        (*IN_LINE, TaskState.WAITING),
+        (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED),
+        tuple(TaskState),
+    ]
+)
+"""Empty for the state that the task is in."""
+
+
+TASKS = st.builds(
+    new_task,
+    IDS,
+    queue=st.sampled_from(QUEUES),
+    priority=st.integers(-1, 1),
+    delay=st.just(0.0) | SECONDS,
+    ttl=st.sampled_from([None, 1000.0, 3000.0]),
+    parents=st.just(()) | st.lists(IDS, max_size=2, unique=True).map(tuple),
+    unique=st.sampled_from([None, None, "key"]),
+)
+
+
+class Wish(Struct, frozen=True):
+    """A change to one of the tasks that there are; epoch and `from_states` are still relative to that task."""
+
+    number: int
+    change: Change
+
+
+def _changes(to: SearchStrategy[TaskState], **effects: SearchStrategy[object]) -> SearchStrategy[Change]:
+    return st.builds(Change, task_id=st.just(""), to=to, from_states=FROM_STATES, epoch=st.none() | OFFSETS, **effects)
+
+
+CHANGES = st.one_of(
+    _changes(ENDS, attempted=st.booleans(), crashed=st.booleans()),
+    _changes(st.just(TaskState.PENDING), delay=st.none() | SECONDS, attempted=st.booleans(), crashed=st.booleans()),
+    _changes(st.just(TaskState.PENDING), fresh=st.just(True)),
+    _changes(st.just(TaskState.EXPIRED), if_expired=st.just(True)),
+    _changes(st.just(TaskState.CANCELLED), request_cancel=st.just(True)),
+)
+
+
+WISHES = st.builds(Wish, NUMBERS, CHANGES)
+
+
+# ── walks ───────────────────────────────────────────────────────────────────
+
 
 T = TypeVar("T")
 
 
-ALL_IDS = [*c.TASK_IDS, *c.SLOT_IDS]
+ALL_IDS = [*TASK_IDS, *SLOT_IDS]
 
 
 class Bench(Struct, frozen=True):
@@ -45,13 +324,13 @@ class Bench(Struct, frozen=True):
 
     async def clear(self) -> None:
         """Empty the store by its own means, which tests them too."""
-        for queue_name in c.QUEUES:
+        for queue_name in QUEUES:
             await self.store.pause(queue_name, paused=False)
-        for schedule_id in c.SCHEDULE_IDS:
+        for schedule_id in SCHEDULE_IDS:
             await self.store.delete_schedule(schedule_id)
         await self.store.transition([Change(task_id=i, to=TaskState.CANCELLED, from_states=NOT_ENDED) for i in ALL_IDS])
-        self.clock.advance(c.STEP)
-        await self.store.purge(older_than=c.STEP / 2)
+        self.clock.advance(STEP)
+        await self.store.purge(older_than=STEP / 2)
         assert (await self.store.find(TaskFilter())).tasks == []
 
 
@@ -68,11 +347,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ── tasks ────────────────────────────────────────────────────────────────
 
-    @initialize(tasks=st.lists(c.TASKS, min_size=3, max_size=6, unique_by=lambda task: task.id))
+    @initialize(tasks=st.lists(TASKS, min_size=3, max_size=6, unique_by=lambda task: task.id))
     def begin(self, tasks: list[NewTask]) -> None:
         self.add(tasks)
 
-    @rule(tasks=st.lists(c.TASKS, min_size=1, max_size=3))
+    @rule(tasks=st.lists(TASKS, min_size=1, max_size=3))
     def add_more(self, tasks: list[NewTask]) -> None:
         self.add(tasks)
 
@@ -86,14 +365,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 2))
     def let_time_pass(self, times: int) -> None:
-        self.bench.clock.advance(times * c.STEP)
+        self.bench.clock.advance(times * STEP)
 
-    @rule(queues=st.permutations(c.QUEUES), limit=c.LIMITS, lease=c.LEASES)
+    @rule(queues=st.permutations(QUEUES), limit=LIMITS, lease=LEASES)
     def claim(self, queues: list[str], limit: int, lease: float) -> None:
         handed = self.bench.run(self.store.claim(queues, limit=limit, lease=lease, worker="w"))
         self.tasks.claim(handed, queues, limit, lease, "w")
 
-    @rule(picks=st.lists(st.tuples(c.NUMBERS, c.OFFSETS), min_size=1, max_size=4), seconds=c.LEASES)
+    @rule(picks=st.lists(st.tuples(NUMBERS, OFFSETS), min_size=1, max_size=4), seconds=LEASES)
     def extend(self, picks: list[tuple[int, int]], seconds: float) -> None:
         leases = [self._lease(number, offset) for number, offset in picks]
         extend = partial(self.store.extend, lease=seconds)
@@ -102,19 +381,19 @@ class QueueMachine(RuleBasedStateMachine):
             assert answer.held is wanted.held
             assert answer.cancel_requested is wanted.cancel_requested or not wanted.held
 
-    @rule(limit=c.LIMITS, times=st.integers(0, 3))
+    @rule(limit=LIMITS, times=st.integers(0, 3))
     def reap(self, limit: int, times: int) -> None:
         self.let_time_pass(times)
         self.tasks.reap(self.bench.run(reap(self.store, limit)), limit)
 
-    @rule(number=c.NUMBERS, offset=c.OFFSETS, to=c.ENDS | st.just(TaskState.PENDING), times=st.integers(1, 2))
+    @rule(number=NUMBERS, offset=OFFSETS, to=ENDS | st.just(TaskState.PENDING), times=st.integers(1, 2))
     def finish(self, number: int, offset: int, to: TaskState, times: int) -> None:
         lease = self._lease(number, offset)
         change = Change(task_id=lease.task_id, to=to, from_states=(TaskState.RUNNING,), epoch=lease.epoch)
         self._transition(*[change] * times)
 
-    @rule(wishes=st.lists(c.WISHES, min_size=1, max_size=3))
-    def transition(self, wishes: list[c.Wish]) -> None:
+    @rule(wishes=st.lists(WISHES, min_size=1, max_size=3))
+    def transition(self, wishes: list[Wish]) -> None:
         self._transition(*map(self._change, wishes))
 
     def _transition(self, *changes: Change) -> None:
@@ -124,14 +403,14 @@ class QueueMachine(RuleBasedStateMachine):
             if answer.status in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
                 self.tasks.check_has_children(change.task_id, said=answer.has_children)
 
-    @rule(older_than=st.sampled_from([500.0, 1500.0]), limit=c.LIMITS, times=st.integers(0, 2))
+    @rule(older_than=st.sampled_from([500.0, 1500.0]), limit=LIMITS, times=st.integers(0, 2))
     def purge(self, older_than: float, limit: int, times: int) -> None:
         self.let_time_pass(times)
         count = self.bench.run(self.store.purge(older_than=older_than, limit=limit))
         left = [task.id for task in self.bench.run(self.store.find(TaskFilter())).tasks]
         assert self.tasks.purge(left, older_than, limit) == count
 
-    @rule(queue_name=st.sampled_from(c.QUEUES), paused=st.booleans())
+    @rule(queue_name=st.sampled_from(QUEUES), paused=st.booleans())
     def pause(self, queue_name: str, paused: bool) -> None:
         self.bench.run(self.store.pause(queue_name, paused=paused))
         self.tasks.pause(queue_name, paused=paused)
@@ -146,7 +425,7 @@ class QueueMachine(RuleBasedStateMachine):
         task_id = self._pick(number, running=True)
         return Lease(task_id, self.tasks.epoch(task_id) + offset, "w")
 
-    def _change(self, wish: c.Wish) -> Change:
+    def _change(self, wish: Wish) -> Change:
         task_id = self._pick(wish.number, running=False)
         offset = wish.change.epoch
         epoch = None if offset is None else self.tasks.epoch(task_id) + offset
@@ -155,11 +434,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ── schedules ────────────────────────────────────────────────────────────
 
-    @rule(schedule_id=st.sampled_from(c.SCHEDULE_IDS), after=c.SLOTS, paused=st.booleans())
+    @rule(schedule_id=st.sampled_from(SCHEDULE_IDS), after=SLOTS, paused=st.booleans())
     def put_schedule(self, schedule_id: str, after: float | None, paused: bool) -> None:
         self._put_schedule(schedule_id, self.schedules.version(schedule_id), after, paused=paused)
 
-    @rule(schedule_id=st.sampled_from(c.SCHEDULE_IDS), version=st.none() | st.integers(0, 3))
+    @rule(schedule_id=st.sampled_from(SCHEDULE_IDS), version=st.none() | st.integers(0, 3))
     def put_schedule_blindly(self, schedule_id: str, version: int | None) -> None:
         self._put_schedule(schedule_id, version, None, paused=False)
 
@@ -169,20 +448,20 @@ class QueueMachine(RuleBasedStateMachine):
         assert answer is self.schedules.put(schedule, version)
 
     @rule(
-        schedule_id=st.sampled_from(c.SCHEDULE_IDS),
-        slot=st.sampled_from(c.SLOT_IDS),
-        after=c.SLOTS,
-        offset=c.OFFSETS,
+        schedule_id=st.sampled_from(SCHEDULE_IDS),
+        slot=st.sampled_from(SLOT_IDS),
+        after=SLOTS,
+        offset=OFFSETS,
     )
     def fire(self, schedule_id: str, slot: str, after: float | None, offset: int) -> None:
         version = (self.schedules.version(schedule_id) or 0) + offset
-        task, next_run = new_task(slot, queue=c.QUEUES[0], schedule_id=schedule_id), self._slot(after)
+        task, next_run = new_task(slot, queue=QUEUES[0], schedule_id=schedule_id), self._slot(after)
         answer = self.bench.run(fire(self.store, schedule_id, if_version=version, next_run=next_run, task=task))
         assert answer is self.schedules.move(schedule_id, version, next_run)
         if answer:
             self.tasks.add(task)
 
-    @rule(schedule_id=st.sampled_from(c.SCHEDULE_IDS))
+    @rule(schedule_id=st.sampled_from(SCHEDULE_IDS))
     def delete_schedule(self, schedule_id: str) -> None:
         answer = self.bench.run(self.store.delete_schedule(schedule_id))
         assert answer is self.schedules.delete(schedule_id)
@@ -225,6 +504,7 @@ class WalkTests(Conformance):
             stateful_step_count=int(os.environ.get("OMNIQ_TEST_WALK_STEPS", "40")),
             deadline=None,
             database=None,
+            phases=[Phase.explicit, Phase.generate] if "OMNIQ_TEST_WALKS" in os.environ else list(Phase),
             derandomize="OMNIQ_TEST_WALKS" not in os.environ,
             suppress_health_check=list(HealthCheck),
         )

@@ -13,10 +13,8 @@ from typing import ClassVar, TypeAlias
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.ids import new_id
-from omniq.models.task import TaskEvent, TaskState
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability, Guarantees, Store
-from omniq.storage.queue import BaseTaskQueue
+from omniq.models.task import TaskEvent, TaskState, new_id
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.records import (
     Added,
     Change,
@@ -40,8 +38,7 @@ from omniq.storage.records import (
 )
 from omniq.storage.rules import cursor_at, matches, place_of
 from omniq.storage.wakeups import News
-from omniq.testing.reference.tables import ResultTable, ScheduleTable
-from omniq.testing.reference.tasks import TaskTable
+from omniq.testing.reference.tables import ResultTable, ScheduleTable, TaskTable
 
 _named: dict[str, ReferenceSpace] = {}
 

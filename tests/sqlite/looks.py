@@ -1,4 +1,4 @@
-"""SQLite passes the suite."""
+"""What the suite can see of SQLite files beside the store: that nothing is left in them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from omniq.testing.conformance import BackendConformance
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Footprint
 
 
 async def rows_at(folder: Path) -> dict[str, int]:
@@ -23,10 +22,8 @@ async def rows_at(folder: Path) -> dict[str, int]:
     return found
 
 
-class TestSQLite(BackendConformance):
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path}/queue.db"
+class Looks:
+    """Lets the suite look into the files."""
 
     @pytest.fixture
     def entries(self, tmp_path: Path) -> Footprint:

@@ -1,18 +1,14 @@
-"""Redis and Valkey pass the suite."""
+"""What the suite can see of a server beside the store: that nothing is left in it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import pytest
-from omniq.testing.conformance import BackendConformance
-from omniq.testing.conformance.place import Footprint
+from omniq.testing.conformance.places import Facts, Footprint
 from redis.asyncio import Redis
-
-from tests.servers.redis import redis_url
-
-__all__ = ["redis_url"]
 
 
 async def keys_at(url: str) -> Counter[bytes]:
@@ -27,10 +23,18 @@ async def keys_at(url: str) -> Counter[bytes]:
     return sizes
 
 
-class TestRedis(BackendConformance):
-    @pytest.fixture
-    def url(self, redis_url: str) -> str:
-        return redis_url
+async def settings_at(url: str, store: Any) -> set[str]:
+    """What the server itself says of how it keeps what it is given."""
+    client: Redis = Redis.from_url(url.partition("?")[0], protocol=2, decode_responses=True)
+    info, settings = await client.info("server"), await client.config_get("*")
+    await client.aclose()
+    names = ("appendonly", "appendfsync", "maxmemory-policy")
+    version = info.get("valkey_version", info["redis_version"])
+    return {f"version={version}", *(f"{name}={settings[name]}" for name in names)}
+
+
+class Looks:
+    """Lets the suite look at the keys."""
 
     @pytest.fixture
     def footprint(self, url: str) -> Footprint:
@@ -39,3 +43,7 @@ class TestRedis(BackendConformance):
     @pytest.fixture
     def entries(self, url: str) -> Footprint:
         return partial(keys_at, url)
+
+    @pytest.fixture
+    def facts(self, url: str) -> Facts:
+        return partial(settings_at, url)
