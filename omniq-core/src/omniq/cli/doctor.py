@@ -22,7 +22,7 @@ from omniq.errors import PluginError
 from omniq.exports import extras
 from omniq.models.config import ComponentConfig
 from omniq.plugins.registry import load_object
-from omniq.plugins.specs import CommandSpec, PluginRecord, Spec, StoreKind, StoreSpec, WorkerSpec
+from omniq.plugins.specs import APPLICATION, CommandSpec, PluginRecord, Spec, StoreKind, StoreSpec, WorkerSpec
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
 from omniq.storage.documents.base import DocumentStore
 from omniq.texts import did_you_mean
@@ -77,7 +77,8 @@ class Defect(Struct, frozen=True, kw_only=True):
 def defects(record: PluginRecord) -> Iterator[Defect]:
     """All that is wrong with a plugin. One that was disabled on purpose has no defects."""
     if record.status == "active":
-        yield from (_in_plugin(record, finding) for finding in _import_findings(record))
+        if record.distribution != APPLICATION:  # nobody has to wait for what is there already
+            yield from (_in_plugin(record, finding) for finding in _import_findings(record))
         for spec in record.specs:
             yield from (_in_spec(record, spec, finding) for finding in _findings(spec, record))
     elif record.status != "disabled":

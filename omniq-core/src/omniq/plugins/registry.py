@@ -93,7 +93,7 @@ class Registry:
         For applications and tests. It goes by `name`, else by its own. Raises `PluginError` if it can't be used.
         """
         value = getattr(plugin, "__name__", type(plugin).__qualname__)
-        record = PluginRecord(name or value, "the application", "-", value)
+        record = PluginRecord(name or value, specs.APPLICATION, "-", value)
         with self._lock:
             record = self._load().add(record, lambda: plugin)
             if record.status != "active":

@@ -129,12 +129,16 @@ TYPES: Mapping[Kind, type[Spec]] = {**dict(STORES.items()), "worker": WorkerSpec
 HOOKS: Mapping[str, type[Spec]] = {f"omniq_{kind}s": type_ for kind, type_ in TYPES.items()}
 
 
+APPLICATION = "the application"
+
+
 class PluginRecord(Struct, frozen=True):
     """A plugin and what became of it."""
 
     name: str
     """The name of its entry point, or under which it was registered."""
     distribution: str
+    """The one that declares it; `APPLICATION` if it was registered."""
     version: str
     value: str
     """The module that its entry point names."""
