@@ -87,6 +87,9 @@ class RecordingQueue(BaseTaskQueue):
     async def close(self) -> None:
         await self._store.close()
 
+    async def drop(self) -> None:
+        await self._store.drop()
+
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         return await self._store.add(tasks)
 
