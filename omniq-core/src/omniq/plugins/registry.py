@@ -94,12 +94,11 @@ class Registry:
         """
         value = getattr(plugin, "__name__", type(plugin).__qualname__)
         record = PluginRecord(name or value, specs.APPLICATION, "-", value)
-        with self._lock:
-            record = self._load().add(record, lambda: plugin)
-            if record.status != "active":
-                self.unregister(record)
-                raise inactive(record)
-            return record
+        record = self._load().add(record, lambda: plugin)
+        if record.status != "active":
+            self.unregister(record)
+            raise inactive(record)
+        return record
 
     def unregister(self, record: PluginRecord) -> None:
         """Forget a plugin that `register` took in."""
