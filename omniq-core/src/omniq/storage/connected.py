@@ -158,8 +158,11 @@ class ConnectionUser(Generic[T]):
             await self.connections.give_back(connection)
 
     async def drop(self) -> None:
-        """Remove everything that is kept there."""
-        await self._connection.drop()
+        """Remove everything that is kept there. Raises `StoreError`."""
+        try:
+            await self._connection.drop()
+        except OSError as error:
+            raise StoreUnavailable(f"{self._location}: {error}") from error
 
 
 class ConnectedStore(ConnectionUser[T], Store):
