@@ -47,13 +47,14 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[psutil.Process]:
-    """Our processes, except for servers of tests, which start and end some of their own at any time."""
-    return {process for process in psutil.Process().children(recursive=True) if not _is_of_a_server(process)}
+    """Our processes, except for what stays: servers of tests, which start and end some of their own at any time, and the
+    process by which `multiprocessing` tidies up in the end."""
+    return {process for process in psutil.Process().children(recursive=True) if not _stays(process)}
 
 
-def _is_of_a_server(process: psutil.Process) -> bool:
+def _stays(process: psutil.Process) -> bool:
     try:
-        return process.name() in SERVERS
+        return process.name() in SERVERS or any("resource_tracker" in word for word in process.cmdline())
     except psutil.NoSuchProcess:
         return True
 

@@ -158,11 +158,13 @@ class ConnectionUser(Generic[T]):
             await self.connections.give_back(connection)
 
     async def drop(self) -> None:
-        """Remove everything that is kept there. Raises `StoreError`."""
+        """Remove everything that is kept there, and give the connection back. Raises `StoreError`."""
         try:
             await self._connection.drop()
         except OSError as error:
             raise StoreUnavailable(f"{self._location}: {error}") from error
+        finally:
+            await ConnectionUser.close(self)
 
 
 class ConnectedStore(ConnectionUser[T], Store):
