@@ -47,8 +47,8 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[psutil.Process]:
-    """Our processes, except for what stays: servers of tests, which start and end some of their own at any time, and the
-    process by which `multiprocessing` tidies up in the end."""
+    """Our processes, except for what stays: servers of tests, which start and end some of their own at any time, and
+    the process by which `multiprocessing` tidies up in the end."""
     return {process for process in psutil.Process().children(recursive=True) if not _stays(process)}
 
 
