@@ -43,6 +43,15 @@ def test_what_cannot_be_verified_is_one_line(arguments: list[str], code: int, wo
     assert "secret" not in done.stderr
 
 
+def test_without_pytest_it_says_what_to_install(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['pytest'] = None; from omniq.cli import main; main()"
+    command = [sys.executable, "-c", hidden, "plugins", "verify", "sqlite", "--url", f"sqlite:///{tmp_path}/queue.db"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'error: plugins verify needs pytest: pip install "omniq-core[testing]"\n'
+    assert list(tmp_path.iterdir()) == []
+
+
 @LONG
 def test_a_sound_store_passes_and_nothing_is_left(tmp_path: Path) -> None:
     done = verify("sqlite", "--url", f"sqlite:///{tmp_path}/queue.db", "--seconds", "6", "--json")

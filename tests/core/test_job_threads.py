@@ -27,7 +27,8 @@ async def test_jobs_are_answered_and_raise() -> None:
 
 async def test_as_many_run_at_once_as_there_are_threads() -> None:
     threads, barrier = JobThreads("test", 3), threading.Barrier(3)
-    await asyncio.gather(*[threads.do(lambda: barrier.wait(timeout=10)) for _ in range(3)])
+    places = await asyncio.gather(*[threads.do(lambda: barrier.wait(timeout=10)) for _ in range(3)])
+    assert sorted(places) == [0, 1, 2]
     threads.end().result(timeout=10)
 
 

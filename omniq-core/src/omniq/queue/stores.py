@@ -19,7 +19,7 @@ from omniq.errors import (
 from omniq.events import AsyncEventLogger
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.request import RESULT_TTL
-from omniq.serialization.manager import SerializationManager, warn_if_exposed
+from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, carry_out, change_bytes, result_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskRecord
 
@@ -103,14 +103,6 @@ class Stores:
         """Whether a result is stored in the very step that ends its task."""
         self.max_bytes: Final = min(store.max_bytes for store in (queue, results) if store is not None)
         """Bytes of bodies that one call to settle brings at most."""
-
-    async def connect(self) -> None:
-        """Connect queue and results, for somebody who is going to run what is read there. Raises `StoreError`."""
-        for store in (self.queue, self.results):
-            if store is not None:
-                await store.connect()
-                if store.networked:
-                    warn_if_exposed(store.location, self.serialization, holds_calls=store is self.queue)
 
     def log(self, type: EventType, record: TaskRecord) -> None:
         """Take an event of a task, if events are kept."""

@@ -67,14 +67,13 @@ class Wish(Struct, frozen=True, kw_only=True):
 
 
 def check(wish: Wish) -> None:
-    """See that it can be verified. Raises `PluginError`, `ConfigError` and `StoreError`."""
+    """See that it can be verified. Raises `PluginError` and `ConfigError`."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise PluginError(f"plugins verify needs {', '.join(missing)}: {install_command('testing')}")
     record = plugin(wish.name)
     spec = registry().by_scheme("task_queue", url_scheme(wish.url))
     if spec not in record.specs:
         raise ConfigError(f"url: {mask_url(wish.url)} is a URL for {spec.name!r}, not for {wish.name!r}")
-    _run(_reach(wish.url))
 
 
 def plugin(name: str) -> PluginRecord:
@@ -100,13 +99,17 @@ async def _reach(url: str) -> None:
 
 
 def verify(wish: Wish, tell: Tell) -> Report:
-    """What the suite and the kill test have shown. Raises what `check` raises, and `KeyboardInterrupt`."""
+    """What the suite and the kill test have shown.
+
+    Raises what `check` raises, `StoreError` if the place can't be reached, and `KeyboardInterrupt`.
+    """
+    check(wish)
     with tempfile.TemporaryDirectory(prefix="omniq-verify-") as name:
         folder = Path(name)
         journal = folder / "projects"
         with _environment(**{URL: wish.url, JOURNAL: str(journal)}):
             try:
-                check(wish)
+                _run(_reach(wish.url))
                 report = run_suite(wish, folder, tell)
                 if wish.kill:
                     kill(wish, folder, report, tell)

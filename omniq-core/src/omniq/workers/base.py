@@ -84,7 +84,9 @@ class AsyncWorkerPool:
         self._forks = forks()
         queue = self._queue
         self._stores.serialization.preload()
-        await self._stores.connect()
+        await self._queue.connect()
+        if self._stores.results is not None:
+            await results_of(self._queue).connect()
         self._started_at = clock.now()
         self._assemble()
         await self.runner.open()
