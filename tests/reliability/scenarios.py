@@ -31,11 +31,14 @@ def kills(worker_type: str, *, tasks: int = 200, kills: int = 6, seed: int = 1, 
 
 
 def outages(
-    worker_type: str, *, tasks: int = 300, kills: int = 3, server_kills: int = 1, seed: int = 1, plant: str = ""
+    worker_type: str, *, tasks: int = 450, kills: int = 3, server_kills: int = 1, seed: int = 1, plant: str = ""
 ) -> Scenario:
-    """Workers and their server are killed, spread over the time that the tasks take, and enqueueing goes on."""
+    """Workers and their server are killed, spread over half of the time that the tasks take, and enqueueing goes on.
+
+    So there is work left for those that come back from the last outage.
+    """
     seconds = tasks * MEAN_SECONDS / (PROCESSES * SLOTS)
-    pause = seconds / (kills + server_kills)
+    pause = 0.5 * seconds / (kills + server_kills)
     return Scenario(
         tasks=list(_mixture(worker_type, tasks, Random(seed))),
         rate=1.5 * tasks / seconds,
