@@ -195,7 +195,9 @@ def test_an_error_inside_an_installed_distribution_surfaces_unchanged(
         ("models", "TaskResults", "module 'omniq.models' has no attribute 'TaskResults', did you mean 'TaskResult'?"),
         ("backend", "SqliteBackend", "did you mean 'SQLiteBackend'?"),
         ("storage", "Xyzzy", "module 'omniq.storage' has no attribute 'Xyzzy'"),
-        ("queue", "SQLiteBackend", "module 'omniq.queue' has no attribute 'SQLiteBackend'"),
+        ("queue", "SQLiteBackend", "module 'omniq.queue' has no attribute 'SQLiteBackend': it is in omniq.backend"),
+        ("backend", "PostgresTaskQueueConfig", "it is in omniq.models"),
+        ("storage", "GeventPoolWorker", "it is in omniq.workers"),
     ],
 )
 def test_a_misspelt_name_is_an_attribute_error_with_a_suggestion(module: str, name: str, message: str) -> None:

@@ -7,9 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from omniq.models.task import TaskState
-from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import Change, NewTask, ResultRecord, TaskRecord
+from omniq.storage.records import NewTask
+from omniq.testing.builders import new_task
 from omniq_postgres.queue import PostgresQueueStore
 
 if TYPE_CHECKING:
@@ -20,27 +19,8 @@ PATIENCE = 10.0
 """Seconds within which what should happen at once must have happened, on a slow machine too."""
 
 
-def task(task_id: str, *, body: bytes = b"body", priority: int = 0, parents: tuple[str, ...] = ()) -> NewTask:
-    return NewTask(id=task_id, queue_name=QUEUE, body=body, priority=priority, depends_on=parents)
-
-
 def tasks(count: int, prefix: str = "t") -> list[NewTask]:
-    return [task(f"{prefix}{number:06}") for number in range(count)]
-
-
-async def claim(store: BaseTaskQueue, limit: int = 100) -> list[TaskRecord]:
-    return await store.claim([QUEUE], limit=limit, lease=30.0, worker="w")
-
-
-def success(record: TaskRecord, body: bytes = b"result") -> Change:
-    result = ResultRecord(task_id=record.id, epoch=record.epoch, status=TaskState.SUCCESS, body=body)
-    return Change(
-        task_id=record.id,
-        to=TaskState.SUCCESS,
-        from_states=(TaskState.RUNNING,),
-        epoch=record.epoch,
-        result=result,
-    )
+    return [new_task(f"{prefix}{number:06}") for number in range(count)]
 
 
 def database_of(store: PostgresQueueStore) -> Database:

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 from omniq.storage.records import NEW, TaskRecord
 from omniq.storage.sql.claiming import HEAD, Place, ScanPositions
+from omniq.testing.builders import claim, new_task, success
 from omniq_postgres.queue import PostgresQueueStore
 from omniq_postgres.verbs import CLAIM
 
-from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks
+from tests.postgres.support import QUEUE, database_of, tasks
 
 if TYPE_CHECKING:
     from omniq_postgres.dialect import Connection
@@ -33,7 +34,7 @@ async def work_off(queue: PostgresQueueStore, count: int) -> TaskRecord:
     """Add, claim and end so many tasks; returns the last one."""
     for start in range(0, count, 1000):
         assert await queue.add(tasks(1000, f"{start:06}-")) == [NEW] * 1000
-        records = await claim(queue, 1000)
+        records = await claim(queue, limit=1000)
         await queue.transition([success(record) for record in records])
     return records[-1]
 
@@ -63,7 +64,7 @@ async def test_whatever_comes_before_a_bookmark_is_found_soon(
     monkeypatch.setattr(ScanPositions, "SLOW", 0.0)
     monkeypatch.setattr(ScanPositions, "PATIENCE", 0.3)
     await work_off(queue, 1000)
-    await queue.add([task("urgent", priority=5), task("usual")])
+    await queue.add([new_task("urgent", priority=5), new_task("usual")])
     assert [record.id for record in await claim(queue)] == ["usual"]
     assert await claim(queue) == []
     await asyncio.sleep(0.3)
@@ -71,8 +72,8 @@ async def test_whatever_comes_before_a_bookmark_is_found_soon(
 
 
 async def test_without_the_dead_every_claim_begins_at_the_head(queue: PostgresQueueStore) -> None:
-    await queue.add([task("first"), task("second")])
-    (record,) = await claim(queue, 1)
+    await queue.add([new_task("first"), new_task("second")])
+    (record,) = await claim(queue, limit=1)
     positions = ScanPositions()
     positions.note([record], [HEAD], ScanPositions.SLOW / 2)
     assert positions.start([QUEUE]) == [HEAD]

@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 from omniq.storage.wakeups import News
 from omniq.testing import VirtualClock
-from omniq.testing.builders import until_told
+from omniq.testing.builders import claim, new_task, success, until_told
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 from omniq_postgres.watching import payload_of
 
-from tests.postgres.support import QUEUE, claim, database_of, listening, seconds_of, success, task, until
+from tests.postgres.support import QUEUE, database_of, listening, seconds_of, until
 
 pytestmark = pytest.mark.starvable
 
@@ -40,14 +40,14 @@ async def test_an_add_elsewhere_ends_a_wait_at_once(queue: PostgresQueueStore, e
     for number in range(5):
         waiting = asyncio.create_task(queue.wait(["other", QUEUE], 30))
         await asyncio.sleep(0.05)
-        await elsewhere.add([task(f"t{number}")])
+        await elsewhere.add([new_task(f"t{number}")])
         took.append(await seconds_of(waiting))
     assert sorted(took)[2] < 0.05
 
 
 async def test_a_result_elsewhere_ends_a_wait_at_once(queue: PostgresQueueStore, elsewhere: PostgresQueueStore) -> None:
     await listening(queue)
-    await elsewhere.add([task("t")])
+    await elsewhere.add([new_task("t")])
     (record,) = await claim(elsewhere)
     results = queue.result_storage()
     waiting = asyncio.create_task(until_told(results, ["s", "t"], 30))
@@ -63,7 +63,7 @@ async def test_other_queues_and_results_end_no_wait(queue: PostgresQueueStore, e
     await listening(queue)
     waits = [asyncio.create_task(queue.wait(["other"], 30)), asyncio.create_task(until_told(results, ["other"], 30))]
     await asyncio.sleep(0.05)
-    await elsewhere.add([task("t")])
+    await elsewhere.add([new_task("t")])
     (record,) = await claim(elsewhere)
     await elsewhere.transition([success(record)])
     done, _ = await asyncio.wait(waits, timeout=0.3)
@@ -77,7 +77,7 @@ async def test_other_queues_and_results_end_no_wait(queue: PostgresQueueStore, e
 async def test_a_wait_ends_when_a_delayed_task_comes_due(
     queue: PostgresQueueStore, elsewhere: PostgresQueueStore
 ) -> None:
-    await elsewhere.add([replace(task("t"), delay=1.2)])
+    await elsewhere.add([replace(new_task("t"), delay=1.2)])
     await listening(queue)
     waiting = asyncio.create_task(queue.wait([QUEUE], 30))
     assert await claim(queue) == []  # a claim learns when the next one is due
@@ -92,7 +92,7 @@ async def test_who_finds_nothing_while_others_promote_looks_again(
     lock = f"(hashtext('\"{config.schema_name}\".task'), 0)"
     await connection.fetch(f"select pg_advisory_lock{lock}")
     with VirtualClock() as clock:
-        await queue.add([replace(task("t"), delay=60.0)])
+        await queue.add([replace(new_task("t"), delay=60.0)])
         clock.advance(61.0)
         assert await claim(queue) == []
         waiting = asyncio.create_task(queue.wait([QUEUE], 30))
@@ -128,7 +128,7 @@ async def test_what_was_not_told_yet_is_told_at_the_end(
 ) -> None:
     await listening(queue)
     for number in range(3):  # the first is told at once, the others a little later
-        await elsewhere.add([task(f"t{number}")])
+        await elsewhere.add([new_task(f"t{number}")])
     await elsewhere.close()
     assert database_of(elsewhere).channel is not None
     await until(lambda: claim(queue))

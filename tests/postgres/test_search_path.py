@@ -10,11 +10,12 @@ import pytest
 from omniq.models import TaskState
 from omniq.models.task import EventType, TaskEvent
 from omniq.storage.records import EventFilter, Lease, TaskFilter, WorkerRecord
+from omniq.testing.builders import claim, new_task, success
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.events import PostgresEventStore
 from omniq_postgres.queue import PostgresQueueStore
 
-from tests.postgres.support import QUEUE, claim, database_of, success, task
+from tests.postgres.support import QUEUE, database_of
 from tests.servers.postgres import PostgresServer, with_options
 
 TRAPS = """
@@ -97,7 +98,7 @@ async def caught(server: PostgresServer) -> Sequence[object]:
 
 async def everything(store: PostgresQueueStore) -> None:
     """A round through the verbs."""
-    await store.add([task("parent"), task("child", parents=("parent",)), task("other")])
+    await store.add([new_task("parent"), new_task("child", parents=("parent",)), new_task("other")])
     records = await claim(store)
     await store.extend([Lease(record.id, record.epoch, record.worker or "") for record in records], lease=0.0)
     await store.reap(await store.lapsed(limit=10))
@@ -152,9 +153,9 @@ async def test_a_callers_own_transaction_is_safe_and_gets_its_path_back(
     connection = await asyncpg.connect(server.url)
     async with connection.transaction():
         await connection.execute("set local search_path = public, pg_catalog")
-        await queue.add_within(connection, [task("a"), task("b")])
+        await queue.add_within(connection, [new_task("a"), new_task("b")])
         assert await connection.fetchval("show search_path") == "public, pg_catalog"
-        await queue.add_within(connection, [task("c", parents=("a",))])
+        await queue.add_within(connection, [new_task("c", parents=("a",))])
     assert await connection.fetchval("show search_path") == '"$user", public'
     await connection.close()
     assert [record.id for record in (await queue.find(TaskFilter())).tasks] == ["a", "b", "c"]

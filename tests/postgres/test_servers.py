@@ -13,11 +13,12 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
 from omniq.storage.records import DUPLICATE, NEW
+from omniq.testing.builders import claim, new_task, success
 from omniq.testing.conformance.results import connect_only, in_children
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 
-from tests.postgres.support import PATIENCE, QUEUE, claim, database_of, seconds_of, success, task, tasks, until
+from tests.postgres.support import PATIENCE, QUEUE, database_of, seconds_of, tasks, until
 from tests.servers.postgres import PostgresServer
 
 BACK_IN_TIME = 5.0
@@ -43,11 +44,11 @@ class TestRestart:
         held = await claim(fragile)
         postgres_server.kill()
         with pytest.raises(StoreUnavailable):
-            await fragile.add([task("lost")])
+            await fragile.add([new_task("lost")])
         with pytest.raises(StoreUnavailable):
             await claim(fragile)
         postgres_server.start()
-        assert await fragile.add([task("u")]) == [NEW]
+        assert await fragile.add([new_task("u")]) == [NEW]
         assert [changed.status for changed in await fragile.transition([success(held[0])])] == ["applied"]
         assert [record.id for record in await claim(fragile)] == ["u"]
         results = fragile.result_storage()
@@ -64,7 +65,7 @@ class TestRestart:
     async def test_a_call_in_flight_is_told(self, fragile: PostgresQueueStore, postgres_server: PostgresServer) -> None:
         connection = await asyncpg.connect(postgres_server.url)
         await connection.execute("begin; lock table omniq.task")
-        blocked = asyncio.create_task(fragile.add([task("t")]))
+        blocked = asyncio.create_task(fragile.add([new_task("t")]))
         await until(lambda: connection.fetchval("select exists (select from pg_locks where not granted)"))
         postgres_server.kill()
         with pytest.raises(StoreUnavailable):
@@ -89,7 +90,7 @@ class TestManyProcesses:
     def test_a_forked_child_has_its_own_connections(self, config: PostgresTaskQueueConfig) -> None:
         store = PostgresQueueStore(config)
         with asyncio.Runner() as runner:
-            runner.run(store.add([task("parent")]))
+            runner.run(store.add([new_task("parent")]))
             child = os.fork()
             if child == 0:
                 os._exit(_exit_code_of(store))
@@ -102,7 +103,7 @@ class TestManyProcesses:
 def _exit_code_of(store: PostgresQueueStore) -> int:
     """Use the store in a forked child; 0 if that went well."""
     try:
-        return int(asyncio.run(store.add([task("child")])) != [NEW])
+        return int(asyncio.run(store.add([new_task("child")])) != [NEW])
     except BaseException:
         return 2
 
@@ -123,8 +124,8 @@ class TestNarrowWays:
         assert database_of(store).pooled
         assert (await store.guarantees()).push is False
         assert await store.add(tasks(100)) == [NEW] * 100
-        assert await store.add([*tasks(100), task("child", parents=("t000000",))]) == [DUPLICATE] * 100 + [NEW]
-        claims = await asyncio.gather(*(claim(store, 10) for _ in range(10)))
+        assert await store.add([*tasks(100), new_task("child", parents=("t000000",))]) == [DUPLICATE] * 100 + [NEW]
+        claims = await asyncio.gather(*(claim(store, limit=10) for _ in range(10)))
         changes = [[success(record) for record in records] for records in claims]
         answers = await asyncio.gather(*(store.transition(batch) for batch in changes))
         assert [changed.status for batch in answers for changed in batch] == ["applied"] * 100

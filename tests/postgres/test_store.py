@@ -17,7 +17,7 @@ from omniq.models.task import EventType, TaskEvent, TaskState
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, LapsedLease, TaskFilter
 from omniq.storage.sql import Given, Statement
 from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED
-from omniq.testing.builders import reap
+from omniq.testing.builders import claim, new_task, reap, success
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig
 from omniq_postgres.dialect import DIALECT
 from omniq_postgres.events import PostgresEventStore
@@ -25,7 +25,7 @@ from omniq_postgres.opening import judge
 from omniq_postgres.queue import COPY_FROM, PostgresQueueStore
 from omniq_postgres.verbs import CLAIM, PROMOTE
 
-from tests.postgres.support import QUEUE, claim, database_of, success, task, tasks
+from tests.postgres.support import QUEUE, database_of, tasks
 
 if TYPE_CHECKING:
     from omniq_postgres.dialect import Connection
@@ -61,12 +61,12 @@ class TestSchema:
     ) -> None:
         await connection.execute(f'create schema "{config.schema}"')
         store = PostgresQueueStore(config)
-        assert await store.add([task("t")]) == [NEW]
+        assert await store.add([new_task("t")]) == [NEW]
         await store.close()
 
     async def test_verbs_need_no_connect(self, config: PostgresTaskQueueConfig) -> None:
         store = PostgresQueueStore(config)
-        assert await asyncio.gather(*(store.add([task("t")]) for _ in range(3))) != []
+        assert await asyncio.gather(*(store.add([new_task("t")]) for _ in range(3))) != []
         await store.close()
 
 
@@ -89,7 +89,7 @@ class TestErrors:
         self, config: PostgresTaskQueueConfig, connection: Connection
     ) -> None:
         store = PostgresQueueStore(replace(config, timeout=0.3))
-        await store.add([task("t")])
+        await store.add([new_task("t")])
         async with connection.transaction():
             await connection.execute(f'lock table "{config.schema}".task')
             with pytest.raises(StoreUnavailable, match="no answer in time"):
@@ -99,16 +99,16 @@ class TestErrors:
 
     async def test_what_the_server_refuses(self, queue: PostgresQueueStore) -> None:
         with pytest.raises(StoreError, match="invalid byte sequence") as error:
-            await queue.add([task("nul\0")])
+            await queue.add([new_task("nul\0")])
         assert not isinstance(error.value, StoreUnavailable)
-        assert await queue.add([task("t")]) == [NEW]
+        assert await queue.add([new_task("t")]) == [NEW]
 
 
 class TestCopy:
     async def test_copied_tasks_are_as_the_inserted_ones(self, queue: PostgresQueueStore) -> None:
         many = [replace(t, priority=5, schedule_id="s") for t in tasks(COPY_FROM)]
         assert await queue.add(many) == [NEW] * COPY_FROM
-        assert await queue.add([task("one")]) == [NEW]
+        assert await queue.add([new_task("one")]) == [NEW]
         copied, inserted = await queue.get([many[0].id, "one"])
         assert copied is not None
         assert inserted is not None
@@ -138,15 +138,16 @@ class TestCallersTransaction:
         assert (await queue.find(TaskFilter())).tasks == []
 
     async def test_a_duplicate_spoils_no_transaction(self, queue: PostgresQueueStore, connection: Connection) -> None:
-        await queue.add([task("t")])
+        await queue.add([new_task("t")])
         async with connection.transaction():
-            answers = await queue.add_within(connection, [task("t"), task("u"), task("v", parents=("nobody",))])
+            added = [new_task("t"), new_task("u"), new_task("v", parents=("nobody",))]
+            answers = await queue.add_within(connection, added)
             assert answers == [DUPLICATE, NEW, UNKNOWN_PARENT]
             assert await connection.fetchval("select 1") == 1
         assert [record and record.id for record in await queue.get(["u", "v"])] == ["u", None]
 
     async def test_a_key_is_held_from_the_commit_on(self, queue: PostgresQueueStore, connection: Connection) -> None:
-        first, second = (replace(task(name), unique="key") for name in ("first", "second"))
+        first, second = (replace(new_task(name), unique="key") for name in ("first", "second"))
         transaction = connection.transaction()
         await transaction.start()
         assert await queue.add_within(connection, [first]) == [NEW]
@@ -157,7 +158,7 @@ class TestCallersTransaction:
         assert await adding == [Added(AddStatus.DUPLICATE, "first")]
 
     async def test_a_key_is_free_after_a_rollback(self, queue: PostgresQueueStore, connection: Connection) -> None:
-        first, second = (replace(task(name), unique="key") for name in ("first", "second"))
+        first, second = (replace(new_task(name), unique="key") for name in ("first", "second"))
         transaction = connection.transaction()
         await transaction.start()
         assert await queue.add_within(connection, [first, replace(second, id="third")]) == [
@@ -170,9 +171,9 @@ class TestCallersTransaction:
     async def test_a_long_one_keeps_nobody_from_a_parent(
         self, queue: PostgresQueueStore, connection: Connection
     ) -> None:
-        await queue.add([task("parent")])
+        await queue.add([new_task("parent")])
         async with connection.transaction():
-            await queue.add_within(connection, [task("child", parents=("parent",))])
+            await queue.add_within(connection, [new_task("child", parents=("parent",))])
             (record,) = await claim(queue)
             assert [changed.status for changed in await queue.transition([success(record)])] == ["applied"]
             assert await queue.purge(older_than=-60) == 0
@@ -185,7 +186,7 @@ class TestCallersTransaction:
         await waiting  # it began before anything could be heard, and so was short
         waiting = asyncio.create_task(queue.wait([QUEUE], 60))
         async with connection.transaction():
-            await queue.add_within(connection, [task("t")])
+            await queue.add_within(connection, [new_task("t")])
             await asyncio.sleep(0.1)
             assert not waiting.done()
         await asyncio.wait_for(waiting, 1)

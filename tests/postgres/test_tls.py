@@ -17,10 +17,11 @@ from omniq import AsyncOmniQ, OmniQ
 from omniq.backend import PostgresBackend
 from omniq.errors import StoreUnavailable
 from omniq.queue import AsyncPostgresTaskQueue, PostgresTaskQueue
+from omniq.testing.builders import new_task
 from omniq_postgres.config import PostgresTaskQueueConfig
 from omniq_postgres.queue import PostgresQueueStore
 
-from tests.postgres.support import PATIENCE, QUEUE, listening, seconds_of, task
+from tests.postgres.support import PATIENCE, QUEUE, listening, seconds_of
 from tests.servers.postgres import URL_VARIABLE, with_options
 from tests.servers.tls import Authority, TlsProxy, address_of, postgres_opening
 
@@ -197,7 +198,7 @@ class TestPush:
             waiting = asyncio.create_task(store.wait([QUEUE], 30))
             await asyncio.sleep(0.05)
             assert not waiting.done()
-            await there.add([task(f"t{number}")])
+            await there.add([new_task(f"t{number}")])
             assert await seconds_of(waiting) < 0.5
             await store.claim([QUEUE], limit=1, lease=30.0, worker="w")
         await there.close()

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
 
-from omniq.models.task import TaskState, new_id
 from omniq.storage.base import carry_out
-from omniq.storage.records import NEW, Change, NewTask, ResultRecord, TaskRecord
+from omniq.storage.records import NEW, NewTask
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 
@@ -29,35 +28,9 @@ async def opened(url: str) -> AsyncIterator[RedisQueueStore]:
         await store.close()
 
 
-def task(task_id: str | None = None, *, body: bytes = b"body", delay: float = 0.0, ttl: float | None = None) -> NewTask:
-    return NewTask(id=task_id or new_id(), queue_name=QUEUE, body=body, delay=delay, ttl=ttl)
-
-
 async def add_all(store: RedisQueueStore, tasks: Sequence[NewTask]) -> None:
     """Add them, however many, which are all new."""
     assert set(await carry_out(store, store.add, tasks, id_of=attrgetter("id"))) == {NEW}
-
-
-async def claim(store: RedisQueueStore, limit: int = 100) -> list[TaskRecord]:
-    return await store.claim([QUEUE], limit=limit, lease=30.0, worker="w")
-
-
-def success(record: TaskRecord, body: bytes = b"result", ttl: float | None = None) -> Change:
-    result = ResultRecord(
-        task_id=record.id,
-        epoch=record.epoch,
-        status=TaskState.SUCCESS,
-        body=body,
-        ttl=ttl,
-        schedule_id=record.schedule_id,
-    )
-    return Change(
-        task_id=record.id,
-        to=TaskState.SUCCESS,
-        from_states=(TaskState.RUNNING,),
-        epoch=record.epoch,
-        result=result,
-    )
 
 
 async def elapsed(call: Awaitable[object]) -> float:

@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 import pytest
 from omniq.errors import StoreUnavailable
 from omniq.storage.records import NEW, ScheduleRecord, TaskFilter
-from omniq.testing.builders import fire
+from omniq.testing.builders import claim, fire, new_task, success
 from omniq_redis.queue import RedisQueueStore
 from redis.crc import key_slot
 
-from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task, until
+from tests.redis.support import QUEUE, elapsed, listening, opened, until
 from tests.servers.redis import MASTER, RedisServer
 
 Sentinels = tuple[list[RedisServer], RedisServer, RedisServer]
@@ -39,7 +39,7 @@ def replicated(primary: RedisServer) -> Callable[[], Awaitable[bool]]:
 def takes_tasks(store: RedisQueueStore, task_id: str) -> Callable[[], Awaitable[bool]]:
     async def ask() -> bool:
         try:
-            await store.add([task(task_id)])
+            await store.add([new_task(task_id)])
         except StoreUnavailable:
             return False
         return True
@@ -63,15 +63,15 @@ class TestCluster:
         self, redis_cluster: list[RedisServer], stores: list[RedisQueueStore]
     ) -> None:
         for store in stores:
-            assert await store.add([task(f"t{n}") for n in range(500)]) == [NEW] * 500
+            assert await store.add([new_task(f"t{n}") for n in range(500)]) == [NEW] * 500
         assert [node.ask("DBSIZE") > 0 for node in redis_cluster] == [True] * 3
 
     async def test_tasks_run_their_course(self, stores: list[RedisQueueStore]) -> None:
         for store in stores:
-            await store.add([task("t", ttl=60), task("u")])
+            await store.add([new_task("t", ttl=60), new_task("u")])
             schedule = ScheduleRecord(id="s", queue_name=QUEUE, body=b"", next_run=0.0)
             assert await store.put_schedule(schedule, if_version=None)
-            assert await fire(store, "s", if_version=1, next_run=None, task=task("v"))
+            assert await fire(store, "s", if_version=1, next_run=None, task=new_task("v"))
             records = await claim(store)
             assert {changed.status for changed in await store.transition(list(map(success, records)))} == {"applied"}
             assert [result and result.body for result in await store.result_storage().get(["t", "v"])] == [
@@ -87,7 +87,7 @@ class TestCluster:
                 await store.wait([QUEUE], 0.2)
                 wait = asyncio.ensure_future(store.wait([QUEUE], 60))
                 await asyncio.sleep(0.05)
-                await there.add([task()])
+                await there.add([new_task()])
                 assert await elapsed(wait) < 0.5
 
 
@@ -95,7 +95,7 @@ class TestSentinel:
     async def test_after_a_failover_the_new_primary_serves(self, redis_sentinels: Sentinels) -> None:
         sentinels, primary, replica = redis_sentinels
         async with opened(f"redis+sentinel://{addresses(sentinels)}/{MASTER}") as store:
-            await store.add([task("before")])
+            await store.add([new_task("before")])
             await store.wait([QUEUE], 0.1)
             await until(replicated(primary))
             await asyncio.to_thread(primary.kill)
@@ -109,5 +109,5 @@ class TestSentinel:
         async with opened(other_url) as there:
             wait = asyncio.ensure_future(store.wait([QUEUE], 60))
             await asyncio.sleep(0.05)
-            await there.add([task("later")])
+            await there.add([new_task("later")])
             assert await elapsed(wait) < 0.5

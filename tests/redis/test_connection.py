@@ -10,14 +10,14 @@ import pytest
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, LapsedLease, Lease, ScheduleRecord, TaskFilter, WorkerRecord
-from omniq.testing.builders import fire
+from omniq.testing.builders import claim, fire, new_task, success
 from omniq_redis import connection
 from omniq_redis.codec import PARCEL
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.connection import script
 from omniq_redis.queue import RedisQueueStore
 
-from tests.redis.support import QUEUE, claim, elapsed, opened, success, task, until
+from tests.redis.support import QUEUE, elapsed, opened, until
 from tests.servers.redis import RedisServer
 
 Verb = Callable[[RedisQueueStore], Awaitable[object]]
@@ -25,7 +25,7 @@ Verb = Callable[[RedisQueueStore], Awaitable[object]]
 VERBS: dict[str, Verb] = {
     "connect": lambda store: store.connect(),
     "guarantees": lambda store: store.guarantees(),
-    "add": lambda store: store.add([task()]),
+    "add": lambda store: store.add([new_task()]),
     "claim": claim,
     "extend": lambda store: store.extend([Lease("t", 1, "w")], lease=30.0),
     "held": lambda store: store.held("w"),
@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
     ),
     "schedules": lambda store: store.schedules(),
     "delete_schedule": lambda store: store.delete_schedule("s"),
-    "fire": lambda store: fire(store, "s", if_version=1, next_run=None, task=task()),
+    "fire": lambda store: fire(store, "s", if_version=1, next_run=None, task=new_task()),
     "put-results": lambda store: store.result_storage().put([]),
     "get-results": lambda store: store.result_storage().get(["t"]),
     "find-results": lambda store: store.result_storage().find("s"),
@@ -71,7 +71,7 @@ class TestRestart:
     async def test_what_was_acknowledged_survives_a_kill(
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
-        await store.add([task(f"t{n}") for n in range(300)])
+        await store.add([new_task(f"t{n}") for n in range(300)])
         done, held, *_ = await claim(store)
         await store.transition([success(done)])
         await asyncio.to_thread(redis_server.kill)
@@ -106,7 +106,7 @@ class TestRestart:
     async def test_a_server_that_is_loading_is_unavailable_and_then_works(
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
-        await store.add([task("t")])
+        await store.add([new_task("t")])
         with redis_server.client() as client, client.pipeline(transaction=False) as pipeline:
             for n in range(10_000):
                 pipeline.set("other", n)
@@ -141,7 +141,7 @@ class TestScripts:
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
         redis_server.ask("SCRIPT FLUSH")
-        answers = await asyncio.gather(*(store.add([task(f"t{n}")]) for n in range(100)))
+        answers = await asyncio.gather(*(store.add([new_task(f"t{n}")]) for n in range(100)))
         assert answers == [[NEW]] * 100
 
     @pytest.mark.server
@@ -152,11 +152,11 @@ class TestScripts:
         try:
             async with opened(server.url) as store:
                 for _ in range(3):
-                    tasks = [task(body=body) for _ in range(PARCEL)]
+                    tasks = [new_task(body=body) for _ in range(PARCEL)]
                     server.ask("SCRIPT FLUSH")
                     assert await store.add(tasks) == [NEW] * len(tasks)
                     server.ask("SCRIPT FLUSH")
-                    records = await claim(store, PARCEL)
+                    records = await claim(store, limit=PARCEL)
                     server.ask("SCRIPT FLUSH")
                     changed = await store.transition([success(record, body) for record in records])
                     assert [change.status for change in changed] == ["applied"] * len(tasks)
@@ -171,7 +171,7 @@ class TestScripts:
 class TestCancelling:
     @pytest.mark.parametrize("turns", range(0, 24, 3))
     async def test_no_answer_is_left_for_the_next_caller(self, shared: RedisQueueStore, turns: int) -> None:
-        await shared.add([task(f"t{n}") for n in range(10)])
+        await shared.add([new_task(f"t{n}") for n in range(10)])
         for _ in range(5):
             calls = [asyncio.ensure_future(shared.get([f"t{n}"])) for n in range(10)]
             for _ in range(turns):
@@ -184,8 +184,8 @@ class TestCancelling:
 
     @pytest.mark.parametrize("turns", range(0, 24, 3))
     async def test_a_large_batch_leaves_none_either(self, shared: RedisQueueStore, turns: int) -> None:
-        await shared.add([task(f"t{n}") for n in range(10)])
-        many = [task() for _ in range(2 * PARCEL)]
+        await shared.add([new_task(f"t{n}") for n in range(10)])
+        many = [new_task() for _ in range(2 * PARCEL)]
         calls = [asyncio.ensure_future(shared.add(many))]
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -223,17 +223,17 @@ class TestRefusals:
             "ACL SETUSER", "joe", "on", ">r1ght", "~{omniq:*", "resetchannels", "&{omniq:*", "+@all", "-config"
         )
         async with opened(f"redis://joe:r1ght@127.0.0.1:{redis_server.port}") as store:
-            assert await store.add([task("t")]) == [NEW]
+            assert await store.add([new_task("t")]) == [NEW]
             async with asyncio.timeout(5):
                 await store.wait([QUEUE], 60)  # it has something due
 
     async def test_a_full_server_refuses_tasks_and_lets_workers_end_theirs(
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
-        await store.add([task("t")])
+        await store.add([new_task("t")])
         redis_server.ask("CONFIG SET", "maxmemory", "1")
         with pytest.raises(StoreUnavailable):
-            await store.add([task("u")])
+            await store.add([new_task("u")])
         (record,) = await claim(store)
         assert [changed.status for changed in await store.transition([success(record)])] == ["applied"]
         redis_server.ask("CONFIG SET", "maxmemory", "0")

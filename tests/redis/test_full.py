@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
 from omniq.models.task import TaskState
-from omniq.storage.records import Change, Lease, LeaseStatus, ResultRecord, ScheduleRecord, TaskFilter
-from omniq.testing.builders import fire
+from omniq.storage.records import Change, LeaseStatus, ResultRecord, ScheduleRecord, TaskFilter
+from omniq.testing.builders import claim, fire, lease_of, new_task, success
 from omniq_redis.queue import RedisQueueStore
 
 from tests.core import tasks
 from tests.core.support import SOON, lines, results_of, until_outlived, working
 from tests.core.support import until as until_true
-from tests.redis.support import QUEUE, claim, opened, success, task
+from tests.redis.support import QUEUE, opened
 from tests.servers.redis import PROGRAMS, RedisServer
 
 LEASE = 2.0
@@ -63,8 +63,8 @@ class TestVerbs:
         await store.put_schedule(SCHEDULE, if_version=None)
         fill(redis_server)
         refused = (
-            store.add([task("t")]),
-            fire(store, "s", if_version=1, next_run=None, task=task("t")),
+            store.add([new_task("t")]),
+            fire(store, "s", if_version=1, next_run=None, task=new_task("t")),
             store.put_schedule(replace(SCHEDULE, id="other"), if_version=None),
             store.result_storage().put([ResultRecord(task_id="t", epoch=1, status=TaskState.SUCCESS, body=b"result")]),
         )
@@ -75,10 +75,10 @@ class TestVerbs:
         assert await store.get(["t"]) == [None]
 
     async def test_leases_are_renewed(self, redis_server: RedisServer, store: RedisQueueStore) -> None:
-        await store.add([task("t")])
-        await claim(store)
+        await store.add([new_task("t")])
+        (held,) = await claim(store, lease=30.0)
         fill(redis_server)
-        assert await store.extend([Lease("t", 1, "w")], lease=60.0) == [LeaseStatus(True, False)]
+        assert await store.extend([lease_of(held)], lease=60.0) == [LeaseStatus(True, False)]
         (record,) = await store.get(["t"])
         assert record is not None
         assert record.lease_until is not None
@@ -88,8 +88,8 @@ class TestVerbs:
     async def test_tasks_are_ended_cancelled_and_tried_again(
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
-        await store.add([task(f"t{n}") for n in range(4)])
-        held = {record.id: record for record in await claim(store, 3)}
+        await store.add([new_task(f"t{n}") for n in range(4)])
+        held = {record.id: record for record in await claim(store, limit=3)}
         fill(redis_server)
         running = (TaskState.RUNNING,)
         changes = [
@@ -100,17 +100,17 @@ class TestVerbs:
         ]
         for change in changes:
             assert [changed.status for changed in await store.transition([change])] == ["applied"], change
-        assert await store.extend([Lease("t0", 1, "w")], lease=60.0) == [LeaseStatus(True, True)]
+        assert await store.extend([lease_of(held["t0"])], lease=60.0) == [LeaseStatus(True, True)]
         assert [result and result.body for result in await store.result_storage().get(["t2"])] == [b"result"]
 
     async def test_a_task_whose_result_is_replaced_is_ended_with_others(
         self, redis_server: RedisServer, store: RedisQueueStore
     ) -> None:
-        await store.add([task("a"), task("b")])
+        await store.add([new_task("a"), new_task("b")])
         await store.transition(list(map(success, await claim(store))))
         again = Change(task_id="b", to=TaskState.PENDING, from_states=(TaskState.SUCCESS,), fresh=True)
         await store.transition([again])
-        await store.add([task("c")])
+        await store.add([new_task("c")])
         held = sorted(await claim(store), key=lambda record: record.id, reverse=True)
         fill(redis_server)
         changed = await store.transition([success(record, b"new") for record in held])
@@ -129,7 +129,7 @@ class TestVerbs:
         assert await store.delete_schedule("s")
 
     async def test_upkeep_goes_on(self, redis_server: RedisServer, store: RedisQueueStore) -> None:
-        await store.add([task("lapsed"), task("ended"), task("expired", delay=0.01, ttl=0.01)])
+        await store.add([new_task("lapsed"), new_task("ended"), new_task("expired", delay=0.01, ttl=0.01)])
         held = {record.id: record for record in await store.claim([QUEUE], limit=2, lease=0.01, worker="w")}
         await store.transition([success(held["ended"])])
         await asyncio.sleep(0.05)
@@ -143,7 +143,7 @@ class TestVerbs:
     async def test_whoever_comes_now_can_connect(self, redis_server: RedisServer, used_before: bool) -> None:
         if used_before:
             async with opened(redis_server.url) as store:
-                await store.add([task("t")])
+                await store.add([new_task("t")])
         fill(redis_server)
         async with opened(redis_server.url) as store:
             assert [record and record.id for record in await store.get(["t"])] == ["t" if used_before else None]

@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, NewTask, TaskFilter, TaskRecord
+from omniq.testing.builders import claim, new_task, success
 from omniq_redis.queue import RedisQueueStore
 
-from tests.redis.support import QUEUE, add_all, claim, elapsed, opened, success, task
+from tests.redis.support import QUEUE, add_all, elapsed, opened
 from tests.servers.redis import RedisServer
 
 QUEUES = ("a", "b", QUEUE)
@@ -39,11 +40,11 @@ async def fill(store: RedisQueueStore, chance: random.Random) -> None:
     await add_all(
         store,
         [
-            replace(task(id_, delay=chance.choice([0.0, 0.0, 99.0])), queue_name=queue, name=chance.choice(NAMES))
+            replace(new_task(id_, delay=chance.choice([0.0, 0.0, 99.0])), queue_name=queue, name=chance.choice(NAMES))
             for id_, queue in zip(ids, QUEUES * 100, strict=False)
         ],
     )
-    await add_all(store, [replace(task(f"child-{n}"), depends_on=(ids[0],), name=NAMES[1]) for n in range(5)])
+    await add_all(store, [replace(new_task(f"child-{n}"), depends_on=(ids[0],), name=NAMES[1]) for n in range(5)])
     claimed = await store.claim(QUEUES, limit=100, lease=60.0, worker="w")
     await store.transition([replace(success(each), to=chance.choice(ENDS), result=None) for each in claimed[:90]])
 
@@ -80,7 +81,7 @@ async def test_each_list_is_what_going_through_all_tasks_finds(store: RedisQueue
 
 async def test_tasks_of_many_kinds_are_listed_in_one_order(store: RedisQueueStore) -> None:
     """Of each kind, a call reads a few only."""
-    tasks = [replace(task(f"{number:04}"), name=f"f{number % 700}") for number in range(2000)]
+    tasks = [replace(new_task(f"{number:04}"), name=f"f{number % 700}") for number in range(2000)]
     await add_all(store, tasks)
     for newest_first in (False, True):
         ids = await pages(store, TaskFilter(), 150, newest_first)
@@ -90,8 +91,8 @@ async def test_tasks_of_many_kinds_are_listed_in_one_order(store: RedisQueueStor
 async def test_one_damaged_record_hides_no_others_of_its_kind(
     redis_server: RedisServer, store: RedisQueueStore
 ) -> None:
-    await add_all(store, [replace(task(f"t{number}"), name="f") for number in range(3)])
-    await store.add([replace(task("other"), queue_name="other", name="g")])
+    await add_all(store, [replace(new_task(f"t{number}"), name="f") for number in range(3)])
+    await store.add([replace(new_task("other"), queue_name="other", name="g")])
     for record in ("'garbage'", "redis.call('HGET', KEYS[1], 'other')"):
         redis_server.ask("EVAL", f"redis.call('HSET', KEYS[1], 't0', {record})", 1, "{omniq:default}:task")
         assert await pages(store, TaskFilter(name="f"), 10, False) == ["t1", "t2"]
@@ -102,7 +103,7 @@ async def test_one_damaged_record_hides_no_others_of_its_kind(
 async def test_the_tasks_of_a_schedule_are_listed_in_few_calls(
     redis_server: RedisServer, store: RedisQueueStore, newest_first: bool
 ) -> None:
-    tasks = [replace(task(f"{number:03}"), schedule_id="s") for number in range(300)]
+    tasks = [replace(new_task(f"{number:03}"), schedule_id="s") for number in range(300)]
     await add_all(store, tasks)
     redis_server.ask("CONFIG RESETSTAT")
     page = await store.find(TaskFilter(schedule_id="s"), newest_first=newest_first, limit=100)
@@ -117,7 +118,7 @@ async def test_a_damaged_record_is_listed_by_what_can_be_read_of_it(
     redis_server: RedisServer, store: RedisQueueStore, position: int, raw: str
 ) -> None:
     """A state that there is none of, and a time that is no number."""
-    await store.add([replace(task("t", ttl=0.0), name="f", schedule_id="s")])
+    await store.add([replace(new_task("t", ttl=0.0), name="f", schedule_id="s")])
     spoil = """
         local record, raw = redis.call('HGET', KEYS[1], 't'), RAW
         record = record:sub(1, POSITION - 1) .. raw .. record:sub(POSITION + #raw)
@@ -133,12 +134,12 @@ async def test_a_damaged_record_is_listed_by_what_can_be_read_of_it(
 
 @pytest.mark.starvable
 async def test_a_rare_task_is_found_as_fast_beside_many_others(store: RedisQueueStore) -> None:
-    rare = replace(task("zzz"), queue_name="rare", name="rare")
+    rare = replace(new_task("zzz"), queue_name="rare", name="rare")
     await store.add([rare])
     wheres = [TaskFilter(name="rare"), TaskFilter(queue_name="rare"), TaskFilter(states=(TaskState.PENDING,))]
     few = [await shortest(store, where) for where in wheres]
-    await add_all(store, [task(f"{number:06}") for number in range(50_000)])
-    while claimed := await claim(store, 500):
+    await add_all(store, [new_task(f"{number:06}") for number in range(50_000)])
+    while claimed := await claim(store, limit=500):
         await store.transition([replace(success(record), result=None) for record in claimed])
     for where, before in zip(wheres, few, strict=True):
         assert [record.id for record in (await store.find(where)).tasks] == ["zzz"]
@@ -154,7 +155,7 @@ async def shortest(store: RedisQueueStore, where: TaskFilter) -> float:
 
 
 def unique(task_id: str) -> NewTask:
-    return replace(task(task_id), unique="key")
+    return replace(new_task(task_id), unique="key")
 
 
 async def test_a_task_that_is_gone_or_unreadable_holds_no_key(

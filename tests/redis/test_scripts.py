@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
-from omniq.testing.builders import fire
+from omniq.testing.builders import claim, fire, new_task, success
 from omniq.testing.clock import VirtualClock
 from omniq_redis.codec import PARCEL, PARCEL_BYTES
 from omniq_redis.queue import RedisQueueStore
 
-from tests.redis.support import QUEUE, add_all, claim, elapsed, opened, success, task
+from tests.redis.support import QUEUE, add_all, elapsed, opened
 from tests.servers.redis import RedisServer, redis_server
 
 __all__ = ["redis_server"]
@@ -56,19 +56,26 @@ class TestLeavings:
 
     async def _live(self, store: RedisQueueStore) -> None:
         """A bit of everything."""
-        await store.add([task("a"), task("later", delay=50), task("ttl", ttl=500), task("ttl-later", delay=50, ttl=5)])
         await store.add(
-            [replace(task("child", ttl=10), depends_on=("a", "ttl")), replace(task("b"), depends_on=("a",))]
+            [
+                new_task("a"),
+                new_task("later", delay=50),
+                new_task("ttl", ttl=500),
+                new_task("ttl-later", delay=50, ttl=5),
+            ]
+        )
+        await store.add(
+            [replace(new_task("child", ttl=10), depends_on=("a", "ttl")), replace(new_task("b"), depends_on=("a",))]
         )
         schedule = ScheduleRecord(id="s", queue_name=QUEUE, body=b"", next_run=0.0)
         await store.put_schedule(schedule, if_version=None)
-        await fire(store, "s", if_version=1, next_run=0.0, task=replace(task("slot"), schedule_id="s"))
+        await fire(store, "s", if_version=1, next_run=0.0, task=replace(new_task("slot"), schedule_id="s"))
         records = await claim(store, limit=2)
         await store.transition([success(record, ttl=10) for record in records])
         for schedule_id in ("s", None):
             await store.result_storage().put([self._result("x", schedule_id)])
         await store.pause("other", paused=True)
-        await store.add([replace(task("o"), queue_name="other")])
+        await store.add([replace(new_task("o"), queue_name="other")])
         await store.find(TaskFilter(expired=True))
 
     def _result(self, task_id: str, schedule_id: str | None) -> ResultRecord:
@@ -80,7 +87,7 @@ class TestLeavings:
 class TestLargeBodies:
     async def test_one_reply_holds_few_of_them(self, store: RedisQueueStore) -> None:
         body = b"\xff" * (PARCEL_BYTES // 3)
-        assert await store.add([task(f"t{n}", body=body) for n in range(8)]) == [NEW] * 8
+        assert await store.add([new_task(f"t{n}", body=body) for n in range(8)]) == [NEW] * 8
         assert [record and len(record.body) for record in await store.get(["t0", "x", "t1", "t2", "t3"])] == [
             len(body), None, len(body), len(body), len(body),
         ]  # fmt: skip
@@ -125,7 +132,7 @@ class TestScale:
         assert await self._claim_time(store) < 3 * few + 0.002
 
     async def test_many_children_are_all_told(self, store: RedisQueueStore) -> None:
-        await store.add([task("parent"), task("other")])
+        await store.add([new_task("parent"), new_task("other")])
         children = [replace(self._task(n, 0.0), depends_on=("parent",)) for n in range(3 * PARCEL)]
         await add_all(store, children)
         assert await store.children(["other", "parent"]) == [[], [child.id for child in children]]
@@ -133,7 +140,7 @@ class TestScale:
     async def test_a_task_may_have_many_parents(self, store: RedisQueueStore) -> None:
         parents = [self._task(n, 0.0) for n in range(5000)]
         await add_all(store, parents)
-        child = replace(task("child"), depends_on=tuple(parent.id for parent in parents))
+        child = replace(new_task("child"), depends_on=tuple(parent.id for parent in parents))
         assert await store.add([child]) == [NEW]
         release = Change(task_id="child", to=TaskState.PENDING, from_states=(TaskState.WAITING,))
         assert [changed.status for changed in await store.transition([release])] == ["applied"]
@@ -142,8 +149,8 @@ class TestScale:
         await add_all(store, [self._task(n, delay) for n in range(1000, MANY + 1000)])
 
     def _task(self, number: int, delay: float) -> NewTask:
-        return task(f"{number:06}", delay=delay)
+        return new_task(f"{number:06}", delay=delay)
 
     async def _claim_time(self, store: RedisQueueStore) -> float:
         """The median of some small claims, in seconds."""
-        return statistics.median([await elapsed(claim(store, 10)) for _ in range(50)])
+        return statistics.median([await elapsed(claim(store, limit=10)) for _ in range(50)])

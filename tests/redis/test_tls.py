@@ -12,11 +12,12 @@ import pytest
 from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import StoreUnavailable
 from omniq.queue import AsyncRedisTaskQueue, RedisTaskQueue
+from omniq.testing.builders import claim, new_task
 from omniq_redis.backend import RedisBackend
 from omniq_redis.config import RedisTaskQueueConfig
 from omniq_redis.queue import RedisQueueStore
 
-from tests.redis.support import QUEUE, claim, elapsed, listening, opened, task
+from tests.redis.support import QUEUE, elapsed, listening, opened
 from tests.servers.redis import RedisServer
 from tests.servers.tls import Authority, TlsProxy, address_of
 
@@ -169,6 +170,6 @@ class TestPush:
                 waiting = asyncio.create_task(here.wait([QUEUE], 60))
                 await asyncio.sleep(0.05)
                 assert not waiting.done()
-                await there.add([task()])
+                await there.add([new_task()])
                 assert await elapsed(waiting) < PUSHED
                 assert len(await claim(here)) == 1

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Coroutine
 import pytest
 from omniq.models.task import TaskState
 from omniq.storage.records import Change
-from omniq.testing.builders import until_told
+from omniq.testing.builders import claim, new_task, success, until_told
 from omniq_redis.queue import RedisQueueStore
 
-from tests.redis.support import QUEUE, claim, elapsed, listening, opened, success, task
+from tests.redis.support import QUEUE, elapsed, listening, opened
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.starvable
@@ -53,14 +53,14 @@ class TestPush:
     async def test_an_add_elsewhere_ends_a_wait_soon(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         delays = []
         for _ in range(50):
-            delays.append(await woken(here.wait([QUEUE], LONG), there.add([task()])))
+            delays.append(await woken(here.wait([QUEUE], LONG), there.add([new_task()])))
             assert len(await claim(here)) == 1
         assert sorted(delays)[47] < SOON
 
     async def test_a_result_stored_elsewhere_ends_a_wait_soon(
         self, here: RedisQueueStore, there: RedisQueueStore
     ) -> None:
-        await there.add([task("t"), task("u")])
+        await there.add([new_task("t"), new_task("u")])
         by_id = {record.id: record for record in await claim(there)}
         results = here.result_storage()
         await results.hear(0.1)  # only who has once waited for a result is told of them
@@ -74,47 +74,47 @@ class TestPush:
         await results.close()
 
     async def test_other_queues_end_no_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
-        await there.add([task()])
+        await there.add([new_task()])
         assert await elapsed(here.wait(["other"], 0.3)) >= 0.29
 
     async def test_what_goes_back_elsewhere_ends_a_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
-        await there.add([task("t")])
+        await there.add([new_task("t")])
         (record,) = await claim(there)
         back = Change(task_id="t", to=TaskState.PENDING, from_states=(TaskState.RUNNING,), epoch=record.epoch)
         assert await woken(here.wait([QUEUE], LONG), there.transition([back])) < PUSHED
 
     async def test_a_resumed_queue_ends_a_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
         await there.pause(QUEUE, paused=True)
-        await there.add([task()])
+        await there.add([new_task()])
         await here.wait([QUEUE], 0.1)
         assert await woken(here.wait([QUEUE], LONG), there.pause(QUEUE, paused=False)) < PUSHED
 
     async def test_what_is_due_already_ends_a_wait_at_once(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
-        await there.add([task()])
+        await there.add([new_task()])
         assert await elapsed(here.wait([QUEUE], LONG)) < POLL
 
 
 class TestDueLater:
     async def test_a_wait_ends_when_a_task_comes_due(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
-        await there.add([task("late", delay=50), task("soon", delay=0.5)])
+        await there.add([new_task("late", delay=50), new_task("soon", delay=0.5)])
         assert 0.4 < await elapsed(here.wait([QUEUE], LONG)) < 0.5 + PUSHED
         assert [record.id for record in await claim(here)] == ["soon"]
 
     async def test_a_sooner_task_ends_it_sooner(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
-        await there.add([task("late", delay=50)])
-        assert 0.3 < await woken(here.wait([QUEUE], LONG), there.add([task("soon", delay=0.4)])) < 0.4 + PUSHED
+        await there.add([new_task("late", delay=50)])
+        assert 0.3 < await woken(here.wait([QUEUE], LONG), there.add([new_task("soon", delay=0.4)])) < 0.4 + PUSHED
 
     async def test_one_that_is_due_hides_none_that_comes_later(
         self, here: RedisQueueStore, there: RedisQueueStore
     ) -> None:
-        adding = there.add([task("now"), task("soon", delay=0.5)])
+        adding = there.add([new_task("now"), new_task("soon", delay=0.5)])
         assert await woken(here.wait([QUEUE], LONG), adding) < 0.3
         assert [record.id for record in await claim(here)] == ["now"]
         assert await elapsed(here.wait([QUEUE], LONG)) < 0.5 + PUSHED
         assert [record.id for record in await claim(here)] == ["soon"]
 
     async def test_the_next_one_ends_the_next_wait(self, here: RedisQueueStore, there: RedisQueueStore) -> None:
-        await there.add([task("first", delay=0.3), task("second", delay=0.6)])
+        await there.add([new_task("first", delay=0.3), new_task("second", delay=0.6)])
         began = time.monotonic()
         for name in ("first", "second"):
             await here.wait([QUEUE], LONG)
@@ -130,11 +130,11 @@ class TestWithoutPush:
             await listening(here)
             killed = time.monotonic()
             redis_server.ask("CLIENT KILL", "TYPE", "pubsub")
-            await there.add([task()])
+            await there.add([new_task()])
             assert await elapsed(here.wait([QUEUE], LONG)) < POLL
             assert len(await claim(here)) == 1
             await here.wait([QUEUE], 0.2)
-            assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < PUSHED
+            assert await woken(here.wait([QUEUE], LONG), there.add([new_task()])) < PUSHED
             assert time.monotonic() - killed < 2.0
             assert len(await claim(here)) == 1
 
@@ -160,7 +160,7 @@ class TestWithoutPush:
         assert redis_server.ask("PUBLISH", "{omniq:default}:news", "not msgpack") == 1
         await listening(here)
         await here.wait([QUEUE], 0.2)
-        assert await woken(here.wait([QUEUE], LONG), there.add([task()])) < PUSHED
+        assert await woken(here.wait([QUEUE], LONG), there.add([new_task()])) < PUSHED
 
 
 class TestQuiet:

@@ -17,12 +17,12 @@ from omniq import AsyncOmniQ
 from omniq.errors import StoreFull
 from omniq.storage.embedded import LOOK_INTERVAL
 from omniq.storage.records import NEW
+from omniq.testing.builders import new_task
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.queue import SQLiteQueueStore
 
 from tests.core import tasks
 from tests.core.support import SOON, results_of, working
-from tests.sqlite.test_store import task
 
 Harm: TypeAlias = Callable[[Path], None]
 
@@ -157,12 +157,12 @@ async def test_a_file_that_was_moved_away_has_all_that_was_written_to_it(oq: Asy
 
 async def test_a_full_disk_is_told_and_costs_nothing(path: Path) -> None:
     store = SQLiteQueueStore(SQLiteTaskQueueConfig(path=str(path)))
-    await store.add([task("before")])
+    await store.add([new_task("before")])
     # A new connection, such as the next one after a failure, knows of no limit.
     await store._connection.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
     with pytest.raises(StoreFull, match="full"):
-        await store.add([task(f"t{n:05}", body=b"x" * 1000) for n in range(2000)])
-    assert await store.add([task("after")]) == [NEW]
+        await store.add([new_task(f"t{n:05}", body=b"x" * 1000) for n in range(2000)])
+    assert await store.add([new_task("after")]) == [NEW]
     assert [record.id for record in await store.claim(["default"], limit=9, lease=9.0, worker="w")] == [
         "before",
         "after",

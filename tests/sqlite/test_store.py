@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 from omniq.errors import ConfigError, StoreError, StoreUnavailable
 from omniq.loops import forget
-from omniq.models.task import TaskState
 from omniq.storage.base import Capability
-from omniq.storage.records import DUPLICATE, NEW, Added, Change, NewTask, ResultRecord, TaskRecord
-from omniq.testing.builders import reap
+from omniq.storage.records import DUPLICATE, NEW, Added
+from omniq.testing.builders import claim, new_task, reap
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.connection import Database, SQLiteStore
 from omniq_sqlite.opening import SCHEMA_VERSION, open_connection
@@ -54,25 +53,6 @@ def connection(config: SQLiteTaskQueueConfig) -> Iterator[sqlite3.Connection]:
     opened = open_connection(config.settings, read_only=False)
     yield opened
     opened.close()
-
-
-def task(task_id: str, *, body: bytes = b"body", delay: float = 0.0, ttl: float | None = None) -> NewTask:
-    return NewTask(id=task_id, queue_name=QUEUE, body=body, delay=delay, ttl=ttl)
-
-
-async def claim(queue: SQLiteQueueStore, limit: int = 100) -> list[TaskRecord]:
-    return await queue.claim([QUEUE], limit=limit, lease=30.0, worker="w")
-
-
-def success(record: TaskRecord, body: bytes = b"result") -> Change:
-    result = ResultRecord(task_id=record.id, epoch=record.epoch, status=TaskState.SUCCESS, body=body)
-    return Change(
-        task_id=record.id,
-        to=TaskState.SUCCESS,
-        from_states=(TaskState.RUNNING,),
-        epoch=record.epoch,
-        result=result,
-    )
 
 
 def insert_schedule(connection: sqlite3.Connection, *, schedule_id: str) -> int:
@@ -150,7 +130,7 @@ class TestOpening:
         before = set(threading.enumerate())
         stores = [SQLiteQueueStore(config), SQLiteQueueStore(config)]
         await asyncio.gather(*(store.connect() for store in stores))
-        await stores[0].add([task("a")])
+        await stores[0].add([new_task("a")])
         for store in (*stores, *stores):
             await store.close()
         started = set(threading.enumerate()) - before
@@ -168,7 +148,7 @@ class TestOpening:
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("omniq-sqlite")] == []
 
     async def test_a_closed_store_opens_again(self, queue: SQLiteQueueStore) -> None:
-        await queue.add([task("a")])
+        await queue.add([new_task("a")])
         await queue.close()
         assert [record.id for record in await claim(queue)] == ["a"]
 
@@ -245,21 +225,21 @@ class TestGroupCommit:
     async def test_a_cancelled_callers_job_is_done(self, queue: SQLiteQueueStore, database: Database) -> None:
         gate = threading.Event()
         blocker = asyncio.create_task(database.write(lambda connection: gate.wait()))
-        adding = asyncio.create_task(queue.add([task("a")]))
+        adding = asyncio.create_task(queue.add([new_task("a")]))
         await asyncio.sleep(0)
         adding.cancel()
         gate.set()
         await blocker
         with pytest.raises(asyncio.CancelledError):
             await adding
-        assert await queue.add([task("b"), task("a")]) == [NEW, DUPLICATE]
+        assert await queue.add([new_task("b"), new_task("a")]) == [NEW, DUPLICATE]
 
     async def test_a_lock_that_stays_is_reported(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
         connection.execute("begin immediate")
         with pytest.raises(StoreUnavailable, match=r"default\.db: database is locked"):
-            await queue.add([task("a")])
+            await queue.add([new_task("a")])
         connection.execute("rollback")
-        assert await queue.add([task("a")]) == [NEW]
+        assert await queue.add([new_task("a")]) == [NEW]
 
     async def test_idle_calls_need_no_lock(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
         connection.execute("begin immediate")
@@ -278,7 +258,7 @@ class TestGroupCommit:
         busy = asyncio.create_task(be_busy())
         async with asyncio.timeout(20):  # it takes less than a second, and without `_GilYielder` up to a minute
             for n in range(20):
-                await queue.add([task(f"{n}-{i}") for i in range(500)])
+                await queue.add([new_task(f"{n}-{i}") for i in range(500)])
                 assert len(await claim(queue, limit=500)) == 500
         busy.cancel()
 
@@ -288,7 +268,7 @@ class TestGroupCommit:
 
         async def session(name: str) -> None:
             await store.connect()
-            await store.add([task(f"{name}{n}") for n in range(50)])
+            await store.add([new_task(f"{name}{n}") for n in range(50)])
             while records := await claim(store, limit=7):
                 claimed.extend(record.id for record in records)
             await store.close()
@@ -309,7 +289,7 @@ class TestGroupCommit:
 
         async def add() -> list[Added]:
             store = SQLiteQueueStore(config)
-            added = await store.add([task("a")])
+            added = await store.add([new_task("a")])
             await store.close()
             return added
 

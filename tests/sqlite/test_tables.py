@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from omniq import clock
 from omniq.models.task import EventType, TaskEvent, TaskState
-from omniq.storage.records import Change, EventFilter, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq.storage.records import EventFilter, NewTask, TaskFilter
 from omniq.storage.sql.claiming import CHANGED, lapsed
 from omniq.storage.sql.queue import Counter, select_old
+from omniq.testing.builders import claim, success
 from omniq_sqlite import verbs
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
 from omniq_sqlite.dialect import DIALECT, carry_out
@@ -60,24 +61,6 @@ def connection(config: SQLiteTaskQueueConfig) -> Iterator[sqlite3.Connection]:
     opened.close()
 
 
-async def claim(queue: SQLiteQueueStore) -> list[TaskRecord]:
-    return await queue.claim([QUEUE], limit=100, lease=30.0, worker="w")
-
-
-def success(record: TaskRecord, *bodies: bytes) -> list[Change]:
-    """A change that ends the task, and repeats of it, each with a result."""
-    return [
-        Change(
-            task_id=record.id,
-            to=TaskState.SUCCESS,
-            from_states=(TaskState.RUNNING,),
-            epoch=record.epoch,
-            result=ResultRecord(task_id=record.id, epoch=record.epoch, status=TaskState.SUCCESS, body=body),
-        )
-        for body in bodies
-    ]
-
-
 class TestRows:
     async def test_times_come_back_to_the_bit(self, queue: SQLiteQueueStore) -> None:
         times = [1700000000.1234567, 1700000000.3333333, 2**31 - 1e-6, clock.now() + 1 / 3]
@@ -99,7 +82,7 @@ class TestRows:
         await queue.add([NewTask(id=id_, queue_name=QUEUE, body=body) for id_, body in bodies.items()])
         claimed = await claim(queue)
         assert {record.id: record.body for record in claimed} == bodies
-        await queue.transition([change for record in claimed for change in success(record, record.body)])
+        await queue.transition([success(record, record.body) for record in claimed])
         stored = await results.get(list(bodies))
         assert {record.task_id: record.body for record in stored if record} == bodies
 
@@ -107,7 +90,7 @@ class TestRows:
         self, queue: SQLiteQueueStore, connection: sqlite3.Connection
     ) -> None:
         await queue.add([NewTask(id="a", queue_name=QUEUE, body=b"x" * MEGABYTE)])
-        await queue.transition(success((await claim(queue))[0], b""))
+        await queue.transition([success((await claim(queue))[0], b"")])
         assert await queue.purge(older_than=0.0) == 1
         assert connection.execute("select count(*) from large_body").fetchone() == (0,)
 

@@ -86,6 +86,16 @@ class FirstParty(NamedTuple):
 KINDS: Final[Mapping[str, str]] = {"TaskQueue": "queue", "ResultStorage": "results", "EventStorage": "events"}
 """What a store's classes are called behind its prefix, and the module of its package where they are."""
 
+FRONTS: Final[Mapping[str, str]] = {
+    "queue": "omniq.queue",
+    "results": "omniq.storage",
+    "events": "omniq.storage",
+    "config": "omniq.models",
+    "backend": "omniq.backend",
+    "worker": "omniq.workers",
+}
+"""Where users import what such a module of a first-party package has."""
+
 FIRST_PARTY: Final[Mapping[str, FirstParty]] = {
     "sqlite": FirstParty(("sqlite",), ("SQLite",)),
     "postgres": FirstParty(("postgres", "postgresql"), ("Postgres",)),
@@ -157,4 +167,7 @@ def _no_attribute(package: str, name: str, homes: Iterable[str]) -> str:
     text = f"module {package!r} has no attribute {name!r}"
     if name.startswith("__"):  # a protocol probe, not a typing mistake
         return text
+    for extra, brought in FIRST_PARTY.items():
+        if module := dict(brought.classes(f"omniq_{extra}")).get(name):
+            return f"{text}: it is in {FRONTS[module.partition('.')[2]]}"
     return text + did_you_mean(name, homes)

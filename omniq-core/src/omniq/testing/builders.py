@@ -117,6 +117,12 @@ def finish(
     )
 
 
+def success(record: TaskRecord, body: bytes = b"result", ttl: float | None = None) -> Change:
+    """What a worker does with a task that it holds and that went well: end it, with its result."""
+    result = result_of(record.id, record.epoch, body=body, ttl=ttl, schedule_id=record.schedule_id)
+    return finish(record, result=result)
+
+
 def cancel(task_id: str) -> Change:
     """What a user does to a task that nobody holds."""
     return Change(task_id=task_id, to=TaskState.CANCELLED, from_states=(*IN_LINE, TaskState.WAITING))

@@ -184,9 +184,13 @@ def kill(wish: Wish, folder: Path, report: Report, tell: Tell) -> None:
     if Capability.CROSS_PROCESS not in declared:
         report.extra["kill test"] = "not tried: not declared: cross-process"
         return
+    if not any(spec.kind == "result_store" for spec in plugin(wish.name).specs):
+        report.extra["kill test"] = "not tried: the plugin has no result store to judge by"
+        return
     options = Options(url=wish.url, project=new_project())
     try:
-        outcome = _run(kill_test(options, folder, seconds=wish.seconds, tell=tell))
+        with _environment(OMNIQ_SERIALIZER="msgspec"):  # else each worker warns of what dill could load from there
+            outcome = _run(kill_test(options, folder, seconds=wish.seconds, tell=tell))
     except StoreError as error:
         report.failures.append(f"kill test: {type(error).__name__}: {error}")
         return
