@@ -49,6 +49,7 @@ def verdicts() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("each", PLANTED, ids=lambda each: f"{each.broken.__name__}-{each.requirement}")
+@pytest.mark.slow
 def test_a_broken_store_is_noticed(verdicts: dict[str, set[str]], each: Planted) -> None:
     broken, honest = nodes_of(each)
     assert "FAILED" in verdicts[broken]

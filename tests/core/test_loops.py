@@ -26,6 +26,7 @@ async def test_a_test_runs_on_what_omniq_runs_on(pytestconfig: pytest.Config) ->
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.slow
 def test_the_loop_can_be_chosen(loop: str) -> None:
     if find_spec(loop) is None:
         pytest.skip(f"needs {loop}, which isn't installed")

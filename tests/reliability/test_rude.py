@@ -15,6 +15,7 @@ LEFT_TO_THE_SYSTEM = {"process": ["--without", "set_a_signal_handler"]}
 
 
 @pytest.mark.parametrize("worker", ["async", "thread", "process"])
+@pytest.mark.slow
 def test_rude_tasks_hurt_no_innocent_one(worker: str, tmp_path: Path) -> None:
     report = tmp_path / "report"
     command = [sys.executable, "-m", "tests.reliability.rude", "--worker", worker, "--tasks", "600"]

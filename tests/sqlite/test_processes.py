@@ -111,6 +111,7 @@ def add_in_fork(store: SQLiteQueueStore, task_id: str) -> None:
 # ── the tests ────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 async def test_ten_processes_may_create_the_file(config: SQLiteTaskQueueConfig) -> None:
     barrier = SPAWN.Barrier(10)
     children = [SPAWN.Process(target=add_together, args=(config, barrier, f"t{n}")) for n in range(10)]

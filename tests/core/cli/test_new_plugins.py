@@ -54,6 +54,7 @@ def test_names_are_put_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_what_is_written_is_formatted_linted_and_typed(name: str, tmp_path: Path) -> None:
     if missing := [tool for tool in ("mypy", "ruff") if find_spec(tool) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
