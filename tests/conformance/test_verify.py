@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omniq.testing.verify import tidy
 
 ROOT = Path(__file__).parents[2]
-VERIFY = [sys.executable, "-m", "omniq.cli", "plugins", "verify"]
+VERIFY = [sys.executable, "-P", "-m", "omniq.cli", "plugins", "verify"]
 LONG = pytest.mark.timeout(400)
 
 
@@ -51,8 +52,37 @@ def test_without_pytest_it_says_what_to_install(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("seconds", ["0", "nan", "inf"])
+def test_the_kill_test_takes_a_number_of_seconds(seconds: str, tmp_path: Path) -> None:
+    done = verify("sqlite", "--url", f"sqlite:///{tmp_path}/queue.db", "--seconds", seconds)
+    assert done.returncode == 2
+    assert "Invalid value for '--seconds'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_dropped_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "projects"
+    journal.write_text("+test-gone\n+test-left\n-test-gone\n")
+    left = tidy("redis://:secret@127.0.0.1:1", journal, lambda _: None)
+    assert [line.partition(": redis:")[0] for line in left] == ["test-left is left behind: StoreUnavailable"]
+    assert "secret" not in left[0]
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory and settings that are about something else."""
+    directory = tmp_path_factory.mktemp("elsewhere")
+    for name in ("conftest.py", "random.py", "test_store.py"):
+        (directory / name).write_text("raise RuntimeError('imported from the working directory')\n")
+    (directory / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    monkeypatch.chdir(directory)
+    for setting, value in {"QUEUES": "high,low", "TASK_TIMEOUT": "0.001", "CONFIG": "no-such.yaml"}.items():
+        monkeypatch.setenv(f"OMNIQ_{setting}", value)
+
+
 @LONG
 @pytest.mark.slow
+@pytest.mark.usefixtures("elsewhere")
 def test_a_store_without_an_epoch_check_is_found_out(tmp_path: Path) -> None:
     pytest.importorskip("lmdb", reason="needs lmdb for examples/omniq-lmdb")
     packages, place = tmp_path / "packages", tmp_path / "place"
@@ -83,7 +113,8 @@ def install_patched(packages: Path) -> None:
 
 @LONG
 @pytest.mark.slow
-def test_after_an_interruption_nothing_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
+def test_after_an_interruption_nothing_is_left(interruption: signal.Signals, tmp_path: Path) -> None:
     command = [*VERIFY, "sqlite", "--url", f"sqlite:///{tmp_path}/queue.db"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -91,7 +122,7 @@ def test_after_an_interruption_nothing_is_left(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(1.0)  # into the midst of the tests
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, interruption)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert list(tmp_path.iterdir()) == []

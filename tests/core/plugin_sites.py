@@ -35,5 +35,5 @@ def omniq(site: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
         cwd=site,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )

@@ -53,6 +53,17 @@ def test_names_are_put_everywhere(tmp_path: Path) -> None:
     assert len([line for line in test.splitlines() if line]) <= 12
 
 
+def test_names_that_hold_a_word_of_the_template_are_put_as_they_are(tmp_path: Path) -> None:
+    assert new(tmp_path, "bookshelf", "--url-scheme", "shelf").returncode == 0
+    texts = {path: path.read_text() for path in (tmp_path / "omniq-bookshelf").rglob("*") if path.is_file()}
+    assert [path for path, text in texts.items() if "bookbook" in f"{path} {text}".lower()] == []
+    plugin = (tmp_path / "omniq-bookshelf" / "src" / "omniq_bookshelf" / "plugin.py").read_text()
+    assert 'NAME = "bookshelf"' in plugin
+    assert 'URL_SCHEMES = ("shelf",)' in plugin
+    test = (tmp_path / "omniq-bookshelf" / "tests" / "test_conformance.py").read_text()
+    assert 'return f"shelf:///{tmp_path}"' in test
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
 def test_what_is_written_is_formatted_linted_and_typed(name: str, tmp_path: Path) -> None:
@@ -76,11 +87,12 @@ def test_what_is_written_is_formatted_linted_and_typed(name: str, tmp_path: Path
         (["My_Tray"], 2, "'My_Tray' can't be a store's name: expected up to 20 lower-case letters and digits"),
         (["My_Tray"], 2, "such as 'my-tray'."),
         (["omniq-tray"], 2, "such as 'tray'."),
-        (["9tray"], 2, "no omniq- before."),
+        (["9tray"], 2, "a letter first, single dashes between, no omniq- before."),
         (["tray--two"], 2, "such as 'tray-two'."),
         (["t" * 21], 2, "no omniq- before."),
         (["../tray"], 2, "such as 'tray'."),
         ([""], 2, "'' can't be a store's name"),
+        (["tray", "--url-scheme", ""], 2, "'' can't be the scheme of a URL"),
         (["sqlite"], 1, "'sqlite' is taken: omniq-sqlite has it; choose another name"),
         (["nats"], 1, "'nats' is taken: omniq-nats has it"),
         (["core"], 1, "'core' is taken: omniq-core has it"),

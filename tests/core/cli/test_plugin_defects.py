@@ -96,7 +96,7 @@ CASES: Final = {
         "class Store(", "class Stoer(", "store acme_mistyped.store:Store: it can't be loaded: AttributeError"
     ),
     "eventful": Case(QUEUE, QUEUE.replace("Queue", "Event"), "Store isn't a subclass of BaseTaskQueue; derive it from"),
-    "function": Case(QUEUE, "def Store(config): pass\nclass Stores:\n", "a function isn't a subclass of BaseTaskQueue"),
+    "function": Case(QUEUE, "def Store(config): pass\nclass Stores:\n", "an object of type function isn't a"),
     "eventconf": Case(
         "Config(TaskQueueConfig", "Config(EventStorageConfig", "Config isn't a subclass of TaskQueueConfig"
     ),
@@ -109,6 +109,8 @@ CASES: Final = {
     "verbs": Case(INIT, f"    async def get(self, ids): ...\n{INIT}", "its get doesn't take self, ids, bodies"),
     "sizes": Case(INIT, f"    max_items = 0\n{INIT}", "its max_items is 0"),
     "capset": Case(INIT, f"    capabilities = {{Capability.PRIORITY}}\n{INIT}", "its capabilities are of type set"),
+    "capnone": Case(INIT, f"    capabilities = None\n{INIT}", "its capabilities are of type NoneType"),
+    "caplate": Case(INIT, f"    capabilities = property(lambda self: 1 / 0)\n{INIT}", "are of type property"),
     "capword": Case(
         INIT, f"    capabilities = frozenset({{'pirority'}})\n{INIT}", "'pirority', did you mean 'priority'?"
     ),
@@ -121,6 +123,7 @@ CASES: Final = {
     "arguments": Case(INIT, "    def __init__(self, host, port)", "its constructor can't be called with one config"),
     "otherconf": Case("config: Config", "config: str", "its constructor takes a str as config"),
     "raising": Case(BODY, "self.path = config.path", "it can't be made: AttributeError: 'Config' object has no"),
+    "exiting": Case(BODY, "raise SystemExit(0)", "it can't be made: SystemExit: 0"),
     "placeless": Case(BODY, "super().__init__(); self.space.location = ''", "its location is ''"),
     "moving": Case(BODY, "super().__init__()", "two of one config have the locations reference:"),
     "resultless": Case(
@@ -149,6 +152,8 @@ CASES: Final = {
     "urlfails": Case(
         "return read_url", "return {}[url]\n        read_url", "Config.from_url('urlfails:///doctor') raises KeyError"
     ),
+    "urlexits": Case("return read_url", "exit()\n        read_url", "raises SystemExit"),
+    "urlof": Case("@classmethod", "@staticmethod", "Config.from_url isn't a class method; decorate it"),
     "urldict": Case("return read_url", "return {}\n        read_url", "returns an object of type dict"),
     "urlother": Case(
         "return read_url",
@@ -169,6 +174,12 @@ CASES: Final = {
         "Worker(ThreadPoolWorker)", "Worker", "Worker isn't a subclass of Worker; derive it from omniq.workers.base:"
     ),
     "runnerless": Case("    pass", "    runner = kind = None", "its `runner` isn't a subclass of Runner"),
+    "computed": Case(
+        "class Worker(ThreadPoolWorker):",
+        "class Meta(type(ThreadPoolWorker)):\n    runner = property(lambda cls: 1 / 0)\n"
+        "class Worker(ThreadPoolWorker, metaclass=Meta):",
+        "it can't be looked at: ZeroDivisionError",
+    ),
     "number": Case("command = ", "command = 3 or ", "it isn't a click command but of type int"),
     # ── the plugin module ──
     "driver": Case(
@@ -179,6 +190,8 @@ CASES: Final = {
     "eager": Case(
         "from omniq.plugins", "import acme_eager.store\nfrom omniq.plugins", "importing it imports acme_eager.store"
     ),
+    "helpless": Case('store:command")', 'store:command", help=None)', "expected a line of help, got None"),
+    "quitting": Case("from omniq.plugins", "raise GeneratorExit\nfrom omniq.plugins", "it is broken: GeneratorExit"),
     "nothing": Case("from omniq.plugins", "import nowhere\nfrom omniq.plugins", "it is broken: ModuleNotFoundError"),
     "double": Case('TaskQueueSpec("NAME"', 'TaskQueueSpec("sqlite"', "it is conflict: plugin"),
 }
@@ -239,6 +252,19 @@ def test_one_plugin_can_be_looked_at(site: Path) -> None:
     )
     unknown = omniq(site, "plugins", "doctor", "sond")
     assert (unknown.returncode, unknown.stderr) == (3, "error: there is no plugin 'sond', did you mean 'sound'?\n")
+
+
+def test_a_plugin_that_prints_is_told_of_and_spoils_no_report(tmp_path: Path) -> None:
+    write(tmp_path, "loud", "from omniq.plugins", "print('hello')\nfrom omniq.plugins")
+    checked = omniq(tmp_path, "plugins", "doctor", "loud", "--json")
+    assert (checked.returncode, checked.stderr) == (1, "hello\nerror: 1 defect found\n")
+    assert [defect["what"] for defect in json.loads(checked.stdout)[0]["defects"]] == ["importing it prints 'hello\\n'"]
+
+
+def test_the_last_words_of_a_plugin_are_no_answer(tmp_path: Path) -> None:
+    write(tmp_path, "parting", "from omniq.plugins", "import atexit\natexit.register(print, 'bye')\nfrom omniq.plugins")
+    checked = omniq(tmp_path, "plugins", "doctor", "parting")
+    assert (checked.returncode, checked.stdout) == (0, "ok        parting (acme-parting 1.2)\nbye\n")
 
 
 def test_one_that_is_disabled_has_no_defects(site: Path) -> None:

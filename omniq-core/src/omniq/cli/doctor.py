@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import tempfile
+from asyncio import CancelledError
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import chdir
 from typing import Any, Final, TypeVar, get_type_hints
@@ -31,6 +33,8 @@ from omniq.workers.execution import Runner
 
 T = TypeVar("T")
 
+UNRULY: Final = (Exception, SystemExit, CancelledError)
+"""What a plugin's own code may raise, other than Ctrl-C."""
 FRESH_IMPORT_TIME: Final = 60.0
 """Seconds that a plugin module may take to be imported in a process of its own."""
 
@@ -43,8 +47,10 @@ plugin = importlib.metadata.EntryPoint("plugin", sys.argv[2], "omniq.plugins").l
 for name in dir(plugin):
     if name.startswith("omniq_") and callable(hook := getattr(plugin, name)):
         list(hook())
-print(json.dumps(sorted(set(sys.modules) - before)))
+print()
+print("omniq-doctor", json.dumps(sorted(set(sys.modules) - before)))
 """
+_ANSWER: Final = re.compile(r"\nomniq-doctor (.*)\n")
 
 
 class Finding(Struct, frozen=True):
@@ -80,7 +86,7 @@ def defects(record: PluginRecord) -> Iterator[Defect]:
         if record.distribution != APPLICATION:  # nobody has to wait for what is there already
             yield from (_in_plugin(record, finding) for finding in _import_findings(record))
         for spec in record.specs:
-            yield from (_in_spec(record, spec, finding) for finding in _findings(spec, record))
+            yield from (_in_spec(record, spec, finding) for finding in _whatever_happens(spec, record))
     elif record.status != "disabled":
         yield _in_plugin(record, Finding("", f"it is {record.status}: {record.error}", _REMEDIES[record.status]))
 
@@ -111,6 +117,13 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
 
 
+def _whatever_happens(spec: Spec, record: PluginRecord) -> Iterator[Finding]:
+    try:
+        yield from _findings(spec, record)
+    except UNRULY as error:  # of a class whose attributes are computed, say
+        yield Finding(spec.imports[0], f"it can't be looked at: {_told(error)}", "mend it")
+
+
 def _findings(spec: Spec, record: PluginRecord) -> Iterator[Finding]:
     yield from _name_findings(spec, record.distribution)
     if isinstance(spec, StoreSpec):
@@ -135,7 +148,10 @@ def _import_findings(record: PluginRecord) -> Iterator[Finding]:
         why = (error.stderr.splitlines() or ["it exits"])[-1]
         yield Finding("", f"it can't be imported by a process that imports nothing else: {why}", "mend its imports")
     else:
-        if heavy := _heavy(json.loads(done.stdout.splitlines()[-1]), record):
+        printed, *answer = _ANSWER.split(done.stdout)
+        if printed or not answer:
+            yield Finding("", f"importing it prints {printed!r}", "print nothing: programs read what commands print")
+        if answer and (heavy := _heavy(json.loads(answer[0]), record)):
             remedy = "name the stores in specs and import nothing of them: who lists plugins imports this module"
             yield Finding("", f"importing it imports {', '.join(heavy)}", remedy)
 
@@ -182,7 +198,7 @@ def loaded(spec: Spec, field: str, base: type[T]) -> Generator[Finding, None, ty
     found = yield from _loaded(spec, field)
     if found is None or (isinstance(found, type) and issubclass(found, base)):
         return found
-    kind = found.__name__ if isinstance(found, type) else f"a {type(found).__name__}"
+    kind = found.__name__ if isinstance(found, type) else f"an object of type {type(found).__name__}"
     yield Finding(
         field, f"{kind} isn't a subclass of {base.__name__}", f"derive it from {base.__module__}:{base.__name__}"
     )
@@ -193,7 +209,7 @@ def _loaded(spec: Spec, field: str) -> Generator[Finding, None, Any]:
     path = getattr(spec, field)
     try:
         return load_object(path)
-    except (PluginError, SystemExit) as error:
+    except (PluginError, SystemExit, CancelledError) as error:
         cause = error.__cause__ or error
         missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
         own = path.partition(".")[0]
@@ -285,7 +301,7 @@ def _default(config: type[C]) -> Generator[Finding, None, C | None]:
     try:
         default = config()
         convert(asdict(default), config)  # as every constructor takes them
-    except Exception as error:
+    except UNRULY as error:
         yield Finding("config", f"it refuses its own defaults: {_told(error)}", "let its fields have defaults it takes")
         return None
     yield from _project_findings(default)
@@ -295,7 +311,7 @@ def _default(config: type[C]) -> Generator[Finding, None, C | None]:
 def _project_findings(config: ComponentConfig) -> Iterator[Finding]:
     try:
         project = replace(config, project_name=PROJECT).project
-    except Exception as error:
+    except UNRULY as error:
         yield Finding("config", f"it refuses a project_name: {_told(error)}", "let it take every `Name`")
     else:
         if project != PROJECT:
@@ -307,6 +323,9 @@ def _read_urls(spec: StoreSpec, config: type[C]) -> Generator[Finding, None, C |
     some = None
     schemes: object = spec.url_schemes
     if not schemes or not isinstance(schemes, tuple):
+        return None
+    if not inspect.ismethod(config.from_url):
+        yield Finding("url_schemes", f"{config.__name__}.from_url isn't a class method", "decorate it by @classmethod")
         return None
     if config.from_url.__func__ is ComponentConfig.from_url.__func__:  # type: ignore[attr-defined]
         yield Finding("url_schemes", f"{config.__name__} has no from_url", "write it, or leave url_schemes out")
@@ -343,12 +362,12 @@ def _read(config: type[C], url: str) -> object:
     """What it makes of a URL, or the error that it raises."""
     try:
         return config.from_url(url)
-    except Exception as error:
+    except UNRULY as error:
         return error
 
 
 def _ended(answer: object) -> str:
-    raised = isinstance(answer, Exception)
+    raised = isinstance(answer, BaseException)
     return f"raises {type(answer).__name__}" if raised else f"returns an object of type {type(answer).__name__}"
 
 
@@ -436,7 +455,7 @@ def _instance_findings(make: Callable[..., Store], config: ComponentConfig) -> I
             other = make(replace(config, project_name=PROJECT))
             places = [one.location for one in (store, again, other)]
             results = store.result_storage() if isinstance(store, BaseTaskQueue) else None
-        except Exception as error:
+        except UNRULY as error:
             yield Finding(
                 "store", f"it can't be made: {_told(error)}", "let its constructor only keep what it is given"
             )
@@ -459,7 +478,8 @@ def _location_findings(store: Store, places: list[Any]) -> Iterator[Finding]:
 
 
 def _result_findings(store: Store, results: object) -> Iterator[Finding]:
-    promises = Capability.ATOMIC_RESULTS in store.capabilities
+    declared: object = type(store).capabilities
+    promises = isinstance(declared, frozenset) and Capability.ATOMIC_RESULTS in declared
     if results is None:
         if promises and isinstance(store, BaseTaskQueue):
             what = f"it declares {Capability.ATOMIC_RESULTS}, and its result_storage() is None"
@@ -475,5 +495,5 @@ def _result_findings(store: Store, results: object) -> Iterator[Finding]:
         yield Finding("store", what, "leave the capability out, or write groups as one step")
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

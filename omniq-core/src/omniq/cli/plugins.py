@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
@@ -58,9 +59,8 @@ def new(name: str, parent: Path, scheme: str | None) -> None:
     It keeps its data in a file, by Python's own sqlite3. Its module `documents` says which calls are to be replaced
     by those of your driver.
     """
-    scheme = scheme or name
     _check_name(name)
-    _check_scheme(scheme)
+    _check_scheme(scheme := name if scheme is None else scheme)
     target = parent / f"omniq-{name}"
     written = _write(target, _words(name, scheme))
     click.echo(f"wrote {target}:")
@@ -84,7 +84,9 @@ def _check_name(name: str) -> None:
     if _NAME.fullmatch(name) is None or len(name) > MAX_LENGTH or name.startswith("omniq-"):
         better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix("omniq-")
         guess = f", such as {better!r}" if _NAME.fullmatch(better) and len(better) <= MAX_LENGTH else ""
-        rule = f"up to {MAX_LENGTH} lower-case letters and digits, with single dashes between them and no omniq- before"
+        rule = (
+            f"up to {MAX_LENGTH} lower-case letters and digits, a letter first, single dashes between, no omniq- before"
+        )
         raise click.BadParameter(f"{name!r} can't be a store's name: expected {rule}{guess}.")
     if owner := _owner_of(name) or _distribution_of(name):
         raise Failure(f"{name!r} is taken: {owner} has it; choose another name")
@@ -129,7 +131,7 @@ def rendered(text: str, name: str, scheme: str) -> str:
 
 
 def _words(name: str, scheme: str) -> Mapping[str, str]:
-    """What stands for the template's words, in the order in which they are replaced."""
+    """What stands for the template's words; of two that fit, the first."""
     return {
         "omniq_shelf": _package(name),
         "shelf://": f"{scheme}://",
@@ -178,9 +180,8 @@ def _write_file(directory: Path, path: str, text: str, words: Mapping[str, str])
 
 
 def _replaced(text: str, words: Mapping[str, str]) -> str:
-    for word, other in words.items():
-        text = text.replace(word, other)
-    return text
+    """In one pass: what a word was replaced by may hold another one."""
+    return re.sub("|".join(map(re.escape, words)), lambda found: words[found[0]], text)
 
 
 # ── verify ──────────────────────────────────────────────────────────────────
@@ -192,10 +193,10 @@ WIDTH = 60
 @click.command()
 @click.argument("name")
 @click.option("--url", required=True, help="A place, where projects of random names are made and dropped.")
-@click.option("--seconds", type=click.FloatRange(1), default=15, show_default=True, help="Kill for so long.")
+@click.option("--seconds", type=click.IntRange(1, 3600), default=15, show_default=True, help="Kill for so long.")
 @click.option("--no-kill", is_flag=True, help="Leave the kill test out.")
 @json_option
-def verify(name: str, url: str, seconds: float, no_kill: bool, as_json: bool) -> None:
+def verify(name: str, url: str, seconds: int, no_kill: bool, as_json: bool) -> None:
     """Run the conformance suite on a plugin's stores, and kill workers; exit with 1 if anything fails."""
     from omniq.testing.verify import UnknownPlugin, Wish, verify
 
@@ -267,7 +268,8 @@ def doctor(name: str | None, as_json: bool) -> None:
     """
     from omniq.cli.doctor import defects  # it imports the engine, which listing plugins doesn't pay for
 
-    found = [(record, list(defects(record))) for record in _records(name)]
+    with redirect_stdout(sys.stderr):  # a plugin may print what would spoil the report
+        found = [(record, list(defects(record))) for record in _records(name)]
     if as_json:
         print_json([{**_head(record, of_one), "defects": list(map(asdict, of_one))} for record, of_one in found])
     else:

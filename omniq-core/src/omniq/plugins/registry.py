@@ -191,13 +191,15 @@ class Plugins:
             yield record, load
 
     def _loaded(self, record: PluginRecord, load: Callable[[], object]) -> PluginRecord:
-        """The record with its specs, or with what is wrong. A plugin that calls `sys.exit` is broken, too."""
+        """The record with its specs, or with what is wrong. Whatever it raises but Ctrl-C makes it broken."""
         try:
             plugin = load()
             if reason := self._incompatible(getattr(plugin, "omniq_api_version", self._hooks.API_VERSION)):
                 return _failed(record, "incompatible", reason)
             return replace(record, specs=tuple(self._specs(plugin, str(record))))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._manager.unregister(name=str(record))
             return _failed(record, "broken", f"{type(error).__name__}: {error}")
 
@@ -266,7 +268,13 @@ def capabilities(spec: specs.StoreSpec) -> frozenset[str]:
     """What a store declares; its class is imported for it. Raises `PluginError`."""
     from omniq.storage.base import Store  # it imports asyncio, which listing plugins doesn't pay for
 
-    return load_class(spec.store, Store).capabilities  # type: ignore[type-abstract]
+    declared: object = load_class(spec.store, Store).capabilities  # type: ignore[type-abstract]
+    if isinstance(declared, frozenset):
+        return declared
+    owner = registry().distribution_of(spec.store.partition(":")[0])
+    raise PluginError(
+        f"{owner}: the capabilities of {spec.store} are no frozenset but of type {type(declared).__name__}"
+    )
 
 
 def load_object(path: str) -> object:

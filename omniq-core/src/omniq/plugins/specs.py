@@ -123,6 +123,11 @@ class CommandSpec(Spec, frozen=True):
     help: str = ""
     """The line that `omniq --help` shows beside its name."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.help, str):
+            raise ValueError(f"CommandSpec: expected a line of help, got {self.help!r}")
+
 
 STORES: Mapping[StoreKind, type[StoreSpec]] = {t.kind: t for t in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec)}
 TYPES: Mapping[Kind, type[Spec]] = {**dict(STORES.items()), "worker": WorkerSpec, "command": CommandSpec}

@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from omniq.config.convert import url_scheme
-from omniq.errors import ConfigError, OmniQError, PluginError, StoreError
+from omniq.config.settings import CONFIG_FILE, OTHERS, PREFIX
+from omniq.errors import ConfigError, PluginError, StoreError
 from omniq.models.config import mask_url
 from omniq.plugins.registry import inactive, registry
 from omniq.plugins.specs import PluginRecord
@@ -36,7 +37,10 @@ NEEDED: Final = ("pytest", "pytest_asyncio", "hypothesis")
 URL: Final = "OMNIQ_TEST_URL"
 SILENCE: Final = 90.0
 """Seconds without the end of a test, after which it is given up."""
+PATIENCE: Final = 20.0
+"""Seconds in which projects that were left are dropped."""
 WALKS: Final = "20"
+INTERRUPTIONS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 TEST: Final = f"""
 import os
@@ -101,22 +105,30 @@ async def _reach(url: str) -> None:
 def verify(wish: Wish, tell: Tell) -> Report:
     """What the suite and the kill test have shown.
 
-    Raises what `check` raises, `StoreError` if the place can't be reached, and `KeyboardInterrupt`.
+    SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises what `check` raises, `StoreError` if the place can't be
+    reached, or what was made there can't be dropped after an interruption, and `KeyboardInterrupt`.
     """
     check(wish)
-    with tempfile.TemporaryDirectory(prefix="omniq-verify-") as name:
+    with _interruptible(), tempfile.TemporaryDirectory(prefix="omniq-verify-") as name:
         folder = Path(name)
         journal = folder / "projects"
-        with _environment(**{URL: wish.url, JOURNAL: str(journal)}):
+        with _environment(wish.url, journal):
             try:
-                _run(_reach(wish.url))
-                report = run_suite(wish, folder, tell)
-                if wish.kill:
-                    kill(wish, folder, report, tell)
-                return report
-            finally:
-                tell("")
-                _run(drop(wish.url, left_in(journal)))
+                report = _verified(wish, folder, tell)
+            except BaseException as error:
+                if left := tidy(wish.url, journal, tell):
+                    raise StoreError("; ".join([str(error) or "interrupted", *left])) from error
+                raise
+            report.failures += tidy(wish.url, journal, tell)
+            return report
+
+
+def _verified(wish: Wish, folder: Path, tell: Tell) -> Report:
+    _run(_reach(wish.url))
+    report = run_suite(wish, folder, tell)
+    if wish.kill:
+        kill(wish, folder, report, tell)
+    return report
 
 
 # ── the suite ────────────────────────────────────────────────────────────────
@@ -189,9 +201,8 @@ def kill(wish: Wish, folder: Path, report: Report, tell: Tell) -> None:
         return
     options = Options(url=wish.url, project=new_project())
     try:
-        with _environment(OMNIQ_SERIALIZER="msgspec"):  # else each worker warns of what dill could load from there
-            outcome = _run(kill_test(options, folder, seconds=wish.seconds, tell=tell))
-    except StoreError as error:
+        outcome = _run(kill_test(options, folder, seconds=wish.seconds, tell=tell))
+    except Exception as error:  # the store's own, too, where it lets them out
         report.failures.append(f"kill test: {type(error).__name__}: {error}")
         return
     report.extra["kill test"] = str(outcome)
@@ -208,15 +219,30 @@ def left_in(journal: Path) -> list[str]:
     return [name for name in dict.fromkeys(word[1:] for word in words if word.startswith("+")) if name not in gone]
 
 
-async def drop(url: str, projects: Iterable[str]) -> None:
-    """Drop these projects."""
+def tidy(url: str, journal: Path, tell: Tell) -> list[str]:
+    """Drop what was left; nothing interrupts that. Returns what couldn't be dropped, with the reasons."""
+    tell("")
+    with _signals(signal.SIG_IGN):
+        return _run(drop(url, left_in(journal)))
+
+
+async def drop(url: str, projects: Iterable[str]) -> list[str]:
+    """Drop these projects, all at once. Returns those that couldn't be dropped, with the reasons."""
+    ends = await asyncio.gather(*(_drop(url, project) for project in projects))
+    return [end for end in ends if end is not None]
+
+
+async def _drop(url: str, project: str) -> str | None:
     from omniq.testing.conformance.base import open_store
 
-    for project in projects:
-        store = open_store(url, "task_queue", project)
-        with suppress(OmniQError):  # what can't be reached any more can't be tidied either
+    store = open_store(url, "task_queue", project)
+    try:
+        async with asyncio.timeout(PATIENCE):
             await store.drop()
-        await store.close()
+            await store.close()
+    except Exception as error:  # the store's own, too, where it lets them out
+        return f"{project} is left behind: {type(error).__name__}: {error}"
+    return None
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -225,17 +251,46 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _environment(url: str, journal: Path) -> Iterator[None]:
+    """Without the user's settings: those are about tasks of their own, and the URL says all about the place."""
+    before = dict(os.environ)
+    for name in (name for name in before if name.startswith(PREFIX) and name not in OTHERS - {CONFIG_FILE}):
+        del os.environ[name]
+    os.environ[URL], os.environ[JOURNAL] = url, str(journal)
+    os.environ["PYTHONSAFEPATH"] = "1"  # a module in the working directory may have the name of one that is needed
+    os.environ["OMNIQ_SERIALIZER"] = "msgspec"  # else each worker warns of what dill could load from there
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let the first of these signals end it; more of them mustn't disturb the tidying."""
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in INTERRUPTIONS:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    with _signals(interrupt):
+        yield
+
+
+@contextmanager
+def _signals(handler: Any) -> Iterator[None]:
+    """Handle what interrupts by this, except for what is ignored already."""
+    before = {number: signal.getsignal(number) for number in INTERRUPTIONS}
+    heard = [number for number in INTERRUPTIONS if before[number] is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 if __name__ == "__main__":
