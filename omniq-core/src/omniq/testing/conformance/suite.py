@@ -102,7 +102,14 @@ class BackendConformance:
     ):
         area = "queue.transition"
 
-    class TestReading(tasks.GetTests, tasks.FindTests, tasks.PageTests, tasks.StatsTests, tasks.ChildrenTests):
+    class TestReading(
+        tasks.GetTests,
+        tasks.FindTests,
+        tasks.PageTests,
+        tasks.StatsTests,
+        tasks.ChildrenTests,
+        walks.AfterAllTests,
+    ):
         area = "queue.read"
 
     class TestUpkeep(transitions.PurgeTests, transitions.TaskBodyTests, transitions.WorkerTests):

@@ -488,6 +488,9 @@ class TaskBodyTests(Conformance):
         await add(store, new_task("t", body=b"now"))
         assert await store.replace_bodies([NewBody(task_id="t", old=b"then", body=b"new")]) == [False]
         assert (await read(store, "t")).body == b"now"
+        await add(store, new_task("u", body=b"then"))
+        both = [NewBody(task_id=id_, old=b"then", body=b"new") for id_ in "tu"]
+        assert await store.replace_bodies(both) == [False, True]
 
     async def test_a_task_that_is_not_there_does_not_come_to_be(self, store: BaseTaskQueue) -> None:
         assert await store.replace_bodies([NewBody(task_id="none", old=b"", body=b"new")]) == [False]
