@@ -279,6 +279,13 @@ class ReapsWhoseverItIs(ReferenceQueueStore):
         return await super().reap([LapsedLease(s.task_id, s.epoch, worker, s.lease_until) for s, worker in found])
 
 
+class ChecksTheFirstEpoch(ReferenceQueueStore):
+    """Of a batch's changes."""
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        return await super().transition([*changes[:1], *(replace(change, epoch=None) for change in changes[1:])])
+
+
 class GivesBackWhoseverItIs(ReferenceQueueStore):
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         return await super().transition([replace(c, worker=None) if c.to is TaskState.PENDING else c for c in changes])
@@ -437,6 +444,7 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (OrdersByWholeSeconds, "queue.claim.fractions_of_a_second_count"),
     (ReapsAllOrNothing, "queue.lease.of_several_leases_those_are_reaped_that_are_as_they_were_seen"),
     (ReapsWhoseverItIs, "queue.lease.another_workers_lease_is_left_alone"),
+    (ChecksTheFirstEpoch, "queue.transition.a_late_worker_is_refused_beside_others"),
     (GivesBackWhoseverItIs, "queue.lease.a_change_may_name_the_worker"),
     (ReplacesAllOrNothing, "queue.upkeep.a_body_that_is_another_by_now_stays"),
     (FiresBareTasks, "queue.schedule.a_slots_task_is_stored_as_given"),

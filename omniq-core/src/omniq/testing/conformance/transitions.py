@@ -98,6 +98,13 @@ class FinishTests(Conformance):
         assert await change(store, finish(late), finish(late, TaskState.PENDING)) == [REFUSED, REFUSED]
         assert await read(store, late.id) == second
 
+    async def test_a_late_worker_is_refused_beside_others(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        late = await lapsed(store, clock, 3)
+        await reap(store)
+        assert ids(await claim(store)) == ids(late)
+        (own,) = await running(store)
+        assert await change(store, finish(own), *map(finish, late)) == [APPLIED, *[REFUSED] * 3]
+
     async def test_a_late_worker_cannot_unfinish(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (late,) = await lapsed(store, clock)
         await reap(store)
