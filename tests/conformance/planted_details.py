@@ -103,6 +103,13 @@ class DropsNoPauses(ReferenceQueueStore):
             await self.pause(name, paused=True)
 
 
+class DropsNoKeys(ReferenceQueueStore):
+    async def drop(self) -> None:
+        held = dict(self.space.tasks._holders)
+        await super().drop()
+        self.space.tasks._holders.update(held)
+
+
 class PausesForItself(ReferenceQueueStore):
     """Others at the place don't hear of a pause."""
 
@@ -211,6 +218,44 @@ class FindsQueuesByPrefix(Finds):
             return await super().page(where, **how)
         page = await super().page(replace(where, queue_name=None), **how)
         return TaskPage([t for t in page.tasks if t.queue_name.startswith(where.queue_name)], page.cursor)
+
+
+class OrdersByUTF16(Finds):
+    async def page(self, where: TaskFilter, **how: Any) -> TaskPage:
+        page = await super().page(where, **how)
+        tasks = sorted(page.tasks, key=lambda task: task.id.encode("utf-16-be"), reverse=how["newest_first"])
+        return TaskPage(tasks, page.cursor)
+
+
+class ForgetsTheOtherParents(ReferenceQueueStore):
+    """A purged parent takes the edges with it that its children have to others."""
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        edges = {parent: set(children) for parent, children in self.space.tasks._children.items()}
+        gone = await super().purge(older_than=older_than, limit=limit)
+        orphans = {id_ for parent in edges.keys() - self.space.tasks._rows.keys() for id_ in edges[parent]}
+        for children in self.space.tasks._children.values():
+            for id_ in orphans:
+                children.pop(id_, None)
+        return gone
+
+
+class FreesFormerKeys(ReferenceQueueStore):
+    """Of tasks that are purged, whoever has them now."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__(project)
+        self._keys: dict[str, str] = {}
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[Any]:
+        self._keys |= {task.id: task.unique for task in tasks if task.unique is not None}
+        return await super().add(tasks)
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        gone = await super().purge(older_than=older_than, limit=limit)
+        for id_ in self._keys.keys() - self.space.tasks._rows.keys():
+            self.space.tasks._holders.pop(self._keys[id_], None)
+        return gone
 
 
 class CountsRequeuedOnesTwice(ReferenceQueueStore):
@@ -326,6 +371,11 @@ class StoresSomeResultsLast(ReferenceQueueStore):
         return answers
 
 
+class StoresCancelledResultsLast(StoresSomeResultsLast):
+    def is_late(self, change: Change) -> bool:
+        return change.epoch is None
+
+
 class StoresNoResultTwice(ReferenceQueueStore):
     """An end doesn't replace the progress that is there."""
 
@@ -426,6 +476,7 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (DropsByPrefix, "queue.project.names_that_are_much_alike_are_different"),
     (DropsTheQueueOnly, "queue.drop.results_and_events_of_the_place_go_too"),
     (DropsNoPauses, "queue.drop.nothing_is_found_afterwards"),
+    (DropsNoKeys, "queue.drop.nothing_is_found_afterwards"),
     (PausesForItself, "queue.project.two_stores_of_one_project_have_everything_in_common"),
     (ForgetsPausesOnClose, "queue.call.so_do_pauses_schedules_and_workers"),
     (LeaksFromWait, "queue.place.what_needs_no_place_raises_nothing_but_store_errors"),
@@ -436,6 +487,9 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (FindsReapedOnesNowhere, "queue.read.tasks_are_found_by_what_they_are_now"),
     (IgnoresTheNameOfExpiredOnes, "queue.read.tasks_are_found_by_what_they_are_now"),
     (FindsQueuesByPrefix, "queue.read.names_that_are_much_alike_are_different"),
+    (OrdersByUTF16, "queue.read.long_ids_are_in_order_too"),
+    (ForgetsTheOtherParents, "queue.upkeep.a_waiting_childs_parent_is_kept"),
+    (FreesFormerKeys, "queue.unique.a_purge_leaves_a_key_to_its_holder"),
     (CountsRequeuedOnesTwice, "queue.read.tasks_are_counted_by_what_they_are_now"),
     (LosesLeasesBetweenPages, "queue.lease.leases_of_one_end_come_in_pages_too"),
     (HoldsNothingLapsed, "queue.lease.it_holds_what_has_lapsed_until_that_is_reaped"),
@@ -450,6 +504,7 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (FiresBareTasks, "queue.schedule.a_slots_task_is_stored_as_given"),
     (TakesNegativeSlotsForNone, "queue.schedule.a_slot_may_be_as_long_ago_as_anybody_likes"),
     (StoresSomeResultsLast, "queue.atomic.nobody_sees_an_end_without_its_result"),
+    (StoresCancelledResultsLast, "queue.atomic.nobody_sees_an_end_without_its_result"),
     (StoresNoResultTwice, "queue.atomic.an_end_replaces_the_progress_and_the_end_of_an_older_claim"),
     (IsSilentAtResumes, "queue.wait.it_ends_when_a_queue_is_resumed"),
     (IsSilentAtReleases, "queue.wait.it_ends_when_a_child_is_released"),

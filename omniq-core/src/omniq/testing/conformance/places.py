@@ -424,6 +424,8 @@ class DropTests(Conformance):
         assert await store.stats() == await store.workers() == await store.schedules() == await claim(store) == []
         assert await store.children(["t"]) == [[]]
         assert (await store.find(TaskFilter())).tasks == []
+        await add(store, new_task("other", unique="key" if Capability.UNIQUE in store.capabilities else None))
+        assert await change(store, cancel("other")) == ["applied"]
         await fill(store)
 
     async def test_results_and_events_of_the_place_go_too(self, connect: Connect) -> None:

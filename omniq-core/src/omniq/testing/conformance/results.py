@@ -23,6 +23,7 @@ from omniq.testing.builders import (
     PATIENCE,
     QUEUE,
     add,
+    cancel,
     change,
     claim,
     exactly,
@@ -309,7 +310,7 @@ async def watch(queue: BaseTaskQueue, results: BaseResultStorage, task_id: str, 
     ended = False
     while not ended:
         (early,) = await results.get([task_id])
-        ended = await states(queue, [task_id]) != [TaskState.RUNNING]
+        ended = (await read(queue, task_id)).state in TERMINAL
         (late,) = await results.get([task_id])
         assert early is None or ended, "there is a result, and the task hasn't ended"
         assert late is not None or not ended, "the task has ended, and there is no result"
@@ -418,8 +419,15 @@ class AtomicTests(Conformance):
         queue, _ = atomic
         records = await running(queue, 60)
         others: Stores = await connect("task_queue"), await connect("result_store")
-        looks = [watch(*others, record.id) for record in records]
-        await asyncio.gather(*looks, self._end_all(queue, records))
+        idle = await add(queue, *[new_task(queue="idle") for _ in range(6)])
+        looks = [watch(*others, task_id) for task_id in (*ids(records), *idle)]
+        await asyncio.gather(*looks, self._end_all(queue, records), self._cancel_all(queue, idle))
+
+    async def _cancel_all(self, queue: BaseTaskQueue, idle: Sequence[str]) -> None:
+        for task_id in idle:
+            await asyncio.sleep(0)
+            result = result_of(task_id, 0, status=TaskState.CANCELLED)
+            assert await change(queue, replace(cancel(task_id), result=result)) == ["applied"]
 
     async def _end_all(self, queue: BaseTaskQueue, records: Sequence[TaskRecord]) -> None:
         """End them in every way, every third one by itself and the others in pairs."""

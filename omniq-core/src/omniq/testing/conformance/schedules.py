@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from functools import partial
 from itertools import compress, product
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -511,16 +512,16 @@ class QueryTests(Conformance):
         assert [await seconds(store, schedule_id=name) for name in names] == [[n] for n in range(len(names))]
 
     async def test_any_conditions_may_be_combined(self, store: BaseEventStorage) -> None:
+        kinds = product("tu", "sr", "qp", "wv", (EventType.ERROR, EventType.RETRY))
         given = [
-            event(n, task_id=task, schedule_id=schedule, queue_name=queue, worker=worker, type_=type_)
-            for n, (task, schedule, queue, worker, type_) in enumerate(
-                product("tu", "sr", "qp", "wv", (EventType.ERROR, EventType.RETRY))
-            )
+            event(n * 7 % 32, task_id=task, schedule_id=schedule, queue_name=queue, worker=worker, type_=type_)
+            for n, (task, schedule, queue, worker, type_) in enumerate(kinds)
         ]
+        given.sort(key=attrgetter("time"))
         await store.append(given)
         conditions: dict[str, Any] = {
             "task_id": "t", "schedule_id": "s", "queue_name": "q", "worker": "w", "types": (EventType.ERROR,),
-            "since": START + 3, "until": START + 29,
+            "since": START + 9, "until": START + 23,
         }  # fmt: skip
         for chosen in product((False, True), repeat=len(conditions)):
             where = EventFilter(**dict(compress(conditions.items(), chosen)))

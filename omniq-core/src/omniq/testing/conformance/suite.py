@@ -83,7 +83,7 @@ class BackendConformance:
     class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests):
         area = "queue.add"
 
-    class TestUniqueKeys(tasks.UniqueTests):
+    class TestUniqueKeys(tasks.UniqueTests, walks.FormerKeyTests):
         area = "queue.unique"
 
     class TestClaiming(claiming.ClaimTests, claiming.ClaimOrderTests, claiming.ClaimRaceTests, claiming.PauseTests):

@@ -414,6 +414,7 @@ class PurgeTests(Conformance):
         await change(store, cancel("child"))
         assert await store.purge(older_than=10) == 1
         assert await states(store, ["a", "b"]) == [None, TaskState.CANCELLED]
+        assert [sorted(children) for children in await store.children(["b"])] == [["child", "other"]]
 
     async def test_kept_parents_stop_no_others(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         parents = await add(store, *new_tasks(5))

@@ -547,7 +547,9 @@ async def live(store: BaseTaskQueue, clock: VirtualClock) -> list[str]:
     """Let families of tasks come to all that may become of a task; returns the ids of all."""
     gone = await held_family(store, "gone")
     await change(store, *map(finish, gone))
+    await add(store, *family("ripe", delay=50))
     clock.advance(60)
+    ripe = await claim(store, "q0", "q1", lease=10 * HOUR)
     assert await store.purge(older_than=30) == len(gone)
     lost = await held_family(store, "lost", lease=100)
     done, again, later, held = [await held_family(store, fate) for fate in ("done", "again", "later", "held")]
@@ -565,7 +567,7 @@ async def live(store: BaseTaskQueue, clock: VirtualClock) -> list[str]:
         assert await fire(store, "s", if_version=version, next_run=0.0, task=slot)
     clock.advance(200)
     assert len(await reap(store)) == len(lost)
-    records, tasks = (*gone, *lost, *done, *again, *later, *held), (*waiting, *child, *stopped, *due, *slots)
+    records, tasks = (*gone, *ripe, *lost, *done, *again, *later, *held), (*waiting, *child, *stopped, *due, *slots)
     return [*parents, *(record.id for record in records), *(task.id for task in tasks)]
 
 
@@ -638,3 +640,17 @@ class AfterAllTests(Conformance):
         for field, name in product(("queue_name", "schedule_id", "name"), names):
             found = (await store.find(TaskFilter(**{field: name}))).tasks  # type: ignore[arg-type]
             assert [task.id for task in found] == [f"of-{name}"], field
+
+
+class FormerKeyTests(Conformance):
+    """What becomes of a task that has given its key up doesn't concern whoever has it now."""
+
+    needed = Capability.UNIQUE
+
+    async def test_a_purge_leaves_a_key_to_its_holder(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t", unique="key"))
+        await change(store, cancel("t"))
+        await add(store, new_task("u", unique="key"))
+        clock.advance(60)
+        assert await store.purge(older_than=30) == 1
+        assert [added.holder for added in await store.add([new_task("v", unique="key")])] == ["u"]
