@@ -17,7 +17,7 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
-from omniq.storage.documents import DocumentEventStorage, Write
+from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage
 from omniq.storage.records import (
     Added,
     Change,
@@ -38,11 +38,15 @@ from omniq.storage.records import (
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 from omniq.testing.conformance import BackendConformance, Opener
 from omniq.testing.conformance.places import Footprint
-from omniq.testing.conformance.suite import files_at
+from omniq.testing.conformance.suite import areas, files_at
 from omniq.testing.reference.tables import DictDocuments
 from omniq_sqlite.config import SQLiteTaskQueueConfig
+from omniq_sqlite.events import SQLiteEventStore
 from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
+
+from tests.conformance import planted_details
+from tests.conformance.planted_details import Finds, LeavesEntries
 
 
 class IgnoresTheEpoch(ReferenceQueueStore):
@@ -102,24 +106,6 @@ class TakesParentsInAnyOrder(ReferenceQueueStore):
 class ForgetsPauses(ReferenceQueueStore):
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         await super().pause(queue_name, paused=False)
-
-
-class Finds(ReferenceQueueStore):
-    """Passes `find` on, for those that get it wrong."""
-
-    async def find(
-        self,
-        where: TaskFilter,
-        *,
-        newest_first: bool = False,
-        limit: int = 100,
-        cursor: str | None = None,
-        bodies: bool = False,
-    ) -> TaskPage:
-        return await self.page(where, newest_first=newest_first, limit=limit, cursor=cursor, bodies=bodies)
-
-    async def page(self, where: TaskFilter, **how: Any) -> TaskPage:
-        return await super().find(where, **how)
 
 
 class PagesByNumber(Finds):
@@ -350,14 +336,6 @@ class PurgesTheNewest(ReferenceEventStore):
         return len(old)
 
 
-class LeavesEntries(DictDocuments):
-    """Entries of documents that are deleted stay in their indexes, but for the first."""
-
-    async def write(self, groups: Sequence[Sequence[Write]]) -> list[bool]:
-        cut = [[replace(write, drop=write.drop[:1]) if write.value is None else write for write in g] for g in groups]
-        return await super().write(cut)
-
-
 class LeakyEvents(DocumentEventStorage):
     def __init__(self, project: str) -> None:
         super().__init__(LeavesEntries())
@@ -365,6 +343,13 @@ class LeakyEvents(DocumentEventStorage):
 
 class SoundEvents(DocumentEventStorage):
     """This one is honest."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__(DictDocuments())
+
+
+class SoundResults(DocumentResultStorage):
+    """This one is honest, too."""
 
     def __init__(self, project: str) -> None:
         super().__init__(DictDocuments())
@@ -475,7 +460,10 @@ OTHERS: list[tuple[type[BaseResultStorage] | type[Store], str, StoreKind]] = [
     (PurgesTheNewest, "events.only_events_from_before_are_deleted", "event_store"),
     (LeakyEvents, "events.purged_events_leave_no_traces", "event_store"),
 ]
-PLANTED = [*(Planted(*each) for each in QUEUES), *(Planted(*each) for each in OTHERS)]
+PLANTED = [
+    *(Planted(*each) for each in QUEUES + planted_details.QUEUES),
+    *(Planted(*each) for each in OTHERS + planted_details.OTHERS),
+]
 
 
 # ── the suite over each, for a run of its own: see test_planted ──────────────
@@ -485,7 +473,12 @@ def open_planted(broken: type[Store], kind: StoreKind, folder: str, of: StoreKin
     """The broken store if it is of the kind that is asked for, and else an honest one at the same place."""
     if issubclass(broken, SQLiteQueueStore):
         config = SQLiteTaskQueueConfig(base_dir=folder, project_name=project)
-        return broken(config) if of == "task_queue" else SQLiteResultStore(config)
+        stores: dict[StoreKind, Any] = {
+            "task_queue": broken,
+            "result_store": SQLiteResultStore,
+            "event_store": SQLiteEventStore,
+        }
+        return stores[of](config)
     store: Any = broken if of == kind else HONEST[of]
     return store(project)
 
@@ -495,8 +488,8 @@ def open_unreachable(broken: type[SQLiteQueueStore], of: StoreKind, project: str
     return broken(SQLiteTaskQueueConfig(base_dir="/dev/null/place", project_name=project))
 
 
-def suite_of(broken: type[Any], kind: StoreKind) -> type[BackendConformance]:
-    """A class to be collected."""
+def suite_of(broken: type[Any], kind: StoreKind, rooms: set[str] | None = None) -> type[BackendConformance]:
+    """A class to be collected: the whole suite, or only what the ids of requirements begin with."""
 
     class TestIt(BackendConformance):
         @pytest.fixture
@@ -518,6 +511,9 @@ def suite_of(broken: type[Any], kind: StoreKind) -> type[BackendConformance]:
 
             return entries
 
+    for attribute, area in areas():
+        if rooms is not None and area.area not in rooms:
+            setattr(TestIt, attribute, None)
     return TestIt
 
 
@@ -531,10 +527,14 @@ HONEST: dict[StoreKind, type[Any]] = {
 def honest_one(broken: type[Any]) -> type[Any]:
     """What the store was before it was broken."""
     known: list[type[Any]] = [SQLiteQueueStore, *HONEST.values()]
-    found: type[Any] = next((base for base in known if issubclass(broken, base)), SoundEvents)
+    sound = SoundResults if issubclass(broken, BaseResultStorage) else SoundEvents
+    found: type[Any] = next((base for base in known if issubclass(broken, base)), sound)
     return found
 
 
+_rooms: dict[tuple[type[Any], StoreKind], set[str]] = {}
 for _each in PLANTED:
     for _store in (_each.broken, honest_one(_each.broken)):
-        globals().setdefault(f"Test{_store.__name__}", suite_of(_store, _each.kind))
+        _rooms.setdefault((_store, _each.kind), set()).add(_each.requirement.rpartition(".")[0])
+for (_store, _kind), _names in _rooms.items():
+    globals()[f"Test{_store.__name__}"] = suite_of(_store, _kind, _names)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import groupby, islice
 from typing import Any, ClassVar, TypeVar
 
@@ -27,8 +28,12 @@ WHOLE = 479
 class Environment(Connection):
     """An open LMDB environment. A process may open each folder once only, so all its stores share it."""
 
+    _ends: ClassVar[dict[str, Future[None]]] = {}
+
     def __init__(self, settings: LMDBConfig) -> None:
         self.path = settings.path
+        if ended := self._ends.pop(self.path, None):
+            ended.result()  # the one before, which does the jobs that were begun
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         self.lmdb = lmdb.open(self.path, map_size=settings.max_size, max_dbs=2, mode=0o600)
         self.documents = self.lmdb.open_db(b"documents")
@@ -36,14 +41,18 @@ class Environment(Connection):
         self.threads = JobThreads("omniq-lmdb", 4)
 
     async def close(self) -> None:
-        await asyncio.wrap_future(self.threads.end(self.lmdb.close))
+        await asyncio.wrap_future(self._end(self.lmdb.close))
 
     async def drop(self) -> None:
         LMDBDocuments.connections.retire(self)  # whoever has it takes a new one
-        await asyncio.wrap_future(self.threads.end(self._remove))
+        await asyncio.wrap_future(self._end(self._remove))
 
     def abandon(self) -> None:
-        self.threads.end(self.lmdb.close)
+        self._end(self.lmdb.close)
+
+    def _end(self, last: Callable[[], None]) -> Future[None]:
+        self._ends[self.path] = ended = self.threads.end(last)
+        return ended
 
     def _remove(self) -> None:
         self.lmdb.close()

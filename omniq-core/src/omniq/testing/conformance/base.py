@@ -247,9 +247,13 @@ def open_store(url: str, kind: StoreKind, project: str) -> Store:
 
 def new_project() -> str:
     """A name that no project has."""
-    name = f"test-{secrets.token_hex(6)}"
-    note(f"+{name}")
-    return name
+    return noted(f"test-{secrets.token_hex(6)}")
+
+
+def noted(project: str) -> str:
+    """The name, which is noted as that of a project that there is."""
+    note(f"+{project}")
+    return project
 
 
 def note(line: str) -> None:

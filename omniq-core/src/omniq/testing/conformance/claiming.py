@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue, Capability
-from omniq.storage.records import Change, Lease, LeaseStatus, TaskRecord, WorkerRecord
+from omniq.storage.records import Change, LapsedLease, Lease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.testing.builders import (
     HOUR,
     QUEUE,
@@ -50,6 +50,10 @@ class ClaimTests(Conformance):
         assert record.claimed_at is not None
         assert record.lease_until is not None
         assert record.lease_until - record.claimed_at == exactly(30)
+
+    async def test_a_lease_may_end_within_a_second(self, store: BaseTaskQueue) -> None:
+        (record,) = await running(store, lease=0.75)
+        assert (record.lease_until or 0.0) - (record.claimed_at or 0.0) == exactly(0.75)
 
     async def test_it_changes_nothing_else(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         await add(store, new_task("t", ttl=60, schedule_id="s"))
@@ -125,6 +129,11 @@ class ClaimTests(Conformance):
             handed += batch
         assert sorted(handed) == sorted(sizes)
 
+    async def test_so_it_is_over_several_queues(self, store: BaseTaskQueue) -> None:
+        size = store.max_bytes // 3 + 10
+        await add(store, *[new_task(f"t{n}", queue=f"q{n}", body=bytes(size)) for n in range(3)])
+        assert [len(await claim(store, "q0", "q1", "q2")) for _ in range(3)] == [2, 1, 0]
+
     async def test_other_queues_are_untouched(self, store: BaseTaskQueue) -> None:
         await add(store, new_task("t", queue="other"))
         assert await claim(store, QUEUE, "unheard-of") == []
@@ -171,6 +180,14 @@ class ClaimOrderTests(Conformance):
         await add(store, *[new_task(f"t-{age}", run_at=clock.now() - age) for age in ages])
         claimed = await claim(store, limit=2) + await claim(store)
         assert [record.id for record in claimed] == ["t-50", "t-40", "t-30", "t-20", "t-10"]
+
+    @pytest.mark.parametrize("start", [0.0, 1e9])
+    async def test_fractions_of_a_second_count(self, store: BaseTaskQueue, start: float) -> None:
+        ends = [0.5, 0.25, 2.0, 0.0, 0.75]
+        await add(store, *[new_task(f"t{number}", run_at=start + end) for number, end in enumerate(ends)])
+        (queue,) = await store.stats()
+        assert queue.oldest_due == exactly(start)
+        assert [record.run_at - start for record in await claim(store)] == [exactly(end) for end in sorted(ends)]
 
     async def test_what_comes_due_takes_its_place(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         await add(store, new_task("second", delay=20), new_task("first", delay=10), new_task("zeroth"))
@@ -553,6 +570,29 @@ class EvidenceTests(Conformance):
         assert [len(page) for page in pages] == [2, 2, 1, 0]
         assert ends == sorted(ends)
 
+    async def test_leases_of_one_end_come_in_pages_too(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        records = await lapsed(store, clock, 5)
+        first = await store.lapsed(limit=2)
+        second = await store.lapsed(limit=9, after=first[-1])
+        assert [seen.task_id for seen in first + second] == sorted(ids(records))
+
+    async def test_of_several_leases_those_are_reaped_that_are_as_they_were_seen(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        renewed, stale, ended = await lapsed(store, clock, 3)
+        seen = await store.lapsed(limit=10)
+        await held(store, lease_of(renewed))
+        await change(store, finish(ended))
+        others = [LapsedLease("none", 1, "worker", 0.0), LapsedLease("", 1, "worker", 0.0)]
+        assert ids(await store.reap([others[0], *seen, others[1]])) == {stale.id}
+
+    async def test_another_workers_lease_is_left_alone(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        """The epoch may be the same after a failover that loses writes."""
+        await lapsed(store, clock)
+        (seen,) = await store.lapsed(limit=10)
+        assert await store.reap([LapsedLease(seen.task_id, seen.epoch, "another", seen.lease_until)]) == []
+        assert await store.lapsed(limit=10) == [seen]
+
     async def test_a_lease_that_was_renewed_since_it_was_seen_is_left_alone(
         self, store: BaseTaskQueue, clock: VirtualClock
     ) -> None:
@@ -583,9 +623,21 @@ class EvidenceTests(Conformance):
         assert set(await store.held("me")) == wanted
         assert await store.held("nobody") == []
 
+    async def test_it_holds_what_has_lapsed_until_that_is_reaped(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        await lapsed(store, clock)
+        await reap(store)
+        (record,) = await claim(store, lease=10)
+        clock.advance(20)
+        assert await store.held("worker") == [lease_of(record)]
+        await reap(store)
+        assert await store.held("worker") == []
+
     async def test_a_change_may_name_the_worker(self, store: BaseTaskQueue) -> None:
         (record,) = await running(store)
-        assert await change(store, replace(finish(record), worker="another")) == ["refused"]
+        wanted = [finish(record), finish(record, TaskState.PENDING), request_cancel(record)]
+        assert await change(store, *[replace(each, worker="another") for each in wanted]) == ["refused"] * 3
         assert await change(store, replace(finish(record), worker=record.worker)) == ["applied"]
         assert await change(store, replace(finish(record), worker=record.worker)) == ["repeated"]
         assert await change(store, replace(finish(record), worker="another")) == ["refused"]

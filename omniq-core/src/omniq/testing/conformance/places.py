@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import pytest
 
-from omniq.errors import StoreError, UnsupportedCapability
+from omniq.errors import StoreError, UnknownBackend, UnsupportedCapability
 from omniq.models.task import TaskState
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
@@ -32,7 +33,7 @@ from omniq.testing.builders import (
     until_equal,
 )
 from omniq.testing.clock import VirtualClock
-from omniq.testing.conformance.base import NOT_SEEN, Conformance, Connect, Opener, new_project
+from omniq.testing.conformance.base import NOT_SEEN, Conformance, Connect, Opener, needs, new_project, noted
 from omniq.testing.conformance.schedules import event
 
 # ── places ──────────────────────────────────────────────────────────────────
@@ -87,12 +88,18 @@ class PlaceTests(Conformance):
     async def _use(self, opener: Opener, project: str) -> None:
         store = opener(self.kind, project)
         await store.connect()
-        for verb in verbs_of(store).values():
+        for verb in all_of(store).values():
             await verb()
         await store.close()
-        for verb in verbs_of(store).values():  # it connects again by itself
+        for verb in all_of(store).values():  # it connects again by itself
             await verb()
         await store.close()
+
+    async def test_calls_under_way_end_before_a_close(self, store: Store) -> None:
+        calls = [asyncio.ensure_future(verb()) for verb in verbs_of(store).values()]
+        await asyncio.sleep(0)
+        await store.close()
+        await asyncio.gather(*calls)
 
     async def test_errors_of_a_place_that_cannot_be_reached_are_store_errors(
         self, unreachable: Opener, project: str
@@ -106,6 +113,17 @@ class PlaceTests(Conformance):
             except Exception as error:
                 pytest.fail(f"{name} raises {type(error).__qualname__}, which is no StoreError")
             pytest.fail(f"{name} doesn't say that the place can't be reached")
+        await store.close()
+
+    async def test_what_needs_no_place_raises_nothing_but_store_errors(self, unreachable: Opener, project: str) -> None:
+        store = unreachable(self.kind, project)
+        for name, verb in {**hints_of(store), "drop": store.drop}.items():
+            try:
+                await verb()
+            except StoreError:
+                continue
+            except Exception as error:
+                pytest.fail(f"{name} raises {type(error).__qualname__}, which is no StoreError")
         await store.close()
 
 
@@ -137,6 +155,21 @@ def verbs_of(store: Store) -> Verbs:
         "query": lambda: store.query(EventFilter()),
         "purge": lambda: store.purge(before=0.0),
     }
+
+
+def hints_of(store: Store) -> Verbs:
+    """Calls of what may have an answer without its place."""
+    hints: Verbs = {"guarantees": store.guarantees}
+    if isinstance(store, BaseTaskQueue):
+        hints |= {"wait": lambda: store.wait(["none"], 0.01), "now": store.now}
+    if isinstance(store, BaseResultStorage):
+        hints["hear"] = lambda: store.hear(0.01)
+    return hints
+
+
+def all_of(store: Store) -> Verbs:
+    """Calls of everything that a store does."""
+    return {**verbs_of(store), **hints_of(store)}
 
 
 def _verbs_of_tasks(store: BaseTaskQueue) -> Verbs:
@@ -190,6 +223,23 @@ class ProjectTests(Conformance):
         assert await change(other, finish(held)) == ["applied"]
         assert await states(one, ["t"]) == [TaskState.PENDING]
 
+    async def test_names_that_are_much_alike_are_different(self, connect: Connect, project: str) -> None:
+        names = [project, f"{project}-2", project[:-1], project.upper()]
+        stores = [await connect(project=noted(name)) for name in names]
+        for store, name in zip(stores, names, strict=True):
+            assert await store.add([new_task("t", body=name.encode())]) == [NEW]
+        await stores[0].drop()
+        found = [record and record.body for store in stores for record in await store.get(["t"])]
+        assert found == [None, *(name.encode() for name in names[1:])]
+
+    @needs(Capability.UNIQUE)
+    async def test_a_unique_key_concerns_one_project(self, connect: Connect) -> None:
+        one, other = await connect(), await connect(project=new_project())
+        await add(one, new_task("t", unique="key"))
+        await add(other, new_task("u", unique="key"))
+        assert await change(other, cancel("u")) == ["applied"]
+        assert [added.holder for added in await one.add([new_task("v", unique="key")])] == ["t"]
+
     async def test_a_pause_concerns_one_project(self, connect: Connect) -> None:
         one, other = await connect(), await connect(project=new_project())
         await one.pause(QUEUE, paused=True)
@@ -200,11 +250,13 @@ class ProjectTests(Conformance):
         one, other = await connect(), await connect(project=new_project())
         held, ended = await running(one, 2, lease=10)
         await change(one, finish(ended))
+        await one.beat(WorkerRecord(name="w"))
         clock.advance(60)
         lapsed = await one.lapsed(limit=9)
         assert await other.lapsed(limit=9) == await other.reap(lapsed) == []
         assert await other.purge(older_than=0) == 0
         assert await states(one, [held.id, ended.id]) == [TaskState.RUNNING, TaskState.SUCCESS]
+        assert [worker.name for worker in await one.workers()] == ["w"]
 
     async def test_schedules_and_workers_are_kept_apart(self, connect: Connect) -> None:
         one, other = await connect(), await connect(project=new_project())
@@ -215,6 +267,22 @@ class ProjectTests(Conformance):
         firing = Firing(schedule_id="nightly", if_version=1, next_run=None, task=new_task("slot"))
         assert await other.fire([firing]) == [False]
         assert await other.put_schedule(new_schedule(next_run=None), if_version=None)
+
+    async def test_two_stores_of_one_project_have_everything_in_common(self, connect: Connect) -> None:
+        one, other = await connect(), await connect()
+        await other.claim([QUEUE], limit=1, lease=30, worker="w")  # what is looked up now and then, was looked up now
+        await one.beat(WorkerRecord(name="w"))
+        assert await one.put_schedule(new_schedule(next_run=0.0), if_version=None)
+        assert (await other.workers(), await other.schedules()) == (await one.workers(), await one.schedules())
+        assert len(await other.workers()) == len(await other.schedules(within=0.0)) == 1
+
+        async def handed() -> int:
+            await add(one, new_task())
+            return len(await claim(other))
+
+        await one.pause(QUEUE, paused=True)
+        await until_equal(handed, 0)
+        assert [queue.paused for queue in await other.stats()] == [True]
 
 
 class ProjectResultTests(Conformance):
@@ -228,6 +296,12 @@ class ProjectResultTests(Conformance):
         assert (await other.get(["t"]), await other.find("s")) == ([None], [])
         assert await other.put([result_of("t", 1, body=b"other")]) == [True]
         assert [record.body for record in await one.get(["t"])] == [b"result"]
+
+    async def test_a_purge_concerns_one_project(self, connect: Connect, clock: VirtualClock) -> None:
+        one, other = await connect(), await connect(project=new_project())
+        await one.put([result_of("t", ttl=10)])
+        clock.advance(20)
+        assert [await other.purge(), await one.purge()] == [0, 1]
 
 
 class ProjectEventTests(Conformance):
@@ -295,6 +369,7 @@ class CapabilityTests(Conformance):
         assert promised.survives_power_loss <= promised.survives_process_kill
         assert promised.atomic_results == (Capability.ATOMIC_RESULTS in declared)
         assert promised.clock == "host" or type(store).now is not BaseTaskQueue.now
+        assert promised.fenced, "every store must"
 
     async def test_what_is_declared_and_not_promised_has_a_reason(self, store: BaseTaskQueue) -> None:
         promised, declared = await store.guarantees(), store.capabilities
@@ -349,7 +424,21 @@ class DropTests(Conformance):
         assert await store.stats() == await store.workers() == await store.schedules() == await claim(store) == []
         assert await store.children(["t"]) == [[]]
         assert (await store.find(TaskFilter())).tasks == []
+        await add(store, new_task("other", unique="key" if Capability.UNIQUE in store.capabilities else None))
+        assert await change(store, cancel("other")) == ["applied"]
         await fill(store)
+
+    async def test_results_and_events_of_the_place_go_too(self, connect: Connect) -> None:
+        store = await connect()
+        try:
+            results, events = await connect("result_store"), await connect("event_store")
+        except UnknownBackend:
+            pytest.skip(NOT_SEEN + "the plugin doesn't keep both results and events")
+        await results.put([result_of("t", schedule_id="s")])
+        await events.append([event(1)])
+        await store.drop()
+        assert results.location != store.location or await results.get(["t"]) == [None]
+        assert events.location != store.location or (await events.query(EventFilter())).events == []
 
     async def test_it_may_be_repeated_and_needs_no_connection(self, opener: Opener, project: str) -> None:
         for _ in range(2):
@@ -368,9 +457,9 @@ class DropTests(Conformance):
         one, other = await connect(), await connect(project=new_project())
         await fill(one)
         await fill(other)
-        before = await other.get(["t", "child", "later"])
+        before = await other.get(["t", "child", "later"]), await other.stats()
         await one.drop()
-        assert await other.get(["t", "child", "later"]) == before
+        assert (await other.get(["t", "child", "later"]), await other.stats()) == before
         assert len(await other.schedules()) == len(await other.workers()) == 1
         assert len(await claim(other)) == 1
 
@@ -417,6 +506,18 @@ class DropOtherTests(Conformance):
         await store.connect()
         assert (await store.get(["t"]), await store.find("s")) == ([None], [])
 
+    async def test_purged_results_leave_no_traces(
+        self, store: BaseResultStorage, entries: Footprint, clock: VirtualClock
+    ) -> None:
+        if entries is None:
+            pytest.skip(NOT_SEEN + "override `entries` to tell how much the place holds")
+        before = await entries()
+        await store.put([result_of(f"t{n}", ttl=10, schedule_id="s") for n in range(9)])
+        await store.put([result_of("t0", ttl=20, schedule_id="other")])
+        clock.advance(60)
+        assert await store.purge() == 9
+        assert await entries() == before
+
 
 class DropEventTests(Conformance):
     """Results and events are dropped alike."""
@@ -440,6 +541,9 @@ class DropEventTests(Conformance):
 
 async def fill(store: BaseTaskQueue) -> None:
     """Something of everything that a queue keeps."""
-    await add(store, new_task("t"), new_task("child", parents=("t",)), new_task("later", delay=HOUR, name="f"))
+    key = "key" if Capability.UNIQUE in store.capabilities else None
+    await add(store, new_task("t"), new_task("child", parents=("t",)))
+    await add(store, new_task("later", delay=HOUR, name="f", unique=key))
+    await store.pause("paused", paused=True)
     await store.put_schedule(new_schedule(next_run=0.0), if_version=None)
     await store.beat(WorkerRecord(name="w"))

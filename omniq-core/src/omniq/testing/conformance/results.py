@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any, TypeAlias
 
 import pytest
@@ -16,12 +17,13 @@ from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
-from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus, NewBody, ResultRecord, TaskRecord
+from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus, NewBody, ResultRecord, TaskRecord, WorkerRecord
 from omniq.testing.builders import (
     HOUR,
     PATIENCE,
     QUEUE,
     add,
+    cancel,
     change,
     claim,
     exactly,
@@ -29,6 +31,7 @@ from omniq.testing.builders import (
     ids,
     in_other_loops,
     lapsed,
+    new_schedule,
     new_task,
     now,
     read,
@@ -203,6 +206,19 @@ class FindResultTests(Conformance):
         clock.advance(20)
         assert await self._found(store, newest_first=True) == ["long"]
 
+    async def test_expired_results_take_no_others_room(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        for number in range(6):
+            await store.put([result_of(f"t{number}", ttl=10 if number in (0, 1, 4, 5) else None, schedule_id="s")])
+            clock.advance(0.5)
+        clock.advance(20)
+        assert await self._found(store, newest_first=True, limit=2) == ["t3", "t2"]
+        assert await self._found(store, newest_first=False, limit=1) == ["t2"]
+
+    async def test_schedules_that_are_much_alike_are_different(self, store: BaseResultStorage) -> None:
+        names = ["s", "s2", "S", "s/2", "s:", "s\u0301"]
+        await store.put([result_of(f"of-{name}", schedule_id=name) for name in names])
+        assert [[r.task_id for r in await store.find(name)] for name in names] == [[f"of-{name}"] for name in names]
+
     async def test_they_are_those_that_get_returns(self, store: BaseResultStorage) -> None:
         await store.put([result_of("t", 3, ttl=10, schedule_id="s")])
         assert await store.find("s") == await store.get(["t"])
@@ -294,12 +310,17 @@ async def watch(queue: BaseTaskQueue, results: BaseResultStorage, task_id: str, 
     ended = False
     while not ended:
         (early,) = await results.get([task_id])
-        ended = await states(queue, [task_id]) == [TaskState.SUCCESS]
+        ended = (await read(queue, task_id)).state in TERMINAL
         (late,) = await results.get([task_id])
         assert early is None or ended, "there is a result, and the task hasn't ended"
         assert late is not None or not ended, "the task has ended, and there is no result"
         await asyncio.sleep(0)
         ended = ended or once
+
+
+def _with_result(record: TaskRecord, to: TaskState) -> Change:
+    """The end of a task that a worker holds, with a result."""
+    return finish(record, to, result=result_of(record.id, status=to))
 
 
 class AtomicTests(Conformance):
@@ -339,6 +360,15 @@ class AtomicTests(Conformance):
         await claim(queue)
         assert await change(queue, wanted) == ["refused"]
         assert await results.get([late.id]) == [None]
+
+    async def test_an_end_replaces_the_progress_and_the_end_of_an_older_claim(self, atomic: Stores) -> None:
+        queue, results = atomic
+        older, newer = await running(queue, 2)
+        await results.put([result_of(older.id, 0), result_of(newer.id, status=TaskState.RUNNING, body=b"half")])
+        ends = [finish(record, result=result_of(record.id, schedule_id="s", body=b"end")) for record in (older, newer)]
+        assert await change(queue, *ends) == ["applied"] * 2
+        assert await bodies(results, older.id, newer.id) == [b"end", b"end"]
+        assert {record.task_id for record in await results.find("s")} == {older.id, newer.id}
 
     async def test_a_missing_tasks_result_is_not_stored(self, atomic: Stores) -> None:
         queue, results = atomic
@@ -389,18 +419,28 @@ class AtomicTests(Conformance):
         queue, _ = atomic
         records = await running(queue, 60)
         others: Stores = await connect("task_queue"), await connect("result_store")
-        looks = [watch(*others, record.id) for record in records]
-        await asyncio.gather(*looks, self._end_all(queue, records))
+        idle = await add(queue, *[new_task(queue="idle") for _ in range(6)])
+        looks = [watch(*others, task_id) for task_id in (*ids(records), *idle)]
+        await asyncio.gather(*looks, self._end_all(queue, records), self._cancel_all(queue, idle))
+
+    async def _cancel_all(self, queue: BaseTaskQueue, idle: Sequence[str]) -> None:
+        for task_id in idle:
+            await asyncio.sleep(0)
+            result = result_of(task_id, 0, status=TaskState.CANCELLED)
+            assert await change(queue, replace(cancel(task_id), result=result)) == ["applied"]
 
     async def _end_all(self, queue: BaseTaskQueue, records: Sequence[TaskRecord]) -> None:
-        for record in records:
-            await asyncio.sleep(0)
-            assert await change(queue, finish(record, result=result_of(record.id))) == ["applied"]
+        """End them in every way, every third one by itself and the others in pairs."""
+        ends = [_with_result(record, to) for record, to in zip(records, cycle(sorted(TERMINAL)))]
+        for start in range(0, len(ends), 3):
+            for part in (ends[start : start + 1], ends[start + 1 : start + 3]):
+                await asyncio.sleep(0)
+                assert await change(queue, *part) == ["applied"] * len(part)
 
     async def test_a_cancelled_end_is_whole_or_none(self, atomic: Stores) -> None:
         queue, results = atomic
-        for turns, record in enumerate(await running(queue, 12)):
-            ending = asyncio.ensure_future(queue.transition([finish(record, result=result_of(record.id))]))
+        for turns, (record, to) in enumerate(zip(await running(queue, 15), cycle(sorted(TERMINAL)))):
+            ending = asyncio.ensure_future(queue.transition([_with_result(record, to)]))
             for _ in range(turns):
                 await asyncio.sleep(0)
             ending.cancel()
@@ -546,6 +586,15 @@ class CallTests(Conformance):
         await store.close()
         await store.connect()
         assert (await read(store, "t")).id == "t"
+
+    async def test_so_do_pauses_schedules_and_workers(self, store: BaseTaskQueue) -> None:
+        await store.pause("paused", paused=True)
+        await store.put_schedule(new_schedule(next_run=0.0), if_version=None)
+        await store.beat(WorkerRecord(name="w"))
+        await store.close()
+        await store.connect()
+        assert [(queue.name, queue.paused) for queue in await store.stats()] == [("paused", True)]
+        assert len(await store.schedules()) == len(await store.workers()) == 1
 
     async def test_loops_share_one_store(self, store: BaseTaskQueue) -> None:
         async def use(name: str) -> list[str]:

@@ -6,18 +6,22 @@ import asyncio
 import time
 from collections import Counter
 from functools import partial
+from itertools import compress, product
+from operator import attrgetter
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from omniq.models.task import EventType, TaskEvent, TaskState, slot_id
-from omniq.storage.base import BaseEventStorage, BaseTaskQueue
-from omniq.storage.records import EventFilter, Firing, NewTask, ScheduleRecord
+from omniq.storage import rules
+from omniq.storage.base import BaseEventStorage, BaseTaskQueue, Capability
+from omniq.storage.records import Change, EventFilter, Firing, NewTask, ScheduleRecord
 from omniq.testing.builders import (
     PATIENCE,
     QUEUE,
     add,
+    assert_same,
     change,
     claim,
     exactly,
@@ -147,6 +151,14 @@ class ListTests(Conformance):
         assert await names(store, "due", "paused", "later", within=0.0) == ["due"]
         assert await names(store, "paused", "later", within=0.0) == []
 
+    async def test_a_slot_may_be_as_long_ago_as_anybody_likes(self, store: BaseTaskQueue) -> None:
+        slots = {"a": -1e9, "b": -5.5, "c": 0.0}
+        for name, slot in slots.items():
+            assert (await put(store, new_schedule(name, next_run=slot))).next_run == exactly(slot)
+        assert await names(store, within=0.0) == ["a", "b", "c"]
+        assert await fire(store, "a", if_version=1, next_run=-1e8, task=slot_task(1))
+        assert (await read_schedule(store, "a")).next_run == exactly(-1e8)
+
     async def test_a_deleted_one_is_gone(self, store: BaseTaskQueue) -> None:
         await put(store, new_schedule(next_run=0.0))
         assert await store.delete_schedule("nightly")
@@ -172,6 +184,13 @@ class FireTests(Conformance):
         record = await read(store, slot_task(1).id)
         assert (record.state, record.schedule_id, record.body) == (TaskState.PENDING, "nightly", b"body")
         assert ids(await claim(store)) == {slot_task(1).id}
+
+    async def test_a_slots_task_is_stored_as_given(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await put(store, new_schedule(next_run=0.0))
+        priority = 7 if Capability.PRIORITY in store.capabilities else 0
+        task = new_task("t", name="f", run_at=clock.now() + 60.25, ttl=30.5, priority=priority, schedule_id="nightly")
+        assert await fire(store, "nightly", if_version=1, next_run=None, task=task)
+        assert_same(await read(store, "t"), rules.new_record(task, clock.now()))
 
     async def test_many_are_fired_in_one_call(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         names = [f"s{n:03}" for n in range(100)]
@@ -294,6 +313,23 @@ class WaitTests(Conformance):
         await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)
         async with woken(partial(store.wait, [QUEUE])):
             assert await fire(store, "s", if_version=1, next_run=None, task=new_task())
+
+    async def test_it_ends_when_a_queue_is_resumed(self, store: BaseTaskQueue) -> None:
+        await store.pause(QUEUE, paused=True)
+        await add(store, new_task())
+        async with woken(partial(store.wait, [QUEUE])):
+            await store.pause(QUEUE, paused=False)
+
+    async def test_it_ends_when_a_child_is_released(self, store: BaseTaskQueue) -> None:
+        await add(store, new_task("parent", queue="elsewhere"), new_task("child", parents=("parent",)))
+        async with woken(partial(store.wait, [QUEUE])):
+            await change(store, Change(task_id="child", to=TaskState.PENDING, from_states=(TaskState.WAITING,)))
+
+    async def test_it_hears_of_each_of_its_queues(self, store: BaseTaskQueue) -> None:
+        for queue in ("first", "second", "third"):
+            async with woken(partial(store.wait, ["first", "second", "third"])):
+                await add(store, new_task(queue=queue))
+            await claim(store, queue)
 
     async def test_everybody_who_waits_is_told(self, store: BaseTaskQueue) -> None:
         async with woken(partial(store.wait, [QUEUE]), 5):
@@ -468,6 +504,28 @@ class QueryTests(Conformance):
     async def test_they_are_found_by_schedule(self, store: BaseEventStorage) -> None:
         await store.append([event(0, schedule_id="s"), event(1, schedule_id="r"), event(2)])
         assert await seconds(store, schedule_id="s") == [0]
+
+    async def test_names_that_are_much_alike_are_different(self, store: BaseEventStorage) -> None:
+        names = ["t", "t2", "T", "t/2", "t:", "t\u0301"]
+        await store.append([event(n, task_id=name, schedule_id=name) for n, name in enumerate(names)])
+        assert [await seconds(store, task_id=name) for name in names] == [[n] for n in range(len(names))]
+        assert [await seconds(store, schedule_id=name) for name in names] == [[n] for n in range(len(names))]
+
+    async def test_any_conditions_may_be_combined(self, store: BaseEventStorage) -> None:
+        kinds = product("tu", "sr", "qp", "wv", (EventType.ERROR, EventType.RETRY))
+        given = [
+            event(n * 7 % 32, task_id=task, schedule_id=schedule, queue_name=queue, worker=worker, type_=type_)
+            for n, (task, schedule, queue, worker, type_) in enumerate(kinds)
+        ]
+        given.sort(key=attrgetter("time"))
+        await store.append(given)
+        conditions: dict[str, Any] = {
+            "task_id": "t", "schedule_id": "s", "queue_name": "q", "worker": "w", "types": (EventType.ERROR,),
+            "since": START + 9, "until": START + 23,
+        }  # fmt: skip
+        for chosen in product((False, True), repeat=len(conditions)):
+            where = EventFilter(**dict(compress(conditions.items(), chosen)))
+            assert await stored(store, where) == [each for each in given if rules.matches(each, where)], where
 
     async def test_they_are_found_by_type(self, store: BaseEventStorage) -> None:
         await store.append([event(n, type_=type_) for n, type_ in enumerate(EventType)])

@@ -83,7 +83,7 @@ class BackendConformance:
     class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests):
         area = "queue.add"
 
-    class TestUniqueKeys(tasks.UniqueTests):
+    class TestUniqueKeys(tasks.UniqueTests, walks.FormerKeyTests):
         area = "queue.unique"
 
     class TestClaiming(claiming.ClaimTests, claiming.ClaimOrderTests, claiming.ClaimRaceTests, claiming.PauseTests):
@@ -102,7 +102,14 @@ class BackendConformance:
     ):
         area = "queue.transition"
 
-    class TestReading(tasks.GetTests, tasks.FindTests, tasks.PageTests, tasks.StatsTests, tasks.ChildrenTests):
+    class TestReading(
+        tasks.GetTests,
+        tasks.FindTests,
+        tasks.PageTests,
+        tasks.StatsTests,
+        tasks.ChildrenTests,
+        walks.AfterAllTests,
+    ):
         area = "queue.read"
 
     class TestUpkeep(transitions.PurgeTests, transitions.TaskBodyTests, transitions.WorkerTests):

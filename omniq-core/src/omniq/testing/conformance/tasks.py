@@ -429,9 +429,10 @@ class FindTests(Conformance):
 
     async def test_long_ids_are_in_order_too(self, store: BaseTaskQueue) -> None:
         stems = ["x" * 253, "任" * 253, "𝄞" * 253]  # of up to 1,020 bytes
-        names = [stem + end for stem in stems for end in ("b", "a", "ba", "ab", "任", "𝄞z")]
-        await add(store, *[new_task(name, schedule_id="s") for name in names])
-        for where in (TaskFilter(), TaskFilter(schedule_id="s"), TaskFilter(queue_name=QUEUE)):
+        names = [stem + end for stem in stems for end in ("b", "a", "ba", "ab", "任", "𝄞z", "\uff5a")]
+        await add(store, *[new_task(name, schedule_id="s", name="f") for name in names])
+        wheres = [TaskFilter(schedule_id="s"), TaskFilter(queue_name=QUEUE), TaskFilter(name="f")]
+        for where in (TaskFilter(), TaskFilter(states=IN_LINE), *wheres):
             forward = [record.id for page in await pages(store, where, 5) for record in page]
             backward = [record.id for page in await pages(store, where, 5, newest_first=True) for record in page]
             assert forward == backward[::-1] == sorted(names)

@@ -98,6 +98,13 @@ class FinishTests(Conformance):
         assert await change(store, finish(late), finish(late, TaskState.PENDING)) == [REFUSED, REFUSED]
         assert await read(store, late.id) == second
 
+    async def test_a_late_worker_is_refused_beside_others(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        late = await lapsed(store, clock, 3)
+        await reap(store)
+        assert ids(await claim(store)) == ids(late)
+        (own,) = await running(store)
+        assert await change(store, finish(own), *map(finish, late)) == [APPLIED, *[REFUSED] * 3]
+
     async def test_a_late_worker_cannot_unfinish(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         (late,) = await lapsed(store, clock)
         await reap(store)
@@ -407,6 +414,7 @@ class PurgeTests(Conformance):
         await change(store, cancel("child"))
         assert await store.purge(older_than=10) == 1
         assert await states(store, ["a", "b"]) == [None, TaskState.CANCELLED]
+        assert [sorted(children) for children in await store.children(["b"])] == [["child", "other"]]
 
     async def test_kept_parents_stop_no_others(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         parents = await add(store, *new_tasks(5))
@@ -488,6 +496,9 @@ class TaskBodyTests(Conformance):
         await add(store, new_task("t", body=b"now"))
         assert await store.replace_bodies([NewBody(task_id="t", old=b"then", body=b"new")]) == [False]
         assert (await read(store, "t")).body == b"now"
+        await add(store, new_task("u", body=b"then"))
+        both = [NewBody(task_id=id_, old=b"then", body=b"new") for id_ in "tu"]
+        assert await store.replace_bodies(both) == [False, True]
 
     async def test_a_task_that_is_not_there_does_not_come_to_be(self, store: BaseTaskQueue) -> None:
         assert await store.replace_bodies([NewBody(task_id="none", old=b"", body=b"new")]) == [False]

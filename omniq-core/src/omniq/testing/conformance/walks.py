@@ -1,11 +1,13 @@
-"""Random walks: a store and a model of the contract, side by side."""
+"""Random walks: a store and a model of the contract, side by side; and what is told after all that may happen."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
@@ -34,15 +36,22 @@ from omniq.storage.records import (
     TaskRecord,
 )
 from omniq.testing.builders import (
+    HOUR,
     IN_LINE,
     NOT_ENDED,
     PATIENCE,
     TOLERANCE,
+    add,
     assert_same,
+    cancel,
+    change,
+    claim,
+    finish,
     fire,
     new_schedule,
     new_task,
     reap,
+    until_equal,
 )
 from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance
@@ -398,10 +407,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _transition(self, *changes: Change) -> None:
         answers = self.bench.run(carry_out(self.store, self.store.transition, changes, id_of=attrgetter("task_id")))
-        for change, answer in zip(changes, answers, strict=True):
-            assert answer.status is self.tasks.transition(change)
+        for wanted, answer in zip(changes, answers, strict=True):
+            assert answer.status is self.tasks.transition(wanted)
             if answer.status in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
-                self.tasks.check_has_children(change.task_id, said=answer.has_children)
+                self.tasks.check_has_children(wanted.task_id, said=answer.has_children)
 
     @rule(older_than=st.sampled_from([500.0, 1500.0]), limit=LIMITS, times=st.integers(0, 2))
     def purge(self, older_than: float, limit: int, times: int) -> None:
@@ -509,3 +518,139 @@ class WalkTests(Conformance):
             suppress_health_check=list(HealthCheck),
         )
         await asyncio.to_thread(run_state_machine_as_test, machine_for(bench), settings=bounds)
+
+
+# ── after all ───────────────────────────────────────────────────────────────
+
+
+KINDS = list(product(("q0", "q1"), ("f0", "f1"), ("s0", "s1"), (None, 60.0)))
+"""What tasks differ by: the queue, the name, the schedule and the TTL."""
+CHOICES = ((), IN_LINE, (TaskState.RUNNING,), (TaskState.WAITING,), tuple(sorted(TERMINAL)))
+"""States to look for."""
+
+
+def family(fate: str, *, parents: tuple[str, ...] = (), delay: float = 0.0) -> list[NewTask]:
+    """A task of each kind."""
+    return [
+        new_task(f"{fate}{n}", queue=queue, name=name, schedule_id=schedule, ttl=ttl, parents=parents, delay=delay)
+        for n, (queue, name, schedule, ttl) in enumerate(KINDS)
+    ]
+
+
+async def held_family(store: BaseTaskQueue, fate: str, *, lease: float = 10 * HOUR) -> list[TaskRecord]:
+    """A claimed task of each kind, where no others are due."""
+    await add(store, *family(fate))
+    return await claim(store, "q0", "q1", lease=lease)
+
+
+async def live(store: BaseTaskQueue, clock: VirtualClock) -> list[str]:
+    """Let families of tasks come to all that may become of a task; returns the ids of all."""
+    gone = await held_family(store, "gone")
+    await change(store, *map(finish, gone))
+    await add(store, *family("ripe", delay=50))
+    clock.advance(60)
+    ripe = await claim(store, "q0", "q1", lease=10 * HOUR)
+    assert await store.purge(older_than=30) == len(gone)
+    lost = await held_family(store, "lost", lease=100)
+    done, again, later, held = [await held_family(store, fate) for fate in ("done", "again", "later", "held")]
+    requeues = [Change(task_id=r.id, to=TaskState.PENDING, from_states=(TaskState.ERROR,), fresh=True) for r in again]
+    await change(store, *map(finish, done), *[finish(record, TaskState.ERROR) for record in again], *requeues)
+    await change(store, *[finish(record, TaskState.PENDING, delay=HOUR) for record in later])
+    parents = tuple(await add(store, new_task("root", queue="q2")))
+    waiting, child = family("waiting", parents=parents), family("child", parents=parents)
+    stopped, due, slots = family("stopped"), family("due", delay=50), family("slot")
+    await add(store, *waiting, *child, *stopped, *due)
+    release = [Change(task_id=task.id, to=TaskState.PENDING, from_states=(TaskState.WAITING,)) for task in child]
+    await change(store, *release, *[cancel(task.id) for task in stopped])
+    for version, slot in enumerate(slots, 1):
+        await store.put_schedule(new_schedule("s", next_run=0.0), if_version=None)
+        assert await fire(store, "s", if_version=version, next_run=0.0, task=slot)
+    clock.advance(200)
+    assert len(await reap(store)) == len(lost)
+    records, tasks = (*gone, *ripe, *lost, *done, *again, *later, *held), (*waiting, *child, *stopped, *due, *slots)
+    return [*parents, *(record.id for record in records), *(task.id for task in tasks)]
+
+
+def filters() -> Iterator[TaskFilter]:
+    """Every combination of conditions."""
+    for states, queue, name, schedule, expired in product(
+        CHOICES, (None, "q0"), (None, "f1"), (None, "s0"), (False, True)
+    ):
+        yield TaskFilter(states=states, queue_name=queue, name=name, schedule_id=schedule, expired=expired)
+
+
+def is_found(task: TaskRecord, where: TaskFilter) -> bool:
+    """Whether the task fulfils all conditions."""
+    wanted = {"queue_name": where.queue_name, "name": where.name, "schedule_id": where.schedule_id}
+    return (
+        (not where.states or task.state in where.states)
+        and all(value is None or getattr(task, field) == value for field, value in wanted.items())
+        and (not where.expired or rules.is_expired(task, clock.now()))
+    )
+
+
+def counts_of(tasks: Iterable[TaskRecord]) -> Counter[tuple[str, TaskState]]:
+    """How many tasks of each queue are in which state; PENDING and SCHEDULED are one."""
+    return Counter((task.queue_name, IN_LINE[0] if task.state in IN_LINE else task.state) for task in tasks)
+
+
+async def told(store: BaseTaskQueue) -> Counter[tuple[str, TaskState]]:
+    """The same, as `stats` tells it."""
+    found: Counter[tuple[str, TaskState]] = Counter()
+    for queue in await store.stats():
+        for state, count in queue.counts.items():
+            found[queue.name, IN_LINE[0] if state in IN_LINE else state] += count
+    return +found
+
+
+class AfterAllTests(Conformance):
+    """Whatever has become of tasks, every verb that reads tells the same of them."""
+
+    async def test_tasks_are_found_by_what_they_are_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        tasks = [task for task in await store.get(await live(store, clock), bodies=False) if task is not None]
+        for where in filters():
+            wanted = sorted(task.id for task in tasks if is_found(task, where))
+            forward, backward = [
+                (await store.find(where, limit=500, newest_first=newest_first)).tasks for newest_first in (False, True)
+            ]
+            assert [task.id for task in forward] == wanted, where
+            assert [task.id for task in backward] == wanted[::-1], where
+
+    async def test_tasks_are_counted_by_what_they_are_now(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        tasks = [task for task in await store.get(await live(store, clock)) if task is not None]
+        await until_equal(partial(told, store), counts_of(tasks))
+
+    async def test_an_id_that_is_used_anew_is_found_by_nothing_old(
+        self, store: BaseTaskQueue, clock: VirtualClock
+    ) -> None:
+        old = [new_task(f"t{n}", queue="q0", name="f1", schedule_id="s0", ttl=1.0) for n in range(3)]
+        await add(store, *old)
+        await change(store, *[cancel(task.id) for task in old])
+        clock.advance(60)
+        assert await store.purge(older_than=30) == len(old)
+        await add(store, *[new_task(task.id, queue="q1", name="f0", schedule_id="s1") for task in old])
+        for where in filters():
+            wanted = 0 if where.queue_name or where.name or where.schedule_id or where.expired else len(old)
+            wanted = wanted if where.states in ((), IN_LINE) else 0
+            assert len((await store.find(where)).tasks) == wanted, where
+
+    async def test_names_that_are_much_alike_are_different(self, store: BaseTaskQueue) -> None:
+        names = ["s", "s2", "S", "s-2", "s."]
+        await add(store, *[new_task(f"of-{name}", queue=name, schedule_id=name, name=name) for name in names])
+        for field, name in product(("queue_name", "schedule_id", "name"), names):
+            found = (await store.find(TaskFilter(**{field: name}))).tasks  # type: ignore[arg-type]
+            assert [task.id for task in found] == [f"of-{name}"], field
+
+
+class FormerKeyTests(Conformance):
+    """What becomes of a task that has given its key up doesn't concern whoever has it now."""
+
+    needed = Capability.UNIQUE
+
+    async def test_a_purge_leaves_a_key_to_its_holder(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t", unique="key"))
+        await change(store, cancel("t"))
+        await add(store, new_task("u", unique="key"))
+        clock.advance(60)
+        assert await store.purge(older_than=30) == 1
+        assert [added.holder for added in await store.add([new_task("v", unique="key")])] == ["u"]
