@@ -69,7 +69,7 @@ def test_what_cannot_be_dropped_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory and settings that are about something else."""
     directory = tmp_path_factory.mktemp("elsewhere")
     for name in ("conftest.py", "random.py", "test_store.py"):
@@ -78,20 +78,22 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.chdir(directory)
     for setting, value in {"QUEUES": "high,low", "TASK_TIMEOUT": "0.001", "CONFIG": "no-such.yaml"}.items():
         monkeypatch.setenv(f"OMNIQ_{setting}", value)
+    return directory
 
 
 @LONG
 @pytest.mark.slow
-@pytest.mark.usefixtures("elsewhere")
-def test_a_store_without_an_epoch_check_is_found_out(tmp_path: Path) -> None:
+def test_a_store_without_an_epoch_check_is_found_out(tmp_path: Path, elsewhere: Path) -> None:
     pytest.importorskip("lmdb", reason="needs lmdb for examples/omniq-lmdb")
     packages, place = tmp_path / "packages", tmp_path / "place"
     place.mkdir()
     install_patched(packages)
+    before = sorted(elsewhere.iterdir())
     done = verify("lmdb", "--url", f"lmdb:///{place}", "--no-kill", path=packages)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "queue.transition.a_late_worker_is_refused" in done.stdout
     assert list(place.iterdir()) == []
+    assert sorted(elsewhere.iterdir()) == before
 
 
 def install_patched(packages: Path) -> None:

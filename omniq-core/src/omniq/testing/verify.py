@@ -139,7 +139,8 @@ def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
     from omniq.testing.conformance.base import Report
 
     command = [sys.executable, "-m", "omniq.testing.verify", str(folder), f"{wish.name}, {mask_url(wish.url)}"]
-    given = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMNIQ_TEST_WALKS": WALKS}
+    pytest = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "HYPOTHESIS_STORAGE_DIRECTORY": str(folder)}
+    given = {**os.environ, **pytest, "OMNIQ_TEST_WALKS": WALKS}
     log, found = folder / "suite.log", folder / "report.json"
     with log.open("wb") as errors:
         suite = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)

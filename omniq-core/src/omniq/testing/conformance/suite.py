@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pytest
 from msgspec import Struct
@@ -68,7 +68,7 @@ class BackendConformance:
     def footprint(self, url: str) -> Footprint:
         """Tells what the place holds of all projects: by default which files are there; None if it isn't in files."""
         parts = urlsplit(url)
-        return None if parts.netloc or not parts.path else partial(files_at, parts.path[1:])
+        return None if parts.netloc or not parts.path else partial(files_at, unquote(parts.path[1:]))
 
     @pytest.fixture
     def entries(self) -> Footprint:
@@ -260,5 +260,5 @@ async def files_at(path: str) -> list[str]:
 
 
 def _files_at(path: str) -> list[str]:
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     return sorted(os.path.join(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
