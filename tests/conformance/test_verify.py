@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -84,14 +85,19 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @LONG
 @pytest.mark.slow
 def test_a_store_without_an_epoch_check_is_found_out(tmp_path: Path, elsewhere: Path) -> None:
+    """And all of the example that has nothing to do with epochs is sound."""
     pytest.importorskip("lmdb", reason="needs lmdb for examples/omniq-lmdb")
     packages, place = tmp_path / "packages", tmp_path / "place"
     place.mkdir()
     install_patched(packages)
     before = sorted(elsewhere.iterdir())
-    done = verify("lmdb", "--url", f"lmdb:///{place}", "--no-kill", path=packages)
+    done = verify("lmdb", "--url", f"lmdb:///{place}", "--no-kill", "--json", path=packages)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "queue.transition.a_late_worker_is_refused" in done.stdout
+    report = json.loads(done.stdout)
+    failed = {finding["requirement"] for finding in report["failed"]}
+    assert "queue.transition.a_late_worker_is_refused" in failed
+    assert {name.split(".")[1] for name in failed} <= {"transition", "atomic", "lease", "walk"}
+    assert len(report["passed"]) > 350
     assert list(place.iterdir()) == []
     assert sorted(elsewhere.iterdir()) == before
 
