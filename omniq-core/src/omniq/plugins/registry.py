@@ -93,8 +93,7 @@ class Registry:
         For applications and tests. It goes by `name`, else by its own. Raises `PluginError` if it can't be used.
         """
         value = getattr(plugin, "__name__", type(plugin).__qualname__)
-        record = PluginRecord(name or value, specs.APPLICATION, "-", value)
-        record = self._load().add(record, lambda: plugin)
+        record = self._load().add(PluginRecord(name or value, specs.APPLICATION, "-", value), lambda: plugin)
         if record.status != "active":
             self.unregister(record)
             raise inactive(record)
@@ -148,8 +147,7 @@ class Plugins:
         self._disabled = {name.strip() for name in disabled.split(",")}
         self.records: list[PluginRecord] = []
         self.owners: dict[Claim, tuple[Spec, PluginRecord]] = {}
-        own = PluginRecord("builtin", "omniq-core", hookspecs.VERSION, hookspecs.__name__)
-        self.add(own, hookspecs.BuiltIn)
+        self.add(PluginRecord("builtin", "omniq-core", hookspecs.VERSION, hookspecs.__name__), hookspecs.BuiltIn)
         entries = installed(group=hookspecs.GROUP) if entry_points is None else entry_points
         for record, load in self._in_order(entries):
             self.add(record, load)
@@ -182,12 +180,11 @@ class Plugins:
             record = PluginRecord(entry.name, name, version, entry.value)
             found.setdefault((name.removeprefix("omniq-") not in FIRST_PARTY, entry.name, name), (record, entry.load))
         for (_, name, owner), (record, load) in sorted(found.items()):
-            rivals = sorted(other for _, rival, other in found if rival == name and other != owner)
+            rivals = " and ".join(sorted(other for _, rival, other in found if rival == name and other != owner))
             if name in self._disabled:
                 record = _failed(record, "disabled", f"it is named in {DISABLE}")
             elif rivals:
-                error = f"{' and '.join(rivals)} has a plugin of that name too: uninstall one"
-                record = _failed(record, "conflict", error)
+                record = _failed(record, "conflict", f"{rivals} has a plugin of that name too: uninstall one")
             yield record, load
 
     def _loaded(self, record: PluginRecord, load: Callable[[], object]) -> PluginRecord:
@@ -197,9 +194,7 @@ class Plugins:
             if reason := self._incompatible(getattr(plugin, "omniq_api_version", self._hooks.API_VERSION)):
                 return _failed(record, "incompatible", reason)
             return replace(record, specs=tuple(self._specs(plugin, str(record))))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+        except (Exception, SystemExit, GeneratorExit, BaseExceptionGroup) as error:
             self._manager.unregister(name=str(record))
             return _failed(record, "broken", f"{type(error).__name__}: {error}")
 
@@ -269,12 +264,9 @@ def capabilities(spec: specs.StoreSpec) -> frozenset[str]:
     from omniq.storage.base import Store  # it imports asyncio, which listing plugins doesn't pay for
 
     declared: object = load_class(spec.store, Store).capabilities  # type: ignore[type-abstract]
-    if isinstance(declared, frozenset):
-        return declared
-    owner = registry().distribution_of(spec.store.partition(":")[0])
-    raise PluginError(
-        f"{owner}: the capabilities of {spec.store} are no frozenset but of type {type(declared).__name__}"
-    )
+    if not isinstance(declared, frozenset):
+        raise _unfit(spec.store, f"declares capabilities of type {type(declared).__name__}, not frozenset")
+    return declared
 
 
 def load_object(path: str) -> object:
@@ -298,9 +290,11 @@ def load_class(path: str, base: type[T]) -> type[T]:
     found = load_object(path)
     if isinstance(found, type) and issubclass(found, base):
         return found
-    raise PluginError(
-        f"{registry().distribution_of(path.partition(':')[0])}: {path} isn't a subclass of {base.__name__}"
-    )
+    raise _unfit(path, f"isn't a subclass of {base.__name__}")
+
+
+def _unfit(path: str, why: str) -> PluginError:
+    return PluginError(f"{registry().distribution_of(path.partition(':')[0])}: {path} {why}")
 
 
 # ── why nothing was found ────────────────────────────────────────────────────
@@ -325,8 +319,7 @@ def inactive(*records: PluginRecord) -> PluginError:
 def _would_provide(record: PluginRecord, type_: type[Spec], word: str) -> bool:
     if record.specs:
         return any(word == claim[2] for spec in record.specs if isinstance(spec, type_) for claim in spec.claims)
-    extra = extras(type_.kind).get(word)
-    return record.name == word or (extra is not None and record.distribution == f"omniq-{extra}")
+    return word == record.name or record.distribution == f"omniq-{extras(type_.kind).get(word)}"
 
 
 def _unknown(type_: type[Spec], word: str, plugins: Plugins) -> str:

@@ -60,6 +60,7 @@ class Spec(Struct, frozen=True):
             self._check(_NAME, name, "a lower-case name such as 'sqlite'")
         for field in self.imports:
             self._check(_IMPORT, getattr(self, field), "an import string 'package.module:Name'")
+        self._check(re.compile(".*"), getattr(self, "help", ""), "a line of help")
 
     def _check(self, pattern: re.Pattern[str], text: object, expected: str) -> None:
         if not isinstance(text, str) or pattern.fullmatch(text) is None:
@@ -122,11 +123,6 @@ class CommandSpec(Spec, frozen=True):
     """A `click.Command`."""
     help: str = ""
     """The line that `omniq --help` shows beside its name."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.help, str):
-            raise ValueError(f"CommandSpec: expected a line of help, got {self.help!r}")
 
 
 STORES: Mapping[StoreKind, type[StoreSpec]] = {t.kind: t for t in (TaskQueueSpec, ResultStoreSpec, EventStoreSpec)}
