@@ -19,7 +19,7 @@ from omniq.exports import FIRST_PARTY, KINDS
 LAZY = ("config", "models", "queue", "storage", "workers")
 PACKAGES = (*LAZY, "backend", "events", "plugins", "results")
 BUILT = ("omniq", "omniq_postgres", "omniq_redis", "omniq_sqlite")
-HEAVY = ("asyncio", "click", "dill", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
+HEAVY = ("asyncio", "click", "dill", "logging", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
 
 
 def modules() -> list[str]:

@@ -18,9 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-from omniq.texts import did_you_mean, install_command
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # what the fronts show of the stores
     from omniq_postgres.backend import PostgresBackend as PostgresBackend
@@ -52,17 +50,19 @@ if TYPE_CHECKING:  # what the fronts show of the stores
     from omniq_sqlite.results import SQLiteResultStorage as SQLiteResultStorage
 
 
-class FirstParty(NamedTuple):
+class FirstParty:
     """What the distribution `omniq-EXTRA` brings, whether or not it is installed."""
 
-    words: tuple[str, ...]
-    """The names, aliases and URL schemes of its stores or its worker, for errors to say what to install."""
-    prefixes: tuple[str, ...] = ()
-    """What the names of its stores' classes begin with, such as "SQLite"."""
-    has_events: bool = True
-    """Whether its stores keep events."""
-    workers: tuple[str, ...] = ()
-    """The classes of its workers."""
+    # Making a named tuple or a dataclass takes as long as all the rest of `import omniq` that is OmniQ's own.
+    def __init__(self, *words: str, prefixes: tuple[str, ...] = (), events: bool = True, workers: tuple[str, ...] = ()):
+        self.words = words
+        """The names, aliases and URL schemes of its stores or its worker, for errors to say what to install."""
+        self.prefixes = prefixes
+        """What the names of its stores' classes begin with, such as "SQLite"."""
+        self.has_events = events
+        """Whether its stores keep events."""
+        self.workers = workers
+        """The classes of its workers."""
 
     def brings(self, kind: str) -> bool:
         """Whether it has such a kind of component, as `omniq.plugins.specs.Kind` names it."""
@@ -97,12 +97,12 @@ FRONTS: Final[Mapping[str, str]] = {
 """Where users import what such a module of a first-party package has."""
 
 FIRST_PARTY: Final[Mapping[str, FirstParty]] = {
-    "sqlite": FirstParty(("sqlite",), ("SQLite",)),
-    "postgres": FirstParty(("postgres", "postgresql"), ("Postgres",)),
-    "redis": FirstParty(("redis", "rediss"), ("Redis",), has_events=False),
-    "nats": FirstParty(("nats",), ("NATS",), has_events=False),
-    "fsspec": FirstParty(("file", "memory", "s3", "gs", "gcs", "abfs", "abfss", "az"), ("File", "Memory")),
-    "gevent": FirstParty(("gevent", "gevent_pool"), workers=("GeventPoolWorker",)),
+    "sqlite": FirstParty("sqlite", prefixes=("SQLite",)),
+    "postgres": FirstParty("postgres", "postgresql", prefixes=("Postgres",)),
+    "redis": FirstParty("redis", "rediss", prefixes=("Redis",), events=False),
+    "nats": FirstParty("nats", prefixes=("NATS",), events=False),
+    "fsspec": FirstParty("file", "memory", "s3", "gs", "gcs", "abfs", "abfss", "az", prefixes=("File", "Memory")),
+    "gevent": FirstParty("gevent", "gevent_pool", workers=("GeventPoolWorker",)),
 }
 """By the extra of omniq-core that installs it."""
 
@@ -155,6 +155,8 @@ def _resolve(name: str, home: str) -> object:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
+        from omniq.texts import install_command  # it imports logging, which `import omniq` doesn't pay for
+
         hint = f"{name} needs {root.replace('_', '-')}: {install_command(root.removeprefix('omniq_'))}"
         raise ImportError(hint, name=root) from None
 
@@ -163,11 +165,17 @@ def _installed(home: str) -> bool:
     return find_spec(home.partition(".")[0]) is not None
 
 
+def _is_module(package: str, name: str) -> bool:
+    return hasattr(sys.modules[package], "__path__") and find_spec(f"{package}.{name}") is not None
+
+
 def _no_attribute(package: str, name: str, homes: Iterable[str]) -> str:
     text = f"module {package!r} has no attribute {name!r}"
-    if name.startswith("__"):  # a protocol probe, not a typing mistake
+    if name.startswith("__") or _is_module(package, name):  # a probe of Python's own, not a typing mistake
         return text
     for extra, brought in FIRST_PARTY.items():
         if module := dict(brought.classes(f"omniq_{extra}")).get(name):
             return f"{text}: it is in {FRONTS[module.partition('.')[2]]}"
+    from omniq.texts import did_you_mean
+
     return text + did_you_mean(name, homes)
