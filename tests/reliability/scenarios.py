@@ -17,7 +17,7 @@ MEAN_SECONDS = 0.2
 """What a task of the mixture takes."""
 
 
-def kills(worker_type: str, *, tasks: int = 200, kills: int = 6, seed: int = 1, plant: str = "") -> Scenario:
+def kills(worker_type: str, *, tasks: int = 150, kills: int = 5, seed: int = 1, plant: str = "") -> Scenario:
     """Workers are killed at random moments while they work off tasks, some of which fail or have parents."""
     return Scenario(
         tasks=list(_mixture(worker_type, tasks, Random(seed))),
@@ -84,7 +84,7 @@ def computing(worker_type: str, *, tasks: int = 2, lease: float = 2.0, seed: int
     )
 
 
-def poison(worker_type: str, *, innocents: int = 100, poisonous: int = 2, seed: int = 1, plant: str = "") -> Scenario:
+def poison(worker_type: str, *, innocents: int = 80, poisonous: int = 2, seed: int = 1, plant: str = "") -> Scenario:
     """Some tasks kill the process that runs them; those beside them must not suffer."""
     tasks = [_napping(worker_type, n, seconds=0.4) for n in range(innocents)]
     for n in range(poisonous):
