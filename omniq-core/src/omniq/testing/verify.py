@@ -259,7 +259,8 @@ def _environment(url: str, journal: Path) -> Iterator[None]:
         del os.environ[name]
     os.environ[URL], os.environ[JOURNAL] = url, str(journal)
     os.environ["PYTHONSAFEPATH"] = "1"  # a module in the working directory may have the name of one that is needed
-    os.environ["OMNIQ_SERIALIZER"] = "msgspec"  # else each worker warns of what dill could load from there
+    # Else each worker warns of what it would run for whoever can write there.
+    os.environ["OMNIQ_SERIALIZER"], os.environ["OMNIQ_ALLOWED_MODULES"] = "msgspec", "omniq.testing.fleet"
     try:
         yield
     finally:
