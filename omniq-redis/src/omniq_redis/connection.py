@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing
 from functools import cache, partial
 from importlib import resources
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -63,9 +63,6 @@ class Connection(Connected):
         self.server = Server(self._client, settings)
         self._subscriber: Client | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._checked = False
         self._results = f"{settings.namespace}results".encode()
         wakeups = Wakeups.at(self._location)
@@ -76,8 +73,10 @@ class Connection(Connected):
 
     async def close(self) -> None:
         await self.channel.close()
-        await self._idle.wait()
-        await close_client(self._client)
+        async with AsyncExitStack() as calls:
+            for _ in range(IN_FLIGHT):  # those that are under way end first
+                await calls.enter_async_context(self._slots)
+            await close_client(self._client)
 
     def abandon(self) -> None:
         self.channel.abandon()
@@ -134,26 +133,13 @@ class Connection(Connected):
         return items
 
     async def _evaluate(self, wanted: Script, *arguments: str | float | bytes) -> bytes:
-        with self._kept_open():
-            async with self._slots:
-                try:
-                    answer = await self._client.execute_command("EVALSHA", wanted.digest, *arguments)
-                except NoScriptError:
-                    answer = await self._client.execute_command("EVAL", wanted.source, *arguments)
+        async with self._slots:
+            try:
+                answer = await self._client.execute_command("EVALSHA", wanted.digest, *arguments)
+            except NoScriptError:
+                answer = await self._client.execute_command("EVAL", wanted.source, *arguments)
         assert isinstance(answer, bytes)
         return answer
-
-    @contextmanager
-    def _kept_open(self) -> Iterator[None]:
-        """A call is under way: the connection is closed after it."""
-        self._under_way += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
 
     # ── hearing ──────────────────────────────────────────────────────────────
 

@@ -248,7 +248,7 @@ def assert_same(actual: TaskRecord | None, expected: TaskRecord | None) -> None:
         return
     found, wanted = asdict(actual), asdict(expected)
     for name, value in wanted.items():
-        close = about(value) if name in _TIMES and found[name] != value is not None else value
+        close = about(value) if name in _TIMES and value not in (None, found[name]) else value
         assert found[name] == close, f"{name} of {actual} isn't that of {expected}"
 
 
