@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # what the fronts show of the stores
     from omniq_postgres.backend import PostgresBackend as PostgresBackend
@@ -50,17 +50,19 @@ if TYPE_CHECKING:  # what the fronts show of the stores
     from omniq_sqlite.results import SQLiteResultStorage as SQLiteResultStorage
 
 
-class FirstParty(NamedTuple):
+class FirstParty:
     """What the distribution `omniq-EXTRA` brings, whether or not it is installed."""
 
-    words: tuple[str, ...]
-    """The names, aliases and URL schemes of its stores or its worker, for errors to say what to install."""
-    prefixes: tuple[str, ...] = ()
-    """What the names of its stores' classes begin with, such as "SQLite"."""
-    has_events: bool = True
-    """Whether its stores keep events."""
-    workers: tuple[str, ...] = ()
-    """The classes of its workers."""
+    # Making a named tuple or a dataclass takes as long as all the rest of `import omniq` that is OmniQ's own.
+    def __init__(self, *words: str, prefixes: tuple[str, ...] = (), events: bool = True, workers: tuple[str, ...] = ()):
+        self.words = words
+        """The names, aliases and URL schemes of its stores or its worker, for errors to say what to install."""
+        self.prefixes = prefixes
+        """What the names of its stores' classes begin with, such as "SQLite"."""
+        self.has_events = events
+        """Whether its stores keep events."""
+        self.workers = workers
+        """The classes of its workers."""
 
     def brings(self, kind: str) -> bool:
         """Whether it has such a kind of component, as `omniq.plugins.specs.Kind` names it."""
@@ -95,12 +97,12 @@ FRONTS: Final[Mapping[str, str]] = {
 """Where users import what such a module of a first-party package has."""
 
 FIRST_PARTY: Final[Mapping[str, FirstParty]] = {
-    "sqlite": FirstParty(("sqlite",), ("SQLite",)),
-    "postgres": FirstParty(("postgres", "postgresql"), ("Postgres",)),
-    "redis": FirstParty(("redis", "rediss"), ("Redis",), has_events=False),
-    "nats": FirstParty(("nats",), ("NATS",), has_events=False),
-    "fsspec": FirstParty(("file", "memory", "s3", "gs", "gcs", "abfs", "abfss", "az"), ("File", "Memory")),
-    "gevent": FirstParty(("gevent", "gevent_pool"), workers=("GeventPoolWorker",)),
+    "sqlite": FirstParty("sqlite", prefixes=("SQLite",)),
+    "postgres": FirstParty("postgres", "postgresql", prefixes=("Postgres",)),
+    "redis": FirstParty("redis", "rediss", prefixes=("Redis",), events=False),
+    "nats": FirstParty("nats", prefixes=("NATS",), events=False),
+    "fsspec": FirstParty("file", "memory", "s3", "gs", "gcs", "abfs", "abfss", "az", prefixes=("File", "Memory")),
+    "gevent": FirstParty("gevent", "gevent_pool", workers=("GeventPoolWorker",)),
 }
 """By the extra of omniq-core that installs it."""
 
