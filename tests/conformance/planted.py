@@ -39,7 +39,7 @@ from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceRes
 from omniq.testing.conformance import BackendConformance, Opener
 from omniq.testing.conformance.places import Footprint
 from omniq.testing.conformance.suite import areas, files_at
-from omniq.testing.reference.tables import DictDocuments
+from omniq.testing.reference import DictDocuments
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
 from omniq_sqlite.queue import SQLiteQueueStore
@@ -74,7 +74,7 @@ class ReadsThenWrites(ReferenceQueueStore):
     async def _overwrite(self, rows: list[TaskRecord]) -> list[TaskRecord]:
         await asyncio.sleep(0)
         with self.space.lock:
-            return [self.space.tasks.write(row) for row in rows]
+            return [self.space.tasks.put(row) for row in rows]
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         ready = (await self.find(TaskFilter(states=(TaskState.PENDING,)), limit=limit, bodies=True)).tasks
@@ -134,7 +134,7 @@ class PurgesByBirth(ReferenceQueueStore):
         ended = (await self.find(TaskFilter(states=tuple(TERMINAL)), bodies=True)).tasks
         with self.space.lock:
             for row in ended:
-                self.space.tasks.write(replace(row, finished_at=row.created_at))
+                self.space.tasks.put(replace(row, finished_at=row.created_at))
         return await super().purge(older_than=older_than, limit=limit)
 
 
@@ -256,7 +256,7 @@ class ForgetsEpochs(ReferenceQueueStore):
         for change in changes:
             (row,) = await self.get([change.task_id])
             if change.fresh and row is not None:
-                self.space.tasks.write(replace(row, epoch=0))
+                self.space.tasks.put(replace(row, epoch=0))
         return answers
 
 

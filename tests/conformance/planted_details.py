@@ -34,8 +34,7 @@ from omniq.storage.records import (
     TaskRecord,
 )
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, reference
-from omniq.testing.reference import ReferenceSpace
-from omniq.testing.reference.tables import DictDocuments
+from omniq.testing.reference import DictDocuments, ReferenceSpace
 from omniq_sqlite.queue import SQLiteQueueStore
 
 
@@ -77,7 +76,7 @@ class SharesKeys(ReferenceQueueStore):
 class ForgetsForeignWorkers(ReferenceQueueStore):
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         for space in spaces():
-            space.tasks.workers.clear()
+            space.workers.clear()
         return await super().purge(older_than=older_than, limit=limit)
 
 
@@ -233,7 +232,7 @@ class ForgetsTheOtherParents(ReferenceQueueStore):
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         edges = {parent: set(children) for parent, children in self.space.tasks._children.items()}
         gone = await super().purge(older_than=older_than, limit=limit)
-        orphans = {id_ for parent in edges.keys() - self.space.tasks._rows.keys() for id_ in edges[parent]}
+        orphans = {id_ for parent in edges.keys() - self.space.tasks.rows.keys() for id_ in edges[parent]}
         for children in self.space.tasks._children.values():
             for id_ in orphans:
                 children.pop(id_, None)
@@ -253,7 +252,7 @@ class FreesFormerKeys(ReferenceQueueStore):
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         gone = await super().purge(older_than=older_than, limit=limit)
-        for id_ in self._keys.keys() - self.space.tasks._rows.keys():
+        for id_ in self._keys.keys() - self.space.tasks.rows.keys():
             self.space.tasks._holders.pop(self._keys[id_], None)
         return gone
 
@@ -264,7 +263,7 @@ class CountsRequeuedOnesTwice(ReferenceQueueStore):
         for change, answer in zip(changes, answers, strict=True):
             (row,) = await self.get([change.task_id])
             if change.fresh and answer.status is ChangeStatus.APPLIED and row is not None:
-                self.space.tasks._lines[row.queue_name].counts[TaskState.ERROR] += 1
+                self.space.tasks._lines[row.queue_name].in_state(TaskState.ERROR)[f"again-{row.id}"] = None
         return answers
 
 
@@ -394,13 +393,16 @@ class IsSilentAtResumes(ReferenceQueueStore):
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         with self.space.lock:
             self.space.tasks.pause(queue_name, paused=paused)
+            self.space.settle()
 
 
 class IsSilentAtReleases(ReferenceQueueStore):
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         if all(change.from_states == (TaskState.WAITING,) for change in changes):
             with self.space.lock:
-                return [self._change(change, wall.now()) for change in changes]
+                changed = [self.space.change(change, wall.now()) for change in changes]
+                self.space.settle()
+                return changed
         return await super().transition(changes)
 
 
@@ -409,7 +411,7 @@ class LooksAtTheFirstQueue(ReferenceQueueStore):
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         end = time.monotonic() + timeout
-        while time.monotonic() < end and not await self._next_due(queues[:1]):
+        while time.monotonic() < end and not await self.next_due(queues[:1]):
             await asyncio.sleep(0.01)
 
 
@@ -420,7 +422,7 @@ class CountsExpiredResults(ReferenceResultStore):
     """They take the room of others on a page."""
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
-        rows = [self.space.results._rows[id_] for id_ in self.space.results._of_schedule.get(schedule_id, ())]
+        rows = [self.space.results.rows[id_] for _, id_ in self.space.results._of_schedule.get(schedule_id, ())]
         first = sorted(rows, key=lambda row: row.finished_at, reverse=newest_first)[:limit]
         return [row for row in first if row.expires_at is None or row.expires_at > wall.now()]
 
@@ -428,7 +430,8 @@ class CountsExpiredResults(ReferenceResultStore):
 class FindsResultsByPrefix(ReferenceResultStore):
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
         names = [name for name in self.space.results._of_schedule if name.startswith(schedule_id)]
-        rows = [row for name in names for row in self.space.results.find(name, wall.now())]
+        found = (self.space.results.find(name, wall.now(), newest_first=True, limit=limit) for name in names)
+        rows = [row for page in found for row in page]
         return sorted(rows, key=lambda row: row.finished_at, reverse=newest_first)[:limit]
 
 

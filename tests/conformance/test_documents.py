@@ -15,7 +15,7 @@ from omniq.storage.base import Capability
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage, DocumentTaskQueue, Write
 from omniq.storage.documents.base import DocumentStore
 from omniq.testing.conformance import BackendConformance, Opener
-from omniq.testing.reference.tables import DictDocuments
+from omniq.testing.reference import DictDocuments
 
 
 class DictTaskStore(DocumentTaskQueue):

@@ -12,7 +12,6 @@ from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceRes
 from omniq.testing.builders import add, claim, ids, new_task
 from omniq.testing.conformance import BackendConformance, Opener
 from omniq.testing.reference import ReferenceStore
-from omniq.testing.reference.tables import Index
 
 STORES: Mapping[StoreKind, type[ReferenceStore]] = {
     "task_queue": ReferenceQueueStore,
@@ -68,13 +67,3 @@ class TestBeyondTheSuite:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await store.wait(["default"], 60)
-
-
-def test_an_index_keeps_few_stale_keys() -> None:
-    records: dict[str, float] = {}
-    index = Index(records, lambda time: (time, 0.0, "only"))
-    for time in range(1000):
-        records["only"] = time
-        index.add(time)
-        assert len(index) <= 64
-    assert (index.take(), index.take()) == (999, None)

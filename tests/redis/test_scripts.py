@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 from omniq.models.task import TaskState
 from omniq.storage.records import NEW, Change, NewTask, ResultRecord, ScheduleRecord, TaskFilter
+from omniq.testing import VirtualClock
 from omniq.testing.builders import claim, fire, new_task, success
-from omniq.testing.clock import VirtualClock
 from omniq_redis.codec import PARCEL, PARCEL_BYTES
 from omniq_redis.queue import RedisQueueStore
 

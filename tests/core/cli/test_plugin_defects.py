@@ -32,7 +32,7 @@ from omniq.models.config import EventStorageConfig, TaskQueueConfig
 from omniq.storage.base import Capability
 from omniq.storage.documents import DocumentTaskQueue
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
-from omniq.testing.reference.tables import DictDocuments
+from omniq.testing.reference import DictDocuments
 from omniq.workers.thread import ThreadPoolWorker
 
 class Config(TaskQueueConfig, frozen=True, kw_only=True):

@@ -72,7 +72,7 @@ async def test_a_worker_without_the_key_asks_for_a_task_ever_less_often(
             async with pool:
                 await until_epoch(space, task_id, epoch)
                 await until_states(other, [task_id], TaskState.SCHEDULED)
-            record = space.tasks.get(task_id)
+            record = space.tasks.rows.get(task_id)
             assert record is not None
             waits.append(record.run_at - clock.now())
             virtual_clock.advance(31)
@@ -83,7 +83,7 @@ async def until_epoch(space: ReferenceSpace, task_id: str, epoch: int) -> None:
     """Wait for so many claims."""
 
     def claimed() -> bool:
-        record = space.tasks.get(task_id)
+        record = space.tasks.rows.get(task_id)
         return record is not None and record.epoch >= epoch
 
     await until(claimed)

@@ -60,14 +60,14 @@ async def oq(space: ReferenceSpace) -> AsyncIterator[AsyncOmniQ]:
 
 def tamper_task(space: ReferenceSpace, task_id: str, **fields: object) -> TaskRecord:
     """`update task set …`."""
-    record = space.tasks.get(task_id)
+    record = space.tasks.rows.get(task_id)
     assert record is not None
-    return space.tasks.write(replace(record, **fields))
+    return space.tasks.put(replace(record, **fields))
 
 
 def tamper_result(space: ReferenceSpace, task_id: str, **fields: object) -> ResultRecord:
     """`update result set …`."""
-    rows = space.results._rows
+    rows = space.results.rows
     rows[task_id] = replace(rows[task_id], **fields)
     return rows[task_id]
 
@@ -113,7 +113,7 @@ async def test_no_status_can_be_passed_off_as_another(oq: AsyncOmniQ, space: Ref
     ids = [good, *[await ended(oq, how) for how in ENDED]]
     states = (TaskState.SUCCESS, TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
     for task_id, state, status in itertools.product(ids, states, states):
-        task, result = space.tasks.get(task_id), space.results._rows[task_id]
+        task, result = space.tasks.rows.get(task_id), space.results.rows[task_id]
         assert task is not None
         if (state, status) != (task.state, result.status):
             tamper_task(space, task_id, state=state)
@@ -128,7 +128,7 @@ async def test_no_status_can_be_passed_off_as_another(oq: AsyncOmniQ, space: Ref
 async def test_a_success_without_a_result_is_no_success(oq: AsyncOmniQ, space: ReferenceSpace) -> None:
     task_id = await ended(oq, "failed")
     tamper_task(space, task_id, state=TaskState.SUCCESS)
-    del space.results._rows[task_id]
+    del space.results.rows[task_id]
     with pytest.raises(ResultExpired):
         await oq.get_result(task_id, timeout=SOON)
 
@@ -150,7 +150,7 @@ async def test_a_result_cannot_be_moved_to_another_schedule(oq: AsyncOmniQ, spac
     mine = await oq.enqueue(tasks.add, [3, 4])
     async with working(oq, "async"):
         assert await oq.get_result(mine, timeout=SOON) == 7
-    space.results._insert(replace(space.results._rows[mine], schedule_id=schedule_id))
+    space.results.write(mine, replace(space.results.rows[mine], schedule_id=schedule_id))
     with pytest.raises(SignatureError):
         await oq.get_result(schedule_id=schedule_id, timeout=SOON)
 
@@ -180,11 +180,11 @@ async def test_what_is_copied_to_another_project_does_not_run_there(space: Refer
     async with other, front_door(here, security=SIGNED) as oq:
         async with working(oq, "async"):
             assert await results_of(oq, [task_id, done]) == [3, 7]
-        copied = space.tasks.get(task_id)
+        copied = space.tasks.rows.get(task_id)
         assert copied is not None
-        elsewhere.tasks.write(replace(copied, state=TaskState.PENDING))
-        elsewhere.results._insert(space.results._rows[done])
-        elsewhere.schedules._rows |= {schedule_id: replace(space.schedules._rows[schedule_id], next_run=1.0)}
+        elsewhere.tasks.put(replace(copied, state=TaskState.PENDING))
+        elsewhere.results.write(done, space.results.rows[done])
+        elsewhere.schedules.rows |= {schedule_id: replace(space.schedules.rows[schedule_id], next_run=1.0)}
         assert await other.task_queue.scheduler.fire_due() == 0
         async with working(other, "async"):
             with pytest.raises(TaskFailed, match="signature is wrong"):
@@ -198,7 +198,7 @@ async def test_a_schedule_does_not_fire_in_a_queue_that_it_was_moved_to(
 ) -> None:
     moved = await oq.schedule(tasks.add, [1, 2], interval=10, queue_name="low")
     stays = await oq.schedule(tasks.add, [1, 2], interval=10, queue_name="low")
-    space.schedules._rows[moved] = replace(space.schedules._rows[moved], queue_name="high")
+    space.schedules.rows[moved] = replace(space.schedules.rows[moved], queue_name="high")
     virtual_clock.advance(11)
     assert await oq.task_queue.scheduler.fire_due() == 1
     (task,) = await oq.list_tasks()

@@ -21,9 +21,9 @@ SOUND = {"id": "a", "queue_name": "q", "body": b"", "state": "pending", "priorit
 
 def spoil(space: ReferenceSpace, task_id: str) -> None:
     """Let the store say that it can't read the task."""
-    record = space.tasks.get(task_id)
+    record = space.tasks.rows.get(task_id)
     assert record is not None
-    space.tasks.write(replace(record, damage="epoch: Expected `int`, got `str`"))
+    space.tasks.put(replace(record, damage="epoch: Expected `int`, got `str`"))
 
 
 async def test_a_damaged_task_is_dead_lettered_with_what_is_wrong_and_its_child_is_seen_to() -> None:

@@ -30,7 +30,7 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskRecord,
 )
-from omniq.testing.clock import VirtualClock
+from omniq.testing import VirtualClock
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from omniq.testing.clock import VirtualClock
+from omniq.testing import VirtualClock
 
 
 @pytest.fixture

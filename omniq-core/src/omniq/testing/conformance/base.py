@@ -18,8 +18,7 @@ from omniq.errors import ConfigError, UnknownBackend
 from omniq.plugins.registry import load_class
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
-from omniq.testing import JOURNAL
-from omniq.testing.clock import VirtualClock
+from omniq.testing import JOURNAL, VirtualClock
 
 # ── the report ──────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import Change, LapsedLease, Lease, LeaseStatus, TaskRecord, WorkerRecord
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     QUEUE,
@@ -33,7 +34,6 @@ from omniq.testing.builders import (
     states,
     together,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance, needs
 
 # ── claiming ────────────────────────────────────────────────────────────────

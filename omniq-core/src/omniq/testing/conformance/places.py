@@ -15,6 +15,7 @@ from omniq.models.task import TaskState
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
 from omniq.storage.records import NEW, EventFilter, Firing, LapsedLease, Lease, NewBody, TaskFilter, WorkerRecord
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     QUEUE,
@@ -32,7 +33,6 @@ from omniq.testing.builders import (
     together,
     until_equal,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import NOT_SEEN, Conformance, Connect, Opener, needs, new_project, noted
 from omniq.testing.conformance.schedules import event
 

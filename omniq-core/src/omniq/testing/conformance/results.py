@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
 from omniq.storage.records import DUPLICATE, NEW, Change, ChangeStatus, NewBody, ResultRecord, TaskRecord, WorkerRecord
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     PATIENCE,
@@ -43,7 +44,6 @@ from omniq.testing.builders import (
     until_told,
     woken,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance, Connect, Opener, needs
 from omniq.testing.conformance.tasks import BODIES, ODD_IDS
 

@@ -17,6 +17,7 @@ from omniq.models.task import EventType, TaskEvent, TaskState, slot_id
 from omniq.storage import rules
 from omniq.storage.base import BaseEventStorage, BaseTaskQueue, Capability
 from omniq.storage.records import Change, EventFilter, Firing, NewTask, ScheduleRecord
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     PATIENCE,
     QUEUE,
@@ -39,7 +40,6 @@ from omniq.testing.builders import (
     together,
     woken,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance
 
 # ── schedules ───────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskRecord,
 )
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     IN_LINE,
@@ -43,7 +44,6 @@ from omniq.testing.builders import (
     together,
     until_equal,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance
 
 # ── adding ──────────────────────────────────────────────────────────────────

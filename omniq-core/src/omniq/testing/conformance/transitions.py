@@ -25,6 +25,7 @@ from omniq.storage.records import (
     TaskRecord,
     WorkerRecord,
 )
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     QUEUE,
@@ -49,7 +50,6 @@ from omniq.testing.builders import (
     states,
     together,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance
 
 # ── transitions ─────────────────────────────────────────────────────────────

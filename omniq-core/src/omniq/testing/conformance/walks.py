@@ -35,6 +35,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskRecord,
 )
+from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     IN_LINE,
@@ -53,7 +54,6 @@ from omniq.testing.builders import (
     reap,
     until_equal,
 )
-from omniq.testing.clock import VirtualClock
 from omniq.testing.conformance.base import Conformance
 
 # ── the model ───────────────────────────────────────────────────────────────

@@ -1,0 +1,347 @@
+"""Stores on tables: the contract's verbs as steps, which a store carries out wherever it keeps the rows.
+
+A step is a function of the tables and the time. It decides and changes rows at once; what it has changed is then
+written down, shared or merely kept, as `TableStore.carry_out` of the store says: as a whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from msgspec.structs import replace
+
+from omniq.models.task import TaskState
+from omniq.storage import rules
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.storage.records import (
+    Added,
+    Change,
+    Changed,
+    ChangeStatus,
+    Firing,
+    LapsedLease,
+    Lease,
+    LeaseStatus,
+    NewBody,
+    NewTask,
+    QueueStats,
+    ResultRecord,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+)
+from omniq.storage.tables import Key, Order, Table, TaskTable
+from omniq.storage.wakeups import News
+
+T = TypeVar("T")
+
+# ── tables ──────────────────────────────────────────────────────────────────
+
+
+class ScheduleTable(Table[ScheduleRecord]):
+    """Schedules by id, written by compare-and-set on their version."""
+
+    def get(self, schedule_id: str, version: int) -> ScheduleRecord | None:
+        """The schedule, if that is its version."""
+        row = self.rows.get(schedule_id)
+        return row if row is not None and row.version == version else None
+
+    def put(self, schedule: ScheduleRecord, if_version: int | None) -> bool:
+        """Write the schedule over that version; returns whether it was still there."""
+        row = self.rows.get(schedule.id)
+        if (None if row is None else row.version) != if_version:
+            return False
+        version = (schedule.version if if_version is None else if_version) + 1
+        self.write(schedule.id, replace(schedule, version=version))
+        return True
+
+    def find(self, ids: Iterable[str] | None, due_by: float | None = None) -> list[ScheduleRecord]:
+        """All schedules by id, or those of `ids` that exist; of these only active ones with a slot by `due_by`."""
+        rows = [self.rows[id_] for id_ in sorted(self.rows if ids is None else set(ids) & self.rows.keys())]
+        return rows if due_by is None else [row for row in rows if _is_due(row, due_by)]
+
+    def delete(self, schedule_id: str) -> bool:
+        """Returns whether it was there."""
+        there = schedule_id in self.rows
+        if there:
+            self.write(schedule_id, None)
+        return there
+
+
+def _is_due(schedule: ScheduleRecord, by: float) -> bool:
+    return not schedule.paused and schedule.next_run is not None and schedule.next_run <= by
+
+
+class ResultTable(Table[ResultRecord]):
+    """Results by task, kept until they expire."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._expiring = Order(self.rows, lambda row: row.expires_at)
+        self._of_schedule: defaultdict[str, list[Key]] = defaultdict(list)
+
+    def put(self, record: ResultRecord, now: float) -> bool:
+        """Store the record if the one that is there gives way; returns whether it was stored."""
+        old = self.rows.get(record.task_id)
+        if old is not None and not rules.gives_way(old, record):
+            return False
+        expires_at = None if record.ttl is None else now + record.ttl
+        self.write(record.task_id, replace(record, finished_at=now, expires_at=expires_at))
+        return True
+
+    def replace_body(self, new: NewBody) -> bool:
+        """Replace a result's body; returns whether it had the old one."""
+        row = self.rows.get(new.task_id)
+        if row is None or row.body != new.old:
+            return False
+        self.write(row.task_id, replace(row, body=new.body))
+        return True
+
+    def get(self, task_id: str, now: float) -> ResultRecord | None:
+        """The task's result, unless it has expired."""
+        row = self.rows.get(task_id)
+        return None if row is None or (row.expires_at is not None and row.expires_at <= now) else row
+
+    def find(self, schedule_id: str, now: float, *, newest_first: bool, limit: int) -> list[ResultRecord]:
+        """Up to `limit` of the schedule's results that haven't expired, in the order of their ends."""
+        keys = self._of_schedule.get(schedule_id, [])
+        rows = (self.get(id_, now) for _, id_ in (reversed(keys) if newest_first else keys))
+        return [row for row, _ in zip((row for row in rows if row is not None), range(limit), strict=False)]
+
+    def purge(self, now: float, limit: int) -> int:
+        """Delete up to `limit` expired results; returns how many."""
+        gone = 0
+        while gone < limit and (row := self._expiring.take(now)) is not None:
+            self.write(row.task_id, None)
+            gone += 1
+        return gone
+
+    def _index(self, old: ResultRecord | None, row: ResultRecord | None) -> None:
+        if old is not None and old.schedule_id is not None:
+            keys = self._of_schedule[old.schedule_id]
+            del keys[bisect_left(keys, (old.finished_at, old.task_id))]
+            if not keys:
+                del self._of_schedule[old.schedule_id]
+        if row is not None and row.schedule_id is not None:
+            insort(self._of_schedule[row.schedule_id], (row.finished_at, row.task_id))
+        if row is not None and row.expires_at is not None:
+            self._expiring.enter(row.expires_at, row.task_id)
+
+
+class Tables:
+    """All that a store keeps at one place."""
+
+    def __init__(self) -> None:
+        self.tasks = TaskTable()
+        self.schedules = ScheduleTable()
+        self.results = ResultTable()
+
+    def change(self, change: Change, now: float) -> Changed:
+        """Apply a change of a task, and store its result, if its conditions hold."""
+        status = self.tasks.change(change, now)
+        if status is ChangeStatus.APPLIED and change.result is not None:
+            self.results.put(change.result, now)
+        return Changed(status, change.task_id in self.tasks.parents)
+
+    def fire(self, firing: Firing, now: float) -> bool:
+        """Add a slot's task and move its schedule on, if that is at its version; returns whether it was."""
+        schedule = self.schedules.get(firing.schedule_id, firing.if_version)
+        if schedule is None:
+            return False
+        self.tasks.add([firing.task], now)
+        return self.schedules.put(replace(schedule, next_run=firing.next_run), firing.if_version)
+
+    @property
+    def by_name(self) -> Mapping[str, Table[Any]]:
+        """The tables, by what their rows are called."""
+        return {"task": self.tasks, "queue": self.tasks.queues, "schedule": self.schedules, "result": self.results}
+
+    def undo(self) -> None:
+        """Let every row be what it was at the last `settle`."""
+        for table in self.by_name.values():
+            table.undo()
+
+    def settle(self) -> Written:
+        """What has been written since the last call. From now on, it can't be undone."""
+        return Written(self, {name: table.settle() for name, table in self.by_name.items()})
+
+
+class Written:
+    """What a step has written: by the names of tables and the ids of rows, what the rows were before."""
+
+    def __init__(self, tables: Tables, before: Mapping[str, Mapping[str, Any]]) -> None:
+        self._tables = tables
+        self.before = before
+
+    def __bool__(self) -> bool:
+        return any(self.before.values())
+
+    def rows(self, name: str) -> Iterator[tuple[Any, Any]]:
+        """Each row of a table that was written, as it was before and as it is now; None where there was or is none."""
+        rows = self._tables.by_name[name].rows
+        return ((old, rows.get(id_)) for id_, old in self.before[name].items())
+
+    def news(self, now: float) -> News:
+        """What those who wait are to be told of it."""
+        due: dict[str, float] = {}
+        for old, row in self.rows("task"):
+            if row is not None and row.state in _DUE and (old is None or old.state is not row.state):
+                due[row.queue_name] = min(row.run_at - now, due.get(row.queue_name, math.inf))
+        opened = {old.name: -math.inf for old, row in self.rows("queue") if row is None and old is not None}
+        return News({**due, **opened}, [id_ for id_ in self.before["result"] if id_ in self._tables.results.rows])
+
+
+_DUE = frozenset({TaskState.PENDING, TaskState.SCHEDULED})
+
+Step: TypeAlias = Callable[[Tables, float], T]
+"""Decides and changes, given the tables and the store's time (seconds since the epoch), and returns an answer."""
+
+
+# ── stores ──────────────────────────────────────────────────────────────────
+
+
+class TableStore(Store):
+    """What the stores on tables have in common."""
+
+    @abstractmethod
+    async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
+        """What the step answers, once all that it has changed is as durable as the store promises, and those who wait
+        have been told. If the step fails, nothing has changed.
+
+        With `may_lag`, a step that changes nothing may see the tables as they were a moment before.
+        """
+
+
+class TableResultStore(TableStore, BaseResultStorage):
+    """Results as rows of a table."""
+
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        return await self.carry_out(lambda tables, now: [tables.results.put(record, now) for record in records])
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        return await self.carry_out(lambda tables, _: [tables.results.replace_body(new) for new in bodies])
+
+    async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        return await self.carry_out(lambda tables, now: [tables.results.get(id_, now) for id_ in ids])
+
+    async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
+        return await self.carry_out(
+            lambda tables, now: tables.results.find(schedule_id, now, newest_first=newest_first, limit=limit)
+        )
+
+    async def purge(self, *, limit: int = 1000) -> int:
+        return await self.carry_out(lambda tables, now: tables.results.purge(now, limit), may_lag=True)
+
+
+class TableQueueStore(TableStore, BaseTaskQueue):
+    """Tasks and schedules as rows of tables. A store says besides which workers have told of themselves."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.UNIQUE}
+    )
+
+    size_of: ClassVar[Callable[[bytes], int]] = len
+    """The size of the body that a row holds or stands for, in bytes."""
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        self._check_asked(tasks)
+        return await self.carry_out(lambda tables, now: tables.tasks.add(tasks, now))
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        size_of, max_bytes = type(self).size_of, self.max_bytes
+
+        def claim(tables: Tables, now: float) -> list[TaskRecord]:
+            return tables.tasks.claim(
+                queues, now, limit=limit, lease=lease, worker=worker, max_bytes=max_bytes, size_of=size_of
+            )
+
+        return await self.carry_out(claim, may_lag=True)
+
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        return await self.carry_out(lambda tables, now: [tables.tasks.extend(held, now + lease) for held in leases])
+
+    async def held(self, worker: str) -> list[Lease]:
+        return await self.carry_out(lambda tables, _: tables.tasks.held(worker))
+
+    async def lapsed(self, *, limit: int, after: LapsedLease | None = None) -> list[LapsedLease]:
+        return await self.carry_out(lambda tables, now: tables.tasks.lapsed(now, limit, after), may_lag=True)
+
+    async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
+        seen = {worker.name: worker.last_seen for worker in await self.workers()}
+        return await self.carry_out(lambda tables, now: [bodiless(row) for row in tables.tasks.reap(leases, now, seen)])
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        return await self.carry_out(lambda tables, now: [tables.change(change, now) for change in changes])
+
+    async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
+        return await self.carry_out(lambda tables, _: [tables.tasks.replace_body(new) for new in bodies])
+
+    async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
+        rows = await self.carry_out(lambda tables, _: list(map(tables.tasks.rows.get, ids)))
+        return rows if bodies else [row and bodiless(row) for row in rows]
+
+    async def find(
+        self,
+        where: TaskFilter,
+        *,
+        newest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        bodies: bool = False,
+    ) -> TaskPage:
+        def find(tables: Tables, now: float) -> TaskPage:
+            return tables.tasks.find(where, now, newest_first=newest_first, limit=limit, cursor=cursor)
+
+        page = await self.carry_out(find, may_lag=where.expired)
+        return page if bodies else TaskPage(list(map(bodiless, page.tasks)), page.cursor)
+
+    async def stats(self) -> list[QueueStats]:
+        return await self.carry_out(lambda tables, now: tables.tasks.stats(now))
+
+    async def children(self, ids: Sequence[str]) -> list[list[str]]:
+        return await self.carry_out(lambda tables, _: list(map(tables.tasks.children, ids)))
+
+    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+        await self.forget_workers(older_than)
+        return await self.carry_out(lambda tables, now: tables.tasks.purge(now - older_than, limit), may_lag=True)
+
+    @abstractmethod
+    async def forget_workers(self, older_than: float) -> None:
+        """Forget the workers that weren't seen for so many seconds."""
+
+    async def pause(self, queue_name: str, *, paused: bool) -> None:
+        await self.carry_out(lambda tables, _: tables.tasks.pause(queue_name, paused=paused))
+
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        return await self.carry_out(lambda tables, _: tables.schedules.put(schedule, if_version))
+
+    async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:
+        def find(tables: Tables, now: float) -> list[ScheduleRecord]:
+            return tables.schedules.find(ids, None if within is None else now + within)
+
+        return await self.carry_out(find, may_lag=within is not None)
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        return await self.carry_out(lambda tables, _: tables.schedules.delete(schedule_id))
+
+    async def fire(self, firings: Sequence[Firing]) -> list[bool]:
+        return await self.carry_out(lambda tables, now: [tables.fire(firing, now) for firing in firings])
+
+    async def next_due(self, queues: Sequence[str]) -> dict[str, float]:
+        """In how many seconds each queue has something to claim; those that have nothing are left out."""
+        return await self.carry_out(lambda tables, now: tables.tasks.next_due(queues, now), may_lag=True)
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """Also returns when a scheduled task of these queues comes due."""
+        await self.wakeups.for_tasks(queues, timeout, self.next_due)
+
+
+def bodiless(row: TaskRecord) -> TaskRecord:
+    """The record without its body."""
+    return replace(row, body=b"")
