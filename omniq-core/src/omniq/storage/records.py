@@ -27,7 +27,7 @@ Time = Annotated[float, Meta(ge=-MAX_TIME, le=MAX_TIME)]
 Version = Annotated[int, Meta(ge=0, le=2**60)]
 
 
-class NewTask(Abridged, Struct, frozen=True, kw_only=True, gc=False):
+class NewTask(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A task to add. The store turns durations into times on its own clock."""
 
     id: str
@@ -49,7 +49,7 @@ class NewTask(Abridged, Struct, frozen=True, kw_only=True, gc=False):
     """A key that only one task of the store has at a time, until it ends: 1 to 255 printable characters."""
 
 
-class TaskRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
+class TaskRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A task as the store holds it. Times are seconds since the epoch on the store's clock.
 
     A store makes it of any row, whatever is in it: see `damage`.
@@ -133,7 +133,7 @@ class LeaseStatus(Struct, frozen=True, gc=False):
     cancel_requested: bool = False
 
 
-class ResultRecord(Abridged, Struct, frozen=True, kw_only=True, gc=False):
+class ResultRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a task ended, or how far it has come, as the store holds it."""
 
     task_id: str
@@ -285,7 +285,7 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """Seconds since the epoch; set by the store."""
 
 
-class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True):
+class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A schedule as the store holds it."""
 
     id: str

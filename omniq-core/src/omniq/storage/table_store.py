@@ -162,6 +162,11 @@ class Tables:
         """The tables, by what their rows are called."""
         return {"task": self.tasks, "queue": self.tasks.queues, "schedule": self.schedules, "result": self.results}
 
+    @property
+    def written(self) -> Written:
+        """What has been written since the last `settle`."""
+        return Written(self, {name: table.before for name, table in self.by_name.items()})
+
     def undo(self) -> None:
         """Let every row be what it was at the last `settle`."""
         for table in self.by_name.values():
@@ -173,10 +178,10 @@ class Tables:
 
 
 class Written:
-    """What a step has written: by the names of tables and the ids of rows, what the rows were before."""
+    """What steps have written: by the names of tables and the ids of rows, what the rows were before."""
 
     def __init__(self, tables: Tables, before: Mapping[str, Mapping[str, Any]]) -> None:
-        self._tables = tables
+        self.tables = tables
         self.before = before
 
     def __bool__(self) -> bool:
@@ -184,7 +189,7 @@ class Written:
 
     def rows(self, name: str) -> Iterator[tuple[Any, Any]]:
         """Each row of a table that was written, as it was before and as it is now; None where there was or is none."""
-        rows = self._tables.by_name[name].rows
+        rows = self.tables.by_name[name].rows
         return ((old, rows.get(id_)) for id_, old in self.before[name].items())
 
     def news(self, now: float) -> News:
@@ -194,7 +199,7 @@ class Written:
             if row is not None and row.state in _DUE and (old is None or old.state is not row.state):
                 due[row.queue_name] = min(row.run_at - now, due.get(row.queue_name, math.inf))
         opened = {old.name: -math.inf for old, row in self.rows("queue") if row is None and old is not None}
-        return News({**due, **opened}, [id_ for id_ in self.before["result"] if id_ in self._tables.results.rows])
+        return News({**due, **opened}, [id_ for id_ in self.before["result"] if id_ in self.tables.results.rows])
 
 
 _DUE = frozenset({TaskState.PENDING, TaskState.SCHEDULED})

@@ -1,0 +1,168 @@
+"""The configuration of the components on files and in memory: where they keep what, and how it is reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Struct, field
+from omniq.config.convert import read_url
+from omniq.errors import ConfigError
+from omniq.models.config import (
+    DEFAULT_MAX_BODY,
+    Bytes,
+    ComponentConfig,
+    EventStorageConfig,
+    Name,
+    ResultStorageConfig,
+    Serializer,
+    TaskQueueConfig,
+    default_queues,
+    mask_url,
+)
+
+DEFAULT_BASE_DIR: Final = ".omniq"
+ENDPOINTS: Final = ("endpoint_url", "account_name", "account_host")
+"""Storage options that say which server is meant."""
+
+
+class Place(Struct, frozen=True):
+    """Where a project's files are, and how they are reached: the key of what its stores share."""
+
+    root: str
+    """The project's own folder: an absolute path, or a URL of fsspec's."""
+    options: str = "{}"
+    """fsspec's storage options, as JSON."""
+    fsync: bool = True
+    trust_owner: bool = False
+
+    def __repr__(self) -> str:
+        return f"Place({self.location!r})"
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether it is in this process's memory."""
+        return self.root.startswith("memory://")
+
+    @property
+    def is_networked(self) -> bool:
+        """Whether others than this machine's users may reach it."""
+        return "://" in self.root and not self.is_memory
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What fsspec is told besides the URL."""
+        return msgspec.json.decode(self.options, type=dict[str, Any])
+
+    @property
+    def location(self) -> str:
+        """As `Store.location`."""
+        if "://" not in self.root:
+            return f"file:{self.root}"
+        server = [str(self.storage_options[name]) for name in ENDPOINTS if name in self.storage_options]
+        return " at ".join([mask_url(self.root), *map(mask_url, server)])
+
+
+class FileConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Where the files are. Each project has a folder of its own there."""
+
+    base_dir: str | None = None
+    """A directory, `.omniq` by default; "~" is the home directory. Or a URL that fsspec knows, such as
+    "s3://bucket/prefix"."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """What fsspec is told besides, such as `{"key": …, "secret": …}`; plain data only."""
+    fsync: bool = True
+    """On local disks: whether what is acknowledged survives a loss of power, not only the death of every process."""
+    trust_owner: bool = False
+    """Use a local directory though it belongs to another user, who then decides what workers run."""
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.json.encode(self.storage_options)
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise ConfigError(f"storage_options: expected plain data, such as text and numbers: {error}") from None
+
+    @property
+    def settings(self) -> Place:
+        """What a connection needs to know; stores with equal settings share their connections.
+
+        Symbolic links are resolved here and never again, so that none that is put there later is followed.
+        """
+        base = self.base_dir or DEFAULT_BASE_DIR
+        if "://" not in base:
+            base = os.path.realpath(os.path.expanduser(base))
+        options = msgspec.json.encode(self.storage_options, order="sorted").decode()
+        return Place(f"{base.rstrip('/')}/{self.project}", options, self.fsync, self.trust_owner)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`file:///absolute/path`, `s3://bucket/prefix`, `abfs://…`, `gs://…`.
+
+        Of its query, what is no field of this configuration is a storage option, as in
+        `s3://bucket/prefix?endpoint_url=http://host:8333`. Raises `ConfigError`.
+        """
+        parts = urlsplit(url, allow_fragments=False)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        own = [item for item in query if item[0] in cls.__struct_fields__]
+        options = {name: value for name, value in query if name not in cls.__struct_fields__}
+        return read_url(urlunsplit(parts._replace(query=urlencode(own))), cls, lambda parts: _place_of(parts, options))
+
+
+def _place_of(parts: SplitResult, options: Mapping[str, str]) -> dict[str, Any]:
+    if parts.scheme != "file":
+        return {"base_dir": f"{parts.scheme}://{parts.netloc}{parts.path}", "storage_options": options}
+    if parts.netloc or options:
+        raise ConfigError("url: expected file:///absolute/path; for a relative one, give base_dir instead")
+    return {"base_dir": unquote(parts.path)}
+
+
+class FileTaskQueueConfig(FileConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Where a task queue in files keeps its tasks. It adds the queues to the fields of `FileConfig`."""
+
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
+
+
+class FileResultStorageConfig(FileConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Where a result storage in files keeps its results. The fields are those of `FileConfig`."""
+
+
+class FileEventStorageConfig(FileConfig, EventStorageConfig, frozen=True, kw_only=True):
+    """Where an event storage in files keeps its events. The fields are those of `FileConfig`."""
+
+
+class MemoryConfig(ComponentConfig, frozen=True, kw_only=True):
+    """Which memory: what has the same name and project is shared within a process."""
+
+    base_dir: str = DEFAULT_BASE_DIR
+    """A name that says which memory is meant; it is no directory of any disk."""
+
+    @property
+    def settings(self) -> Place:
+        """What a connection needs to know."""
+        return Place(f"memory://{self.base_dir.removeprefix('memory://').strip('/')}/{self.project}")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`memory://` or `memory://name`. Raises `ConfigError`."""
+        return read_url(url, cls, lambda parts: {"base_dir": unquote(parts.netloc + parts.path) or DEFAULT_BASE_DIR})
+
+
+class MemoryTaskQueueConfig(MemoryConfig, TaskQueueConfig, frozen=True, kw_only=True):
+    """Which memory keeps a task queue's tasks. It adds the queues to the fields of `MemoryConfig`."""
+
+    queues: list[Name] = field(default_factory=default_queues)
+    serializer: Serializer = "auto"
+    max_body: Bytes = DEFAULT_MAX_BODY
+
+
+class MemoryResultStorageConfig(MemoryConfig, ResultStorageConfig, frozen=True, kw_only=True):
+    """Which memory keeps a result storage's results. The fields are those of `MemoryConfig`."""
+
+
+class MemoryEventStorageConfig(MemoryConfig, EventStorageConfig, frozen=True, kw_only=True):
+    """Which memory keeps an event storage's events. The fields are those of `MemoryConfig`."""
