@@ -160,7 +160,7 @@ class LocalFiles(Files):
             clock="host",
             push=False,
             atomic_results=True,
-            evidence=(f"fsync={str(self.place.fsync).lower()}", "create-only by hard links"),
+            evidence=(f"fsync={str(self.place.fsync).lower()}", "create-only=hard links"),
         )
 
     async def create(self, name: str, data: bytes) -> bool:
@@ -316,7 +316,7 @@ class FsspecFiles(Files):
             clock="server",
             push=False,
             atomic_results=True,
-            evidence=("create-only by conditional writes",),
+            evidence=("create-only=conditional writes",),
         )
 
     async def create(self, name: str, data: bytes) -> bool:

@@ -57,9 +57,10 @@ class BackendConformance:
         return check_apart(partial(open_store, url))
 
     @pytest.fixture
-    def unreachable(self, url: str, tmp_path: Path) -> Opener:
+    def unreachable(self, url: str, opener: Opener, tmp_path: Path) -> Opener:
         """Makes stores of a place that can't be reached: nobody answers at the port, or a file is in the way."""
-        spoilt = spoil(url, tmp_path)
+        is_elsewhere = opener("task_queue", "default").networked
+        spoilt = spoil(url, tmp_path) if is_elsewhere or not urlsplit(url).netloc else None
         if spoilt is None:
             pytest.skip(NOT_SEEN + "the URL names neither a host nor a path that could be unreachable")
         return partial(open_store, spoilt)
@@ -68,7 +69,8 @@ class BackendConformance:
     def footprint(self, url: str) -> Footprint:
         """Tells what the place holds of all projects: by default which files are there; None if it isn't in files."""
         parts = urlsplit(url)
-        return None if parts.netloc or not parts.path else partial(files_at, unquote(parts.path[1:]))
+        path = unquote(parts.path if parts.scheme == "file" else parts.path[1:])
+        return None if parts.netloc or not path else partial(files_at, path)
 
     @pytest.fixture
     def entries(self) -> Footprint:
@@ -251,7 +253,8 @@ def spoil(url: str, folder: Path) -> str | None:
         return None
     obstacle = folder / "in-the-way"
     obstacle.write_text("")
-    return urlunsplit(parts._replace(path="")).replace(":", f":///{quote(str(obstacle / 'place'))}", 1)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}:///{quote(str(obstacle / 'place'))}{query}"
 
 
 async def files_at(path: str) -> list[str]:
