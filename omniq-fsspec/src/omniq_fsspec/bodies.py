@@ -5,13 +5,14 @@ A row doesn't hold its body but a reference to it. A file is immutable, and dele
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from base64 import b64decode, b64encode
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from binascii import a2b_base64, b2a_base64
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,8 +22,12 @@ from omniq.storage.table_store import Written
 
 from omniq_fsspec.filesystems import Files, Part
 
+K = TypeVar("K")
+
 RESULTS: Final = "results"
 QUEUES: Final = "queues"
+_NAME: Final = re.compile(r"\d{13}[0-9a-f]{10}")
+"""When a file was made, in milliseconds since the epoch on the clock of who made it, and what nobody else has."""
 
 
 class _Line(Struct):
@@ -43,30 +48,39 @@ def folder_of(record: NewTask | TaskRecord | ResultRecord) -> str:
 
 # ── references ──────────────────────────────────────────────────────────────
 
+FILE, START = slice(0, 18), slice(18, 27)
+"""Which bytes of a reference name the file, and which the first byte of the line; its length follows."""
+LENGTH: Final = 36
+
 
 def reference(file: str, start: int, length: int) -> bytes:
     """A reference to a line: what reads "file/start/length" where JSON shows bytes, as base64."""
-    text = f"{file}/{start}/{length}"
-    return b64decode(f"{file}/{start}/{'0' * (-len(text) % 4)}{length}")
+    return a2b_base64(f"{file}/{start:011d}/{length:012d}")
+
+
+def is_reference(body: bytes) -> bool:
+    """Whether a row refers to a body; else it has none, or was damaged."""
+    return len(body) == LENGTH
 
 
 def size_of(body: bytes) -> int:
     """Bytes of the body that a reference is to, or a few more."""
-    return int(b64encode(body).rpartition(b"/")[2]) * 3 // 4 if body else 0
+    return int(_text(body[START.stop :])) * 3 // 4 if is_reference(body) else 0
 
 
-class Spot(NamedTuple):
-    """Where a body is."""
+def span_of(body: bytes) -> tuple[int, int]:
+    """Where the line begins that a reference is to, and where it ends."""
+    start = int(_text(body[START])[:-1])
+    return start, start + int(_text(body[START.stop :]))
 
-    name: str
-    start: int
-    end: int
 
-    @classmethod
-    def of(cls, record: Any) -> Spot:
-        """Where the body is that the row refers to. Raises `ValueError` if it is no reference."""
-        file, start, length = b64encode(record.body).decode().split("/")
-        return cls(f"{folder_of(record)}/{file}.jsonl", int(start), int(start) + int(length))
+def name_of(record: Any) -> str:
+    """The file that a row refers to."""
+    return f"{folder_of(record)}/{_text(record.body[FILE])[:-1]}.jsonl"
+
+
+def _text(part: bytes) -> str:
+    return b2a_base64(part, newline=False).decode()
 
 
 # ── files ───────────────────────────────────────────────────────────────────
@@ -77,41 +91,46 @@ class Bodies:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._uses: Counter[str] = Counter()
+        self._uses: Counter[bytes] = Counter()
 
     async def keep(self, records: Sequence[Any]) -> list[Any]:
         """Store the bodies; returns the records with references instead."""
         kept: dict[int, Any] = {}
         for folder, indexes in _grouped(map(folder_of, records)).items():
             file = f"{int(time.time() * 1000):013d}{secrets.token_hex(5)}"
-            data = bytearray()
-            for index in indexes:
+            lines = [_encode(records[index]) for index in indexes]
+            start = 0
+            for index, line in zip(indexes, lines, strict=True):
                 record = records[index]
-                start = len(data)
-                data += _encode(record)
-                kept[index] = replace(record, body=reference(file, start, len(data) - start)) if record.body else record
-                data += b"\n"
-            await self._files.write(f"{folder}/{file}.jsonl", bytes(data))
+                kept[index] = replace(record, body=reference(file, start, len(line))) if record.body else record
+                start += len(line) + 1
+            await self._files.write(f"{folder}/{file}.jsonl", b"\n".join([*lines, b""]))
         return [kept[index] for index in range(len(records))]
 
     async def discard(self, kept: Sequence[Any]) -> None:
         """Delete the files of bodies that were kept for rows which then weren't written."""
-        names = {place.name for record in kept if (place := _place_of(record)) is not None}
-        if unused := [name for name in names if not self.is_used(name)]:
-            await self._files.delete(unused)
+        unused = {record.body[FILE]: record for record in kept if record.body and record.body[FILE] not in self._uses}
+        if unused:
+            await self._files.delete(map(name_of, unused.values()))
 
     async def fetch(self, records: Sequence[Any]) -> list[Any]:
         """The records with their bodies; what can't be read is told as `damage`, with the raw bytes as the body."""
-        places = [_place_of(record) for record in records]
-        spans: dict[str, Part] = {}
-        for place in filter(None, places):
-            known = spans.get(place.name, place)
-            spans[place.name] = Part(place.name, min(known.start or 0, place.start), max(known.end or 0, place.end))
-        contents = dict(zip(spans, await self._files.read(list(spans.values())), strict=True)) if spans else {}
-        return [
-            _with_body(record, place, contents.get(place.name), spans[place.name].start or 0) if place else record
-            for record, place in zip(records, places, strict=True)
+        found = list(records)
+        by_file = _grouped(record.body[FILE] if is_reference(record.body) else b"" for record in records)
+        by_file.pop(b"", None)
+        spans = {file: [span_of(records[index].body) for index in indexes] for file, indexes in by_file.items()}
+        parts = [
+            Part(name_of(records[by_file[file][0]]), min(start for start, _ in where), max(end for _, end in where))
+            for file, where in spans.items()
         ]
+        for (file, where), part, data in zip(spans.items(), parts, await self._read(parts), strict=True):
+            for index, (start, end) in zip(by_file[file], where, strict=True):
+                line = None if data is None else data[start - (part.start or 0) : end - (part.start or 0)]
+                found[index] = _with_body(records[index], line, part.name)
+        return found
+
+    async def _read(self, parts: Sequence[Part]) -> list[bytes | None]:
+        return await self._files.read(parts) if parts else []
 
     def count(self, written: Written) -> list[str]:
         """Count what rows refer to after a step; returns the files that none refers to any more."""
@@ -119,13 +138,13 @@ class Bodies:
         for old, row in (*written.rows("task"), *written.rows("result")):
             if old is not None and row is not None and old.body == row.body:
                 continue
-            if row is not None and (place := _place_of(row)) is not None:
-                self._uses[place.name] += 1
-            if old is not None and (place := _place_of(old)) is not None:
-                self._uses[place.name] -= 1
-                if self._uses[place.name] <= 0:
-                    del self._uses[place.name]
-                    gone.append(place.name)
+            if row is not None and is_reference(row.body):
+                self._uses[row.body[FILE]] += 1
+            if old is not None and is_reference(old.body):
+                self._uses[old.body[FILE]] -= 1
+                if self._uses[old.body[FILE]] <= 0:
+                    del self._uses[old.body[FILE]]
+                    gone.append(name_of(old))
         return gone
 
     async def tasks_in(self, names: Sequence[str]) -> list[NewTask]:
@@ -135,7 +154,8 @@ class Bodies:
 
     def is_used(self, name: str) -> bool:
         """Whether a row refers to the file."""
-        return name in self._uses
+        file = name.rpartition("/")[2].removesuffix(".jsonl")
+        return _NAME.fullmatch(file) is not None and a2b_base64(f"{file}/") in self._uses
 
 
 def _tasks_in(name: str, data: bytes) -> Iterator[NewTask]:
@@ -147,25 +167,17 @@ def _tasks_in(name: str, data: bytes) -> Iterator[NewTask]:
         start += len(line)
 
 
-def _grouped(keys: Iterable[str]) -> Mapping[str, list[int]]:
-    groups: defaultdict[str, list[int]] = defaultdict(list)
+def _grouped(keys: Iterable[K]) -> dict[K, list[int]]:
+    groups: dict[K, list[int]] = {}
     for index, key in enumerate(keys):
-        groups[key].append(index)
+        groups.setdefault(key, []).append(index)
     return groups
 
 
-def _place_of(record: Any) -> Spot | None:
-    try:
-        return Spot.of(record) if record.body else None
-    except ValueError:  # a damaged row, whose body is what is left of it
-        return None
-
-
-def _with_body(record: Any, place: Spot, content: bytes | None, offset: int) -> Any:
-    if content is None:
-        return replace(record, body=b"", damage=f"body: there is no file {place.name}")
-    line = content[place.start - offset : place.end - offset]
+def _with_body(record: Any, line: bytes | None, name: str) -> Any:
+    if line is None:
+        return replace(record, body=b"", damage=f"body: there is no file {name}")
     try:
         return replace(record, body=_decode(line).body)
-    except msgspec.MsgspecError as error:
-        return replace(record, body=line, damage=f"body: {place.name} at byte {place.start}: {error}")
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return replace(record, body=line, damage=f"body: {name}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any, Final, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode
 
 import msgspec
 from msgspec import Struct, field
@@ -104,11 +104,11 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
         Of its query, what is no field of this configuration is a storage option, as in
         `s3://bucket/prefix?endpoint_url=http://host:8333`. Raises `ConfigError`.
         """
-        parts = urlsplit(url, allow_fragments=False)
-        query = parse_qsl(parts.query, keep_blank_values=True)
-        own = [item for item in query if item[0] in cls.__struct_fields__]
-        options = {name: value for name, value in query if name not in cls.__struct_fields__}
-        return read_url(urlunsplit(parts._replace(query=urlencode(own))), cls, lambda parts: _place_of(parts, options))
+        place, _, query = url.partition("?")
+        given = parse_qsl(query, keep_blank_values=True)
+        own = urlencode([(name, value) for name, value in given if name in cls.__struct_fields__])
+        options = {name: value for name, value in given if name not in cls.__struct_fields__}
+        return read_url(f"{place}?{own}" if own else place, cls, lambda parts: _place_of(parts, options))
 
 
 def _place_of(parts: SplitResult, options: Mapping[str, str]) -> dict[str, Any]:
