@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.starvation",
     "tests.fixtures",
     "tests.servers.marks",
+    "tests.servers.objects",
     "tests.servers.postgres",
     "tests.servers.redis",
     "tests.servers.tls",
