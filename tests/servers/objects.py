@@ -306,8 +306,8 @@ def new_place(kind: str) -> Iterator[ObjectPlace]:
     place = shared_place(kind).below(f"test-{secrets.token_hex(4)}")
     yield place
     filesystem, path = place.files()
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+    for name in filesystem.find(path):
+        filesystem.rm_file(name)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 from tests.servers.objects import ObjectPlace, ObjectServer
 
-
 Files = tuple[Any, str]
 """A file system, and the path in it."""
 
