@@ -87,7 +87,9 @@ class ObjectServer(ABC):
         """Start, after a crash too, and wait until it has its bucket and takes an object."""
         with open(self._home / "log", "ab") as log:
             command = list(map(str, self._command()))
-            self._process = subprocess.Popen(command, cwd=self._home, stdout=log, stderr=log)
+            # SeaweedFS leaves sockets in the temporary folder.
+            env = {**os.environ, "TMPDIR": str(self._home)}
+            self._process = subprocess.Popen(command, cwd=self._home, env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
