@@ -18,10 +18,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
-    "omniq.testing.fixtures",
+    "omniq.testing.builders",
     "tests.starvation",
     "tests.fixtures",
     "tests.servers.marks",
+    "tests.servers.objects",
     "tests.servers.postgres",
     "tests.servers.redis",
     "tests.servers.tls",

@@ -6,13 +6,15 @@ import re
 
 import pytest
 
-FIXTURE = re.compile(r"(postgres|redis|pgbouncer)_\w+|(\w+_)?servers?")
+FIXTURE = re.compile(r"(postgres|redis|pgbouncer|s3|azure|gcs|object)_\w+|(\w+_)?servers?")
 """How fixtures are called that start servers."""
 STORES = {"postgres", "redis"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "server: needs PostgreSQL or Redis, started from a wheel; marked automatically")
+    config.addinivalue_line(
+        "markers", "server: needs PostgreSQL, Redis or an object store, started from a wheel; marked automatically"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

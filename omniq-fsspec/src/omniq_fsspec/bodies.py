@@ -17,10 +17,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+from omniq.storage.log import Files, Part
 from omniq.storage.records import NewTask, ResultRecord, TaskRecord
 from omniq.storage.table_store import Written
-
-from omniq_fsspec.filesystems import Files, Part
 
 K = TypeVar("K")
 
@@ -92,6 +91,10 @@ class Bodies:
     def __init__(self, files: Files) -> None:
         self._files = files
         self._uses: Counter[bytes] = Counter()
+
+    def forget(self) -> None:
+        """Count from the start: the rows are read anew."""
+        self._uses.clear()
 
     async def keep(self, records: Sequence[Any]) -> list[Any]:
         """Store the bodies; returns the records with references instead."""

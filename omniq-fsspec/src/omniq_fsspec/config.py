@@ -43,14 +43,19 @@ class Place(Struct, frozen=True):
         return f"Place({self.location!r})"
 
     @property
+    def protocol(self) -> str:
+        """What fsspec calls the kind of filesystem."""
+        return self.root.partition("://")[0] if "://" in self.root else "file"
+
+    @property
     def is_memory(self) -> bool:
         """Whether it is in this process's memory."""
-        return self.root.startswith("memory://")
+        return self.protocol == "memory"
 
     @property
     def is_networked(self) -> bool:
         """Whether others than this machine's users may reach it."""
-        return "://" in self.root and not self.is_memory
+        return self.protocol not in ("file", "memory")
 
     @property
     def storage_options(self) -> dict[str, Any]:

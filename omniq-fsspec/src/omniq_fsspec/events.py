@@ -15,12 +15,12 @@ from omniq.clock import FIRST_SECOND
 from omniq.events import AsyncEventStorage, EventStorage
 from omniq.models.task import TaskEvent
 from omniq.storage.base import BaseEventStorage
+from omniq.storage.log import Part
 from omniq.storage.records import EventFilter, EventPage
 from omniq.storage.rules import event_of, matches
 
 from omniq_fsspec.config import FileEventStorageConfig, MemoryEventStorageConfig
 from omniq_fsspec.connection import PlaceStore
-from omniq_fsspec.filesystems import Part
 
 EVENTS: Final = "events"
 AT_ONCE: Final = 64

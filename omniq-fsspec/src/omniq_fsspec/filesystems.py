@@ -1,7 +1,7 @@
-"""Small files under one root, wherever fsspec reaches: what the log, the bodies and the events are written with.
+"""Small files wherever fsspec reaches.
 
-Of all writes, `create` alone decides: it makes a file that isn't there, for one of many who try. On local disks it is
-a hard link to a file that was written and synced aside; on object stores a conditional PUT.
+Of all writes, `create` alone decides: on local disks it makes a hard link to a file that was written and synced aside,
+on object stores it is a conditional write.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import errno
+import importlib
 import math
 import os
 import secrets
+import shutil
 import threading
-from abc import ABC, abstractmethod
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from omniq.errors import StoreError, StoreFull, StoreUnavailable
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import FILE_MODE, is_transport_error, make_directory, raised_as
 from omniq.storage.documents import JobThreads
+from omniq.storage.log import Files, Part
 
 from omniq_fsspec.config import Place
 
@@ -33,316 +37,111 @@ TEMPORARY: Final = "tmp"
 """The folder for files that are being written."""
 
 
-class Part(NamedTuple):
-    """A file, or some bytes of it."""
-
-    name: str
-    start: int | None = None
-    end: int | None = None
-
-
-class Files(ABC):
-    """The files under the root of a place, by their names relative to it.
-
-    Raises `StoreFull`, `StoreUnavailable` where a repeat may succeed, and else `StoreError`.
-    """
-
-    trust: ClassVar[float]
-    """Seconds for which one who has seen that nothing was deleted needn't look again; much less than the grace."""
-    grace: ClassVar[float]
-    """Seconds for which files that aren't needed any more are kept: for who is behind, or copies them meanwhile."""
-    pauses: ClassVar[Sequence[tuple[float, float]]]
-    """Up to so many seconds after the last change, how many seconds pass between two looks for the next."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.ahead = 0.0
-        """Seconds by which the file system's clock is ahead of this machine's, where that decides."""
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Open what the running loop needs, and make the root."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Give it back, after the calls under way."""
-
-    @abstractmethod
-    async def create(self, name: str, data: bytes) -> bool:
-        """Make the file with this content if there is none; returns whether there was none. All or nothing."""
-
-    @abstractmethod
-    async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
-        """Make the file, or replace it as a whole. What isn't `lasting` may be lost in a loss of power."""
-
-    @abstractmethod
-    async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
-        """The contents; None for files that aren't there."""
-
-    @abstractmethod
-    async def delete(self, names: Iterable[str]) -> None:
-        """Delete the files that are there."""
-
-    @abstractmethod
-    async def list(self, folder: str) -> dict[str, float]:
-        """The names of all files in a folder and those inside it, relative to the root, and when each was written, in
-        seconds since the epoch on the clock of the file system."""
-
-    @abstractmethod
-    async def written_at(self, name: str) -> float | None:
-        """When the file was written; None if it isn't there."""
-
-    @abstractmethod
-    async def drop(self) -> None:
-        """Remove the root, with all that is in it."""
-
-    @abstractmethod
-    def guarantees(self) -> Guarantees:
-        """As `Store.guarantees`."""
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """As `close`, once the loop has ended."""
-
-    def errors(self) -> AbstractContextManager[None]:
-        """Turn what the file system raises into the `StoreError` that it amounts to."""
-        return raised_as(_kind_of, lambda error: f"{self.place.location}: {_words_of(error)}")
-
-
-_KINDS: Final[Mapping[int, type[StoreError]]] = {
+_KINDS: Final[Mapping[int | None, type[StoreError]]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), StoreFull),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG), StoreError),
 }
+_CLIENTS: Final = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+"""The libraries whose errors are no OSErrors."""
+_REFUSALS: Final = ("AuthenticationFailed", "AuthorizationFailure", "Forbidden", "InvalidAccessKeyId", "NoSuchBucket")
+"""What object stores say where a repeat is of no use."""
 
 
-def _kind_of(error: BaseException) -> type[StoreError] | None:
-    if isinstance(error, OSError) and error.errno is not None and error.errno in _KINDS:
+def kind_of(error: BaseException) -> type[StoreError] | None:
+    """What an error of a file system amounts to; None where it is none."""
+    if isinstance(error, OSError) and error.errno in _KINDS:
         return _KINDS[error.errno]
-    return StoreUnavailable if is_transport_error(error) else None
+    is_clients = type(error).__module__.partition(".")[0] in _CLIENTS
+    if isinstance(error, PermissionError) or (is_clients and any(word in str(error) for word in _REFUSALS)):
+        return StoreError
+    return StoreUnavailable if is_clients or is_transport_error(error) else None
 
 
-def _words_of(error: BaseException) -> str:
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    file = getattr(error, "filename", None)
-    return f"{words}: {file}" if isinstance(file, str) else words
+PATIENCE: Final = 30.0
+"""Seconds that a request may take, besides one for each `SLOWEST` bytes."""
+SLOWEST: Final = 1 << 20
+AT_ONCE: Final = 16
+"""Requests that are under way at the same time, at most."""
+RACERS: Final = 3
+"""Who try at once to create one file, to see whether one alone succeeds."""
+CLOCKS_AGREE: Final = 2.0
+"""Seconds by which clocks may differ that show seconds only."""
+_FILESYSTEMS: Final = dict.fromkeys(("gs", "gcs"), ("gcsfs.core", "GCSFileSystem"))
+"""Which class to take instead of that which fsspec knows: gcsfs's newer one first asks for the kind of the bucket."""
 
 
-# ── local disks ─────────────────────────────────────────────────────────────
-
-
-class LocalFiles(Files):
-    """Files of this machine, or of a file server that it has mounted; every call is a job for a thread."""
-
-    trust: ClassVar[float] = 0.0
-    grace: ClassVar[float] = 10.0
-    pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.005), (10.0, 0.02), (math.inf, 0.05))
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self._threads = JobThreads("omniq-files", THREADS)
-
-    async def open(self) -> None:
-        make = partial(make_directory, trust_owner=self.place.trust_owner)
-        await self._do(lambda: make(f"{self.place.root}/{TEMPORARY}"))
-
-    async def close(self) -> None:
-        await asyncio.wrap_future(self._threads.end())
-        self._threads = JobThreads("omniq-files", THREADS)
-
-    def abandon(self) -> None:
-        self._threads.end()
-
-    def guarantees(self) -> Guarantees:
-        return Guarantees(
-            survives_process_kill=True,
-            survives_power_loss=self.place.fsync,
-            survives_failover=False,
-            clock="host",
-            push=False,
-            atomic_results=True,
-            evidence=(f"fsync={str(self.place.fsync).lower()}", "create-only=hard links"),
-        )
-
-    async def create(self, name: str, data: bytes) -> bool:
-        return await self._do(lambda: self._create(name, data))
-
-    async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
-        await self._do(lambda: self._write(name, data, sync=lasting and self.place.fsync))
-
-    async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
-        return await self._do(lambda: [self._read(part) for part in parts])
-
-    async def delete(self, names: Iterable[str]) -> None:
-        await self._do(lambda: self._delete(list(names)))
-
-    async def list(self, folder: str) -> dict[str, float]:
-        return await self._do(lambda: self._list(folder))
-
-    async def written_at(self, name: str) -> float | None:
-        return await self._do(lambda: self._written_at(name))
-
-    async def drop(self) -> None:
-        await self._do(self._drop)
-
-    async def _do(self, job: Callable[[], T]) -> T:
-        with self.errors():
-            return await self._threads.do(job)
-
-    def _path(self, name: str) -> str:
-        return f"{self.place.root}/{name}"
-
-    def _create(self, name: str, data: bytes) -> bool:
-        aside, path = self._aside(data, sync=self.place.fsync), self._path(name)
-        try:
-            _in_folder_of(path, lambda: os.link(aside, path))
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(aside)
-        self._sync_folder(path)
-        return True
-
-    def _write(self, name: str, data: bytes, *, sync: bool) -> None:
-        aside, path = self._aside(data, sync=sync), self._path(name)
-        _in_folder_of(path, lambda: os.replace(aside, path))
-        if sync:
-            self._sync_folder(path)
-
-    def _aside(self, data: bytes, *, sync: bool) -> str:
-        """The path of a file with this content, to be linked or moved."""
-        path = self._path(f"{TEMPORARY}/{secrets.token_hex(8)}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        file: int = _in_folder_of(path, lambda: os.open(path, flags, FILE_MODE))
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            if sync:
-                os.fsync(file)
-        except BaseException:
-            os.unlink(path)
-            raise
-        finally:
-            os.close(file)
-        return path
-
-    def _sync_folder(self, path: str) -> None:
-        """Let the name of a new file last, too."""
-        if self.place.fsync:
-            folder = os.open(os.path.dirname(path), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def _read(self, part: Part) -> bytes | None:
-        try:
-            with open(self._path(part.name), "rb") as file:
-                if part.start:
-                    file.seek(part.start)
-                return file.read(-1 if part.end is None else part.end - (part.start or 0))
-        except (FileNotFoundError, IsADirectoryError):
-            return None
-
-    def _delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path(name))
-
-    def _list(self, folder: str) -> dict[str, float]:
-        found: dict[str, float] = {}
-        with suppress(FileNotFoundError), os.scandir(self._path(folder)) as entries:
-            for entry in entries:
-                name = f"{folder}/{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    found |= self._list(name)
-                elif (written_at := self._written_at(name)) is not None:
-                    found[name] = written_at
-        return found
-
-    def _written_at(self, name: str) -> float | None:
-        try:
-            return os.stat(self._path(name), follow_symlinks=False).st_mtime
-        except FileNotFoundError:
-            return None
-
-    def _drop(self) -> None:
-        self._delete(list(self._list("")))
-        for folder, _, _ in os.walk(self.place.root, topdown=False):
-            os.rmdir(folder)
-
-
-def _in_folder_of(path: str, make: Callable[[], T]) -> T:
-    """What `make` returns; the folder of the path is made where it is missing."""
-    try:
-        return make()
-    except FileNotFoundError:
-        make_directory(os.path.dirname(path), trust_owner=True)  # inside one whose owner is known
-        return make()
-
-
-# ── fsspec's filesystems ────────────────────────────────────────────────────
-
-
-class FsspecFiles(Files):
-    """Files of any filesystem of fsspec's: asynchronous ones are called as such, others in threads."""
+class PlaceFiles(Files):
+    """The files of a place, on any filesystem of fsspec's: asynchronous ones are called as such, others in threads."""
 
     trust: ClassVar[float] = 30.0
     grace: ClassVar[float] = 120.0
     pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.05), (60.0, 1.0), (math.inf, 12.0))
 
     def __init__(self, place: Place) -> None:
-        super().__init__(place)
+        super().__init__(place.location)
+        self.place = place
         self._threads = JobThreads("omniq-files", THREADS)
         self._fs: Any = None
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self.requests: Counter[str] = Counter()
+        """How many calls of each verb were made."""
 
     async def open(self) -> None:
         if self._fs is None:
-            with self.errors():
-                self._fs = _open(self.place)
+            self._fs = _open(self.place)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """See that of many who create a file one succeeds, and what time it is there."""
+        name = f"probe/{secrets.token_hex(8)}"
+        began = time.time()
+        made = await asyncio.gather(*(self.create(name, str(racer).encode()) for racer in range(RACERS)))
+        written_at, ended = await self.written_at(name), time.time()
+        await self.delete([name])
+        if sum(made) != 1 or written_at is None:
+            raise StoreError(
+                f"{self.location}: of {RACERS} writers of one file, {sum(made)} were told that they made it: "
+                f"this store can't be shared by processes"
+            )
+        ahead = written_at + 0.5 - (began + ended) / 2
+        self.ahead = ahead if abs(ahead) > CLOCKS_AGREE else 0.0
 
     async def close(self) -> None:
         await asyncio.wrap_future(self._threads.end())
-        self._threads, self._fs = JobThreads("omniq-files", THREADS), None
+        fs, self._fs, self._threads = self._fs, None, JobThreads("omniq-files", THREADS)
+        if fs is not None:
+            await _close(fs.fs)
 
     def abandon(self) -> None:
         self._threads.end()
 
-    def guarantees(self) -> Guarantees:
-        return Guarantees(
-            survives_process_kill=True,
-            survives_power_loss=True,
-            survives_failover=True,
-            clock="server",
-            push=False,
-            atomic_results=True,
-            evidence=("create-only=conditional writes",),
-        )
-
     async def create(self, name: str, data: bytes) -> bool:
         try:
-            await self._call("pipe_file", name, data, mode="create")
+            await self._call("pipe_file", name, data, mode="create", size=len(data))
         except FileExistsError:
             return False
         return True
 
     async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
-        await self._call("pipe_file", name, data)
+        await self._call("pipe_file", name, data, size=len(data))
 
     async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
         return await asyncio.gather(*map(self._read, parts))
 
     async def _read(self, part: Part) -> bytes | None:
+        how = {"max_concurrency": 1} if "s3" in self._fs.fs.protocol else {}  # else it asks for the size first
         try:
-            data: bytes = await self._call("cat_file", part.name, start=part.start, end=part.end)
+            data: bytes = await self._call("cat_file", part.name, start=part.start, end=part.end, **how)
         except FileNotFoundError:
             return None
         return data
 
     async def delete(self, names: Iterable[str]) -> None:
-        for name in names:
-            with suppress(FileNotFoundError):
-                await self._call("rm_file", name)
+        await asyncio.gather(*map(self._delete, names))
+
+    async def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            await self._call("rm_file", name)
 
     async def list(self, folder: str) -> dict[str, float]:
         with suppress(FileNotFoundError):
@@ -357,59 +156,231 @@ class FsspecFiles(Files):
             return None
 
     async def drop(self) -> None:
-        with suppress(FileNotFoundError):
-            await self._call("rm", "", recursive=True)
+        """Remove the root, with all that is in it."""
+        await self.delete(await self.list(""))
 
-    async def _call(self, verb: str, *args: Any, **how: Any) -> Any:
+    def guarantees(self) -> Guarantees:
+        """As `Store.guarantees`."""
+        return Guarantees(
+            survives_process_kill=True,
+            survives_power_loss=True,
+            survives_failover=True,
+            clock="server",
+            push=False,
+            atomic_results=True,
+            evidence=("create-only=conditional writes",),
+        )
+
+    async def _call(self, verb: str, name: str, *args: Any, size: int = 0, **how: Any) -> Any:
         """What a verb of the filesystem returns. Raises `FileNotFoundError`, `FileExistsError` and `StoreError`."""
         if self._fs is None:
             await self.open()
+        self.requests[verb] += 1
         try:
-            with self.errors():
+            async with self._turns, asyncio.timeout(PATIENCE + size / SLOWEST):
                 if self._fs.fs.async_impl:
-                    return await getattr(self._fs, f"_{verb}")(*args, **how)
-                return await self._threads.do(partial(getattr(self._fs, verb), *args, **how))
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError | FileExistsError):
-                raise error.__cause__ from None
+                    return await getattr(self._fs, f"_{verb}")(name, *args, **how)
+                return await self._threads.do(partial(getattr(self._fs, verb), name, *args, **how))
+        except (FileNotFoundError, FileExistsError):
             raise
+        except Exception as error:
+            if _is_refusal(error):
+                raise FileExistsError(name) from error
+            with raised_as(kind_of, self._words):
+                raise
+
+    def _words(self, error: BaseException) -> str:
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        file = getattr(error, "filename", None)
+        return f"{self.location}: {words}: {file}" if isinstance(file, str) else f"{self.location}: {words}"
 
 
-class MemoryFiles(FsspecFiles):
+class LocalFiles(PlaceFiles):
+    """Files of this machine, or of a file server that it has mounted."""
+
+    trust: ClassVar[float] = 0.0
+    grace: ClassVar[float] = 10.0
+    pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.005), (10.0, 0.02), (math.inf, 0.05))
+
+    async def open(self) -> None:
+        if self._fs is None:
+            with raised_as(kind_of, self._words):
+                self._make_folder(TEMPORARY)
+            self._fs = _open(self.place)
+
+    async def create(self, name: str, data: bytes) -> bool:
+        return await self._do(lambda: self._link(name, data))
+
+    async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
+        await self._do(lambda: self._replace(name, data, sync=lasting and self.place.fsync))
+
+    async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
+        return await self._do(lambda: list(map(self._content, parts)))
+
+    async def delete(self, names: Iterable[str]) -> None:
+        await self._do(lambda: list(map(self._unlink, names)))
+
+    async def drop(self) -> None:
+        with suppress(FileNotFoundError):
+            await self._threads.do(lambda: shutil.rmtree(self.place.root))
+
+    def guarantees(self) -> Guarantees:
+        return Guarantees(
+            survives_process_kill=True,
+            survives_power_loss=self.place.fsync,
+            survives_failover=False,
+            clock="host",
+            push=False,
+            atomic_results=True,
+            evidence=(f"fsync={'on' if self.place.fsync else 'off'}", "create-only=hard links"),
+        )
+
+    async def _do(self, job: Callable[[], T]) -> T:
+        if self._fs is None:
+            await self.open()
+        with raised_as(kind_of, self._words):
+            return await self._threads.do(job)
+
+    def _path(self, name: str) -> str:
+        return f"{self.place.root}/{name}"
+
+    def _link(self, name: str, data: bytes) -> bool:
+        aside, path = self._aside(data, sync=self.place.fsync), self._path(name)
+        try:
+            self._in_folder_of(name, lambda: os.link(aside, path))
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(aside)
+        self._sync_folder(path)
+        return True
+
+    def _replace(self, name: str, data: bytes, *, sync: bool) -> None:
+        aside, path = self._aside(data, sync=sync), self._path(name)
+        self._in_folder_of(name, lambda: os.replace(aside, path))
+        if sync:
+            self._sync_folder(path)
+
+    def _aside(self, data: bytes, *, sync: bool) -> str:
+        """The path of a file with this content, to be linked or moved."""
+        name = f"{TEMPORARY}/{secrets.token_hex(8)}"
+        path, flags = self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(self._in_folder_of(name, lambda: os.open(path, flags, FILE_MODE)), "wb") as file:
+            try:
+                file.write(data)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(path)
+                raise
+        return path
+
+    def _sync_folder(self, path: str) -> None:
+        """Let the name of a new file last, too."""
+        if self.place.fsync:
+            folder = os.open(os.path.dirname(path), os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _in_folder_of(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` returns; the folder of the file is made where it is missing."""
+        try:
+            return make()
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(name))
+            return make()
+
+    def _make_folder(self, name: str) -> None:
+        make_directory(self._path(name), trust_owner=self.place.trust_owner)
+        self._sync_folder(self._path(name))
+
+    def _content(self, part: Part) -> bytes | None:
+        try:
+            data: bytes = self._fs.cat_file(part.name, part.start, part.end)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        return data
+
+    def _unlink(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(name))
+
+
+class MemoryFiles(PlaceFiles):
     """Files in fsspec's MemoryFileSystem, which all of a process shares; no call waits for anything."""
 
     _creating: ClassVar[threading.Lock] = threading.Lock()
+
+    async def open(self) -> None:
+        self._fs = self._fs or _open(self.place)
 
     async def create(self, name: str, data: bytes) -> bool:
         with self._creating:
             return await super().create(name, data)
 
-    async def _call(self, verb: str, *args: Any, **how: Any) -> Any:
+    async def _read(self, part: Part) -> bytes | None:
+        try:
+            data: bytes = self._fs.cat_file(part.name, part.start, part.end)
+        except FileNotFoundError:
+            return None
+        return data
+
+    async def _call(self, verb: str, name: str, *args: Any, size: int = 0, **how: Any) -> Any:
         if self._fs is None:
             await self.open()
-        return getattr(self._fs, verb)(*args, **how)
+        return getattr(self._fs, verb)(name, *args, **how)
 
     async def close(self) -> None:
         """There is nothing to close."""
 
 
 def _open(place: Place) -> Any:
-    """A filesystem that sees the place's root as its own."""
-    from fsspec.core import url_to_fs
+    """A filesystem that sees the place's root as its own. Raises `StoreError` where what it needs isn't installed."""
+    from fsspec import get_filesystem_class
     from fsspec.implementations.dirfs import DirFileSystem
 
-    fs, path = url_to_fs(place.root, skip_instance_cache=True, **place.storage_options)
-    return DirFileSystem(path, fs)
+    protocol = place.protocol
+    try:
+        module, name = _FILESYSTEMS.get(protocol, ("", ""))
+        known = getattr(importlib.import_module(module), name) if module else get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise StoreError(f"{place.location}: {error}") from error
+    how = {"asynchronous": known.async_impl, "skip_instance_cache": True, "use_listings_cache": False}
+    fs = known(**{**known._get_kwargs_from_urls(place.root), **_defaults(protocol), **place.storage_options, **how})
+    return DirFileSystem(known._strip_protocol(place.root), fs, asynchronous=known.async_impl, skip_instance_cache=True)
+
+
+def _defaults(protocol: str) -> dict[str, Any]:
+    """Options of a filesystem, unless others are given: whoever calls repeats, and knows for how long."""
+    if protocol != "s3":
+        return {}
+    once = {"retries": {"total_max_attempts": 1, "mode": "standard"}, "connect_timeout": 5, "read_timeout": PATIENCE}
+    return {"config_kwargs": once}
+
+
+async def _close(fs: Any) -> None:
+    """Close the sessions of an asynchronous filesystem; each names them differently."""
+    for name in ("_s3", "service_client", "_session"):
+        if (session := getattr(fs, name, None)) is not None:
+            await session.close()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an S3 server says that the object is there without naming the condition."""
+    response = getattr(error.__cause__, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") == "PreconditionFailed"
 
 
 def _time_of(info: Mapping[str, Any]) -> float:
     """When a file was written, by what its filesystem calls that."""
-    at = next(
-        (info[name] for name in ("LastModified", "last_modified", "mtime", "updated", "created") if name in info), 0
-    )
+    names = ("LastModified", "last_modified", "mtime", "created")
+    at = next((info[name] for name in names if name in info), 0.0)
     return at.timestamp() if isinstance(at, dt.datetime) else float(at)
 
 
-def files_of(place: Place) -> Files:
+def files_of(place: Place) -> PlaceFiles:
     """The files of a place that isn't in memory."""
-    return FsspecFiles(place) if "://" in place.root else LocalFiles(place)
+    return PlaceFiles(place) if "://" in place.root else LocalFiles(place)

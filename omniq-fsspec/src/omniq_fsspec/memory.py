@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable
 from typing import ClassVar, Final, TypeVar
 from urllib.parse import quote, unquote
 
@@ -13,25 +16,28 @@ from msgspec.structs import replace
 from omniq import clock
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import Connection
+from omniq.storage.log import Files, Part
 from omniq.storage.records import WorkerRecord
 from omniq.storage.rules import worker_of
-from omniq.storage.table_store import Step, Tables
+from omniq.storage.table_store import Step, Tables, undoing
 from omniq.storage.wakeups import Wakeups
 
 from omniq_fsspec.bodies import Bodies
 from omniq_fsspec.config import Place
-from omniq_fsspec.filesystems import Files, MemoryFiles, Part
+from omniq_fsspec.filesystems import MemoryFiles, PlaceFiles
 
 T = TypeVar("T")
 
 WORKERS: Final = "workers"
+ABOUT_TO_READ: Final = 1.0
+"""Seconds that may pass between a step and reading the bodies to which it led."""
 
 
 class PlaceConnection(Connection):
     """The tables of a place, the bodies that they refer to, and the files of both."""
 
-    def __init__(self, files: Files) -> None:
-        self.files = files
+    def __init__(self, files: PlaceFiles) -> None:
+        self.files: Files = files
         self.bodies = Bodies(files)
         self.tables = Tables()
         self.wakeups = Wakeups.at(files.place.location)
@@ -107,6 +113,17 @@ class Heap:
         """Forget everything."""
         self.tables = Tables()
         self.bodies = Bodies(self.files)
+        self._left: deque[tuple[float, str]] = deque()
+        """Files that aren't needed any more, and since when."""
+
+    def leave(self, unused: Iterable[str]) -> list[str]:
+        """Note files that aren't needed any more; returns those that nobody can be about to read."""
+        now = time.monotonic()
+        self._left.extend((now, name) for name in unused)
+        over: list[str] = []
+        while self._left and self._left[0][0] < now - ABOUT_TO_READ:
+            over.append(self._left.popleft()[1])
+        return over
 
     @classmethod
     def at(cls, place: Place) -> Heap:
@@ -142,16 +159,14 @@ class MemoryConnection(PlaceConnection):
         heap = self._heap
         with heap.lock:
             now = clock.now()
-            try:
+            with undoing(heap.tables):
                 answer = step(heap.tables, now)
-            except BaseException:
-                heap.tables.undo()
-                raise
             written = heap.tables.settle()
-            unused = heap.bodies.count(written)
+            unused = heap.leave(heap.bodies.count(written))
             news = written.news(now)
         self.wakeups.tell(news)
-        await self.files.delete(unused)
+        if unused:
+            await self.files.delete(unused)
         return answer
 
     async def guarantees(self) -> Guarantees:
@@ -171,7 +186,7 @@ class MemoryConnection(PlaceConnection):
         with self._heap.lock:
             self._heap.clear()
         self.bodies = self._heap.bodies
-        await self.files.drop()
+        await self._heap.files.drop()
 
     def abandon(self) -> None:
         """The heap stays."""

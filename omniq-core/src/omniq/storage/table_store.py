@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from base64 import b64decode
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq.models.task import TaskState
@@ -36,9 +40,11 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
-from omniq.storage.tables import Key, Order, Table, TaskTable
+from omniq.storage.tables import Key, Order, QueueRecord, Table, TaskTable
 from omniq.storage.wakeups import News
 
+K = TypeVar("K")
+R = TypeVar("R")
 T = TypeVar("T")
 
 # ── tables ──────────────────────────────────────────────────────────────────
@@ -162,6 +168,22 @@ class Tables:
         """The tables, by what their rows are called."""
         return {"task": self.tasks, "queue": self.tasks.queues, "schedule": self.schedules, "result": self.results}
 
+    def take_over(self, lines: Iterable[Line]) -> None:
+        """Have the rows as the lines tell them."""
+        by_name = self.by_name
+        for line in lines:
+            if line.task is not None:
+                by_name["task"].write(line.task.id, line.task)
+            elif line.result is not None:
+                by_name["result"].write(line.result.task_id, line.result)
+            elif line.schedule is not None:
+                by_name["schedule"].write(line.schedule.id, line.schedule)
+            elif line.queue is not None:
+                by_name["queue"].write(line.queue.name, line.queue)
+            for name, ids in (line.gone or {}).items():
+                for id_ in ids if name in by_name else ():
+                    by_name[name].write(id_, None)
+
     @property
     def written(self) -> Written:
         """What has been written since the last `settle`."""
@@ -192,6 +214,17 @@ class Written:
         rows = self.tables.by_name[name].rows
         return ((old, rows.get(id_)) for id_, old in self.before[name].items())
 
+    def lines(self) -> list[Mapping[str, Any]]:
+        """What was written, to be encoded as lines that `decode_rows` reads."""
+        lines: list[Mapping[str, Any]] = []
+        gone: dict[str, list[str]] = {}
+        for name, before in self.before.items():
+            rows = self.tables.by_name[name].rows
+            lines += ({name: row} for id_ in before if (row := rows.get(id_)) is not None)
+            if ids := [id_ for id_, old in before.items() if old is not None and id_ not in rows]:
+                gone[name] = ids
+        return [*lines, {"gone": gone}] if gone else lines
+
     def news(self, now: float) -> News:
         """What those who wait are to be told of it."""
         due: dict[str, float] = {}
@@ -202,17 +235,82 @@ class Written:
         return News({**due, **opened}, [id_ for id_ in self.before["result"] if id_ in self.tables.results.rows])
 
 
+@contextmanager
+def undoing(tables: Tables) -> Iterator[None]:
+    """Undo what was written if an error comes."""
+    try:
+        yield
+    except BaseException:
+        tables.undo()
+        raise
+
+
 _DUE = frozenset({TaskState.PENDING, TaskState.SCHEDULED})
 
 Step: TypeAlias = Callable[[Tables, float], T]
 """Decides and changes, given the tables and the store's time (seconds since the epoch), and returns an answer."""
 
 
+# ── rows as lines of JSON ───────────────────────────────────────────────────
+
+
+class Line(Struct, omit_defaults=True, kw_only=True):
+    """A row as it is from now on; or the ids of rows that are gone, by the names of their tables."""
+
+    task: TaskRecord | None = None
+    queue: QueueRecord | None = None
+    schedule: ScheduleRecord | None = None
+    result: ResultRecord | None = None
+    gone: dict[str, list[str]] | None = None
+
+
+KINDS: Final[Mapping[str, tuple[str, type[Any]]]] = {
+    "task": ("id", TaskRecord),
+    "queue": ("name", QueueRecord),
+    "schedule": ("id", ScheduleRecord),
+    "result": ("task_id", ResultRecord),
+}
+"""By the names of the tables, where a row has its id, and what it is."""
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_lines = msgspec.json.Decoder(Line).decode_lines
+_decode_line = msgspec.json.Decoder(Line).decode
+
+
+def encode_rows(name: str, rows: Iterable[Any]) -> bytes:
+    """Rows of a table, each as a line."""
+    return _encode_lines([{name: row} for row in rows])
+
+
+def decode_rows(data: bytes) -> list[Line]:
+    """What lines tell, read one by one where something is damaged; those of which nothing can be told are left out."""
+    try:
+        return _decode_lines(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return [line for raw in data.splitlines() if (line := _salvaged(raw)) is not None]
+
+
+def _salvaged(raw: bytes) -> Line | None:
+    """What can be told of a line, with the damage told in its row; None if that is nothing."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode_line(raw)
+    values: Any = None
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        values = msgspec.json.decode(raw)
+    (name, row), *_ = values.items() if isinstance(values, dict) and values else [("", None)]
+    if name not in KINDS or not isinstance(row, dict) or not isinstance(row.get(KINDS[name][0]), str):
+        return None
+    with suppress(ValueError, TypeError):
+        row["body"] = b64decode(row.get("body", ""))
+    of = {"task": rules.task_of, "schedule": rules.schedule_of, "result": rules.result_of}.get(name)
+    return None if of is None else msgspec.structs.replace(Line(), **{name: of(row)})
+
+
 # ── stores ──────────────────────────────────────────────────────────────────
 
 
 class TableStore(Store):
-    """What the stores on tables have in common."""
+    """What the stores on tables have in common. Bodies may be kept apart from rows: then these hold references."""
 
     @abstractmethod
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
@@ -222,23 +320,37 @@ class TableStore(Store):
         With `may_lag`, a step that changes nothing may see the tables as they were a moment before.
         """
 
+    async def keep(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
+        """What `write` answers to the records of tasks or results, once their bodies are kept."""
+        return await write(records)
+
+    async def fetch(self, rows: Sequence[K]) -> Sequence[K]:
+        """The rows with their bodies."""
+        return rows
+
 
 class TableResultStore(TableStore, BaseResultStorage):
     """Results as rows of a table."""
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        return await self.keep(records, self._put)
+
+    async def _put(self, records: Sequence[ResultRecord]) -> list[bool]:
         return await self.carry_out(lambda tables, now: [tables.results.put(record, now) for record in records])
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self.carry_out(lambda tables, _: [tables.results.replace_body(new) for new in bodies])
+        rows = await self.carry_out(lambda tables, _: [tables.results.rows.get(new.task_id) for new in bodies])
+        return await _replace_bodies(self, bodies, rows, lambda tables: tables.results.replace_body)
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
-        return await self.carry_out(lambda tables, now: [tables.results.get(id_, now) for id_ in ids])
+        rows = await self.carry_out(lambda tables, now: [tables.results.get(id_, now) for id_ in ids])
+        return await _fetch_known(self, rows)
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
-        return await self.carry_out(
+        found = await self.carry_out(
             lambda tables, now: tables.results.find(schedule_id, now, newest_first=newest_first, limit=limit)
         )
+        return list(await self.fetch(found))
 
     async def purge(self, *, limit: int = 1000) -> int:
         return await self.carry_out(lambda tables, now: tables.results.purge(now, limit), may_lag=True)
@@ -256,6 +368,9 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         self._check_asked(tasks)
+        return await self.keep(tasks, self._add)
+
+    async def _add(self, tasks: Sequence[NewTask]) -> list[Added]:
         return await self.carry_out(lambda tables, now: tables.tasks.add(tasks, now))
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
@@ -266,7 +381,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
                 queues, now, limit=limit, lease=lease, worker=worker, max_bytes=max_bytes, size_of=size_of
             )
 
-        return await self.carry_out(claim, may_lag=True)
+        return list(await self.fetch(await self.carry_out(claim, may_lag=True)))
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         return await self.carry_out(lambda tables, now: [tables.tasks.extend(held, now + lease) for held in leases])
@@ -282,14 +397,26 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         return await self.carry_out(lambda tables, now: [bodiless(row) for row in tables.tasks.reap(leases, now, seen)])
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        results = [change.result for change in changes if change.result is not None]
+        if not results:
+            return await self._change(changes)
+
+        async def write(kept: Sequence[ResultRecord]) -> list[Changed]:
+            left = iter(kept)
+            return await self._change([c if c.result is None else replace(c, result=next(left)) for c in changes])
+
+        return await self.keep(results, write)
+
+    async def _change(self, changes: Sequence[Change]) -> list[Changed]:
         return await self.carry_out(lambda tables, now: [tables.change(change, now) for change in changes])
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
-        return await self.carry_out(lambda tables, _: [tables.tasks.replace_body(new) for new in bodies])
+        rows = await self.carry_out(lambda tables, _: [tables.tasks.rows.get(new.task_id) for new in bodies])
+        return await _replace_bodies(self, bodies, rows, lambda tables: tables.tasks.replace_body)
 
     async def get(self, ids: Sequence[str], *, bodies: bool = True) -> list[TaskRecord | None]:
         rows = await self.carry_out(lambda tables, _: list(map(tables.tasks.rows.get, ids)))
-        return rows if bodies else [row and bodiless(row) for row in rows]
+        return await _fetch_known(self, rows) if bodies else [row and bodiless(row) for row in rows]
 
     async def find(
         self,
@@ -304,7 +431,8 @@ class TableQueueStore(TableStore, BaseTaskQueue):
             return tables.tasks.find(where, now, newest_first=newest_first, limit=limit, cursor=cursor)
 
         page = await self.carry_out(find, may_lag=where.expired)
-        return page if bodies else TaskPage(list(map(bodiless, page.tasks)), page.cursor)
+        rows = await self.fetch(page.tasks) if bodies else map(bodiless, page.tasks)
+        return TaskPage(list(rows), page.cursor)
 
     async def stats(self) -> list[QueueStats]:
         return await self.carry_out(lambda tables, now: tables.tasks.stats(now))
@@ -336,7 +464,11 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         return await self.carry_out(lambda tables, _: tables.schedules.delete(schedule_id))
 
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
-        return await self.carry_out(lambda tables, now: [tables.fire(firing, now) for firing in firings])
+        async def write(kept: Sequence[NewTask]) -> list[bool]:
+            slots = [replace(firing, task=task) for firing, task in zip(firings, kept, strict=True)]
+            return await self.carry_out(lambda tables, now: [tables.fire(slot, now) for slot in slots])
+
+        return await self.keep([firing.task for firing in firings], write)
 
     async def next_due(self, queues: Sequence[str]) -> dict[str, float]:
         """In how many seconds each queue has something to claim; those that have nothing are left out."""
@@ -350,3 +482,29 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 def bodiless(row: TaskRecord) -> TaskRecord:
     """The record without its body."""
     return replace(row, body=b"")
+
+
+async def _fetch_known(store: TableStore, rows: Sequence[K | None]) -> list[K | None]:
+    """The rows with their bodies; None stands for a row that isn't there."""
+    found = iter(await store.fetch([row for row in rows if row is not None]))
+    return [None if row is None else next(found) for row in rows]
+
+
+async def _replace_bodies(
+    store: TableStore,
+    bodies: Sequence[NewBody],
+    rows: Sequence[Any],
+    verb: Callable[[Tables], Callable[[NewBody], bool]],
+) -> list[bool]:
+    """Let those of the rows have new bodies that have the old ones. What rows refer to is compared once more."""
+    known = zip(rows, await _fetch_known(store, rows), bodies, strict=True)
+    fitting = [(row, new) for row, record, new in known if record and record.body == new.old]
+
+    async def write(kept: Sequence[Any]) -> set[str]:
+        pairs = zip(fitting, kept, strict=True)
+        changes = [NewBody(task_id=n.task_id, old=row.body, body=record.body) for (row, n), record in pairs]
+        done = await store.carry_out(lambda tables, _: list(map(verb(tables), changes)))
+        return {new.task_id for new, is_done in zip(changes, done, strict=True) if is_done}
+
+    replaced = await store.keep([replace(row, body=new.body) for row, new in fitting], write) if fitting else set()
+    return [new.task_id in replaced for new in bodies]

@@ -1,7 +1,6 @@
 """What tests need: a clock that moves, a store without a server, and the suite that defines a backend.
 
-`omniq.testing.conformance`, `omniq.testing.builders` and `omniq.testing.fixtures` need pytest (`omniq-core[testing]`);
-the rest doesn't.
+`omniq.testing.conformance` and `omniq.testing.builders` need pytest (`omniq-core[testing]`); the rest doesn't.
 """
 
 from __future__ import annotations

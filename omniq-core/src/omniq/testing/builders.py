@@ -1,12 +1,13 @@
 """Short ways to say what a store's tests are about: tasks, leases, changes, and how two records compare.
 
-A store's own tests may use them too. They need pytest (`omniq-core[testing]`).
+A store's own tests may use them too. They need pytest (`omniq-core[testing]`), and are a plugin of it with the fixture
+`virtual_clock`: `pytest_plugins = ["omniq.testing.builders"]` in the top `conftest.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
 from random import Random
@@ -57,6 +58,13 @@ HOUR = 3600.0
 
 
 QUEUE = "default"
+
+
+@pytest.fixture
+def virtual_clock() -> Iterator[VirtualClock]:
+    """A clock that the test can advance; it is put back afterwards."""
+    with VirtualClock() as clock:
+        yield clock
 
 
 IN_LINE = (TaskState.PENDING, TaskState.SCHEDULED)

@@ -18,7 +18,7 @@ from omniq.storage.base import BaseEventStorage, BaseResultStorage, Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.records import EventFilter, EventPage, WorkerRecord
 from omniq.storage.rules import cursor_at, matches, place_of
-from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore
+from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore, undoing
 from omniq.storage.wakeups import Wakeups
 
 T = TypeVar("T")
@@ -56,11 +56,8 @@ class ReferenceSpace(Tables):
         """What the step answers; if it fails, nothing has changed. Tells those who wait."""
         with self.lock:
             now = clock.now()
-            try:
+            with undoing(self):
                 answer = step(self, now)
-            except BaseException:
-                self.undo()
-                raise
             news = self.settle().news(now)
         Wakeups.at(self.location).tell(news)
         return answer

@@ -1,0 +1,500 @@
+"""Stores on a log: every process has the tables, and a change is the next segment of a log that all of them follow.
+
+A segment is a small file, made by whoever is first to create one of its number. It holds rows as they are from then on,
+so that whoever reads all segments in order has the same tables: a replicated state machine (Schneider, 1990) on
+create-only files. A snapshot is all rows as they were after one segment; what came before it may be deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import secrets
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from omniq import clock
+from omniq.batching import Batcher
+from omniq.errors import StoreError, StoreUnavailable
+from omniq.loops import Background, forget, spawn
+from omniq.storage.connected import Connection, check_layout
+from omniq.storage.table_store import Line, Step, Tables, Written, decode_rows, encode_rows, undoing
+from omniq.storage.wakeups import ANYTHING, Wakeups
+from omniq.sync import cancel_and_wait
+from omniq.texts import get_logger
+
+T = TypeVar("T")
+
+_logger = get_logger("omniq.storage")
+
+# ── what it is kept in ──────────────────────────────────────────────────────
+
+
+class Part(NamedTuple):
+    """A file, or some bytes of it."""
+
+    name: str
+    start: int | None = None
+    end: int | None = None
+
+
+class Files(ABC):
+    """Small files under one root, by their names relative to it.
+
+    Raises `StoreFull`, `StoreUnavailable` where a repeat may succeed, and else `StoreError`.
+    """
+
+    trust: ClassVar[float]
+    """Seconds for which one who has seen that nothing was deleted needn't look again; much less than the grace."""
+    grace: ClassVar[float]
+    """Seconds for which files that aren't needed any more are kept: for who is behind, or copies them meanwhile."""
+    pauses: ClassVar[Sequence[tuple[float, float]]]
+    """Up to so many seconds after the last change, how many seconds pass between two looks for the next."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.ahead = 0.0
+        """Seconds by which the file system's clock is ahead of this machine's, where that decides."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Open what the running loop needs, and make the root."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give it back, after the calls under way."""
+
+    @abstractmethod
+    async def create(self, name: str, data: bytes) -> bool:
+        """Make the file with this content if there is none; returns whether there was none. All or nothing."""
+
+    @abstractmethod
+    async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
+        """Make the file, or replace it as a whole. What isn't `lasting` may be lost in a loss of power."""
+
+    @abstractmethod
+    async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
+        """The contents; None for files that aren't there."""
+
+    @abstractmethod
+    async def delete(self, names: Iterable[str]) -> None:
+        """Delete the files that are there."""
+
+    @abstractmethod
+    async def list(self, folder: str) -> dict[str, float]:
+        """The names of all files in a folder and those inside it, relative to the root, and when each was written, in
+        seconds since the epoch on the clock of the file system."""
+
+    @abstractmethod
+    async def written_at(self, name: str) -> float | None:
+        """When the file was written; None if it isn't there."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """As `close`, once the loop has ended."""
+
+
+# ── segments and snapshots ──────────────────────────────────────────────────
+
+
+LAYOUT: Final = 1
+"""The version of all this."""
+LOG: Final = "log"
+_NAME: Final = re.compile(rf"{LOG}/(\d{{16}})(\.snapshot)?\.jsonl")
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+def segment_name(number: int) -> str:
+    """The file of a segment."""
+    return f"{LOG}/{number:016d}.jsonl"
+
+
+def snapshot_name(number: int) -> str:
+    """The file of the snapshot after that segment."""
+    return f"{LOG}/{number:016d}.snapshot.jsonl"
+
+
+def numbers_in(names: Iterable[str]) -> tuple[list[int], list[int]]:
+    """The numbers of the segments and of the snapshots among files of the log, in order."""
+    found = [(int(match[1]), bool(match[2])) for name in names if (match := _NAME.fullmatch(name))]
+    segments, snapshots = ([n for n, is_snapshot in found if is_snapshot is which] for which in (False, True))
+    return sorted(segments), sorted(snapshots)
+
+
+class Header(Struct, omit_defaults=True, kw_only=True):
+    """The first line of a segment or a snapshot."""
+
+    omniq: int
+    """The layout."""
+    number: int
+    lines: int
+    """How many follow."""
+    writer: str
+    """Who made it; of a segment, a text that no other has."""
+    time: float
+    """When, in seconds since the epoch on the writer's clock; for people."""
+    compacts: bool = False
+    """Whether its writer will make a snapshot, so that others needn't."""
+
+    @classmethod
+    def new(cls, number: int, lines: int, *, compacts: bool = False) -> Self:
+        """That of a file which this process makes now."""
+        writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+        return cls(omniq=LAYOUT, number=number, lines=lines, writer=writer, time=time.time(), compacts=compacts)
+
+    @classmethod
+    def read(cls, data: bytes) -> Header | None:
+        """That of a segment or a snapshot; None if it can't be read."""
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            return msgspec.json.decode(data.partition(b"\n")[0], type=cls)
+        return None
+
+
+# ── the replica ─────────────────────────────────────────────────────────────
+
+
+PIECE: Final = 500
+"""Rows of a snapshot that are encoded at a time."""
+PER_SEGMENT, PER_ROW, LIGHT = 4096, 300, 1 << 20
+"""A snapshot is made once the segments since the last one weigh as much as it would: so many bytes for each segment
+besides its own; for each row of the snapshot, and for all of it at least."""
+WINDOW: Final = 64
+"""Segments that are read at once, at most."""
+_heads: Final[dict[str, int]] = {}
+"""By location, the last segment that anybody in this process has seen."""
+
+
+class Replica(Connection):
+    """The tables as they are after some segment of a log, which follow it and add to it. It belongs to one event loop.
+
+    All calls that come while a segment is on its way share the next one. If somebody else was first to make that
+    segment, their steps are undone, follow what the others have written, and are tried again.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.tables = Tables()
+        self.wakeups = Wakeups.at(files.location)
+        self._batcher = Batcher(self._carry_out, limit=1000)
+        self._position = -1
+        """The last segment that the tables have; -1 before anything was read."""
+        self._base = 0
+        """The snapshot on which the tables rest: as long as it is there, so are all later segments."""
+        self._weight = 0
+        """What the segments since the last snapshot weigh."""
+        self._is_damaged = False
+        """Whether something could not be read since it was last looked for what is lost."""
+        self._changed_at = uptime()
+        self._based_at = self._followed_at = self._tidied_at = -math.inf
+        """When something last changed, the base was last seen, the log last followed, and needless files were last
+        deleted, by `uptime`."""
+        self._closing = asyncio.Event()
+        self._watching: Background[None] | None = None
+        self._behind: set[Background[None]] = set()
+        """What goes on behind the calls."""
+
+    def begin(self) -> Tables:
+        """New tables, as the log is read from the start; for who keeps count of what is in them."""
+        return Tables()
+
+    def note(self, written: Written) -> list[str]:
+        """Take note of what this or another process has written; returns the files that aren't needed any more."""
+        return []
+
+    async def salvage(self) -> None:
+        """Look for what was lost: something couldn't be read."""
+
+    # ── calls ────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Read what is there. Raises `StoreError`."""
+        await self.carry_out(_nothing)
+
+    async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
+        """As `TableStore.carry_out`."""
+        answer: T = await self._batcher.submit((step, may_lag))
+        return answer
+
+    async def _carry_out(self, calls: Sequence[tuple[Step[Any], bool]]) -> list[Any]:
+        if self._position < 0:
+            await self._load()
+        may_lag = self._is_recent and all(may_lag for _, may_lag in calls)
+        while True:
+            answers = self._try([step for step, _ in calls])
+            if not self.tables.written:
+                if may_lag or not await self._follow():
+                    return answers
+            elif await self._append():
+                return answers
+
+    def _try(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        now = self.now()
+        with undoing(self.tables):
+            return [step(self.tables, now) for step in steps]
+
+    @property
+    def _is_recent(self) -> bool:
+        """Whether the tables are as they were a moment ago, and nobody in this process has seen later ones."""
+        seen = _heads.get(self.files.location, -1)
+        return seen <= self._position and uptime() - self._followed_at <= 1.5 * self._pause
+
+    # ── the log ──────────────────────────────────────────────────────────────
+
+    async def _append(self) -> bool:
+        """Make what was written the next segment, unless another one is; returns whether it is."""
+        number, lines = self._position + 1, self.tables.written.lines()
+        threshold = max(LIGHT, PER_ROW * (len(self.tables.tasks.rows) + len(self.tables.results.rows)))
+        header = Header.new(number, len(lines), compacts=self._weight > threshold)
+        data = _encode_lines([header, *lines])
+        with undoing(self.tables):
+            made = await self.files.create(segment_name(number), data) or await self._is_by(number, header.writer)
+            if made:
+                await self._check_base(number)
+        if not made:
+            self.tables.undo()
+            await self._follow()
+            return False
+        unused = self._advance(header, len(data))
+        if unused:
+            self.leave_behind(self._delete_later(unused))
+        if header.compacts:
+            rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
+            self.leave_behind(self._compact(number, rows))
+        return True
+
+    async def _is_by(self, number: int, writer: str) -> bool:
+        """Whether that segment was made by this writer, of whose call the answer was lost on the way."""
+        (data,) = await self.files.read([Part(segment_name(number))])
+        header = None if data is None else Header.read(data)
+        return header is not None and header.writer == writer
+
+    async def _follow(self) -> int:
+        """Take over what others have written; returns how many segments."""
+        began, window = self._position, 1
+        while await self._take_over(window) == window:
+            window = min(2 * window, WINDOW)
+        if self._position == began or self._base_is_doubtful:
+            await self._check_base()
+        self._followed_at = uptime()
+        if self._is_damaged:
+            self._is_damaged = False
+            self.leave_behind(self.salvage())
+        return self._position - began
+
+    async def _take_over(self, count: int) -> int:
+        """Take over so many segments; returns how many of them there were."""
+        numbers = range(self._position + 1, self._position + 1 + count)
+        found = await self.files.read([Part(segment_name(number)) for number in numbers])
+        for number, data in zip(numbers, found, strict=True):
+            if data is None:
+                return number - numbers.start
+            header, lines, _ = self._read(segment_name(number), data)
+            self.tables.take_over(lines)
+            self._advance(header, len(data))
+        return count
+
+    def _advance(self, header: Header | None, size: int) -> list[str]:
+        """The tables have the next segment; returns the files with bodies that aren't needed any more."""
+        written = self.tables.settle()
+        self._position += 1
+        self._weight = 0 if header is not None and header.compacts else self._weight + size + PER_SEGMENT
+        self._changed_at = self._followed_at = uptime()
+        _heads[self.files.location] = max(self._position, _heads.get(self.files.location, -1))
+        self.wakeups.tell(written.news(self.now()))
+        return self.note(written)
+
+    # ── snapshots ────────────────────────────────────────────────────────────
+
+    async def _load(self) -> None:
+        """Begin with the newest snapshot that can be read, and follow from there."""
+        await self.files.open()
+        known, snapshots = numbers_in(await self.files.list(LOG))
+        if not known and not snapshots:
+            await self._begin(0)
+            snapshots = [0]
+        self.tables, self._weight = self.begin(), 0
+        number, lines = await self._newest(snapshots)
+        if lines is None:  # all snapshots are gone: what the segments tell isn't
+            number = known[0] - 1
+            await self._begin(number)
+            self._is_damaged = True
+        else:
+            self.tables.take_over(lines)
+            self.note(self.tables.settle())
+        self._position = self._base = number
+        self._based_at = -math.inf
+        await self._follow()
+        self.wakeups.tell(ANYTHING)
+
+    async def _newest(self, snapshots: Sequence[int]) -> tuple[int, list[Line] | None]:
+        """The newest snapshot that is sound, else what can be read of the newest one."""
+        best: tuple[int, list[Line] | None] = (0, None)
+        for number in reversed(snapshots):
+            (data,) = await self.files.read([Part(snapshot_name(number))])
+            if data is not None:
+                _, lines, is_sound = self._read(snapshot_name(number), data)
+                if is_sound:
+                    return number, lines
+                best = best if best[1] is not None else (number, lines)
+        return best
+
+    def _read(self, name: str, data: bytes) -> tuple[Header | None, list[Line], bool]:
+        """The header and the lines of a file of the log, and whether all of it could be read.
+
+        Raises `StoreError` if it has another layout.
+        """
+        header, lines = Header.read(data), decode_rows(data.partition(b"\n")[2])
+        if header is not None:
+            check_layout(self.files.location, header.omniq, LAYOUT, "omniq")
+        if header is not None and len(lines) == header.lines:
+            return header, lines, True
+        what = "its head" if header is None else f"{header.lines - len(lines)} of {header.lines} lines"
+        _logger.error("%s: of %s, %s can't be read", self.files.location, name, what)
+        self._is_damaged = True
+        return header, lines, False
+
+    async def _begin(self, number: int) -> None:
+        """Make an empty snapshot, unless somebody else does."""
+        await self.files.create(snapshot_name(number), _encode_lines([Header.new(number, 0)]))
+
+    async def _compact(self, number: int, tables: Sequence[tuple[str, list[Any]]]) -> None:
+        """Write a snapshot, and delete what others made needless."""
+        lines = sum(len(rows) for _, rows in tables)
+        data = bytearray(_encode_lines([Header.new(number, lines)]))
+        for name, rows in tables:
+            for start in range(0, len(rows), PIECE):
+                data += encode_rows(name, rows[start : start + PIECE])
+                await asyncio.sleep(0)  # others have their turn
+        await self.files.write(snapshot_name(number), bytes(data))
+        await self.tidy()
+
+    @property
+    def _base_is_doubtful(self) -> bool:
+        return uptime() - self._based_at > self.files.trust
+
+    async def _check_base(self, made: int | None = None) -> None:
+        """See that no segment was deleted that the tables don't have, as after this process was stopped for long.
+
+        Snapshots are deleted before the segments that they stand for. So while the base is there, a segment that isn't
+        was never made; and one that could be `made` is the next one. Else it may be that nobody else reads it: then
+        `StoreUnavailable` is raised, and the next call begins anew.
+        """
+        if not self._base_is_doubtful:
+            return
+        looked_at = uptime()
+        if await self.files.written_at(snapshot_name(self._base)) is None:
+            _, snapshots = numbers_in(await self.files.list(LOG))
+            if not snapshots or snapshots[-1] > self._position:
+                self._position = -1
+                if made is None and snapshots:
+                    await self._load()
+                    return
+                raise StoreUnavailable(f"{self.files.location}: others have gone on meanwhile: try again")
+            self._base = snapshots[-1]
+        self._based_at = looked_at
+
+    # ── tidying up ───────────────────────────────────────────────────────────
+
+    async def tidy(self) -> None:
+        """Delete what snapshots have made needless, now and then. Raises `StoreError`."""
+        if uptime() - self._tidied_at < self.files.grace:
+            return
+        self._tidied_at = uptime()
+        written = await self.files.list(LOG)
+        now = max([self.now() - clock.offset(), *written.values()])
+        old = [name for name, at in written.items() if at <= now - self.files.grace]
+        _, snapshots = numbers_in(old)
+        if snapshots:
+            await self._trim(written, snapshots[-1])
+
+    async def _delete_later(self, names: Sequence[str]) -> None:
+        """Delete files to which rows led a moment ago: somebody may be about to read them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.files.grace):
+                await self._closing.wait()
+        await self.files.delete(names)
+
+    async def _trim(self, names: Mapping[str, float], number: int) -> None:
+        """Delete what a snapshot has made needless: older snapshots first, by whose absence others notice."""
+        known, snapshots = numbers_in(names)
+        await self.files.delete([snapshot_name(old) for old in snapshots if old < number])
+        await self.files.delete([segment_name(old) for old in known if old <= number])
+
+    # ── others ───────────────────────────────────────────────────────────────
+
+    def watch(self) -> None:
+        """Let `wakeups` be told of what others write, as long as anybody waits."""
+        if self._watching is None or self._watching.done():
+            self._watching = spawn(self._watch(), name="omniq-watch")
+
+    async def _watch(self) -> None:
+        while self.wakeups.awaited_queues or self.wakeups.awaits_results:
+            await asyncio.sleep(self._pause)
+            try:
+                await self.carry_out(_nothing)
+            except StoreError as error:  # who reads or writes next gets it
+                _logger.debug("what others write can't be seen: %s", error)
+                await asyncio.sleep(1.0)
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two looks at the"""
+        quiet = uptime() - self._changed_at
+        return next(pause for limit, pause in self.files.pauses if quiet < limit)
+
+    def now(self) -> float:
+        """The store's clock."""
+        return clock.now() + self.files.ahead
+
+    # ── the end ──────────────────────────────────────────────────────────────
+
+    def leave_behind(self, work: Coroutine[Any, Any, None]) -> None:
+        task = spawn(_quietly(work), name="omniq-files")
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    async def close(self) -> None:
+        self._closing.set()
+        if self._watching is not None:
+            await cancel_and_wait(self._watching)
+        await self._batcher.drain()
+        while self._behind:
+            await asyncio.wait(set(self._behind))
+        await self.files.close()
+
+    async def forget(self) -> None:
+        """Know nothing of the log any more, after the calls under way: it is about to be deleted."""
+        await self._batcher.drain()
+        self._position = -1
+        _heads.pop(self.files.location, None)
+
+    def abandon(self) -> None:
+        forget(self._watching)
+        for task in self._behind:
+            forget(task)
+        self.files.abandon()
+
+
+def uptime() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps where the system can tell."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _nothing(tables: Tables, now: float) -> None:
+    """A step that only needs the tables to be as they are now."""
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except StoreError as error:
+        _logger.debug("left for later: %s", error)
