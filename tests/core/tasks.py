@@ -254,6 +254,15 @@ def describe() -> dict[str, Any]:
     }
 
 
+async def names() -> tuple[str, str, bool]:
+    """Its id, the name of the `asyncio` task that runs it, and whether `current_task()` stays the same."""
+    before = current_task()
+    await asyncio.sleep(0)
+    running = asyncio.current_task()
+    assert running is not None
+    return before.id, running.get_name(), {before} == {current_task()}
+
+
 async def describe_async() -> dict[str, Any]:
     await asyncio.sleep(0)
     return describe()

@@ -43,6 +43,12 @@ async def test_each_of_many_tasks_in_one_slot_knows_about_itself(place: Place, k
             assert [found["id"] for found in await results_of(oq, ids)] == ids
 
 
+async def test_what_runs_an_async_task_is_named_after_it(oq: AsyncOmniQ) -> None:
+    task_id = await oq.enqueue(tasks.names)
+    async with working(oq, "async"):
+        assert await oq.get_result(task_id, timeout=SOON) == (task_id, task_id, True)
+
+
 @pytest.mark.parametrize("func", [tasks.stain, tasks.stain_async])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_context_variables_do_not_reach_the_next_task(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from importlib import import_module
 from types import MethodType, ModuleType
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from omniq.errors import FunctionNotFound, SerializationError
 
@@ -18,6 +18,11 @@ class Format(StrEnum):
 
     MSGSPEC = "m"
     DILL = "d"
+
+
+MSGSPEC: Final = Format.MSGSPEC
+DILL: Final = Format.DILL
+"""As `Format` has them: a member of an enum takes its time to be found, and these are asked for with every task."""
 
 
 class NotCarried(SerializationError):

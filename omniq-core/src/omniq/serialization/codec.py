@@ -19,7 +19,7 @@ from omniq import clock
 from omniq.errors import ConfigError, CorruptPayload, KeyMissing, SerializationError, SignatureError
 from omniq.models.config import Abridged, NotNegative
 from omniq.models.task import Call, ParentFailure, Timing
-from omniq.serialization.base import Format, Function, NotCarried, Serializer, display_name, type_name
+from omniq.serialization.base import DILL, MSGSPEC, Format, Function, NotCarried, Serializer, display_name, type_name
 from omniq.serialization.msgspec_ import MsgspecSerializer
 from omniq.texts import get_logger
 
@@ -32,7 +32,7 @@ class DillSerializer(Serializer):
     dill is imported when it is first needed, not with this module.
     """
 
-    format = Format.DILL
+    format = DILL
 
     def dumps(self, value: object) -> bytes:
         from omniq.serialization.dill_pickler import dumps
@@ -74,8 +74,8 @@ class CallOptions(Abridged, Struct, frozen=True, kw_only=True):
     on_parent_failure: ParentFailure = "cancel"
 
 
-class LoadedCall(Abridged, Struct, frozen=True):
-    """A call that is ready to run: `func(*args, **kwargs)`."""
+class LoadedCall(Abridged, Struct, frozen=True, gc=False):
+    """A call that is ready to run: `func(*args, **kwargs)`. Nothing that it holds knows it, so it forms no cycle."""
 
     func: Function
     args: Sequence[Any]
@@ -118,11 +118,11 @@ class ValueCodec:
     def dump(self, value: object) -> tuple[Format, bytes]:
         """The value's format and bytes. Raises `SerializationError`, which names the value's type."""
         try:
-            return Format.MSGSPEC, self._msgspec.dumps(value)
+            return MSGSPEC, self._msgspec.dumps(value)
         except NotCarried as error:
             if self._refusal is not None:
                 raise SerializationError(f"{error}, and {self._refusal}") from error
-        return Format.DILL, self.dump_by_dill(value)
+        return DILL, self.dump_by_dill(value)
 
     def dump_by_dill(self, value: object) -> bytes:
         """The value in dill's format. Raises `SerializationError` where dill is refused, too."""
@@ -137,9 +137,9 @@ class ValueCodec:
         Raises `CorruptPayload` when the bytes aren't in that format, and `SerializationError` when they
         can't be rebuilt here, or are dill's where dill is refused; then they were not decoded.
         """
-        if format == Format.MSGSPEC:
+        if format == MSGSPEC:
             return self._msgspec.loads(data)
-        if format != Format.DILL:
+        if format != DILL:
             raise CorruptPayload(f"unknown format {format!r}")
         if self._refusal is not None:
             raise SerializationError(f"it was packed by dill, and {self._refusal}; it was not decoded")
@@ -200,7 +200,7 @@ class ArgumentCodec:
                 f"the function travels by value and was packed by {packed_by}, but this is {_PYTHON}: "
                 "define it in a module that the worker can import"
             )
-        match self._values.load(Format.DILL, pickled):
+        match self._values.load(DILL, pickled):
             case [func, list(args), dict(kwargs)] if callable(func):
                 return LoadedCall(func, args, kwargs)
         raise CorruptPayload("expected a function, a list and a dict")
@@ -340,7 +340,7 @@ Binding: TypeAlias = tuple[str | int | None, ...]
 FOREVER: Final = float("inf")
 """As `unsigned_until`: without end."""
 _PLAIN: Final = {format: _MAGIC + format.encode() + b"\0" for format in Format}
-_PLAIN_MSGSPEC: Final = _PLAIN[Format.MSGSPEC]
+_PLAIN_MSGSPEC: Final = _PLAIN[MSGSPEC]
 
 _log: Final = get_logger("omniq.serialization")
 
@@ -391,7 +391,7 @@ class Envelope:
         the key, and `CorruptPayload` when it is no envelope at all. In no case the body was decoded.
         """
         if self._signer is None and data.startswith(_PLAIN_MSGSPEC):
-            return Format.MSGSPEC, data[_HEADER_LENGTH:]
+            return MSGSPEC, data[_HEADER_LENGTH:]
         parts = _split(data)
         try:
             self._verify(parts, role, binding)
@@ -420,7 +420,7 @@ class Envelope:
         """Return if it is accepted without a signature. Raises `SignatureError`."""
         if self._unsigned_until is None or clock.now() >= self._unsigned_until:
             raise SignatureError(f"it is unsigned, and {VARIABLE} is set")
-        if format is Format.DILL and not self._unsigned_dill:
+        if format is DILL and not self._unsigned_dill:
             raise SignatureError("it is unsigned dill, which could run more than allowed_modules allows")
         if not self._warned:
             self._warned = True

@@ -10,7 +10,7 @@ from msgspec.msgpack import Decoder, Encoder
 from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
 from omniq.models.task import Call, Outcome, TaskState
-from omniq.serialization.base import Format, Function, FunctionRegistry, display_name, reference
+from omniq.serialization.base import DILL, MSGSPEC, Format, Function, FunctionRegistry, display_name, reference
 from omniq.serialization.codec import (
     VARIABLE,
     ArgumentCodec,
@@ -31,6 +31,8 @@ MAX_METADATA: Final = 64 * 1024
 # The envelope tells without decoding whether there is dill inside, so it must not lie.
 _DISAGREEING: Final = "the payload's header and body disagree about its format"
 _DEFAULTS: Final = CallOptions()
+# An enum takes its time to find a member, and these are asked for with every task.
+_CALL, _RESULT, _ENDING, _SUCCESS = Role.CALL, Role.RESULT, Role.ENDING, TaskState.SUCCESS
 _encode_metadata = Encoder().encode
 _decode_metadata = Decoder(dict[str, Any]).decode
 
@@ -106,7 +108,7 @@ class SerializationManager:
         """A call for no task yet: what a schedule keeps. Raises like `pack_call`."""
         ref = reference(func)
         if ref is None:
-            format, packed = Format.DILL, self._arguments.pack_with_function(func, args, kwargs)
+            format, packed = DILL, self._arguments.pack_with_function(func, args, kwargs)
         else:
             format, packed = self._arguments.pack(func, args, kwargs)
         if options.metadata:
@@ -129,12 +131,12 @@ class SerializationManager:
     def reseal(self, call: Call, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
         """The call as the bytes of one task; `schedule_id` is that of the schedule which fired it, if one did."""
         binding = (task_id, queue_name, schedule_id, self._project)
-        return self._envelope.seal(_format_of(call), self._calls.dumps(call), role=Role.CALL, binding=binding)
+        return self._envelope.seal(_format_of(call), self._calls.dumps(call), role=_CALL, binding=binding)
 
     def read_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> Call:
         """The call with its options, verified; its function and arguments stay packed."""
         binding = (task_id, queue_name, schedule_id, self._project)
-        format, body = self._envelope.unseal(data, role=Role.CALL, binding=binding)
+        format, body = self._envelope.unseal(data, role=_CALL, binding=binding)
         call = self._calls.loads(body)
         if format is not _format_of(call):
             raise CorruptPayload(_DISAGREEING)
@@ -143,7 +145,7 @@ class SerializationManager:
     def resign_call(self, data: bytes, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
         """The same call, verified and signed with the first key; like the next two of its kind, it decodes nothing."""
         binding = (task_id, queue_name, schedule_id, self._project)
-        return self._envelope.resign(data, role=Role.CALL, binding=binding)
+        return self._envelope.resign(data, role=_CALL, binding=binding)
 
     def load_call(self, call: Call) -> LoadedCall:
         """Function and arguments of a call from `read_call`.
@@ -153,7 +155,7 @@ class SerializationManager:
         """
         if call.by_value:
             return self._arguments.unpack_with_function(call.args)
-        return self._arguments.unpack(self.resolve(call.func), call.args_format, call.args)
+        return self._arguments.unpack(self._functions.resolve(call.func), call.args_format, call.args)
 
     def resolve(self, ref: str) -> Function:
         """The function behind a reference, such as a call's `on_success`. Raises `FunctionNotFound`."""
@@ -250,15 +252,15 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
 
 def _role_of(status: TaskState) -> Role:
     # An end without a value has a role of its own, so that none is ever taken for a success with the value None.
-    return Role.RESULT if status is TaskState.SUCCESS else Role.ENDING
+    return _RESULT if status is _SUCCESS else _ENDING
 
 
 def _format_of(call: Call) -> Format:
-    return Format.DILL if call.by_value or call.args_format == Format.DILL else Format.MSGSPEC
+    return DILL if call.by_value or call.args_format == DILL else MSGSPEC
 
 
 def _format_of_outcome(outcome: Outcome) -> Format:
-    return Format.DILL if outcome.value_format == Format.DILL else Format.MSGSPEC
+    return DILL if outcome.value_format == DILL else MSGSPEC
 
 
 # ── warning ─────────────────────────────────────────────────────────────────

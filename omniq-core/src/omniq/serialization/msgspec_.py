@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from omniq.errors import CorruptPayload, SerializationError
-from omniq.serialization.base import Format, NotCarried, Serializer, type_name
+from omniq.serialization.base import DILL, MSGSPEC, Format, NotCarried, Serializer, type_name
 
 # ── values beyond JSON's ────────────────────────────────────────────────────
 
@@ -264,15 +264,8 @@ class SerializationDetector:
         try:
             _careful.lower(value)
         except NotCarried:
-            return Format.DILL
-        return Format.MSGSPEC
-
-    def encode(self, value: object) -> bytes:
-        """The value as MessagePack, exactly. Raises `NotCarried` when `detect` would say dill."""
-        try:
-            return _encode(value if type(value) in _ATOMS else _quick.lower(value))
-        except (OverflowError, UnicodeEncodeError):
-            return _encode(_careful.lower(value))
+            return DILL
+        return MSGSPEC
 
 
 # ── the serializer ──────────────────────────────────────────────────────────
@@ -284,15 +277,17 @@ S = TypeVar("S", bound=Struct)
 class MsgspecSerializer(Serializer):
     """Carries what `SerializationDetector` accepts, exactly."""
 
-    format = Format.MSGSPEC
+    format = MSGSPEC
 
     def __init__(self) -> None:
-        self._encode = SerializationDetector().encode
         self._decode = Decoder(ext_hook=_from_extension).decode
 
     def dumps(self, value: object) -> bytes:
-        """The value as MessagePack. Raises `NotCarried` when it wouldn't come back as it is."""
-        return self._encode(value)
+        """The value as MessagePack, exactly. Raises `NotCarried` when `detect` would say dill."""
+        try:
+            return _encode(value if type(value) in _ATOMS else _quick.lower(value))
+        except (OverflowError, UnicodeEncodeError):
+            return _encode(_careful.lower(value))
 
     def loads(self, data: bytes) -> Any:
         try:

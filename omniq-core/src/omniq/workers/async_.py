@@ -31,7 +31,7 @@ class JobTask(asyncio.Task[None]):
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it. Where a program does that to all on its own loop, to end that, the job is handed back."""
         job = getattr(self, "job", None)  # it has none before its first wait
-        if job is not None and inside.get(None) is not job.context:
+        if job is not None and inside.get(None) is not job:
             if is_a_tasks_code():
                 job.disturbed_by = RunStatus.RELEASED  # its children are being cancelled, too
                 return False
@@ -82,8 +82,8 @@ class LoopRunner(Runner):
             self._slots.stop_job(job, why)
         elif job.ended_by is None:
             job.ended_by = why
-            if job.context is not None:  # else it hasn't begun and won't
-                job.context.cancel()
+            job.cancelled = True
+            if job.started_at is not None:  # else it hasn't begun and won't
                 task.cancel()
 
     async def close(self) -> None:
@@ -104,31 +104,31 @@ class LoopRunner(Runner):
 
     def _start(self, job: Job) -> None:
         call = self.execution.load(job)
-        if isinstance(call, RunResult):
+        if not isinstance(call, LoadedCall):
             self._free += 1
             self.in_flight.done(job, call)
         elif is_async(call.func):
             # A context of its own: whoever wakes this up may be in that of another task.
-            task = self._create_task(self._run(job, call))
+            task = self._create_task(self._run(job, call), job.record.id)
             if not task.done():
-                self._hold(job, task)
+                task.job = job
+                self._tasks[job] = task
+                if job.call.timeout is not None:
+                    self._arm(job, job.call.timeout)
         else:
             self._sync.append(job)
             self._slots.wake()
 
-    def _create_task(self, coroutine: Coroutine[Any, Any, None]) -> JobTask:
+    def _create_task(self, coroutine: Coroutine[Any, Any, None], name: str) -> JobTask:
         if sys.version_info >= (3, 12):
             # It runs up to its first wait at once, without a turn of the loop: many tasks never wait.
-            return JobTask(coroutine, loop=self._loop, context=Context(), eager_start=True)
-        return JobTask(coroutine, loop=self._loop, context=Context())
+            return JobTask(coroutine, loop=self._loop, name=name, context=Context(), eager_start=True)
+        return JobTask(coroutine, loop=self._loop, name=name, context=Context())
 
-    def _hold(self, job: Job, task: JobTask) -> None:
-        task.job = job
-        self._tasks[job] = task
-        if job.call.timeout is not None:
-            # It is cancelled by then; it is given up only if that doesn't end it.
-            seconds = job.call.timeout + CANCEL_PATIENCE
-            self._timers[job] = self._loop.call_later(seconds, self._time_out, job, context=self._context)
+    def _arm(self, job: Job, timeout: float) -> None:
+        # It is cancelled by then; it is given up only if that doesn't end it.
+        seconds = timeout + CANCEL_PATIENCE
+        self._timers[job] = self._loop.call_later(seconds, self._time_out, job, context=self._context)
 
     def _time_out(self, job: Job) -> None:
         self._give_up(job, failure(job, TaskTimeout()))
@@ -139,8 +139,7 @@ class LoopRunner(Runner):
         task = self._tasks.pop(job)
         self._abandoned.add(task)
         task.add_done_callback(self._abandoned.discard, context=self._context)
-        if job.context is not None:
-            job.context.cancel()
+        job.cancelled = True
         self._disarm(job)
         self._ended(job, ran)
 
@@ -150,7 +149,8 @@ class LoopRunner(Runner):
 
     async def _run(self, job: Job, call: LoadedCall) -> None:
         if job.ended_by is None:
-            self.on_start(job)
+            if self.on_start is not None:
+                self.on_start(job)
             ran = await self.execution.run_async(job, call)
         else:
             ran = RunResult(end=job.ended_by)

@@ -9,7 +9,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import FunctionType
 from typing import Any, Final, Self
 
@@ -41,6 +41,7 @@ from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import get_logger, shown_name
 from omniq.workers.jobs import (
+    SUCCEEDED,
     InFlight,
     Job,
     RunResult,
@@ -51,7 +52,6 @@ from omniq.workers.jobs import (
     qualified_name,
     remote_traceback,
     safe_text,
-    within,
 )
 
 # ── callbacks ───────────────────────────────────────────────────────────────
@@ -147,6 +147,55 @@ class LogSettings(Struct, array_like=True):
             logging.root.addHandler(handler)
 
 
+# ── time limits ─────────────────────────────────────────────────────────────
+
+
+async def within(timeout: float | None, awaitable: Awaitable[Any]) -> Any:
+    """Await it for at most `timeout` seconds. Raises `TaskTimeout`; a `TimeoutError` of its own stays one."""
+    if timeout is None:
+        return await awaitable
+    limit = _Limit(timeout)
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        if limit.reached and limit.alone:
+            raise TaskTimeout from None
+        raise
+    finally:
+        limit.lift()
+
+
+class _Limit:
+    """Cancels the current task after some seconds.
+
+    Unlike that of `asyncio.timeout`, its timer keeps nothing of the task: a loop forgets cancelled timers late.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.reached = False
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._reach, context=Context())
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else has cancelled the task."""
+        return self._task.cancelling() <= self._cancelling + 1
+
+    def lift(self) -> None:
+        """Let the task be."""
+        self._timer.cancel()
+        if self.reached:
+            self._task.uncancel()
+
+    def _reach(self) -> None:
+        self.reached = True
+        asyncio.Task.cancel(self._task)  # not what a worker makes of cancellations by others
+
+
 # ── running ─────────────────────────────────────────────────────────────────
 
 
@@ -173,6 +222,7 @@ class Execution:
         self.security = security
         self.max_result = max_result
         self._serialization = security.manager()
+        self._forks = forks()
 
     def load(self, job: Job) -> LoadedCall | RunResult:
         """The function and its arguments, or what became of trying."""
@@ -183,19 +233,19 @@ class Execution:
 
     async def run_async(self, job: Job, call: LoadedCall) -> RunResult:
         """Run an async function on the running loop, in a task and so in a context of its own."""
-        before = forks()
         try:
-            self._enter(job)
+            job.begin()
+            current.set(job)
             work = call.func(*call.args, **call.kwargs)
             timeout = job.call.timeout
             ran = self._success(job, await (work if timeout is None else within(timeout, work)))
         except BaseException as error:
-            if forks() != before:
+            if forks() != self._forks:
                 end_child(error)  # only the task's own code is the child's business
             if isinstance(error, GeneratorExit) and not in_running_loop():
                 raise  # the loop is gone, and with it all that could be done
             return failure(job, error)
-        if forks() != before:
+        if forks() != self._forks:
             end_child()
         return ran
 
@@ -207,24 +257,20 @@ class Execution:
             _leave_no_loop()
 
     def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
-        before = forks()
         try:
-            self._enter(job)
+            job.begin()
+            current.set(job)
             value = call.func(*call.args, **call.kwargs)
             if type(value) not in PLAIN and inspect.isawaitable(value):
                 value = await_(value)
             ran = self._success(job, value)
         except BaseException as error:
-            if forks() != before:
+            if forks() != self._forks:
                 end_child(error)  # only the task's own code is the child's business
             return failure(job, error)
-        if forks() != before:
+        if forks() != self._forks:
             end_child()
         return ran
-
-    def _enter(self, job: Job) -> None:
-        job.started_at = clock.now()
-        current.set(job.make_context())
 
     def _success(self, job: Job, value: Any) -> RunResult:
         try:
@@ -233,7 +279,7 @@ class Execution:
                 self.max_result.check(len(packed), "the result")
         except (SerializationError, PayloadTooLarge) as error:
             return failure(job, error, fatal=True)
-        return RunResult(end=RunStatus.SUCCESS, value=packed, value_format=value_format, started_at=job.started_at)
+        return RunResult(end=SUCCEEDED, value=packed, value_format=value_format, started_at=job.started_at)
 
 
 def _leave_no_loop() -> None:
@@ -325,8 +371,8 @@ class Runner(ABC):
         self.in_flight = in_flight
         self.execution = execution
         self.max_workers = max_workers
-        self.on_start: Callable[[Job], None] = lambda job: None
-        """Told, on the running thread, when a job starts."""
+        self.on_start: Callable[[Job], None] | None = None
+        """Told, on the running thread, when a job starts, if somebody wants to know."""
         self.on_failure: Callable[[Exception], None] = lambda error: None
         """Told, on the worker's loop, when tasks can't be run any more: the worker ends."""
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Final
@@ -47,7 +47,20 @@ class Admission:
         self._told: set[str] = set()
         """The missing keys that the log was told of."""
 
-    def admit(self, record: TaskRecord) -> tuple[Job, RunResult | None]:
+    def admit(self, records: Iterable[TaskRecord]) -> tuple[list[Job], list[tuple[Job, RunResult]]]:
+        """The jobs to run, and those that mustn't be, each with what has come of it already."""
+        jobs: list[Job] = []
+        ended: list[tuple[Job, RunResult]] = []
+        now = time.monotonic()
+        for record in records:
+            job, ran = self._admit(record, now)
+            if ran is None:
+                jobs.append(job)
+            else:
+                ended.append((job, ran))
+        return jobs, ended
+
+    def _admit(self, record: TaskRecord, claimed_at: float) -> tuple[Job, RunResult | None]:
         """The job, and what has come of it already if it mustn't run.
 
         A task that makes no sense, in its columns or its bytes, or whose bytes aren't signed by us is dead-lettered;
@@ -60,11 +73,11 @@ class Admission:
             call = verified_call(record, self._serialization)
         except KeyMissing as error:
             self._tell(error)
-            return Job(record, UNREADABLE), RunResult(end=RunStatus.RELEASED, delay=until_next_try(record))
+            return Job(record, UNREADABLE, claimed_at), RunResult(end=RunStatus.RELEASED, delay=until_next_try(record))
         except SerializationError as error:
-            job = Job(record, UNREADABLE)
+            job = Job(record, UNREADABLE, claimed_at)
             return job, failure(job, error, fatal=True)
-        job = Job(record, call, quarantined=self.is_quarantined(record))
+        job = Job(record, call, claimed_at, quarantined=record.crashes > 0 and self.is_quarantined(record))
         if record.crashes >= self._max_crashes:
             return job, poisoned(record.crashes)
         if record.cancel_requested:
@@ -283,7 +296,8 @@ class Fetcher:
     async def _return(self, claim: asyncio.Future[list[TaskRecord]]) -> None:
         """Hand back what a claim brings in whose answer this worker doesn't want any more."""
         with suppress(StoreError):
-            self._hand_back([self._admission.admit(record)[0] for record in await claim])
+            jobs, ended = self._admission.admit(await claim)
+            self._hand_back([*jobs, *(job for job, _ in ended)])
 
     def _ordered(self) -> Sequence[str]:
         """The queues in the order of this claim: as configured, or drawn so that earlier ones come first more often."""
@@ -301,15 +315,13 @@ class Fetcher:
         return sum(len(record.body) for record in records) > self._store.max_bytes // 16  # the next may be large
 
     async def _hand_out(self, records: Sequence[TaskRecord], *, full: bool) -> None:
-        admitted = [self._admission.admit(record) for record in records]
-        for job, ran in admitted:
-            if ran is not None:
-                self._in_flight.accept_done(job, ran)
-        if all(ran is not None and ran.end is RunStatus.RELEASED for _, ran in admitted):
-            await self._leave_to_others(admitted, full=full)
+        jobs, ended = self._admission.admit(records)
+        for job, ran in ended:
+            self._in_flight.accept_done(job, ran)
+        if not jobs and all(ran.end is RunStatus.RELEASED for _, ran in ended):
+            await self._leave_to_others(ended, full=full)
             return
         self._swept.clear()
-        jobs = [job for job, ran in admitted if ran is None]
         suspect = next((job for job in jobs if job.quarantined), None)
         if suspect is None or self._runner.isolates:
             self._in_flight.accept(jobs)
@@ -317,17 +329,17 @@ class Fetcher:
         else:
             await self._run_alone(suspect, [job for job in jobs if job is not suspect])
 
-    async def _leave_to_others(self, admitted: Sequence[tuple[Job, RunResult | None]], *, full: bool) -> None:
+    async def _leave_to_others(self, released: Sequence[tuple[Job, RunResult]], *, full: bool) -> None:
         """Go on to what may be behind tasks that this worker lacks the key for; pause, when it has seen them all.
 
         The pause is longer than these tasks wait, so that others get them.
         """
-        ids = {job.record.id for job, _ in admitted}
+        ids = {job.record.id for job, _ in released}
         if full and self._swept.isdisjoint(ids):
             self._swept |= ids
             return
         self._swept.clear()
-        waits = [ran.delay or 0.0 for _, ran in admitted if ran is not None]
+        waits = [ran.delay or 0.0 for _, ran in released]
         await asyncio.sleep(min(2 * max(waits), MAX_WAIT))
 
     async def _run_alone(self, suspect: Job, others: list[Job]) -> None:

@@ -12,12 +12,13 @@ from contextlib import suppress
 from contextvars import Context, ContextVar
 from enum import StrEnum
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from omniq.errors import NoCurrentTask, TaskTimeout
+from omniq import clock
+from omniq.errors import NoCurrentTask
 from omniq.loops import inside
 from omniq.models.config import Abridged
 from omniq.models.task import Call
@@ -30,31 +31,51 @@ from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut
 class TaskContext:
     """The task that is running here: `omniq.current_task()`."""
 
-    __slots__ = (
-        "_cancelled",
-        "attempt",
-        "deadline",
-        "epoch",
-        "id",
-        "max_retries",
-        "metadata",
-        "queue_name",
-        "schedule_id",
-    )
+    __slots__ = ("_job",)
 
-    def __init__(self, record: TaskRecord, call: Call) -> None:
-        self.id = record.id
-        self.queue_name = record.queue_name
-        self.attempt = record.attempts + 1
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TaskContext) and other._job is self._job
+
+    def __hash__(self) -> int:
+        return hash(self._job)
+
+    @property
+    def id(self) -> str:
+        return self._job.record.id
+
+    @property
+    def queue_name(self) -> str:
+        return self._job.record.queue_name
+
+    @property
+    def attempt(self) -> int:
         """1 for the first attempt."""
-        self.max_retries = call.max_retries
-        self.epoch = record.epoch
+        return self._job.attempt
+
+    @property
+    def max_retries(self) -> int:
+        return self._job.call.max_retries
+
+    @property
+    def epoch(self) -> int:
         """Rises with every claim: a fencing token for the task's own writes elsewhere."""
-        self.deadline = None if call.timeout is None else time.monotonic() + call.timeout
+        return self._job.record.epoch
+
+    @property
+    def deadline(self) -> float | None:
         """On `time.monotonic()`'s clock; None when the task has no timeout."""
-        self.metadata = call.metadata
-        self.schedule_id = record.schedule_id
-        self._cancelled = False
+        return self._job.deadline
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self._job.call.metadata
+
+    @property
+    def schedule_id(self) -> str | None:
+        return self._job.record.schedule_id
 
     @property
     def cancelled(self) -> bool:
@@ -62,76 +83,26 @@ class TaskContext:
 
         Async tasks are cancelled by themselves; a long task on a thread looks here.
         """
-        return self._cancelled
+        return self._job.cancelled
 
     @property
     def time_left(self) -> float | None:
         """Seconds until the deadline, at least 0; None when there is none."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
-    def cancel(self) -> None:
-        """Set `cancelled`; for the worker."""
-        self._cancelled = True
 
-
-current: ContextVar[TaskContext] = inside
+current: ContextVar[Job] = inside
 
 
 def current_task() -> TaskContext:
     """The task that is running here. Raises `NoCurrentTask` outside one."""
     try:
-        return current.get()
+        return TaskContext(current.get())
     except LookupError:
         raise NoCurrentTask("current_task() was called outside a running task") from None
 
 
 # ── time limits ─────────────────────────────────────────────────────────────
-
-
-async def within(timeout: float | None, awaitable: Awaitable[Any]) -> Any:
-    """Await it for at most `timeout` seconds. Raises `TaskTimeout`; a `TimeoutError` of its own stays one."""
-    if timeout is None:
-        return await awaitable
-    limit = _Limit(timeout)
-    try:
-        return await awaitable
-    except asyncio.CancelledError:
-        if limit.reached and limit.alone:
-            raise TaskTimeout from None
-        raise
-    finally:
-        limit.lift()
-
-
-class _Limit:
-    """Cancels the current task after some seconds.
-
-    Unlike that of `asyncio.timeout`, its timer keeps nothing of the task: a loop forgets cancelled timers late.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self.reached = False
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self._reach, context=Context())
-
-    @property
-    def alone(self) -> bool:
-        """Whether nobody else has cancelled the task."""
-        return self._task.cancelling() <= self._cancelling + 1
-
-    def lift(self) -> None:
-        """Let the task be."""
-        self._timer.cancel()
-        if self.reached:
-            self._task.uncancel()
-
-    def _reach(self) -> None:
-        self.reached = True
-        asyncio.Task.cancel(self._task)  # not what a worker makes of cancellations by others
 
 
 class GracePeriod:
@@ -259,6 +230,10 @@ class RunStatus(StrEnum):
     """Its lease had passed on meanwhile: there is nothing to settle."""
 
 
+SUCCEEDED: Final = RunStatus.SUCCESS
+"""As `RunStatus` has it: a member of an enum takes its time to be found, and this one is asked for with every task."""
+
+
 class RunResult(Abridged, Struct, array_like=True, kw_only=True, omit_defaults=True, gc=False):
     """What came of a run; it crosses process boundaries."""
 
@@ -273,39 +248,36 @@ class RunResult(Abridged, Struct, array_like=True, kw_only=True, omit_defaults=T
     started_at: float | None = None
 
 
-class Job:
-    """A claimed task in this worker's hands."""
+class Job(Abridged, Struct, eq=False, gc=False):
+    """A claimed task in this worker's hands. Like a record, it is none of the garbage collector's business."""
 
-    __slots__ = (
-        "call",
-        "claimed_at",
-        "context",
-        "disturbed_by",
-        "done",
-        "ended_by",
-        "quarantined",
-        "record",
-        "renewed_at",
-        "size",
-        "started_at",
-    )
+    record: TaskRecord
+    call: Call
+    claimed_at: float = field(default_factory=time.monotonic)
+    """On `time.monotonic()`'s clock, as the next two."""
+    renewed_at: float = 0.0
+    deadline: float | None = None
+    """None when it has no timeout, and until it begins."""
+    quarantined: bool = False
+    """Whether nothing else may run beside it: its next crash would be its last."""
+    started_at: float | None = None
+    """Seconds since the epoch; None until it begins."""
+    cancelled: bool = False
+    """Whether it was told to stop, or was given up."""
+    ended_by: RunStatus | None = None
+    """Why it is being stopped from outside, if it is."""
+    disturbed_by: RunStatus | None = None
+    """How it ends if it is cancelled for no reason of the worker's: another task has cancelled all there is."""
+    done: bool = False
+    """Whether it has been handed in."""
+    size: int = 0
+    """Bytes of its packed call."""
 
-    def __init__(self, record: TaskRecord, call: Call, *, quarantined: bool = False) -> None:
-        self.size = len(record.body)
-        """Bytes of its packed call."""
-        self.record = record if self.size < LARGE else replace(record, body=b"")
-        self.call = call
-        self.quarantined = quarantined
-        """Whether nothing else may run beside it: its next crash would be its last."""
-        self.claimed_at = self.renewed_at = time.monotonic()
-        self.started_at: float | None = None
-        self.context: TaskContext | None = None
-        self.ended_by: RunStatus | None = None
-        """Why it is being stopped from outside, if it is."""
-        self.disturbed_by: RunStatus | None = None
-        """How it ends if it is cancelled for no reason of the worker's: another task has cancelled all there is."""
-        self.done = False
-        """Whether it has been handed in."""
+    def __post_init__(self) -> None:
+        self.renewed_at = self.claimed_at
+        self.size = len(self.record.body)
+        if self.size >= LARGE:
+            self.record = replace(self.record, body=b"")
 
     @property
     def lease(self) -> Lease:
@@ -316,15 +288,16 @@ class Job:
         """1 for the first attempt."""
         return self.record.attempts + 1
 
-    def make_context(self) -> TaskContext:
-        """The context that the task sees; its deadline counts from now.
+    def begin(self) -> None:
+        """It runs from now on.
 
         Its packed arguments have been unpacked by then, and large ones are let go of.
         """
+        self.started_at = clock.now()
+        if self.call.timeout is not None:
+            self.deadline = time.monotonic() + self.call.timeout
         if self.size >= LARGE:
             self.call = replace(self.call, args=b"")
-        self.context = TaskContext(self.record, self.call)
-        return self.context
 
 
 # ── in flight ───────────────────────────────────────────────────────────────
@@ -341,7 +314,7 @@ class InFlight:
     """
 
     def __init__(self, lease: float) -> None:
-        self._lease = lease
+        self._safe = SAFE_PART * lease
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         self._buffer: deque[Job] = deque()
@@ -427,7 +400,7 @@ class InFlight:
                 self._count(-job.size)
             if job.ended_by is not None:
                 self.done(job, RunResult(end=job.ended_by))
-            elif time.monotonic() - job.renewed_at > SAFE_PART * self._lease:
+            elif time.monotonic() - job.renewed_at > self._safe:
                 self.done(job, RunResult(end=RunStatus.RELEASED))
             else:
                 return job

@@ -163,7 +163,7 @@ class LeaseKeeper:
         statuses = await carry_out(self._store, extend, [job.lease for job in due], id_of=attrgetter("task_id"))
         stops = [(job, end) for job, status in zip(due, statuses, strict=True) if (end := self._note(job, status, now))]
         # In one go, and first those that haven't begun: one that is stopped lets its slot take the next.
-        stops.sort(key=lambda stop: stop[0].context is not None)
+        stops.sort(key=lambda stop: stop[0].started_at is not None)
         if stops:
             self._in_flight.call_soon(self._stop_all, stops)
 

@@ -205,7 +205,8 @@ class ProcessRunner(Runner):
         job = child.jobs[0]
         child.began = time.monotonic()
         job.started_at = clock.now()
-        self.on_start(job)
+        if self.on_start is not None:
+            self.on_start(job)
         if job.ended_by is not None:
             child.kill(job)
         elif job.call.timeout is not None:

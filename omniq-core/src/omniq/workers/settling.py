@@ -19,7 +19,7 @@ from omniq.storage.base import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus, qualified_name
+from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus, qualified_name
 
 log = get_logger("omniq.worker")
 
@@ -42,6 +42,10 @@ FINAL_STATES = {
     RunStatus.EXPIRED: TaskState.EXPIRED,
 }
 
+LOST = RunStatus.LOST
+STORED = frozenset({ChangeStatus.APPLIED, ChangeStatus.REPEATED})
+"""What becomes of a change whose outcome the store has."""
+
 EVENTS = {
     TaskState.SUCCESS: EventType.COMPLETE,
     TaskState.ERROR: EventType.ERROR,
@@ -62,6 +66,8 @@ class CompletionPolicy:
 
     def change(self, job: Job, ran: RunResult) -> Change:
         """The change for a job that is done."""
+        if ran.end is SUCCEEDED:
+            return self._final(job, ran)
         if ran.end is RunStatus.RELEASED:
             return self._back(job, delay=ran.delay)
         if ran.end is RunStatus.CRASHED and ran.error_type is None:  # else it was given up before it could run
@@ -99,7 +105,7 @@ class CompletionPolicy:
             error_type=ran.error_type,
             error_message=ran.error_message,
             traceback=ran.traceback,
-            attempts=job.attempt if ran.started_at is not None else record.attempts,
+            attempts=record.attempts + (ran.started_at is not None),
             started_at=ran.started_at,
             worker=self._worker,
         )
@@ -109,7 +115,7 @@ class CompletionPolicy:
             from_states=RUNNING,
             epoch=record.epoch,
             worker=self._worker,
-            attempted=ran.end in (RunStatus.ERROR, RunStatus.FATAL),
+            attempted=ran.end in CHARGED,
             crashed=crashed,
             result=ResultRecord(
                 task_id=record.id,
@@ -125,6 +131,8 @@ class CompletionPolicy:
 
 
 RUNNING = (TaskState.RUNNING,)
+CHARGED = frozenset({RunStatus.ERROR, RunStatus.FATAL})
+"""The ends that cost an attempt."""
 
 
 def poisoned(crashes: int) -> RunResult:
@@ -196,7 +204,7 @@ class Completer:
 
     async def settle(self, batch: Sequence[tuple[Job, RunResult]]) -> None:
         """Settle one batch, however long the store takes."""
-        mine = [(job, ran) for job, ran in batch if ran.end is not RunStatus.LOST]
+        mine = [done for done in batch if done[1].end is not LOST]
         if mine:
             await self._settle(mine)
         settled = self._without_put_off(mine)
@@ -262,12 +270,12 @@ class Completer:
         parents: list[str] = []
         quiet = self._stores.events is None
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
-            if outcome.status is not ChangeStatus.APPLIED and outcome.status is not ChangeStatus.REPEATED:
+            if outcome.status not in STORED:
                 self._lost(job, ran)
                 continue
             if outcome.has_children and change.to.is_terminal:
                 parents.append(job.record.id)
-            if not (quiet and ran.end is RunStatus.SUCCESS and job.call.on_success is None):  # the common case is quiet
+            if not (quiet and ran.end is SUCCEEDED and job.call.on_success is None):  # the common case is quiet
                 self._ended(job, ran, change)
         if parents:
             self._release_children(parents)

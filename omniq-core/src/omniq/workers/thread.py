@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from omniq.batching import Backoff
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.loops import start_thread
+from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
@@ -55,7 +56,7 @@ class ThreadSlots:
         self._abandoned = 0
         self._closing = False
         self._starting = _Starting()
-        self.on_start: Callable[[Job], None] = lambda job: None
+        self.on_start: Callable[[Job], None] | None = None
         self.on_failure: Callable[[Exception], None] = lambda error: None
 
     @property
@@ -91,8 +92,7 @@ class ThreadSlots:
         if job.ended_by is not None:
             return  # once is enough: a task that cleans up mustn't be cancelled again
         job.ended_by = why
-        if job.context is not None:
-            job.context.cancel()
+        job.cancelled = True
         with self._lock:  # so that its thread can't have gone on to the next job
             thread = self._running.get(job)
             if thread is not None:
@@ -108,8 +108,7 @@ class ThreadSlots:
             self._abandoned += 1
             thread.abandoned = True
         self._disarm(job)
-        if job.context is not None:
-            job.context.cancel()
+        job.cancelled = True
         log.warning("task %s goes on running on a thread that was given up", job.record.id)
         self._done(job, ran)
         self.wake()
@@ -237,9 +236,10 @@ class ThreadSlots:
             self._done(job, ran)
 
     def _ran(self, job: Job, me: _TaskThread) -> RunResult:
-        self.on_start(job)
+        if self.on_start is not None:
+            self.on_start(job)
         call = self._execution.load(job)
-        if isinstance(call, RunResult):
+        if not isinstance(call, LoadedCall):
             return call
         if job.call.timeout is not None:
             # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.

@@ -19,8 +19,7 @@ from omniq.batching import Backoff
 from omniq.loops import clear_loop, drive
 from omniq.sync import reopen_standard_files
 from omniq.texts import get_logger
-from omniq.workers.execution import OutOfResources
-from omniq.workers.jobs import within
+from omniq.workers.execution import OutOfResources, within
 
 log = get_logger("omniq.worker")
 
