@@ -1,8 +1,11 @@
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from omniq.models.task import new_id
 from omniq.testing.conformance import BackendConformance
+
+from tests.servers.objects import ObjectPlace
 
 
 class TestFiles(BackendConformance):
@@ -15,3 +18,21 @@ class TestMemory(BackendConformance):
     @pytest.fixture
     def url(self) -> str:
         return f"memory://{new_id()}"
+
+
+class TestS3(BackendConformance):
+    @pytest.fixture
+    def url(self, s3_place: ObjectPlace) -> str:
+        return f"{s3_place.url}?{urlencode(s3_place.options)}"
+
+
+class TestAzure(BackendConformance):
+    @pytest.fixture
+    def url(self, azure_place: ObjectPlace) -> str:
+        return f"{azure_place.url}?{urlencode(azure_place.options)}"
+
+
+class TestGoogle(BackendConformance):
+    @pytest.fixture
+    def url(self, gcs_place: ObjectPlace) -> str:
+        return f"{gcs_place.url}?{urlencode(gcs_place.options)}"
