@@ -12,7 +12,9 @@ from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -42,7 +44,14 @@ _encode = msgspec.json.Encoder().encode
 
 def folder_of(record: NewTask | TaskRecord | ResultRecord) -> str:
     """Where the body of a task or a result is kept."""
-    return RESULTS if isinstance(record, ResultRecord) else f"{QUEUES}/{record.queue_name}"
+    return RESULTS if isinstance(record, ResultRecord) else _folder_of_queue(record.queue_name)
+
+
+@lru_cache
+def _folder_of_queue(name: str) -> str:
+    """That of a queue; names that would lead elsewhere are escaped."""
+    escaped = quote(name, safe="")
+    return f"{QUEUES}/%2E{escaped[1:]}" if escaped.startswith(".") else f"{QUEUES}/{escaped}"
 
 
 # ── references ──────────────────────────────────────────────────────────────
@@ -138,16 +147,19 @@ class Bodies:
     def count(self, written: Written) -> list[str]:
         """Count what rows refer to after a step; returns the files that none refers to any more."""
         gone: list[str] = []
-        for old, row in (*written.rows("task"), *written.rows("result")):
-            if old is not None and row is not None and old.body == row.body:
-                continue
-            if row is not None and is_reference(row.body):
-                self._uses[row.body[FILE]] += 1
-            if old is not None and is_reference(old.body):
-                self._uses[old.body[FILE]] -= 1
-                if self._uses[old.body[FILE]] <= 0:
-                    del self._uses[old.body[FILE]]
-                    gone.append(name_of(old))
+        for name, rows in (("task", written.tables.tasks.rows), ("result", written.tables.results.rows)):
+            for id_, old in written.before[name].items():
+                row = rows.get(id_)
+                was, is_ = old.body if old is not None else b"", row.body if row is not None else b""
+                if was is is_ or was == is_:
+                    continue
+                if is_reference(is_):
+                    self._uses[is_[FILE]] += 1
+                if is_reference(was):
+                    self._uses[was[FILE]] -= 1
+                    if not self._uses[was[FILE]]:
+                        del self._uses[was[FILE]]
+                        gone.append(name_of(old))
         return gone
 
     async def tasks_in(self, names: Sequence[str]) -> list[NewTask]:

@@ -103,6 +103,8 @@ class TaskState(StrEnum):
     EXPIRED = "expired"
     """Not started before its TTL ended."""
 
+    __hash__ = str.__hash__  # that of enums is Python code, and states are looked up with every step of a task
+
     @property
     def is_terminal(self) -> bool:
         return self in TERMINAL

@@ -228,10 +228,12 @@ class Written:
     def news(self, now: float) -> News:
         """What those who wait are to be told of it."""
         due: dict[str, float] = {}
-        for old, row in self.rows("task"):
+        rows = self.tables.tasks.rows
+        for id_, old in self.before["task"].items():
+            row = rows.get(id_)
             if row is not None and row.state in _DUE and (old is None or old.state is not row.state):
                 due[row.queue_name] = min(row.run_at - now, due.get(row.queue_name, math.inf))
-        opened = {old.name: -math.inf for old, row in self.rows("queue") if row is None and old is not None}
+        opened = {name: -math.inf for name in self.before["queue"] if name not in self.tables.tasks.queues.rows}
         return News({**due, **opened}, [id_ for id_ in self.before["result"] if id_ in self.tables.results.rows])
 
 

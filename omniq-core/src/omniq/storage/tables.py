@@ -240,7 +240,11 @@ class TaskTable(Table[TaskRecord]):
 
     def put(self, row: TaskRecord) -> TaskRecord:
         """Put the row in the place of the one that has its id, and return it."""
-        self.write(row.id, row)
+        old = self.rows.get(row.id)
+        if row.id not in self.before:
+            self.before[row.id] = old
+        self.rows[row.id] = row
+        self._index(old, row)
         return row
 
     def add(self, tasks: Sequence[NewTask], now: float) -> list[Added]:
