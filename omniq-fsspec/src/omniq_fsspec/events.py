@@ -59,11 +59,12 @@ def _second(at: float) -> int:
     return int(at // 1) - int(FIRST_SECOND)
 
 
-class FileEventStore(PlaceStore, BaseEventStorage):
+class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
     """Events in files whose names tell from when they are. What is asked for by anything else is looked for in all."""
 
     async def connect(self) -> None:
-        await self._connection.files.open()
+        connection = self._connection
+        await connection.run(connection.files.open())
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
         ordered = sorted(events, key=lambda event: event.time)

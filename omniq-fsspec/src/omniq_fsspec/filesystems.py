@@ -112,9 +112,6 @@ class PlaceFiles(Files):
         if fs is not None:
             await _close(fs.fs)
 
-    def abandon(self) -> None:
-        self._threads.end()
-
     async def create(self, name: str, data: bytes) -> bool:
         try:
             await self._call("pipe_file", name, data, mode="create", size=len(data))

@@ -7,8 +7,8 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
-from typing import ClassVar, Final, TypeVar
+from collections.abc import Coroutine, Iterable
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -24,7 +24,7 @@ from omniq.storage.wakeups import Wakeups
 
 from omniq_fsspec.bodies import Bodies
 from omniq_fsspec.config import Place
-from omniq_fsspec.filesystems import MemoryFiles, PlaceFiles
+from omniq_fsspec.filesystems import MemoryFiles
 
 T = TypeVar("T")
 
@@ -36,15 +36,19 @@ ABOUT_TO_READ: Final = 1.0
 class PlaceConnection(Connection):
     """The tables of a place, the bodies that they refer to, and the files of both."""
 
-    def __init__(self, files: PlaceFiles) -> None:
+    def __init__(self, files: Files) -> None:
         self.files: Files = files
         self.bodies = Bodies(files)
         self.tables = Tables()
-        self.wakeups = Wakeups.at(files.place.location)
+        self.wakeups = Wakeups.at(files.location)
 
     @abstractmethod
     async def open(self) -> None:
         """Read what is there. Raises `StoreError`."""
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What a verb of a store returns, on the event loop to which all of this belongs, where that matters."""
+        return await work
 
     @abstractmethod
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:

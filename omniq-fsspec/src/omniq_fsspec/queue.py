@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from omniq.backend import Configured, configured_by
 from omniq.queue import AsyncTaskQueue, TaskQueue
-from omniq.storage.base import BaseResultStorage, Capability
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
 from omniq.storage.records import (
     WorkerRecord,
 )
@@ -22,7 +22,7 @@ WORKERS: Final = "workers"
 OF_FILES: Final = TableQueueStore.capabilities | {Capability.CROSS_PROCESS, Capability.PERSISTENT}
 
 
-class FileQueueStore(PlaceStore, TableQueueStore):
+class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
     """Tasks and schedules as rows, the bodies of tasks in files beside them."""
 
     capabilities: ClassVar[frozenset[Capability]] = OF_FILES

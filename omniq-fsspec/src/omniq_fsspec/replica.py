@@ -1,16 +1,21 @@
-"""What an event loop has open of a place in files: a replica of its tables, and the bodies that they refer to."""
+"""What a process has open of a place in files: a replica of its tables, and the bodies that they refer to."""
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import Final
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.base import Guarantees
+from omniq.storage.embedded import let_threads_run
 from omniq.storage.log import Replica, uptime
-from omniq.storage.table_store import Tables, Written
+from omniq.storage.table_store import Step, Tables, Written
+from omniq.sync import Portal
 from omniq.texts import get_logger
 
 from omniq_fsspec.bodies import QUEUES, RESULTS, Bodies
@@ -18,19 +23,20 @@ from omniq_fsspec.config import Place
 from omniq_fsspec.filesystems import files_of
 from omniq_fsspec.memory import PlaceConnection
 
+T = TypeVar("T")
+
 _logger = get_logger("omniq.storage")
 
 ORPHANED: Final = 3600.0
 """Seconds after which a file with bodies that no row refers to is deleted: whoever wrote it is gone, or will notice."""
 
 
-class FileReplica(Replica, PlaceConnection):
+class FileReplica(Replica):
     """A replica whose rows refer to bodies in files beside the log."""
 
     def __init__(self, place: Place) -> None:
-        self.place_files = files_of(place)
-        super().__init__(self.place_files)
-        self.bodies = Bodies(self.place_files)
+        super().__init__(files_of(place))
+        self.bodies = Bodies(self.files)
         self._swept_at = -math.inf
 
     def begin(self) -> Tables:
@@ -66,10 +72,58 @@ class FileReplica(Replica, PlaceConnection):
                 [name for name, at in written.items() if at < before and not self.bodies.is_used(name)]
             )
 
+    async def drop(self) -> None:
+        """Remove all that is kept. Raises `StoreError`."""
+        await self.rest()
+        await self.files.open()
+        await self.files.drop()
+
+
+class FileConnection(PlaceConnection):
+    """A replica on an event loop of its own, which all event loops of the process share."""
+
+    def __init__(self, place: Place) -> None:
+        self._portal = Portal("omniq-files")
+        self._calls: set[Future[Any]] = set()
+        self._replica = FileReplica(place)
+        super().__init__(self._replica.files)
+        self.bodies = self._replica.bodies
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        if asyncio.get_running_loop() is self._portal.loop:
+            return await work
+        call = self._portal.submit(work)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        with let_threads_run():
+            return await asyncio.wrap_future(call)
+
+    async def open(self) -> None:
+        await self.run(self._replica.open())
+
+    async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
+        return await self.run(self._replica.carry_out(step, may_lag=may_lag))
+
     async def guarantees(self) -> Guarantees:
-        return self.place_files.guarantees()
+        return self.files.guarantees()
+
+    def now(self) -> float:
+        return self._replica.now()
+
+    def watch(self) -> None:
+        self._portal.loop.call_soon_threadsafe(self._replica.watch)
+
+    async def tidy(self) -> None:
+        await self.run(self._replica.tidy())
 
     async def drop(self) -> None:
-        await self.forget()
-        await self.place_files.open()
-        await self.place_files.drop()
+        await self.run(self._replica.drop())
+
+    async def close(self) -> None:
+        while self._calls:
+            await asyncio.wait(map(asyncio.wrap_future, list(self._calls)))
+        await self.run(self._replica.close())
+        self._portal.stop()
+
+    def abandon(self) -> None:
+        self._portal.submit(self._replica.close()).add_done_callback(lambda _: self._portal.end())

@@ -6,13 +6,14 @@ import asyncio
 
 from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
+from omniq.storage.base import BaseResultStorage
 from omniq.storage.table_store import TableResultStore
 
 from omniq_fsspec.config import FileResultStorageConfig, MemoryResultStorageConfig
 from omniq_fsspec.connection import PlaceStore
 
 
-class FileResultStore(PlaceStore, TableResultStore):
+class FileResultStore(PlaceStore, TableResultStore, contract=BaseResultStorage):
     """Results as rows, their bodies in files beside them."""
 
     async def hear(self, timeout: float) -> None:

@@ -25,8 +25,9 @@ from msgspec import Struct
 from omniq import clock
 from omniq.batching import Batcher
 from omniq.errors import StoreError, StoreUnavailable
-from omniq.loops import Background, forget, spawn
-from omniq.storage.connected import Connection, check_layout
+from omniq.loops import Background, spawn
+from omniq.storage.base import Guarantees
+from omniq.storage.connected import check_layout
 from omniq.storage.table_store import Line, Step, Tables, Written, decode_rows, encode_rows, undoing
 from omniq.storage.wakeups import ANYTHING, Wakeups
 from omniq.sync import cancel_and_wait
@@ -99,8 +100,12 @@ class Files(ABC):
         """When the file was written; None if it isn't there."""
 
     @abstractmethod
-    def abandon(self) -> None:
-        """As `close`, once the loop has ended."""
+    async def drop(self) -> None:
+        """Delete all of them."""
+
+    @abstractmethod
+    def guarantees(self) -> Guarantees:
+        """What they promise."""
 
 
 # ── segments and snapshots ──────────────────────────────────────────────────
@@ -169,11 +174,9 @@ PER_SEGMENT, PER_ROW, LIGHT = 4096, 300, 1 << 20
 besides its own; for each row of the snapshot, and for all of it at least."""
 WINDOW: Final = 64
 """Segments that are read at once, at most."""
-_heads: Final[dict[str, int]] = {}
-"""By location, the last segment that anybody in this process has seen."""
 
 
-class Replica(Connection):
+class Replica:
     """The tables as they are after some segment of a log, which follow it and add to it. It belongs to one event loop.
 
     All calls that come while a segment is on its way share the next one. If somebody else was first to make that
@@ -243,9 +246,8 @@ class Replica(Connection):
 
     @property
     def _is_recent(self) -> bool:
-        """Whether the tables are as they were a moment ago, and nobody in this process has seen later ones."""
-        seen = _heads.get(self.files.location, -1)
-        return seen <= self._position and uptime() - self._followed_at <= 1.5 * self._pause
+        """Whether the tables are as they were a moment ago."""
+        return uptime() - self._followed_at <= 1.5 * self._pause
 
     # ── the log ──────────────────────────────────────────────────────────────
 
@@ -308,7 +310,6 @@ class Replica(Connection):
         self._position += 1
         self._weight = 0 if header is not None and header.compacts else self._weight + size + PER_SEGMENT
         self._changed_at = self._followed_at = uptime()
-        _heads[self.files.location] = max(self._position, _heads.get(self.files.location, -1))
         self.wakeups.tell(written.news(self.now()))
         return self.note(written)
 
@@ -463,25 +464,20 @@ class Replica(Connection):
         task.add_done_callback(self._behind.discard)
 
     async def close(self) -> None:
+        """Give back what is open, after the calls under way."""
+        await self.rest()
+        await self.files.close()
+
+    async def rest(self) -> None:
+        """End what goes on by itself, after the calls under way; the next call begins anew."""
         self._closing.set()
         if self._watching is not None:
             await cancel_and_wait(self._watching)
         await self._batcher.drain()
         while self._behind:
             await asyncio.wait(set(self._behind))
-        await self.files.close()
-
-    async def forget(self) -> None:
-        """Know nothing of the log any more, after the calls under way: it is about to be deleted."""
-        await self._batcher.drain()
+        self._closing.clear()
         self._position = -1
-        _heads.pop(self.files.location, None)
-
-    def abandon(self) -> None:
-        forget(self._watching)
-        for task in self._behind:
-            forget(task)
-        self.files.abandon()
 
 
 def uptime() -> float:
