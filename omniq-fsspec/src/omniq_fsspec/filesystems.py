@@ -75,7 +75,8 @@ class PlaceFiles(Files):
 
     trust: ClassVar[float] = 30.0
     grace: ClassVar[float] = 120.0
-    pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.05), (60.0, 1.0), (math.inf, 12.0))
+    report_interval: ClassVar[float] = 55.0
+    pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.05), (60.0, 1.25), (math.inf, 13.0))
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.location)
@@ -197,6 +198,7 @@ class LocalFiles(PlaceFiles):
 
     trust: ClassVar[float] = 0.0
     grace: ClassVar[float] = 10.0
+    report_interval: ClassVar[float] = 0.0
     pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.005), (10.0, 0.02), (math.inf, 0.05))
 
     async def open(self) -> None:
@@ -309,6 +311,7 @@ class LocalFiles(PlaceFiles):
 class MemoryFiles(PlaceFiles):
     """Files in fsspec's MemoryFileSystem, which all of a process shares; no call waits for anything."""
 
+    report_interval: ClassVar[float] = 0.0
     _creating: ClassVar[threading.Lock] = threading.Lock()
 
     async def open(self) -> None:

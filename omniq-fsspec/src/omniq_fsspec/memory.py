@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -40,6 +41,9 @@ class PlaceConnection(Connection):
         self.files: Files = files
         self.bodies = Bodies(files)
         self.tables = Tables()
+        self._reports: dict[str, WorkerRecord] = {}
+        """What workers of this process have told last."""
+        self._forgot_at = -math.inf
         self.wakeups = Wakeups.at(files.location)
 
     @abstractmethod
@@ -64,12 +68,13 @@ class PlaceConnection(Connection):
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
         """As `BaseTaskQueue.beat`."""
-        name = f"{WORKERS}/{quote(worker.name, safe='')}.json"
+        name, now, known = f"{WORKERS}/{quote(worker.name, safe='')}.json", self.now(), self._reports.get(worker.name)
         if leaving:
+            self._reports.pop(worker.name, None)
             await self.files.delete([name])
-        else:
-            seen = replace(worker, last_seen=self.now())
-            await self.files.write(name, msgspec.json.encode(seen), lasting=False)
+        elif known is None or now - known.last_seen >= self.files.report_interval or worker.running or known.running:
+            self._reports[worker.name] = report = replace(worker, last_seen=now)
+            await self.files.write(name, msgspec.json.encode(report), lasting=False)
 
     async def workers(self) -> list[WorkerRecord]:
         """As `BaseTaskQueue.workers`."""
@@ -79,10 +84,12 @@ class PlaceConnection(Connection):
 
     async def forget_workers(self, older_than: float) -> None:
         """As `TableQueueStore.forget_workers`."""
-        before = self.now() - older_than
-        for worker in await self.workers():
-            if worker.last_seen <= before:
-                await self.beat(worker, leaving=True)
+        now = self.now()
+        if now - self._forgot_at > 10 * self.files.report_interval:
+            self._forgot_at = now
+            for worker in await self.workers():
+                if worker.last_seen <= now - older_than:
+                    await self.beat(worker, leaving=True)
 
     def watch(self) -> None:
         """Let `wakeups` be told of what others write, as long as anybody waits."""

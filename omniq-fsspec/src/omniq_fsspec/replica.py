@@ -37,7 +37,7 @@ class FileReplica(Replica):
     def __init__(self, place: Place) -> None:
         super().__init__(files_of(place))
         self.bodies = Bodies(self.files)
-        self._swept_at = -math.inf
+        self._swept_at = uptime() if self.files.trust else -math.inf  # where each look costs, whoever stays looks
 
     def begin(self) -> Tables:
         self.bodies.forget()

@@ -55,7 +55,9 @@ class Files(ABC):
     """
 
     trust: ClassVar[float]
-    """Seconds for which one who has seen that nothing was deleted needn't look again; much less than the grace."""
+    """Seconds for which one who has followed the log needn't ask what was deleted since; much less than the grace."""
+    report_interval: ClassVar[float]
+    """Seconds between two reports of a worker that has nothing to do."""
     grace: ClassVar[float]
     """Seconds for which files that aren't needed any more are kept: for who is behind, or copies them meanwhile."""
     pauses: ClassVar[Sequence[tuple[float, float]]]
@@ -194,12 +196,14 @@ class Replica:
         """The snapshot on which the tables rest: as long as it is there, so are all later segments."""
         self._weight = 0
         """What the segments since the last snapshot weigh."""
+        self._is_untidy = False
+        """Whether there are files of the log that a snapshot has made needless."""
         self._is_damaged = False
         """Whether something could not be read since it was last looked for what is lost."""
         self._changed_at = uptime()
-        self._based_at = self._followed_at = self._tidied_at = -math.inf
-        """When something last changed, the base was last seen, the log last followed, and needless files were last
-        deleted, by `uptime`."""
+        self._followed_at = self._tidied_at = -math.inf
+        """When something last changed, the log was last followed to its end, and needless files were last deleted, by
+        `uptime`."""
         self._closing = asyncio.Event()
         self._watching: Background[None] | None = None
         self._behind: set[Background[None]] = set()
@@ -220,7 +224,8 @@ class Replica:
 
     async def open(self) -> None:
         """Read what is there. Raises `StoreError`."""
-        await self.carry_out(_nothing)
+        if self._position < 0:
+            await self.carry_out(_nothing)
 
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
         """As `TableStore.carry_out`."""
@@ -257,6 +262,7 @@ class Replica:
         threshold = max(LIGHT, PER_ROW * (len(self.tables.tasks.rows) + len(self.tables.results.rows)))
         header = Header.new(number, len(lines), compacts=self._weight > threshold)
         data = _encode_lines([header, *lines])
+        began = uptime()
         with undoing(self.tables):
             made = await self.files.create(segment_name(number), data) or await self._is_by(number, header.writer)
             if made:
@@ -265,6 +271,7 @@ class Replica:
             self.tables.undo()
             await self._follow()
             return False
+        self._followed_at = began
         unused = self._advance(header, len(data))
         if unused:
             self.leave_behind(self._delete_later(unused))
@@ -281,16 +288,15 @@ class Replica:
 
     async def _follow(self) -> int:
         """Take over what others have written; returns how many segments."""
-        began, window = self._position, 1
+        start, window, began = self._position, 1, uptime()
         while await self._take_over(window) == window:
-            window = min(2 * window, WINDOW)
-        if self._position == began or self._base_is_doubtful:
-            await self._check_base()
-        self._followed_at = uptime()
+            window, began = min(2 * window, WINDOW), uptime()
+        await self._check_base()
+        self._followed_at = began
         if self._is_damaged:
             self._is_damaged = False
             self.leave_behind(self.salvage())
-        return self._position - began
+        return self._position - start
 
     async def _take_over(self, count: int) -> int:
         """Take over so many segments; returns how many of them there were."""
@@ -309,7 +315,8 @@ class Replica:
         written = self.tables.settle()
         self._position += 1
         self._weight = 0 if header is not None and header.compacts else self._weight + size + PER_SEGMENT
-        self._changed_at = self._followed_at = uptime()
+        self._is_untidy |= header is not None and header.compacts
+        self._changed_at = uptime()
         self.wakeups.tell(written.news(self.now()))
         return self.note(written)
 
@@ -332,7 +339,8 @@ class Replica:
             self.tables.take_over(lines)
             self.note(self.tables.settle())
         self._position = self._base = number
-        self._based_at = -math.inf
+        self._is_untidy = bool(known and known[0] <= number)
+        self._followed_at = -math.inf
         await self._follow()
         self.wakeups.tell(ANYTHING)
 
@@ -378,20 +386,15 @@ class Replica:
         await self.files.write(snapshot_name(number), bytes(data))
         await self.tidy()
 
-    @property
-    def _base_is_doubtful(self) -> bool:
-        return uptime() - self._based_at > self.files.trust
-
     async def _check_base(self, made: int | None = None) -> None:
-        """See that no segment was deleted that the tables don't have, as after this process was stopped for long.
+        """See that no segment was deleted that the tables don't have, if the log wasn't followed for some time.
 
-        Snapshots are deleted before the segments that they stand for. So while the base is there, a segment that isn't
-        was never made; and one that could be `made` is the next one. Else it may be that nobody else reads it: then
-        `StoreUnavailable` is raised, and the next call begins anew.
+        Snapshots are deleted before the segments that they stand for, and both after the grace. So while the base is
+        there, a segment that isn't was never made; and one that could be `made` is the next one. Else it may be that
+        nobody reads it: then `StoreUnavailable` is raised, and the next call begins anew.
         """
-        if not self._base_is_doubtful:
+        if uptime() - self._followed_at < self.files.trust:
             return
-        looked_at = uptime()
         if await self.files.written_at(snapshot_name(self._base)) is None:
             _, snapshots = numbers_in(await self.files.list(LOG))
             if not snapshots or snapshots[-1] > self._position:
@@ -401,13 +404,12 @@ class Replica:
                     return
                 raise StoreUnavailable(f"{self.files.location}: others have gone on meanwhile: try again")
             self._base = snapshots[-1]
-        self._based_at = looked_at
 
     # ── tidying up ───────────────────────────────────────────────────────────
 
     async def tidy(self) -> None:
         """Delete what snapshots have made needless, now and then. Raises `StoreError`."""
-        if uptime() - self._tidied_at < self.files.grace:
+        if not self._is_untidy or uptime() - self._tidied_at < self.files.grace:
             return
         self._tidied_at = uptime()
         written = await self.files.list(LOG)
@@ -415,6 +417,7 @@ class Replica:
         old = [name for name, at in written.items() if at <= now - self.files.grace]
         _, snapshots = numbers_in(old)
         if snapshots:
+            self._is_untidy = False
             await self._trim(written, snapshots[-1])
 
     async def _delete_later(self, names: Sequence[str]) -> None:
