@@ -18,6 +18,7 @@ from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage
+from omniq.storage.embedded import Heap
 from omniq.storage.records import (
     Added,
     Change,
@@ -243,9 +244,7 @@ class DropsTasksOnly(ReferenceQueueStore):
 
 
 def _spaces() -> dict[str, Any]:
-    from omniq.testing import reference
-
-    return reference._named
+    return {location: heap for (_, location), heap in Heap._named.items()}
 
 
 class ForgetsEpochs(ReferenceQueueStore):

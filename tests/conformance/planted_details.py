@@ -16,6 +16,7 @@ from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, Store
 from omniq.storage.documents import DocumentResultStorage, Write
+from omniq.storage.embedded import Heap
 from omniq.storage.records import (
     Change,
     Changed,
@@ -33,7 +34,7 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
-from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, reference
+from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 from omniq.testing.reference import DictDocuments, ReferenceSpace
 from omniq_sqlite.queue import SQLiteQueueStore
 
@@ -61,7 +62,7 @@ class Finds(ReferenceQueueStore):
 
 def spaces() -> list[ReferenceSpace]:
     """Those of all projects."""
-    return list(reference._named.values())
+    return [heap for heap in Heap._named.values() if isinstance(heap, ReferenceSpace)]
 
 
 class SharesKeys(ReferenceQueueStore):

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from omniq.storage.log import Files, Part
+from omniq.storage.log_files import Files, Part
 from omniq.storage.records import NewTask, ResultRecord, TaskRecord
 from omniq.storage.table_store import Written
 

@@ -29,7 +29,7 @@ ENDPOINTS: Final = ("endpoint_url", "account_name", "account_host")
 """Storage options that say which server is meant."""
 
 
-class Place(Struct, frozen=True):
+class Address(Struct, frozen=True):
     """Where a project's files are, and how they are reached: the key of what its stores share."""
 
     root: str
@@ -40,7 +40,7 @@ class Place(Struct, frozen=True):
     trust_owner: bool = False
 
     def __repr__(self) -> str:
-        return f"Place({self.location!r})"
+        return f"Address({self.location!r})"
 
     @property
     def protocol(self) -> str:
@@ -91,7 +91,7 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
             raise ConfigError(f"storage_options: expected plain data, such as text and numbers: {error}") from None
 
     @property
-    def settings(self) -> Place:
+    def settings(self) -> Address:
         """What a connection needs to know; stores with equal settings share their connections.
 
         Symbolic links are resolved here and never again, so that none that is put there later is followed.
@@ -100,7 +100,7 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
         if "://" not in base:
             base = os.path.realpath(os.path.expanduser(base))
         options = msgspec.json.encode(self.storage_options, order="sorted").decode()
-        return Place(f"{base.rstrip('/')}/{self.project}", options, self.fsync, self.trust_owner)
+        return Address(f"{base.rstrip('/')}/{self.project}", options, self.fsync, self.trust_owner)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -147,9 +147,9 @@ class MemoryConfig(ComponentConfig, frozen=True, kw_only=True):
     """A name that says which memory is meant; it is no directory of any disk."""
 
     @property
-    def settings(self) -> Place:
+    def settings(self) -> Address:
         """What a connection needs to know."""
-        return Place(f"memory://{self.base_dir.removeprefix('memory://').strip('/')}/{self.project}")
+        return Address(f"memory://{self.base_dir.removeprefix('memory://').strip('/')}/{self.project}")
 
     @classmethod
     def from_url(cls, url: str) -> Self:

@@ -15,7 +15,7 @@ from omniq.clock import FIRST_SECOND
 from omniq.events import AsyncEventStorage, EventStorage
 from omniq.models.task import TaskEvent
 from omniq.storage.base import BaseEventStorage
-from omniq.storage.log import Part
+from omniq.storage.log_files import Part
 from omniq.storage.records import EventFilter, EventPage
 from omniq.storage.rules import event_of, matches
 
@@ -64,12 +64,12 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
 
     async def connect(self) -> None:
         connection = self._connection
-        await connection.run(connection.files.open())
+        await connection.run(connection.place.files.open())
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
         ordered = sorted(events, key=lambda event: event.time)
         file = _File.of(ordered, f"{time.time_ns():020d}{secrets.token_hex(4)}")
-        await self._connection.files.write(file.name, _encode_lines(ordered))
+        await self._place.files.write(file.name, _encode_lines(ordered))
 
     async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
         before = None if cursor is None else _key_of(cursor)
@@ -93,15 +93,15 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
             old = min(limit - gone, sum(event.time < before for _, event in lines))
             if old and (rest := [event for _, event in lines[old:]]):
                 left = _File.of(rest, file.appended, file.first + old)
-                await self._connection.files.write(left.name, _encode_lines(rest))
+                await self._place.files.write(left.name, _encode_lines(rest))
             if old or not lines:
-                await self._connection.files.delete([file.name])
+                await self._place.files.delete([file.name])
             gone += old
         return gone
 
     async def _files(self, where: EventFilter, before: Key | None) -> list[_File]:
         """The files that may have such events, those with the latest ones first."""
-        names = await self._connection.files.list(EVENTS)
+        names = await self._place.files.list(EVENTS)
         known = [_File(int(m[1]), int(m[2]), m[3], int(m[4])) for name in names if (m := _NAME.fullmatch(name))]
         newest = {file.appended: file for file in sorted(known, key=lambda file: file.first)}
         until = min([_second(at) for at in (where.until, before and before[0]) if at is not None], default=None)
@@ -115,7 +115,7 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
 
     async def _read(self, files: Sequence[_File]) -> list[list[tuple[Key, TaskEvent]]]:
         """The events of the files, with their keys."""
-        found = await self._connection.files.read([Part(file.name) for file in files])
+        found = await self._place.files.read([Part(file.name) for file in files])
         return [list(_events_in(file, data or b"")) for file, data in zip(files, found, strict=True)]
 
 

@@ -24,11 +24,19 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from omniq.errors import StoreError, StoreFull, StoreUnavailable
 from omniq.storage.base import Guarantees
-from omniq.storage.connected import FILE_MODE, is_transport_error, make_directory, raised_as
+from omniq.storage.connected import (
+    create_file,
+    is_transport_error,
+    make_directory,
+    raised_as,
+    replace_file,
+    sync_directory,
+)
 from omniq.storage.documents import JobThreads
-from omniq.storage.log import Files, Part
+from omniq.storage.embedded import Heap
+from omniq.storage.log_files import Files, Part
 
-from omniq_fsspec.config import Place
+from omniq_fsspec.config import Address
 
 T = TypeVar("T")
 
@@ -78,9 +86,9 @@ class PlaceFiles(Files):
     report_interval: ClassVar[float] = 55.0
     pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.05), (60.0, 1.25), (math.inf, 13.0))
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place.location)
-        self.place = place
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.location)
+        self.address = address
         self._threads = JobThreads("omniq-files", THREADS)
         self._fs: Any = None
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -89,7 +97,7 @@ class PlaceFiles(Files):
 
     async def open(self) -> None:
         if self._fs is None:
-            self._fs = _open(self.place)
+            self._fs = _open(self.address)
             await self._probe()
 
     async def _probe(self) -> None:
@@ -205,13 +213,15 @@ class LocalFiles(PlaceFiles):
         if self._fs is None:
             with raised_as(kind_of, self._words):
                 self._make_folder(TEMPORARY)
-            self._fs = _open(self.place)
+            self._fs = _open(self.address)
 
     async def create(self, name: str, data: bytes) -> bool:
-        return await self._do(lambda: self._link(name, data))
+        how = partial(create_file, data=data, aside=self._path(TEMPORARY), sync=self.address.fsync)
+        return await self._do(lambda: self._in_its_folder(name, how))
 
     async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
-        await self._do(lambda: self._replace(name, data, sync=lasting and self.place.fsync))
+        how = partial(replace_file, data=data, aside=self._path(TEMPORARY), sync=lasting and self.address.fsync)
+        await self._do(lambda: self._in_its_folder(name, how))
 
     async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
         return await self._do(lambda: list(map(self._content, parts)))
@@ -221,17 +231,17 @@ class LocalFiles(PlaceFiles):
 
     async def drop(self) -> None:
         with suppress(FileNotFoundError):
-            await self._threads.do(lambda: shutil.rmtree(self.place.root))
+            await self._threads.do(lambda: shutil.rmtree(self.address.root))
 
     def guarantees(self) -> Guarantees:
         return Guarantees(
             survives_process_kill=True,
-            survives_power_loss=self.place.fsync,
+            survives_power_loss=self.address.fsync,
             survives_failover=False,
             clock="host",
             push=False,
             atomic_results=True,
-            evidence=(f"fsync={'on' if self.place.fsync else 'off'}", "create-only=hard links"),
+            evidence=(f"fsync={'on' if self.address.fsync else 'off'}", "create-only=hard links"),
         )
 
     async def _do(self, job: Callable[[], T]) -> T:
@@ -241,60 +251,21 @@ class LocalFiles(PlaceFiles):
             return await self._threads.do(job)
 
     def _path(self, name: str) -> str:
-        return f"{self.place.root}/{name}"
+        return f"{self.address.root}/{name}"
 
-    def _link(self, name: str, data: bytes) -> bool:
-        aside, path = self._aside(data, sync=self.place.fsync), self._path(name)
+    def _in_its_folder(self, name: str, make: Callable[[str], T]) -> T:
+        """What `make` returns of the file's path; its folder is made where it is missing."""
         try:
-            self._in_folder_of(name, lambda: os.link(aside, path))
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(aside)
-        self._sync_folder(path)
-        return True
-
-    def _replace(self, name: str, data: bytes, *, sync: bool) -> None:
-        aside, path = self._aside(data, sync=sync), self._path(name)
-        self._in_folder_of(name, lambda: os.replace(aside, path))
-        if sync:
-            self._sync_folder(path)
-
-    def _aside(self, data: bytes, *, sync: bool) -> str:
-        """The path of a file with this content, to be linked or moved."""
-        name = f"{TEMPORARY}/{secrets.token_hex(8)}"
-        path, flags = self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with open(self._in_folder_of(name, lambda: os.open(path, flags, FILE_MODE)), "wb") as file:
-            try:
-                file.write(data)
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(path)
-                raise
-        return path
-
-    def _sync_folder(self, path: str) -> None:
-        """Let the name of a new file last, too."""
-        if self.place.fsync:
-            folder = os.open(os.path.dirname(path), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def _in_folder_of(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` returns; the folder of the file is made where it is missing."""
-        try:
-            return make()
+            return make(self._path(name))
         except FileNotFoundError:
+            self._make_folder(TEMPORARY)
             self._make_folder(os.path.dirname(name))
-            return make()
+            return make(self._path(name))
 
     def _make_folder(self, name: str) -> None:
-        make_directory(self._path(name), trust_owner=self.place.trust_owner)
-        self._sync_folder(self._path(name))
+        make_directory(self._path(name), trust_owner=self.address.trust_owner)
+        if self.address.fsync:
+            sync_directory(self.address.root)
 
     def _content(self, part: Part) -> bytes | None:
         try:
@@ -315,7 +286,7 @@ class MemoryFiles(PlaceFiles):
     _creating: ClassVar[threading.Lock] = threading.Lock()
 
     async def open(self) -> None:
-        self._fs = self._fs or _open(self.place)
+        self._fs = self._fs or _open(self.address)
 
     async def create(self, name: str, data: bytes) -> bool:
         with self._creating:
@@ -336,21 +307,26 @@ class MemoryFiles(PlaceFiles):
     async def close(self) -> None:
         """There is nothing to close."""
 
+    def guarantees(self) -> Guarantees:
+        return Heap.guarantees
 
-def _open(place: Place) -> Any:
+
+def _open(address: Address) -> Any:
     """A filesystem that sees the place's root as its own. Raises `StoreError` where what it needs isn't installed."""
     from fsspec import get_filesystem_class
     from fsspec.implementations.dirfs import DirFileSystem
 
-    protocol = place.protocol
+    protocol = address.protocol
     try:
         module, name = _FILESYSTEMS.get(protocol, ("", ""))
         known = getattr(importlib.import_module(module), name) if module else get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
-        raise StoreError(f"{place.location}: {error}") from error
+        raise StoreError(f"{address.location}: {error}") from error
     how = {"asynchronous": known.async_impl, "skip_instance_cache": True, "use_listings_cache": False}
-    fs = known(**{**known._get_kwargs_from_urls(place.root), **_defaults(protocol), **place.storage_options, **how})
-    return DirFileSystem(known._strip_protocol(place.root), fs, asynchronous=known.async_impl, skip_instance_cache=True)
+    fs = known(**{**known._get_kwargs_from_urls(address.root), **_defaults(protocol), **address.storage_options, **how})
+    return DirFileSystem(
+        known._strip_protocol(address.root), fs, asynchronous=known.async_impl, skip_instance_cache=True
+    )
 
 
 def _defaults(protocol: str) -> dict[str, Any]:
@@ -381,6 +357,6 @@ def _time_of(info: Mapping[str, Any]) -> float:
     return at.timestamp() if isinstance(at, dt.datetime) else float(at)
 
 
-def files_of(place: Place) -> PlaceFiles:
+def files_of(address: Address) -> PlaceFiles:
     """The files of a place that isn't in memory."""
-    return PlaceFiles(place) if "://" in place.root else LocalFiles(place)
+    return PlaceFiles(address) if "://" in address.root else LocalFiles(address)

@@ -40,7 +40,7 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         gone = await super().purge(older_than=older_than, limit=limit)
-        await self._connection.tidy()
+        await self._place.tidy()
         return gone
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
@@ -50,16 +50,16 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
     # ── workers ──────────────────────────────────────────────────────────────
 
     async def now(self) -> float:
-        return self._connection.now()
+        return self._place.now()
 
     async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        await self._connection.beat(worker, leaving=leaving)
+        await self._place.workers.beat(worker, self._place.now(), leaving=leaving)
 
     async def workers(self) -> list[WorkerRecord]:
-        return await self._connection.workers()
+        return await self._place.workers.all()
 
     async def forget_workers(self, older_than: float) -> None:
-        await self._connection.forget_workers(older_than)
+        await self._place.workers.forget(self._place.now(), older_than)
 
 
 class MemoryQueueStore(FileQueueStore):

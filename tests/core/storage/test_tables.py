@@ -128,5 +128,5 @@ def test_a_step_that_fails_changes_nothing() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        space.carry_out(fail)
+        space.do(fail)
     assert not space.tasks.rows

@@ -16,8 +16,7 @@ from omniq.config.loader import Security
 from omniq.errors import ConfigError, SerializationError, StoreError
 from omniq.loops import PerLoop
 from omniq.models.task import EventType
-from omniq.queue.policies import DependencyResolver, parents_first, unknown_parent
-from omniq.queue.stores import Stores
+from omniq.queue.policies import DependencyResolver, Stores, parents_first, unknown_parent
 from omniq.serialization.codec import FOREVER
 from omniq.storage.base import ALWAYS_TAKEN, BaseResultStorage, BaseTaskQueue, SizeLimit, carry_out, look_up, task_bytes
 from omniq.storage.records import (

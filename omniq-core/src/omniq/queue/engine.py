@@ -19,7 +19,7 @@ from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.task import QUEUED, Outcome, Schedule, Task, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
-from omniq.queue.policies import DependencyResolver, TTLManager
+from omniq.queue.policies import DependencyResolver, Stores, TTLManager
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -32,7 +32,6 @@ from omniq.queue.request import (
     task_view,
 )
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.stores import Stores
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.sync import Blocking, blocking, portal

@@ -20,8 +20,8 @@ from omniq.clock import as_datetime
 from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
 from omniq.models.task import EventType, Schedule, Timing, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
+from omniq.queue.policies import Stores
 from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_for_schedule, check_priority
-from omniq.queue.stores import Stores
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.base import carry_out, task_bytes
 from omniq.storage.records import Firing, NewTask, ScheduleRecord

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import secrets
 import ssl
 import stat
 import threading
@@ -340,6 +341,54 @@ def make_file(path: str, *, trust_owner: bool, beside: Sequence[str] = ()) -> No
     if (user := _user(trust_owner)) is not None:
         for end in ("", *beside):
             _check_file(path + end, user)
+
+
+def create_file(path: str, data: bytes, *, aside: str, sync: bool) -> bool:
+    """Make a file with this content if there is none; returns whether there was none.
+
+    It is written to another one first, in the folder `aside` of the same file system, and linked: so nobody ever sees a
+    part of it, and of many who try at once, one succeeds. With `sync`, it survives a loss of power. Raises `OSError`.
+    """
+    other = _write_aside(data, aside, sync=sync)
+    try:
+        os.link(other, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(other)
+    if sync:
+        sync_directory(os.path.dirname(path))
+    return True
+
+
+def replace_file(path: str, data: bytes, *, aside: str, sync: bool) -> None:
+    """Make a file with this content, or replace it as a whole, as `create_file` does. Raises `OSError`."""
+    os.replace(_write_aside(data, aside, sync=sync), path)
+    if sync:
+        sync_directory(os.path.dirname(path))
+
+
+def _write_aside(data: bytes, folder: str, *, sync: bool) -> str:
+    path = f"{folder}/{secrets.token_hex(8)}"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
+        try:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(path)
+            raise
+    return path
+
+
+def sync_directory(path: str) -> None:
+    """Let the names of the files in a directory survive a loss of power."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _user(trust_owner: bool) -> int | None:

@@ -1,4 +1,4 @@
-"""Databases inside this process: their connections, and waiting for other processes by looking."""
+"""Stores inside this process: memory, the connections of databases, and waiting for other processes by looking."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from hashlib import sha256
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
+from omniq import clock
 from omniq.errors import StoreError
 from omniq.loops import PerLoop
+from omniq.storage.base import Guarantees
 from omniq.storage.connected import Identity, identity, make_file
+from omniq.storage.table_store import Step, Tables, Written, undoing
 from omniq.storage.wakeups import Wakeups
 from omniq.texts import get_logger
 
@@ -35,6 +38,63 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
+T = TypeVar("T")
+
+
+# ── memory ──────────────────────────────────────────────────────────────────
+
+
+class Heap(Tables):
+    """Tables in this process's memory, which any number of event loops and threads use: each step behind one lock."""
+
+    guarantees: ClassVar[Guarantees] = Guarantees(
+        survives_process_kill=False,
+        survives_power_loss=False,
+        survives_failover=False,
+        clock="host",
+        push=False,
+        atomic_results=True,
+    )
+    _named: ClassVar[dict[tuple[type[Heap], str], Heap]] = {}
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, location: str) -> None:
+        super().__init__()
+        self.location = location
+        self.lock = threading.Lock()
+        """Whoever touches the tables holds it, and never across an `await`."""
+
+    @classmethod
+    def at(cls, location: str) -> Self:
+        """The heap of that location, which lives as long as the process."""
+        with Heap._guard:
+            heap = Heap._named.setdefault((cls, location), cls(location))
+        assert isinstance(heap, cls)
+        return heap
+
+    def do(self, step: Step[T]) -> T:
+        """What the step answers; if it fails, nothing has changed. Tells those who wait."""
+        with self.lock:
+            now = clock.now()
+            with undoing(self):
+                answer = step(self, now)
+            written = self.settle()
+            news = written.news(now)
+            self.note(written)
+        Wakeups.at(self.location).tell(news)
+        return answer
+
+    def note(self, written: Written) -> None:
+        """Take note of what a step has written."""
+
+
+def _forget_heaps() -> None:
+    """A forked child has a memory of its own."""
+    Heap._guard = threading.Lock()
+    Heap._named.clear()
+
+
+# ── databases ───────────────────────────────────────────────────────────────
 
 
 class _GilYielder:
@@ -222,6 +282,7 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_forget_heaps)
 
 
 # ── waiting by looking ──────────────────────────────────────────────────────

@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import re
-import secrets
-import socket
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
-
-import msgspec
-from msgspec import Struct
+from typing import Any, Final, TypeVar
 
 from omniq import clock
 from omniq.batching import Batcher
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
-from omniq.storage.base import Guarantees
 from omniq.storage.connected import check_layout
-from omniq.storage.table_store import Line, Step, Tables, Written, decode_rows, encode_rows, undoing
+from omniq.storage.log_files import (
+    LAYOUT,
+    LOG,
+    Files,
+    Header,
+    Line,
+    Part,
+    decode_rows,
+    encode,
+    encode_rows,
+    numbers_in,
+    segment_name,
+    snapshot_name,
+)
+from omniq.storage.table_store import Step, Tables, Written, undoing
 from omniq.storage.wakeups import ANYTHING, Wakeups
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
@@ -36,135 +41,6 @@ from omniq.texts import get_logger
 T = TypeVar("T")
 
 _logger = get_logger("omniq.storage")
-
-# ── what it is kept in ──────────────────────────────────────────────────────
-
-
-class Part(NamedTuple):
-    """A file, or some bytes of it."""
-
-    name: str
-    start: int | None = None
-    end: int | None = None
-
-
-class Files(ABC):
-    """Small files under one root, by their names relative to it.
-
-    Raises `StoreFull`, `StoreUnavailable` where a repeat may succeed, and else `StoreError`.
-    """
-
-    trust: ClassVar[float]
-    """Seconds for which one who has followed the log needn't ask what was deleted since; much less than the grace."""
-    report_interval: ClassVar[float]
-    """Seconds between two reports of a worker that has nothing to do."""
-    grace: ClassVar[float]
-    """Seconds for which files that aren't needed any more are kept: for who is behind, or copies them meanwhile."""
-    pauses: ClassVar[Sequence[tuple[float, float]]]
-    """Up to so many seconds after the last change, how many seconds pass between two looks for the next."""
-
-    def __init__(self, location: str) -> None:
-        self.location = location
-        self.ahead = 0.0
-        """Seconds by which the file system's clock is ahead of this machine's, where that decides."""
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Open what the running loop needs, and make the root."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Give it back, after the calls under way."""
-
-    @abstractmethod
-    async def create(self, name: str, data: bytes) -> bool:
-        """Make the file with this content if there is none; returns whether there was none. All or nothing."""
-
-    @abstractmethod
-    async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
-        """Make the file, or replace it as a whole. What isn't `lasting` may be lost in a loss of power."""
-
-    @abstractmethod
-    async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
-        """The contents; None for files that aren't there."""
-
-    @abstractmethod
-    async def delete(self, names: Iterable[str]) -> None:
-        """Delete the files that are there."""
-
-    @abstractmethod
-    async def list(self, folder: str) -> dict[str, float]:
-        """The names of all files in a folder and those inside it, relative to the root, and when each was written, in
-        seconds since the epoch on the clock of the file system."""
-
-    @abstractmethod
-    async def written_at(self, name: str) -> float | None:
-        """When the file was written; None if it isn't there."""
-
-    @abstractmethod
-    async def drop(self) -> None:
-        """Delete all of them."""
-
-    @abstractmethod
-    def guarantees(self) -> Guarantees:
-        """What they promise."""
-
-
-# ── segments and snapshots ──────────────────────────────────────────────────
-
-
-LAYOUT: Final = 1
-"""The version of all this."""
-LOG: Final = "log"
-_NAME: Final = re.compile(rf"{LOG}/(\d{{16}})(\.snapshot)?\.jsonl")
-_encode_lines = msgspec.json.Encoder().encode_lines
-
-
-def segment_name(number: int) -> str:
-    """The file of a segment."""
-    return f"{LOG}/{number:016d}.jsonl"
-
-
-def snapshot_name(number: int) -> str:
-    """The file of the snapshot after that segment."""
-    return f"{LOG}/{number:016d}.snapshot.jsonl"
-
-
-def numbers_in(names: Iterable[str]) -> tuple[list[int], list[int]]:
-    """The numbers of the segments and of the snapshots among files of the log, in order."""
-    found = [(int(match[1]), bool(match[2])) for name in names if (match := _NAME.fullmatch(name))]
-    segments, snapshots = ([n for n, is_snapshot in found if is_snapshot is which] for which in (False, True))
-    return sorted(segments), sorted(snapshots)
-
-
-class Header(Struct, omit_defaults=True, kw_only=True):
-    """The first line of a segment or a snapshot."""
-
-    omniq: int
-    """The layout."""
-    number: int
-    lines: int
-    """How many follow."""
-    writer: str
-    """Who made it; of a segment, a text that no other has."""
-    time: float
-    """When, in seconds since the epoch on the writer's clock; for people."""
-    compacts: bool = False
-    """Whether its writer will make a snapshot, so that others needn't."""
-
-    @classmethod
-    def new(cls, number: int, lines: int, *, compacts: bool = False) -> Self:
-        """That of a file which this process makes now."""
-        writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
-        return cls(omniq=LAYOUT, number=number, lines=lines, writer=writer, time=time.time(), compacts=compacts)
-
-    @classmethod
-    def read(cls, data: bytes) -> Header | None:
-        """That of a segment or a snapshot; None if it can't be read."""
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            return msgspec.json.decode(data.partition(b"\n")[0], type=cls)
-        return None
-
 
 # ── the replica ─────────────────────────────────────────────────────────────
 
@@ -261,7 +137,7 @@ class Replica:
         number, lines = self._position + 1, self.tables.written.lines()
         threshold = max(LIGHT, PER_ROW * (len(self.tables.tasks.rows) + len(self.tables.results.rows)))
         header = Header.new(number, len(lines), compacts=self._weight > threshold)
-        data = _encode_lines([header, *lines])
+        data = encode(header, lines)
         began = uptime()
         with undoing(self.tables):
             made = await self.files.create(segment_name(number), data) or await self._is_by(number, header.writer)
@@ -363,7 +239,7 @@ class Replica:
         """
         header, lines = Header.read(data), decode_rows(data.partition(b"\n")[2])
         if header is not None:
-            check_layout(self.files.location, header.omniq, LAYOUT, "omniq")
+            check_layout(self.files.location, header.omniq, LAYOUT, "omniq-core")
         if header is not None and len(lines) == header.lines:
             return header, lines, True
         what = "its head" if header is None else f"{header.lines - len(lines)} of {header.lines} lines"
@@ -373,12 +249,12 @@ class Replica:
 
     async def _begin(self, number: int) -> None:
         """Make an empty snapshot, unless somebody else does."""
-        await self.files.create(snapshot_name(number), _encode_lines([Header.new(number, 0)]))
+        await self.files.create(snapshot_name(number), encode(Header.new(number, 0)))
 
     async def _compact(self, number: int, tables: Sequence[tuple[str, list[Any]]]) -> None:
         """Write a snapshot, and delete what others made needless."""
         lines = sum(len(rows) for _, rows in tables)
-        data = bytearray(_encode_lines([Header.new(number, lines)]))
+        data = bytearray(encode(Header.new(number, lines)))
         for name, rows in tables:
             for start in range(0, len(rows), PIECE):
                 data += encode_rows(name, rows[start : start + PIECE])

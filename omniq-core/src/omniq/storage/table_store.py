@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from base64 import b64decode
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.storage.log_files import Line
 from omniq.storage.records import (
     Added,
     Change,
@@ -40,7 +38,7 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
-from omniq.storage.tables import Key, Order, QueueRecord, Table, TaskTable
+from omniq.storage.tables import Key, Order, Table, TaskTable
 from omniq.storage.wakeups import News
 
 K = TypeVar("K")
@@ -251,61 +249,6 @@ _DUE = frozenset({TaskState.PENDING, TaskState.SCHEDULED})
 
 Step: TypeAlias = Callable[[Tables, float], T]
 """Decides and changes, given the tables and the store's time (seconds since the epoch), and returns an answer."""
-
-
-# ── rows as lines of JSON ───────────────────────────────────────────────────
-
-
-class Line(Struct, omit_defaults=True, kw_only=True):
-    """A row as it is from now on; or the ids of rows that are gone, by the names of their tables."""
-
-    task: TaskRecord | None = None
-    queue: QueueRecord | None = None
-    schedule: ScheduleRecord | None = None
-    result: ResultRecord | None = None
-    gone: dict[str, list[str]] | None = None
-
-
-KINDS: Final[Mapping[str, tuple[str, type[Any]]]] = {
-    "task": ("id", TaskRecord),
-    "queue": ("name", QueueRecord),
-    "schedule": ("id", ScheduleRecord),
-    "result": ("task_id", ResultRecord),
-}
-"""By the names of the tables, where a row has its id, and what it is."""
-
-_encode_lines = msgspec.json.Encoder().encode_lines
-_decode_lines = msgspec.json.Decoder(Line).decode_lines
-_decode_line = msgspec.json.Decoder(Line).decode
-
-
-def encode_rows(name: str, rows: Iterable[Any]) -> bytes:
-    """Rows of a table, each as a line."""
-    return _encode_lines([{name: row} for row in rows])
-
-
-def decode_rows(data: bytes) -> list[Line]:
-    """What lines tell, read one by one where something is damaged; those of which nothing can be told are left out."""
-    try:
-        return _decode_lines(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return [line for raw in data.splitlines() if (line := _salvaged(raw)) is not None]
-
-
-def _salvaged(raw: bytes) -> Line | None:
-    """What can be told of a line, with the damage told in its row; None if that is nothing."""
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        return _decode_line(raw)
-    values: Any = None
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        values = msgspec.json.decode(raw)
-    (name, row), *_ = values.items() if isinstance(values, dict) and values else [("", None)]
-    if name not in KINDS or not isinstance(row, dict) or not isinstance(row.get(KINDS[name][0]), str):
-        return None
-    with suppress(ValueError, TypeError):
-        row["body"] = b64decode(row.get("body", ""))
-    of = {"task": rules.task_of, "schedule": rules.schedule_of, "result": rules.result_of}.get(name)
-    return None if of is None else msgspec.structs.replace(Line(), **{name: of(row)})
 
 
 # ── stores ──────────────────────────────────────────────────────────────────

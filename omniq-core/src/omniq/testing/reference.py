@@ -16,51 +16,28 @@ from omniq import clock
 from omniq.models.task import TaskEvent, new_id
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
+from omniq.storage.embedded import Heap
 from omniq.storage.records import EventFilter, EventPage, WorkerRecord
 from omniq.storage.rules import cursor_at, matches, place_of
-from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore, undoing
-from omniq.storage.wakeups import Wakeups
+from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore
 
 T = TypeVar("T")
 
-_named: dict[str, ReferenceSpace] = {}
-_named_lock = threading.Lock()
 
-
-class ReferenceSpace(Tables):
-    """Tasks, schedules, results, events and workers at one location, behind one lock.
-
-    Whoever touches them holds `lock`, which is never held across an `await`.
-    """
+class ReferenceSpace(Heap):
+    """Tasks, schedules, results, events and workers at one location."""
 
     def __init__(self, location: str | None = None) -> None:
-        self.location = location or f"reference:{new_id()}"
-        self.lock = threading.Lock()
+        super().__init__(location or f"reference:{new_id()}")
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
-        super().__init__()
+        Tables.__init__(self)
         self.workers: dict[str, WorkerRecord] = {}
         self.events: list[tuple[float, int, TaskEvent]] = []
         """Each with its time and a number of its own."""
         self.numbers = count()
-
-    @classmethod
-    def at(cls, location: str) -> ReferenceSpace:
-        """The space of that location, which lives as long as the process."""
-        with _named_lock:
-            return _named.setdefault(location, cls(location))
-
-    def carry_out(self, step: Step[T]) -> T:
-        """What the step answers; if it fails, nothing has changed. Tells those who wait."""
-        with self.lock:
-            now = clock.now()
-            with undoing(self):
-                answer = step(self, now)
-            news = self.settle().news(now)
-        Wakeups.at(self.location).tell(news)
-        return answer
 
 
 Place: TypeAlias = str | ReferenceSpace | None
@@ -80,14 +57,7 @@ class ReferenceStore(TableStore):
         return self.space.location
 
     async def guarantees(self) -> Guarantees:
-        return Guarantees(
-            survives_process_kill=False,
-            survives_power_loss=False,
-            survives_failover=False,
-            clock="host",
-            push=False,
-            atomic_results=True,
-        )
+        return self.space.guarantees
 
     async def connect(self) -> None:
         """Safe to repeat."""
@@ -101,7 +71,7 @@ class ReferenceStore(TableStore):
             self.space.clear()
 
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
-        return self.space.carry_out(step)
+        return self.space.do(step)
 
 
 class ReferenceQueueStore(ReferenceStore, TableQueueStore):

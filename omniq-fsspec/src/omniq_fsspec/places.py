@@ -1,42 +1,86 @@
-"""What a process has open of a place in files: a replica of its tables, and the bodies that they refer to."""
+"""What a process has of a place: tables, the bodies that their rows refer to, and what workers tell of themselves."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Coroutine
-from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+import time
+from collections import deque
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
+from omniq import clock
 from omniq.models.task import TaskState
 from omniq.storage import rules
-from omniq.storage.base import Guarantees
-from omniq.storage.embedded import let_threads_run
+from omniq.storage.embedded import Heap
 from omniq.storage.log import Replica, uptime
+from omniq.storage.log_files import Workers
 from omniq.storage.table_store import Step, Tables, Written
-from omniq.sync import Portal
 from omniq.texts import get_logger
 
 from omniq_fsspec.bodies import QUEUES, RESULTS, Bodies
-from omniq_fsspec.config import Place
-from omniq_fsspec.filesystems import files_of
-from omniq_fsspec.memory import PlaceConnection
+from omniq_fsspec.config import Address
+from omniq_fsspec.filesystems import MemoryFiles, files_of
 
 T = TypeVar("T")
 
 _logger = get_logger("omniq.storage")
 
+ABOUT_TO_READ: Final = 1.0
+"""Seconds that may pass between a step and reading the bodies to which it led."""
 ORPHANED: Final = 3600.0
 """Seconds after which a file with bodies that no row refers to is deleted: whoever wrote it is gone, or will notice."""
 
 
-class FileReplica(Replica):
+class MemoryPlace(Heap):
+    """A place in this process's memory."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.files = MemoryFiles(Address(location))
+        self.bodies = Bodies(self.files)
+        self.workers = Workers(self.files)
+        self._unused: deque[tuple[float, str]] = deque()
+        """Files that aren't needed any more, and since when."""
+
+    async def open(self) -> None:
+        """There is nothing to read."""
+
+    async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
+        """As `TableStore.carry_out`."""
+        answer, over = self.do(step), time.monotonic() - ABOUT_TO_READ
+        if self._unused and self._unused[0][0] < over:
+            await self.files.delete([self._unused.popleft()[1] for at, _ in list(self._unused) if at < over])
+        return answer
+
+    def note(self, written: Written) -> None:
+        now = time.monotonic()
+        self._unused.extend((now, name) for name in self.bodies.count(written))
+
+    def now(self) -> float:
+        """The place's clock."""
+        return clock.now()
+
+    def watch(self) -> None:
+        """There are no other processes."""
+
+    async def tidy(self) -> None:
+        """All that isn't needed is deleted by and by."""
+
+    async def drop(self) -> None:
+        """Remove all that is kept."""
+        with self.lock:
+            Tables.__init__(self)
+            self.bodies.forget()
+        await self.files.drop()
+
+
+class FilePlace(Replica):
     """A replica whose rows refer to bodies in files beside the log."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(files_of(place))
+    def __init__(self, address: Address) -> None:
+        super().__init__(files_of(address))
         self.bodies = Bodies(self.files)
+        self.workers = Workers(self.files)
         self._swept_at = uptime() if self.files.trust else -math.inf  # where each look costs, whoever stays looks
 
     def begin(self) -> Tables:
@@ -77,53 +121,3 @@ class FileReplica(Replica):
         await self.rest()
         await self.files.open()
         await self.files.drop()
-
-
-class FileConnection(PlaceConnection):
-    """A replica on an event loop of its own, which all event loops of the process share."""
-
-    def __init__(self, place: Place) -> None:
-        self._portal = Portal("omniq-files")
-        self._calls: set[Future[Any]] = set()
-        self._replica = FileReplica(place)
-        super().__init__(self._replica.files)
-        self.bodies = self._replica.bodies
-
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        if asyncio.get_running_loop() is self._portal.loop:
-            return await work
-        call = self._portal.submit(work)
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        with let_threads_run():
-            return await asyncio.wrap_future(call)
-
-    async def open(self) -> None:
-        await self.run(self._replica.open())
-
-    async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
-        return await self.run(self._replica.carry_out(step, may_lag=may_lag))
-
-    async def guarantees(self) -> Guarantees:
-        return self.files.guarantees()
-
-    def now(self) -> float:
-        return self._replica.now()
-
-    def watch(self) -> None:
-        self._portal.loop.call_soon_threadsafe(self._replica.watch)
-
-    async def tidy(self) -> None:
-        await self.run(self._replica.tidy())
-
-    async def drop(self) -> None:
-        await self.run(self._replica.drop())
-
-    async def close(self) -> None:
-        while self._calls:
-            await asyncio.wait(map(asyncio.wrap_future, list(self._calls)))
-        await self.run(self._replica.close())
-        self._portal.stop()
-
-    def abandon(self) -> None:
-        self._portal.submit(self._replica.close()).add_done_callback(lambda _: self._portal.end())
