@@ -22,7 +22,7 @@ from tests.core import tasks
 from tests.core.support import SOON, working
 from tests.docs.test_readme import ROOT, blocks, program
 from tests.docs.test_store_pages import rows, section
-from tests.servers.objects import new_place
+from tests.servers.objects import ObjectPlace, new_place
 
 PAGE = ROOT / "docs" / "stores" / "files.md"
 FIRST = program(PAGE).partition("from omniq.queue import MemoryTaskQueue")[0]
@@ -192,3 +192,39 @@ def test_the_page_says_what_a_million_tasks_cost_by_its_own_prices() -> None:
     """At 5 $ for a million writes."""
     for what, writes, price in rows(section("files", "Limits, and what to know"))[1:]:
         assert float(price.removesuffix(" $")) == pytest.approx(5 * float(writes), abs=0.01), what
+
+
+# ── errors ───────────────────────────────────────────────────────────────────
+
+TROUBLES = {
+    "s3://b?key=a&secret=b&endpoint_url=http://127.0.0.1:1": "Could not connect to the endpoint",
+    "file://relative/path": "expected file:///absolute/path",
+    "file:///proc/nowhere": "the directory can't be made",
+    "memory://x": "lives in one process, which no other can look into",
+}
+"""What is said of places that can't be used."""
+
+
+def complaint(url: str, folder: Path) -> str:
+    """What a command says that can't use a place."""
+    command = [sys.executable, "-m", "omniq.cli", "enqueue", "math:sqrt", "--url", url]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    return ran.stderr
+
+
+@pytest.mark.parametrize("url", TROUBLES)
+def test_the_page_knows_what_is_said_of_a_place(url: str, tmp_path: Path) -> None:
+    assert TROUBLES[url] in complaint(url, tmp_path)
+    assert f"`{TROUBLES[url]}" in section("files", "Troubleshooting")
+
+
+CREDENTIALS = {"key": "The access key ID you provided does not exist", "secret": "The request signature we calculated"}
+"""What S3 says of wrong ones."""
+
+
+@pytest.mark.parametrize("option", CREDENTIALS)
+def test_the_page_knows_what_is_said_of_credentials(s3_place: ObjectPlace, option: str, tmp_path: Path) -> None:
+    url = f"{s3_place.url}?{urlencode({**s3_place.options, option: 'wrong'})}"
+    assert CREDENTIALS[option] in complaint(url, tmp_path)
+    assert f"`{CREDENTIALS[option]}" in section("files", "Troubleshooting")
