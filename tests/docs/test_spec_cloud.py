@@ -15,8 +15,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from omniq import OmniQ
 from omniq.queue import FileTaskQueue
 from omniq.storage import FileResultStorage
@@ -101,14 +99,24 @@ class Tokens(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def private_key() -> str:
+    """A key of the form that Google's are in."""
+    pytest.importorskip("cryptography", reason="needs cryptography, as gcsfs does")
+    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = generate_private_key(65537, 2048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
 @pytest.fixture
 def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A service account, in `path/to/token.json`, whose tokens a server of this test gives out."""
     monkeypatch.chdir(tmp_path)
+    key = private_key()
     server = HTTPServer(("127.0.0.1", 0), Tokens)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    key = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     account = {
         "type": "service_account",
         "project_id": "my-project",
