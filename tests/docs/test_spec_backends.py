@@ -1,4 +1,4 @@
-"""The specification's "Backend-Based Usage" runs as written, with SQLite in the place of files.
+"""The specification's "Backend-Based Usage" runs as written.
 
 What isn't in the specification is marked with "here:".
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from omniq import OmniQ
-from omniq.backend import PostgresBackend, SQLiteBackend
+from omniq.backend import FileBackend, PostgresBackend, SQLiteBackend
 from omniq.errors import ConfigError
 from omniq.models import EventType, PostgresTaskQueueConfig, ResultStatus, TaskState
 from omniq.workers import AsyncWorker
@@ -32,7 +32,7 @@ def simple_task(name):  # type: ignore[no-untyped-def]
 def test_backend_based_usage(server: PostgresTaskQueueConfig) -> None:
     # Create backends
     sqlite_backend = SQLiteBackend(project_name="my_project", base_dir="some/path")
-    file_backend = SQLiteBackend(project_name="my_project", base_dir="some/files")  # here: not yet files
+    file_backend = FileBackend(project_name="my_project", base_dir="some/path")
     pg_backend = PostgresBackend(
         project_name="my_project",
         host=server.host,
@@ -54,7 +54,7 @@ def test_backend_based_usage(server: PostgresTaskQueueConfig) -> None:
         oq.stop_worker()
         assert _events(oq, task_id) == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]
     assert [path.name for path in Path("some/path").glob("*.db")] == ["my_project.db"]
-    assert not Path("some/files").exists()
+    assert not Path("some/path/my_project").exists()  # which is for files
 
     # Or mix backends for different components
     oq = OmniQ.from_backend(

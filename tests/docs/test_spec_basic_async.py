@@ -1,4 +1,4 @@
-"""The specification's "Basic Usage with AsyncOmniQ" runs as written, with SQLite in the place of files and Postgres.
+"""The specification's "Basic Usage with AsyncOmniQ" runs as written.
 
 What isn't in the specification is marked with "here:".
 """
@@ -12,11 +12,17 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.models.task import EventType
-from omniq.queue import SQLiteTaskQueue
-from omniq.storage import SQLiteEventStorage, SQLiteResultStorage
+from omniq.models import EventType, PostgresEventStorageConfig
+from omniq.queue import FileTaskQueue
+from omniq.storage import PostgresEventStorage, SQLiteResultStorage
 from omniq.testing import VirtualClock
 from omniq.workers import AsyncWorker
+
+
+@pytest.fixture
+def server(postgres_url: str) -> PostgresEventStorageConfig:
+    """Where "localhost" is."""
+    return PostgresEventStorageConfig.from_url(postgres_url)
 
 
 @pytest.fixture
@@ -26,13 +32,22 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     return VirtualClock()
 
 
-async def test_basic_usage_with_asyncomniq(clock: VirtualClock, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_basic_usage_with_asyncomniq(
+    clock: VirtualClock, server: PostgresEventStorageConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Create AsyncOmniQ instance with default components
     oq = AsyncOmniQ(
         project_name="my_project",
-        task_queue=SQLiteTaskQueue(base_dir="some/path", queues=["low", "medium", "high"]),
+        task_queue=FileTaskQueue(base_dir="some/path", queues=["low", "medium", "high"]),
         result_store=SQLiteResultStorage(base_dir="some/path"),
-        event_store=SQLiteEventStorage(base_dir="some/path"),
+        event_store=PostgresEventStorage(
+            host=server.host,
+            port=server.port,
+            username=server.username,
+            password=server.password,  # here, and the next: a place of this test's own
+            database=server.database,
+            schema=server.schema,
+        ),
     )
 
     # Define an async task
@@ -90,9 +105,9 @@ async def test_using_async_context_manager(clock: VirtualClock) -> None:
 
     # here: entering AsyncOmniQ starts no worker; somebody else's, elsewhere, does the work
     async with (
-        AsyncWorker(SQLiteTaskQueue(project_name="my_project", base_dir="some/path")),
+        AsyncWorker(FileTaskQueue(project_name="my_project", base_dir="some/path")),
         # Using async context manager
-        AsyncOmniQ("my_project", task_queue=SQLiteTaskQueue(base_dir="some/path")) as oq,
+        AsyncOmniQ("my_project", task_queue=FileTaskQueue(base_dir="some/path")) as oq,
     ):
         task_id = await oq.enqueue(async_task, func_args=dict(name="Tom"))
         result = await oq.get_result(task_id)

@@ -1,4 +1,4 @@
-"""The specification's "Basic Usage with OmniQ (Sync)" runs as written, with SQLite in the place of files and Postgres.
+"""The specification's "Basic Usage with OmniQ (Sync)" runs as written.
 
 What isn't in the specification is marked with "here:".
 """
@@ -12,11 +12,17 @@ from threading import Timer
 
 import pytest
 from omniq import OmniQ
-from omniq.models.task import EventType
-from omniq.queue import SQLiteTaskQueue
-from omniq.storage import SQLiteEventStorage, SQLiteResultStorage
+from omniq.models import EventType, PostgresEventStorageConfig
+from omniq.queue import FileTaskQueue
+from omniq.storage import PostgresEventStorage, SQLiteResultStorage
 from omniq.testing import VirtualClock
 from omniq.workers import AsyncWorker
+
+
+@pytest.fixture
+def server(postgres_url: str) -> PostgresEventStorageConfig:
+    """Where "localhost" is."""
+    return PostgresEventStorageConfig.from_url(postgres_url)
 
 
 @pytest.fixture
@@ -26,13 +32,22 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     return VirtualClock()
 
 
-def test_basic_usage_with_omniq(clock: VirtualClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_basic_usage_with_omniq(
+    clock: VirtualClock, server: PostgresEventStorageConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Create OmniQ instance with default components
     oq = OmniQ(
         project_name="my_project",
-        task_queue=SQLiteTaskQueue(base_dir="some/path", queues=["low", "medium", "high"]),
+        task_queue=FileTaskQueue(base_dir="some/path", queues=["low", "medium", "high"]),
         result_store=SQLiteResultStorage(base_dir="some/path"),
-        event_store=SQLiteEventStorage(base_dir="some/path"),
+        event_store=PostgresEventStorage(
+            host=server.host,
+            port=server.port,
+            username=server.username,
+            password=server.password,  # here, and the next: a place of this test's own
+            database=server.database,
+            schema=server.schema,
+        ),
     )
 
     # Define a task
@@ -90,9 +105,9 @@ def test_using_sync_context_manager(clock: VirtualClock) -> None:
 
     # here: entering OmniQ starts no worker; somebody else's, elsewhere, does the work
     with (
-        AsyncWorker(SQLiteTaskQueue(project_name="my_project", base_dir="some/path")),
+        AsyncWorker(FileTaskQueue(project_name="my_project", base_dir="some/path")),
         # Using sync context manager
-        OmniQ("my_project", task_queue=SQLiteTaskQueue(base_dir="some/path")) as oq,
+        OmniQ("my_project", task_queue=FileTaskQueue(base_dir="some/path")) as oq,
     ):
         task_id = oq.enqueue(simple_task, func_args=dict(name="Tom"))
         result = oq.get_result(task_id)

@@ -1,4 +1,4 @@
-"""The specification's "Component-Based Usage" runs as written, with SQLite in the place of files.
+"""The specification's "Component-Based Usage" runs as written.
 
 What isn't in the specification is marked with "here:".
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from omniq.models.task import ResultStatus
-from omniq.queue import SQLiteTaskQueue
+from omniq.queue import FileTaskQueue
 from omniq.storage import SQLiteResultStorage
 from omniq.workers import ThreadPoolWorker
 
@@ -29,7 +29,7 @@ def simple_task(name):  # type: ignore[no-untyped-def]
 
 def test_component_based_usage(capsys: pytest.CaptureFixture[str]) -> None:
     # Create components individually
-    queue = SQLiteTaskQueue(
+    queue = FileTaskQueue(
         project_name="my_project",
         base_dir="some/path",
         queues=["low", "medium", "high"],
@@ -77,7 +77,7 @@ def test_component_based_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_using_context_managers() -> None:
     # Using context managers
     with (
-        SQLiteTaskQueue(project_name="my_project", base_dir="some/path") as queue,
+        FileTaskQueue(project_name="my_project", base_dir="some/path") as queue,
         SQLiteResultStorage(project_name="my_project", base_dir="some/path") as result_store,
         ThreadPoolWorker(queue=queue, result_store=result_store) as worker,
     ):

@@ -1,4 +1,4 @@
-"""The specification's "Configuration-Based Usage" runs as written, with SQLite in the place of files.
+"""The specification's "Configuration-Based Usage" runs as written.
 
 What isn't in the specification is marked with "here:".
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from omniq import OmniQ
 from omniq.models import EventType, PostgresTaskQueueConfig
-from omniq.models import SQLiteTaskQueueConfig, SQLiteResultStorageConfig
+from omniq.models import FileTaskQueueConfig, SQLiteResultStorageConfig
 from omniq.workers import ThreadPoolWorker
 
 # Create components using specific config classes
-from omniq.queue import SQLiteTaskQueue
+from omniq.queue import FileTaskQueue
 from omniq.storage import SQLiteResultStorage
 
 
@@ -30,8 +30,8 @@ def simple_task(name):  # type: ignore[no-untyped-def]
 
 
 def test_components_from_config_structs() -> None:
-    queue = SQLiteTaskQueue.from_config(
-        SQLiteTaskQueueConfig(
+    queue = FileTaskQueue.from_config(
+        FileTaskQueueConfig(
             project_name="my_project",
             base_dir="some/path",
             queues=["high", "medium", "low"],
@@ -53,13 +53,14 @@ def test_components_from_config_structs() -> None:
         result = result_store.get(task_id)
     assert result is not None
     assert result.value == "Hello Tom"
-    assert Path("some/path/my_project.db").exists()
+    assert Path("some/path/my_project.db").exists()  # the results
+    assert list(Path("some/path/my_project/queues/low").iterdir())  # and the tasks
 
 
 CONFIG = """
 project_name: my_project
 task_queue:
-  type: sqlite  # here: in the specification "file"
+  type: file
   config:
     base_dir: some/path
     queues:
@@ -114,7 +115,8 @@ def assert_it_works(oq: OmniQ) -> None:
         event_store = oq.aio.event_store
         assert event_store is not None
         assert event_store.store.location.startswith("postgres:")
-    assert Path("some/path/my_project.db").exists()
+    assert Path("some/path/my_project.db").exists()  # the results
+    assert list(Path("some/path/my_project/queues/low").iterdir())  # and the tasks
 
 
 @pytest.mark.usefixtures("config_yaml")

@@ -1,4 +1,4 @@
-"""The specification's "Handling Both Sync and Async Tasks" runs as written, with SQLite in the place of files."""
+"""The specification's "Handling Both Sync and Async Tasks" runs as written."""
 # ruff: noqa: C408 (the specification writes dict(x=5, y=10))
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from omniq.queue import SQLiteTaskQueue
+from omniq.queue import FileTaskQueue
 from omniq.workers import AsyncWorker
 
 
@@ -25,7 +25,7 @@ def test_handling_both_sync_and_async_tasks(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
 
     # Create components
-    queue = SQLiteTaskQueue(project_name="my_project", base_dir="some/path")
+    queue = FileTaskQueue(project_name="my_project", base_dir="some/path")
     worker = AsyncWorker(queue=queue, max_workers=10)
 
     # Start worker

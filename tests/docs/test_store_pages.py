@@ -13,6 +13,7 @@ from msgspec.structs import FieldInfo, fields
 from omniq import AsyncOmniQ
 from omniq.models.config import ComponentConfig
 from omniq.storage.base import Guarantees
+from omniq_fsspec.config import FileEventStorageConfig, FileResultStorageConfig, FileTaskQueueConfig
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresResultStorageConfig, PostgresTaskQueueConfig
 from omniq_redis.config import RedisResultStorageConfig, RedisTaskQueueConfig
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
@@ -24,6 +25,7 @@ CONFIGS: Mapping[str, tuple[type[ComponentConfig], ...]] = {
     "sqlite": (SQLiteTaskQueueConfig, SQLiteResultStorageConfig, SQLiteEventStorageConfig),
     "postgres": (PostgresTaskQueueConfig, PostgresResultStorageConfig, PostgresEventStorageConfig),
     "redis": (RedisTaskQueueConfig, RedisResultStorageConfig),
+    "files": (FileTaskQueueConfig, FileResultStorageConfig, FileEventStorageConfig),
 }
 """The configurations of each store; the queue's comes first and has all the fields."""
 OF_QUEUES = {"queues", "serializer", "max_body"}
@@ -96,7 +98,8 @@ def test_the_defaults_are_those_of_the_fields(name: str) -> None:
 
 @each_store
 async def test_the_guarantees_are_those_of_the_live_store(name: str) -> None:
-    table = {verb.strip("`"): holds for _, verb, holds, _ in rows(section(name, "What it guarantees"))[1:]}
+    promises, *_ = section(name, "What it guarantees").split("\n### ")
+    table = {verb.strip("`"): holds for _, verb, holds, _ in rows(promises)[1:]}
     with place(name) as at:
         async with AsyncOmniQ(config={"task_queue": {"url": at.url}}) as oq:
             live = await oq.task_queue.guarantees()

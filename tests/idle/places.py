@@ -52,6 +52,13 @@ class SQLitePlace:
         return None
 
 
+class FilesPlace(SQLitePlace):
+    """A folder; likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"file://{folder}/idle"
+
+
 class PostgresPlace:
     """A server of its own, on which nobody else works."""
 
@@ -107,8 +114,14 @@ async def until_listening(at: Place) -> None:
 def place(name: str) -> AbstractContextManager[Place]:
     """The store of that name, in a place of its own."""
     places: dict[str, Callable[[], AbstractContextManager[Place]]]
-    places = {"sqlite": _sqlite, "postgres": _postgres, "redis": _redis}
+    places = {"sqlite": _sqlite, "postgres": _postgres, "redis": _redis, "files": _files}
     return places[name]()
+
+
+@contextmanager
+def _files() -> Iterator[FilesPlace]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield FilesPlace(Path(folder))
 
 
 @contextmanager

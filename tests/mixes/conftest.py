@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
+from omniq.models.task import new_id
 
 from tests.mixes.support import MIXES, Mix, MixedPlace, Url
 from tests.servers import postgres, redis
@@ -32,7 +33,8 @@ def nothing_left(nothing_left_behind: None) -> None:
 def urls(postgres_url: Url, redis_url: Url, tmp_path: Path) -> dict[str, Url]:
     """An empty place in each store. A test doesn't need its commits to survive a power loss."""
     sqlite_url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
-    return {"postgres": postgres_url, "redis": redis_url, "sqlite": sqlite_url}
+    ours = {"file": f"file://{tmp_path}/files", "memory": f"memory://{new_id()}"}
+    return {"postgres": postgres_url, "redis": redis_url, "sqlite": sqlite_url, **ours}
 
 
 @pytest.fixture(params=MIXES, ids=str)

@@ -20,9 +20,9 @@ from tests.mixes.support import Url
 
 Fields: TypeAlias = dict[str, Any]
 
-CLASSES = {"sqlite": "SQLite", "postgres": "Postgres", "redis": "Redis"}
+CLASSES = {"sqlite": "SQLite", "postgres": "Postgres", "redis": "Redis", "file": "File", "memory": "Memory"}
 """How the names of a store's classes begin."""
-WITH_EVENTS = ("sqlite", "postgres")
+WITH_EVENTS = ("sqlite", "postgres", "file", "memory")
 VARIABLES = {
     "task_queue": "OMNIQ_TASK_QUEUE",
     "result_store": "OMNIQ_RESULT_STORAGE",
@@ -69,6 +69,8 @@ def fields_of(name: str, url: Url) -> Fields:
     options: Fields = dict(parse_qsl(parts.query))
     if name == "sqlite":
         return {"path": parts.path[1:], **options}
+    if name in ("file", "memory"):
+        return {"base_dir": parts.netloc + parts.path, **options}
     given = {"host": parts.hostname, "port": parts.port, "username": parts.username, "password": parts.password}
     where = {"database" if name == "postgres" else "db": parts.path[1:]}
     found = {**options, **given, **where}

@@ -17,7 +17,7 @@ from omniq.testing import VirtualClock
 
 from tests.core import tasks
 from tests.core.support import SOON, working
-from tests.mixes.places import WITH_EVENTS
+from tests.mixes.places import CLASSES, WITH_EVENTS
 from tests.mixes.support import Url, on_one_redis
 
 pytestmark = on_one_redis
@@ -32,7 +32,7 @@ def door(url: Url, *, events: bool = False) -> AsyncOmniQ:
     return AsyncOmniQ(config={part: {"url": url} for part in parts})
 
 
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
+@pytest.fixture(params=list(CLASSES))
 async def oq(request: pytest.FixtureRequest, urls: dict[str, Url]) -> AsyncIterator[AsyncOmniQ]:
     """OmniQ with all parts in one store."""
     async with door(urls[request.param]) as oq:
@@ -47,6 +47,7 @@ async def test_a_bad_id_is_refused_and_the_others_get_their_results(oq: AsyncOmn
     assert [answer if answer == 3 else type(answer) for answer in answers] == [3, *[InvalidTask] * 4, 3, TaskNotFound]
 
 
+@pytest.mark.parametrize("oq", ["sqlite", "postgres", "redis"], indirect=True)  # others can be asked for anything
 async def test_a_result_that_cannot_be_asked_for_keeps_nobody_waiting(oq: AsyncOmniQ) -> None:
     results = oq.result_store
     async with working(oq, "async"):

@@ -22,15 +22,27 @@ URLS = {
     "sqlite": "sqlite:///omniq.db",
     "postgres": f"postgresql://me:{SECRET}@127.0.0.1:5432/db",
     "redis": f"redis://me:{SECRET}@127.0.0.1:6379/0",
+    "file": "file:///omniq",
+    "memory": "memory://omniq",
 }
 WRONG: dict[str, tuple[str, object, str]] = {
     "sqlite": ("busy_timeout", "long", "expected float, got str"),
     "postgres": ("port", "first", "expected int, got str"),
     "redis": ("port", "first", "expected int, got str"),
+    "file": ("fsync", "perhaps", "expected bool, got str"),
+    "memory": ("base_dir", 1, "expected str, got int"),
 }
-"""A number of each store that is no number, and what is said of it."""
-MISSPELT = {"sqlite": ("pth", "path"), "postgres": ("prot", "port"), "redis": ("prot", "port")}
+"""A value of each store that has the wrong type, and what is said of it."""
+MISSPELT = {
+    "sqlite": ("pth", "path"),
+    "postgres": ("prot", "port"),
+    "redis": ("prot", "port"),
+    "file": ("fsnc", "fsync"),
+    "memory": ("base_dr", "base_dir"),
+}
 """A name that isn't known, and the one that was meant."""
+SERVERS = ("postgres", "redis")
+"""The stores that have passwords."""
 KINDS = [(name, kind) for name in CLASSES for kind in VARIABLES if kind != "event_store" or name in WITH_EVENTS]
 
 
@@ -38,7 +50,7 @@ KINDS = [(name, kind) for name in CLASSES for kind in VARIABLES if kind != "even
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store that nobody connects to."""
     name: str = request.param
-    return Store(name, URLS[name], {} if name == "sqlite" else {"password": SECRET}, tmp_path)
+    return Store(name, URLS[name], {"password": SECRET} if name in SERVERS else {}, tmp_path)
 
 
 on_each = pytest.mark.parametrize(("store", "kind"), KINDS, indirect=["store"])
@@ -145,7 +157,7 @@ def test_a_misspelt_type(kind: str) -> None:
 
 def test_redis_keeps_no_events() -> None:
     said = complaint(lambda: AsyncOmniQ.from_dict({"event_store": {"type": "redis"}}), UnknownBackend)
-    assert said == "'redis' provides no event store; installed: postgres, sqlite"
+    assert said == "'redis' provides no event store; installed: file, memory, postgres, sqlite"
     sqlite, redis = (Store(name, "", {}, Path()).backend() for name in ("sqlite", "redis"))
     said = complaint(lambda: AsyncOmniQ.from_backend(sqlite, event_store_backend=redis))
     assert said == "event_store: redis keeps no events"
@@ -171,6 +183,7 @@ class TestVariables:
             ("postgresql://me:s3cr3t@h/db?schme=x", ".schme: unknown name, did you mean 'schema'?"),
             ("redis://:s3cr3t@h?prefx=x", ".prefx: unknown name, did you mean 'prefix'?"),
             ("sqlite:///x.db?synchronos=FULL", ".synchronos: unknown name, did you mean 'synchronous'?"),
+            ("memory://x?base_dr=y", ".base_dr: unknown name, did you mean 'base_dir'?"),
         ],
     )
     def test_a_misspelt_option(self, said: Callable[..., str], url: str, message: str) -> None:
@@ -186,6 +199,7 @@ class TestVariables:
             ("redis://me:s3cr3t@h?port=first", "task_queue.url.port: expected int, got str"),
             ("redis://me:s3cr3t@h:70000", "task_queue.url: expected redis://"),
             ("sqlite:///x.db?busy_timeout=long", "task_queue.url.busy_timeout: expected float, got str"),
+            ("file:///x?fsync=perhaps", "task_queue.url.fsync: expected bool, got str"),
         ],
     )
     def test_a_number_that_is_none(self, said: Callable[..., str], url: str, message: str) -> None:
@@ -197,7 +211,8 @@ class TestVariables:
         )
 
     @pytest.mark.parametrize(
-        ("scheme", "meant"), [("postgress", "'postgres'"), ("redsi", "'redis'"), ("sqllite", "'sqlite'")]
+        ("scheme", "meant"),
+        [("postgress", "'postgres'"), ("redsi", "'redis'"), ("flie", "'file'"), ("sqllite", "'sqlite'")],
     )
     def test_a_misspelt_scheme(self, said: Callable[..., str], scheme: str, meant: str) -> None:
         text = said("task_queue", f"{scheme}://me:{SECRET}@h/db", error=UnknownBackend)
@@ -205,14 +220,14 @@ class TestVariables:
 
     def test_events_in_redis(self, said: Callable[..., str]) -> None:
         text = said("event_store", URLS["redis"], error=UnknownBackend)
-        assert text == "'redis' provides no event store; installed: postgres, sqlite"
+        assert text == "'redis' provides no event store; installed: file, memory, postgres, sqlite"
 
     def test_no_url(self, said: Callable[..., str]) -> None:
         assert said("event_store", f"me:{SECRET}@h/db").startswith("event_store.url: expected a URL such as ")
 
 
 class TestSecrets:
-    @pytest.mark.parametrize(("store", "kind"), [pair for pair in KINDS if pair[0] != "sqlite"], indirect=["store"])
+    @pytest.mark.parametrize(("store", "kind"), [pair for pair in KINDS if pair[0] in SERVERS], indirect=["store"])
     def test_nothing_shows_them(self, store: Store, kind: str) -> None:
         config = store.config(kind)
         components = [store.component(kind, blocking=blocking).from_url(store.url) for blocking in (False, True)]

@@ -21,6 +21,26 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # what the fronts show of the stores
+    from omniq_fsspec.backend import FileBackend as FileBackend
+    from omniq_fsspec.backend import MemoryBackend as MemoryBackend
+    from omniq_fsspec.config import FileEventStorageConfig as FileEventStorageConfig
+    from omniq_fsspec.config import FileResultStorageConfig as FileResultStorageConfig
+    from omniq_fsspec.config import FileTaskQueueConfig as FileTaskQueueConfig
+    from omniq_fsspec.config import MemoryEventStorageConfig as MemoryEventStorageConfig
+    from omniq_fsspec.config import MemoryResultStorageConfig as MemoryResultStorageConfig
+    from omniq_fsspec.config import MemoryTaskQueueConfig as MemoryTaskQueueConfig
+    from omniq_fsspec.events import AsyncFileEventStorage as AsyncFileEventStorage
+    from omniq_fsspec.events import AsyncMemoryEventStorage as AsyncMemoryEventStorage
+    from omniq_fsspec.events import FileEventStorage as FileEventStorage
+    from omniq_fsspec.events import MemoryEventStorage as MemoryEventStorage
+    from omniq_fsspec.queue import AsyncFileTaskQueue as AsyncFileTaskQueue
+    from omniq_fsspec.queue import AsyncMemoryTaskQueue as AsyncMemoryTaskQueue
+    from omniq_fsspec.queue import FileTaskQueue as FileTaskQueue
+    from omniq_fsspec.queue import MemoryTaskQueue as MemoryTaskQueue
+    from omniq_fsspec.results import AsyncFileResultStorage as AsyncFileResultStorage
+    from omniq_fsspec.results import AsyncMemoryResultStorage as AsyncMemoryResultStorage
+    from omniq_fsspec.results import FileResultStorage as FileResultStorage
+    from omniq_fsspec.results import MemoryResultStorage as MemoryResultStorage
     from omniq_postgres.backend import PostgresBackend as PostgresBackend
     from omniq_postgres.config import PostgresEventStorageConfig as PostgresEventStorageConfig
     from omniq_postgres.config import PostgresResultStorageConfig as PostgresResultStorageConfig

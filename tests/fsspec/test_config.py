@@ -1,0 +1,66 @@
+"""Where files are, by whatever says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omniq import AsyncOmniQ
+from omniq.config import ConfigProvider
+from omniq.models import FileResultStorageConfig, FileTaskQueueConfig, MemoryTaskQueueConfig
+
+from tests.core import tasks
+
+PRECEDENCE = ("TASK_QUEUE_URL", "base_dir", "FSSPEC_URI", "BASE_DIR")
+"""What says where a queue keeps its files, and wins over what comes later."""
+
+
+@pytest.mark.parametrize("winner", PRECEDENCE)
+async def test_the_first_of_what_is_said_holds(winner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = PRECEDENCE[PRECEDENCE.index(winner) :]
+    config = {"base_dir": f"{tmp_path}/base_dir"} if "base_dir" in said else {}
+    for name in said:
+        if name != "base_dir":
+            monkeypatch.setenv(
+                f"OMNIQ_{name}", f"{tmp_path}/{name}" if name == "BASE_DIR" else f"file://{tmp_path}/{name}"
+            )
+    async with AsyncOmniQ.from_dict({"task_queue": {"type": "file", "config": config}}) as oq:
+        await oq.enqueue(tasks.add, [1, 2])
+    assert [path.name for path in tmp_path.iterdir()] == [winner]
+
+
+def test_one_uri_is_for_all_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_FSSPEC_URI", f"file://{tmp_path}")
+    oq = AsyncOmniQ.from_dict({"task_queue": "file", "result_store": "file", "event_store": "file"})
+    assert oq.event_store is not None
+    assert oq.result_store is not None
+    stores = (oq.task_queue.store, oq.result_store.store, oq.event_store.store)
+    assert {store.location for store in stores} == {f"file:{tmp_path}/default"}
+
+
+@pytest.mark.parametrize("type_", ["file", "memory"])
+def test_a_uri_that_a_store_does_not_take_is_not_for_it(type_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_FSSPEC_URI", {"file": "memory://x", "memory": "s3://bucket"}[type_])
+    config = AsyncOmniQ.from_dict({"task_queue": type_}).task_queue.config
+    assert isinstance(config, FileTaskQueueConfig | MemoryTaskQueueConfig)
+    assert config.base_dir == ".omniq"
+
+
+def test_storage_options_are_the_rest_of_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "s3://bucket/prefix?endpoint_url=http://localhost:8333&fsync=false"
+    given = {"endpoint_url": "http://localhost:8333"}
+    assert FileResultStorageConfig.from_url(url) == FileResultStorageConfig(
+        base_dir="s3://bucket/prefix", storage_options=given, fsync=False
+    )
+    monkeypatch.setenv("OMNIQ_TASK_QUEUE_URL", url)
+    assert ConfigProvider().load().task_queue is not None
+    assert AsyncOmniQ().task_queue.config.storage_options == given
+
+
+def test_a_yaml_file_says_where_and_how(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    options = "{type: file, config: {base_dir: s3://bucket/omniq, storage_options: {key: k, secret: s}}}"
+    path.write_text(f"task_queue: {options}")
+    config = AsyncOmniQ.from_config_file(path).task_queue.config
+    assert isinstance(config, FileTaskQueueConfig)
+    assert (config.base_dir, config.storage_options) == ("s3://bucket/omniq", {"key": "k", "secret": "s"})
