@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from omniq import AsyncOmniQ
 from omniq.models import TaskState
-from omniq.storage.log import Files
+from omniq.storage.log_files import Files
 from omniq_fsspec.filesystems import LocalFiles, PlaceFiles
 
 from tests.core import tasks

@@ -59,6 +59,7 @@ def _folder_of_queue(name: str) -> str:
 FILE, START = slice(0, 18), slice(18, 27)
 """Which bytes of a reference name the file, and which the first byte of the line; its length follows."""
 LENGTH: Final = 36
+_PATTERN: Final = re.compile(r"\w{23}/\d{11}/\d{12}")
 
 
 def reference(file: str, start: int, length: int) -> bytes:
@@ -68,7 +69,7 @@ def reference(file: str, start: int, length: int) -> bytes:
 
 def is_reference(body: bytes) -> bool:
     """Whether a row refers to a body; else it has none, or was damaged."""
-    return len(body) == LENGTH
+    return len(body) == LENGTH and _PATTERN.fullmatch(_text(body)) is not None
 
 
 def size_of(body: bytes) -> int:

@@ -85,6 +85,9 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
     """Use a local directory though it belongs to another user, who then decides what workers run."""
 
     def __post_init__(self) -> None:
+        _, is_url, place = (self.base_dir or "").partition("://")
+        if self.base_dir == "/" or (is_url and not place.strip("/")):
+            raise ConfigError(f"base_dir: expected a directory or s3://bucket/prefix, got {self.base_dir!r}")
         try:
             msgspec.json.encode(self.storage_options)
         except (TypeError, msgspec.MsgspecError) as error:
@@ -119,9 +122,9 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
 def _place_of(parts: SplitResult, options: Mapping[str, str]) -> dict[str, Any]:
     if parts.scheme != "file":
         return {"base_dir": f"{parts.scheme}://{parts.netloc}{parts.path}", "storage_options": options}
-    if parts.netloc or options:
+    if parts.netloc or not parts.path.strip("/"):
         raise ConfigError("url: expected file:///absolute/path; for a relative one, give base_dir instead")
-    return {"base_dir": unquote(parts.path)}
+    return {"base_dir": unquote(parts.path), **options}
 
 
 class FileTaskQueueConfig(FileConfig, TaskQueueConfig, frozen=True, kw_only=True):

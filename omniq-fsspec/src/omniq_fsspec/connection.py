@@ -107,10 +107,9 @@ class PlaceStore(ConnectedStore[PlaceConnection]):
         """As `TableStore.keep`: the bodies go to files of their own."""
         bodies = self._place.bodies
         kept = await bodies.keep(records)
-        try:
-            return await write(kept)
-        finally:
-            await bodies.discard(kept)
+        answer = await write(kept)
+        await bodies.discard(kept)  # not after an error: then the rows may have been written all the same
+        return answer
 
     async def fetch(self, rows: Sequence[K]) -> Sequence[K]:
         """As `TableStore.fetch`."""

@@ -35,6 +35,7 @@ from omniq.storage.connected import (
 from omniq.storage.documents import JobThreads
 from omniq.storage.embedded import Heap
 from omniq.storage.log_files import Files, Part
+from omniq.texts import install_command
 
 from omniq_fsspec.config import Address
 
@@ -60,7 +61,8 @@ def kind_of(error: BaseException) -> type[StoreError] | None:
     if isinstance(error, OSError) and error.errno in _KINDS:
         return _KINDS[error.errno]
     is_clients = type(error).__module__.partition(".")[0] in _CLIENTS
-    if isinstance(error, PermissionError) or (is_clients and any(word in str(error) for word in _REFUSALS)):
+    is_refusal = is_clients and any(word in str(error) for word in _REFUSALS)
+    if is_refusal or isinstance(error, PermissionError | TypeError | ValueError):  # the latter two: of wrong options
         return StoreError
     return StoreUnavailable if is_clients or is_transport_error(error) else None
 
@@ -74,6 +76,8 @@ RACERS: Final = 3
 """Who try at once to create one file, to see whether one alone succeeds."""
 CLOCKS_AGREE: Final = 2.0
 """Seconds by which clocks may differ that show seconds only."""
+_EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+"""Of omniq-core, for which filesystem."""
 _FILESYSTEMS: Final = dict.fromkeys(("gs", "gcs"), ("gcsfs.core", "GCSFileSystem"))
 """Which class to take instead of that which fsspec knows: gcsfs's newer one first asks for the kind of the bucket."""
 
@@ -98,7 +102,11 @@ class PlaceFiles(Files):
     async def open(self) -> None:
         if self._fs is None:
             self._fs = _open(self.address)
-            await self._probe()
+            try:
+                await self._probe()
+            except BaseException:
+                await self.close()
+                raise
 
     async def _probe(self) -> None:
         """See that of many who create a file one succeeds, and what time it is there."""
@@ -187,7 +195,11 @@ class PlaceFiles(Files):
                 if self._fs.fs.async_impl:
                     return await getattr(self._fs, f"_{verb}")(name, *args, **how)
                 return await self._threads.do(partial(getattr(self._fs, verb), name, *args, **how))
-        except (FileNotFoundError, FileExistsError):
+        except FileExistsError:
+            raise
+        except FileNotFoundError as error:
+            if verb == "pipe_file":
+                raise StoreError(f"{self.location}: there is no such bucket or container") from error
             raise
         except Exception as error:
             if _is_refusal(error):
@@ -196,7 +208,8 @@ class PlaceFiles(Files):
                 raise
 
     def _words(self, error: BaseException) -> str:
-        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = getattr(error, "strerror", None) or str(error) or "no answer in time"
+        words = said.strip().splitlines()[0]
         file = getattr(error, "filename", None)
         return f"{self.location}: {words}: {file}" if isinstance(file, str) else f"{self.location}: {words}"
 
@@ -213,6 +226,7 @@ class LocalFiles(PlaceFiles):
         if self._fs is None:
             with raised_as(kind_of, self._words):
                 self._make_folder(TEMPORARY)
+                self._check_folders()
             self._fs = _open(self.address)
 
     async def create(self, name: str, data: bytes) -> bool:
@@ -225,6 +239,9 @@ class LocalFiles(PlaceFiles):
 
     async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
         return await self._do(lambda: list(map(self._content, parts)))
+
+    async def list(self, folder: str) -> dict[str, float]:
+        return await self._do(lambda: self._files_in(folder))
 
     async def delete(self, names: Iterable[str]) -> None:
         await self._do(lambda: list(map(self._unlink, names)))
@@ -266,6 +283,22 @@ class LocalFiles(PlaceFiles):
         make_directory(self._path(name), trust_owner=self.address.trust_owner)
         if self.address.fsync:
             sync_directory(self.address.root)
+
+    def _check_folders(self) -> None:
+        """See that no other user can change what is there. Raises `StoreError`."""
+        for folder, inside, _ in os.walk(self.address.root):
+            make_directory(folder, trust_owner=self.address.trust_owner)
+            if folder != self.address.root:
+                inside.clear()  # who can't write here can't there
+
+    def _files_in(self, folder: str) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for path, _, names in os.walk(self._path(folder), onerror=_unless_missing):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    file = os.path.join(path, name)
+                    found[os.path.relpath(file, self.address.root)] = os.lstat(file).st_mtime
+        return found
 
     def _content(self, part: Part) -> bytes | None:
         try:
@@ -311,6 +344,11 @@ class MemoryFiles(PlaceFiles):
         return Heap.guarantees
 
 
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def _open(address: Address) -> Any:
     """A filesystem that sees the place's root as its own. Raises `StoreError` where what it needs isn't installed."""
     from fsspec import get_filesystem_class
@@ -320,10 +358,14 @@ def _open(address: Address) -> Any:
     try:
         module, name = _FILESYSTEMS.get(protocol, ("", ""))
         known = getattr(importlib.import_module(module), name) if module else get_filesystem_class(protocol)
-    except (ImportError, ValueError) as error:
-        raise StoreError(f"{address.location}: {error}") from error
-    how = {"asynchronous": known.async_impl, "skip_instance_cache": True, "use_listings_cache": False}
-    fs = known(**{**known._get_kwargs_from_urls(address.root), **_defaults(protocol), **address.storage_options, **how})
+        how = {"asynchronous": known.async_impl, "skip_instance_cache": True, "use_listings_cache": False}
+        given = {**known._get_kwargs_from_urls(address.root), **_defaults(protocol), **address.storage_options}
+        fs = known(**given, **how)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        raise StoreError(f"{address.location}: {install_command(extra) if extra else error}") from error
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{address.location}: storage_options: {error}") from error
     return DirFileSystem(
         known._strip_protocol(address.root), fs, asynchronous=known.async_impl, skip_instance_cache=True
     )

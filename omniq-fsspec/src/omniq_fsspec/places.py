@@ -27,6 +27,8 @@ _logger = get_logger("omniq.storage")
 
 ABOUT_TO_READ: Final = 1.0
 """Seconds that may pass between a step and reading the bodies to which it led."""
+ABOUT_TO_WRITE: Final = 1.0
+"""Seconds that may pass between keeping bodies and writing the rows that refer to them, while all goes well."""
 ORPHANED: Final = 3600.0
 """Seconds after which a file with bodies that no row refers to is deleted: whoever wrote it is gone, or will notice."""
 
@@ -92,8 +94,9 @@ class FilePlace(Replica):
 
     async def salvage(self) -> None:
         """Let the tasks whose bodies are there, and whose rows are lost, be found in the dead-letter queue."""
-        unused = [name for name in await self.files.list(QUEUES) if not self.bodies.is_used(name)]
-        lost = await self.bodies.tasks_in(unused)
+        written = await self.files.list(QUEUES)
+        before = max([self.now() - clock.offset(), *written.values()]) - ABOUT_TO_WRITE
+        lost = await self.bodies.tasks_in([name for name, at in written.items() if at < before])
 
         def enter(tables: Tables, now: float) -> int:
             new = [task for task in lost if task.id not in tables.tasks.rows]

@@ -14,9 +14,11 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from omniq import clock
 from omniq.batching import Batcher
-from omniq.errors import StoreError, StoreUnavailable
+from omniq.errors import StoreError, StoreUnavailable, ValueRefused
 from omniq.loops import Background, spawn
 from omniq.storage.connected import check_layout
 from omniq.storage.log_files import (
@@ -50,6 +52,8 @@ PIECE: Final = 500
 PER_SEGMENT, PER_ROW, LIGHT = 4096, 300, 1 << 20
 """A snapshot is made once the segments since the last one weigh as much as it would: so many bytes for each segment
 besides its own; for each row of the snapshot, and for all of it at least."""
+PATIENCE: Final = 10
+"""How often the newest snapshot is looked for, while others make and delete some."""
 WINDOW: Final = 64
 """Segments that are read at once, at most."""
 
@@ -70,6 +74,8 @@ class Replica:
         """The last segment that the tables have; -1 before anything was read."""
         self._base = 0
         """The snapshot on which the tables rest: as long as it is there, so are all later segments."""
+        self._sound = 0
+        """The newest snapshot that was read or made here."""
         self._weight = 0
         """What the segments since the last snapshot weigh."""
         self._is_untidy = False
@@ -134,18 +140,19 @@ class Replica:
 
     async def _append(self) -> bool:
         """Make what was written the next segment, unless another one is; returns whether it is."""
-        number, lines = self._position + 1, self.tables.written.lines()
+        number, began = self._position + 1, uptime()
         threshold = max(LIGHT, PER_ROW * (len(self.tables.tasks.rows) + len(self.tables.results.rows)))
-        header = Header.new(number, len(lines), compacts=self._weight > threshold)
-        data = encode(header, lines)
-        began = uptime()
         with undoing(self.tables):
+            lines = self.tables.written.lines()
+            header = Header.new(number, len(lines), compacts=self._weight > threshold)
+            data = self._encoded(header, lines)
             made = await self.files.create(segment_name(number), data) or await self._is_by(number, header.writer)
             if made:
                 await self._check_base(number)
         if not made:
             self.tables.undo()
-            await self._follow()
+            if not await self._follow():
+                raise StoreUnavailable(f"{self.files.location}: {segment_name(number)} is there and can't be read")
             return False
         self._followed_at = began
         unused = self._advance(header, len(data))
@@ -155,6 +162,12 @@ class Replica:
             rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
             self.leave_behind(self._compact(number, rows))
         return True
+
+    def _encoded(self, header: Header, lines: Sequence[Mapping[str, Any]]) -> bytes:
+        try:
+            return encode(header, lines)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise ValueRefused(f"{self.files.location}: {error}") from error
 
     async def _is_by(self, number: int, writer: str) -> bool:
         """Whether that segment was made by this writer, of whose call the answer was lost on the way."""
@@ -201,12 +214,17 @@ class Replica:
     async def _load(self) -> None:
         """Begin with the newest snapshot that can be read, and follow from there."""
         await self.files.open()
-        known, snapshots = numbers_in(await self.files.list(LOG))
-        if not known and not snapshots:
-            await self._begin(0)
-            snapshots = [0]
+        number, lines = 0, None
         self.tables, self._weight = self.begin(), 0
-        number, lines = await self._newest(snapshots)
+        for _ in range(PATIENCE):
+            known, snapshots = numbers_in(await self.files.list(LOG))
+            if not known and not snapshots:
+                await self._begin(0)
+                snapshots = [0]
+                self._is_damaged = True  # if there are bodies, a log was lost
+            number, lines = await self._newest(snapshots)
+            if lines is not None or not snapshots:
+                break  # else all were replaced by a newer one meanwhile
         if lines is None:  # all snapshots are gone: what the segments tell isn't
             number = known[0] - 1
             await self._begin(number)
@@ -214,11 +232,22 @@ class Replica:
         else:
             self.tables.take_over(lines)
             self.note(self.tables.settle())
-        self._position = self._base = number
+        self._position = self._base = self._sound = number
         self._is_untidy = bool(known and known[0] <= number)
         self._followed_at = -math.inf
         await self._follow()
+        while known and known[-1] > self._position:
+            await self._close_gap()
         self.wakeups.tell(ANYTHING)
+
+    async def _close_gap(self) -> None:
+        """Let an empty segment stand for one that is missing before others: rows tell all of themselves."""
+        number = self._position + 1
+        _logger.error("%s: %s is missing", self.files.location, segment_name(number))
+        if not await self.files.create(segment_name(number), encode(Header.new(number, 0))):
+            raise StoreUnavailable(f"{self.files.location}: {segment_name(number)} can't be read")
+        self._is_damaged = True
+        await self._follow()
 
     async def _newest(self, snapshots: Sequence[int]) -> tuple[int, list[Line] | None]:
         """The newest snapshot that is sound, else what can be read of the newest one."""
@@ -260,6 +289,7 @@ class Replica:
                 data += encode_rows(name, rows[start : start + PIECE])
                 await asyncio.sleep(0)  # others have their turn
         await self.files.write(snapshot_name(number), bytes(data))
+        self._sound = max(self._sound, number)
         await self.tidy()
 
     async def _check_base(self, made: int | None = None) -> None:
@@ -292,9 +322,9 @@ class Replica:
         now = max([self.now() - clock.offset(), *written.values()])
         old = [name for name, at in written.items() if at <= now - self.files.grace]
         _, snapshots = numbers_in(old)
-        if snapshots:
+        if sound := [number for number in snapshots if number <= self._sound]:
             self._is_untidy = False
-            await self._trim(written, snapshots[-1])
+            await self._trim(written, sound[-1])
 
     async def _delete_later(self, names: Sequence[str]) -> None:
         """Delete files to which rows led a moment ago: somebody may be about to read them."""
