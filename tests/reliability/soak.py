@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
     parser.add_argument("--tasks", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20, help="of workers")
+    parser.add_argument("--stalls", type=int, default=0, help="how often a worker sleeps through its lease")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each round adds one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--worker", default="async", help="async, thread or process")
@@ -33,6 +34,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--rounds needs an empty task queue for each round: leave --url out")
     if options.server_kills and not options.server:
         parser.error("--server-kills needs a --server")
+    if options.server_kills and options.stalls:
+        parser.error("--stalls and --server-kills exclude each other")
     return options
 
 
@@ -41,8 +44,11 @@ def play(options: argparse.Namespace, seed: int, directory: Path) -> Outcome:
     size = {"tasks": options.tasks, "kills": options.kills, "seed": seed}
     if not options.server:
         url = options.url or f"sqlite:///{directory}/queue.db"
-        return run(scenarios.kills(options.worker, **size), url, directory)
-    scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
+        return run(scenarios.kills(options.worker, stalls=options.stalls, **size), url, directory)
+    if options.server_kills:
+        scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
+    else:
+        scenario = scenarios.kills(options.worker, stalls=options.stalls, **size)
     with exit_without_server(), running(options.server) as server:
         return run(scenario, server.url, directory, server=server)
 

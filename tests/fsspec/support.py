@@ -1,0 +1,79 @@
+"""Stores on local files as other processes have them, and a look at their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from omniq.models.task import TaskState
+from omniq.storage.connected import Connections
+from omniq.storage.log import Replica, segment_name, snapshot_name
+from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
+from omniq.testing.builders import QUEUE
+from omniq_fsspec.config import FileTaskQueueConfig
+from omniq_fsspec.connection import open_place
+from omniq_fsspec.queue import FileQueueStore
+
+
+def lone(base: Path, *, fsync: bool = False) -> FileQueueStore:
+    """A store whose replica nobody else in this process uses: it sees of others what another process would."""
+    kind = type("LoneStore", (FileQueueStore,), {"connections": Connections(open_place)})
+    store: FileQueueStore = kind(FileTaskQueueConfig(base_dir=str(base), fsync=fsync))
+    return store
+
+
+def replica_of(store: FileQueueStore) -> Replica:
+    """What the store follows the log with."""
+    connection = store._connection
+    assert isinstance(connection, Replica)
+    return connection
+
+
+def root(base: Path) -> Path:
+    """The folder of the project."""
+    return base / "default"
+
+
+def log_files(base: Path) -> list[str]:
+    return sorted(path.name for path in (root(base) / "log").iterdir())
+
+
+def segment(base: Path, number: int) -> Path:
+    return root(base) / segment_name(number)
+
+
+def snapshot(base: Path, number: int) -> Path:
+    return root(base) / snapshot_name(number)
+
+
+def named(ids: Iterable[str]) -> list[NewTask]:
+    """A task for each id, whose body tells it."""
+    return [NewTask(id=id_, queue_name=QUEUE, body=b"body of " + id_.encode()) for id_ in ids]
+
+
+async def found(store: FileQueueStore) -> dict[str, TaskRecord]:
+    """All tasks, by their ids, without their bodies."""
+    return {task.id: task for task in (await store.find(TaskFilter(), limit=10_000)).tasks}
+
+
+async def found_anew(base: Path) -> dict[str, TaskRecord]:
+    """What a process finds that comes now."""
+    store = lone(base)
+    try:
+        return await found(store)
+    finally:
+        await store.close()
+
+
+async def claim_all(store: FileQueueStore) -> dict[str, TaskRecord]:
+    """Claim what can be claimed."""
+    return {task.id: task for task in await store.claim([QUEUE], limit=1000, lease=60.0, worker="w")}
+
+
+def is_whole(task: TaskRecord) -> bool:
+    """Whether it has the body that `named` gave it."""
+    return task.damage is None and task.body == b"body of " + task.id.encode()
+
+
+def success(task: TaskRecord) -> Change:
+    return Change(task_id=task.id, to=TaskState.SUCCESS, from_states=(TaskState.RUNNING,), epoch=task.epoch)
