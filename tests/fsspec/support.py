@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from omniq.models.task import TaskState
 from omniq.storage.connected import Connections
@@ -13,6 +15,11 @@ from omniq.testing.builders import QUEUE
 from omniq_fsspec.config import FileTaskQueueConfig
 from omniq_fsspec.connection import open_place
 from omniq_fsspec.queue import FileQueueStore
+
+T = TypeVar("T")
+
+SPINNING: Final = 3.0
+"""Seconds after which a call that takes some milliseconds won't end any more."""
 
 
 def lone(base: Path, *, fsync: bool = False) -> FileQueueStore:
@@ -68,6 +75,25 @@ async def found_anew(base: Path) -> dict[str, TaskRecord]:
 async def claim_all(store: FileQueueStore) -> dict[str, TaskRecord]:
     """Claim what can be claimed."""
     return {task.id: task for task in await store.claim([QUEUE], limit=1000, lease=60.0, worker="w")}
+
+
+async def unless_spinning(store: FileQueueStore, call: Coroutine[Any, Any, T]) -> T:
+    """What the call answers. Fails, and stops it, where it goes on for ever."""
+    calling = asyncio.ensure_future(call)
+    await asyncio.wait([calling], timeout=SPINNING)
+    is_spinning = not calling.done()
+    if is_spinning and (runner := replica_of(store)._batcher._runner) is not None:
+        runner.cancel()
+        await asyncio.wait([calling])
+        calling.exception()
+    assert not is_spinning, "it tries again and again"
+    return calling.result()
+
+
+async def settle(store: FileQueueStore) -> None:
+    """Wait for what goes on behind the calls."""
+    while behind := list(replica_of(store)._behind):
+        await asyncio.wait(behind)
 
 
 def is_whole(task: TaskRecord) -> bool:

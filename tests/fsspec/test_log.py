@@ -20,7 +20,6 @@ from omniq.errors import StoreError, StoreUnavailable
 from omniq.models.task import TaskState
 from omniq.storage.records import NEW, AddStatus, ResultRecord
 from omniq.sync import new_event_loop
-from omniq.testing.builders import PATIENCE
 from omniq_fsspec import replica
 from omniq_fsspec.filesystems import LocalFiles
 from omniq_fsspec.queue import FileQueueStore
@@ -36,7 +35,9 @@ from tests.fsspec.support import (
     replica_of,
     root,
     segment,
+    settle,
     success,
+    unless_spinning,
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -63,8 +64,7 @@ async def write_much(store: FileQueueStore, prefix: str, count: int = 6) -> None
     """Add tasks one by one, and wait for what goes on behind that."""
     for number in range(count):
         await store.add(named([f"{prefix}{number}"]))
-        while behind := list(replica_of(store)._behind):
-            await asyncio.wait(behind)
+        await settle(store)
 
 
 def create(store: FileQueueStore, way: Callable[[Create], Create]) -> None:
@@ -335,16 +335,8 @@ async def test_what_takes_the_place_of_the_next_segment_is_told_and_nobody_spins
     async with opened(base, 1) as (store,):
         await store.add(named(["a"]))
         thing(segment(base, 2))
-        adding = asyncio.create_task(store.add(named(["b"])))
-        done, _ = await asyncio.wait([adding], timeout=PATIENCE)
-        if not done:
-            runner = replica_of(store)._batcher._runner
-            assert runner is not None
-            runner.cancel()  # else it would go on for ever
-            await asyncio.wait([adding])
-        error = adding.exception()
-        assert done, "it tries again and again"
-        assert isinstance(error, StoreError)
+        with pytest.raises(StoreError):
+            await unless_spinning(store, store.add(named(["b"])))
 
 
 @pytest.mark.usefixtures("restless")
