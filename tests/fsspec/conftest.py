@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from omniq.storage import log
 from omniq_fsspec.filesystems import LocalFiles
 
+from tests.fsspec.support import lone_stores
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """A directory that isn't there yet."""
     return tmp_path / "omniq"
+
+
+@pytest.fixture
+async def stores_closed() -> AsyncIterator[None]:
+    """Close what a test that has failed left open, lest threads are left behind."""
+    yield
+    while lone_stores:
+        await lone_stores.pop().close()
 
 
 @pytest.fixture

@@ -22,10 +22,15 @@ SPINNING: Final = 3.0
 """Seconds after which a call that takes some milliseconds won't end any more."""
 
 
+lone_stores: list[FileQueueStore] = []
+"""Those of the test that is running, which the fixture `stores_closed` closes."""
+
+
 def lone(base: Path, *, fsync: bool = False) -> FileQueueStore:
     """A store whose replica nobody else in this process uses: it sees of others what another process would."""
     kind = type("LoneStore", (FileQueueStore,), {"connections": Connections(open_place)})
     store: FileQueueStore = kind(FileTaskQueueConfig(base_dir=str(base), fsync=fsync))
+    lone_stores.append(store)
     return store
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from omniq_fsspec.filesystems import LocalFiles
 from omniq_fsspec.queue import FileQueueStore
 
 from tests.core import tasks
-from tests.core.support import results_of, until, working
+from tests.core.support import SOON, results_of, until, working
 from tests.fsspec.support import (
     claim_all,
     found,
@@ -36,7 +37,7 @@ from tests.fsspec.support import (
     unless_spinning,
 )
 
-pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed")
 
 Harm: TypeAlias = Callable[[Path], None]
 
@@ -296,7 +297,7 @@ def front_door(base: Path) -> AsyncOmniQ:
     return AsyncOmniQ(config={"task_queue": place, "result_store": place, "event_store": place, "defaults": defaults})
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("harm", [harm for harm in HARMS if harm is not cut_at_line])  # it has one line
 async def test_a_worker_lives_and_runs_what_is_whole(base: Path, harm: Harm) -> None:
     async with front_door(base) as oq:
         whole = [await oq.enqueue(tasks.add, [number, 1]) for number in range(3)]
@@ -308,7 +309,8 @@ async def test_a_worker_lives_and_runs_what_is_whole(base: Path, harm: Harm) -> 
     async with front_door(base) as oq, working(oq, "async"):
         assert await results_of(oq, [*whole, *more]) == [1, 2, 3, 1, 2, 3]
         dead: list[str] = []
-        while not dead:
+        deadline = asyncio.get_running_loop().time() + SOON
+        while not dead and asyncio.get_running_loop().time() < deadline:
             dead = [task.id for task in await oq.list_dead()]
         assert dead == [broken]
         (record,) = await oq.task_queue.store.get([broken])
@@ -329,6 +331,6 @@ async def test_a_torn_file_of_events_hides_no_other(oq: AsyncOmniQ, base: Path) 
         shutil.copy(file, copy)
         harm(copy)
     async with front_door(base) as again:
-        events = await again.get_task_events(task_id)
+        events = await again.list_events(task_id=task_id)
         assert events
         await again.event_store.purge(before=0.0)

@@ -40,7 +40,7 @@ from tests.fsspec.support import (
     unless_spinning,
 )
 
-pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed")
 
 T = TypeVar("T")
 

@@ -45,7 +45,7 @@ from tests.servers import unprivileged
 SOMEBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, and mount")
 
-pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed")
 
 
 @pytest.fixture

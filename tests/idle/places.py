@@ -52,6 +52,14 @@ class SQLitePlace:
         return None
 
 
+class FilePlace(SQLitePlace):
+    """A folder; as little as a file has anybody that could be asked."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = f"file://{folder}/idle"
+
+
 class PostgresPlace:
     """A server of its own, on which nobody else works."""
 
@@ -107,7 +115,7 @@ async def until_listening(at: Place) -> None:
 def place(name: str) -> AbstractContextManager[Place]:
     """The store of that name, in a place of its own."""
     places: dict[str, Callable[[], AbstractContextManager[Place]]]
-    places = {"sqlite": _sqlite, "postgres": _postgres, "redis": _redis}
+    places = {"sqlite": _sqlite, "file": _file, "postgres": _postgres, "redis": _redis}
     return places[name]()
 
 
@@ -115,6 +123,12 @@ def place(name: str) -> AbstractContextManager[Place]:
 def _sqlite() -> Iterator[SQLitePlace]:
     with tempfile.TemporaryDirectory() as folder:
         yield SQLitePlace(Path(folder))
+
+
+@contextmanager
+def _file() -> Iterator[FilePlace]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield FilePlace(Path(folder))
 
 
 @contextmanager
