@@ -331,6 +331,4 @@ async def test_a_torn_file_of_events_hides_no_other(oq: AsyncOmniQ, base: Path) 
         shutil.copy(file, copy)
         harm(copy)
     async with front_door(base) as again:
-        events = await again.list_events(task_id=task_id)
-        assert events
-        await again.event_store.purge(before=0.0)
+        assert await again.list_events(task_id=task_id)

@@ -65,7 +65,10 @@ class Walk:
 async def contents(store: BaseTaskQueue) -> dict[str, Any]:
     """All that a store holds, without its times."""
     page = await store.find(TaskFilter(), limit=10_000, bodies=True)
-    results = await store.result_storage().find("s", limit=10_000)  # type: ignore[union-attr]
+    storage = store.result_storage()
+    assert storage is not None
+    results = await storage.find("s", limit=10_000)
+    await storage.close()
     queues = [(stats.name, stats.paused, stats.counts) for stats in await store.stats()]
     return {
         "tasks": [(t.id, t.queue_name, t.state, t.epoch, t.body, t.priority, t.unique, t.damage) for t in page.tasks],
