@@ -15,10 +15,6 @@ from tests.damaged.planting import Planter
 class FilesPlanter(Planter):
     """By writing fields, as JSON, into the rows that segments hold."""
 
-    harmless = (
-        '{"lease_until": "x"}',
-        '{"claimed_at": "x"}',
-    )
     tasks = (
         '{"epoch": "x"}',
         '{"epoch": 9223372036854775807}',
@@ -36,7 +32,8 @@ class FilesPlanter(Planter):
         '{"expires_at": "never"}',
         '{"expires_at": -1e300}',
         '{"finished_at": 1e300}',
-        *harmless,
+        '{"lease_until": "x"}',
+        '{"claimed_at": "x"}',
         '{"cancel_requested": 7}',
         '{"depends_on": "{"}',
         '{"depends_on": [null]}',
