@@ -1,6 +1,6 @@
 """How long one claim takes when few tasks are due, when very many are, and when very many are delayed.
 
-    python benchmarks/claims.py postgres|redis|sqlite [--rounds 5] [--calls 3000] [--limit 10] [--many 200000]
+    python benchmarks/claims.py STORE [--rounds 5] [--calls 3000] [--limit 10] [--many 200000]
 
 Three parts of one place stand side by side: `few` holds 1,000 due tasks, `many` holds 200,000, and `delayed` holds
 1,000 and 200,000 more that are due in an hour or later. In each turn all three, in random order, claim `--limit` tasks
@@ -44,6 +44,8 @@ LATER = 3600.0
 """Seconds after which the first delayed task is due; the others follow by hundredths."""
 LEASE = 30.0
 GOAL = 2.0
+GOALS = {"file": 3.0}
+"""Where it is another one."""
 FEW_DUE, MANY_DUE, DELAYED = "few", "many", "delayed"
 
 
@@ -116,7 +118,7 @@ async def play(store: Store, url: str, options: argparse.Namespace, random: Rand
     return {name: spread(crowd.took[UNCOUNTED:]) for name, crowd in crowds.items()}
 
 
-def conclude(rows: Sequence[dict[str, Spread]]) -> None:
+def conclude(rows: Sequence[dict[str, Spread]], goal: float) -> None:
     """Print the medians, and whether the goal is kept."""
     print(f"\nmedians of {len(rows)} rounds")
     for name in rows[0]:
@@ -126,7 +128,7 @@ def conclude(rows: Sequence[dict[str, Spread]]) -> None:
     print()
     for name in (MANY_DUE, DELAYED):
         ratio = statistics.median(row[name].p99 / row[FEW_DUE].p99 for row in rows)
-        print(at_most(f"p99 of {name} / p99 of {FEW_DUE}", ratio, GOAL))
+        print(at_most(f"p99 of {name} / p99 of {FEW_DUE}", ratio, goal))
 
 
 def main() -> None:
@@ -145,7 +147,7 @@ def main() -> None:
             rows.append(runner.run(play(store, place["BENCH_URL"], options, Random(number))))
         for name, found in rows[-1].items():
             print(f"round {number + 1}  {name:<8} {found}", flush=True)
-    conclude(rows)
+    conclude(rows, GOALS.get(options.store, GOAL))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,21 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """A figure whose median should be no smaller."""
+
+    ours: Key
+    goal: float
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        return (self.ours,)
+
+    def judge(self, rounds: Iterable[Round]) -> str:
+        return at_least(" ".join(self.ours), statistics.median(_of(row, self.ours) for row in rounds), self.goal)
+
+
+@dataclass(frozen=True)
 class Ceiling:
     """A figure whose median should be no larger."""
 

@@ -1,4 +1,4 @@
-"""What grows with what, and mustn't: `growth.py sqlite|postgres|redis [SCENARIO …] [--scale 1.0]`.
+"""What grows with what, and mustn't: `growth.py STORE [SCENARIO …] [--scale 1.0]`.
 
 Each scenario has a place of its own and prints its figures beside what they should not exceed.
 
@@ -8,6 +8,7 @@ Each scenario has a place of its own and prints its figures beside what they sho
 * `queues`: a claim with 1,000 declared queues of which 10 hold tasks, over one with those 10
 * `herd`: what one task costs 16 idle workers, over what it costs one
 * `upkeep`: how late a lapsed lease is reaped while 300,000 tasks are purged and 100,000 expire
+* `leftovers`: how many files are left of 1,000,000 tasks that have ended and were purged, on files
 * `schedules`: 1,000 schedules of one second on one worker: how many slots fire, and how late
 
 `--scale` makes them smaller, for a first look; the goals are those of the full size.
@@ -25,6 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -42,7 +44,9 @@ from tests.idle.places import Place, place
 from tests.idle.remote import RemoteWorker, remote_worker
 
 RARE = "rare"
-ROUNDTRIP_MS = {"redis": 3.0, "postgres": 5.0, "sqlite": 12.0}
+GRACE = 12.0
+"""Seconds after which local files that aren't needed any more are deleted, and some more."""
+ROUNDTRIP_MS = {"redis": 3.0, "postgres": 5.0, "sqlite": 12.0, "file": 12.0}
 
 Scenario: TypeAlias = Callable[[Place, str, float], Coroutine[Any, Any, None]]
 
@@ -213,6 +217,31 @@ async def upkeep(at: Place, name: str, scale: float) -> None:
     say(at_most("a lapsed lease is taken back after (s)", late, 4 / 3 * lease + reap_interval))
 
 
+async def leftovers(at: Place, name: str, scale: float) -> None:
+    if name != "file":
+        say("  only on files")
+        return
+    count, folder = int(1_000_000 * scale), Path(urlsplit(at.url).path)
+    async with client(at) as oq:
+        store = oq.task_queue.store
+        await _fill(store, count)
+        await _finish(store)
+        say(f"  {count} tasks have ended: {_inodes(folder)} inodes")
+        while await store.purge(older_than=-1.0, limit=store.max_items):
+            pass
+        say(f"  they were purged: {_inodes(folder)} inodes")
+    say(f"  what had them open is closed: {_inodes(folder)} inodes")
+    async with client(at) as oq:
+        await oq.task_queue.store.connect()
+        await asyncio.sleep(GRACE)
+        await oq.task_queue.store.purge(older_than=0.0)
+    say(at_most(f"inodes that {count} purged tasks leave", _inodes(folder), 600))
+
+
+def _inodes(folder: Path) -> int:
+    return sum(1 for _ in folder.rglob("*"))
+
+
 async def _is_running(store: BaseTaskQueue, task_id: str) -> bool:
     (record,) = await store.get([task_id])
     return record is not None and record.state is TaskState.RUNNING
@@ -263,6 +292,7 @@ SCENARIOS: dict[str, Scenario] = {
     "queues": queues,
     "herd": herd,
     "upkeep": upkeep,
+    "leftovers": leftovers,
     "schedules": schedules,
 }
 

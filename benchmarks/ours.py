@@ -1,4 +1,4 @@
-"""OmniQ's side: `ours.py enqueue|work|concurrent|latency|import`, on the store that BENCH_URL names."""
+"""OmniQ's side: `ours.py enqueue|work|alone|concurrent|latency|import`, on the store that BENCH_URL names."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ async def concurrent() -> None:
         report(concurrent_per_s=round(TASKS / (time.perf_counter() - began)))
 
 
+async def alone(kind: str) -> None:
+    """Enqueue and work in one process, for what no other process sees; ended by the last task."""
+    async with queue() as oq:
+        await oq.enqueue_many(TaskCall(func=count_sync if kind == "thread" else count_async) for _ in range(TASKS))
+        await oq.start_worker(kind)
+        await asyncio.Event().wait()
+
+
 async def work(kind: str) -> None:
     """Work until the process is ended by the last task."""
     async with queue() as oq:
@@ -91,6 +99,7 @@ def main(what: str, kind: str = "async") -> None:
         return
     measurements: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "enqueue": partial(enqueue, kind),
+        "alone": partial(alone, kind),
         "concurrent": concurrent,
         "work": partial(work, kind),
         "latency": latency,

@@ -26,6 +26,7 @@ from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, S
 from tests.core.cli.support import run
 from tests.core.support import FAST, QUEUES, noop
 from tests.damaged.planting import Damage, Planter
+from tests.damaged.planting_files import FilesPlanter
 from tests.damaged.planting_postgres import PostgresPlanter
 from tests.damaged.planting_redis import RedisPlanter
 from tests.damaged.planting_sqlite import SQLitePlanter
@@ -46,7 +47,7 @@ def shared_servers() -> None:
     redis.shared_url(redis.kinds()[0])
 
 
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
+@pytest.fixture(params=["sqlite", "file", "postgres", "redis"])
 def planter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planter:
     """An empty place on each store; the command line finds its events."""
     planter = _planter(request, tmp_path)
@@ -58,6 +59,8 @@ def planter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def _planter(request: pytest.FixtureRequest, tmp_path: Path) -> Planter:
     if request.param == "sqlite":
         return SQLitePlanter(f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL")
+    if request.param == "file":
+        return FilesPlanter(f"file://{tmp_path}/omniq")
     if request.param == "postgres":
         return PostgresPlanter(request.getfixturevalue("postgres_url"))
     return RedisPlanter(f"{redis.shared_url(redis.kinds()[0])}?prefix=test-{secrets.token_hex(4)}")

@@ -52,10 +52,11 @@ class SQLitePlace:
         return None
 
 
-class FilesPlace(SQLitePlace):
-    """A folder; likewise."""
+class FilePlace(SQLitePlace):
+    """A folder; as little as a file has anybody that could be asked."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.url = f"file://{folder}/idle"
 
 
@@ -114,20 +115,20 @@ async def until_listening(at: Place) -> None:
 def place(name: str) -> AbstractContextManager[Place]:
     """The store of that name, in a place of its own."""
     places: dict[str, Callable[[], AbstractContextManager[Place]]]
-    places = {"sqlite": _sqlite, "postgres": _postgres, "redis": _redis, "files": _files}
+    places = {"sqlite": _sqlite, "file": _file, "postgres": _postgres, "redis": _redis}
     return places[name]()
-
-
-@contextmanager
-def _files() -> Iterator[FilesPlace]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield FilesPlace(Path(folder))
 
 
 @contextmanager
 def _sqlite() -> Iterator[SQLitePlace]:
     with tempfile.TemporaryDirectory() as folder:
         yield SQLitePlace(Path(folder))
+
+
+@contextmanager
+def _file() -> Iterator[FilePlace]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield FilePlace(Path(folder))
 
 
 @contextmanager

@@ -17,14 +17,18 @@ MEAN_SECONDS = 0.2
 """What a task of the mixture takes."""
 
 
-def kills(worker_type: str, *, tasks: int = 150, kills: int = 5, seed: int = 1, plant: str = "") -> Scenario:
-    """Workers are killed at random moments while they work off tasks, some of which fail or have parents."""
+def kills(
+    worker_type: str, *, tasks: int = 150, kills: int = 5, stalls: int = 0, seed: int = 1, plant: str = ""
+) -> Scenario:
+    """Workers are killed, and sleep through their leases, at random moments while they work off tasks, some of which
+    fail or have parents."""
     return Scenario(
         tasks=list(_mixture(worker_type, tasks, Random(seed))),
         worker_type=worker_type,
         kills=kills,
+        stalls=stalls,
         max_crashes=OFTEN,
-        time_limit=30.0 + tasks * 0.05 + kills * 3.0,
+        time_limit=30.0 + tasks * 0.05 + kills * 3.0 + stalls * 5.0,
         seed=seed,
         plant=plant,
     )

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from tests.reliability import scenarios
 from tests.reliability.harness import Outcome, run
 from tests.reliability.servers import KINDS, running
@@ -21,6 +23,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
     parser.add_argument("--tasks", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20, help="of workers")
+    parser.add_argument("--stalls", type=int, default=0, help="how often a worker sleeps through its lease")
+    parser.add_argument("--lease", type=float, default=2.0, help="seconds; more where a store takes long to answer")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each round adds one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--worker", default="async", help="async, thread or process")
@@ -33,16 +37,21 @@ def arguments() -> argparse.Namespace:
         parser.error("--rounds needs an empty task queue for each round: leave --url out")
     if options.server_kills and not options.server:
         parser.error("--server-kills needs a --server")
+    if options.server_kills and options.stalls:
+        parser.error("--stalls and --server-kills exclude each other")
     return options
 
 
 def play(options: argparse.Namespace, seed: int, directory: Path) -> Outcome:
     """Play one round."""
     size = {"tasks": options.tasks, "kills": options.kills, "seed": seed}
+    if options.server_kills:
+        scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
+    else:
+        scenario = scenarios.kills(options.worker, stalls=options.stalls, **size)
+    scenario = replace(scenario, lease=options.lease, time_limit=scenario.time_limit + 10 * (options.lease - 2.0))
     if not options.server:
-        url = options.url or f"sqlite:///{directory}/queue.db"
-        return run(scenarios.kills(options.worker, **size), url, directory)
-    scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
+        return run(scenario, options.url or f"sqlite:///{directory}/queue.db", directory)
     with exit_without_server(), running(options.server) as server:
         return run(scenario, server.url, directory, server=server)
 

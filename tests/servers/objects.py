@@ -27,6 +27,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
@@ -56,6 +57,11 @@ class ObjectPlace:
         filesystem = _filesystem_class(protocol)
         return filesystem(**self.options, use_listings_cache=False, skip_instance_cache=True), path
 
+    @property
+    def url_with_options(self) -> str:
+        """The URL as OmniQ has it."""
+        return f"{self.url}?{urlencode(self.options)}"
+
     def below(self, name: str) -> ObjectPlace:
         return ObjectPlace(f"{self.url.rstrip('/')}/{name}", self.options)
 
@@ -78,6 +84,11 @@ class ObjectServer(ABC):
 
     @abstractmethod
     def _command(self) -> list[object]: ...
+
+    @property
+    def url(self) -> str:
+        """A URL for OmniQ of a folder in its bucket."""
+        return self.place.below("omniq").url_with_options
 
     @property
     def log(self) -> str:
