@@ -363,7 +363,12 @@ def create_file(path: str, data: bytes, *, aside: str, sync: bool) -> bool:
 
 def replace_file(path: str, data: bytes, *, aside: str, sync: bool) -> None:
     """Make a file with this content, or replace it as a whole, as `create_file` does. Raises `OSError`."""
-    os.replace(_write_aside(data, aside, sync=sync), path)
+    other = _write_aside(data, aside, sync=sync)
+    try:
+        os.replace(other, path)
+    except BaseException:
+        os.unlink(other)
+        raise
     if sync:
         sync_directory(os.path.dirname(path))
 
