@@ -84,7 +84,8 @@ async def found_anew(base: Path) -> dict[str, TaskRecord]:
 
 
 async def claim_all(store: FileQueueStore) -> dict[str, TaskRecord]:
-    """Claim what can be claimed."""
+    """Claim what can be claimed, by now: a claim alone may lag."""
+    await found(store)
     return {task.id: task for task in await store.claim([QUEUE], limit=1000, lease=60.0, worker="w")}
 
 

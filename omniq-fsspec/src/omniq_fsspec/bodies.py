@@ -120,6 +120,13 @@ class Bodies:
             await self._files.write(f"{folder}/{file}.jsonl", b"\n".join([*lines, b""]))
         return [kept[index] for index in range(len(records))]
 
+    async def keep_again(self, records: Sequence[Any], kept: Sequence[Any]) -> None:
+        """Store bodies once more, in case that their files were deleted before the rows came."""
+        for indexes in _grouped(map(folder_of, records)).values():
+            if (known := next((kept[index] for index in indexes if kept[index].body), None)) is not None:
+                lines = [_encode(records[index]) for index in indexes]
+                await self._files.write(name_of(known), b"\n".join([*lines, b""]))
+
     async def discard(self, kept: Sequence[Any]) -> None:
         """Delete the files of bodies that were kept for rows which then weren't written."""
         unused = {record.body[FILE]: record for record in kept if record.body and record.body[FILE] not in self._uses}

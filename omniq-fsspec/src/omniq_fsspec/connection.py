@@ -7,16 +7,19 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from omniq.storage.base import Guarantees, Store
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import let_threads_run
+from omniq.storage.log import uptime
 from omniq.storage.table_store import Step
 from omniq.sync import Portal
 
 from omniq_fsspec.config import Address, FileConfig, MemoryConfig
-from omniq_fsspec.places import FilePlace, MemoryPlace
+from omniq_fsspec.places import ORPHANED, FilePlace, MemoryPlace
+
+TOO_LATE: Final = ORPHANED / 2
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -106,8 +109,11 @@ class PlaceStore(ConnectedStore[PlaceConnection]):
     async def keep(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
         """As `TableStore.keep`: the bodies go to files of their own."""
         bodies = self._place.bodies
+        began = uptime()
         kept = await bodies.keep(records)
         answer = await write(kept)
+        if uptime() - began > TOO_LATE:  # this process was stopped: somebody may have deleted them as orphans
+            await bodies.keep_again(records, kept)
         await bodies.discard(kept)  # not after an error: then the rows may have been written all the same
         return answer
 

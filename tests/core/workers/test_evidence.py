@@ -140,7 +140,7 @@ async def test_a_worker_says_that_it_lives_and_that_it_leaves() -> None:
     async with front_door(reference_place()) as oq:
         store = oq.task_queue.store
         async with working(oq, "thread", max_workers=3) as pool:
-            await until(lambda: bool(store.space.tasks.workers))  # type: ignore[attr-defined]
+            await until(lambda: bool(store.space.workers))  # type: ignore[attr-defined]
             (worker,) = await store.workers()
             assert (worker.name, worker.kind, worker.slots) == (pool.name, "thread", 3)
             assert worker.queues == oq.task_queue.queues

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -54,6 +55,8 @@ PER_SEGMENT, PER_ROW, LIGHT = 4096, 300, 1 << 20
 besides its own; for each row of the snapshot, and for all of it at least."""
 PATIENCE: Final = 10
 """How often the newest snapshot is looked for, while others make and delete some."""
+HEAD: Final = 4096
+"""Bytes in which there is the header of a snapshot."""
 WINDOW: Final = 64
 """Segments that are read at once, at most."""
 
@@ -72,7 +75,9 @@ class Replica:
         self._batcher = Batcher(self._carry_out, limit=1000)
         self._position = -1
         """The last segment that the tables have; -1 before anything was read."""
-        self._base = 0
+        self._log = ""
+        """Which log it is: another one may be begun at the same place, once all files of this one are deleted."""
+        self._base, self._base_written_at = 0, math.nan
         """The snapshot on which the tables rest: as long as it is there, so are all later segments."""
         self._sound = 0
         """The newest snapshot that was read or made here."""
@@ -144,7 +149,7 @@ class Replica:
         threshold = max(LIGHT, PER_ROW * (len(self.tables.tasks.rows) + len(self.tables.results.rows)))
         with undoing(self.tables):
             lines = self.tables.written.lines()
-            header = Header.new(number, len(lines), compacts=self._weight > threshold)
+            header = Header.new(self._log, number, len(lines), compacts=self._weight > threshold)
             data = self._encoded(header, lines)
             made = await self.files.create(segment_name(number), data) or await self._is_by(number, header.writer)
             if made:
@@ -215,7 +220,7 @@ class Replica:
         """Begin with the newest snapshot that can be read, and follow from there."""
         await self.files.open()
         number, lines = 0, None
-        self.tables, self._weight = self.begin(), 0
+        self.tables, self._weight, self._log = self.begin(), 0, ""
         for _ in range(PATIENCE):
             known, snapshots = numbers_in(await self.files.list(LOG))
             if not known and not snapshots:
@@ -233,6 +238,7 @@ class Replica:
             self.tables.take_over(lines)
             self.note(self.tables.settle())
         self._position = self._base = self._sound = number
+        self._base_written_at = await self.files.written_at(snapshot_name(number)) or math.nan
         self._is_untidy = bool(known and known[0] <= number)
         self._followed_at = -math.inf
         await self._follow()
@@ -244,7 +250,7 @@ class Replica:
         """Let an empty segment stand for one that is missing before others: rows tell all of themselves."""
         number = self._position + 1
         _logger.error("%s: %s is missing", self.files.location, segment_name(number))
-        if not await self.files.create(segment_name(number), encode(Header.new(number, 0))):
+        if not await self.files.create(segment_name(number), encode(Header.new(self._log, number, 0))):
             raise StoreUnavailable(f"{self.files.location}: {segment_name(number)} can't be read")
         self._is_damaged = True
         await self._follow()
@@ -255,8 +261,9 @@ class Replica:
         for number in reversed(snapshots):
             (data,) = await self.files.read([Part(snapshot_name(number))])
             if data is not None:
-                _, lines, is_sound = self._read(snapshot_name(number), data)
-                if is_sound:
+                header, lines, is_sound = self._read(snapshot_name(number), data)
+                if header is not None and is_sound:
+                    self._log = header.log
                     return number, lines
                 best = best if best[1] is not None else (number, lines)
         return best
@@ -269,6 +276,9 @@ class Replica:
         header, lines = Header.read(data), decode_rows(data.partition(b"\n")[2])
         if header is not None:
             check_layout(self.files.location, header.omniq, LAYOUT, "omniq-core")
+            if self._log not in ("", header.log):
+                _logger.error("%s: %s is of another log, which was deleted: passed over", self.files.location, name)
+                return header, [], True
         if header is not None and len(lines) == header.lines:
             return header, lines, True
         what = "its head" if header is None else f"{header.lines - len(lines)} of {header.lines} lines"
@@ -278,12 +288,12 @@ class Replica:
 
     async def _begin(self, number: int) -> None:
         """Make an empty snapshot, unless somebody else does."""
-        await self.files.create(snapshot_name(number), encode(Header.new(number, 0)))
+        await self.files.create(snapshot_name(number), encode(Header.new(secrets.token_hex(8), number, 0)))
 
     async def _compact(self, number: int, tables: Sequence[tuple[str, list[Any]]]) -> None:
         """Write a snapshot, and delete what others made needless."""
         lines = sum(len(rows) for _, rows in tables)
-        data = bytearray(encode(Header.new(number, lines)))
+        data = bytearray(encode(Header.new(self._log, number, lines)))
         for name, rows in tables:
             for start in range(0, len(rows), PIECE):
                 data += encode_rows(name, rows[start : start + PIECE])
@@ -301,15 +311,22 @@ class Replica:
         """
         if uptime() - self._followed_at < self.files.trust:
             return
-        if await self.files.written_at(snapshot_name(self._base)) is None:
-            _, snapshots = numbers_in(await self.files.list(LOG))
-            if not snapshots or snapshots[-1] > self._position:
-                self._position = -1
-                if made is None and snapshots:
-                    await self._load()
-                    return
+        if await self.files.written_at(snapshot_name(self._base)) == self._base_written_at:
+            return
+        _, snapshots = numbers_in(await self.files.list(LOG))
+        if not snapshots or snapshots[-1] > self._position or not await self._rest_on(snapshots[-1]):
+            self._position = -1
+            if made is not None or not snapshots:
                 raise StoreUnavailable(f"{self.files.location}: others have gone on meanwhile: try again")
-            self._base = snapshots[-1]
+            await self._load()
+
+    async def _rest_on(self, number: int) -> bool:
+        """Take a snapshot that the tables are beyond as their base; returns whether it is one of this log."""
+        name = snapshot_name(number)
+        (data,) = await self.files.read([Part(name, 0, HEAD)])
+        header = None if data is None else Header.read(data)
+        self._base, self._base_written_at = number, await self.files.written_at(name) or math.nan
+        return header is not None and header.log == self._log
 
     # ── tidying up ───────────────────────────────────────────────────────────
 

@@ -189,6 +189,8 @@ class Header(Struct, omit_defaults=True, kw_only=True):
 
     omniq: int
     """The layout."""
+    log: str
+    """Which log it is of."""
     number: int
     lines: int
     """How many follow."""
@@ -200,10 +202,12 @@ class Header(Struct, omit_defaults=True, kw_only=True):
     """Whether its writer will make a snapshot, so that others needn't."""
 
     @classmethod
-    def new(cls, number: int, lines: int, *, compacts: bool = False) -> Self:
+    def new(cls, log: str, number: int, lines: int, *, compacts: bool = False) -> Self:
         """That of a file which this process makes now."""
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
-        return cls(omniq=LAYOUT, number=number, lines=lines, writer=writer, time=time.time(), compacts=compacts)
+        return cls(
+            omniq=LAYOUT, log=log, number=number, lines=lines, writer=writer, time=time.time(), compacts=compacts
+        )
 
     @classmethod
     def read(cls, data: bytes) -> Header | None:
