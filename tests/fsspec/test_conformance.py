@@ -32,6 +32,7 @@ class TestAzure(BackendConformance):
         return f"{azure_place.url}?{urlencode(azure_place.options)}"
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # gcsfs hands bytes to aiohttp
 class TestGoogle(BackendConformance):
     @pytest.fixture
     def url(self, gcs_place: ObjectPlace) -> str:

@@ -115,7 +115,7 @@ async def until_listening(at: Place) -> None:
 def place(name: str) -> AbstractContextManager[Place]:
     """The store of that name, in a place of its own."""
     places: dict[str, Callable[[], AbstractContextManager[Place]]]
-    places = {"sqlite": _sqlite, "file": _file, "postgres": _postgres, "redis": _redis}
+    places = {"sqlite": _sqlite, "file": _file, "files": _file, "postgres": _postgres, "redis": _redis}
     return places[name]()
 
 

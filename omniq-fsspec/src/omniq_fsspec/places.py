@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
@@ -94,9 +95,10 @@ class FilePlace(Replica):
 
     async def salvage(self) -> None:
         """Let the tasks whose bodies are there, and whose rows are lost, be found in the dead-letter queue."""
-        written = await self.files.list(QUEUES)
-        before = max([self.now() - clock.offset(), *written.values()]) - ABOUT_TO_WRITE
-        lost = await self.bodies.tasks_in([name for name, at in written.items() if at < before])
+        names = list(await self.files.list(QUEUES))
+        if names:
+            await asyncio.sleep(ABOUT_TO_WRITE)  # by then, the rows of what was kept last have come
+        lost = await self.bodies.tasks_in(names)
 
         def enter(tables: Tables, now: float) -> int:
             new = [task for task in lost if task.id not in tables.tasks.rows]
