@@ -18,7 +18,7 @@ MEAN_SECONDS = 0.2
 
 
 def kills(
-    worker_type: str, *, tasks: int = 150, kills: int = 5, stalls: int = 0, seed: int = 1, plant: str = ""
+    worker_type: str, *, tasks: int = 200, kills: int = 6, stalls: int = 0, seed: int = 1, plant: str = ""
 ) -> Scenario:
     """Workers are killed, and sleep through their leases, at random moments while they work off tasks, some of which
     fail or have parents."""
@@ -88,7 +88,7 @@ def computing(worker_type: str, *, tasks: int = 2, lease: float = 2.0, seed: int
     )
 
 
-def poison(worker_type: str, *, innocents: int = 80, poisonous: int = 2, seed: int = 1, plant: str = "") -> Scenario:
+def poison(worker_type: str, *, innocents: int = 100, poisonous: int = 2, seed: int = 1, plant: str = "") -> Scenario:
     """Some tasks kill the process that runs them; those beside them must not suffer."""
     tasks = [_napping(worker_type, n, seconds=0.4) for n in range(innocents)]
     for n in range(poisonous):

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from binascii import a2b_base64, b2a_base64
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -59,7 +59,6 @@ def _folder_of_queue(name: str) -> str:
 FILE, START = slice(0, 18), slice(18, 27)
 """Which bytes of a reference name the file, and which the first byte of the line; its length follows."""
 LENGTH: Final = 36
-_PATTERN: Final = re.compile(r"\w{23}/\d{11}/\d{12}")
 
 
 def reference(file: str, start: int, length: int) -> bytes:
@@ -69,18 +68,24 @@ def reference(file: str, start: int, length: int) -> bytes:
 
 def is_reference(body: bytes) -> bool:
     """Whether a row refers to a body; else it has none, or was damaged."""
-    return len(body) == LENGTH and _PATTERN.fullmatch(_text(body)) is not None
+    return len(body) == LENGTH
 
 
 def size_of(body: bytes) -> int:
     """Bytes of the body that a reference is to, or a few more."""
-    return int(_text(body[START.stop :])) * 3 // 4 if is_reference(body) else 0
+    start, end = span_of(body) or (0, 0)
+    return (end - start) * 3 // 4
 
 
-def span_of(body: bytes) -> tuple[int, int]:
-    """Where the line begins that a reference is to, and where it ends."""
-    start = int(_text(body[START])[:-1])
-    return start, start + int(_text(body[START.stop :]))
+def span_of(body: bytes) -> tuple[int, int] | None:
+    """Where the line begins that a reference is to, and where it ends; None for what is no reference."""
+    if not is_reference(body):
+        return None
+    try:
+        start = int(_text(body[START])[:-1])
+        return start, start + int(_text(body[START.stop :]))
+    except ValueError:  # it was damaged
+        return None
 
 
 def name_of(record: Any) -> str:
@@ -136,17 +141,18 @@ class Bodies:
     async def fetch(self, records: Sequence[Any]) -> list[Any]:
         """The records with their bodies; what can't be read is told as `damage`, with the raw bytes as the body."""
         found = list(records)
-        by_file = _grouped(record.body[FILE] if is_reference(record.body) else b"" for record in records)
-        by_file.pop(b"", None)
-        spans = {file: [span_of(records[index].body) for index in indexes] for file, indexes in by_file.items()}
+        spans = {index: span for index, record in enumerate(records) if (span := span_of(record.body)) is not None}
+        by_file: defaultdict[str, list[int]] = defaultdict(list)
+        for index in spans:
+            by_file[name_of(records[index])].append(index)
         parts = [
-            Part(name_of(records[by_file[file][0]]), min(start for start, _ in where), max(end for _, end in where))
-            for file, where in spans.items()
+            Part(name, min(spans[index][0] for index in indexes), max(spans[index][1] for index in indexes))
+            for name, indexes in by_file.items()
         ]
-        for (file, where), part, data in zip(spans.items(), parts, await self._read(parts), strict=True):
-            for index, (start, end) in zip(by_file[file], where, strict=True):
-                line = None if data is None else data[start - (part.start or 0) : end - (part.start or 0)]
-                found[index] = _with_body(records[index], line, part.name)
+        for part, data in zip(parts, await self._read(parts), strict=True):
+            for index in by_file[part.name]:
+                start, end = (at - (part.start or 0) for at in spans[index])
+                found[index] = _with_body(records[index], None if data is None else data[start:end], part.name)
         return found
 
     async def _read(self, parts: Sequence[Part]) -> list[bytes | None]:

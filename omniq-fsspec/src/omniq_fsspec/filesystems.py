@@ -16,7 +16,6 @@ import secrets
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -42,6 +41,7 @@ from omniq_fsspec.config import Address
 T = TypeVar("T")
 
 THREADS: Final = 4
+PROBES: Final = "probe"
 TEMPORARY: Final = "tmp"
 """The folder for files that are being written."""
 
@@ -96,8 +96,6 @@ class PlaceFiles(Files):
         self._threads = JobThreads("omniq-files", THREADS)
         self._fs: Any = None
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self.requests: Counter[str] = Counter()
-        """How many calls of each verb were made."""
 
     async def open(self) -> None:
         if self._fs is None:
@@ -110,7 +108,7 @@ class PlaceFiles(Files):
 
     async def _probe(self) -> None:
         """See that of many who create a file one succeeds, and what time it is there."""
-        name = f"probe/{secrets.token_hex(8)}"
+        name = f"{PROBES}/{secrets.token_hex(8)}"
         began = time.time()
         made = await asyncio.gather(*(self.create(name, str(racer).encode()) for racer in range(RACERS)))
         written_at, ended = await self.written_at(name), time.time()
@@ -189,7 +187,6 @@ class PlaceFiles(Files):
         """What a verb of the filesystem returns. Raises `FileNotFoundError`, `FileExistsError` and `StoreError`."""
         if self._fs is None:
             await self.open()
-        self.requests[verb] += 1
         try:
             async with self._turns, asyncio.timeout(PATIENCE + size / SLOWEST):
                 if self._fs.fs.async_impl:
@@ -401,4 +398,4 @@ def _time_of(info: Mapping[str, Any]) -> float:
 
 def files_of(address: Address) -> PlaceFiles:
     """The files of a place that isn't in memory."""
-    return PlaceFiles(address) if "://" in address.root else LocalFiles(address)
+    return PlaceFiles(address) if address.is_networked else LocalFiles(address)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from itertools import takewhile
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from omniq.texts import get_logger
 
 from omniq_fsspec.bodies import QUEUES, RESULTS, Bodies
 from omniq_fsspec.config import Address
-from omniq_fsspec.filesystems import MemoryFiles, files_of
+from omniq_fsspec.filesystems import PROBES, TEMPORARY, MemoryFiles, files_of
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ ABOUT_TO_READ: Final = 1.0
 ABOUT_TO_WRITE: Final = 1.0
 """Seconds that may pass between keeping bodies and writing the rows that refer to them, while all goes well."""
 ORPHANED: Final = 3600.0
-"""Seconds after which a file with bodies that no row refers to is deleted: whoever wrote it is gone, or will notice."""
+"""Seconds after which a file that no row refers to is deleted: whoever wrote it is gone, or will notice."""
 
 
 class MemoryPlace(Heap):
@@ -50,10 +51,17 @@ class MemoryPlace(Heap):
 
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
         """As `TableStore.carry_out`."""
-        answer, over = self.do(step), time.monotonic() - ABOUT_TO_READ
-        if self._unused and self._unused[0][0] < over:
-            await self.files.delete([self._unused.popleft()[1] for at, _ in list(self._unused) if at < over])
+        answer = self.do(step)
+        if over := self._long_unused():
+            await self.files.delete(over)
         return answer
+
+    def _long_unused(self) -> list[str]:
+        """Files that nobody can be about to read any more; each is given out once."""
+        with self.lock:
+            before = time.monotonic() - ABOUT_TO_READ
+            count = sum(1 for _ in takewhile(lambda unused: unused[0] < before, self._unused))
+            return [self._unused.popleft()[1] for _ in range(count)]
 
     def note(self, written: Written) -> None:
         now = time.monotonic()
@@ -115,8 +123,9 @@ class FilePlace(Replica):
         await super().tidy()
         if uptime() - self._swept_at > ORPHANED:
             self._swept_at = uptime()
-            written = {**await self.files.list(QUEUES), **await self.files.list(RESULTS)}
-            before = max([self.now(), *written.values()]) - ORPHANED
+            found = [await self.files.list(folder) for folder in (QUEUES, RESULTS, TEMPORARY, PROBES)]
+            written = {name: at for files in found for name, at in files.items()}
+            before = max([self.now() - clock.offset(), *written.values()]) - ORPHANED
             await self.files.delete(
                 [name for name, at in written.items() if at < before and not self.bodies.is_used(name)]
             )

@@ -8,9 +8,7 @@ from typing import ClassVar, Final
 from omniq.backend import Configured, configured_by
 from omniq.queue import AsyncTaskQueue, TaskQueue
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
-from omniq.storage.records import (
-    WorkerRecord,
-)
+from omniq.storage.records import WorkerRecord
 from omniq.storage.table_store import TableQueueStore
 
 from omniq_fsspec.bodies import size_of
@@ -18,7 +16,6 @@ from omniq_fsspec.config import FileConfig, FileTaskQueueConfig, MemoryConfig, M
 from omniq_fsspec.connection import PlaceStore
 from omniq_fsspec.results import FileResultStore
 
-WORKERS: Final = "workers"
 OF_FILES: Final = TableQueueStore.capabilities | {Capability.CROSS_PROCESS, Capability.PERSISTENT}
 
 
@@ -36,8 +33,6 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
     def result_storage(self) -> BaseResultStorage:
         return FileResultStore(self._config)
 
-    # ── tasks ────────────────────────────────────────────────────────────────
-
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         gone = await super().purge(older_than=older_than, limit=limit)
         await self._place.tidy()
@@ -46,8 +41,6 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         self._connection.watch()
         await super().wait(queues, timeout)
-
-    # ── workers ──────────────────────────────────────────────────────────────
 
     async def now(self) -> float:
         return self._place.now()
