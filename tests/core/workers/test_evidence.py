@@ -37,6 +37,21 @@ class ForgetsToAnswer(ReferenceQueueStore):
         return claimed
 
 
+class AnswersLate(ReferenceQueueStore):
+    """Its first claim is answered when the lease has run out: so it seems to a process that was stopped meanwhile."""
+
+    def __init__(self, place: ReferenceSpace) -> None:
+        super().__init__(place)
+        self.is_first = True
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
+        claimed = await super().claim(queues, limit=limit, lease=lease, worker=worker)
+        while claimed and self.is_first and not await self.lapsed(limit=1):
+            await asyncio.sleep(0.01)
+        self.is_first = self.is_first and not claimed
+        return claimed
+
+
 class Stalls(ReferenceQueueStore):
     """While it stalls, nothing is answered that keeps a task in hand."""
 
@@ -76,6 +91,16 @@ async def test_what_a_claim_brought_without_an_answer_goes_back_uncharged(log: P
             await results_of(oq, ids)
         assert sorted(map(int, lines(log))) == list(range(20))
         assert {(await oq.get_task(id_)).crashes for id_ in ids} == {0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_claimed_longer_ago_than_the_lease_lasts_is_not_begun(kind: str, log: Path) -> None:
+    async with front_door(reference_place(queue=AnswersLate)) as oq:
+        task_id = await oq.enqueue(tasks.append, [str(log), "run"])
+        async with working(oq, kind, lease=1.0, poll_interval=0.05):
+            await results_of(oq, [task_id])
+        assert lines(log) == ["run"]
+        assert (await oq.get_task(task_id)).epoch == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

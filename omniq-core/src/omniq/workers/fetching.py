@@ -47,13 +47,16 @@ class Admission:
         self._told: set[str] = set()
         """The missing keys that the log was told of."""
 
-    def admit(self, records: Iterable[TaskRecord]) -> tuple[list[Job], list[tuple[Job, RunResult]]]:
-        """The jobs to run, and those that mustn't be, each with what has come of it already."""
+    def admit(self, records: Iterable[TaskRecord], claimed_at: float) -> tuple[list[Job], list[tuple[Job, RunResult]]]:
+        """The jobs to run, and those that mustn't be, each with what has come of it already.
+
+        `claimed_at` is when their claim was asked for, on `time.monotonic()`'s clock: no lease began before, and by
+        the time that the answer is here, a process that was stopped meanwhile may hold none of them any more.
+        """
         jobs: list[Job] = []
         ended: list[tuple[Job, RunResult]] = []
-        now = time.monotonic()
         for record in records:
-            job, ran = self._admit(record, now)
+            job, ran = self._admit(record, claimed_at)
             if ran is None:
                 jobs.append(job)
             else:
@@ -210,7 +213,7 @@ class Fetcher:
             return None
         self._found += len(records)
         may_be_more = self._may_be_more(records, limit)
-        await self._hand_out(records, full=may_be_more)
+        await self._hand_out(records, began, full=may_be_more)
         return 0.0 if may_be_more else REST
 
     async def until_nothing_due(self) -> bool:
@@ -296,7 +299,7 @@ class Fetcher:
     async def _return(self, claim: asyncio.Future[list[TaskRecord]]) -> None:
         """Hand back what a claim brings in whose answer this worker doesn't want any more."""
         with suppress(StoreError):
-            jobs, ended = self._admission.admit(await claim)
+            jobs, ended = self._admission.admit(await claim, time.monotonic())
             self._hand_back([*jobs, *(job for job, _ in ended)])
 
     def _ordered(self) -> Sequence[str]:
@@ -314,8 +317,8 @@ class Fetcher:
             return True
         return sum(len(record.body) for record in records) > self._store.max_bytes // 16  # the next may be large
 
-    async def _hand_out(self, records: Sequence[TaskRecord], *, full: bool) -> None:
-        jobs, ended = self._admission.admit(records)
+    async def _hand_out(self, records: Sequence[TaskRecord], claimed_at: float, *, full: bool) -> None:
+        jobs, ended = self._admission.admit(records, claimed_at)
         for job, ran in ended:
             self._in_flight.accept_done(job, ran)
         if not jobs and all(ran.end is RunStatus.RELEASED for _, ran in ended):
