@@ -19,6 +19,12 @@ OMNIQ = Contestant("omniq", (("ours", "enqueue"), ("ours", "work")))
 LATENCY = Contestant("omniq-latency", (("ours", "latency"),))
 
 
+def huey(kind: str) -> Contestant:
+    """huey on a store of its own of that kind."""
+    commands = (("peers.huey_stores", "enqueue", kind), ("peers.huey_stores", "work", kind))
+    return Contestant("huey", commands, ("huey",))
+
+
 def nothing_to_tidy(url: str) -> None:
     """For a store that puts nothing off."""
 

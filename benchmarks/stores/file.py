@@ -32,7 +32,9 @@ STORE = Store(
     packages=("omniq-core", "omniq-fsspec", "fsspec", "uvloop"),
     contestants=(
         OMNIQ,
-        Contestant("huey", (("peers.huey_file", "enqueue"), ("peers.huey_file", "work")), ("huey",)),
+        Contestant(
+            "huey", (("peers.huey_stores", "enqueue", "file"), ("peers.huey_stores", "work", "file")), ("huey",)
+        ),
         Contestant("omniq-thread", (("ours", "enqueue", "thread"), ("ours", "work", "thread"))),
         Contestant("omniq-concurrent", (("ours", "concurrent"),)),
         LATENCY,

@@ -33,7 +33,9 @@ STORE = Store(
     packages=("omniq-core", "omniq-sqlite", "uvloop"),
     contestants=(
         OMNIQ,
-        Contestant("huey", (("peers.huey_sqlite", "enqueue"), ("peers.huey_sqlite", "work")), ("huey",)),
+        Contestant(
+            "huey", (("peers.huey_stores", "enqueue", "sqlite"), ("peers.huey_stores", "work", "sqlite")), ("huey",)
+        ),
         Contestant("probe", (("probes.sqlite",),)),
         Contestant("omniq-thread", (("ours", "enqueue", "thread"), ("ours", "work", "thread"))),
         Contestant("omniq-concurrent", (("ours", "concurrent"),)),

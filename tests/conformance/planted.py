@@ -18,7 +18,7 @@ from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.documents import DocumentEventStorage, DocumentResultStorage
-from omniq.storage.embedded import Heap
+from omniq.storage.embedded import MemoryTables
 from omniq.storage.records import (
     Added,
     Change,
@@ -244,7 +244,7 @@ class DropsTasksOnly(ReferenceQueueStore):
 
 
 def _spaces() -> dict[str, Any]:
-    return {location: heap for (_, location), heap in Heap._named.items()}
+    return {location: heap for (_, location), heap in MemoryTables._named.items()}
 
 
 class ForgetsEpochs(ReferenceQueueStore):

@@ -16,7 +16,7 @@ from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, Store
 from omniq.storage.documents import DocumentResultStorage, Write
-from omniq.storage.embedded import Heap
+from omniq.storage.embedded import MemoryTables
 from omniq.storage.records import (
     Change,
     Changed,
@@ -62,7 +62,7 @@ class Finds(ReferenceQueueStore):
 
 def spaces() -> list[ReferenceSpace]:
     """Those of all projects."""
-    return [heap for heap in Heap._named.values() if isinstance(heap, ReferenceSpace)]
+    return [heap for heap in MemoryTables._named.values() if isinstance(heap, ReferenceSpace)]
 
 
 class SharesKeys(ReferenceQueueStore):
@@ -264,7 +264,7 @@ class CountsRequeuedOnesTwice(ReferenceQueueStore):
         for change, answer in zip(changes, answers, strict=True):
             (row,) = await self.get([change.task_id])
             if change.fresh and answer.status is ChangeStatus.APPLIED and row is not None:
-                self.space.tasks._lines[row.queue_name].in_state(TaskState.ERROR)[f"again-{row.id}"] = None
+                self.space.tasks._queues[row.queue_name].in_state(TaskState.ERROR)[f"again-{row.id}"] = None
         return answers
 
 

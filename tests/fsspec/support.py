@@ -106,7 +106,7 @@ async def settle(store: FileQueueStore) -> None:
     """Wait for what goes on behind the calls."""
 
     async def wait() -> None:
-        while behind := list(replica_of(store)._behind):
+        while behind := list(replica_of(store)._background):
             await asyncio.wait(behind)
 
     await at_home(store, wait())

@@ -150,7 +150,7 @@ async def test_bodies_that_were_swept_before_their_rows_came_are_noticed(
 
         def later(real: Create) -> Create:
             async def call(name: str, data: bytes) -> bool:
-                await at_home(other, replica_of(other).tidy())
+                await at_home(other, replica_of(other).vacuum())
                 return await real(name, data)
 
             return call
@@ -243,7 +243,7 @@ async def test_a_result_whose_answer_was_lost_is_whole(base: Path) -> None:
             await store.transition([end])
         await store.transition([end])
         await found(other)
-        (result,) = await at_home(other, replica_of(other).bodies.fetch([replica_of(other).tables.results.rows["a"]]))
+        (result,) = await at_home(other, replica_of(other).bodies.load([replica_of(other).tables.results.rows["a"]]))
         assert (result.body, result.damage) == (b"value", None)
 
 

@@ -111,7 +111,7 @@ class Bodies:
         """Count from the start: the rows are read anew."""
         self._uses.clear()
 
-    async def keep(self, records: Sequence[Any]) -> list[Any]:
+    async def store(self, records: Sequence[Any]) -> list[Any]:
         """Store the bodies; returns the records with references instead."""
         kept: dict[int, Any] = {}
         for folder, indexes in _grouped(map(folder_of, records)).items():
@@ -125,7 +125,7 @@ class Bodies:
             await self._files.write(f"{folder}/{file}.jsonl", b"\n".join([*lines, b""]))
         return [kept[index] for index in range(len(records))]
 
-    async def keep_again(self, records: Sequence[Any], kept: Sequence[Any]) -> None:
+    async def store_again(self, records: Sequence[Any], kept: Sequence[Any]) -> None:
         """Store bodies once more, in case that their files were deleted before the rows came."""
         for indexes in _grouped(map(folder_of, records)).values():
             if (known := next((kept[index] for index in indexes if kept[index].body), None)) is not None:
@@ -138,7 +138,7 @@ class Bodies:
         if unused:
             await self._files.delete(map(name_of, unused.values()))
 
-    async def fetch(self, records: Sequence[Any]) -> list[Any]:
+    async def load(self, records: Sequence[Any]) -> list[Any]:
         """The records with their bodies; what can't be read is told as `damage`, with the raw bytes as the body."""
         found = list(records)
         spans = {index: span for index, record in enumerate(records) if (span := span_of(record.body)) is not None}

@@ -106,20 +106,20 @@ class PlaceStore(ConnectedStore[PlaceConnection]):
         connection = self._connection
         return await connection.run(connection.place.carry_out(step, may_lag=may_lag))
 
-    async def keep(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
-        """As `TableStore.keep`: the bodies go to files of their own."""
+    async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
+        """As `TableStore.store_bodies`: the bodies go to files of their own."""
         bodies = self._place.bodies
         began = uptime()
-        kept = await bodies.keep(records)
+        kept = await bodies.store(records)
         answer = await write(kept)
         if uptime() - began > TOO_LATE:  # this process was stopped: somebody may have deleted them as orphans
-            await bodies.keep_again(records, kept)
+            await bodies.store_again(records, kept)
         await bodies.discard(kept)  # not after an error: then the rows may have been written all the same
         return answer
 
-    async def fetch(self, rows: Sequence[K]) -> Sequence[K]:
-        """As `TableStore.fetch`."""
-        return await self._place.bodies.fetch(rows)
+    async def load_bodies(self, rows: Sequence[K]) -> Sequence[K]:
+        """As `TableStore.load_bodies`."""
+        return await self._place.bodies.load(rows)
 
 
 def _where_the_place_is(verb: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:

@@ -32,7 +32,7 @@ from omniq.storage.connected import (
     sync_directory,
 )
 from omniq.storage.documents import JobThreads
-from omniq.storage.embedded import Heap
+from omniq.storage.embedded import MemoryTables
 from omniq.storage.log_files import Files, Part
 from omniq.texts import install_command
 
@@ -338,7 +338,7 @@ class MemoryFiles(PlaceFiles):
         """There is nothing to close."""
 
     def guarantees(self) -> Guarantees:
-        return Heap.guarantees
+        return MemoryTables.guarantees
 
 
 def _unless_missing(error: OSError) -> None:

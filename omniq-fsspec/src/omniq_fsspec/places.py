@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from omniq import clock
 from omniq.models.task import TaskState
 from omniq.storage import rules
-from omniq.storage.embedded import Heap
+from omniq.storage.embedded import MemoryTables
 from omniq.storage.log import Replica, uptime
 from omniq.storage.log_files import Workers
 from omniq.storage.table_store import Step, Tables, Written
@@ -35,7 +35,7 @@ ORPHANED: Final = 3600.0
 """Seconds after which a file that no row refers to is deleted: whoever wrote it is gone, or will notice."""
 
 
-class MemoryPlace(Heap):
+class MemoryPlace(MemoryTables):
     """A place in this process's memory."""
 
     def __init__(self, location: str) -> None:
@@ -63,7 +63,7 @@ class MemoryPlace(Heap):
             count = sum(1 for _ in takewhile(lambda unused: unused[0] < before, self._unused))
             return [self._unused.popleft()[1] for _ in range(count)]
 
-    def note(self, written: Written) -> None:
+    def on_written(self, written: Written) -> None:
         now = time.monotonic()
         self._unused.extend((now, name) for name in self.bodies.count(written))
 
@@ -74,7 +74,7 @@ class MemoryPlace(Heap):
     def watch(self) -> None:
         """There are no other processes."""
 
-    async def tidy(self) -> None:
+    async def vacuum(self) -> None:
         """All that isn't needed is deleted by and by."""
 
     async def drop(self) -> None:
@@ -98,10 +98,10 @@ class FilePlace(Replica):
         self.bodies.forget()
         return super().begin()
 
-    def note(self, written: Written) -> list[str]:
+    def on_written(self, written: Written) -> list[str]:
         return self.bodies.count(written)
 
-    async def salvage(self) -> None:
+    async def recover(self) -> None:
         """Let the tasks whose bodies are there, and whose rows are lost, be found in the dead-letter queue."""
         names = list(await self.files.list(QUEUES))
         if names:
@@ -118,9 +118,9 @@ class FilePlace(Replica):
         if lost and (count := await self.carry_out(enter)):
             _logger.error("%s: %d tasks were lost, and are dead letters now", self.files.location, count)
 
-    async def tidy(self) -> None:
+    async def vacuum(self) -> None:
         """Delete what isn't needed any more, now and then."""
-        await super().tidy()
+        await super().vacuum()
         if uptime() - self._swept_at > ORPHANED:
             self._swept_at = uptime()
             found = [await self.files.list(folder) for folder in (QUEUES, RESULTS, TEMPORARY, PROBES)]
@@ -132,6 +132,6 @@ class FilePlace(Replica):
 
     async def drop(self) -> None:
         """Remove all that is kept. Raises `StoreError`."""
-        await self.rest()
+        await self.quiesce()
         await self.files.open()
         await self.files.drop()

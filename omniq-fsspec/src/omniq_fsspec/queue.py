@@ -35,7 +35,7 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
 
     async def purge(self, *, older_than: float, limit: int = 1000) -> int:
         gone = await super().purge(older_than=older_than, limit=limit)
-        await self._place.tidy()
+        await self._place.vacuum()
         return gone
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:

@@ -44,7 +44,7 @@ T = TypeVar("T")
 # ── memory ──────────────────────────────────────────────────────────────────
 
 
-class Heap(Tables):
+class MemoryTables(Tables):
     """Tables in this process's memory, which any number of event loops and threads use: each step behind one lock."""
 
     guarantees: ClassVar[Guarantees] = Guarantees(
@@ -55,7 +55,7 @@ class Heap(Tables):
         push=False,
         atomic_results=True,
     )
-    _named: ClassVar[dict[tuple[type[Heap], str], Heap]] = {}
+    _named: ClassVar[dict[tuple[type[MemoryTables], str], MemoryTables]] = {}
     _guard: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, location: str) -> None:
@@ -67,8 +67,8 @@ class Heap(Tables):
     @classmethod
     def at(cls, location: str) -> Self:
         """The heap of that location, which lives as long as the process."""
-        with Heap._guard:
-            heap = Heap._named.setdefault((cls, location), cls(location))
+        with MemoryTables._guard:
+            heap = MemoryTables._named.setdefault((cls, location), cls(location))
         assert isinstance(heap, cls)
         return heap
 
@@ -80,18 +80,18 @@ class Heap(Tables):
                 answer = step(self, now)
             written = self.settle()
             news = written.news(now)
-            self.note(written)
+            self.on_written(written)
         Wakeups.at(self.location).tell(news)
         return answer
 
-    def note(self, written: Written) -> None:
+    def on_written(self, written: Written) -> None:
         """Take note of what a step has written."""
 
 
-def _forget_heaps() -> None:
+def _forget_memory() -> None:
     """A forked child has a memory of its own."""
-    Heap._guard = threading.Lock()
-    Heap._named.clear()
+    MemoryTables._guard = threading.Lock()
+    MemoryTables._named.clear()
 
 
 # ── databases ───────────────────────────────────────────────────────────────
@@ -282,7 +282,7 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_after_fork_in_child)
-    os.register_at_fork(after_in_child=_forget_heaps)
+    os.register_at_fork(after_in_child=_forget_memory)
 
 
 # ── waiting by looking ──────────────────────────────────────────────────────

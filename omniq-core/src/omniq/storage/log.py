@@ -83,28 +83,28 @@ class Replica:
         """The newest snapshot that was read or made here."""
         self._weight = 0
         """What the segments since the last snapshot weigh."""
-        self._is_untidy = False
+        self._needs_vacuum = False
         """Whether there are files of the log that a snapshot has made needless."""
         self._is_damaged = False
         """Whether something could not be read since it was last looked for what is lost."""
         self._changed_at = uptime()
-        self._followed_at = self._tidied_at = -math.inf
+        self._followed_at = self._vacuumed_at = -math.inf
         """When something last changed, the log was last followed to its end, and needless files were last deleted, by
         `uptime`."""
         self._closing = asyncio.Event()
         self._watching: Background[None] | None = None
-        self._behind: set[Background[None]] = set()
+        self._background: set[Background[None]] = set()
         """What goes on behind the calls."""
 
     def begin(self) -> Tables:
         """New tables, as the log is read from the start; for who keeps count of what is in them."""
         return Tables()
 
-    def note(self, written: Written) -> list[str]:
+    def on_written(self, written: Written) -> list[str]:
         """Take note of what this or another process has written; returns the files that aren't needed any more."""
         return []
 
-    async def salvage(self) -> None:
+    async def recover(self) -> None:
         """Look for what was lost: something couldn't be read."""
 
     # ── calls ────────────────────────────────────────────────────────────────
@@ -162,10 +162,10 @@ class Replica:
         self._followed_at = began
         unused = self._advance(header, len(data))
         if unused:
-            self.leave_behind(self._delete_later(unused))
+            self.run_in_background(self._delete_later(unused))
         if header.compacts:
             rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
-            self.leave_behind(self._compact(number, rows))
+            self.run_in_background(self._compact(number, rows))
         return True
 
     def _encoded(self, header: Header, lines: Sequence[Mapping[str, Any]]) -> bytes:
@@ -183,16 +183,16 @@ class Replica:
     async def _follow(self) -> int:
         """Take over what others have written; returns how many segments."""
         start, window, began = self._position, 1, uptime()
-        while await self._take_over(window) == window:
+        while await self._apply_segments(window) == window:
             window, began = min(2 * window, WINDOW), uptime()
         await self._check_base()
         self._followed_at = began
         if self._is_damaged:
             self._is_damaged = False
-            self.leave_behind(self.salvage())
+            self.run_in_background(self.recover())
         return self._position - start
 
-    async def _take_over(self, count: int) -> int:
+    async def _apply_segments(self, count: int) -> int:
         """Take over so many segments; returns how many of them there were."""
         numbers = range(self._position + 1, self._position + 1 + count)
         found = await self.files.read([Part(segment_name(number)) for number in numbers])
@@ -200,7 +200,7 @@ class Replica:
             if data is None:
                 return number - numbers.start
             header, lines, _ = self._read(segment_name(number), data)
-            self.tables.take_over(lines)
+            self.tables.apply(lines)
             self._advance(header, len(data))
         return count
 
@@ -209,10 +209,10 @@ class Replica:
         written = self.tables.settle()
         self._position += 1
         self._weight = 0 if header is not None and header.compacts else self._weight + size + PER_SEGMENT
-        self._is_untidy |= header is not None and header.compacts
+        self._needs_vacuum |= header is not None and header.compacts
         self._changed_at = uptime()
         self.wakeups.tell(written.news(self.now()))
-        return self.note(written)
+        return self.on_written(written)
 
     # ── snapshots ────────────────────────────────────────────────────────────
 
@@ -235,11 +235,11 @@ class Replica:
             await self._begin(number)
             self._is_damaged = True
         else:
-            self.tables.take_over(lines)
-            self.note(self.tables.settle())
+            self.tables.apply(lines)
+            self.on_written(self.tables.settle())
         self._position = self._base = self._sound = number
         self._base_written_at = await self.files.written_at(snapshot_name(number)) or math.nan
-        self._is_untidy = bool(known and known[0] <= number)
+        self._needs_vacuum = bool(known and known[0] <= number)
         self._followed_at = -math.inf
         await self._follow()
         while known and known[-1] > self._position:
@@ -300,7 +300,7 @@ class Replica:
                 await asyncio.sleep(0)  # others have their turn
         await self.files.write(snapshot_name(number), bytes(data))
         self._sound = max(self._sound, number)
-        await self.tidy()
+        await self.vacuum()
 
     async def _check_base(self, made: int | None = None) -> None:
         """See that no segment was deleted that the tables don't have, if the log wasn't followed for some time.
@@ -330,17 +330,17 @@ class Replica:
 
     # ── tidying up ───────────────────────────────────────────────────────────
 
-    async def tidy(self) -> None:
+    async def vacuum(self) -> None:
         """Delete what snapshots have made needless, now and then. Raises `StoreError`."""
-        if not self._is_untidy or uptime() - self._tidied_at < self.files.grace:
+        if not self._needs_vacuum or uptime() - self._vacuumed_at < self.files.grace:
             return
-        self._tidied_at = uptime()
+        self._vacuumed_at = uptime()
         written = await self.files.list(LOG)
         now = max([self.now() - clock.offset(), *written.values()])
         old = [name for name, at in written.items() if at <= now - self.files.grace]
         _, snapshots = numbers_in(old)
         if sound := [number for number in snapshots if number <= self._sound]:
-            self._is_untidy = False
+            self._needs_vacuum = False
             await self._trim(written, sound[-1])
 
     async def _delete_later(self, names: Sequence[str]) -> None:
@@ -384,24 +384,24 @@ class Replica:
 
     # ── the end ──────────────────────────────────────────────────────────────
 
-    def leave_behind(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = spawn(_quietly(work), name="omniq-files")
-        self._behind.add(task)
-        task.add_done_callback(self._behind.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
         """Give back what is open, after the calls under way."""
-        await self.rest()
+        await self.quiesce()
         await self.files.close()
 
-    async def rest(self) -> None:
+    async def quiesce(self) -> None:
         """End what goes on by itself, after the calls under way; the next call begins anew."""
         self._closing.set()
         if self._watching is not None:
             await cancel_and_wait(self._watching)
         await self._batcher.drain()
-        while self._behind:
-            await asyncio.wait(set(self._behind))
+        while self._background:
+            await asyncio.wait(set(self._background))
         self._closing.clear()
         self._position = -1
 

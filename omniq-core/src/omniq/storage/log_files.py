@@ -133,10 +133,10 @@ def decode_rows(data: bytes) -> list[Line]:
     try:
         return _decode_lines(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return [line for raw in data.splitlines() if (line := _salvaged(raw)) is not None]
+        return [line for raw in data.splitlines() if (line := _repaired(raw)) is not None]
 
 
-def _salvaged(raw: bytes) -> Line | None:
+def _repaired(raw: bytes) -> Line | None:
     """What can be told of a line, with the damage told in its row; None if that is nothing."""
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         return _decode_line(raw)

@@ -166,7 +166,7 @@ class Tables:
         """The tables, by what their rows are called."""
         return {"task": self.tasks, "queue": self.tasks.queues, "schedule": self.schedules, "result": self.results}
 
-    def take_over(self, lines: Iterable[Line]) -> None:
+    def apply(self, lines: Iterable[Line]) -> None:
         """Have the rows as the lines tell them."""
         by_name = self.by_name
         for line in lines:
@@ -265,11 +265,11 @@ class TableStore(Store):
         With `may_lag`, a step that changes nothing may see the tables as they were a moment before.
         """
 
-    async def keep(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
+    async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
         """What `write` answers to the records of tasks or results, once their bodies are kept."""
         return await write(records)
 
-    async def fetch(self, rows: Sequence[K]) -> Sequence[K]:
+    async def load_bodies(self, rows: Sequence[K]) -> Sequence[K]:
         """The rows with their bodies."""
         return rows
 
@@ -278,7 +278,7 @@ class TableResultStore(TableStore, BaseResultStorage):
     """Results as rows of a table."""
 
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        return await self.keep(records, self._put)
+        return await self.store_bodies(records, self._put)
 
     async def _put(self, records: Sequence[ResultRecord]) -> list[bool]:
         return await self.carry_out(lambda tables, now: [tables.results.put(record, now) for record in records])
@@ -295,7 +295,7 @@ class TableResultStore(TableStore, BaseResultStorage):
         found = await self.carry_out(
             lambda tables, now: tables.results.find(schedule_id, now, newest_first=newest_first, limit=limit)
         )
-        return list(await self.fetch(found))
+        return list(await self.load_bodies(found))
 
     async def purge(self, *, limit: int = 1000) -> int:
         return await self.carry_out(lambda tables, now: tables.results.purge(now, limit), may_lag=True)
@@ -313,7 +313,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         self._check_asked(tasks)
-        return await self.keep(tasks, self._add)
+        return await self.store_bodies(tasks, self._add)
 
     async def _add(self, tasks: Sequence[NewTask]) -> list[Added]:
         return await self.carry_out(lambda tables, now: tables.tasks.add(tasks, now))
@@ -326,7 +326,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
                 queues, now, limit=limit, lease=lease, worker=worker, max_bytes=max_bytes, size_of=size_of
             )
 
-        return list(await self.fetch(await self.carry_out(claim, may_lag=True)))
+        return list(await self.load_bodies(await self.carry_out(claim, may_lag=True)))
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
         return await self.carry_out(lambda tables, now: [tables.tasks.extend(held, now + lease) for held in leases])
@@ -350,7 +350,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
             left = iter(kept)
             return await self._change([c if c.result is None else replace(c, result=next(left)) for c in changes])
 
-        return await self.keep(results, write)
+        return await self.store_bodies(results, write)
 
     async def _change(self, changes: Sequence[Change]) -> list[Changed]:
         return await self.carry_out(lambda tables, now: [tables.change(change, now) for change in changes])
@@ -376,7 +376,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
             return tables.tasks.find(where, now, newest_first=newest_first, limit=limit, cursor=cursor)
 
         page = await self.carry_out(find, may_lag=where.expired)
-        rows = await self.fetch(page.tasks) if bodies else map(bodiless, page.tasks)
+        rows = await self.load_bodies(page.tasks) if bodies else map(bodiless, page.tasks)
         return TaskPage(list(rows), page.cursor)
 
     async def stats(self) -> list[QueueStats]:
@@ -413,7 +413,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
             slots = [replace(firing, task=task) for firing, task in zip(firings, kept, strict=True)]
             return await self.carry_out(lambda tables, now: [tables.fire(slot, now) for slot in slots])
 
-        return await self.keep([firing.task for firing in firings], write)
+        return await self.store_bodies([firing.task for firing in firings], write)
 
     async def next_due(self, queues: Sequence[str]) -> dict[str, float]:
         """In how many seconds each queue has something to claim; those that have nothing are left out."""
@@ -431,7 +431,7 @@ def bodiless(row: TaskRecord) -> TaskRecord:
 
 async def _fetch_known(store: TableStore, rows: Sequence[K | None]) -> list[K | None]:
     """The rows with their bodies; None stands for a row that isn't there."""
-    found = iter(await store.fetch([row for row in rows if row is not None]))
+    found = iter(await store.load_bodies([row for row in rows if row is not None]))
     return [None if row is None else next(found) for row in rows]
 
 
@@ -451,5 +451,7 @@ async def _replace_bodies(
         done = await store.carry_out(lambda tables, _: list(map(verb(tables), changes)))
         return {new.task_id for new, is_done in zip(changes, done, strict=True) if is_done}
 
-    replaced = await store.keep([replace(row, body=new.body) for row, new in fitting], write) if fitting else set()
+    replaced = (
+        await store.store_bodies([replace(row, body=new.body) for row, new in fitting], write) if fitting else set()
+    )
     return [new.task_id in replaced for new in bodies]

@@ -16,7 +16,7 @@ from omniq import clock
 from omniq.models.task import TaskEvent, new_id
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
-from omniq.storage.embedded import Heap
+from omniq.storage.embedded import MemoryTables
 from omniq.storage.records import EventFilter, EventPage, WorkerRecord
 from omniq.storage.rules import cursor_at, matches, place_of
 from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore
@@ -24,7 +24,7 @@ from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, T
 T = TypeVar("T")
 
 
-class ReferenceSpace(Heap):
+class ReferenceSpace(MemoryTables):
     """Tasks, schedules, results, events and workers at one location."""
 
     def __init__(self, location: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""huey on SQLite, in the file that BENCH_FILE names: `python -m peers.huey_sqlite enqueue|work`."""
+"""huey at the path that BENCH_FILE names: `python -m peers.huey_stores enqueue|work sqlite|file`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import sys
 import time
 
-from huey import SqliteHuey
+from huey import FileHuey, SqliteHuey
 from measure import TASKS, report, tick
 
-huey = SqliteHuey("bench", filename=os.environ["BENCH_FILE"])
+path = os.environ["BENCH_FILE"]
+huey = SqliteHuey("bench", filename=path) if sys.argv[2] == "sqlite" else FileHuey("bench", path=path)
 
 
 @huey.task()  # type: ignore[untyped-decorator]
