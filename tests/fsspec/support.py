@@ -105,9 +105,11 @@ async def unless_spinning(store: FileQueueStore, call: Coroutine[Any, Any, T]) -
 async def settle(store: FileQueueStore) -> None:
     """Wait for what goes on behind the calls."""
 
+    replica = replica_of(store)
+
     async def wait() -> None:
-        while behind := list(replica_of(store)._background):
-            await asyncio.wait(behind)
+        while going_on := list(replica._background):
+            await asyncio.wait(going_on)
 
     await at_home(store, wait())
 

@@ -37,9 +37,6 @@ from tests.fsspec.support import (
     unless_spinning,
 )
 
-pytest.skip("the store doesn't pass all of these yet: see issue 9", allow_module_level=True)
-
-
 pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed")
 
 Harm: TypeAlias = Callable[[Path], None]

@@ -42,9 +42,6 @@ from tests.fsspec.support import (
 )
 from tests.servers import unprivileged
 
-pytest.skip("the store doesn't pass all of these yet: see issue 9", allow_module_level=True)
-
-
 SOMEBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, and mount")
 

@@ -16,9 +16,6 @@ from omniq.testing import ReferenceQueueStore, ReferenceSpace
 
 from tests.fsspec.support import log_files, lone, success
 
-pytest.skip("the store doesn't pass all of these yet: see issue 9", allow_module_level=True)
-
-
 pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed", "restless")
 
 STEPS = 150

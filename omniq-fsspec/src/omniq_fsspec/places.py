@@ -125,6 +125,7 @@ class FilePlace(Replica):
             self._swept_at = uptime()
             found = [await self.files.list(folder) for folder in (QUEUES, RESULTS, TEMPORARY, PROBES)]
             written = {name: at for files in found for name, at in files.items()}
+            await self.carry_out(lambda tables, now: None)  # all rows that came by now are known
             before = max([self.now() - clock.offset(), *written.values()]) - ORPHANED
             await self.files.delete(
                 [name for name, at in written.items() if at < before and not self.bodies.is_used(name)]

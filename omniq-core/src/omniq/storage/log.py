@@ -56,7 +56,7 @@ besides its own; for each row of the snapshot, and for all of it at least."""
 PATIENCE: Final = 10
 """How often the newest snapshot is looked for, while others make and delete some."""
 HEAD: Final = 4096
-"""Bytes in which there is the header of a snapshot."""
+"""Bytes in which there is the header of a segment or a snapshot."""
 WINDOW: Final = 64
 """Segments that are read at once, at most."""
 
@@ -242,8 +242,9 @@ class Replica:
         self._needs_vacuum = bool(known and known[0] <= number)
         self._followed_at = -math.inf
         await self._follow()
-        while known and known[-1] > self._position:
-            await self._close_gap()
+        for later in known:
+            while later > self._position + 1 and await self._is_of_this_log(segment_name(later)):
+                await self._close_gap()
         self.wakeups.tell(ANYTHING)
 
     async def _close_gap(self) -> None:
@@ -323,9 +324,13 @@ class Replica:
     async def _rest_on(self, number: int) -> bool:
         """Take a snapshot that the tables are beyond as their base; returns whether it is one of this log."""
         name = snapshot_name(number)
+        self._base, self._base_written_at = number, await self.files.written_at(name) or math.nan
+        return await self._is_of_this_log(name)
+
+    async def _is_of_this_log(self, name: str) -> bool:
+        """Whether a file of the log is there, and not of another one or of somebody else."""
         (data,) = await self.files.read([Part(name, 0, HEAD)])
         header = None if data is None else Header.read(data)
-        self._base, self._base_written_at = number, await self.files.written_at(name) or math.nan
         return header is not None and header.log == self._log
 
     # ── tidying up ───────────────────────────────────────────────────────────
