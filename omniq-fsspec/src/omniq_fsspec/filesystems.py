@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from omniq.errors import StoreError, StoreFull, StoreUnavailable
@@ -283,10 +284,9 @@ class LocalFiles(PlaceFiles):
 
     def _check_folders(self) -> None:
         """See that no other user can change what is there. Raises `StoreError`."""
-        for folder, inside, _ in os.walk(self.address.root):
-            make_directory(folder, trust_owner=self.address.trust_owner)
-            if folder != self.address.root:
-                inside.clear()  # who can't write here can't there
+        root = Path(self.address.root)
+        for folder in (root.parent, root, *_folders_in(root), *_folders_in(root / "queues")):
+            make_directory(str(folder), trust_owner=self.address.trust_owner)
 
     def _files_in(self, folder: str) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -339,6 +339,10 @@ class MemoryFiles(PlaceFiles):
 
     def guarantees(self) -> Guarantees:
         return MemoryTables.guarantees
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
 
 
 def _unless_missing(error: OSError) -> None:

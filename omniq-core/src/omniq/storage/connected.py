@@ -377,6 +377,7 @@ def _write_aside(data: bytes, folder: str, *, sync: bool) -> str:
     path = f"{folder}/{secrets.token_hex(8)}"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
         try:
+            os.chmod(path, FILE_MODE)  # whatever the umask
             file.write(data)
             file.flush()
             if sync:

@@ -31,6 +31,7 @@ from omniq.storage.log_files import (
     Part,
     decode_rows,
     encode,
+    encode_lines,
     encode_rows,
     numbers_in,
     segment_name,
@@ -150,14 +151,14 @@ class Replica:
         with undoing(self.tables):
             lines = self.tables.written.lines()
             header = Header.new(self._log, number, len(lines), compacts=self._weight > threshold)
-            data = self._encoded(header, lines)
+            data = encode(header, self._encoded(lines))
             made = await self.files.create(segment_name(number), data) or await self._is_by(number, header.writer)
             if made:
                 await self._check_base(number)
         if not made:
             self.tables.undo()
             if not await self._follow():
-                raise StoreUnavailable(f"{self.files.location}: {segment_name(number)} is there and can't be read")
+                raise StoreError(f"{self.files.location}: {segment_name(number)} is there and can't be read")
             return False
         self._followed_at = began
         unused = self._advance(header, len(data))
@@ -168,9 +169,9 @@ class Replica:
             self.run_in_background(self._compact(number, rows))
         return True
 
-    def _encoded(self, header: Header, lines: Sequence[Mapping[str, Any]]) -> bytes:
+    def _encoded(self, lines: Sequence[Mapping[str, Any]]) -> bytes:
         try:
-            return encode(header, lines)
+            return encode_lines(lines)
         except (ValueError, msgspec.MsgspecError) as error:
             raise ValueRefused(f"{self.files.location}: {error}") from error
 
@@ -232,6 +233,8 @@ class Replica:
                 break  # else all were replaced by a newer one meanwhile
         if lines is None:  # all snapshots are gone: what the segments tell isn't
             number = known[0] - 1
+            (first,) = await self.files.read([Part(segment_name(known[0]))])
+            self._read(segment_name(known[0]), first or b"")  # which tells what log it is
             await self._begin(number)
             self._is_damaged = True
         else:
@@ -252,7 +255,7 @@ class Replica:
         number = self._position + 1
         _logger.error("%s: %s is missing", self.files.location, segment_name(number))
         if not await self.files.create(segment_name(number), encode(Header.new(self._log, number, 0))):
-            raise StoreUnavailable(f"{self.files.location}: {segment_name(number)} can't be read")
+            raise StoreError(f"{self.files.location}: {segment_name(number)} is there and can't be read")
         self._is_damaged = True
         await self._follow()
 
@@ -262,9 +265,8 @@ class Replica:
         for number in reversed(snapshots):
             (data,) = await self.files.read([Part(snapshot_name(number))])
             if data is not None:
-                header, lines, is_sound = self._read(snapshot_name(number), data)
-                if header is not None and is_sound:
-                    self._log = header.log
+                _, lines, is_sound = self._read(snapshot_name(number), data)
+                if is_sound:
                     return number, lines
                 best = best if best[1] is not None else (number, lines)
         return best
@@ -274,32 +276,34 @@ class Replica:
 
         Raises `StoreError` if it has another layout.
         """
-        header, lines = Header.read(data), decode_rows(data.partition(b"\n")[2])
+        rest = data.partition(b"\n")[2]
+        header, lines = Header.read(data), decode_rows(rest)
         if header is not None:
             check_layout(self.files.location, header.omniq, LAYOUT, "omniq-core")
-            if self._log not in ("", header.log):
-                _logger.error("%s: %s is of another log, which was deleted: passed over", self.files.location, name)
-                return header, [], True
-        if header is not None and len(lines) == header.lines:
-            return header, lines, True
-        what = "its head" if header is None else f"{header.lines - len(lines)} of {header.lines} lines"
-        _logger.error("%s: of %s, %s can't be read", self.files.location, name, what)
+        if header is not None and header.crc == header.checksum(rest):
+            self._log = self._log or header.log
+            if header.log == self._log:
+                return header, lines, True
+            _logger.error("%s: %s is of another log, which was deleted: passed over", self.files.location, name)
+            return header, [], True
+        unread = "its head" if header is None else f"{max(0, header.lines - len(lines))} of {header.lines} lines"
+        _logger.error("%s: %s is damaged: %s can't be read", self.files.location, name, unread)
         self._is_damaged = True
         return header, lines, False
 
     async def _begin(self, number: int) -> None:
         """Make an empty snapshot, unless somebody else does."""
-        await self.files.create(snapshot_name(number), encode(Header.new(secrets.token_hex(8), number, 0)))
+        await self.files.create(snapshot_name(number), encode(Header.new(self._log or secrets.token_hex(8), number, 0)))
 
     async def _compact(self, number: int, tables: Sequence[tuple[str, list[Any]]]) -> None:
         """Write a snapshot, and delete what others made needless."""
         lines = sum(len(rows) for _, rows in tables)
-        data = bytearray(encode(Header.new(self._log, number, lines)))
+        data = bytearray()
         for name, rows in tables:
             for start in range(0, len(rows), PIECE):
                 data += encode_rows(name, rows[start : start + PIECE])
                 await asyncio.sleep(0)  # others have their turn
-        await self.files.write(snapshot_name(number), bytes(data))
+        await self.files.write(snapshot_name(number), encode(Header.new(self._log, number, lines), bytes(data)))
         self._sound = max(self._sound, number)
         await self.vacuum()
 

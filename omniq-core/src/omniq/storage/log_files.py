@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, NamedTuple, Self
 from urllib.parse import quote, unquote
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -125,7 +126,12 @@ _decode_line = msgspec.json.Decoder(Line).decode
 
 def encode_rows(name: str, rows: Iterable[Any]) -> bytes:
     """Rows of a table, each as a line."""
-    return _encode_lines([{name: row} for row in rows])
+    return encode_lines([{name: row} for row in rows])
+
+
+def encode_lines(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """What `Written.lines` gives, as lines that `decode_rows` reads."""
+    return _encode_lines(lines)
 
 
 def decode_rows(data: bytes) -> list[Line]:
@@ -179,9 +185,9 @@ def numbers_in(names: Iterable[str]) -> tuple[list[int], list[int]]:
     return sorted(segments), sorted(snapshots)
 
 
-def encode(header: Header, lines: Sequence[Mapping[str, Any]] = ()) -> bytes:
-    """A segment, or the beginning of a snapshot."""
-    return _encode_lines([header, *lines])
+def encode(header: Header, lines: bytes = b"") -> bytes:
+    """A segment or a snapshot."""
+    return _encode_lines([replace(header, crc=header.checksum(lines))]) + lines
 
 
 class Header(Struct, omit_defaults=True, kw_only=True):
@@ -200,6 +206,13 @@ class Header(Struct, omit_defaults=True, kw_only=True):
     """When, in seconds since the epoch on the writer's clock; for people."""
     compacts: bool = False
     """Whether its writer will make a snapshot, so that others needn't."""
+    crc: int = 0
+    """The checksum of the file."""
+
+    def checksum(self, lines: bytes) -> int:
+        """CRC-32 of what the header says and of the lines below it."""
+        said = f"{self.omniq} {self.log} {self.number} {self.lines} {self.writer} {self.time!r} {self.compacts}"
+        return crc32(lines, crc32(said.encode()))
 
     @classmethod
     def new(cls, log: str, number: int, lines: int, *, compacts: bool = False) -> Self:
