@@ -32,7 +32,7 @@ def trouble(outcome: Outcome) -> list[str]:
 def test_kills_lose_nothing_and_repeat_nothing_that_was_finished(worker_type: str, tmp_path: Path) -> None:
     outcome = play(scenarios.kills(worker_type), tmp_path)
     assert outcome.report.ok, str(outcome)
-    assert outcome.report.kills == 5
+    assert outcome.report.kills == 6
     assert not trouble(outcome), str(outcome)
 
 
