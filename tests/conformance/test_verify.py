@@ -33,6 +33,7 @@ def verify(*arguments: str, path: Path | None = None) -> subprocess.CompletedPro
         (["sqlite", "--url", "x.db"], 1, "expected a URL"),
         (["sqlite", "--url", "sqlight:///x.db"], 1, "unknown backend 'sqlight'"),
         (["postgres", "--url", "sqlite:///x.db"], 1, "is a URL for 'sqlite', not for 'postgres'"),
+        (["file", "--url", "memory://x"], 1, "is a URL for 'memory', not for 'file'"),
         (["redis", "--url", "redis://:secret@127.0.0.1:1"], 1, "redis:127.0.0.1:1"),
     ],
 )

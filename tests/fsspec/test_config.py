@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
+from omniq.errors import ConfigError
 from omniq.config import ConfigProvider
 from omniq.models import FileResultStorageConfig, FileTaskQueueConfig, MemoryTaskQueueConfig
 
@@ -64,3 +65,16 @@ def test_a_yaml_file_says_where_and_how(tmp_path: Path) -> None:
     config = AsyncOmniQ.from_config_file(path).task_queue.config
     assert isinstance(config, FileTaskQueueConfig)
     assert (config.base_dir, config.storage_options) == ("s3://bucket/omniq", {"key": "k", "secret": "s"})
+
+
+def test_a_uri_alone_says_that_it_is_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_FSSPEC_URI", "s3://bucket/prefix")
+    oq = AsyncOmniQ()
+    assert oq.task_queue.store.location == "s3://bucket/prefix/default"
+    assert AsyncOmniQ.from_dict({"task_queue": "memory"}).task_queue.store.location.startswith("memory:")
+
+
+def test_a_uri_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_FSSPEC_URI", "some/path")
+    with pytest.raises(ConfigError, match="^fsspec_uri: expected a URL"):
+        AsyncOmniQ()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreError
 from omniq.models.task import TaskState
-from omniq.storage.records import WorkerRecord
+from omniq.storage.records import AddStatus, WorkerRecord
 from omniq_fsspec.filesystems import LocalFiles
 from omniq_fsspec.queue import FileQueueStore
 
@@ -217,40 +218,55 @@ async def test_what_was_lost_with_a_segment_is_a_dead_letter_once(tree: Path) ->
         assert {id_ for id_, row in rows.items() if row.state is TaskState.ERROR} == {"t2", "t3"}
 
 
-@pytest.mark.skip("issue 9 is open: of a task without a row, nobody can tell yet whether it was purged or lost")
-async def test_tasks_that_have_ended_and_were_purged_are_no_dead_letters(tree: Path) -> None:
-    """Their bodies stay for a while, for who may be about to read them."""
-    store, other = lone(tree), lone(tree)
-    await store.transition([success(task) for task in (await claim_all(store)).values()])
-    assert await store.purge(older_than=-1.0) == 6
-    await store.add(named(["lost"]))
-    empty(segment(tree, replica_of(store)._position))
-    await other.connect()
-    await settle(other)
-    assert (await found(other)).keys() == {"lost"}
-    await other.close()
-    await store.close()
-
-
-@pytest.mark.skip("issue 9 is open: whoever takes longer than a second to add a task is taken for dead then")
 async def test_a_task_that_is_being_added_meanwhile_is_no_dead_letter(tree: Path) -> None:
+    """What is lost is looked for later, or as late as when the place is closed."""
     store, other = lone(tree), lone(tree)
     await store.connect()
     empty(segment(tree, 2))
     files: Any = replica_of(store).files
     create = files.create
 
+    loop = asyncio.get_running_loop()
+
     async def later(name: str, data: bytes) -> bool:
         files.create = create
-        await other.connect()
-        await settle(other)
+        connecting = Context().run(asyncio.run_coroutine_threadsafe, other.connect(), loop)
+        await asyncio.wrap_future(connecting)
         made: bool = await create(name, data)
         return made
 
     files.create = later
     await store.add(named(["new"]))
-    assert "new" in await claim_all(other)
     await other.close()
+    assert (await claim_all(store)).keys() == {"new", "t0", "t1", "t4", "t5"}
+    assert {id_ for id_, row in (await found(store)).items() if row.state is TaskState.ERROR} == {"t2", "t3"}
+    await store.close()
+
+
+async def test_a_task_is_added_over_a_dead_letter_that_stands_for_it(tree: Path) -> None:
+    empty(segment(tree, 2))
+    store = lone(tree)
+    await store.connect()
+    await settle(store)
+    (added,) = await store.add(named(["t2"]))
+    assert added.status is AddStatus.NEW
+    assert "t2" in await claim_all(store)
+    assert (await found(store))["t3"].state is TaskState.ERROR
+    await store.close()
+
+
+async def test_what_was_purged_is_not_run_again_after_damage(tree: Path) -> None:
+    """Of a task without a row nobody can tell whether it was purged or lost: somebody decides, it doesn't just run."""
+    store, other = lone(tree), lone(tree)
+    await store.transition([success(task) for task in (await claim_all(store)).values()])
+    assert await store.purge(older_than=-1.0) == 6
+    await store.add(named(["lost"]))
+    empty(segment(tree, replica_of(store)._position))
+    await other.connect()
+    await other.close()
+    rows = await found_anew(tree)
+    assert "lost" in rows
+    assert {row.state for row in rows.values()} == {TaskState.ERROR}
     await store.close()
 
 

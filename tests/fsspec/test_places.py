@@ -341,3 +341,19 @@ async def test_closing_gives_back_threads_and_files(base: Path) -> None:
         await store.close()
         before = before or counts()
     assert counts() <= before
+
+
+async def test_small_results_stay_in_their_rows_and_others_go_to_files(base: Path, store: FileQueueStore) -> None:
+    results = store.result_storage()
+    await results.connect()
+    records = [
+        ResultRecord(task_id=f"r{size}", status=TaskState.SUCCESS, body=b"x" * size, finished_at=0.0)
+        for size in (0, 1, 36, 1024, 1025)
+    ]
+    assert await results.put(records) == [True] * len(records)
+    assert [found and found.body for found in await results.get([r.task_id for r in records])] == [
+        record.body for record in records
+    ]
+    (file,) = (root(base) / "results").iterdir()
+    assert [json.loads(line)["task_id"] for line in file.read_text().splitlines()] == ["r36", "r1025"]
+    await results.close()

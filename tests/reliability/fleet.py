@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from random import Random
 
@@ -90,9 +90,10 @@ class Fleet:
         worker.wait(10.0)
         self._bury(worker)
 
-    def freeze_one(self) -> WorkerProcess:
-        """Stop a random worker's clockwork with SIGSTOP; SIGCONT lets it go on."""
-        worker = self._random.choice(self._workers)
+    def freeze_one(self, working: Container[str]) -> WorkerProcess:
+        """Stop the clockwork of a random worker, one of those, with SIGSTOP; SIGCONT lets it go on."""
+        workers = [worker for worker in self._workers if worker.name in working]
+        worker = self._random.choice(workers or self._workers)
         worker.send(signal.SIGSTOP)
         return worker
 

@@ -141,7 +141,8 @@ class _Play:
         self._fleet.kill_one()
 
     async def _freeze(self) -> None:
-        worker = self._fleet.freeze_one()
+        starts = [event for event in history.read(self._history.path) if event.kind is history.Kind.START]
+        worker = self._fleet.freeze_one({event.worker for event in starts})  # one that has begun to work
         await self._pass(self._scenario.lease + self._scenario.reap_interval + 1.0)
         worker.send(SIGCONT)
 

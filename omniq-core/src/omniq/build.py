@@ -90,7 +90,8 @@ class Fallbacks(TypedDict, total=False):
     base_dir: str
     """`OmniQConfig.base_dir`: where a store that keeps files goes if it isn't told where."""
     fsspec_uri: str | None
-    """`OmniQConfig.fsspec_uri`: the same, before `base_dir`, for the stores that take such URLs."""
+    """`OmniQConfig.fsspec_uri`: the same, before `base_dir`, for the stores that take such URLs; and which store is
+    meant, where nothing is said of a component."""
     plugins: Registry
     """Stands in for the process's registry."""
 
@@ -126,19 +127,20 @@ def resolve(
     """
     plugins = fallbacks.get("plugins") or registry()
     choice = choice or ComponentChoice()
-    spec = _spec(kind, choice, plugins)
+    spec = _spec(kind, choice, plugins, fallbacks.get("fsspec_uri"))
     type_ = load_class(spec.config, CONFIGS[kind])
     config = _placed(kind, spec, type_, choice, fallbacks)
     return spec, replace(config, project_name=project_name) if config.project_name is None else config
 
 
-def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry) -> StoreSpec:
-    if choice.url is None:
+def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry, fsspec_uri: str | None) -> StoreSpec:
+    path, url = ("fsspec_uri", fsspec_uri) if choice == ComponentChoice() else (f"{kind}.url", choice.url)
+    if url is None:
         return plugins.store(kind, choice.type or default_type(kind, plugins))
     try:
-        scheme = url_scheme(choice.url)
+        scheme = url_scheme(url)
     except ConfigError as error:
-        raise ConfigError(f"{kind}.{error}") from None
+        raise ConfigError(f"{path}{str(error).removeprefix('url')}") from None
     if choice.type is None:
         return plugins.by_scheme(kind, scheme)
     spec = plugins.store(kind, choice.type)

@@ -17,6 +17,11 @@ def now() -> float:
     return time.time() + _offset
 
 
+def uptime() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps where the system can tell."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 def offset() -> float:
     """Seconds by which the clock is ahead of the machine's; zero outside tests."""
     return _offset

@@ -1,6 +1,7 @@
 """The bodies of tasks and results: JSON lines, one file for all that one call brings to a queue.
 
-A row doesn't hold its body but a reference to it. A file is immutable, and deleted once no row refers to it.
+A row doesn't hold its body but a reference to it, except for small results, which aren't worth a file. A file is
+immutable, and deleted once no row refers to it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import secrets
 import time
 from binascii import a2b_base64, b2a_base64
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -23,9 +24,9 @@ from omniq.storage.log_files import Files, Part
 from omniq.storage.records import NewTask, ResultRecord, TaskRecord
 from omniq.storage.table_store import Written
 
-K = TypeVar("K")
-
 RESULTS: Final = "results"
+SMALL: Final = 1024
+"""Bytes up to which a result stays in its row: one paid write less. Tasks never do, so that they outlive their rows."""
 QUEUES: Final = "queues"
 _NAME: Final = re.compile(r"\d{13}[0-9a-f]{10}")
 """When a file was made, in milliseconds since the epoch on the clock of who made it, and what nobody else has."""
@@ -113,8 +114,8 @@ class Bodies:
 
     async def store(self, records: Sequence[Any]) -> list[Any]:
         """Store the bodies; returns the records with references instead."""
-        kept: dict[int, Any] = {}
-        for folder, indexes in _grouped(map(folder_of, records)).items():
+        kept = list(records)
+        for folder, indexes in _grouped(records).items():
             file = f"{int(time.time() * 1000):013d}{secrets.token_hex(5)}"
             lines = [_encode(records[index]) for index in indexes]
             start = 0
@@ -123,18 +124,19 @@ class Bodies:
                 kept[index] = replace(record, body=reference(file, start, len(line))) if record.body else record
                 start += len(line) + 1
             await self._files.write(f"{folder}/{file}.jsonl", b"\n".join([*lines, b""]))
-        return [kept[index] for index in range(len(records))]
+        return kept
 
     async def store_again(self, records: Sequence[Any], kept: Sequence[Any]) -> None:
         """Store bodies once more, in case that their files were deleted before the rows came."""
-        for indexes in _grouped(map(folder_of, records)).values():
+        for indexes in _grouped(records).values():
             if (known := next((kept[index] for index in indexes if kept[index].body), None)) is not None:
                 lines = [_encode(records[index]) for index in indexes]
                 await self._files.write(name_of(known), b"\n".join([*lines, b""]))
 
     async def discard(self, kept: Sequence[Any]) -> None:
         """Delete the files of bodies that were kept for rows which then weren't written."""
-        unused = {record.body[FILE]: record for record in kept if record.body and record.body[FILE] not in self._uses}
+        files = {record.body[FILE]: record for record in kept if is_reference(record.body)}
+        unused = {file: record for file, record in files.items() if file not in self._uses}
         if unused:
             await self._files.delete(map(name_of, unused.values()))
 
@@ -196,11 +198,18 @@ def _tasks_in(name: str, data: bytes) -> Iterator[NewTask]:
         start += len(line)
 
 
-def _grouped(keys: Iterable[K]) -> dict[K, list[int]]:
-    groups: dict[K, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
+def _grouped(records: Sequence[Any]) -> Mapping[str, list[int]]:
+    """The indexes of those whose bodies go to files, by folder."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        if not is_small(record):
+            groups[folder_of(record)].append(index)
     return groups
+
+
+def is_small(record: Any) -> bool:
+    """Whether a row holds the body itself, which must not be taken for a reference."""
+    return isinstance(record, ResultRecord) and len(record.body) <= SMALL and not is_reference(record.body)
 
 
 def _with_body(record: Any, line: bytes | None, name: str) -> Any:

@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, ClassVar, Final, TypeVar
 
+from omniq import clock
 from omniq.storage.base import Guarantees, Store
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import let_threads_run
-from omniq.storage.log import uptime
 from omniq.storage.table_store import Step
 from omniq.sync import Portal
 
@@ -109,10 +109,10 @@ class PlaceStore(ConnectedStore[PlaceConnection]):
     async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
         """As `TableStore.store_bodies`: the bodies go to files of their own."""
         bodies = self._place.bodies
-        began = uptime()
+        began = clock.uptime()
         kept = await bodies.store(records)
         answer = await write(kept)
-        if uptime() - began > TOO_LATE:  # this process was stopped: somebody may have deleted them as orphans
+        if clock.uptime() - began > TOO_LATE:  # this process was stopped: somebody may have deleted them as orphans
             await bodies.store_again(records, kept)
         await bodies.discard(kept)  # not after an error: then the rows may have been written all the same
         return answer

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import deque
 from itertools import takewhile
 from typing import Final, TypeVar
 
-from msgspec.structs import replace
 from omniq import clock
-from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.embedded import MemoryTables
-from omniq.storage.log import Replica, uptime
+from omniq.storage.log import Replica
 from omniq.storage.log_files import Workers
 from omniq.storage.table_store import Step, Tables, Written
 from omniq.texts import get_logger
@@ -29,7 +26,7 @@ _logger = get_logger("omniq.storage")
 
 ABOUT_TO_READ: Final = 1.0
 """Seconds that may pass between a step and reading the bodies to which it led."""
-ABOUT_TO_WRITE: Final = 1.0
+ABOUT_TO_WRITE: Final = 5.0
 """Seconds that may pass between keeping bodies and writing the rows that refer to them, while all goes well."""
 ORPHANED: Final = 3600.0
 """Seconds after which a file that no row refers to is deleted: whoever wrote it is gone, or will notice."""
@@ -92,7 +89,7 @@ class FilePlace(Replica):
         super().__init__(files_of(address))
         self.bodies = Bodies(self.files)
         self.workers = Workers(self.files)
-        self._swept_at = uptime() if self.files.trust else -math.inf  # where each look costs, whoever stays looks
+        self._swept_at = clock.uptime() if self.files.trust else -math.inf  # where each look costs, whoever stays looks
 
     def begin(self) -> Tables:
         self.bodies.forget()
@@ -105,14 +102,13 @@ class FilePlace(Replica):
         """Let the tasks whose bodies are there, and whose rows are lost, be found in the dead-letter queue."""
         names = list(await self.files.list(QUEUES))
         if names:
-            await asyncio.sleep(ABOUT_TO_WRITE)  # by then, the rows of what was kept last have come
+            await self.rest(ABOUT_TO_WRITE)  # by then, the rows of what was kept last have come
         lost = await self.bodies.tasks_in(names)
 
         def enter(tables: Tables, now: float) -> int:
             new = [task for task in lost if task.id not in tables.tasks.rows]
             for task in new:
-                row = rules.new_record(task, now)
-                tables.tasks.put(replace(row, state=TaskState.ERROR, finished_at=now, unique=None))
+                tables.tasks.put(rules.stand_in(task, now))
             return len(new)
 
         if lost and (count := await self.carry_out(enter)):
@@ -121,8 +117,8 @@ class FilePlace(Replica):
     async def vacuum(self) -> None:
         """Delete what isn't needed any more, now and then."""
         await super().vacuum()
-        if uptime() - self._swept_at > ORPHANED:
-            self._swept_at = uptime()
+        if clock.uptime() - self._swept_at > ORPHANED:
+            self._swept_at = clock.uptime()
             found = [await self.files.list(folder) for folder in (QUEUES, RESULTS, TEMPORARY, PROBES)]
             written = {name: at for files in found for name, at in files.items()}
             await self.carry_out(lambda tables, now: None)  # all rows that came by now are known

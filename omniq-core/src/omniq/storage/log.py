@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -88,10 +87,10 @@ class Replica:
         """Whether there are files of the log that a snapshot has made needless."""
         self._is_damaged = False
         """Whether something could not be read since it was last looked for what is lost."""
-        self._changed_at = uptime()
+        self._changed_at = clock.uptime()
         self._followed_at = self._vacuumed_at = -math.inf
         """When something last changed, the log was last followed to its end, and needless files were last deleted, by
-        `uptime`."""
+        `clock.uptime`."""
         self._closing = asyncio.Event()
         self._watching: Background[None] | None = None
         self._background: set[Background[None]] = set()
@@ -140,13 +139,13 @@ class Replica:
     @property
     def _is_recent(self) -> bool:
         """Whether the tables are as they were a moment ago."""
-        return uptime() - self._followed_at <= 1.5 * self._pause
+        return clock.uptime() - self._followed_at <= 1.5 * self._pause
 
     # ── the log ──────────────────────────────────────────────────────────────
 
     async def _append(self) -> bool:
         """Make what was written the next segment, unless another one is; returns whether it is."""
-        number, began = self._position + 1, uptime()
+        number, began = self._position + 1, clock.uptime()
         threshold = max(LIGHT, PER_ROW * (len(self.tables.tasks.rows) + len(self.tables.results.rows)))
         with undoing(self.tables):
             lines = self.tables.written.lines()
@@ -183,9 +182,9 @@ class Replica:
 
     async def _follow(self) -> int:
         """Take over what others have written; returns how many segments."""
-        start, window, began = self._position, 1, uptime()
+        start, window, began = self._position, 1, clock.uptime()
         while await self._apply_segments(window) == window:
-            window, began = min(2 * window, WINDOW), uptime()
+            window, began = min(2 * window, WINDOW), clock.uptime()
         await self._check_base()
         self._followed_at = began
         if self._is_damaged:
@@ -211,7 +210,7 @@ class Replica:
         self._position += 1
         self._weight = 0 if header is not None and header.compacts else self._weight + size + PER_SEGMENT
         self._needs_vacuum |= header is not None and header.compacts
-        self._changed_at = uptime()
+        self._changed_at = clock.uptime()
         self.wakeups.tell(written.news(self.now()))
         return self.on_written(written)
 
@@ -314,7 +313,7 @@ class Replica:
         there, a segment that isn't was never made; and one that could be `made` is the next one. Else it may be that
         nobody reads it: then `StoreUnavailable` is raised, and the next call begins anew.
         """
-        if uptime() - self._followed_at < self.files.trust:
+        if clock.uptime() - self._followed_at < self.files.trust:
             return
         if await self.files.written_at(snapshot_name(self._base)) == self._base_written_at:
             return
@@ -341,9 +340,9 @@ class Replica:
 
     async def vacuum(self) -> None:
         """Delete what snapshots have made needless, now and then. Raises `StoreError`."""
-        if not self._needs_vacuum or uptime() - self._vacuumed_at < self.files.grace:
+        if not self._needs_vacuum or clock.uptime() - self._vacuumed_at < self.files.grace:
             return
-        self._vacuumed_at = uptime()
+        self._vacuumed_at = clock.uptime()
         written = await self.files.list(LOG)
         now = max([self.now() - clock.offset(), *written.values()])
         old = [name for name, at in written.items() if at <= now - self.files.grace]
@@ -354,10 +353,14 @@ class Replica:
 
     async def _delete_later(self, names: Sequence[str]) -> None:
         """Delete files to which rows led a moment ago: somebody may be about to read them."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.files.grace):
-                await self._closing.wait()
+        await self.rest(self.files.grace)
         await self.files.delete(names)
+
+    async def rest(self, seconds: float) -> None:
+        """Let so much time pass, or less if this is closed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     async def _trim(self, names: Mapping[str, float], number: int) -> None:
         """Delete what a snapshot has made needless: older snapshots first, by whose absence others notice."""
@@ -383,8 +386,8 @@ class Replica:
 
     @property
     def _pause(self) -> float:
-        """Seconds between two looks at the"""
-        quiet = uptime() - self._changed_at
+        """Seconds between two looks for the next segment."""
+        quiet = clock.uptime() - self._changed_at
         return next(pause for limit, pause in self.files.pauses if quiet < limit)
 
     def now(self) -> float:
@@ -413,11 +416,6 @@ class Replica:
             await asyncio.wait(set(self._background))
         self._closing.clear()
         self._position = -1
-
-
-def uptime() -> float:
-    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps where the system can tell."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _nothing(tables: Tables, now: float) -> None:

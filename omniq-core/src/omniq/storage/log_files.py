@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
@@ -20,10 +21,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from omniq import clock
+from omniq.errors import StoreError
+from omniq.loops import Background, spawn
 from omniq.storage import rules
 from omniq.storage.base import Guarantees
 from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
 from omniq.storage.tables import QueueRecord
+from omniq.sync import cancel_and_wait
 
 # ── files ───────────────────────────────────────────────────────────────────
 
@@ -228,6 +233,90 @@ class Header(Struct, omit_defaults=True, kw_only=True):
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
             return msgspec.json.decode(data.partition(b"\n")[0], type=cls)
         return None
+
+
+# ── who may write ───────────────────────────────────────────────────────────
+
+
+class Owner(Struct):
+    """What the file of an owner says."""
+
+    owner: str
+    """Host, process and a text that no other has."""
+    written: int
+    """How often it was written."""
+
+
+class OwnerFile:
+    """Lets one process at a time use a place without create-only writes: the one whose name is in a file.
+
+    Timed mutual exclusion (Fischer; in L. Lamport, "A Fast Mutual Exclusion Algorithm", 1987): write one's name where
+    none is, wait for longer than a write takes, and look whether it is still there. The owner writes on; who doesn't is
+    taken for dead, on the clock of who looks.
+    """
+
+    NAME: ClassVar[str] = "owner.json"
+    INTERVAL: ClassVar[float] = 2.0
+    """Seconds between two writes."""
+    LAPSED: ClassVar[float] = 20.0
+    """Seconds without one after which another process may become the owner."""
+
+    def __init__(self, files: Files, problem: str) -> None:
+        self._files = files
+        self._problem = problem
+        self._own = Owner(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", 0)
+        self._written_at = -math.inf
+        self._renewing: Background[None] | None = None
+
+    async def acquire(self) -> None:
+        """Become the owner, once the last one is gone. Raises `StoreError` if one is there."""
+        began, first = clock.uptime(), await self._read()
+        while (found := await self._read()) is not None and clock.uptime() - began < self.LAPSED:
+            if found != first:
+                raise self._taken(found)
+            await asyncio.sleep(self.INTERVAL / 2)
+        await self._write()
+        await asyncio.sleep(self.INTERVAL)
+        await self.hold(0.0)
+        self._renewing = spawn(self._renew(), name="omniq-owner")
+
+    async def hold(self, trusted: float = LAPSED / 2) -> None:
+        """See that this process is the owner, unless that is known for as many seconds. Raises `StoreError`."""
+        if clock.uptime() - self._written_at >= trusted:
+            found = await self._read()
+            if found is None or found.owner != self._own.owner:
+                self._written_at = -math.inf
+                raise self._taken(found)
+            await self._write()
+
+    async def release(self) -> None:
+        """Let another process become the owner."""
+        if self._renewing is not None:
+            await cancel_and_wait(self._renewing)
+            await self.hold(0.0)
+            await self._files.delete([self.NAME])
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.INTERVAL)
+            with suppress(StoreError):  # whoever writes next gets it
+                await self.hold(0.0)
+
+    async def _read(self) -> Owner | None:
+        (data,) = await self._files.read([Part(self.NAME)])
+        try:
+            return None if data is None else msgspec.json.decode(data, type=Owner)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return Owner(f"whoever wrote {self.NAME}", crc32(data or b""))
+
+    async def _write(self) -> None:
+        self._own.written += 1
+        written_at = clock.uptime()
+        await self._files.write(self.NAME, msgspec.json.encode(self._own), lasting=False)
+        self._written_at = written_at
+
+    def _taken(self, found: Owner | None) -> StoreError:
+        return StoreError(f"{self._problem}, and {found.owner if found else 'no longer this one'} does")
 
 
 # ── workers ─────────────────────────────────────────────────────────────────

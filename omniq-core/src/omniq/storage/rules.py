@@ -55,6 +55,16 @@ def new_record(task: NewTask, now: float) -> TaskRecord:
     )
 
 
+def stand_in(task: NewTask, now: float) -> TaskRecord:
+    """The dead letter for a task whose row was lost."""
+    return replace(new_record(task, now), state=TaskState.ERROR, finished_at=now, unique=None)
+
+
+def is_stand_in(row: TaskRecord | None) -> bool:
+    """Whether it is such a dead letter, over which the task may be added again: it ended as it came, unclaimed."""
+    return row is not None and row.state is TaskState.ERROR and row.epoch == 0 and row.finished_at == row.created_at
+
+
 def judge(tasks: Sequence[NewTask], known: set[str], holders: dict[str, str]) -> list[Added]:
     """What becomes of each task of an `add`, in order.
 

@@ -76,7 +76,7 @@ def check(wish: Wish) -> None:
         raise PluginError(f"plugins verify needs {', '.join(missing)}: {install_command('testing')}")
     record = plugin(wish.name)
     spec = registry().by_scheme("task_queue", url_scheme(wish.url))
-    if spec not in record.specs:
+    if spec not in record.specs or (wish.name != record.name and wish.name not in spec.names):
         raise ConfigError(f"url: {mask_url(wish.url)} is a URL for {spec.name!r}, not for {wish.name!r}")
 
 
