@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.errors import ConfigError
 from omniq.config import ConfigProvider
+from omniq.errors import ConfigError
 from omniq.models import FileResultStorageConfig, FileTaskQueueConfig, MemoryTaskQueueConfig
 
 from tests.core import tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from omniq.errors import StoreError, StoreFull, StoreUnavailable
 from omniq.models.task import TaskState
-from omniq.storage.records import NEW
+from omniq.storage.records import NEW, ResultRecord
 from omniq.sync import Portal, new_event_loop
 from omniq_fsspec.config import FileTaskQueueConfig
 from omniq_fsspec.queue import FileQueueStore
@@ -347,7 +348,7 @@ async def test_small_results_stay_in_their_rows_and_others_go_to_files(base: Pat
     results = store.result_storage()
     await results.connect()
     records = [
-        ResultRecord(task_id=f"r{size}", status=TaskState.SUCCESS, body=b"x" * size, finished_at=0.0)
+        ResultRecord(task_id=f"r{size}", epoch=1, status=TaskState.SUCCESS, body=b"x" * size)
         for size in (0, 1, 36, 1024, 1025)
     ]
     assert await results.put(records) == [True] * len(records)
