@@ -46,7 +46,7 @@ def base(tmp_path: Path) -> Path:
     return tmp_path / "omniq"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is lost is looked for soon."""
     monkeypatch.setattr(places, "ABOUT_TO_WRITE", 0.5)

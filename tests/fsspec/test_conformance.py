@@ -7,6 +7,9 @@ from omniq.testing.conformance import BackendConformance
 
 from tests.servers.objects import ObjectPlace
 
+LARGE = "ignore:Sending a large body:ResourceWarning"
+"""The clients hand bytes to aiohttp, which would rather have a file."""
+
 
 class TestFiles(BackendConformance):
     @pytest.fixture
@@ -26,13 +29,14 @@ class TestS3(BackendConformance):
         return f"{s3_place.url}?{urlencode(s3_place.options)}"
 
 
+@pytest.mark.filterwarnings(LARGE)
 class TestAzure(BackendConformance):
     @pytest.fixture
     def url(self, azure_place: ObjectPlace) -> str:
         return f"{azure_place.url}?{urlencode(azure_place.options)}"
 
 
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # gcsfs hands bytes to aiohttp
+@pytest.mark.filterwarnings(LARGE)
 class TestGoogle(BackendConformance):
     @pytest.fixture
     def url(self, gcs_place: ObjectPlace) -> str:

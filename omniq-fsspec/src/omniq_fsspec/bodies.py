@@ -1,7 +1,7 @@
 """The bodies of tasks and results: JSON lines, one file for all that one call brings to a queue.
 
-A row doesn't hold its body but a reference to it, except for small results, which aren't worth a file. A file is
-immutable, and deleted once no row refers to it.
+A row holds a reference to its body, or the body itself where it isn't worth a file. A file is immutable, and deleted
+once no row refers to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from omniq.storage.table_store import Written
 
 RESULTS: Final = "results"
 SMALL: Final = 1024
-"""Bytes up to which a result stays in its row: one paid write less. Tasks never do, so that they outlive their rows."""
+"""Bytes up to which a body may stay in its row: one paid write less."""
 QUEUES: Final = "queues"
 _NAME: Final = re.compile(r"\d{13}[0-9a-f]{10}")
 """When a file was made, in milliseconds since the epoch on the clock of who made it, and what nobody else has."""
@@ -73,9 +73,9 @@ def is_reference(body: bytes) -> bool:
 
 
 def size_of(body: bytes) -> int:
-    """Bytes of the body that a reference is to, or a few more."""
-    start, end = span_of(body) or (0, 0)
-    return (end - start) * 3 // 4
+    """Bytes of the body that a row holds or refers to, or a few more."""
+    span = span_of(body)
+    return len(body) if span is None else (span[1] - span[0]) * 3 // 4
 
 
 def span_of(body: bytes) -> tuple[int, int] | None:
@@ -104,8 +104,10 @@ def _text(part: bytes) -> str:
 class Bodies:
     """The files with bodies at one place, and how many rows refer to each."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, small: tuple[type, ...] = (ResultRecord,)) -> None:
+        """The small bodies of these stay in their rows. Tasks in files never do: so they outlive their rows."""
         self._files = files
+        self._small = small
         self._uses: Counter[bytes] = Counter()
 
     def forget(self) -> None:
@@ -115,7 +117,7 @@ class Bodies:
     async def store(self, records: Sequence[Any]) -> list[Any]:
         """Store the bodies; returns the records with references instead."""
         kept = list(records)
-        for folder, indexes in _grouped(records).items():
+        for folder, indexes in self._grouped(records).items():
             file = f"{int(time.time() * 1000):013d}{secrets.token_hex(5)}"
             lines = [_encode(records[index]) for index in indexes]
             start = 0
@@ -128,7 +130,7 @@ class Bodies:
 
     async def store_again(self, records: Sequence[Any], kept: Sequence[Any]) -> None:
         """Store bodies once more, in case that their files were deleted before the rows came."""
-        for indexes in _grouped(records).values():
+        for indexes in self._grouped(records).values():
             if (known := next((kept[index] for index in indexes if kept[index].body), None)) is not None:
                 lines = [_encode(records[index]) for index in indexes]
                 await self._files.write(name_of(known), b"\n".join([*lines, b""]))
@@ -139,6 +141,15 @@ class Bodies:
         unused = {file: record for file, record in files.items() if file not in self._uses}
         if unused:
             await self._files.delete(map(name_of, unused.values()))
+
+    def _grouped(self, records: Sequence[Any]) -> Mapping[str, list[int]]:
+        """The indexes of those whose bodies go to files, by folder."""
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for index, record in enumerate(records):
+            is_small = len(record.body) <= SMALL and not is_reference(record.body)
+            if not (is_small and isinstance(record, self._small)):
+                groups[folder_of(record)].append(index)
+        return groups
 
     async def load(self, records: Sequence[Any]) -> list[Any]:
         """The records with their bodies; what can't be read is told as `damage`, with the raw bytes as the body."""
@@ -151,14 +162,11 @@ class Bodies:
             Part(name, min(spans[index][0] for index in indexes), max(spans[index][1] for index in indexes))
             for name, indexes in by_file.items()
         ]
-        for part, data in zip(parts, await self._read(parts), strict=True):
+        for part, data in zip(parts, await self._files.read(parts) if parts else [], strict=True):
             for index in by_file[part.name]:
                 start, end = (at - (part.start or 0) for at in spans[index])
                 found[index] = _with_body(records[index], None if data is None else data[start:end], part.name)
         return found
-
-    async def _read(self, parts: Sequence[Part]) -> list[bytes | None]:
-        return await self._files.read(parts) if parts else []
 
     def count(self, written: Written) -> list[str]:
         """Count what rows refer to after a step; returns the files that none refers to any more."""
@@ -196,20 +204,6 @@ def _tasks_in(name: str, data: bytes) -> Iterator[NewTask]:
         with suppress(ValueError, msgspec.MsgspecError):
             yield replace(_decode_task(line), body=reference(file, start, len(line) - 1))
         start += len(line)
-
-
-def _grouped(records: Sequence[Any]) -> Mapping[str, list[int]]:
-    """The indexes of those whose bodies go to files, by folder."""
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        if not is_small(record):
-            groups[folder_of(record)].append(index)
-    return groups
-
-
-def is_small(record: Any) -> bool:
-    """Whether a row holds the body itself, which must not be taken for a reference."""
-    return isinstance(record, ResultRecord) and len(record.body) <= SMALL and not is_reference(record.body)
 
 
 def _with_body(record: Any, line: bytes | None, name: str) -> Any:

@@ -6,7 +6,6 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Final, NamedTuple, Self, TypeAlias
 
 import msgspec
@@ -17,7 +16,7 @@ from omniq.models.task import TaskEvent
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.log_files import Part
 from omniq.storage.records import EventFilter, EventPage
-from omniq.storage.rules import event_of, matches
+from omniq.storage.rules import event_in, matches
 
 from omniq_fsspec.config import FileEventStorageConfig, MemoryEventStorageConfig
 from omniq_fsspec.connection import PlaceStore
@@ -31,7 +30,6 @@ Key: TypeAlias = tuple[float, str, int]
 """By what events are ordered: the time, when they were appended, and the line."""
 
 _encode_lines = msgspec.json.Encoder().encode_lines
-_decode_line = msgspec.json.Decoder(TaskEvent).decode
 
 
 class _File(NamedTuple):
@@ -82,7 +80,7 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
                 found += [(key, e) for key, e in lines if matches(e, where) and (before is None or key < before)]
         found.sort(key=lambda pair: pair[0], reverse=True)
         page = found[:limit]
-        return EventPage([event for _, event in page], _cursor_at(page[-1][0]) if len(found) > limit else None)
+        return EventPage([event for _, event in page], " ".join(map(str, page[-1][0])) if len(found) > limit else None)
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         gone = 0
@@ -121,22 +119,8 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
 
 def _events_in(file: _File, data: bytes) -> Iterator[tuple[Key, TaskEvent]]:
     for number, line in enumerate(data.splitlines(), file.first):
-        event = _event_of(line)
+        event = event_in(line)
         yield (event.time, file.appended, number), event
-
-
-def _event_of(line: bytes) -> TaskEvent:
-    """The event of a line, with the damage told in it."""
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        return _decode_line(line)
-    values: object = None
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        values = msgspec.json.decode(line)
-    return event_of(values if isinstance(values, dict) else {})
-
-
-def _cursor_at(key: Key) -> str:
-    return " ".join(map(str, key))
 
 
 def _key_of(cursor: str) -> Key:

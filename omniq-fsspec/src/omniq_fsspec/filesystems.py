@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import errno
 import importlib
 import math
-import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
-from omniq.errors import StoreError, StoreFull, StoreUnavailable
+from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import (
-    create_file,
     is_transport_error,
-    make_directory,
     raised_as,
-    replace_file,
-    sync_directory,
 )
 from omniq.storage.documents import JobThreads
 from omniq.storage.embedded import MemoryTables
-from omniq.storage.log_files import Files, OwnerFile, Part
+from omniq.storage.log_files import Directory, Files, OwnerFile, Part, kind_of_failure
 from omniq.texts import get_logger, install_command
 
 from omniq_fsspec.config import Address
@@ -45,14 +37,8 @@ _logger = get_logger("omniq.storage")
 
 THREADS: Final = 4
 PROBES: Final = "probe"
-TEMPORARY: Final = "tmp"
-"""The folder for files that are being written."""
 
 
-_KINDS: Final[Mapping[int | None, type[StoreError]]] = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), StoreFull),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG), StoreError),
-}
 _CLIENTS: Final = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 """The libraries whose errors are no OSErrors."""
 _REFUSALS: Final = ("AuthenticationFailed", "AuthorizationFailure", "Forbidden", "InvalidAccessKeyId", "NoSuchBucket")
@@ -61,11 +47,11 @@ _REFUSALS: Final = ("AuthenticationFailed", "AuthorizationFailure", "Forbidden",
 
 def kind_of(error: BaseException) -> type[StoreError] | None:
     """What an error of a file system amounts to; None where it is none."""
-    if isinstance(error, OSError) and error.errno in _KINDS:
-        return _KINDS[error.errno]
+    if (kind := kind_of_failure(error)) is not None:
+        return kind
     is_clients = type(error).__module__.partition(".")[0] in _CLIENTS
     is_refusal = is_clients and any(word in str(error) for word in _REFUSALS)
-    if is_refusal or isinstance(error, PermissionError | TypeError | ValueError):  # the latter two: of wrong options
+    if is_refusal or isinstance(error, TypeError | ValueError):  # of wrong options
         return StoreError
     return StoreUnavailable if is_clients or is_transport_error(error) else None
 
@@ -236,40 +222,41 @@ class PlaceFiles(Files):
 
 
 class LocalFiles(PlaceFiles):
-    """Files of this machine, or of a file server that it has mounted."""
+    """Files of this machine, or of a file server that it has mounted, past fsspec."""
 
     trust: ClassVar[float] = 0.0
     grace: ClassVar[float] = 10.0
     report_interval: ClassVar[float] = 0.0
     pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.005), (10.0, 0.02), (math.inf, 0.05))
 
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self._directory = Directory(address.root, sync=address.fsync, trust_owner=address.trust_owner)
+
     async def open(self) -> None:
-        if self._fs is None:
-            with raised_as(kind_of, self._words):
-                self._make_folder(TEMPORARY)
-                self._check_folders()
-            self._fs = _open(self.address)
+        with raised_as(kind_of, self._words):
+            self._directory.prepare()
 
     async def create(self, name: str, data: bytes) -> bool:
-        how = partial(create_file, data=data, aside=self._path(TEMPORARY), sync=self.address.fsync)
-        return await self._do(lambda: self._in_its_folder(name, how))
+        return await self._do(lambda: self._directory.create(name, data))
 
     async def write(self, name: str, data: bytes, *, lasting: bool = True) -> None:
-        how = partial(replace_file, data=data, aside=self._path(TEMPORARY), sync=lasting and self.address.fsync)
-        await self._do(lambda: self._in_its_folder(name, how))
+        await self._do(lambda: self._directory.replace(name, data, lasting=lasting))
 
     async def read(self, parts: Sequence[Part]) -> list[bytes | None]:
-        return await self._do(lambda: list(map(self._content, parts)))
+        return await self._do(lambda: list(map(self._directory.read, parts)))
 
     async def list(self, folder: str) -> dict[str, float]:
-        return await self._do(lambda: self._files_in(folder))
+        return await self._do(lambda: self._directory.list(folder))
+
+    async def written_at(self, name: str) -> float | None:
+        return await self._do(lambda: self._directory.written_at(name))
 
     async def delete(self, names: Iterable[str]) -> None:
-        await self._do(lambda: list(map(self._unlink, names)))
+        await self._do(lambda: list(map(self._directory.delete, names)))
 
     async def drop(self) -> None:
-        with suppress(FileNotFoundError):
-            await self._threads.do(lambda: shutil.rmtree(self.address.root))
+        await self._do(self._directory.drop)
 
     def guarantees(self) -> Guarantees:
         return Guarantees(
@@ -283,53 +270,10 @@ class LocalFiles(PlaceFiles):
         )
 
     async def _do(self, job: Callable[[], T]) -> T:
-        if self._fs is None:
+        if not self._directory.is_ready:
             await self.open()
         with raised_as(kind_of, self._words):
             return await self._threads.do(job)
-
-    def _path(self, name: str) -> str:
-        return f"{self.address.root}/{name}"
-
-    def _in_its_folder(self, name: str, make: Callable[[str], T]) -> T:
-        """What `make` returns of the file's path; its folder is made where it is missing."""
-        try:
-            return make(self._path(name))
-        except FileNotFoundError:
-            self._make_folder(TEMPORARY)
-            self._make_folder(os.path.dirname(name))
-            return make(self._path(name))
-
-    def _make_folder(self, name: str) -> None:
-        make_directory(self._path(name), trust_owner=self.address.trust_owner)
-        if self.address.fsync:
-            sync_directory(self.address.root)
-
-    def _check_folders(self) -> None:
-        """See that no other user can change what is there. Raises `StoreError`."""
-        root = Path(self.address.root)
-        for folder in (root.parent, root, *_folders_in(root), *_folders_in(root / "queues")):
-            make_directory(str(folder), trust_owner=self.address.trust_owner)
-
-    def _files_in(self, folder: str) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for path, _, names in os.walk(self._path(folder), onerror=_unless_missing):
-            for name in names:
-                with suppress(FileNotFoundError):
-                    file = os.path.join(path, name)
-                    found[os.path.relpath(file, self.address.root)] = os.lstat(file).st_mtime
-        return found
-
-    def _content(self, part: Part) -> bytes | None:
-        try:
-            data: bytes = self._fs.cat_file(part.name, part.start, part.end)
-        except (FileNotFoundError, IsADirectoryError):
-            return None
-        return data
-
-    def _unlink(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self._path(name))
 
 
 class MemoryFiles(PlaceFiles):
@@ -364,15 +308,6 @@ class MemoryFiles(PlaceFiles):
         return MemoryTables.guarantees
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-
-
-def _unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
 def _open(address: Address) -> Any:
     """A filesystem that sees the place's root as its own. Raises `StoreError` where what it needs isn't installed."""
     from fsspec import get_filesystem_class
@@ -383,9 +318,8 @@ def _open(address: Address) -> Any:
         module, name = _FILESYSTEMS.get(protocol, ("", ""))
         known = getattr(importlib.import_module(module), name) if module else get_filesystem_class(protocol)
         is_async = known.async_impl and protocol not in _CLOSED_AT_EXIT
-        how = {"asynchronous": is_async, "skip_instance_cache": True, "use_listings_cache": False}
         given = {**known._get_kwargs_from_urls(address.root), **_defaults(protocol), **address.storage_options}
-        fs = known(**given, **how)
+        fs = known(**given, asynchronous=is_async, skip_instance_cache=True, use_listings_cache=False)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         raise StoreError(f"{address.location}: {install_command(extra) if extra else error}") from error

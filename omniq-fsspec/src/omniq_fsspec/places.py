@@ -12,13 +12,14 @@ from omniq import clock
 from omniq.storage import rules
 from omniq.storage.embedded import MemoryTables
 from omniq.storage.log import Replica
-from omniq.storage.log_files import Workers
+from omniq.storage.log_files import TEMPORARY, Workers
+from omniq.storage.records import NewTask, ResultRecord, TaskRecord
 from omniq.storage.table_store import Step, Tables, Written
 from omniq.texts import get_logger
 
 from omniq_fsspec.bodies import QUEUES, RESULTS, Bodies
 from omniq_fsspec.config import Address
-from omniq_fsspec.filesystems import PROBES, TEMPORARY, MemoryFiles, files_of
+from omniq_fsspec.filesystems import PROBES, MemoryFiles, files_of
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class MemoryPlace(MemoryTables):
     def __init__(self, location: str) -> None:
         super().__init__(location)
         self.files = MemoryFiles(Address(location))
-        self.bodies = Bodies(self.files)
+        self.bodies = Bodies(self.files, small=(NewTask, TaskRecord, ResultRecord))
         self.workers = Workers(self.files)
         self._unused: deque[tuple[float, str]] = deque()
         """Files that aren't needed any more, and since when."""
@@ -61,8 +62,7 @@ class MemoryPlace(MemoryTables):
             return [self._unused.popleft()[1] for _ in range(count)]
 
     def on_written(self, written: Written) -> None:
-        now = time.monotonic()
-        self._unused.extend((now, name) for name in self.bodies.count(written))
+        self._unused.extend((time.monotonic(), name) for name in self.bodies.count(written))
 
     def now(self) -> float:
         """The place's clock."""
@@ -97,6 +97,9 @@ class FilePlace(Replica):
 
     def on_written(self, written: Written) -> list[str]:
         return self.bodies.count(written)
+
+    async def has_rows(self) -> bool:
+        return bool(await self.files.list(QUEUES))
 
     async def recover(self) -> None:
         """Let the tasks whose bodies are there, and whose rows are lost, be found in the dead-letter queue."""

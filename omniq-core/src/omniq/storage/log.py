@@ -104,6 +104,10 @@ class Replica:
         """Take note of what this or another process has written; returns the files that aren't needed any more."""
         return []
 
+    async def has_rows(self) -> bool:
+        """Whether something is there of which only a log can tell, so that there was one."""
+        return False
+
     async def recover(self) -> None:
         """Look for what was lost: something couldn't be read."""
 
@@ -222,11 +226,7 @@ class Replica:
         number, lines = 0, None
         self.tables, self._weight, self._log = self.begin(), 0, ""
         for _ in range(PATIENCE):
-            known, snapshots = numbers_in(await self.files.list(LOG))
-            if not known and not snapshots:
-                await self._begin(0)
-                snapshots = [0]
-                self._is_damaged = True  # if there are bodies, a log was lost
+            known, snapshots = await self._numbers()
             number, lines = await self._newest(snapshots)
             if lines is not None or not snapshots:
                 break  # else all were replaced by a newer one meanwhile
@@ -248,6 +248,17 @@ class Replica:
             while later > self._position + 1 and await self._is_of_this_log(segment_name(later)):
                 await self._close_gap()
         self.wakeups.tell(ANYTHING)
+
+    async def _numbers(self) -> tuple[list[int], list[int]]:
+        """Those of the segments and of the snapshots that are there; where none is, a log is begun."""
+        known, snapshots = numbers_in(await self.files.list(LOG))
+        if not known and not snapshots:
+            was_lost = await self.has_rows()  # they come after the beginning of their log
+            known, snapshots = numbers_in(await self.files.list(LOG))
+            if not known and not snapshots:
+                await self._begin(0)
+                snapshots, self._is_damaged = [0], was_lost
+        return known, snapshots
 
     async def _close_gap(self) -> None:
         """Let an empty segment stand for one that is missing before others: rows tell all of themselves."""

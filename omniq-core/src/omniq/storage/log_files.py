@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from abc import ABC, abstractmethod
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote, unquote
 from zlib import crc32
 
@@ -22,13 +26,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.errors import StoreError
+from omniq.errors import StoreError, StoreFull
 from omniq.loops import Background, spawn
 from omniq.storage import rules
 from omniq.storage.base import Guarantees
+from omniq.storage.connected import create_file, make_directory, replace_file, sync_directory
 from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
 from omniq.storage.tables import QueueRecord
 from omniq.sync import cancel_and_wait
+
+T = TypeVar("T")
 
 # ── files ───────────────────────────────────────────────────────────────────
 
@@ -103,6 +110,117 @@ class Files(ABC):
         """What they promise."""
 
 
+# ── files of this machine ───────────────────────────────────────────────────
+
+
+TEMPORARY: Final = "tmp"
+"""The folder for files that are being written."""
+_KINDS: Final[Mapping[int | None, type[StoreError]]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), StoreFull),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG), StoreError),
+}
+
+
+def kind_of_failure(error: BaseException) -> type[StoreError] | None:
+    """What an operating system's error amounts to where a repeat is of no use; else None."""
+    kind = _KINDS.get(error.errno) if isinstance(error, OSError) else None
+    return StoreError if kind is None and isinstance(error, PermissionError) else kind
+
+
+class Directory:
+    """The files of `Files` in a directory of this machine, or of a file server that it has mounted. All calls block.
+
+    Each raises `OSError`. What is created or replaced is written aside, and synced, before it gets its name.
+    """
+
+    def __init__(self, root: str, *, sync: bool, trust_owner: bool) -> None:
+        self.root = root
+        self.is_ready = False
+        self._sync = sync
+        self._trust_owner = trust_owner
+
+    def prepare(self) -> None:
+        """Make it, and see that no other user can change what is there. Raises `StoreError`, too."""
+        self._make_folder(TEMPORARY)
+        root = Path(self.root)
+        for folder in (root.parent, root, *_folders_in(root), *_folders_in(root / "queues")):
+            make_directory(str(folder), trust_owner=self._trust_owner)
+        self.is_ready = True
+
+    def create(self, name: str, data: bytes) -> bool:
+        """As `Files.create`."""
+        how = partial(create_file, data=data, aside=self._path(TEMPORARY), sync=self._sync)
+        return self._in_its_folder(name, how)
+
+    def replace(self, name: str, data: bytes, *, lasting: bool) -> None:
+        """As `Files.write`."""
+        how = partial(replace_file, data=data, aside=self._path(TEMPORARY), sync=lasting and self._sync)
+        self._in_its_folder(name, how)
+
+    def read(self, part: Part) -> bytes | None:
+        """The bytes; None if the file isn't there."""
+        start = part.start or 0
+        try:
+            with open(self._path(part.name), "rb") as file:
+                file.seek(start)
+                return file.read(-1 if part.end is None else part.end - start)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+
+    def list(self, folder: str) -> dict[str, float]:
+        """As `Files.list`."""
+        found: dict[str, float] = {}
+        for path, _, names in os.walk(self._path(folder), onerror=_unless_missing):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    file = os.path.join(path, name)
+                    found[os.path.relpath(file, self.root)] = os.lstat(file).st_mtime
+        return found
+
+    def written_at(self, name: str) -> float | None:
+        """As `Files.written_at`."""
+        try:
+            return os.lstat(self._path(name)).st_mtime
+        except FileNotFoundError:
+            return None
+
+    def delete(self, name: str) -> None:
+        """Delete the file if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(name))
+
+    def drop(self) -> None:
+        """Delete all that is in it, and the directory."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.root)
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _in_its_folder(self, name: str, make: Callable[[str], T]) -> T:
+        """What `make` returns of the file's path; its folder is made where it is missing."""
+        try:
+            return make(self._path(name))
+        except FileNotFoundError:
+            self._make_folder(TEMPORARY)
+            self._make_folder(os.path.dirname(name))
+            return make(self._path(name))
+
+    def _make_folder(self, name: str) -> None:
+        make_directory(self._path(name), trust_owner=self._trust_owner)
+        if self._sync:
+            sync_directory(self.root)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 # ── rows as lines of JSON ───────────────────────────────────────────────────
 
 
@@ -170,7 +288,6 @@ LAYOUT: Final = 1
 """The version of all this."""
 LOG: Final = "log"
 _NAME: Final = re.compile(rf"{LOG}/(\d{{16}})(\.snapshot)?\.jsonl")
-_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def segment_name(number: int) -> str:

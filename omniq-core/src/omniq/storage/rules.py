@@ -6,6 +6,7 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -269,6 +270,19 @@ def schedule_of(values: Mapping[str, object]) -> ScheduleRecord:
 def event_of(values: Mapping[str, object]) -> TaskEvent:
     """The event that a row is."""
     return _record(TaskEvent, values)
+
+
+def event_in(line: bytes) -> TaskEvent:
+    """The event that is JSON, with what is wrong with it told as its damage."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode_event(line)
+    values: object = None
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        values = msgspec.json.decode(line)
+    return event_of(values if isinstance(values, dict) else {})
+
+
+_decode_event = msgspec.json.Decoder(TaskEvent).decode
 
 
 def worker_of(name: str, report: bytes | str, last_seen: float) -> WorkerRecord:

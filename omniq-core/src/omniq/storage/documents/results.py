@@ -14,7 +14,7 @@ from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
 from omniq.storage.documents.tasks import short
 from omniq.storage.records import EventFilter, EventPage, NewBody, ResultRecord
-from omniq.storage.rules import event_of, gives_way, matches, result_of
+from omniq.storage.rules import event_in, gives_way, matches, result_of
 from omniq.storage.wakeups import News
 
 # ── results ─────────────────────────────────────────────────────────────────
@@ -176,7 +176,6 @@ ALL = "events"
 
 _numbers = count()
 _encode_event = msgspec.json.Encoder().encode
-_decode_event = msgspec.json.Decoder(TaskEvent).decode
 
 
 class DocumentEventStorage(DocumentStore, BaseEventStorage):
@@ -200,7 +199,7 @@ class DocumentEventStorage(DocumentStore, BaseEventStorage):
     async def _read(self, page: Sequence[Entry]) -> list[tuple[Entry, TaskEvent]]:
         found = await self.documents.read([_key(entry.key) for entry in page])
         pairs = zip(page, found, strict=True)
-        return [(entry, _load_event(document)) for entry, document in pairs if document is not None]
+        return [(entry, event_in(document.value)) for entry, document in pairs if document is not None]
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         page = await self.documents.scan(ALL, until=in_order(before), limit=limit)
@@ -208,26 +207,9 @@ class DocumentEventStorage(DocumentStore, BaseEventStorage):
         groups = [
             [_deletion_of_event(entry, document)]
             for entry, document in zip(page, found, strict=True)
-            if document is not None and _load_event(document).time < before
+            if document is not None and event_in(document.value).time < before
         ]
         return sum(await self.documents.write(groups)) if groups else 0
-
-
-def _load_event(document: Document) -> TaskEvent:
-    """The stored event; a damaged one has stand-ins for what can't be read."""
-    try:
-        return _decode_event(document.value)
-    except ValueError:
-        return _damaged_event(document.value)
-
-
-def _damaged_event(value: bytes) -> TaskEvent:
-    try:
-        stored: Any = msgspec.json.decode(value)
-        values = dict(stored)
-    except (ValueError, TypeError):
-        values = {"type": None, "time": 0.0}
-    return event_of(values)
 
 
 def _key(id_: str) -> str:
@@ -251,7 +233,7 @@ def _write(id_: str, event: TaskEvent, number: int) -> Write:
 
 
 def _deletion_of_event(entry: Entry, document: Document) -> Write:
-    drop = tuple(Entry(index, entry.order, entry.key) for index in _indexes(_load_event(document)))
+    drop = tuple(Entry(index, entry.order, entry.key) for index in _indexes(event_in(document.value)))
     return Write(key=_key(entry.key), value=None, if_version=document.version, drop=(entry, *drop))
 
 
