@@ -177,9 +177,9 @@ class Bodies:
                 was, is_ = old.body if old is not None else b"", row.body if row is not None else b""
                 if was is is_ or was == is_:
                     continue
-                if is_reference(is_):
+                if len(is_) == LENGTH:
                     self._uses[is_[FILE]] += 1
-                if is_reference(was):
+                if len(was) == LENGTH:
                     self._uses[was[FILE]] -= 1
                     if not self._uses[was[FILE]]:
                         del self._uses[was[FILE]]

@@ -85,11 +85,16 @@ class Order(Generic[R]):
 
     def take(self, until: float = inf) -> R | None:
         """Take out the first row, if its number isn't beyond `until`."""
-        row = self.first()
-        if row is None or (key := self._smallest()) is None or key[0] > until:
-            return None
-        self._drop_smallest()
-        return row
+        while (key := self._smallest()) is not None and key[0] <= until:
+            self._drop_smallest()
+            row = self._live(key)
+            if row is not None:
+                return row
+        return None
+
+    def put_back(self, number: float, id_: str) -> None:
+        """Let the row that was taken out last be the first again."""
+        self._line.appendleft((number, id_))
 
     def __iter__(self) -> Iterator[R]:
         """All rows, in no order."""
@@ -193,10 +198,18 @@ class QueueIndex:
 
     def first(self) -> TaskRecord | None:
         """The task that is claimed next, of those that are PENDING."""
+        return next((row for order in self.due.values() if (row := order.first()) is not None), None)
+
+    def take(self) -> TaskRecord | None:
+        """Take out that task, which is claimed now, or put back."""
         for order in self.due.values():
-            if (row := order.first()) is not None:
+            if (row := order.take()) is not None:
                 return row
         return None
+
+    def put_back(self, row: TaskRecord) -> None:
+        """Let the task that was taken out be the next one again."""
+        self.due[row.priority].put_back(row.run_at, row.id)
 
     def next_due(self) -> float:
         """When the next claim can find something: minus infinity for at once, infinity for never."""
@@ -273,9 +286,10 @@ class TaskTable(Table[TaskRecord]):
         room = max_bytes
         for line in self._open_queues(queues):
             self._promote(line, now)
-            while len(taken) < limit and (row := line.first()) is not None:
+            while len(taken) < limit and (row := line.take()) is not None:
                 room -= size_of(row.body)
                 if room < 0 and taken:
+                    line.put_back(row)
                     return taken
                 taken.append(self.put(rules.claimed(row, now, lease=lease, worker=worker)))
         return taken
@@ -387,7 +401,8 @@ class TaskTable(Table[TaskRecord]):
             line = self._queues[row.queue_name]
             del line.by_state[_NUMBERS[old.state]][old.id]
             line.by_state[_NUMBERS[row.state]][row.id] = None
-            line.enter(row)
+            if row.state in _DUE:
+                line.enter(row)
         if old is not None and old.unique is not None and self._holders.get(old.unique) == old.id:
             del self._holders[old.unique]
         if row is not None:
