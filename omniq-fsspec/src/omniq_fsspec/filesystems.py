@@ -27,13 +27,11 @@ from omniq.storage.connected import (
 from omniq.storage.documents import JobThreads
 from omniq.storage.embedded import MemoryTables
 from omniq.storage.log_files import Directory, Files, OwnerFile, Part, kind_of_failure
-from omniq.texts import get_logger, install_command
+from omniq.texts import install_command
 
 from omniq_fsspec.config import Address
 
 T = TypeVar("T")
-
-_logger = get_logger("omniq.storage")
 
 THREADS: Final = 4
 PROBES: Final = "probe"
@@ -111,12 +109,8 @@ class PlaceFiles(Files):
         ahead = written_at + 0.5 - (began + ended) / 2
         self.ahead = ahead if abs(ahead) > CLOCKS_AGREE else 0.0
         if sum(made) != 1:
-            told = f"of {RACERS} writers of one file, {sum(made)} were told that they made it"
-            problem = f"{self.location}: {told}: one process at a time can use this store"
-            owner = OwnerFile(self, problem)
-            await owner.acquire()
-            _logger.warning("%s", problem)
-            self._owner = owner
+            told = f"{self.location}: of {RACERS} writers of one file, {sum(made)} were told that they made it"
+            self._owner = await OwnerFile(self, f"{told}: one process at a time can use this store").acquire()
 
     async def close(self) -> None:
         owner, self._owner = self._owner, None

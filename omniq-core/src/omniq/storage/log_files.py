@@ -34,8 +34,11 @@ from omniq.storage.connected import create_file, make_directory, replace_file, s
 from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
 from omniq.storage.tables import QueueRecord
 from omniq.sync import cancel_and_wait
+from omniq.texts import get_logger
 
 T = TypeVar("T")
+
+_logger = get_logger("omniq.storage")
 
 # ── files ───────────────────────────────────────────────────────────────────
 
@@ -385,8 +388,8 @@ class OwnerFile:
         self._written_at = -math.inf
         self._renewing: Background[None] | None = None
 
-    async def acquire(self) -> None:
-        """Become the owner, once the last one is gone. Raises `StoreError` if one is there."""
+    async def acquire(self) -> Self:
+        """Become the owner, once the last one is gone, and warn of it. Raises `StoreError` if one is there."""
         began, first = clock.uptime(), await self._read()
         while (found := await self._read()) is not None and clock.uptime() - began < self.LAPSED:
             if found != first:
@@ -396,6 +399,8 @@ class OwnerFile:
         await asyncio.sleep(self.INTERVAL)
         await self.hold(0.0)
         self._renewing = spawn(self._renew(), name="omniq-owner")
+        _logger.warning("%s", self._problem)
+        return self
 
     async def hold(self, trusted: float = LAPSED / 2) -> None:
         """See that this process is the owner, unless that is known for as many seconds. Raises `StoreError`."""

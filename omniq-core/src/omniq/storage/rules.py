@@ -153,19 +153,28 @@ def decide(record: TaskRecord | None, change: Change, now: float) -> tuple[Chang
 
 def changed(record: TaskRecord, change: Change, now: float) -> TaskRecord:
     """The record after a change that is applied."""
+    if change.to in TERMINAL:
+        return replace(
+            record,
+            state=change.to,
+            attempts=record.attempts + change.attempted,
+            crashes=record.crashes + change.crashed,
+            finished_at=now,
+            lease_until=None,
+            unique=None,
+        )
     run_at = now if change.fresh else record.run_at if change.delay is None else now + change.delay
     return replace(
         record,
-        state=due_state(run_at, now) if change.to is TaskState.PENDING else change.to,
+        state=due_state(run_at, now),
         run_at=run_at,
         attempts=0 if change.fresh else record.attempts + change.attempted,
         crashes=0 if change.fresh else record.crashes + change.crashed,
         expires_at=None if change.fresh else record.expires_at,
         cancel_requested=False if change.fresh else record.cancel_requested,
-        finished_at=now if change.to in TERMINAL else None,
+        finished_at=None,
         lease_until=None,
-        worker=record.worker if change.to in TERMINAL else None,
-        unique=None if change.to in TERMINAL else record.unique,
+        worker=None,
     )
 
 

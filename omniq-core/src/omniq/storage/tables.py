@@ -405,10 +405,8 @@ class TaskTable(Table[TaskRecord]):
                 line.enter(row)
         if old is not None and old.unique is not None and self._holders.get(old.unique) == old.id:
             del self._holders[old.unique]
-        if row is not None:
-            self._index_times(old, row)
-
-    def _index_times(self, old: TaskRecord | None, row: TaskRecord) -> None:
+        if row is None:
+            return
         if row.unique is not None:
             self._holders[row.unique] = row.id
         if row.finished_at is not None:
