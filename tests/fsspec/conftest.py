@@ -9,7 +9,6 @@ from zlib import crc32
 
 import pytest
 from omniq.storage import log
-from omniq_fsspec import places
 from omniq_fsspec.filesystems import LocalFiles
 
 from tests.fsspec.support import lone_stores
@@ -44,12 +43,6 @@ def _is_left_out(item: pytest.Item) -> bool:
 def base(tmp_path: Path) -> Path:
     """A directory that isn't there yet."""
     return tmp_path / "omniq"
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is lost is looked for soon."""
-    monkeypatch.setattr(places, "ABOUT_TO_WRITE", 0.5)
 
 
 @pytest.fixture

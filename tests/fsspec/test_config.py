@@ -78,3 +78,29 @@ def test_a_uri_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNIQ_FSSPEC_URI", "some/path")
     with pytest.raises(ConfigError, match="^fsspec_uri: expected a URL"):
         AsyncOmniQ()
+
+
+@pytest.mark.parametrize(("name", "value"), [("SERIALIZER", "msgspec"), ("QUEUES", "high,low"), ("MAX_BODY", "1000")])
+def test_a_uri_alone_says_so_beside_settings_that_name_no_place(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNIQ_FSSPEC_URI", "memory://x")
+    monkeypatch.setenv(f"OMNIQ_{name}", value)
+    assert AsyncOmniQ().task_queue.store.location == "memory://x/default"
+
+
+def test_a_uri_of_another_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_FSSPEC_URI", "sqlite:///x.db")
+    with pytest.raises(ConfigError, match="^fsspec_uri: sqlite:// is for 'sqlite'"):
+        AsyncOmniQ()
+
+
+def test_a_url_wins_over_a_base_dir_beside_it(tmp_path: Path) -> None:
+    choice = {"url": f"file://{tmp_path}/url", "config": {"base_dir": f"{tmp_path}/base_dir"}}
+    assert AsyncOmniQ.from_dict({"task_queue": choice}).task_queue.store.location == f"file:{tmp_path}/url/default"
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "abfs:///x"])
+def test_a_url_needs_a_bucket(url: str) -> None:
+    with pytest.raises(ConfigError, match="base_dir: expected a directory or s3://bucket/prefix"):
+        FileTaskQueueConfig(base_dir=url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextvars import Context
@@ -12,10 +14,12 @@ from random import Random
 from typing import Any, TypeAlias
 
 import pytest
+from msgspec.structs import replace
 from omniq import AsyncOmniQ
-from omniq.errors import StoreError
+from omniq.errors import StoreError, StoreFull
 from omniq.models.task import TaskState
-from omniq.storage.records import AddStatus, WorkerRecord
+from omniq.storage.records import AddStatus, NewTask, ResultRecord, WorkerRecord
+from omniq.testing.builders import QUEUE
 from omniq_fsspec.filesystems import LocalFiles
 from omniq_fsspec.queue import FileQueueStore
 
@@ -38,7 +42,7 @@ from tests.fsspec.support import (
     unless_spinning,
 )
 
-pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed", "impatient")
+pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed")
 
 Harm: TypeAlias = Callable[[Path], None]
 
@@ -253,6 +257,55 @@ async def test_a_task_is_added_over_a_dead_letter_that_stands_for_it(tree: Path)
     assert "t2" in await claim_all(store)
     assert (await found(store))["t3"].state is TaskState.ERROR
     await store.close()
+
+
+async def test_a_parent_that_was_lost_is_no_parent_that_was_purged(tree: Path) -> None:
+    """Whose children would run: it is a dead letter by the time that anybody can ask for it."""
+    store = lone(tree)
+    await store.add([NewTask(id="parent", queue_name=QUEUE, body=b"x", delay=3600.0)])
+    lost = replica_of(store)._position
+    await store.add([NewTask(id="child", queue_name=QUEUE, body=b"x", depends_on=("parent",))])
+    await store.close()
+    empty(segment(tree, lost))
+    (parent,) = await lone(tree).get(["parent"])
+    assert parent is not None
+    assert parent.state is TaskState.ERROR
+
+
+async def test_what_is_lost_is_looked_for_until_it_could_be_written_down(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then nothing is swept either."""
+    empty(segment(tree, 2))
+    store = lone(tree)
+    files: Any = replica_of(store).files
+    create = files.create
+
+    async def full(name: str, data: bytes) -> bool:
+        raise StoreFull("no room")
+
+    files.create = full
+    for path in (root(tree) / "queues" / QUEUE).iterdir():
+        os.utime(path, (0, 0))
+    replica_of(store)._swept_at = -math.inf
+    with pytest.raises(StoreFull):
+        await store.purge(older_than=3600.0)
+    files.create = create
+    await store.purge(older_than=3600.0)
+    assert {id_ for id_, row in (await found(store)).items() if row.state is TaskState.ERROR} == {"t2", "t3"}
+    await store.close()
+
+
+async def test_a_task_whose_result_is_there_has_ended(tree: Path) -> None:
+    """Its own line of that segment can't be read."""
+    store = lone(tree)
+    claimed = await claim_all(store)
+    result = ResultRecord(task_id="t0", epoch=1, status=TaskState.SUCCESS, body=b"done")
+    await store.transition([replace(success(claimed["t0"]), result=result)])
+    path = segment(tree, replica_of(store)._position)
+    path.write_bytes(path.read_bytes().replace(b'"state":"success"', b'"state":"success'))
+    await store.close()
+    assert (await found_anew(tree))["t0"].state is TaskState.SUCCESS
 
 
 async def test_what_was_purged_is_not_run_again_after_damage(tree: Path) -> None:

@@ -41,7 +41,7 @@ from tests.fsspec.support import (
     unless_spinning,
 )
 
-pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed", "impatient")
+pytestmark = pytest.mark.usefixtures("nothing_left_behind", "stores_closed")
 
 T = TypeVar("T")
 

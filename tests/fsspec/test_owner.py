@@ -10,12 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from omniq.errors import StoreError
+from omniq import AsyncOmniQ
+from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.log_files import OwnerFile
+from omniq.storage.table_store import Step
 from omniq_fsspec.config import FileTaskQueueConfig
-from omniq_fsspec.filesystems import files_of
+from omniq_fsspec.filesystems import PlaceFiles, files_of
+from omniq_fsspec.places import FilePlace
+from omniq_fsspec.queue import AsyncFileTaskQueue
+from omniq_fsspec.results import AsyncFileResultStorage
 
 from tests.fsspec.careless import omniq_in
+from tests.fsspec.support import named
 
 SHORT = 0.2
 
@@ -85,6 +91,80 @@ async def test_whoever_is_the_owner_no_more_writes_nothing(
         with pytest.raises(StoreError, match="one process at a time"):
             await oq.enqueue(sum, [[2]])
         assert sorted(tmp_path.rglob("log/*")) == known
+
+
+def adding(id_: str) -> Step[object]:
+    return lambda tables, now: tables.tasks.add(named([id_]), now)
+
+
+async def test_one_that_is_stopped_amid_a_write_takes_nothing_from_its_successor(tmp_path: Path, soon: None) -> None:
+    """What it writes late isn't acknowledged, and isn't where the successor's is."""
+    address = FileTaskQueueConfig(base_dir=f"careless://{tmp_path}", project_name="p").settings
+    old, new = FilePlace(address), FilePlace(address)
+    await old.open()
+    await old.carry_out(adding("before"))
+    write, stopped, goes_on = old.files.write, asyncio.Event(), asyncio.Event()
+
+    async def late(name: str, data: bytes, *, lasting: bool = True) -> None:
+        if name.startswith("log/"):
+            stopped.set()
+            await goes_on.wait()
+        await write(name, data, lasting=lasting)
+
+    assert isinstance(old.files, PlaceFiles)
+    owner = old.files._owner
+    assert owner is not None
+    assert owner._renewing is not None
+    owner._renewing.cancel()
+    old.files.write = late  # type: ignore[method-assign]
+    writing = asyncio.ensure_future(old.carry_out(adding("late")))
+    await stopped.wait()
+    await new.open()
+    await new.carry_out(adding("acknowledged"))
+    goes_on.set()
+    with pytest.raises(StoreError):
+        await writing
+    await new.close()
+    third = FilePlace(address)
+    await third.open()
+    assert {"before", "acknowledged"} <= third.tables.tasks.rows.keys()
+    await third.close()
+    await old.close()
+
+
+async def test_a_probe_of_which_an_answer_was_lost_says_nothing_about_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def exists(files: PlaceFiles, name: str, data: bytes) -> bool:
+        await files.write(name, data)
+        return False
+
+    monkeypatch.setattr(PlaceFiles, "create", exists)
+    files = files_of(FileTaskQueueConfig(base_dir=f"careless://{tmp_path}", project_name="p").settings)
+    with pytest.raises(StoreUnavailable, match="none has made it"):
+        await files.open()
+
+
+async def test_whoever_gives_up_becoming_the_owner_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnerFile, "INTERVAL", 60.0)
+    files = files_of(FileTaskQueueConfig(base_dir=f"careless://{tmp_path}", project_name="p").settings)
+    opening = asyncio.ensure_future(files.open())
+    while not list(tmp_path.rglob(OwnerFile.NAME)):
+        await asyncio.sleep(0.01)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not list(tmp_path.rglob(OwnerFile.NAME))
+
+
+async def test_what_cannot_be_opened_leaves_nothing_open(tmp_path: Path, soon: None) -> None:
+    """Two sets of options are two users of the place."""
+    place = f"careless://{tmp_path}"
+    queue, results = AsyncFileTaskQueue(base_dir=place), AsyncFileResultStorage(base_dir=place, fsync=False)
+    with pytest.raises(StoreError, match="one process at a time"):
+        async with AsyncOmniQ(task_queue=queue, result_store=results):
+            pass
+    assert not list(tmp_path.rglob(OwnerFile.NAME))
 
 
 async def test_of_two_that_come_at_once_one_is_refused(tmp_path: Path, soon: None) -> None:

@@ -29,6 +29,8 @@ from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueu
 from omniq.texts import install_command
 
 DEFAULT_STORE: Final = "sqlite"
+FSSPEC_STORES: Final = ("file", "memory")
+"""Those that `OMNIQ_FSSPEC_URI` can mean."""
 CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
     "task_queue": TaskQueueConfig,
     "result_store": ResultStorageConfig,
@@ -134,7 +136,9 @@ def resolve(
 
 
 def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry, fsspec_uri: str | None) -> StoreSpec:
-    path, url = ("fsspec_uri", fsspec_uri) if choice == ComponentChoice() else (f"{kind}.url", choice.url)
+    path, url = f"{kind}.url", choice.url
+    if url is None and choice.type is None and "base_dir" not in choice.config:
+        path, url = "fsspec_uri", fsspec_uri
     if url is None:
         return plugins.store(kind, choice.type or default_type(kind, plugins))
     try:
@@ -142,7 +146,10 @@ def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry, fsspec_ur
     except ConfigError as error:
         raise ConfigError(f"{path}{str(error).removeprefix('url')}") from None
     if choice.type is None:
-        return plugins.by_scheme(kind, scheme)
+        spec = plugins.by_scheme(kind, scheme)
+        if path == "fsspec_uri" and spec.name not in FSSPEC_STORES:
+            raise ConfigError(f"fsspec_uri: {scheme}:// is for {spec.name!r}; expected file://, s3:// or the like")
+        return spec
     spec = plugins.store(kind, choice.type)
     if scheme not in spec.url_schemes:
         takes = " or ".join(f"{known}://" for known in spec.url_schemes) or "no URL"
@@ -160,6 +167,7 @@ def _placed(kind: StoreKind, spec: StoreSpec, type_: type[C], choice: ComponentC
     if url is None:
         return convert(given, type_, f"{kind}.config")
     config = _from_url(path, type_, url)
+    given = {name: value for name, value in given.items() if name != "base_dir"}  # the URL says where
     return convert({**given_fields(config), **given}, type_, f"{kind}.config") if given else config
 
 

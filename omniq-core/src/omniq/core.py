@@ -220,9 +220,16 @@ class AsyncOmniQ(FromSource):
     # ── life ─────────────────────────────────────────────────────────────────
 
     async def connect(self) -> None:
-        """Connect now instead of at the first call. Raises `StoreError`."""
-        for component in self._components():
-            await component.connect()
+        """Connect now instead of at the first call. Raises `StoreError`; then nothing is connected."""
+        connected: list[AsyncComponent[Any, Any]] = []
+        try:
+            for component in self._components():
+                connected.append(component)
+                await component.connect()
+        except BaseException:
+            for component in connected:
+                await component.close()
+            raise
 
     async def close(self) -> None:
         """Stop the worker and give back all connections of this loop; a later call opens them again."""

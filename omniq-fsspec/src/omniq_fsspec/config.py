@@ -29,6 +29,10 @@ ENDPOINTS: Final = ("endpoint_url", "account_name", "account_host")
 """Storage options that say which server is meant."""
 
 
+BUCKETS: Final = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+"""Kinds of filesystems whose URLs name a bucket, or a container, first."""
+
+
 class Address(Struct, frozen=True):
     """Where a project's files are, and how they are reached: the key of what its stores share."""
 
@@ -85,8 +89,9 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
     """Use a local directory though it belongs to another user, who then decides what workers run."""
 
     def __post_init__(self) -> None:
-        _, is_url, place = (self.base_dir or "").partition("://")
-        if self.base_dir == "/" or (is_url and not place.strip("/")):
+        scheme, is_url, place = (self.base_dir or "").partition("://")
+        is_nowhere = not place.strip("/") or (scheme in BUCKETS and place.startswith("/"))
+        if self.base_dir == "/" or (is_url and is_nowhere):
             raise ConfigError(f"base_dir: expected a directory or s3://bucket/prefix, got {self.base_dir!r}")
         try:
             msgspec.json.encode(self.storage_options)

@@ -108,6 +108,7 @@ class PlaceStore(ConnectedStore[PlaceConnection]):
 
     async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
         """As `TableStore.store_bodies`: the bodies go to files of their own."""
+        await self._place.open()  # the log is begun before there is anything that it should tell of
         bodies = self._place.bodies
         began = clock.uptime()
         kept = await bodies.store(records)

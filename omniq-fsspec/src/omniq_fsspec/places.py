@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from omniq import clock
 from omniq.storage import rules
 from omniq.storage.embedded import MemoryTables
-from omniq.storage.log import Replica
+from omniq.storage.log import Replica, end_by_results
 from omniq.storage.log_files import TEMPORARY, Workers
 from omniq.storage.records import NewTask, ResultRecord, TaskRecord
 from omniq.storage.table_store import Step, Tables, Written
@@ -27,8 +27,6 @@ _logger = get_logger("omniq.storage")
 
 ABOUT_TO_READ: Final = 1.0
 """Seconds that may pass between a step and reading the bodies to which it led."""
-ABOUT_TO_WRITE: Final = 5.0
-"""Seconds that may pass between keeping bodies and writing the rows that refer to them, while all goes well."""
 ORPHANED: Final = 3600.0
 """Seconds after which a file that no row refers to is deleted: whoever wrote it is gone, or will notice."""
 
@@ -101,21 +99,19 @@ class FilePlace(Replica):
     async def has_rows(self) -> bool:
         return bool(await self.files.list(QUEUES))
 
-    async def recover(self) -> None:
+    async def recovery(self) -> Step[int]:
         """Let the tasks whose bodies are there, and whose rows are lost, be found in the dead-letter queue."""
-        names = list(await self.files.list(QUEUES))
-        if names:
-            await self.rest(ABOUT_TO_WRITE)  # by then, the rows of what was kept last have come
-        lost = await self.bodies.tasks_in(names)
+        lost = await self.bodies.tasks_in(list(await self.files.list(QUEUES)))
 
         def enter(tables: Tables, now: float) -> int:
             new = [task for task in lost if task.id not in tables.tasks.rows]
-            for task in new:
+            for task in new:  # whose row may be about to come: then it is added over this one
                 tables.tasks.put(rules.stand_in(task, now))
-            return len(new)
+            if new:
+                _logger.error("%s: %d tasks were lost, and are dead letters now", self.files.location, len(new))
+            return end_by_results(tables, now)
 
-        if lost and (count := await self.carry_out(enter)):
-            _logger.error("%s: %d tasks were lost, and are dead letters now", self.files.location, count)
+        return enter
 
     async def vacuum(self) -> None:
         """Delete what isn't needed any more, now and then."""

@@ -20,6 +20,8 @@ from omniq import clock
 from omniq.batching import Batcher
 from omniq.errors import StoreError, StoreUnavailable, ValueRefused
 from omniq.loops import Background, spawn
+from omniq.models.task import TaskState
+from omniq.storage import rules
 from omniq.storage.connected import check_layout
 from omniq.storage.log_files import (
     LAYOUT,
@@ -36,6 +38,7 @@ from omniq.storage.log_files import (
     segment_name,
     snapshot_name,
 )
+from omniq.storage.records import Change
 from omniq.storage.table_store import Step, Tables, Written, undoing
 from omniq.storage.wakeups import ANYTHING, Wakeups
 from omniq.sync import cancel_and_wait
@@ -86,7 +89,7 @@ class Replica:
         self._needs_vacuum = False
         """Whether there are files of the log that a snapshot has made needless."""
         self._is_damaged = False
-        """Whether something could not be read since it was last looked for what is lost."""
+        """Whether something couldn't be read, and what was lost isn't put in order yet."""
         self._changed_at = clock.uptime()
         self._followed_at = self._vacuumed_at = -math.inf
         """When something last changed, the log was last followed to its end, and needless files were last deleted, by
@@ -108,8 +111,9 @@ class Replica:
         """Whether something is there of which only a log can tell, so that there was one."""
         return False
 
-    async def recover(self) -> None:
-        """Look for what was lost: something couldn't be read."""
+    async def recovery(self) -> Step[Any]:
+        """The step that puts what was lost in order again: something couldn't be read."""
+        return end_by_results
 
     # ── calls ────────────────────────────────────────────────────────────────
 
@@ -128,12 +132,21 @@ class Replica:
             await self._load()
         may_lag = self._is_recent and all(may_lag for _, may_lag in calls)
         while True:
+            while self._is_damaged:
+                await self._recover()
             answers = self._try([step for step, _ in calls])
             if not self.tables.written:
                 if may_lag or not await self._follow():
                     return answers
             elif await self._append():
                 return answers
+
+    async def _recover(self) -> None:
+        """Put what was lost in order before anybody decides by what is left."""
+        step = await self.recovery()
+        self._try([step])
+        if not self.tables.written or await self._append():
+            self._is_damaged = False
 
     def _try(self, steps: Sequence[Step[Any]]) -> list[Any]:
         now = self.now()
@@ -191,9 +204,6 @@ class Replica:
             window, began = min(2 * window, WINDOW), clock.uptime()
         await self._check_base()
         self._followed_at = began
-        if self._is_damaged:
-            self._is_damaged = False
-            self.run_in_background(self.recover())
         return self._position - start
 
     async def _apply_segments(self, count: int) -> int:
@@ -247,6 +257,12 @@ class Replica:
         for later in known:
             while later > self._position + 1 and await self._is_of_this_log(segment_name(later)):
                 await self._close_gap()
+        if self.files.may_change:  # by its late writer, who can't know of the segment after it
+            await self.files.create(
+                segment_name(self._position + 1), encode(Header.new(self._log, self._position + 1, 0))
+            )
+            self.files.may_change = False
+            await self._follow()
         self.wakeups.tell(ANYTHING)
 
     async def _numbers(self) -> tuple[list[int], list[int]]:
@@ -427,6 +443,22 @@ class Replica:
             await asyncio.wait(set(self._background))
         self._closing.clear()
         self._position = -1
+
+
+def end_by_results(tables: Tables, now: float) -> int:
+    """End the tasks whose ends were lost while their results weren't, which came in the same segments."""
+    lost = [(row, result) for id_, result in tables.results.rows.items() if (row := tables.tasks.rows.get(id_))]
+    ended = [(row, result) for row, result in lost if result.is_final and rules.is_held(row, result.epoch)]
+    for row, result in ended:
+        change = Change(
+            task_id=row.id,
+            to=result.status,
+            from_states=(row.state,),
+            epoch=row.epoch,
+            attempted=result.status is TaskState.ERROR,
+        )
+        tables.tasks.change(change, result.finished_at)
+    return len(ended)
 
 
 def _nothing(tables: Tables, now: float) -> None:

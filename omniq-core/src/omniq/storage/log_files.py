@@ -70,6 +70,8 @@ class Files(ABC):
         self.location = location
         self.ahead = 0.0
         """Seconds by which the file system's clock is ahead of this machine's, where that decides."""
+        self.may_change = False
+        """Whether a process that was thought dead may still write the segment after the last one."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -395,9 +397,14 @@ class OwnerFile:
             if found != first:
                 raise self._taken(found)
             await asyncio.sleep(self.INTERVAL / 2)
-        await self._write()
-        await asyncio.sleep(self.INTERVAL)
-        await self.hold(0.0)
+        try:
+            await self._write()
+            await asyncio.sleep(self.INTERVAL)
+            await self.hold(0.0)
+        except asyncio.CancelledError:
+            await self._files.delete([self.NAME])
+            raise
+        self._files.may_change = found is not None
         self._renewing = spawn(self._renew(), name="omniq-owner")
         _logger.warning("%s", self._problem)
         return self

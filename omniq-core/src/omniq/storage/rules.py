@@ -128,6 +128,11 @@ def reaped(record: TaskRecord, worker_seen: float | None) -> TaskRecord:
     )
 
 
+def is_held(record: TaskRecord, epoch: int) -> bool:
+    """Whether the task is in the hands of the claim with that epoch."""
+    return record.state is TaskState.RUNNING and record.epoch == epoch
+
+
 def is_expired(record: TaskRecord, now: float) -> bool:
     """Whether it waits to be started and may no longer be."""
     return record.state in QUEUED and record.expires_at is not None and record.expires_at <= now

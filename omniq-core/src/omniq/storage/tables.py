@@ -65,9 +65,11 @@ class Order(Generic[R]):
         """How many keys there are, stale ones included."""
         return len(self._line) + len(self._heap)
 
-    def enter(self, number: float, id_: str) -> None:
-        """Note a row under the number that it has now; of equal numbers, who comes first is first."""
-        if not self._line or self._line[-1][0] <= number:
+    def enter(self, number: float, id_: str, *, first: bool = False) -> None:
+        """Note a row under the number that it has now; of equal numbers, who comes first is first, or this one."""
+        if first and (not self._line or number <= self._line[0][0]):
+            self._line.appendleft((number, id_))
+        elif not self._line or self._line[-1][0] <= number:
             self._line.append((number, id_))
         else:
             heappush(self._heap, (number, id_))
@@ -91,10 +93,6 @@ class Order(Generic[R]):
             if row is not None:
                 return row
         return None
-
-    def put_back(self, number: float, id_: str) -> None:
-        """Let the row that was taken out last be the first again."""
-        self._line.appendleft((number, id_))
 
     def __iter__(self) -> Iterator[R]:
         """All rows, in no order."""
@@ -147,7 +145,7 @@ class Table(Generic[R]):
     def undo(self) -> None:
         """Let every row be what it was at the last `settle`."""
         before, self.before = self.before, {}
-        for id_, row in before.items():
+        for id_, row in reversed(before.items()):
             self.write(id_, row)
         self.before = {}
 
@@ -189,27 +187,23 @@ class QueueIndex:
         """The ids of the tasks in that state."""
         return self.by_state[_NUMBERS[state]]
 
-    def enter(self, row: TaskRecord) -> None:
-        """Note when the task is due."""
+    def enter(self, row: TaskRecord, *, first: bool = False) -> None:
+        """Note when the task is due; of those that are due then it comes last, or first."""
         if row.state is TaskState.PENDING:
-            self._of_priority(row.priority).enter(row.run_at, row.id)
+            self._of_priority(row.priority).enter(row.run_at, row.id, first=first)
         elif row.state is TaskState.SCHEDULED:
-            self.later.enter(row.run_at, row.id)
+            self.later.enter(row.run_at, row.id, first=first)
 
     def first(self) -> TaskRecord | None:
         """The task that is claimed next, of those that are PENDING."""
         return next((row for order in self.due.values() if (row := order.first()) is not None), None)
 
     def take(self) -> TaskRecord | None:
-        """Take out that task, which is claimed now, or put back."""
+        """Take out that task, which is claimed now, or entered again."""
         for order in self.due.values():
             if (row := order.take()) is not None:
                 return row
         return None
-
-    def put_back(self, row: TaskRecord) -> None:
-        """Let the task that was taken out be the next one again."""
-        self.due[row.priority].put_back(row.run_at, row.id)
 
     def next_due(self) -> float:
         """When the next claim can find something: minus infinity for at once, infinity for never."""
@@ -248,8 +242,15 @@ class TaskTable(Table[TaskRecord]):
         self._of_name: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._holders: dict[str, str] = {}
         """Who holds which unique key."""
+        self._is_undoing = False
+        """Whether tasks come back to where they were in their lines."""
 
     # ── writing ──────────────────────────────────────────────────────────────
+
+    def undo(self) -> None:
+        self._is_undoing = True
+        super().undo()
+        self._is_undoing = False
 
     def put(self, row: TaskRecord) -> TaskRecord:
         """As `write`, in fewer steps: every task comes here three times. Returns the row."""
@@ -289,7 +290,7 @@ class TaskTable(Table[TaskRecord]):
             while len(taken) < limit and (row := line.take()) is not None:
                 room -= size_of(row.body)
                 if room < 0 and taken:
-                    line.put_back(row)
+                    line.enter(row, first=True)
                     return taken
                 taken.append(self.put(rules.claimed(row, now, lease=lease, worker=worker)))
         return taken
@@ -402,7 +403,7 @@ class TaskTable(Table[TaskRecord]):
             del line.by_state[_NUMBERS[old.state]][old.id]
             line.by_state[_NUMBERS[row.state]][row.id] = None
             if row.state in _DUE:
-                line.enter(row)
+                line.enter(row, first=self._is_undoing)
         if old is not None and old.unique is not None and self._holders.get(old.unique) == old.id:
             del self._holders[old.unique]
         if row is None:
