@@ -18,7 +18,7 @@ from omniq import AsyncOmniQ
 from omniq.config.loader import Security
 from omniq.errors import OmniQError
 from omniq.models import TaskState
-from omniq.models.task import Timing
+from omniq.models.schedule import Timing
 from omniq.queue.request import TaskCall
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord

@@ -144,6 +144,7 @@ class AsyncOmniQ(FromSource):
     pause_schedule = Delegated(AsyncTaskQueue.pause_schedule, "task_queue")
     resume_schedule = Delegated(AsyncTaskQueue.resume_schedule, "task_queue")
     delete_schedule = Delegated(AsyncTaskQueue.delete_schedule, "task_queue")
+    run_schedule = Delegated(AsyncTaskQueue.run_schedule, "task_queue")
 
     # ── results and events ───────────────────────────────────────────────────
 
@@ -288,6 +289,7 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     pause_schedule = blocking(AsyncOmniQ.pause_schedule)
     resume_schedule = blocking(AsyncOmniQ.resume_schedule)
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
+    run_schedule = blocking(AsyncOmniQ.run_schedule)
 
     @classmethod
     def _around(cls, core: AsyncOmniQ) -> Self:

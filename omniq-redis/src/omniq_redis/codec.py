@@ -84,10 +84,10 @@ def tasks_batch(tasks: Sequence[NewTask]) -> Batch:
 
 
 def firings_batch(firings: Sequence[Firing]) -> Batch:
-    ids, versions, tasks = columns((firing.schedule_id, firing.if_version, firing.task) for firing in firings)
+    ids, versions, slots, tasks = columns((f.schedule_id, f.if_version, f.slot, f.task) for f in firings)
     next_runs = [False if firing.next_run is None else firing.next_run for firing in firings]
     new_tasks = tasks_batch(tasks)
-    return Batch((ids, versions, next_runs, new_tasks.args), new_tasks.bodies)
+    return Batch((ids, versions, slots, next_runs, new_tasks.args), new_tasks.bodies)
 
 
 def results_batch(results: Sequence[ResultRecord]) -> Batch:
@@ -210,7 +210,7 @@ _TASK = Numbers(
     *("created_at", "run_at", "expires_at", "finished_at", "lease_until", "claimed_at"),
 )
 _RESULT = Numbers(">IBddd", "epoch", "status", "finished_at", "ttl", "expires_at")
-_SCHEDULE = Numbers(">?Qd", "paused", "version", "next_run")
+_SCHEDULE = Numbers(">?Qdd", "paused", "version", "next_run", "last_run")
 _TASK_TEXTS = {"queue_name": 2, "schedule_id": 2, "depends_on": 4, "name": 2, "unique": 2, "worker": 2}
 """What follows the numbers of a task: how many bytes the size of each takes."""
 

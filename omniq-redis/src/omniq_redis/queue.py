@@ -199,7 +199,15 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     # ── schedules ────────────────────────────────────────────────────────────
 
     async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
-        args = (schedule.id, schedule.queue_name, schedule.next_run, schedule.paused, schedule.version, if_version)
+        args = (
+            schedule.id,
+            schedule.queue_name,
+            schedule.next_run,
+            schedule.last_run,
+            schedule.paused,
+            schedule.version,
+            if_version,
+        )
         return await self._connection.call("put_schedule", args, schedule.body) == b"1"
 
     async def schedules(self, ids: Sequence[str] | None = None, *, within: float | None = None) -> list[ScheduleRecord]:

@@ -160,7 +160,7 @@ class _Column:
         self.read = f"row.{field.name}"
         self.parse: Callable[[object], object] = lambda value: value
         """What makes the value of a damaged row ready for a look."""
-        if field.name in ("time", "next_run") or field.name.endswith(("_at", "_until")):
+        if field.name in ("time", "next_run", "last_run") or field.name.endswith(("_at", "_until")):
             self.sql, self.read = ticks_of(sql), f"row.{field.name} / {TICKS}"
             self.type = Ticks
             if type(None) in get_args(field.type):

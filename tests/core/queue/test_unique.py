@@ -59,7 +59,7 @@ class TestUnique:
 
     async def test_a_schedules_tasks_have_none(self, oq: AsyncOmniQ) -> None:
         with pytest.raises(InvalidTask, match="unique: the tasks of a schedule can't have it"):
-            await oq.schedule(tasks.nothing, interval=1, unique="key")
+            await oq.schedule(tasks.nothing, interval=1, unique="key")  # type: ignore[call-arg]
 
 
 class WithoutKeys(ReferenceQueueStore):

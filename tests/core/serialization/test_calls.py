@@ -9,7 +9,8 @@ from typing import Any, TypedDict
 
 import pytest
 from omniq.errors import CorruptPayload, FunctionNotFound, SerializationError
-from omniq.models.task import Outcome, TaskState, Timing
+from omniq.models.schedule import Timing
+from omniq.models.task import Outcome, TaskState
 from omniq.serialization import (
     CallOptions,
     ScheduledCall,

@@ -19,7 +19,8 @@ from omniq.errors import (
     SerializationError,
     SignatureError,
 )
-from omniq.models.task import TERMINAL, Outcome, TaskState, Timing
+from omniq.models.schedule import Timing
+from omniq.models.task import TERMINAL, Outcome, TaskState
 from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
 from omniq.serialization.base import Format
 from omniq.serialization.codec import Envelope, Role

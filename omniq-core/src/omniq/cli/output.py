@@ -20,7 +20,8 @@ from omniq.texts import escaped, escaped_block, escaped_json
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
-    from omniq.models.task import Schedule, Task, TaskEvent, TaskResult
+    from omniq.models.schedule import Schedule
+    from omniq.models.task import Task, TaskEvent, TaskResult
     from omniq.storage.records import QueueStats
 
 

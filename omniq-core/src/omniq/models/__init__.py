@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from omniq.models.config import ResultStorageConfig as ResultStorageConfig
     from omniq.models.config import TaskQueueConfig as TaskQueueConfig
     from omniq.models.config import WorkerConfig as WorkerConfig
+    from omniq.models.schedule import Schedule as Schedule
     from omniq.models.task import EventType as EventType
     from omniq.models.task import ResultStatus as ResultStatus
-    from omniq.models.task import Schedule as Schedule
     from omniq.models.task import Task as Task
     from omniq.models.task import TaskEvent as TaskEvent
     from omniq.models.task import TaskResult as TaskResult
@@ -30,7 +30,7 @@ else:
             "EventType": "omniq.models.task",
             "ResultStatus": "omniq.models.task",
             "ResultStorageConfig": "omniq.models.config",
-            "Schedule": "omniq.models.task",
+            "Schedule": "omniq.models.schedule",
             "Settings": "omniq.config.settings",
             "Task": "omniq.models.task",
             "TaskEvent": "omniq.models.task",

@@ -10,13 +10,13 @@ import re
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
 from omniq.clock import FIRST_SECOND, LAST_SECOND
 from omniq.errors import InvalidTask, TaskCancelled, TaskExpired, TaskFailed
-from omniq.models.config import TEN_YEARS, Abridged, NotNegative, Positive
+from omniq.models.config import Abridged, NotNegative, Positive
 
 # ── ids and names ───────────────────────────────────────────────────────────
 
@@ -229,51 +229,6 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
     on_success: str | None = None
     on_failure: str | None = None
     on_parent_failure: ParentFailure = "cancel"
-
-
-# ── schedules ───────────────────────────────────────────────────────────────
-
-
-MIN_INTERVAL: Final = 0.001
-"""Seconds between two firings, at least."""
-
-
-class Timing(Struct, frozen=True, kw_only=True):
-    """When a schedule fires. Exactly one kind of timing is set."""
-
-    interval: Annotated[float, Meta(ge=MIN_INTERVAL, le=TEN_YEARS)] | None = None
-    """Seconds between two firings."""
-
-    def after(self, slot: float) -> float:
-        """The slot that follows `slot` (seconds since the epoch)."""
-        assert self.interval is not None
-        return slot + self.interval
-
-    def latest(self, slot: float, now: float) -> float:
-        """The last slot that isn't after `now`, at least `slot`: what a late scheduler catches up with."""
-        assert self.interval is not None
-        return slot + max(0.0, (now - slot) // self.interval) * self.interval
-
-
-class Schedule(Struct, frozen=True, kw_only=True):
-    """A recurring task and its timing."""
-
-    id: str
-    func: str
-    queue_name: str
-    timing: Timing
-    """Without anything where it can't be read."""
-    paused: bool
-    next_run: dt.datetime | None
-    """The next slot; None when there is none left."""
-    damage: str | None = None
-    """What is wrong with the stored schedule, which doesn't fire then. None for a schedule that is sound."""
-
-    @property
-    def state(self) -> str:
-        if self.damage is not None:
-            return "damaged"
-        return "paused" if self.paused else "active"
 
 
 # ── events ──────────────────────────────────────────────────────────────────

@@ -10,13 +10,13 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from omniq.backend import BaseBackend, SecuredComponent, check_backend
 from omniq.batching import Batcher, repeated, repeating
-from omniq.clock import Duration
 from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events import AsyncEventLogger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
-from omniq.models.task import QUEUED, Outcome, Schedule, Task, TaskRef, TaskState, check_limit, id_of
+from omniq.models.schedule import Schedule
+from omniq.models.task import QUEUED, Outcome, Task, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
 from omniq.queue.policies import DependencyResolver, Stores, TTLManager
@@ -24,9 +24,10 @@ from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
     RequestBuilder,
+    ScheduleOptions,
     TaskCall,
     TaskOptions,
-    interval_timing,
+    schedule_options,
     task_details,
     task_filter,
     task_view,
@@ -277,18 +278,17 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         func: Callable[..., Any],
         func_args: FuncArgs = None,
         *,
-        interval: Duration,
         schedule_id: str | None = None,
-        **options: Unpack[EnqueueOptions],
+        **options: Unpack[ScheduleOptions],
     ) -> str:
-        """Let a task be enqueued every `interval`, first after one interval, and return the schedule's id.
+        """Let a task be enqueued at certain times, and return the schedule's id. See `ScheduleOptions`.
 
-        Any number of schedulers may run (every worker is one): each slot is fired once. With a `schedule_id` of your
-        own, calling again replaces what is enqueued; the next slot stays unless the interval is another, and a pause
-        stays in any case. Raises as `enqueue` does.
+        Give exactly one of `cron`, `interval`, `run_at` and `rrule`. Any number of schedulers may run (every worker is
+        one): each slot is fired once. With a `schedule_id` of your own, calling again replaces what is enqueued; the
+        next slot stays unless the timing is another, and a pause stays in any case. Raises as `enqueue` does.
         """
-        timing, checked = interval_timing(interval), TaskOptions.of(options)
-        return await self.scheduler.add(func, func_args, timing, checked, schedule_id=schedule_id)
+        timing, policy, checked = schedule_options(options)
+        return await self.scheduler.add(func, func_args, timing, policy, checked, schedule_id=schedule_id)
 
     async def get_schedule(self, schedule_id: str) -> Schedule:
         """The schedule. Raises `ScheduleNotFound`."""
@@ -309,6 +309,10 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def delete_schedule(self, schedule_id: str) -> None:
         """Forget the schedule; tasks that it has fired stay. Raises `ScheduleNotFound`."""
         await self.scheduler.delete(schedule_id)
+
+    async def run_schedule(self, schedule_id: str) -> str:
+        """Enqueue the schedule's task now, beside its slots, and return the task's id. Raises `ScheduleNotFound`."""
+        return await self.scheduler.run_now(schedule_id)
 
 
 # ── blocking ────────────────────────────────────────────────────────────────
@@ -339,6 +343,7 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     pause_schedule = blocking(AsyncTaskQueue.pause_schedule)
     resume_schedule = blocking(AsyncTaskQueue.resume_schedule)
     delete_schedule = blocking(AsyncTaskQueue.delete_schedule)
+    run_schedule = blocking(AsyncTaskQueue.run_schedule)
 
     @property
     def queues(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import Any, Final, TypeAlias, TypedDict, cast
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -13,13 +13,13 @@ from omniq.clock import Duration, as_datetime, due_time, seconds, utc
 from omniq.config.loader import TaskDefaults
 from omniq.errors import InvalidTask, SerializationError
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS, Abridged
+from omniq.models.schedule import FiringPolicy, Misfire, Timing, build_timing
 from omniq.models.task import (
     Call,
     ParentFailure,
     Task,
     TaskRef,
     TaskState,
-    Timing,
     check_id,
     check_new_id,
     id_of,
@@ -105,9 +105,8 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
-MIN_INTERVAL = 0.001
 MAX_RETRIES = 1_000_000
-ONE_TASK_ONLY = ("run_in", "run_at", "depends_on", "task_id", "unique", "connection")
+ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique", "connection")
 """Options that the tasks of a schedule can't have."""
 
 
@@ -147,6 +146,49 @@ class EnqueueOptions(TypedDict, total=False):
     on_failure: Callable[..., Any] | None
     connection: Any
     """A connection of the store's driver with an open transaction: the task exists only if that commits."""
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """What `schedule` takes beside the function and its arguments. Durations are seconds or a `timedelta`."""
+
+    cron: str | None
+    """`minute hour day month weekday`, a sixth field for seconds after them, or `@hourly`, `@daily`, `@weekly`, …"""
+    interval: Duration | None
+    """One task every so long, first after one interval."""
+    run_at: dt.datetime | None
+    """One task, at this (aware) time."""
+    rrule: Any
+    """A recurrence rule of RFC 5545 as text, or dateutil's `rrule`."""
+    timezone: str
+    """Whose wall clock `cron` and `rrule` go by, such as "Europe/Berlin"; "UTC" if not given."""
+    start: dt.datetime | None
+    """No task before this (aware) time; intervals are counted from it."""
+    end: dt.datetime | None
+    """No task after it."""
+    misfire: Misfire
+    """What becomes of slots that are more than `grace` late: only the `latest` is fired, they are left out (`skip`), or
+    `all` are fired."""
+    grace: Duration | None
+    """How late a slot may be and still be fired like any other: a minute if not given; None: however late."""
+    jitter: Duration | None
+    """Each task is due up to so long after its slot."""
+    max_running: int | None
+    """A slot is left out while so many of the schedule's tasks haven't ended."""
+    queue_name: str
+    priority: int
+    ttl: Duration | None
+    result_ttl: Duration | None
+    timeout: Duration | None
+    max_retries: int | None
+    retry_delay: Duration | None
+    metadata: Mapping[str, Any] | None
+    on_success: Callable[..., Any] | None
+    on_failure: Callable[..., Any] | None
+    """These and those before are as for `enqueue`."""
+
+
+TIMING: Final = ("cron", "interval", "run_at", "rrule", "timezone", "start", "end")
+POLICY: Final = ("misfire", "grace", "jitter", "max_running")
 
 
 class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
@@ -314,21 +356,28 @@ def task_filter(state: TaskState | str | None, queue_name: str | None, name: str
     return TaskFilter(states=states, queue_name=queue, name=None if name is None else check_id(name, "name"))
 
 
-def check_for_schedule(options: TaskOptions) -> None:
-    """Raise `InvalidTask` for an option that only a single task can have."""
-    bad = next((name for name in ONE_TASK_ONLY if getattr(options, name)), None)
+def schedule_options(options: ScheduleOptions) -> tuple[Timing, FiringPolicy, TaskOptions]:
+    """What the options of a schedule say, checked. Raises `InvalidTask`, naming the argument."""
+    given = cast("dict[str, Any]", options)
+    bad = next((name for name in ONE_TASK_ONLY if name in given), None)
     if bad is not None:
         raise InvalidTask(f"{bad}: the tasks of a schedule can't have it")
+    timing = build_timing(**{name: given[name] for name in TIMING if name in given})
+    policy = FiringPolicy.of(**{name: given[name] for name in POLICY if name in given})
+    rest = {name: value for name, value in given.items() if name not in (*TIMING, *POLICY)}
+    try:
+        return timing, policy, TaskOptions.of(cast("EnqueueOptions", rest))
+    except InvalidTask as error:
+        unknown = str(error).partition(":")[0]
+        if unknown in rest and unknown not in TaskOptions.__struct_fields__:
+            hint = did_you_mean(unknown, ScheduleOptions.__annotations__)
+            raise InvalidTask(f"{unknown}: no such option{hint}") from None
+        raise
 
 
 def span(name: str, value: Duration | None, *, minimum: float = 0.0) -> float | None:
     """`seconds`, and `InvalidTask` for more than ten years."""
     return seconds(name, value, minimum=minimum, maximum=TEN_YEARS)
-
-
-def interval_timing(interval: Duration) -> Timing:
-    """The timing of a schedule that fires every `interval`. Raises `InvalidTask`."""
-    return Timing(interval=span("interval", interval, minimum=MIN_INTERVAL))
 
 
 def check_priority(priority: object) -> int:

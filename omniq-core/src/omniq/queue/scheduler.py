@@ -17,20 +17,22 @@ from msgspec.structs import replace
 from omniq import clock
 from omniq.batching import apart, parts, repeated, repeating
 from omniq.clock import as_datetime
-from omniq.errors import CorruptPayload, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
-from omniq.models.task import EventType, Schedule, Timing, check_id, new_id, slot_id
+from omniq.errors import CorruptPayload, InvalidTask, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
+from omniq.models.schedule import FiringPolicy, Schedule, Timing, delay_of
+from omniq.models.task import TERMINAL, EventType, TaskState, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
 from omniq.queue.policies import Stores
-from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_for_schedule, check_priority
+from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_priority
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.base import carry_out, task_bytes
-from omniq.storage.records import Firing, NewTask, ScheduleRecord
+from omniq.storage.records import Firing, NewTask, ScheduleRecord, TaskFilter
 from omniq.storage.wakeups import News, Wakeups
 from omniq.texts import get_logger, shown_name
 
 log = get_logger("omniq.queue")
 
 SCHEDULES = "#schedules"
+LIVE = tuple(state for state in TaskState if state not in TERMINAL)
 AT_ONCE = 250
 """Schedules that are fired in one call: the first of their tasks begin before the last schedule has fired."""
 
@@ -64,6 +66,7 @@ class AsyncScheduler:
         func: Callable[..., Any],
         func_args: FuncArgs,
         timing: Timing,
+        policy: FiringPolicy,
         options: TaskOptions,
         *,
         schedule_id: str | None = None,
@@ -74,10 +77,15 @@ class AsyncScheduler:
         """
         requests = self._requests
         schedule_id = new_id() if schedule_id is None else check_id(schedule_id, "schedule_id")
-        check_for_schedule(options)
         queue_name = requests.check_queue(options.queue_name)
+        now = await self._stores.clock.now()
+        timing = timing.anchored(now)
+        next_run = timing.first(now)
+        if next_run is None:
+            raise InvalidTask("schedule: it has no time left to fire: see cron, rrule, run_at and end")
         template = ScheduledCall(
             timing=timing,
+            policy=policy,
             call=requests.build_call(func, func_args, options),
             priority=check_priority(options.priority),
             ttl=requests.ttl(options),
@@ -88,7 +96,7 @@ class AsyncScheduler:
             id=schedule_id,
             queue_name=queue_name,
             body=body,
-            next_run=timing.after(now := await self._stores.clock.now()),
+            next_run=next_run,
             version=int(now * 1000),
         )
         try:
@@ -113,8 +121,9 @@ class AsyncScheduler:
         """The record with what it takes over from the one that it replaces."""
         if stored is None:
             return record
-        same = stored.next_run is not None and self._view(stored).timing == timing
-        return replace(record, next_run=stored.next_run if same else record.next_run, paused=stored.paused)
+        same = self._view(stored).timing.is_same(timing) and (stored.next_run is not None or timing.run_at is not None)
+        next_run = stored.next_run if same else record.next_run
+        return replace(record, next_run=next_run, last_run=stored.last_run, paused=stored.paused)
 
     @repeating
     async def get(self, schedule_id: str) -> Schedule:
@@ -146,6 +155,13 @@ class AsyncScheduler:
         if not await repeated(delete):
             raise ScheduleNotFound(f"no schedule {schedule_id}")
 
+    async def run_now(self, schedule_id: str) -> str:
+        """Add the schedule's task, due now and beside its slots; returns its id. Raises `ScheduleNotFound`."""
+        record = await self._record(schedule_id)
+        template = self._template(record)
+        task = self._task(record, template, new_id(), due_at=None)
+        return await self._adder.add(task, own_id=True)
+
     async def run(self, poll_interval: float = 1.0) -> None:
         """Fire schedules as their slots come, until cancelled. Every worker does this already.
 
@@ -164,10 +180,7 @@ class AsyncScheduler:
         return dict.fromkeys(topics, pause)
 
     async def fire_due(self) -> int:
-        """Fire every schedule whose slot has come; returns how many tasks this call added.
-
-        A scheduler that comes late fires the latest missed slot only.
-        """
+        """Fire the next slot of every schedule for which it has come; returns how many tasks this call added."""
         return len(await self._fire_all(await self._upcoming(within=0.0)))
 
     async def _fire_within(self, ahead: float) -> float:
@@ -232,7 +245,8 @@ class AsyncScheduler:
     async def _fire(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """The tasks that this call has added; one that the store refuses keeps no other from being fired."""
         store, began, now = self._store, clock.now(), await self._stores.clock.now()
-        firings = [self._firing(record, template, now) for record, template in due]
+        wanted = [await self._firing(record, template, now) for record, template in due]
+        firings = [firing for firing in wanted if firing is not None]
         size, id_of = _task_bytes, attrgetter("schedule_id")
         answers = await apart(partial(carry_out, store, store.fire, id_of=id_of, size=size), firings)
         for firing, answer in zip(firings, answers, strict=True):
@@ -244,15 +258,42 @@ class AsyncScheduler:
         self._log_enqueued(fired, began)
         return fired
 
-    def _firing(self, record: ScheduleRecord, template: ScheduledCall, now: float) -> Firing:
-        assert record.next_run is not None
-        slot = template.timing.latest(record.next_run, now)
+    async def _firing(self, record: ScheduleRecord, template: ScheduledCall, now: float) -> Firing | None:
+        """What fires the next slot, or the one that stands for those that were missed; None if it is left out."""
+        timing, policy = template.timing, template.policy
+        slot = record.next_run or 0.0
+        is_missed = now - slot > policy.grace
+        if is_missed and policy.misfire == "skip":
+            await self._leave_out(record, template, timing.latest(slot, now - policy.grace), "it was missed")
+            return None
+        if is_missed and policy.misfire == "latest":
+            slot = timing.latest(slot, now)
+        if policy.max_running is not None and await self._is_running(record.id, policy.max_running):
+            await self._leave_out(record, template, slot, f"{policy.max_running} of its tasks haven't ended")
+            return None
         return Firing(
             schedule_id=record.id,
             if_version=record.version,
-            next_run=template.timing.after(slot),
-            task=self._slot_task(record, template, slot),
+            slot=slot,
+            next_run=timing.after(slot),
+            task=self._task(
+                record,
+                template,
+                slot_id(record.id, slot),
+                due_at=slot + delay_of(record.id, slot, policy.jitter),
+            ),
         )
+
+    async def _is_running(self, schedule_id: str, number: int) -> bool:
+        """Whether so many of the schedule's tasks haven't ended. None comes but by whoever moves the schedule on."""
+        page = await self._store.find(TaskFilter(schedule_id=schedule_id, states=LIVE), limit=number)
+        return len(page.tasks) >= number
+
+    async def _leave_out(self, record: ScheduleRecord, template: ScheduledCall, slot: float, why: str) -> None:
+        """Move the schedule on without a task, unless somebody else has moved it."""
+        moved = replace(record, next_run=template.timing.after(slot))
+        if await self._store.put_schedule(moved, if_version=record.version):
+            log.warning("schedule %s: the slot of %s is left out: %s", record.id, as_datetime(slot), why)
 
     def _log_enqueued(self, fired: Sequence[NewTask], began: float) -> None:
         if (events := self._stores.events) is not None:
@@ -265,8 +306,7 @@ class AsyncScheduler:
                     time=began,
                 )
 
-    def _slot_task(self, record: ScheduleRecord, template: ScheduledCall, slot: float) -> NewTask:
-        task_id = slot_id(record.id, slot)
+    def _task(self, record: ScheduleRecord, template: ScheduledCall, task_id: str, *, due_at: float | None) -> NewTask:
         return NewTask(
             id=task_id,
             queue_name=record.queue_name,
@@ -275,7 +315,7 @@ class AsyncScheduler:
             ),
             name=shown_name(template.call.func),
             priority=template.priority,
-            run_at=slot,
+            run_at=due_at,
             ttl=template.ttl,
             schedule_id=record.id,
         )
@@ -310,10 +350,10 @@ class AsyncScheduler:
         return records[0]
 
     def _view(self, record: ScheduleRecord) -> Schedule:
-        func, timing, damage = UNREADABLE.func, Timing(), None
+        func, timing, policy, damage = UNREADABLE.func, Timing(), FiringPolicy(), None
         try:
             template = self._template(record)
-            func, timing = template.call.func, template.timing
+            func, timing, policy = template.call.func, template.timing, template.policy
         except SerializationError as error:
             damage = str(error)
         return Schedule(
@@ -323,6 +363,8 @@ class AsyncScheduler:
             timing=timing,
             paused=record.paused,
             next_run=as_datetime(record.next_run),
+            last_run=as_datetime(record.last_run),
+            policy=policy,
             damage=damage,
         )
 

@@ -18,7 +18,8 @@ from msgspec.msgpack import Encoder
 from omniq import clock
 from omniq.errors import ConfigError, CorruptPayload, KeyMissing, SerializationError, SignatureError
 from omniq.models.config import Abridged, NotNegative
-from omniq.models.task import Call, ParentFailure, Timing
+from omniq.models.schedule import FiringPolicy, Timing
+from omniq.models.task import Call, ParentFailure
 from omniq.serialization.base import DILL, MSGSPEC, Format, Function, NotCarried, Serializer, display_name, type_name
 from omniq.serialization.msgspec_ import MsgspecSerializer
 from omniq.texts import get_logger
@@ -87,12 +88,13 @@ class ScheduledCall(Struct, frozen=True, kw_only=True):
 
     timing: Timing
     call: Call
+    policy: FiringPolicy = FiringPolicy()
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
     ttl: NotNegative | None = None
     """Each task expires so many seconds after its slot."""
 
     def __post_init__(self) -> None:
-        if self.timing.interval is None:
+        if not self.timing.is_set:
             raise ValueError("its timing says nothing")
 
 

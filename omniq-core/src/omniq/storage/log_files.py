@@ -289,7 +289,7 @@ def _repaired(raw: bytes) -> Line | None:
 # ── segments and snapshots ──────────────────────────────────────────────────
 
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """The version of all this."""
 LOG: Final = "log"
 _NAME: Final = re.compile(rf"{LOG}/(\d{{16}})(\.snapshot)?\.jsonl")

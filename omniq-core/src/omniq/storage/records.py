@@ -293,6 +293,8 @@ class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=
     body: bytes
     next_run: Time | None
     """The next slot; None when there is none left."""
+    last_run: Time | None = None
+    """The slot that was fired last."""
     paused: bool = False
     version: Version = 0
     """Rises with every write, and never repeats for one id: whoever adds a schedule begins at the clock's
@@ -306,6 +308,8 @@ class Firing(Struct, frozen=True, kw_only=True):
 
     schedule_id: str
     if_version: int
+    slot: float
+    """The schedule's `last_run` from then on."""
     next_run: float | None
     """The slot after this one; None when there is none left."""
     task: NewTask

@@ -159,7 +159,7 @@ class Tables:
         if schedule is None:
             return False
         self.tasks.add([firing.task], now)
-        return self.schedules.put(replace(schedule, next_run=firing.next_run), firing.if_version)
+        return self.schedules.put(replace(schedule, next_run=firing.next_run, last_run=firing.slot), firing.if_version)
 
     @property
     def by_name(self) -> Mapping[str, Table[Any]]:

@@ -204,7 +204,8 @@ async def fire(
     store: BaseTaskQueue, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask
 ) -> bool:
     """Fire one schedule."""
-    firing = Firing(schedule_id=schedule_id, if_version=if_version, next_run=next_run, task=task)
+    slot = 0.0 if task.run_at is None else task.run_at
+    firing = Firing(schedule_id=schedule_id, if_version=if_version, slot=slot, next_run=next_run, task=task)
     (fired,) = await store.fire([firing])
     return fired
 

@@ -285,7 +285,8 @@ class ScheduleDocuments:
         schedule = _load(found)
         if schedule is None or schedule.version != firing.if_version:
             return False
-        return await self._write(found, replace(schedule, next_run=firing.next_run, version=schedule.version + 1))
+        moved = replace(schedule, next_run=firing.next_run, last_run=firing.slot, version=schedule.version + 1)
+        return await self._write(found, moved)
 
     async def versions(self, ids: Sequence[str]) -> dict[str, int]:
         """The versions of those of the schedules that are there."""

@@ -207,25 +207,27 @@ class Counter:
 
 
 _INSERT = """
-    insert into omniq.schedule (id, queue_name, body, next_run, paused, version)
-    values (:id, :queue_name, :body, :next_run, :paused, cast(:version as bigint) + 1) on conflict (id) do nothing
+    insert into omniq.schedule (id, queue_name, body, next_run, last_run, paused, version)
+    values (:id, :queue_name, :body, :next_run, :last_run, :paused, cast(:version as bigint) + 1)
+    on conflict (id) do nothing
 """
 _UPDATE = """
-    update omniq.schedule set queue_name = :queue_name, body = :body, next_run = :next_run, paused = :paused,
-        version = version + 1
+    update omniq.schedule set queue_name = :queue_name, body = :body, next_run = :next_run,
+        last_run = :last_run, paused = :paused, version = version + 1
     where id = :id and version = :version
 """
 _FIND = "select {{columns}} from omniq.schedule where {where} order by id"
 _SCHEDULE_TERMS: Final = {"ids": "id {any[ids]}", "within": "paused = {false} and next_run <= {now} + :within"}
 _DELETE = "delete from omniq.schedule where id = :id"
 
-_FIRED: Final = kinds("schedule_id text, if_version bigint, next_run time")
+_FIRED: Final = kinds("schedule_id text, if_version bigint, slot time, next_run time")
 _ADVANCE = """
     with {given}, due as (
-        select schedule.id, given.next_run from given join omniq.schedule as schedule
+        select schedule.id, given.slot, given.next_run from given join omniq.schedule as schedule
             on schedule.id = given.schedule_id and schedule.version = given.if_version
         order by schedule.id {lock})
-    update omniq.schedule as schedule set next_run = due.next_run, version = schedule.version + 1
+    update omniq.schedule as schedule
+    set next_run = due.next_run, last_run = due.slot, version = schedule.version + 1
     from due where schedule.id = due.id
 """
 """Locked in the order of their ids, so that two schedulers never wait for each other."""

@@ -50,6 +50,7 @@ create table if not exists omniq.schedule (
     queue_name {key} not null,
     body       {bytes} not null,
     next_run   {time},
+    last_run   {time},
     paused     {boolean[paused]} not null,
     version    {bigint} not null
 ) {keyed};

@@ -194,7 +194,7 @@ def _verbs_of_tasks(store: BaseTaskQueue) -> Verbs:
 
 
 def _verbs_of_schedules(store: BaseTaskQueue) -> Verbs:
-    firing = Firing(schedule_id="none", if_version=1, next_run=None, task=new_task("slot"))
+    firing = Firing(schedule_id="none", if_version=1, slot=1.0, next_run=None, task=new_task("slot"))
     return {
         "put_schedule": lambda: store.put_schedule(new_schedule(next_run=None), if_version=None),
         "schedules": store.schedules,
@@ -264,7 +264,7 @@ class ProjectTests(Conformance):
         assert await one.put_schedule(new_schedule(next_run=0.0), if_version=None)
         assert await other.workers() == await other.schedules() == await other.schedules(within=0.0) == []
         assert not await other.delete_schedule("nightly")
-        firing = Firing(schedule_id="nightly", if_version=1, next_run=None, task=new_task("slot"))
+        firing = Firing(schedule_id="nightly", if_version=1, slot=1.0, next_run=None, task=new_task("slot"))
         assert await other.fire([firing]) == [False]
         assert await other.put_schedule(new_schedule(next_run=None), if_version=None)
 

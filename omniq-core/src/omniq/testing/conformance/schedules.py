@@ -198,7 +198,13 @@ class FireTests(Conformance):
             await put(store, new_schedule(name, next_run=clock.now() - 10))
         await store.delete_schedule("s007")
         firings = [
-            Firing(schedule_id=name, if_version=2 if name == "s005" else 1, next_run=None, task=new_task(f"t-{name}"))
+            Firing(
+                schedule_id=name,
+                if_version=2 if name == "s005" else 1,
+                slot=1.0,
+                next_run=None,
+                task=new_task(f"t-{name}"),
+            )
             for name in names
         ]
         past = {"s005", "s007"}
