@@ -259,7 +259,8 @@ async def test_damaged_rows_end_no_worker_and_spoil_no_other_task(planter: Plant
             assert pool.failure is None
         found = await all_tasks(oq)
         ran = {task.id for task in found if task.state is TaskState.SUCCESS and task.schedule_id is None}
-        assert ran == {*good, *_harmless(planter)}
+        held = {task.id for task in found if task.id.startswith("r")}  # a store may take their results for their ends
+        assert ran - held == {*good, *_harmless(planter)}
         resting = [task for task in found if not task.state.is_terminal and not task.id.startswith("r")]
         assert all(task.damage or task.queue_name not in QUEUES for task in resting if task.schedule_id is None)
         assert len(await oq.list_dead(limit=1000)) >= 0.7 * len(planter.tasks)

@@ -179,7 +179,7 @@ def test_using_s3(s3_server: ObjectServer) -> None:
         task_id = oq.enqueue(simple_task, func_args=dict(name="Tom"), queue_name="low")
         assert oq.get_result(task_id, timeout=SOON) == "Hello Tom"
     assert folders(s3_server, "my-bucket/omniq/my_project/queues") == {"low"}
-    assert folders(s3_server, "my-bucket/omniq/results/my_project/results")
+    assert "log" in folders(s3_server, "my-bucket/omniq/results/my_project")  # where small results are
 
 
 def test_using_azure(azure_server: ObjectServer) -> None:

@@ -447,8 +447,9 @@ class Replica:
 
 def end_by_results(tables: Tables, now: float) -> int:
     """End the tasks whose ends were lost while their results weren't, which came in the same segments."""
-    lost = [(row, result) for id_, result in tables.results.rows.items() if (row := tables.tasks.rows.get(id_))]
-    ended = [(row, result) for row, result in lost if result.is_final and rules.is_held(row, result.epoch)]
+    results = [result for result in tables.results.rows.values() if result.is_final and result.damage is None]
+    found = [(row, result) for result in results if (row := tables.tasks.rows.get(result.task_id)) is not None]
+    ended = [(row, result) for row, result in found if rules.is_held(row, result.epoch)]
     for row, result in ended:
         change = Change(
             task_id=row.id,
