@@ -90,7 +90,7 @@ def slots(timing: Timing, begin: float, end: float) -> Iterator[float]:
 @pytest.mark.parametrize("zone", CHANGES)
 def test_clocks_that_are_set_neither_double_nor_swallow_a_slot(zone: str) -> None:
     for day, expression in product(CHANGES[zone], DAILY + ELAPSED):
-        begin = int(dt.datetime(*day, tzinfo=ZoneInfo(zone)).timestamp()) // 60 * 60 - 86_400
+        begin = int(dt.datetime(*day).replace(tzinfo=ZoneInfo(zone)).timestamp()) // 60 * 60 - 86_400
         end = begin + 3 * 86_400
         found = list(slots(Timing(cron=expression, timezone=zone), begin, end))
         assert found == expected(expression, zone, begin, end), (expression, day)
@@ -98,7 +98,7 @@ def test_clocks_that_are_set_neither_double_nor_swallow_a_slot(zone: str) -> Non
 
 def test_a_daily_expression_fires_once_on_both_days() -> None:
     for day in CHANGES["Europe/Berlin"]:
-        begin = dt.datetime(*day, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+        begin = dt.datetime(*day).replace(tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
         end = (dt.datetime(*day) + dt.timedelta(days=1)).replace(tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
         assert len(list(slots(Timing(cron="30 2 * * *", timezone="Europe/Berlin"), begin, end))) == 1
 
@@ -201,7 +201,7 @@ def test_the_latest_slot_is_the_last_of_all(timing: Timing) -> None:
 def test_nothing_fires_before_the_start_or_after_the_end() -> None:
     start, end = (dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (2, 4))
     for kind in ({"cron": "0 0 * * *"}, {"interval": 86_400}, {"rrule": "DTSTART:20250101T000000\nRRULE:FREQ=DAILY"}):
-        timing = build_timing(**kind, start=start, end=end)  # type: ignore[arg-type]
+        timing = build_timing(**kind, start=start, end=end)
         first = timing.first(start.timestamp() - 1e6)
         assert timing.preview(first, 9) == [start.timestamp() + n * 86_400 for n in range(3)]
 

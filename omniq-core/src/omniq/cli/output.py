@@ -15,12 +15,13 @@ from msgspec.structs import asdict
 from omniq.cli.app import FAILED, Failure
 from omniq.clock import as_datetime, utc
 from omniq.errors import ResultTimeout, TaskNotFound
+from omniq.models.schedule import zone_of
 from omniq.models.task import TaskState
 from omniq.texts import escaped, escaped_block, escaped_json
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
-    from omniq.models.schedule import Schedule
+    from omniq.models.schedule import Schedule, Timing
     from omniq.models.task import Task, TaskEvent, TaskResult
     from omniq.storage.records import QueueStats
 
@@ -124,7 +125,7 @@ DEAD_COLUMNS: Final = ("ID", "QUEUE", "FUNCTION", "FINISHED-AT", "FAILED", "ERRO
 CALL_FIELDS: Final = ("max_retries", "retry_delay", "timeout", "result_ttl", "metadata", "body")
 """What only a task's call tells."""
 STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))
-SCHEDULE_COLUMNS: Final = ("ID", "STATE", "TIMING", "NEXT-RUN", "QUEUE", "FUNCTION")
+SCHEDULE_COLUMNS: Final = ("ID", "STATE", "TIMING", "LAST-RUN", "NEXT-RUN", "QUEUE", "FUNCTION")
 EVENT_COLUMNS: Final = ("TIME", "TYPE", "TASK", "SCHEDULE", "QUEUE", "ATTEMPT", "WORKER", "DATA")
 
 
@@ -180,8 +181,39 @@ def stats_row(stats: QueueStats) -> tuple[Cell, ...]:
 
 def schedule_row(schedule: Schedule) -> tuple[Cell, ...]:
     """A schedule under `SCHEDULE_COLUMNS`."""
-    timing = _given(schedule.timing)
-    return schedule.id, schedule.state, timing, schedule.next_run, schedule.queue_name, schedule.func
+    times = schedule.last_run, schedule.next_run
+    return schedule.id, schedule.state, timing_text(schedule.timing), *times, schedule.queue_name, schedule.func
+
+
+def timing_text(timing: Timing) -> str:
+    """When a schedule fires, in a line."""
+    said = {name: value for name, value in asdict(timing).items() if value is not None and name != "anchor"}
+    for name in ("run_at", "start", "end"):
+        if name in said:
+            said[name] = cell_text(utc(said[name]))
+    if timing.cron is None and timing.rrule is None:
+        del said["timezone"]
+    return _pairs(said)
+
+
+def schedule_fields(schedule: Schedule, upcoming: Sequence[dt.datetime]) -> list[tuple[str, Cell]]:
+    """All that is known of a schedule, and its next slots in its own time zone."""
+    zone = zone_of(schedule.timing.timezone)
+    return [
+        ("id", schedule.id),
+        ("state", schedule.state),
+        ("function", schedule.func),
+        ("queue", schedule.queue_name),
+        ("timing", timing_text(schedule.timing)),
+        ("policy", _given(schedule.policy)),
+        ("last run", schedule.last_run),
+        ("next run", schedule.next_run),
+        *([("damage", schedule.damage)] if schedule.damage is not None else []),
+        *(
+            (f"slot {number}", f"{slot.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}")
+            for number, slot in enumerate(upcoming, 1)
+        ),
+    ]
 
 
 def event_row(event: TaskEvent) -> tuple[Cell, ...]:

@@ -312,15 +312,12 @@ def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
 # ── schedules ───────────────────────────────────────────────────────────────
 
 
-# ── schedules ───────────────────────────────────────────────────────────────
-
-
 schedule_id_argument = click.argument("schedule_id")
 
 
 @click.group(cls=CommandGroup)
 def schedules() -> None:
-    """List, pause, resume and delete schedules."""
+    """List schedules, look at them and change them."""
 
 
 @schedules.command("list")
@@ -333,6 +330,29 @@ def list_schedules(place: Place, as_json: bool) -> None:
         print_json(found)
     else:
         print_list("schedules", output.SCHEDULE_COLUMNS, [output.schedule_row(schedule) for schedule in found])
+
+
+@schedules.command("show")
+@schedule_id_argument
+@click.option("--preview", "count", metavar="N", type=click.IntRange(0, 1000), default=5, show_default=True)
+@json_option
+@placed
+def show_schedule(place: Place, schedule_id: str, count: int, as_json: bool) -> None:
+    """Show all that is known of a schedule, and its next N slots in its own time zone."""
+    schedule = place.run(lambda oq: oq.get_schedule(schedule_id))
+    upcoming = schedule.preview(count) if count else []
+    if as_json:
+        print_json({**asdict(schedule), "state": schedule.state, "preview": upcoming})
+    else:
+        print_fields(output.schedule_fields(schedule, upcoming))
+
+
+@schedules.command("run")
+@schedule_id_argument
+@placed
+def run_schedule(place: Place, schedule_id: str) -> None:
+    """Enqueue a schedule's task now, beside its slots, and print the task's id."""
+    click.echo(place.run(lambda oq: oq.run_schedule(schedule_id)))
 
 
 @schedules.command()
