@@ -246,7 +246,6 @@ class TestBadInput:
         "option",
         [
             {"run_in": 5},
-            {"run_at": dt.datetime.now(dt.UTC)},
             {"depends_on": ["t"]},
             {"task_id": "t"},
             {"connection": 1},

@@ -362,17 +362,14 @@ def schedule_options(options: ScheduleOptions) -> tuple[Timing, FiringPolicy, Ta
     bad = next((name for name in ONE_TASK_ONLY if name in given), None)
     if bad is not None:
         raise InvalidTask(f"{bad}: the tasks of a schedule can't have it")
+    rest = {name: value for name, value in given.items() if name not in (*TIMING, *POLICY)}
+    unknown = next((name for name in rest if name not in ScheduleOptions.__annotations__), None)
+    if unknown is not None:
+        hint = did_you_mean(unknown, list(ScheduleOptions.__annotations__))
+        raise InvalidTask(f"{unknown}: no such option{hint}")
     timing = build_timing(**{name: given[name] for name in TIMING if name in given})
     policy = FiringPolicy.of(**{name: given[name] for name in POLICY if name in given})
-    rest = {name: value for name, value in given.items() if name not in (*TIMING, *POLICY)}
-    try:
-        return timing, policy, TaskOptions.of(cast("EnqueueOptions", rest))
-    except InvalidTask as error:
-        unknown = str(error).partition(":")[0]
-        if unknown in rest and unknown not in TaskOptions.__struct_fields__:
-            hint = did_you_mean(unknown, ScheduleOptions.__annotations__)
-            raise InvalidTask(f"{unknown}: no such option{hint}") from None
-        raise
+    return timing, policy, TaskOptions.of(cast("EnqueueOptions", rest))
 
 
 def span(name: str, value: Duration | None, *, minimum: float = 0.0) -> float | None:

@@ -201,10 +201,15 @@ async def change(store: BaseTaskQueue, *changes: Change) -> list[ChangeStatus]:
 
 
 async def fire(
-    store: BaseTaskQueue, schedule_id: str, *, if_version: int, next_run: float | None, task: NewTask
+    store: BaseTaskQueue,
+    schedule_id: str,
+    *,
+    if_version: int,
+    slot: float = 1.0,
+    next_run: float | None,
+    task: NewTask,
 ) -> bool:
     """Fire one schedule."""
-    slot = 0.0 if task.run_at is None else task.run_at
     firing = Firing(schedule_id=schedule_id, if_version=if_version, slot=slot, next_run=next_run, task=task)
     (fired,) = await store.fire([firing])
     return fired

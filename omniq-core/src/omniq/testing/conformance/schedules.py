@@ -176,11 +176,12 @@ class FireTests(Conformance):
 
     async def test_it_adds_the_task_and_moves_the_schedule(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         before = await put(store, new_schedule(next_run=clock.now() - 10))
-        next_run = clock.now() + 50
-        assert await fire(store, "nightly", if_version=1, next_run=next_run, task=slot_task(1))
+        slot, next_run = clock.now() - 10, clock.now() + 50
+        assert await fire(store, "nightly", if_version=1, slot=slot, next_run=next_run, task=slot_task(1))
         after = await read_schedule(store)
         assert after.next_run == exactly(next_run)
-        assert after == replace(before, version=2, next_run=after.next_run)
+        assert after.last_run == exactly(slot)
+        assert after == replace(before, version=2, next_run=after.next_run, last_run=after.last_run)
         record = await read(store, slot_task(1).id)
         assert (record.state, record.schedule_id, record.body) == (TaskState.PENDING, "nightly", b"body")
         assert ids(await claim(store)) == {slot_task(1).id}

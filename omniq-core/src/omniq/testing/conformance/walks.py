@@ -192,7 +192,7 @@ class ScheduleModel:
 
     def move(self, schedule_id: str, if_version: int, next_run: float | None) -> bool:
         row = self.rows.get(schedule_id)
-        return row is not None and self.put(replace(row, next_run=next_run), if_version)
+        return row is not None and self.put(replace(row, next_run=next_run, last_run=1.0), if_version)
 
     def delete(self, schedule_id: str) -> bool:
         return self.rows.pop(schedule_id, None) is not None
