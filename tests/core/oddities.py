@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Generator
 from typing import Any, NoReturn
 
-from omniq import Retry, current_task
+from omniq import Reject, Retry, current_task
 
 from tests.core.tasks import PATIENCE, add_async, note
 
@@ -56,6 +56,18 @@ def ask_for_a_retry(log: str, delay: Any) -> str:
     if current_task().attempt == 1:
         raise Retry("come back", delay=delay)
     return "done"
+
+
+def reject(log: str) -> NoReturn:
+    """Fail for good."""
+    note(log)
+    raise Reject("not for me")
+
+
+def reset(log: str) -> NoReturn:
+    """Fail as a connection does that was reset."""
+    note(log)
+    raise ConnectionResetError("by peer")
 
 
 def fail_with_a_timeout() -> NoReturn:

@@ -18,6 +18,7 @@ from omniq.exports import lazy
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
+    from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
@@ -31,6 +32,7 @@ else:
             "AsyncOmniQ": "omniq.core",
             "EventStore": "omniq.events:EventStorage",
             "OmniQ": "omniq.core",
+            "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
             "TaskQueue": "omniq.queue.engine",
@@ -43,6 +45,7 @@ __all__ = [
     "AsyncOmniQ",
     "EventStore",
     "OmniQ",
+    "Reject",
     "ResultStore",
     "Retry",
     "TaskQueue",

@@ -196,6 +196,13 @@ class Retry(OmniQError):
         self.delay = delay
 
 
+class Reject(OmniQError):
+    """Raised by a task to fail for good: it isn't tried again, whatever retries it has left."""
+
+    def __init__(self, message: str = "rejected") -> None:
+        super().__init__(message)
+
+
 class TaskTimeout(OmniQError, TimeoutError):
     """Raised when a task ran for longer than its `timeout`."""
 

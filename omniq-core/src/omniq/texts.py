@@ -115,3 +115,24 @@ def _escaped_character(char: str) -> str:
 def _json_escape(char: str) -> str:
     units = char.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
+
+
+# ── names ───────────────────────────────────────────────────────────────────
+
+
+_NAME = vars(type)["__name__"]
+"""As Python itself finds it: a class may define a property of that name."""
+
+
+def qualified_name(cls: type) -> str:
+    """`module.qualname`; the bare name for builtins."""
+    try:
+        module, name = type.__getattribute__(cls, "__module__"), type.__getattribute__(cls, "__qualname__")
+    except BaseException:  # a class may make properties of them
+        return str(_NAME.__get__(cls))
+    return encodable(str(name) if module == "builtins" else f"{module}.{name}")
+
+
+def encodable(text: str) -> str:
+    """The text with escapes for lone surrogates, which UTF-8 can't carry; of the very type `str`."""
+    return str.encode(text, "utf-8", "backslashreplace").decode()

@@ -75,6 +75,9 @@ class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ttl: NotNegative | None = Settings.TASK_TTL
     max_retries: RetryCount = Settings.RETRY_ATTEMPTS
     retry_delay: NotNegative = Settings.RETRY_DELAY
+    retry_factor: Annotated[float, Meta(ge=1, le=1000)] = Settings.RETRY_FACTOR
+    retry_max_delay: NotNegative = Settings.RETRY_MAX_DELAY
+    retry_jitter: Annotated[float, Meta(ge=0, le=1)] = Settings.RETRY_JITTER
     result_ttl: NotNegative | None = Settings.RESULT_TTL
 
     @classmethod

@@ -77,6 +77,9 @@ class Settings:
     TASK_TTL: NotNegative | None = None
     RETRY_ATTEMPTS: RetryCount = 3
     RETRY_DELAY: NotNegative = 1.0
+    RETRY_FACTOR: Annotated[float, Meta(ge=1, le=1000)] = 2.0
+    RETRY_MAX_DELAY: NotNegative = 3600.0
+    RETRY_JITTER: Annotated[float, Meta(ge=0, le=1)] = 0.5
     RESULT_TTL: NotNegative | None = 86_400.0
     SIGNING_KEY: NotBlank | None = None
     """Signs payloads, and refuses unsigned ones."""
@@ -112,6 +115,9 @@ _PLACES: Final[Mapping[str, str]] = {
     "RESULT_TTL": "defaults.result_ttl",
     "RETRY_ATTEMPTS": "defaults.max_retries",
     "RETRY_DELAY": "defaults.retry_delay",
+    "RETRY_FACTOR": "defaults.retry_factor",
+    "RETRY_JITTER": "defaults.retry_jitter",
+    "RETRY_MAX_DELAY": "defaults.retry_max_delay",
     "SERIALIZER": "task_queue.config.serializer",
     "SIGNING_KEY": "signing_key",
     "TASK_QUEUE_TYPE": "task_queue.type",

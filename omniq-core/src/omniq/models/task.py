@@ -8,9 +8,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
@@ -211,6 +211,30 @@ def id_of(task: object, name: str = "task_id") -> str:
     return check_id(task.id if isinstance(task, Task) else task, name)
 
 
+class RetryRule(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Which errors of a task are worth another try, and how long it waits for each."""
+
+    factor: Annotated[float, Meta(ge=1, le=1000)] = 2.0
+    """By how much each delay is longer than the one before."""
+    maximum: NotNegative = 3600.0
+    """Seconds that a delay takes at most."""
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """The share of a delay that is drawn by lot."""
+    retry_on: tuple[str, ...] = ()
+    """Qualified names of exceptions: others are final; empty: none is."""
+    give_up_on: tuple[str, ...] = ()
+    """Qualified names of exceptions that are final."""
+
+    def is_final(self, names: Collection[str]) -> bool:
+        """Whether an error with these classes, its own and those that it derives from, is worth no other try."""
+        if not set(self.give_up_on).isdisjoint(names):
+            return True
+        return bool(self.retry_on) and set(self.retry_on).isdisjoint(names)
+
+
+DEFAULT_RETRY: Final = RetryRule()
+
+
 class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a task runs and how: the part of a task that stores carry as opaque bytes."""
 
@@ -229,6 +253,8 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
     on_success: str | None = None
     on_failure: str | None = None
     on_parent_failure: ParentFailure = "cancel"
+    retry: RetryRule | None = None
+    """None: `DEFAULT_RETRY`."""
 
 
 # ── events ──────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ from omniq.errors import (
     UnknownParent,
 )
 from omniq.events import AsyncEventLogger
-from omniq.models.task import QUEUED, EventType, Outcome, TaskState
+from omniq.models.task import DEFAULT_RETRY, QUEUED, Call, EventType, Outcome, TaskState
 from omniq.queue.request import RESULT_TTL, UNREADABLE, log, verified_call
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import (
@@ -231,21 +231,19 @@ def damaged(record: TaskRecord) -> Outcome:
 class RetryManager:
     """Exponential backoff with jitter.
 
-    The delay before retry *n* is `base * factor ** (n - 1)`, at most `maximum` seconds, then spread over
-    its upper half ("equal jitter" in Brooker, "Exponential Backoff and Jitter", AWS 2015), so that tasks
-    which failed together don't come back together.
+    The delay before retry *n* is `retry_delay * factor ** (n - 1)`, at most `maximum` seconds, of which a share, the
+    `jitter`, is drawn by lot, so that tasks which failed together don't come back together. A half of it is "equal
+    jitter", all of it "full jitter" in Brooker, "Exponential Backoff and Jitter" (AWS, 2015).
     """
 
-    def __init__(self, *, factor: float = 2.0, maximum: float = 3600.0, seed: int | None = None) -> None:
-        self._factor = factor
-        self._maximum = maximum
+    def __init__(self, *, seed: int | None = None) -> None:
         self._random = random.Random(seed)
 
-    def delay(self, base: float, attempt: int) -> float:
+    def delay(self, call: Call, attempt: int) -> float:
         """Seconds to wait after `attempt` (1 for the first) has failed."""
-        exponent = min(attempt - 1, 64)
-        full = min(self._maximum, base * self._factor**exponent)
-        return full * (0.5 + self._random.random() / 2)
+        rule = call.retry or DEFAULT_RETRY
+        full = min(rule.maximum, call.retry_delay * rule.factor ** min(attempt - 1, 64))
+        return full * (1.0 - rule.jitter * self._random.random())
 
     @staticmethod
     def exhausted(attempt: int, max_retries: int) -> bool:

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypedDict, cast
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from omniq.clock import Duration, as_datetime, due_time, seconds, utc
@@ -15,8 +15,10 @@ from omniq.errors import InvalidTask, SerializationError
 from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS, Abridged
 from omniq.models.schedule import FiringPolicy, Misfire, Timing, build_timing
 from omniq.models.task import (
+    DEFAULT_RETRY,
     Call,
     ParentFailure,
+    RetryRule,
     Task,
     TaskRef,
     TaskState,
@@ -28,7 +30,7 @@ from omniq.models.task import (
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import NewTask, TaskFilter, TaskRecord
-from omniq.texts import did_you_mean, get_logger, shown_name
+from omniq.texts import did_you_mean, get_logger, qualified_name, shown_name
 
 # ── from records to tasks ───────────────────────────────────────────────────
 
@@ -102,6 +104,7 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
 # ── from calls to tasks ─────────────────────────────────────────────────────
 
 
+ErrorTypes: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
@@ -122,7 +125,8 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int
     """-100 to 100, higher first, within its queue."""
     ttl: Duration | None
-    """Expires if it isn't started within so long of being due."""
+    """Expires if it isn't started within so long of being due. Like the next two: None means without limit, and what
+    isn't given is as configured."""
     result_ttl: Duration | None
     """For how long the result is kept."""
     timeout: Duration | None
@@ -130,7 +134,17 @@ class EnqueueOptions(TypedDict, total=False):
     max_retries: int | None
     """How often it is tried again after it failed."""
     retry_delay: Duration | None
-    """How long before the first retry; doubled from one to the next."""
+    """How long before the first retry."""
+    retry_factor: float | None
+    """By how much each delay is longer than the one before: 2 if not given."""
+    retry_max_delay: Duration | None
+    """How long a delay is at most: an hour if not given."""
+    retry_jitter: float | None
+    """The share of a delay, 0 to 1, that is drawn by lot: a half if not given."""
+    retry_on: ErrorTypes | None
+    """Exceptions after which it is tried again; after others it fails for good."""
+    give_up_on: ErrorTypes | None
+    """Exceptions after which it fails for good. A task can also raise `Retry` or `Reject`."""
     depends_on: Sequence[TaskRef] | TaskRef
     """Tasks that must have succeeded before it runs."""
     on_parent_failure: ParentFailure
@@ -181,6 +195,11 @@ class ScheduleOptions(TypedDict, total=False):
     timeout: Duration | None
     max_retries: int | None
     retry_delay: Duration | None
+    retry_factor: float | None
+    retry_max_delay: Duration | None
+    retry_jitter: float | None
+    retry_on: ErrorTypes | None
+    give_up_on: ErrorTypes | None
     metadata: Mapping[str, Any] | None
     on_success: Callable[..., Any] | None
     on_failure: Callable[..., Any] | None
@@ -192,17 +211,22 @@ POLICY: Final = ("misfire", "grace", "jitter", "max_running")
 
 
 class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
-    """`EnqueueOptions` with their defaults; None means what the configuration says."""
+    """`EnqueueOptions` with their defaults; what isn't given, and no number of retries, is as configured."""
 
     queue_name: str = DEFAULT_QUEUE
     run_in: Duration | None = None
     run_at: dt.datetime | None = None
     priority: int = 0
-    ttl: Duration | None = None
-    result_ttl: Duration | None = None
-    timeout: Duration | None = None
+    ttl: Duration | UnsetType | None = UNSET
+    result_ttl: Duration | UnsetType | None = UNSET
+    timeout: Duration | UnsetType | None = UNSET
     max_retries: int | None = None
     retry_delay: Duration | None = None
+    retry_factor: float | None = None
+    retry_max_delay: Duration | None = None
+    retry_jitter: float | None = None
+    retry_on: ErrorTypes | None = None
+    give_up_on: ErrorTypes | None = None
     depends_on: Sequence[TaskRef] | TaskRef = ()
     on_parent_failure: str = "cancel"
     task_id: str | None = None
@@ -306,19 +330,34 @@ class RequestBuilder:
         defaults = self._defaults
         retry_delay = span("retry_delay", options.retry_delay)
         return CallOptions(
-            timeout=defaults.timeout if options.timeout is None else span("timeout", options.timeout, minimum=0.001),
+            timeout=defaults.timeout if options.timeout is UNSET else span("timeout", options.timeout, minimum=0.001),
             max_retries=defaults.max_retries if options.max_retries is None else _retries(options.max_retries),
             retry_delay=defaults.retry_delay if retry_delay is None else retry_delay,
-            result_ttl=defaults.result_ttl if options.result_ttl is None else span("result_ttl", options.result_ttl),
+            result_ttl=defaults.result_ttl if options.result_ttl is UNSET else span("result_ttl", options.result_ttl),
             metadata=_metadata(options.metadata),
             on_success=options.on_success,
             on_failure=options.on_failure,
             on_parent_failure=_parent_failure(options.on_parent_failure),
+            retry=self._retry_rule(options),
         )
+
+    def _retry_rule(self, options: TaskOptions) -> RetryRule | None:
+        """The task's own rule; None where it is the usual one."""
+        defaults = self._defaults
+        factor, jitter = options.retry_factor, options.retry_jitter
+        maximum = span("retry_max_delay", options.retry_max_delay)
+        rule = RetryRule(
+            factor=defaults.retry_factor if factor is None else _number("retry_factor", factor, 1.0, 1000.0),
+            maximum=defaults.retry_max_delay if maximum is None else maximum,
+            jitter=defaults.retry_jitter if jitter is None else _number("retry_jitter", jitter, 0.0, 1.0),
+            retry_on=_error_names("retry_on", options.retry_on),
+            give_up_on=_error_names("give_up_on", options.give_up_on),
+        )
+        return None if rule == DEFAULT_RETRY else rule
 
     def ttl(self, options: TaskOptions) -> float | None:
         """Seconds for which a task may wait to be started."""
-        return self._defaults.ttl if options.ttl is None else span("ttl", options.ttl)
+        return self._defaults.ttl if options.ttl is UNSET else span("ttl", options.ttl)
 
     def check_queue(self, name: object) -> str:
         """The name, if it is declared; a task in an undeclared queue would wait for ever."""
@@ -395,6 +434,23 @@ def _due(options: TaskOptions) -> tuple[float, float | None]:
     if options.run_in is not None:
         raise InvalidTask("run_in: give run_in or run_at, not both")
     return 0.0, due_time("run_at", options.run_at)
+
+
+def _number(name: str, value: object, minimum: float, maximum: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
+        raise InvalidTask(f"{name}: expected a number from {minimum:g} to {maximum:g}, got {value!r:.80}")
+    return float(value)
+
+
+def _error_names(name: str, errors: object) -> tuple[str, ...]:
+    """By which a worker knows them, that needn't import them."""
+    listed: Sequence[object] = [] if errors is None else [errors] if isinstance(errors, type) else cast("Any", errors)
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise InvalidTask(f"{name}: expected exception classes, got {errors!r:.80}")
+    for error in listed:
+        if not isinstance(error, type) or not issubclass(error, BaseException):
+            raise InvalidTask(f"{name}: expected exception classes, got {error!r:.80}")
+    return tuple(dict.fromkeys(qualified_name(cast("type", error)) for error in listed))
 
 
 def _retries(max_retries: object) -> int:

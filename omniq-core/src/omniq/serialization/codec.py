@@ -19,7 +19,7 @@ from omniq import clock
 from omniq.errors import ConfigError, CorruptPayload, KeyMissing, SerializationError, SignatureError
 from omniq.models.config import Abridged, NotNegative
 from omniq.models.schedule import FiringPolicy, Timing
-from omniq.models.task import Call, ParentFailure
+from omniq.models.task import Call, ParentFailure, RetryRule
 from omniq.serialization.base import DILL, MSGSPEC, Format, Function, NotCarried, Serializer, display_name, type_name
 from omniq.serialization.msgspec_ import MsgspecSerializer
 from omniq.texts import get_logger
@@ -73,6 +73,7 @@ class CallOptions(Abridged, Struct, frozen=True, kw_only=True):
     """Called with the result; like `on_failure`, something that a worker can import."""
     on_failure: Function | None = None
     on_parent_failure: ParentFailure = "cancel"
+    retry: RetryRule | None = None
 
 
 class LoadedCall(Abridged, Struct, frozen=True, gc=False):

@@ -126,6 +126,7 @@ class SerializationManager:
             on_success=_callback("on_success", options.on_success),
             on_failure=_callback("on_failure", options.on_failure),
             on_parent_failure=options.on_parent_failure,
+            retry=options.retry,
         )
 
     def reseal(self, call: Call, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:

@@ -24,6 +24,7 @@ from omniq.errors import (
     CorruptPayload,
     InvalidTask,
     PayloadTooLarge,
+    Reject,
     Retry,
     SerializationError,
     SignatureError,
@@ -31,7 +32,7 @@ from omniq.errors import (
 )
 from omniq.loops import end_child, end_task, forks, in_callback, spawn
 from omniq.models.config import TEN_YEARS
-from omniq.models.task import TaskState
+from omniq.models.task import RetryRule, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import task_result
 from omniq.serialization.codec import LoadedCall
@@ -39,7 +40,7 @@ from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import Change
 from omniq.sync import in_running_loop
-from omniq.texts import get_logger, shown_name
+from omniq.texts import get_logger, qualified_name, shown_name
 from omniq.workers.jobs import (
     SUCCEEDED,
     InFlight,
@@ -49,7 +50,6 @@ from omniq.workers.jobs import (
     chain,
     current,
     let_go,
-    qualified_name,
     remote_traceback,
     safe_text,
 )
@@ -335,7 +335,7 @@ def _failure(job: Job, error: BaseException, fatal: bool) -> RunResult:
         return RunResult(end=why, started_at=job.started_at)
     if kind is TaskTimeout and not error.args and job.call.timeout is not None:
         error = TaskTimeout(f"ran longer than its timeout of {job.call.timeout:g} s")
-    broken = fatal or issubclass(kind, CorruptPayload | SignatureError)
+    broken = fatal or issubclass(kind, CorruptPayload | SignatureError | Reject) or _is_final(job.call.retry, kind)
     return RunResult(
         end=RunStatus.FATAL if broken else RunStatus.ERROR,
         error_type=shown_name(qualified_name(kind)),
@@ -344,6 +344,13 @@ def _failure(job: Job, error: BaseException, fatal: bool) -> RunResult:
         delay=_delay(error) if issubclass(kind, Retry) else None,
         started_at=job.started_at,
     )
+
+
+def _is_final(rule: RetryRule | None, kind: type[BaseException]) -> bool:
+    """Whether the task's own rule says that such an error is worth no other try; `Retry` always is."""
+    if rule is None or issubclass(kind, Retry):
+        return False
+    return rule.is_final([qualified_name(base) for base in kind.__mro__])
 
 
 def _delay(error: BaseException) -> float | None:

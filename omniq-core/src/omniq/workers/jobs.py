@@ -23,7 +23,7 @@ from omniq.loops import inside
 from omniq.models.config import Abridged
 from omniq.models.task import Call
 from omniq.storage.records import Lease, TaskRecord
-from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut
+from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, encodable, qualified_name
 
 # ── context ─────────────────────────────────────────────────────────────────
 
@@ -138,19 +138,10 @@ MAX_CHAIN = 100
 """Errors that are followed from one to its cause."""
 
 
-def qualified_name(cls: type) -> str:
-    """`module.qualname`; the bare name for builtins."""
-    try:
-        module, name = type.__getattribute__(cls, "__module__"), type.__getattribute__(cls, "__qualname__")
-    except BaseException:  # a class may make properties of them
-        return str(_NAME.__get__(cls))
-    return _encodable(str(name) if module == "builtins" else f"{module}.{name}")
-
-
 def safe_text(error: BaseException) -> str:
     """The error's text, cut to `MAX_MESSAGE`; a task's own `__str__` may raise as well."""
     try:
-        return _encodable(cut(str(error), MAX_MESSAGE))
+        return encodable(cut(str(error), MAX_MESSAGE))
     except BaseException as second:
         return f"(its text can't be had: {qualified_name(type(second))})"
 
@@ -164,7 +155,7 @@ def remote_traceback(error: BaseException, hidden: str) -> str:
         frames = _frames(error)
         while frames is not None and frames.tb_frame.f_code.co_filename == hidden:
             frames = frames.tb_next
-        return _encodable(cut("".join(traceback.format_exception(type(error), error, frames)), MAX_TRACEBACK))
+        return encodable(cut("".join(traceback.format_exception(type(error), error, frames)), MAX_TRACEBACK))
     except BaseException as second:
         return f"(the traceback can't be had: {qualified_name(type(second))})"
 
@@ -188,7 +179,6 @@ def let_go(error: BaseException) -> None:
 
 
 # As Python itself finds them: a class may define properties of these names.
-_NAME = vars(type)["__name__"]
 _CAUSE = vars(BaseException)["__cause__"]
 _CONTEXT = vars(BaseException)["__context__"]
 _TRACEBACK = vars(BaseException)["__traceback__"]
@@ -197,11 +187,6 @@ _TRACEBACK = vars(BaseException)["__traceback__"]
 def _frames(error: BaseException) -> TracebackType | None:
     frames: TracebackType | None = _TRACEBACK.__get__(error)
     return frames
-
-
-def _encodable(text: str) -> str:
-    """The text with escapes for lone surrogates, which UTF-8 can't carry; of the very type `str`."""
-    return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 # ── jobs ────────────────────────────────────────────────────────────────────

@@ -18,8 +18,8 @@ from omniq.queue.policies import RetryManager
 from omniq.storage.base import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
-from omniq.texts import MAX_MESSAGE, cut, get_logger
-from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus, qualified_name
+from omniq.texts import MAX_MESSAGE, cut, get_logger, qualified_name
+from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus
 
 log = get_logger("omniq.worker")
 
@@ -75,7 +75,7 @@ class CompletionPolicy:
         if ran.end is RunStatus.ERROR and not self._retries.exhausted(job.attempt, job.call.max_retries):
             delay = ran.delay
             if delay is None:
-                delay = self._retries.delay(job.call.retry_delay, job.attempt)
+                delay = self._retries.delay(job.call, job.attempt)
             return self._back(job, delay=delay, attempted=True)
         return self._final(job, ran)
 

@@ -15,10 +15,10 @@ from omniq.batching import Backoff
 from omniq.errors import TaskTimeout, WorkerError
 from omniq.loops import start_thread
 from omniq.serialization.codec import LoadedCall
-from omniq.texts import get_logger
+from omniq.texts import get_logger, qualified_name
 from omniq.workers.base import Worker
 from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus, qualified_name
+from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 from omniq.workers.thread_loop import ThreadState
 
