@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.log_files import OwnerFile
 from omniq.storage.table_store import Step
 from omniq_fsspec.config import FileTaskQueueConfig
 from omniq_fsspec.filesystems import PlaceFiles, files_of
 from omniq_fsspec.places import FilePlace
-from omniq_fsspec.queue import AsyncFileTaskQueue
-from omniq_fsspec.results import AsyncFileResultStorage
+from omniq_fsspec.queue import AsyncFileTaskQueue, FileTaskQueue
+from omniq_fsspec.results import AsyncFileResultStorage, FileResultStorage
 
 from tests.fsspec.careless import omniq_in
 from tests.fsspec.support import named
@@ -174,3 +174,11 @@ async def test_of_two_that_come_at_once_one_is_refused(tmp_path: Path, soon: Non
     assert [type(answer) for answer in answers if answer] == [StoreError]
     for place in files:
         await place.close()
+
+
+def test_nor_does_the_blocking_front_door(tmp_path: Path, soon: None) -> None:
+    place = f"careless://{tmp_path}"
+    queue, results = FileTaskQueue(base_dir=place), FileResultStorage(base_dir=place, fsync=False)
+    with pytest.raises(StoreError, match="one process at a time"), OmniQ(task_queue=queue, result_store=results):
+        pass
+    assert not list(tmp_path.rglob(OwnerFile.NAME))

@@ -221,16 +221,9 @@ class AsyncOmniQ(FromSource):
     # ── life ─────────────────────────────────────────────────────────────────
 
     async def connect(self) -> None:
-        """Connect now instead of at the first call. Raises `StoreError`; then nothing is connected."""
-        connected: list[AsyncComponent[Any, Any]] = []
-        try:
-            for component in self._components():
-                connected.append(component)
-                await component.connect()
-        except BaseException:
-            for component in connected:
-                await component.close()
-            raise
+        """Connect now instead of at the first call. Raises `StoreError`."""
+        for component in self._components():
+            await component.connect()
 
     async def close(self) -> None:
         """Stop the worker and give back all connections of this loop; a later call opens them again."""
@@ -245,7 +238,11 @@ class AsyncOmniQ(FromSource):
         return [part for part in parts if part is not None]
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()  # what is connected already: nobody else will
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:

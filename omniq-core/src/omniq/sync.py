@@ -315,7 +315,11 @@ class Blocking(Generic[A_co]):
             portal().call(self.aio.close())
 
     def __enter__(self) -> Self:
-        self.connect()
+        try:
+            self.connect()
+        except BaseException:
+            self.close()  # what is connected already: nobody else will
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -66,11 +66,11 @@ class MemoryTables(Tables):
 
     @classmethod
     def at(cls, location: str) -> Self:
-        """The heap of that location, which lives as long as the process."""
+        """Those of that location, which live as long as the process."""
         with MemoryTables._guard:
-            heap = MemoryTables._named.setdefault((cls, location), cls(location))
-        assert isinstance(heap, cls)
-        return heap
+            tables = MemoryTables._named.setdefault((cls, location), cls(location))
+        assert isinstance(tables, cls)
+        return tables
 
     def do(self, step: Step[T]) -> T:
         """What the step answers; if it fails, nothing has changed. Tells those who wait."""

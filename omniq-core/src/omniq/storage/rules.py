@@ -61,9 +61,9 @@ def stand_in(task: NewTask, now: float) -> TaskRecord:
     return replace(new_record(task, now), state=TaskState.ERROR, finished_at=now, unique=None)
 
 
-def is_stand_in(row: TaskRecord | None) -> bool:
+def is_stand_in(row: TaskRecord) -> bool:
     """Whether it is such a dead letter, over which the task may be added again: it ended as it came, unclaimed."""
-    return row is not None and row.state is TaskState.ERROR and row.epoch == 0 and row.finished_at == row.created_at
+    return row.state is TaskState.ERROR and row.epoch == 0 and row.finished_at == row.created_at
 
 
 def judge(tasks: Sequence[NewTask], known: set[str], holders: dict[str, str]) -> list[Added]:

@@ -348,7 +348,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
         async def write(kept: Sequence[ResultRecord]) -> list[Changed]:
             left = iter(kept)
-            return await self._change([c if c.result is None else with_result(c, next(left)) for c in changes])
+            return await self._change([c if c.result is None else _with_result(c, next(left)) for c in changes])
 
         return await self.store_bodies(results, write)
 
@@ -424,7 +424,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         await self.wakeups.for_tasks(queues, timeout, self.next_due)
 
 
-def with_result(change: Change, result: ResultRecord) -> Change:
+def _with_result(change: Change, result: ResultRecord) -> Change:
     """The change with that result, which may be the one that it has."""
     return change if result is change.result else replace(change, result=result)
 

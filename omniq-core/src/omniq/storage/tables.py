@@ -264,8 +264,9 @@ class TaskTable(Table[TaskRecord]):
     def add(self, tasks: Sequence[NewTask], now: float) -> list[Added]:
         """Store those of the tasks that are new, whose parents are known, and whose keys nobody holds."""
         named = {id_ for task in tasks for id_ in (task.id, *task.depends_on)}
-        stand_ins = {task.id for task in tasks if rules.is_stand_in(self.rows.get(task.id))}
-        verdicts = rules.judge(tasks, named & self.rows.keys() - stand_ins, self._holders.copy())
+        known = named & self.rows.keys()
+        stand_ins = {task.id for task in tasks if task.id in known and rules.is_stand_in(self.rows[task.id])}
+        verdicts = rules.judge(tasks, known - stand_ins, self._holders.copy())
         for task, verdict in zip(tasks, verdicts, strict=True):
             if verdict.status is AddStatus.NEW:
                 self.put(rules.new_record(task, now))
