@@ -82,20 +82,25 @@ class Fleet:
         while len(self._workers) < self._size:
             self._workers.append(self._spawn())
 
-    def kill_one(self) -> None:
-        """Kill a random worker without a warning."""
+    def kill_one(self, working: Container[str]) -> None:
+        """Kill a random worker without a warning, one of those if any of them lives."""
         self.tend()
-        worker = self._random.choice(self._workers)
+        worker = self._one_of(working)
         worker.send(signal.SIGKILL)
         worker.wait(10.0)
         self._bury(worker)
 
     def freeze_one(self, working: Container[str]) -> WorkerProcess:
-        """Stop the clockwork of a random worker, one of those, with SIGSTOP; SIGCONT lets it go on."""
-        workers = [worker for worker in self._workers if worker.name in working]
-        worker = self._random.choice(workers or self._workers)
+        """Stop the clockwork of a random worker, one of those if any of them lives."""
+        worker = self._one_of(working)
+        self._history.freeze(worker.name, worker.pid)
         worker.send(signal.SIGSTOP)
         return worker
+
+    def thaw(self, worker: WorkerProcess) -> None:
+        """Let a frozen worker go on."""
+        worker.send(signal.SIGCONT)
+        self._history.thaw(worker.name, worker.pid)
 
     def stop(self, timeout: float) -> list[str]:
         """Ask all to stop; returns what was wrong with how they did, `timeout` seconds being the limit."""
@@ -118,6 +123,9 @@ class Fleet:
             for line in path.read_text(errors="replace").splitlines():
                 if line.startswith(beginnings):
                     yield f"{path.stem}: {line}"
+
+    def _one_of(self, working: Container[str]) -> WorkerProcess:
+        return self._random.choice([worker for worker in self._workers if worker.name in working] or self._workers)
 
     def _spawn(self) -> WorkerProcess:
         self._started += 1

@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
-from signal import SIGCONT
 from typing import TypeVar
 
 from msgspec import Struct
@@ -138,13 +137,16 @@ class _Play:
             await asyncio.sleep(0.05)
 
     async def _kill(self) -> None:
-        self._fleet.kill_one()
+        self._fleet.kill_one(self._working())
 
     async def _freeze(self) -> None:
-        starts = [event for event in history.read(self._history.path) if event.kind is history.Kind.START]
-        worker = self._fleet.freeze_one({event.worker for event in starts})  # one that has begun to work
+        worker = self._fleet.freeze_one(self._working())
         await self._pass(self._scenario.lease + self._scenario.reap_interval + 1.0)
-        worker.send(SIGCONT)
+        self._fleet.thaw(worker)
+
+    def _working(self) -> set[str]:
+        """The workers that have begun to work, some of which may be gone."""
+        return {event.worker for event in history.read(self._history.path) if event.kind is Kind.START}
 
     async def _kill_server(self) -> None:
         """Kill it while tasks are being enqueued, so that it may take the answer along."""

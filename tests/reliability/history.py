@@ -48,6 +48,12 @@ class Kind(StrEnum):
     """The store refused a change of the claim's holder."""
     SPAWN = "spawn"
     """A worker process was started."""
+    READY = "ready"
+    """A worker process has begun to look for work."""
+    FREEZE = "freeze"
+    """A worker process was stopped for a while."""
+    THAW = "thaw"
+    """A worker process that was stopped goes on."""
     KILL = "kill"
     """A worker process was killed and is gone."""
     EXIT = "exit"
@@ -122,6 +128,18 @@ class History:
     def spawn(self, worker: str, pid: int) -> None:
         """Log that a worker process was started."""
         self._write(Event(kind=Kind.SPAWN, time=time.monotonic(), worker=worker, pid=pid))
+
+    def ready(self) -> None:
+        """Log that this worker process has begun to look for work."""
+        self._write(Event(kind=Kind.READY, time=time.monotonic(), worker=self._worker, pid=os.getpid()))
+
+    def freeze(self, worker: str, pid: int) -> None:
+        """Log that a worker process was stopped; call it before."""
+        self._write(Event(kind=Kind.FREEZE, time=time.monotonic(), worker=worker, pid=pid))
+
+    def thaw(self, worker: str, pid: int) -> None:
+        """Log that a worker process goes on; call it after."""
+        self._write(Event(kind=Kind.THAW, time=time.monotonic(), worker=worker, pid=pid))
 
     def kill(self, worker: str, pid: int) -> None:
         """Log that a worker process is dead; call it once it has been waited for."""

@@ -155,8 +155,8 @@ def recovery_is_prompt(run: Run) -> Broken:
     """What a killed process left unfinished starts again within 4/3 lease + reap interval + pick-up.
 
     Where epochs in between were never started (their process was killed as well, or they were handed
-    back), each may have cost the same again. While the server is away, leases run out, but nobody can take
-    note of it.
+    back), each may have cost the same again. While the server is away, or no worker process lives, leases run
+    out, but nobody can take note of it.
     """
     for cut in run.cuts():
         if cut.next_start is not None and cut.recovery is not None:

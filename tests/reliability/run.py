@@ -135,6 +135,8 @@ class Run:
         """When which worker process was started, where that was logged."""
         self.gone: dict[str, Event] = {}
         """How and when worker processes were killed, or ended without being asked to."""
+        self._presence: list[Event] = []
+        """How worker processes began, paused and went, in the order of time."""
         self.outages: list[Outage] = []
         self.ended_at = max((event.time for event in history), default=0.0)
         for event in sorted(history, key=lambda e: e.time):
@@ -143,8 +145,11 @@ class Run:
     def _take(self, event: Event) -> None:
         if event.kind is Kind.SPAWN:
             self.spawned[event.worker] = event.time
+        elif event.kind in (Kind.READY, Kind.FREEZE, Kind.THAW):
+            self._presence.append(event)
         elif event.kind in (Kind.KILL, Kind.EXIT):
             self.gone[event.worker] = event
+            self._presence.append(event)
         elif event.kind is Kind.SERVER_DOWN:
             self.outages.append(Outage(event.time, math.inf))
         elif event.kind is Kind.SERVER_UP:
@@ -211,11 +216,31 @@ class Run:
                     return earlier.worker, outage.down
         return (earlier.worker, killed_at) if killed_at < later.time else None
 
-    # ── outages ──────────────────────────────────────────────────────────────
+    # ── when work goes on ────────────────────────────────────────────────────
 
     def at_work(self, moment: float) -> float:
-        """The moment, or when the workers must be at work again if the server is away then, or hardly back."""
-        for outage in self.outages:
-            if outage.down <= moment < outage.up + self.expect.comeback:
-                moment = outage.up + self.expect.comeback
+        """The moment, or when the workers must be at work again if then they aren't.
+
+        They aren't while the server is away or hardly back, nor where all of them are killed or stopped, until the
+        first one has just begun or goes on.
+        """
+        away = [(outage.down, outage.up + self.expect.comeback) for outage in self.outages]
+        deserted = [(since, until + self.expect.reap_interval) for since, until in self._without_workers()]
+        for since, until in sorted(away + deserted):
+            if since <= moment < until:
+                moment = until
         return moment
+
+    def _without_workers(self) -> Iterator[tuple[float, float]]:
+        """From when to when no worker was there of those that had begun; never, where their beginning wasn't logged."""
+        there: set[str] = set()
+        begun: set[str] = set()
+        for event, following in pairwise(self._presence):
+            if event.kind is Kind.READY:
+                begun.add(event.worker)
+            if event.kind in (Kind.READY, Kind.THAW):
+                there.add(event.worker)
+            else:
+                there.discard(event.worker)
+            if begun and not there & begun:
+                yield event.time, following.time

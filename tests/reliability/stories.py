@@ -84,6 +84,10 @@ def spawn(at: float, worker: str = "a") -> Event:
     return Event(kind=Kind.SPAWN, time=at, worker=worker)
 
 
+def ready(at: float, worker: str = "a") -> Event:
+    return Event(kind=Kind.READY, time=at, worker=worker)
+
+
 def kill(at: float, worker: str = "a") -> Event:
     return Event(kind=Kind.KILL, time=at, worker=worker)
 
@@ -188,6 +192,19 @@ def rescued_late(at: float = 10.3) -> Story:
     """A worker is killed, then the server: the lease ends while it is away, and all have to come back first."""
     again = (*begin(at - 0.1, epoch=2, worker="b"), *finish(at + 1.0, epoch=2, worker="b"))
     return Story((enqueued(), *begin(1.0), kill(1.5), *outage(1.6, 4.0), *again), {"t": success(epoch=2, crashes=1)})
+
+
+def deserted(*, at: float = 8.9) -> Story:
+    """The only worker is killed, and the next one begins at 8.0, long after the lease has ended."""
+    again = (*begin(at - 0.1, epoch=2, worker="b"), *finish(at + 1.0, epoch=2, worker="b"))
+    events = (enqueued(), ready(0.5), *begin(1.0), kill(1.5), ready(8.0, "b"), *again)
+    return Story(events, {"t": success(epoch=2, crashes=1)})
+
+
+def frozen(*, thawed: float = 8.0) -> Story:
+    """As `deserted`, but the other worker is only stopped when the first one is killed."""
+    events = (ready(0.6, "b"), seen(Kind.FREEZE, 1.4, "", worker="b"), seen(Kind.THAW, thawed, "", worker="b"))
+    return replace(deserted(), events=deserted().minus(Kind.READY).plus(ready(0.5), *events).events)
 
 
 def given_back_unseen() -> Story:

@@ -16,9 +16,11 @@ from tests.reliability.stories import (
     Story,
     begin,
     both,
+    deserted,
     enqueued,
     family,
     finish,
+    frozen,
     given_back_unseen,
     kill,
     leave,
@@ -26,6 +28,7 @@ from tests.reliability.stories import (
     outlived,
     plain,
     poisoned,
+    ready,
     rescued,
     rescued_late,
     restarted,
@@ -51,6 +54,8 @@ GOOD: list[Callable[[], Story]] = [
     restarted,
     outlived,
     rescued_late,
+    deserted,
+    frozen,
     given_back_unseen,
 ]
 
@@ -102,6 +107,9 @@ FAULTS: dict[str, tuple[str, Story]] = {
     "poison is not parked": ("I12", poisoned().plus(*finish(10.0, epoch=4)).but(ending={"t": success(epoch=4)})),
     "recovery takes too long": ("I13", rescued().delayed(2, by=4.0)),
     "recovery takes too long after an outage": ("I13", rescued_late(at=10.6)),
+    "recovery takes too long once a worker has begun": ("I13", deserted(at=10.1)),
+    "recovery takes too long while a worker lives": ("I13", deserted().plus(ready(0.6, "c"))),
+    "recovery takes too long once a worker goes on": ("I13", frozen(thawed=5.0)),
     "a worker doesn't come back": ("I14", restarted(back_at=7.6)),
     "a worker only starts what it had claimed before": (
         "I14",

@@ -58,11 +58,13 @@ async def serve(options: WorkerOptions) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as stack:
         try:
-            oq = await stack.enter_async_context(recorded(front_door(options.url), History.from_environment()))
+            history = History.from_environment()
+            oq = await stack.enter_async_context(recorded(front_door(options.url), history))
             pool = await stack.enter_async_context(oq.worker_pool(options.worker_type, **options.worker_config))
         except StoreUnavailable as error:
             log.info("not started: %s", error)
             return UNREACHABLE
+        history.ready()
         await _until_either(stop, pool)
     return 0 if pool.failure is None else 1
 
