@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import Capability
-from omniq.testing.conformance import claiming, places, results, schedules, tasks, transitions, walks
+from omniq.testing.conformance import claiming, engine, places, results, schedules, tasks, transitions, walks
 from omniq.testing.conformance.base import (
     DEVIATION,
     NOT_SEEN,
@@ -128,6 +128,15 @@ class BackendConformance:
 
     class TestRandomWalks(walks.WalkTests):
         area = "queue.walk"
+
+    class TestEngine(
+        engine.SchedulingTests,
+        engine.ExpiryTests,
+        engine.DependencyTests,
+        engine.FailureTests,
+        engine.ControlTests,
+    ):
+        area = "engine"
 
     class TestAtomicResults(results.AtomicTests):
         area = "queue.atomic"
