@@ -102,13 +102,20 @@ class Fleet:
         worker.send(signal.SIGCONT)
         self._history.thaw(worker.name, worker.pid)
 
-    def stop(self, timeout: float) -> list[str]:
-        """Ask all to stop; returns what was wrong with how they did, `timeout` seconds being the limit."""
+    def stop(self, timeout: float, working: Container[str]) -> list[str]:
+        """Ask all to stop; returns what was wrong with how they did, `timeout` seconds being the limit.
+
+        One that isn't among those that are `working` may not have come to know what is asked for.
+        """
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.send(signal.SIGTERM)
         ends = [(worker, worker.wait(timeout)) for worker in workers]
-        return [f"{worker.name} stopped with {code}, see {worker.log}" for worker, code in ends if code != 0]
+        return [
+            f"{worker.name} stopped with {code}, see {worker.log}"
+            for worker, code in ends
+            if code not in _good_ends(worker.name in working)
+        ]
 
     def abandon(self) -> None:
         """Kill what is left, frozen or not."""
@@ -141,3 +148,8 @@ class Fleet:
         else:
             self._history.exit(worker.name, worker.pid, code)
         self._workers.remove(worker)
+
+
+def _good_ends(working: bool) -> tuple[int, ...]:
+    """The exit codes of a worker that was asked to stop."""
+    return (0,) if working else (0, -signal.SIGTERM)

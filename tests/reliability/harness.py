@@ -6,8 +6,9 @@ Then it waits until all tasks have ended, and holds history and final states aga
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -30,7 +31,8 @@ from tests.reliability.scenario import Scenario
 from tests.reliability.work import nap
 from tests.reliability.worker_main import WorkerOptions, front_door
 
-SCHEDULE = "ticks"
+LEAD = 5.0
+"""Seconds until the first slots: by then all schedules are declared."""
 
 T = TypeVar("T")
 
@@ -93,16 +95,16 @@ class _Play:
         await self._feeder.feed()  # so that there is work when the workers come
         self._fleet.tend()
         await self._until_something_runs()
-        first_slot = await self._begin_schedule()
+        first_slots = await self._begin_schedules()
         async with asyncio.TaskGroup() as group:
             feeding = group.create_task(self._feeder.feed_all())
             await self._disturb()
             self._feeder.hurry.set()
             while not feeding.done():
                 await self._pass(0.1)
-        slots = await self._end_schedule(first_slot)
+        slots = await self._end_schedules(first_slots)
         unfinished = await self._wait()
-        endings = await asyncio.to_thread(self._fleet.stop, 10.0)
+        endings = await asyncio.to_thread(self._fleet.stop, 10.0, self._working())
         return await self._judge(unfinished, endings, slots)
 
     # ── what happens meanwhile ───────────────────────────────────────────────
@@ -158,25 +160,25 @@ class _Play:
 
     # ── the schedule ─────────────────────────────────────────────────────────
 
-    async def _begin_schedule(self) -> float | None:
-        """The time of the schedule's first slot, if the scenario has a schedule."""
-        if self._scenario.schedule is None:
-            return None
-        await self._oq.schedule(nap, [0.0], interval=self._scenario.schedule, schedule_id=SCHEDULE)
-        return await self._next_slot()
+    async def _begin_schedules(self) -> dict[str, float]:
+        """Declare the schedules; returns the first slot of each."""
+        now, interval = await self._oq.task_queue.store.now(), self._scenario.interval
+        firsts = {f"ticks{n}": round(now + LEAD + n * interval / 10, 6) for n in range(self._scenario.schedules)}
+        for id_, first in firsts.items():
+            start = dt.datetime.fromtimestamp(first, dt.UTC)
+            await self._oq.schedule(nap, [0.0], interval=interval, start=start, misfire="all", schedule_id=id_)
+        return firsts
 
-    async def _end_schedule(self, first: float | None) -> frozenset[Slot]:
+    async def _end_schedules(self, firsts: Mapping[str, float]) -> frozenset[Slot]:
         """Every slot from the first to the last one that was fired."""
-        if first is None or self._scenario.schedule is None:
-            return frozenset()
-        await self._oq.pause_schedule(SCHEDULE)
-        count = round((await self._next_slot() - first) / self._scenario.schedule)
-        return frozenset((SCHEDULE, round(first + n * self._scenario.schedule, 6)) for n in range(count))
-
-    async def _next_slot(self) -> float:
-        next_run = (await self._oq.get_schedule(SCHEDULE)).next_run
-        assert next_run is not None
-        return next_run.timestamp()
+        slots: set[Slot] = set()
+        for id_, first in firsts.items():
+            await self._oq.pause_schedule(id_)
+            next_run = (await self._oq.get_schedule(id_)).next_run
+            assert next_run is not None
+            count = round((next_run.timestamp() - first) / self._scenario.interval)
+            slots |= {(id_, round(first + n * self._scenario.interval, 6)) for n in range(count)}
+        return frozenset(slots)
 
     # ── the end ──────────────────────────────────────────────────────────────
 

@@ -45,8 +45,10 @@ class Scenario(Struct, frozen=True, kw_only=True):
     """For how long the server stays away: from, to. Kills may hit workers meanwhile."""
     max_crashes: int = 3
     max_attempts: int = 1
-    schedule: float | None = None
-    """Interval of a schedule that fires while the workers are disturbed."""
+    schedules: int = 0
+    """How many schedules fire while the workers are disturbed."""
+    interval: float = 0.5
+    """Between two slots of a schedule."""
     time_limit: float = 60.0
     """By when all tasks must have ended."""
     seed: int = 1

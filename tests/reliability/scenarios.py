@@ -102,14 +102,27 @@ def crowd(worker_type: str, *, tasks: int = 400, seed: int = 1, plant: str = "")
     return Scenario(tasks=naps, worker_type=worker_type, seed=seed, plant=plant)
 
 
-def ticks(worker_type: str, *, kills: int = 6, seed: int = 1, plant: str = "") -> Scenario:
-    """A schedule fires while workers, which are all schedulers, are killed."""
+def ticks(
+    worker_type: str,
+    *,
+    schedules: int = 3,
+    processes: int = 4,
+    kills: int = 6,
+    pause: tuple[float, float] = (0.2, 1.0),
+    seed: int = 1,
+    plant: str = "",
+) -> Scenario:
+    """Schedules of one second fire while workers, which are all schedulers, are killed."""
     return Scenario(
         tasks=[_napping(worker_type, n, seconds=0.05) for n in range(20)],
         worker_type=worker_type,
+        processes=processes,
         kills=kills,
-        schedule=1.0,
+        pause=pause,
+        schedules=schedules,
+        interval=1.0,
         max_crashes=OFTEN,
+        time_limit=60.0 + kills * pause[1],
         seed=seed,
         plant=plant,
     )

@@ -1,6 +1,10 @@
 """The kill test at length, on SQLite, on any store by `--url`, or on a server that is killed too:
 
 `python -m tests.reliability.soak --tasks 5000 --kills 20 --server postgres --server-kills 3`
+
+With schedules of one second on eight processes, of which one is killed every three seconds, for a minute:
+
+`python -m tests.reliability.soak --schedules 20 --kills 20 --server redis`
 """
 
 from __future__ import annotations
@@ -32,11 +36,14 @@ def arguments() -> argparse.Namespace:
     store.add_argument("--url", default="", help="of an empty task queue; SQLite in a new directory if not given")
     store.add_argument("--server", choices=KINDS, help="start a new one, which can be killed")
     parser.add_argument("--server-kills", type=int, default=0)
+    parser.add_argument("--schedules", type=int, default=0, help="instead of tasks")
     options = parser.parse_args()
     if options.url and options.rounds > 1:
         parser.error("--rounds needs an empty task queue for each round: leave --url out")
     if options.server_kills and not options.server:
         parser.error("--server-kills needs a --server")
+    if options.schedules and (options.stalls or options.server_kills):
+        parser.error("--schedules excludes --stalls and --server-kills")
     if options.server_kills and options.stalls:
         parser.error("--stalls and --server-kills exclude each other")
     return options
@@ -45,7 +52,16 @@ def arguments() -> argparse.Namespace:
 def play(options: argparse.Namespace, seed: int, directory: Path) -> Outcome:
     """Play one round."""
     size = {"tasks": options.tasks, "kills": options.kills, "seed": seed}
-    if options.server_kills:
+    if options.schedules:
+        scenario = scenarios.ticks(
+            options.worker,
+            schedules=options.schedules,
+            processes=8,
+            kills=options.kills,
+            pause=(3.0, 3.0),
+            seed=seed,
+        )
+    elif options.server_kills:
         scenario = scenarios.outages(options.worker, server_kills=options.server_kills, **size)
     else:
         scenario = scenarios.kills(options.worker, stalls=options.stalls, **size)
