@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
+from omniq.config import EventsConfig
 from omniq.errors import ConfigError, InvalidTask, StoreError, StoreUnavailable, TaskFailed
 from omniq.events import AsyncEventLogger, EventLogger, EventStorage
 from omniq.models import EventType, TaskState
@@ -224,7 +225,7 @@ class StuckEventStore(ReferenceEventStore):
 class TestBuffer:
     async def test_what_does_not_fit_is_dropped_and_counted(self, caplog: pytest.LogCaptureFixture) -> None:
         store = StuckEventStore(ReferenceSpace())
-        logger = AsyncEventLogger(store, capacity=10, batch=5)
+        logger = AsyncEventLogger(store, EventsConfig(buffer=10))
         logger.log(E.ENQUEUED, task_id="first")
         await asyncio.sleep(0)  # now the first one is being written
         for n in range(100):
@@ -253,7 +254,7 @@ class TestBuffer:
     async def test_a_logger_can_be_turned_off_and_closed_twice(self) -> None:
         store = ReferenceEventStore()
         logger = AsyncEventLogger(store)
-        logger.enabled = False
+        logger.configure(enabled=False)
         logger.log(E.ENQUEUED, task_id="t")
         await logger.close()
         await logger.close()

@@ -266,4 +266,5 @@ def _is_past(entry: Entry, where: EventFilter, oldest_first: bool) -> bool:
 
 
 def _cursor(entry: Entry) -> str:
-    return cursor_at(*out_of_order(entry.order), entry.key)
+    (time,) = out_of_order(entry.order)
+    return cursor_at(time, entry.key)
