@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from omniq.events.storage import EventStorage as EventStorage
     from omniq.events.streams import AsyncEventStream as AsyncEventStream
     from omniq.events.streams import EventStream as EventStream
-    from omniq.events.streams import FollowOptions as FollowOptions
     from omniq.models.task import EventLevel as EventLevel
     from omniq.models.task import EventType as EventType
     from omniq.models.task import TaskEvent as TaskEvent
@@ -43,7 +42,6 @@ else:
             "EventType": "omniq.models.task",
             "Events": "omniq.events.processing",
             "EventsConfig": "omniq.config.loader",
-            "FollowOptions": "omniq.events.streams",
             "TaskEvent": "omniq.models.task",
         },
     )

@@ -13,7 +13,7 @@ from omniq.clock import Duration, seconds
 from omniq.errors import Closed, ConfigError, InvalidTask
 from omniq.events.logger import AsyncEventLogger, EventFields
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage, event_filter, event_types
-from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower, FollowOptions
+from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower
 from omniq.loops import spawn
 from omniq.models.task import EventLevel, EventType, TaskEvent
 from omniq.sync import cancel_and_wait, portal, refuse_in_loop
@@ -65,8 +65,9 @@ class AsyncEvents:
             return self.storage.iterate(oldest_first=oldest_first, after=after, prepare=flush, **conditions)
         if not oldest_first:
             raise InvalidTask("oldest_first: events that are followed come as they happen")
-        options: FollowOptions = {"poll_interval": poll_interval, "overlap": overlap}
-        return self.storage.follow(after=after, prepare=flush, options=options, **conditions)
+        return self.storage.follow(
+            after=after, poll_interval=poll_interval, overlap=overlap, prepare=flush, **conditions
+        )
 
     def configure(
         self,

@@ -11,7 +11,15 @@ from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.batching import repeating
 from omniq.clock import Duration, seconds, timestamp
 from omniq.errors import ConfigError, InvalidTask
-from omniq.events.streams import AsyncEventStream, EventStream, Follower, FollowOptions, Reader, check_cursor
+from omniq.events.streams import (
+    OVERLAP,
+    POLL_INTERVAL,
+    AsyncEventStream,
+    EventStream,
+    Follower,
+    Reader,
+    check_cursor,
+)
 from omniq.models.config import EventStorageConfig
 from omniq.models.task import EventType, TaskEvent, TaskRef, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
@@ -77,7 +85,7 @@ def _event_type(name: object) -> EventType:
     try:
         return EventType(name)  # type: ignore[arg-type]  # anything may be given
     except ValueError:
-        hint = did_you_mean(str(name), EventType) or f"; expected one of {', '.join(EventType)}"
+        hint = did_you_mean(str(name), EventType.__members__) or f"; expected one of {', '.join(EventType)}"
         raise InvalidTask(f"type: {name!r:.80} is no type of events{hint}") from None
 
 
@@ -147,17 +155,20 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
         self,
         *,
         after: str | None = None,
+        poll_interval: Duration = POLL_INTERVAL,
+        overlap: Duration = OVERLAP,
         prepare: Callable[[], Awaitable[None]] = _nothing,
-        options: FollowOptions | None = None,
         **conditions: Unpack[EventConditions],
     ) -> AsyncEventStream:
         """Events that match as they are stored: from `since` on, else from now; or behind the cursor `after`.
 
-        Each is given at least once: after a cursor some may come again, from `overlap` before it at most. An event that
-        is stored late comes late. It has no end, survives a store that is away, unless it was from the start, and
+        Each is given at least once: after a cursor some may come again, from `overlap` before it at most. The store is
+        asked every `poll_interval`. An event that is stored up to `overlap` after it happened isn't missed; it comes
+        late then. It has no end, survives a store that is away, unless it was from the start, and
         raises `Closed` when this storage is closed.
         """
-        follower = Follower(self, event_filter(**conditions), after=after, **(options or {}))
+        where = event_filter(**conditions)
+        follower = Follower(self, where, after=after, poll_interval=poll_interval, overlap=overlap)
         return AsyncEventStream(follower.run(prepare), follower.cursor)
 
     async def purge(self, older_than: Duration) -> int:
@@ -191,7 +202,13 @@ class EventStorage(Blocking[AsyncEventStorage[Any]]):
         return EventStream(self.aio.iterate(oldest_first=oldest_first, after=after, **conditions), self._call)
 
     def follow(
-        self, *, after: str | None = None, options: FollowOptions | None = None, **conditions: Unpack[EventConditions]
+        self,
+        *,
+        after: str | None = None,
+        poll_interval: Duration = POLL_INTERVAL,
+        overlap: Duration = OVERLAP,
+        **conditions: Unpack[EventConditions],
     ) -> EventStream:
         """As `AsyncEventStorage.follow`, as a plain iterator."""
-        return EventStream(self.aio.follow(after=after, options=options, **conditions), self._call)
+        stream = self.aio.follow(after=after, poll_interval=poll_interval, overlap=overlap, **conditions)
+        return EventStream(stream, self._call)

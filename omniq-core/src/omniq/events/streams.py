@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import Any, Final, Protocol, Self, TypedDict
+from typing import Any, Final, Protocol, Self
 
 from msgspec.structs import replace
 
@@ -39,15 +40,6 @@ MAX_PAUSE: Final = 5.0
 """Seconds until a store that is away is asked again, at most."""
 
 
-class FollowOptions(TypedDict, total=False):
-    """How events are followed."""
-
-    poll_interval: Duration
-    """How often the store is asked; 0.5 s if not given."""
-    overlap: Duration
-    """How long after it happened an event may still be stored and isn't missed; 30 s if not given."""
-
-
 class Source(Protocol):
     """Where events come from."""
 
@@ -61,12 +53,11 @@ class Source(Protocol):
 
 def check_cursor(cursor: object, name: str) -> tuple[float, list[str]]:
     """The time and the ids of a cursor. Raises `InvalidTask` for what is none; `name` is that of the argument."""
-    try:
-        at, ids = place_of(cursor)  # type: ignore[arg-type]  # anything may be given
-        if FIRST_SECOND <= at <= LAST_SECOND:
-            return at, [id_ for id_ in ids.split(",") if id_]
-    except (ValueError, AttributeError):
-        pass
+    if isinstance(cursor, str) and cursor.isprintable():
+        with suppress(ValueError):
+            at, ids = place_of(cursor)
+            if FIRST_SECOND <= at <= LAST_SECOND:
+                return at, [id_ for id_ in ids.split(",") if id_]
     raise InvalidTask(f"{name}: expected a cursor, as an event or a follower has one, got {cursor!r:.80}")
 
 
