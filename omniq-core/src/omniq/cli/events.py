@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -63,7 +62,6 @@ def events() -> None:
 @placed
 def list_(
     place: Place,
-    until: dt.datetime | None,
     oldest_first: bool,
     cursor: str | None,
     limit: int,
@@ -71,9 +69,7 @@ def list_(
     **conditions: Unpack[EventConditions],
 ) -> None:
     """List what happened, the newest first."""
-    found = place.run(
-        lambda oq: oq.list_events(until=until, oldest_first=oldest_first, cursor=cursor, limit=limit, **conditions)
-    )
+    found = place.run(lambda oq: oq.list_events(oldest_first=oldest_first, cursor=cursor, limit=limit, **conditions))
     if as_json:
         print_json([output.event_data(event) for event in found])
         return
@@ -86,9 +82,7 @@ def list_(
 @events.command()
 @conditions
 @click.option("-f", "--follow", is_flag=True, help="Go on as events are stored, until Ctrl-C.")
-@click.option(
-    "-n", "--last", metavar="N", type=click.IntRange(0, 10_000), help=f"Begin N events back; {LAST} if not said."
-)
+@click.option("-n", "--last", metavar="N", type=click.IntRange(0, 10_000), help=f"Begin N events back, or {LAST}.")
 @click.option("--after", metavar="CURSOR", help="Begin behind this event, as --json tells it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, an event a line.")
 @placed

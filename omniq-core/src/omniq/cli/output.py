@@ -233,8 +233,8 @@ def event_row(event: TaskEvent) -> tuple[Cell, ...]:
 
 def event_line(event: TaskEvent) -> str:
     """An event in a line of its own."""
-    said = {"task": event.task_id, "function": event.name, "schedule": event.schedule_id, "queue": event.queue_name}
-    said |= {"attempt": event.attempt, "worker": event.worker, **event.data, "damage": event.damage}
+    ids = {"task": event.task_id, "function": event.name, "schedule": event.schedule_id, "queue": event.queue_name}
+    said = {**ids, "attempt": event.attempt, "worker": event.worker, **event.data, "damage": event.damage}
     given = {name: value for name, value in said.items() if value is not None}
     return f"{cell_text(utc(event.time))}  {event.type:<16}  {escaped(_pairs(given))}".rstrip()
 

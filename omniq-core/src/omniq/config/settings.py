@@ -195,7 +195,7 @@ _FLAGS: Final = {
 }
 MAX_SHOWN: Final = 200
 """Characters of a value that an error still quotes."""
-_GOT: Final = re.compile(r", got [^,]*\Z")
+_GOT: Final = re.compile(r", got [^,]*(?=, did you mean|\Z)")
 _warned: set[str] = set()
 
 

@@ -196,6 +196,7 @@ class Follower:
 
     async def run(self, prepare: Callable[[], Awaitable[None]]) -> AsyncGenerator[TaskEvent]:
         """The events, without an end. Raises `StoreError` if the store fails at the start, unless it `is_patient`."""
+        waits = self._source.waits  # as they are now: a storage that is closed has others when it opens again
         await prepare()
         has_answered = self._is_patient
         while True:
@@ -204,16 +205,12 @@ class Follower:
                     yield event
                 has_answered = True
                 self._backoff.reset()
-                await self._sleep(self._poll_interval)
+                await _sleep(self._poll_interval, waits)
             except StoreError as error:
                 if not has_answered:
                     raise
                 self._hold(error)
-                await self._sleep(self._backoff.step())
-
-    async def _sleep(self, pause: float) -> None:
-        with Wait(self._source.waits):
-            await asyncio.sleep(pause)
+                await _sleep(self._backoff.step(), waits)
 
     async def _look(self) -> AsyncGenerator[TaskEvent]:
         """What is new."""
@@ -259,6 +256,11 @@ class Follower:
         if self._held is None or time.monotonic() >= self._held[1]:
             log.warning("events can't be followed, trying again: %s", error)
         self._held = self._base, time.monotonic() + self._overlap
+
+
+async def _sleep(pause: float, waits: Waits) -> None:
+    with Wait(waits):
+        await asyncio.sleep(pause)
 
 
 def _positive(name: str, duration: Duration) -> float:
