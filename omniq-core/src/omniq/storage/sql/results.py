@@ -141,7 +141,7 @@ _APPEND = """
     with {given}
     insert into omniq.event (id, time, type, task_id, name, schedule_id, queue_name, worker, attempt, data)
     select id, time, type, task_id, name, schedule_id, queue_name, worker, attempt, data from given where true
-    on conflict (id) do nothing
+    on conflict do nothing
 """
 _TERMS: Final = {
     "task_id": "task_id = :task_id",
