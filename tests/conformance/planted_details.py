@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from bisect import insort
 from collections.abc import Sequence
 from typing import Any
 
@@ -452,8 +453,10 @@ class LeakyResults(DocumentResultStorage):
 class Queries(ReferenceEventStore):
     """Passes `query` on with other conditions."""
 
-    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
-        return await super().query(self.meant(where), limit=limit, cursor=cursor)
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        return await super().query(self.meant(where), oldest_first=oldest_first, limit=limit, cursor=cursor)
 
     def meant(self, where: EventFilter) -> EventFilter:
         return where
@@ -464,10 +467,59 @@ class IgnoresTheQueueOfASchedule(Queries):
         return where if where.schedule_id is None else replace(where, queue_name=None)
 
 
+class IgnoresTheNameOfATask(Queries):
+    def meant(self, where: EventFilter) -> EventFilter:
+        return where if where.task_id is None else replace(where, name=None)
+
+
 class FindsEventsByPrefix(ReferenceEventStore):
-    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
-        page = await super().query(replace(where, task_id=None), limit=limit, cursor=cursor)
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        all_tasks = replace(where, task_id=None)
+        page = await super().query(all_tasks, oldest_first=oldest_first, limit=limit, cursor=cursor)
         return EventPage([each for each in page.events if _begins(each, where.task_id or "")], page.cursor)
+
+
+class KeepsEventsTwice(ReferenceEventStore):
+    """Whatever is appended again is there again."""
+
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        with self.space.lock:
+            for event in events:
+                insort(self.space.events, (event.time, f"{event.id}/{len(self.space.events)}", event))
+
+
+class OrdersByArrival(ReferenceEventStore):
+    """Events of one time come in the order in which they were stored."""
+
+    async def append(self, events: Sequence[TaskEvent]) -> None:
+        known = {event.id for *_, event in self.space.events}
+        with self.space.lock:
+            for event in events:
+                if event.id not in known:
+                    insort(self.space.events, (event.time, f"{len(self.space.events):09d}", event))
+
+
+class TurnsThePage(ReferenceEventStore):
+    """Takes the newest of those that match, and turns them round."""
+
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        page = await super().query(where, limit=limit, cursor=cursor)
+        return EventPage(page.events[::-1], page.cursor) if oldest_first else page
+
+
+class KnowsItsOwnCursors(ReferenceEventStore):
+    """A cursor is of an event that is there."""
+
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        if cursor is not None and cursor not in {event.cursor for *_, event in self.space.events}:
+            return EventPage([])
+        return await super().query(where, oldest_first=oldest_first, limit=limit, cursor=cursor)
 
 
 def _begins(event: TaskEvent, task_id: str) -> bool:
@@ -520,5 +572,10 @@ OTHERS: list[tuple[type[BaseResultStorage] | type[Store], str, StoreKind]] = [
     (FindsResultsByPrefix, "results.schedules_that_are_much_alike_are_different", "result_store"),
     (LeakyResults, "results.purged_results_leave_no_traces", "result_store"),
     (IgnoresTheQueueOfASchedule, "events.any_conditions_may_be_combined", "event_store"),
+    (IgnoresTheNameOfATask, "events.any_conditions_may_be_combined", "event_store"),
+    (KeepsEventsTwice, "events.an_event_that_is_stored_again_is_there_once", "event_store"),
+    (OrdersByArrival, "events.those_of_one_time_come_in_the_order_of_their_ids", "event_store"),
+    (TurnsThePage, "events.the_limit_takes_the_oldest_where_they_come_first", "event_store"),
+    (KnowsItsOwnCursors, "events.any_event_is_a_cursor", "event_store"),
     (FindsEventsByPrefix, "events.names_that_are_much_alike_are_different", "event_store"),
 ]

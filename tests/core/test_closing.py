@@ -80,7 +80,6 @@ async def test_what_is_being_enqueued_is_enqueued(oq: AsyncOmniQ) -> None:
 
 async def test_who_waits_for_events_to_be_written_waits_no_longer(place: Place) -> None:
     async with front_door(place, events=True) as oq:
-        assert oq.events is not None
         for _ in range(2000):
             oq.events.log(EventType.RETRY, task_id="t")
         flushes = [asyncio.create_task(oq.events.flush()) for _ in range(3)]

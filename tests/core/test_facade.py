@@ -93,7 +93,7 @@ class TestOmniQ:
         with blocking_door(place, events=True) as oq:
             oq.start_worker()
             ids = [oq.enqueue(tasks.nothing) for _ in range(20)]
-            assert [event.task_id for event in oq.list_events(type="ENQUEUED")] == ids
+            assert [event.task_id for event in oq.list_events(type="ENQUEUED", oldest_first=True)] == ids
 
     def test_blocking_and_async_components_are_taken(self, place: Place) -> None:
         queue, results = TaskQueue(task_queue(place)), ResultStorage(result_storage(place))

@@ -163,7 +163,6 @@ class TestEveryWayIn:
 
 async def test_an_event_that_cannot_be_kept_costs_no_other(place: Place) -> None:
     async with front_door(place, events=True) as oq:
-        assert oq.events is not None
         odd: Any = object()
         for n in range(40):
             oq.events.log(EventType.RETRY, task_id=f"t{n}", data={"odd": odd} if n == 7 else {})

@@ -95,5 +95,6 @@ class PostgresPlanter(Planter):
         for number, damage in enumerate(self.results):
             await connection.execute(f"update result set {damage} where task_id = 'r{number:02}'")
         for number, damage in enumerate(self.events):
-            await connection.execute(f"update event set {damage} where id = {number + 1}")
+            which = f"(select id from event order by id limit 1 offset {number})"
+            await connection.execute(f"update event set {damage} where id = {which}")
         await connection.close()

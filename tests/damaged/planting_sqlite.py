@@ -104,5 +104,6 @@ class SQLitePlanter(Planter):
         for number, damage in enumerate(self.results):
             connection.execute(f"update result set {damage} where task_id = 'r{number:02}'")
         for number, damage in enumerate(self.events):
-            connection.execute(f"update event set {damage} where id = {number + 1}")
+            which = f"(select id from event order by id limit 1 offset {number})"
+            connection.execute(f"update event set {damage} where id = {which}")
         connection.close()

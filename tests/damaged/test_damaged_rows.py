@@ -344,4 +344,4 @@ async def _everything_is_shown(planter: Planter) -> None:
         await cli(planter, "tasks", command)
     assert (await cli(planter, "schedules", "list")).count(" damaged ") >= 4
     if planter.events:
-        assert (await cli(planter, "events", "--limit", "10000")).count("UNKNOWN") >= 1
+        assert (await cli(planter, "events", "list", "--limit", "10000")).count("UNKNOWN") >= 1

@@ -98,7 +98,7 @@ def test_backend_based_usage(server: PostgresTaskQueueConfig) -> None:
 
 
 def _events(oq: OmniQ, task_id: str) -> list[EventType]:
-    return [event.type for event in oq.list_events(task_id=task_id)]
+    return [event.type for event in oq.list_events(task_id=task_id, oldest_first=True)]
 
 
 # ── what the specification's diagrams say of the other backends ──────────────

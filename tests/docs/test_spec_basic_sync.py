@@ -94,7 +94,7 @@ def test_basic_usage_with_omniq(
 
     # here: both runs said hello, the first one's events are there, and nothing stays open
     assert capsys.readouterr().out == "Hello Tom\n" * 2
-    events = [event.type for event in oq.list_events(task_id=task_id)]
+    events = [event.type for event in oq.list_events(task_id=task_id, oldest_first=True)]
     assert events == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]
     oq.close()
 

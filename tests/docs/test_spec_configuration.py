@@ -110,7 +110,7 @@ def assert_it_works(oq: OmniQ) -> None:
         task_id = oq.enqueue(simple_task, func_args=dict(name="Tom"), queue_name="low")
         assert oq.get_result(task_id, timeout=30) == "Hello Tom"
         oq.stop_worker()
-        events = [event.type for event in oq.list_events(task_id=task_id)]
+        events = [event.type for event in oq.list_events(task_id=task_id, oldest_first=True)]
         assert events == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]
         event_store = oq.aio.event_store
         assert event_store is not None

@@ -47,5 +47,5 @@ def test_events_tell_what_happened(oq: OmniQ) -> None:
     task_id = oq.enqueue(tasks.add, [2, 3])
     oq.get_result(task_id, timeout=10)
     oq.stop_worker()
-    types = [event.type for event in oq.list_events(task_id=task_id)]
+    types = [event.type for event in oq.list_events(task_id=task_id, oldest_first=True)]
     assert types == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]

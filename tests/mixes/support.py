@@ -89,4 +89,4 @@ class MixedPlace:
 
 async def event_types(oq: AsyncOmniQ, task_id: str) -> Sequence[EventType]:
     """What happened to the task."""
-    return [event.type for event in await oq.list_events(task_id=task_id)]
+    return [event.type for event in await oq.list_events(task_id=task_id, oldest_first=True)]

@@ -84,7 +84,6 @@ async def test_a_task_that_cannot_be_stored_keeps_no_other_from_it(
 @pytest.mark.parametrize("store", WITH_EVENTS)
 async def test_an_event_that_cannot_be_stored_keeps_no_other_from_it(urls: dict[str, Url], store: str) -> None:
     async with door(urls[store], events=True) as oq:
-        assert oq.events is not None
         for n in range(40):
             oq.events.log(EventType.RETRY, task_id=f"t{n}", worker="a\x00\ud83d" if n == 13 else "w")
         kept: list[TaskEvent] = await oq.list_events(type="RETRY")

@@ -64,7 +64,7 @@ def test_omniq(place: MixedPlace, log: Path, gate: Path, kind: str) -> None:
         assert oq.get_result(schedule_id=schedule_id, timeout=SOON) == 3
         oq.delete_schedule(schedule_id)
         oq.stop_worker()
-        assert [event.type for event in oq.list_events(task_id=ids[-1])] == RUN
+        assert [event.type for event in oq.list_events(task_id=ids[-1], oldest_first=True)] == RUN
         assert oq.get_task(later).state is TaskState.CANCELLED
 
 

@@ -139,7 +139,7 @@ async def test_not_even_where_a_pooler_keeps_the_session_from_being_ours(
 
 async def test_events_neither(server: PostgresServer, url: str) -> None:
     store = PostgresEventStore(PostgresEventStorageConfig.from_url(url))
-    await store.append([TaskEvent(type=EventType.COMPLETE, time=1.0, task_id="a", data={"a": 1})])
+    await store.append([TaskEvent(id="e", type=EventType.COMPLETE, time=1.0, task_id="a", data={"a": 1})])
     where = EventFilter(types=(EventType.COMPLETE,), task_id="a")
     assert len((await store.query(where)).events) == 1
     assert await store.purge(before=2.0) == 1

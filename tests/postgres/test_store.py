@@ -345,7 +345,7 @@ class TestGuarantees:
 async def test_an_event_may_hold_what_the_server_can_not(postgres_url: str) -> None:
     store = PostgresEventStore(PostgresEventStorageConfig.from_url(postgres_url))
     data = {"text": "a\0b", "list": ["\0", 1], "plain": "\\u0000"}
-    await store.append([TaskEvent(type=EventType.ERROR, time=1.0, data=data)])
+    await store.append([TaskEvent(id="e", type=EventType.ERROR, time=1.0, data=data)])
     (event,) = (await store.query(EventFilter())).events
     assert event.data == {"text": "a\ufffdb", "list": ["\ufffd", 1], "plain": "\\u0000"}
     await store.close()

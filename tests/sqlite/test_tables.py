@@ -127,7 +127,10 @@ class TestRows:
 
     async def test_events_are_plain_columns_and_json(self, tmp_path: Path, connection: sqlite3.Connection) -> None:
         store = SQLiteEventStore(SQLiteEventStorageConfig(base_dir=str(tmp_path)))
-        event = TaskEvent(type=EventType.RETRY, time=1700000000.25, task_id="a", attempt=2, data={"delay": [0.1, "é"]})
+        data = {"delay": [0.1, "é"]}
+        event = TaskEvent(
+            id="e", type=EventType.RETRY, time=1700000000.25, task_id="a", name="m:f", attempt=2, data=data
+        )
         await store.append([event])
         row = connection.execute("select type, time, task_id, attempt, data ->> '$.delay[1]' from event").fetchone()
         assert row == ("RETRY", 1700000000.25, "a", 2, "é")

@@ -11,8 +11,10 @@ from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
-from omniq.errors import ConfigError, InvalidTask, WorkerError
-from omniq.events import AsyncEventLogger, AsyncEventStorage, EventConditions, EventStorage
+from omniq.errors import InvalidTask, WorkerError
+from omniq.events.logger import AsyncEventLogger
+from omniq.events.processing import AsyncEvents, Events
+from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage
 from omniq.models.task import TaskEvent, TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
@@ -91,13 +93,15 @@ class AsyncOmniQ(FromSource):
         project = self.config.project_name
         results = None if results is None else results.as_part(project)
         self.event_store = None if events is None else events.as_part(project)
-        self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
+        logger = None if self.event_store is None else AsyncEventLogger(self.event_store.store, self.config.events)
+        self.events = AsyncEvents(self.event_store, logger)
+        self._event_logger = logger
         self.task_queue = queue.as_part(
             project=project,
             defaults=self.config.defaults,
             security=build.security(self.config),
             results=None if results is None else results.store,
-            events=self.events,
+            events=logger,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
@@ -180,12 +184,18 @@ class AsyncOmniQ(FromSource):
         assert task_id is not None
         return await waiter.value(task_id, timeout)
 
-    async def list_events(self, **conditions: Unpack[EventConditions]) -> list[TaskEvent]:
-        """The newest `limit` events that match, oldest first. Raises `ConfigError` when no event store is set."""
-        if self.event_store is None or self.events is None:
-            raise ConfigError("event_store: none is configured, so no events are kept")
+    async def list_events(
+        self,
+        *,
+        oldest_first: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+        **conditions: Unpack[EventConditions],
+    ) -> list[TaskEvent]:
+        """A page of events: see `AsyncEventStorage.list`. Raises `ConfigError` when no event store is set."""
         await self.events.flush()
-        return await self.event_store.list(**conditions)
+        storage = self.events.storage
+        return await storage.list(oldest_first=oldest_first, limit=limit, cursor=cursor, **conditions)
 
     # ── the worker ───────────────────────────────────────────────────────────
 
@@ -221,15 +231,21 @@ class AsyncOmniQ(FromSource):
     # ── life ─────────────────────────────────────────────────────────────────
 
     async def connect(self) -> None:
-        """Connect now instead of at the first call. Raises `StoreError`."""
+        """Connect now instead of at the first call; an event store that is away is connected later.
+
+        Raises `StoreError`.
+        """
         for component in self._components():
-            await component.connect()
+            if component is not self.event_store:
+                await component.connect()
+        if self._event_logger is not None:
+            await self._event_logger.connect()
 
     async def close(self) -> None:
         """Stop the worker and give back all connections of this loop; a later call opens them again."""
         await self.stop_worker()
-        if self.events is not None:
-            await self.events.flush()
+        if self._event_logger is not None:
+            await self._event_logger.flush()
         for component in self._components():
             await component.close()
 
@@ -287,6 +303,11 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     resume_schedule = blocking(AsyncOmniQ.resume_schedule)
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
+
+    @property
+    def events(self) -> Events:
+        """The events as an iterator, and which of them are kept: see `Events`."""
+        return Events(self.aio.events, self._call)
 
     @classmethod
     def _around(cls, core: AsyncOmniQ) -> Self:

@@ -6,17 +6,18 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple, Self, TypeAlias
 
 import msgspec
 from omniq.backend import Configured, configured_by
-from omniq.clock import FIRST_SECOND
+from omniq.clock import FIRST_SECOND, LAST_SECOND
 from omniq.events import AsyncEventStorage, EventStorage
 from omniq.models.task import TaskEvent
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.log_files import Part
 from omniq.storage.records import EventFilter, EventPage
-from omniq.storage.rules import event_in, matches
+from omniq.storage.rules import cursor_at, event_in, matches, place_of
 
 from omniq_fsspec.config import FileEventStorageConfig, MemoryEventStorageConfig
 from omniq_fsspec.connection import PlaceStore
@@ -26,8 +27,8 @@ AT_ONCE: Final = 64
 """Files that are read together."""
 _NAME: Final = re.compile(rf"{EVENTS}/(\d{{12}})-(\d{{12}})-(\w+)-(\d+)\.jsonl")
 
-Key: TypeAlias = tuple[float, str, int]
-"""By what events are ordered: the time, when they were appended, and the line."""
+Key: TypeAlias = tuple[float, str]
+"""By what events are ordered: the time, and the id; if that can't be read, where the line is."""
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -65,26 +66,28 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
         await connection.run(connection.place.files.open())
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
-        ordered = sorted(events, key=lambda event: event.time)
+        ordered = sorted(events, key=attrgetter("time", "id"))
         file = _File.of(ordered, f"{time.time_ns():020d}{secrets.token_hex(4)}")
         await self._place.files.write(file.name, _encode_lines(ordered))
 
-    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
-        before = None if cursor is None else _key_of(cursor)
-        found: list[tuple[Key, TaskEvent]] = []
-        files = await self._files(where, before)
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        span = _Span(where, None if cursor is None else place_of(cursor), oldest_first)
+        files = span.sorted(await self._files())
+        found: dict[Key, TaskEvent] = {}
         for start in range(0, len(files), AT_ONCE):
-            if sum(_second(key[0]) > files[start].latest for key, _ in found) > limit:
-                break  # what comes is older
+            if sum(span.comes_before(key, files[start]) for key in found) > limit:
+                break
             for lines in await self._read(files[start : start + AT_ONCE]):
-                found += [(key, e) for key, e in lines if matches(e, where) and (before is None or key < before)]
-        found.sort(key=lambda pair: pair[0], reverse=True)
-        page = found[:limit]
-        return EventPage([event for _, event in page], " ".join(map(str, page[-1][0])) if len(found) > limit else None)
+                found |= {key: event for key, event in lines if span.has(key) and matches(event, where)}
+        keys = sorted(found, reverse=not oldest_first)
+        return EventPage([found[key] for key in keys[:limit]], cursor_at(*keys[limit - 1]) if keys[limit:] else None)
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         gone = 0
-        for file in reversed(await self._files(EventFilter(until=before), None)):
+        span = _Span(EventFilter(until=before), None, oldest_first=True)
+        for file in span.sorted(await self._files()):
             if gone == limit:
                 break
             (lines,) = await self._read([file])
@@ -97,19 +100,11 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
             gone += old
         return gone
 
-    async def _files(self, where: EventFilter, before: Key | None) -> list[_File]:
-        """The files that may have such events, those with the latest ones first."""
+    async def _files(self) -> list[_File]:
+        """All files; of those of which one replaces another, the one that does."""
         names = await self._place.files.list(EVENTS)
         known = [_File(int(m[1]), int(m[2]), m[3], int(m[4])) for name in names if (m := _NAME.fullmatch(name))]
-        newest = {file.appended: file for file in sorted(known, key=lambda file: file.first)}
-        until = min([_second(at) for at in (where.until, before and before[0]) if at is not None], default=None)
-        since = None if where.since is None else _second(where.since)
-        fitting = [
-            file
-            for file in newest.values()
-            if (since is None or file.latest >= since) and (until is None or file.earliest <= until)
-        ]
-        return sorted(fitting, key=lambda file: file.latest, reverse=True)
+        return list({file.appended: file for file in sorted(known, key=attrgetter("first"))}.values())
 
     async def _read(self, files: Sequence[_File]) -> list[list[tuple[Key, TaskEvent]]]:
         """The events of the files, with their keys."""
@@ -120,12 +115,38 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
 def _events_in(file: _File, data: bytes) -> Iterator[tuple[Key, TaskEvent]]:
     for number, line in enumerate(data.splitlines(), file.first):
         event = event_in(line)
-        yield (event.time, file.appended, number), event
+        yield (event.time, event.id or f"{file.appended}-{number}"), event
 
 
-def _key_of(cursor: str) -> Key:
-    at, appended, number = cursor.split()
-    return float(at), appended, int(number)
+class _Span:
+    """Between which events those are that are asked for, and in which order."""
+
+    def __init__(self, where: EventFilter, cursor: Key | None, oldest_first: bool) -> None:
+        self._cursor = cursor
+        self._oldest_first = oldest_first
+        edge = () if cursor is None else (cursor[0],)
+        since = FIRST_SECOND if where.since is None else where.since
+        until = LAST_SECOND if where.until is None else where.until
+        self._since = max([since, *edge]) if oldest_first else since
+        self._until = until if oldest_first else min([until, *edge])
+
+    def sorted(self, files: Sequence[_File]) -> list[_File]:
+        """The files that may have such events, in the order in which they are looked for."""
+        since, until = _second(self._since), _second(self._until)
+        fitting = [file for file in files if file.latest >= since and file.earliest <= until]
+        order = attrgetter("earliest" if self._oldest_first else "latest")
+        return sorted(fitting, key=order, reverse=not self._oldest_first)
+
+    def has(self, key: Key) -> bool:
+        """Whether the event is beyond the cursor."""
+        if self._cursor is None:
+            return True
+        return key > self._cursor if self._oldest_first else key < self._cursor
+
+    def comes_before(self, key: Key, file: _File) -> bool:
+        """Whether the event comes before all that are in this file, and in those that follow it."""
+        second = _second(key[0])
+        return second < file.earliest if self._oldest_first else second > file.latest
 
 
 class MemoryEventStore(FileEventStore):

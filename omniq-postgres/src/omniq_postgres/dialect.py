@@ -83,9 +83,8 @@ class PostgresDialect(Dialect):
         "body": "bytea not null",
         "small": "smallint",
         "bigint": "bigint",
-        "number": "bigint generated always as identity",
         "tasks": "with (fillfactor = 70)",
-        **dict.fromkeys(("keyed", "numbered"), ""),
+        "keyed": "",
     }
 
     def given(self, kinds: Kinds) -> str:

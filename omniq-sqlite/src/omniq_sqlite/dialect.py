@@ -51,9 +51,8 @@ class SQLiteDialect(Dialect):
         "texts": "text check (json_type({0}) = 'array')",
         "epoch": "(unixepoch())",
         "body": "blob",  # null where it is in large_body
-        **dict.fromkeys(("small", "bigint", "number"), "integer"),
+        **dict.fromkeys(("small", "bigint"), "integer"),
         **dict.fromkeys(("tasks", "keyed"), "strict, without rowid"),
-        "numbered": "strict",
     }
 
     def given(self, kinds: Kinds) -> str:

@@ -66,7 +66,7 @@ def test_each_command_explains_itself(path: tuple[str, ...]) -> None:
         (["worker", "--max-worker", "3"], "--max-workers"),
         (["worker", "--lease", "soon"], "'soon' isn't a duration such as 90, 1.5, 10m, 2h or 1d."),
         (["worker", "--queues", "a,,b"], "isn't a list such as high,default,low."),
-        (["events", "--since", "lately"], "isn't a time such as 2030-12-31T08:30."),
+        (["events", "list", "--since", "lately"], "isn't a time such as 2030-12-31T08:30."),
         (["enqueue", "myapp.tasks.send"], "did you mean myapp.tasks:send?"),
         (["enqueue", "send"], "isn't of the form module:function, such as myapp.tasks:send."),
         (["enqueue", "a:b", "x"], "'x' isn't of the form key=value."),

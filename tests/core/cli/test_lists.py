@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +124,7 @@ def test_schedules_are_listed_paused_resumed_and_deleted(cli: Cli) -> None:
 
 
 def test_events_need_a_store(cli: Cli) -> None:
-    result = cli("events")
+    result = cli("events", "list")
     assert (result.exit_code, result.stderr) == (1, "error: event_store: none is configured, so no events are kept\n")
 
 
@@ -129,13 +133,70 @@ def test_events_are_listed(cli: Cli, tmp_path: Path) -> None:
     task_id = run(*options, "enqueue", f"{TASKS}:birthday").stdout.strip()
     other = run(*options, "enqueue", f"{TASKS}:birthday").stdout.strip()
     cli.work_off()
-    rows = [line.split() for line in run(*options, "events", "--task", task_id).stdout.splitlines()]
-    assert [row[1] for row in rows] == ["TYPE", "ENQUEUED", "EXECUTING", "COMPLETE"]
-    assert {row[2] for row in rows[1:]} == {task_id}
-    some = run(*options, "events", "--type", "complete", "--type", "ENQUEUED", "--json").stdout
-    assert (some.count(task_id), some.count(other), some.count("EXECUTING")) == (2, 2, 0)
-    assert run(*options, "events", "--since", "0").stderr == "no events\n"
-    assert run(*options, "events", "--since", "1h", "--limit", "1").stdout.count("COMPLETE") == 1
+    rows = [line.split() for line in run(*options, "events", "list", "--task", task_id).stdout.splitlines()]
+    assert [row[1] for row in rows] == ["TYPE", "COMPLETE", "EXECUTING", "ENQUEUED"]
+    assert {(row[2], row[3]) for row in rows[1:]} == {(task_id, f"{TASKS}:birthday")}
+    some = run(*options, "events", "list", "--type", "complete", "--type", "ENQUEUED", "--json").stdout
+    assert (some.count(f'"{task_id}"'), some.count(f'"{other}"'), some.count("EXECUTING")) == (2, 2, 0)
+    assert run(*options, "events", "list", "--since", "0").stderr == "no events\n"
+    assert run(*options, "events", "list", "--until", "1h").stderr == "no events\n"
+    assert run(*options, "events", "list", "--name", "nobody").stderr == "no events\n"
+    assert (
+        run(*options, "events", "list", "--since", "1h", "--type", "complete", "--limit", "1").stdout.count("COM") == 1
+    )
+
+
+def test_events_are_listed_page_by_page(cli: Cli, tmp_path: Path) -> None:
+    options = with_events(cli, tmp_path)
+    ids = [run(*options, "enqueue", f"{TASKS}:birthday").stdout.strip() for _ in range(5)]
+    found: list[str] = []
+    more: list[str] = []
+    while True:
+        page = run(*options, "events", "list", "--oldest-first", "--limit", "2", *more)
+        found += [line.split()[2] for line in page.stdout.splitlines()[1:]]
+        if "may be more" not in page.stderr:
+            break
+        more = page.stderr.split()[-2:]
+        assert more[0] == "--cursor"
+    assert found == ids
+    assert run(*options, "events", "list", "--cursor", "x").exit_code == 1
+
+
+def test_the_last_events_are_printed(cli: Cli, tmp_path: Path) -> None:
+    options = with_events(cli, tmp_path)
+    ids = [run(*options, "enqueue", f"{TASKS}:birthday").stdout.strip() for _ in range(12)]
+    lines = run(*options, "events", "tail").stdout.splitlines()
+    assert [line.split()[1:4] for line in lines] == [
+        ["ENQUEUED", f"task={task_id}", f"function={TASKS}:birthday"] for task_id in ids[2:]
+    ]
+    last = [json.loads(line) for line in run(*options, "events", "tail", "--json", "-n", "3").stdout.splitlines()]
+    assert [event["task_id"] for event in last] == ids[9:]
+    after = run(*options, "events", "tail", "--after", last[0]["cursor"], "--json").stdout.splitlines()
+    assert [json.loads(line) for line in after] == last[1:]
+    assert run(*options, "events", "tail", "-n", "0").stdout == ""
+    assert run(*options, "events", "tail", "-n", "1", "--after", "x").exit_code == 2
+
+
+def test_events_are_followed_until_they_are_read_no_more(cli: Cli, tmp_path: Path) -> None:
+    options = with_events(cli, tmp_path)
+    run(*options, "enqueue", f"{TASKS}:birthday", "--task-id", "before")
+    command = [sys.executable, "-m", "omniq.cli", *options, "events", "tail", "-f", "--json", "--type", "ENQUEUED"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
+        assert tail.stdout is not None
+        assert json.loads(tail.stdout.readline())["task_id"] == "before"
+        run(*options, "enqueue", f"{TASKS}:birthday", "--task-id", "then")
+        assert json.loads(tail.stdout.readline())["task_id"] == "then"
+        tail.send_signal(signal.SIGINT)
+        assert tail.communicate(timeout=30) == ("", "\n")
+        assert tail.returncode == 130
+    with subprocess.Popen([*command, "-n", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        tail.stdout.readline()
+        tail.stdout.close()
+        run(*options, "enqueue", f"{TASKS}:birthday")
+        assert tail.wait(30) == 1
+        assert tail.stderr.read() == ""
 
 
 def test_tasks_are_found_by_function_and_the_newest_first(cli: Cli) -> None:
@@ -149,7 +210,7 @@ def test_tasks_are_found_by_function_and_the_newest_first(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["enqueue builtins:print --args [1]", "tasks list", "tasks dead", "schedules list", "events", "resign"],
+    ["enqueue builtins:print --args [1]", "tasks list", "tasks dead", "schedules list", "events list", "resign"],
 )
 def test_a_command_resolves_its_configuration_once(
     cli: Cli, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from omniq import AsyncOmniQ
+from omniq.config import EventsConfig
 from omniq.errors import ConfigError, InvalidTask, StoreError, StoreUnavailable, TaskFailed
 from omniq.events import AsyncEventLogger, EventLogger, EventStorage
 from omniq.models import EventType, TaskState
@@ -20,6 +21,7 @@ from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
 from tests.core import oddities, tasks
 from tests.core.support import (
     KINDS,
+    QUEUES,
     SOON,
     Place,
     event_storage,
@@ -47,7 +49,7 @@ async def told(oq: AsyncOmniQ, task_id: str, last: EventType) -> list[TaskEvent]
     """The events of a task, once the last one is there."""
     async with asyncio.timeout(SOON):
         while True:
-            found = await oq.list_events(task_id=task_id)
+            found = await oq.list_events(task_id=task_id, oldest_first=True)
             if found and found[-1].type is last:
                 return found
             await asyncio.sleep(0.01)
@@ -65,12 +67,14 @@ class TestTasks:
         assert {event.queue_name for event in (enqueued, executing, complete)} == {"high"}
         assert [event.worker for event in (enqueued, executing, complete)] == [None, pool.name, pool.name]
         assert [event.attempt for event in (enqueued, executing, complete)] == [None, 1, 1]
+        assert {event.name for event in (enqueued, executing, complete)} == {"tests.core.tasks:add"}
+        assert enqueued.id < executing.id < complete.id
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_each_attempt_is_told(self, oq: AsyncOmniQ, kind: str) -> None:
         task_id = await oq.enqueue(tasks.fail, max_retries=2, retry_delay=0.01)
         async with working(oq, kind):
-            found = await told(oq, task_id, E.ERROR)
+            found = await told(oq, task_id, E.DEAD_LETTERED)
         assert [(event.type, event.attempt) for event in found[1:]] == [
             (E.EXECUTING, 1),
             (E.RETRY, 1),
@@ -78,14 +82,24 @@ class TestTasks:
             (E.RETRY, 2),
             (E.EXECUTING, 3),
             (E.ERROR, 3),
+            (E.DEAD_LETTERED, 3),
         ]
-        assert {event.data.get("error_type") for event in found if event.type in (E.RETRY, E.ERROR)} == {"ValueError"}
+        failed = [event for event in found if event.type in (E.RETRY, E.ERROR, E.DEAD_LETTERED)]
+        assert {event.data.get("error_type") for event in failed} == {"ValueError"}
+        assert [event.data.get("delay", 0) > 0 for event in failed] == [True, True, False, False]
 
     async def test_a_crash_is_told_as_a_retry(self, oq: AsyncOmniQ, log: Path) -> None:
         task_id = await oq.enqueue(oddities.die, [str(log), "exit"])
         async with working(oq, "process", max_crashes=2):
-            found = await told(oq, task_id, E.ERROR)
-        assert [event.type for event in found] == [E.ENQUEUED, E.EXECUTING, E.RETRY, E.EXECUTING, E.ERROR]
+            found = await told(oq, task_id, E.DEAD_LETTERED)
+        assert [event.type for event in found] == [
+            E.ENQUEUED,
+            E.EXECUTING,
+            E.RETRY,
+            E.EXECUTING,
+            E.ERROR,
+            E.DEAD_LETTERED,
+        ]
 
     async def test_a_cancellation_is_told(self, oq: AsyncOmniQ) -> None:
         task_id = await oq.enqueue(tasks.nothing)
@@ -101,7 +115,7 @@ class TestTasks:
     async def test_an_id_that_is_enqueued_again_is_told_once(self, oq: AsyncOmniQ) -> None:
         for _ in range(3):
             await oq.enqueue(tasks.nothing, task_id="mine")
-        assert len(await oq.list_events(task_id="mine")) == 1
+        assert len(await oq.list_events(task_id="mine", oldest_first=True)) == 1
 
     async def test_events_of_a_worker_elsewhere_come_in_order_too(self, oq: AsyncOmniQ) -> None:
         async with working_elsewhere(oq, "thread"):
@@ -113,7 +127,7 @@ class TestTasks:
     async def test_no_event_holds_an_argument(self, oq: AsyncOmniQ) -> None:
         task_id = await oq.enqueue(tasks.fail, ["a secret"])
         async with working(oq, "async"):
-            found = await told(oq, task_id, E.ERROR)
+            found = await told(oq, task_id, E.DEAD_LETTERED)
         assert "secret" not in str(found)
 
 
@@ -123,9 +137,46 @@ async def test_what_happens_to_a_schedule_is_told(oq: AsyncOmniQ, virtual_clock:
     await oq.task_queue.scheduler.fire_due()
     await oq.pause_schedule(schedule_id)
     await oq.resume_schedule(schedule_id)
-    found = await oq.list_events(schedule_id=schedule_id)
-    assert [event.type for event in found] == [E.ENQUEUED, E.SCHEDULE_PAUSED, E.SCHEDULE_RESUMED]
-    assert found[0].task_id == (await oq.list_tasks())[0].id
+    await oq.schedule(tasks.nothing, interval=60, schedule_id=schedule_id)  # it is no new one
+    run = await oq.run_schedule(schedule_id)
+    await oq.delete_schedule(schedule_id)
+    found = await oq.list_events(schedule_id=schedule_id, oldest_first=True)
+    (fired,) = [task for task in await oq.list_tasks() if task.id != run]
+    assert [(event.type, event.task_id) for event in found] == [
+        (E.SCHEDULE_CREATED, None),
+        (E.SCHEDULE_FIRED, fired.id),
+        (E.ENQUEUED, fired.id),
+        (E.SCHEDULE_PAUSED, None),
+        (E.SCHEDULE_RESUMED, None),
+        (E.ENQUEUED, run),
+        (E.SCHEDULE_DELETED, None),
+    ]
+
+
+async def test_what_happens_to_queues_and_workers_is_told(oq: AsyncOmniQ) -> None:
+    async with working(oq, "thread") as pool:
+        await oq.task_queue.pause_queue("high")
+        await oq.task_queue.resume_queue("high")
+    found = await oq.list_events(oldest_first=True)
+    assert [(event.type, event.worker, event.queue_name) for event in found] == [
+        (E.WORKER_STARTED, pool.name, None),
+        (E.QUEUE_PAUSED, None, "high"),
+        (E.QUEUE_RESUMED, None, "high"),
+        (E.WORKER_STOPPED, pool.name, None),
+    ]
+    assert found[0].data == {"kind": "thread", "slots": 2, "queues": ["high", "default", "low"]}
+
+
+async def test_a_lost_worker_and_a_task_that_starts_afresh_are_told(oq: AsyncOmniQ) -> None:
+    task_id = await oq.enqueue(tasks.add, [1, 2])
+    await oq.task_queue.store.claim(QUEUES, limit=1, lease=0.001, worker="lost")
+    async with working(oq, "async", lease=0.3, max_crashes=1):
+        found = await told(oq, task_id, E.DEAD_LETTERED)
+        assert [event.type for event in found] == [E.ENQUEUED, E.LEASE_EXPIRED, E.ERROR, E.DEAD_LETTERED]
+        assert (found[1].worker, found[1].data) == ("lost", {"crashes": 1})
+        assert await oq.requeue(task_id)
+        again = [event.type for event in await told(oq, task_id, E.COMPLETE)][4:]
+    assert again == [E.TASK_REQUEUED, E.EXECUTING, E.COMPLETE]
 
 
 class TestListing:
@@ -136,14 +187,35 @@ class TestListing:
             virtual_clock.advance(10)
         await oq.cancel("t3")
         assert [event.task_id for event in await oq.list_events(type="CANCELLED")] == ["t3"]
-        assert [event.task_id for event in await oq.list_events(type=[E.ENQUEUED, E.EXPIRED])] == ids
+        both = await oq.list_events(type=[E.ENQUEUED, "expired"], oldest_first=True)
+        assert [event.task_id for event in both] == ids
         since = dt.datetime.fromtimestamp(virtual_clock.now() - 25, dt.UTC)
-        assert [event.task_id for event in await oq.list_events(type=E.ENQUEUED, since=since)] == ["t2", "t3"]
+        assert [event.task_id for event in await oq.list_events(type=E.ENQUEUED, since=since)] == ["t3", "t2"]
         assert [event.task_id for event in await oq.list_events(type=E.ENQUEUED, limit=1)] == ["t3"]
 
     async def test_a_type_that_does_not_exist_is_named(self, oq: AsyncOmniQ) -> None:
         with pytest.raises(InvalidTask, match="^type: 'DONE'"):
             await oq.list_events(type="DONE")
+        with pytest.raises(InvalidTask, match="^type: 'complet' is no type of events, did you mean 'COMPLETE'"):
+            await oq.list_events(type=["complet"])
+
+    async def test_page_by_page(self, oq: AsyncOmniQ) -> None:
+        ids = [await oq.enqueue(tasks.nothing) for _ in range(5)]
+        for oldest_first in (True, False):
+            found: list[TaskEvent] = []
+            while page := await oq.list_events(
+                oldest_first=oldest_first, limit=2, cursor=found[-1].cursor if found else None
+            ):
+                found += page
+            assert [event.task_id for event in found] == (ids if oldest_first else ids[::-1])
+            streamed = [event async for event in oq.events(oldest_first=oldest_first)]
+            assert streamed == found
+        assert [event.task_id async for event in oq.events(after=found[3].cursor)] == ids[2:]
+        for bad in ("", "yesterday", "nan/x", "1e300/x", 7, b"1.0/x"):
+            with pytest.raises(InvalidTask, match="^cursor: expected a cursor"):
+                await oq.list_events(cursor=bad)  # type: ignore[arg-type]  # that is what is tested
+            with pytest.raises(InvalidTask, match="^after: expected a cursor"):
+                oq.events(follow=True, after=bad)  # type: ignore[arg-type]
 
     async def test_old_events_are_purged(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
         await oq.enqueue(tasks.nothing, task_id="old")
@@ -159,8 +231,13 @@ async def test_without_an_event_store_there_are_no_events(place: Place) -> None:
     async with front_door(place) as oq, working(oq, "async"):
         assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
         assert oq.task_queue.stores.events is None
-        with pytest.raises(ConfigError, match="event_store: none is configured"):
-            await oq.list_events()
+        for call in (oq.list_events, oq.events.flush):
+            with pytest.raises(ConfigError, match="event_store: none is configured"):
+                await call()
+        for use in (oq.events, lambda: oq.events.configure(level="INFO"), lambda: oq.events.log(E.RETRY)):
+            with pytest.raises(ConfigError, match="event_store: none is configured"):
+                use()
+        assert oq.events.dropped == 0
     store = event_storage(place)
     assert await store.list() == []
     await store.close()
@@ -195,7 +272,6 @@ class TestFailingStores:
                 await oq.get_result(bad, timeout=SOON)
             await until(lambda: store.refused > 0)
             assert not pool.finished.is_set()
-        assert oq.events is not None
         assert oq.events.dropped > 0
 
     async def test_events_are_kept_until_the_store_is_back(self) -> None:
@@ -205,7 +281,6 @@ class TestFailingStores:
             await until(lambda: store.refused == 1)
             store.error = None
             assert [event.type for event in await told(oq, "t", E.ENQUEUED)] == [E.ENQUEUED]
-        assert oq.events is not None
         assert oq.events.dropped == 0
 
 
@@ -224,7 +299,7 @@ class StuckEventStore(ReferenceEventStore):
 class TestBuffer:
     async def test_what_does_not_fit_is_dropped_and_counted(self, caplog: pytest.LogCaptureFixture) -> None:
         store = StuckEventStore(ReferenceSpace())
-        logger = AsyncEventLogger(store, capacity=10, batch=5)
+        logger = AsyncEventLogger(store, EventsConfig(buffer=10))
         logger.log(E.ENQUEUED, task_id="first")
         await asyncio.sleep(0)  # now the first one is being written
         for n in range(100):
@@ -253,7 +328,7 @@ class TestBuffer:
     async def test_a_logger_can_be_turned_off_and_closed_twice(self) -> None:
         store = ReferenceEventStore()
         logger = AsyncEventLogger(store)
-        logger.enabled = False
+        logger.configure(enabled=False)
         logger.log(E.ENQUEUED, task_id="t")
         await logger.close()
         await logger.close()
@@ -286,5 +361,5 @@ def test_blocking_code_logs_events_too(place: Place) -> None:
             logger.log(E.ENQUEUED, task_id=f"t{n}")
         logger.log(E.COMPLETE, task_id="t0", data={"note": "by hand"})
         logger.flush()
-        assert [event.type for event in storage.list(task_id="t0")] == [E.ENQUEUED, E.COMPLETE]
-        assert storage.list(task_id="t0")[-1].data == {"note": "by hand"}
+        assert [event.type for event in storage.list(task_id="t0")] == [E.COMPLETE, E.ENQUEUED]
+        assert storage.list(task_id="t0")[0].data == {"note": "by hand"}

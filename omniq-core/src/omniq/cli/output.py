@@ -126,7 +126,7 @@ CALL_FIELDS: Final = ("max_retries", "retry_delay", "timeout", "result_ttl", "me
 """What only a task's call tells."""
 STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))
 SCHEDULE_COLUMNS: Final = ("ID", "STATE", "TIMING", "LAST-RUN", "NEXT-RUN", "QUEUE", "FUNCTION")
-EVENT_COLUMNS: Final = ("TIME", "TYPE", "TASK", "SCHEDULE", "QUEUE", "ATTEMPT", "WORKER", "DATA")
+EVENT_COLUMNS: Final = ("TIME", "TYPE", "TASK", "FUNCTION", "SCHEDULE", "QUEUE", "ATTEMPT", "WORKER", "DATA")
 
 
 def task_data(task: Task) -> dict[str, object]:
@@ -222,6 +222,7 @@ def event_row(event: TaskEvent) -> tuple[Cell, ...]:
         utc(event.time),
         event.type.value,
         event.task_id,
+        event.name,
         event.schedule_id,
         event.queue_name,
         event.attempt,
@@ -230,9 +231,24 @@ def event_row(event: TaskEvent) -> tuple[Cell, ...]:
     )
 
 
+def event_line(event: TaskEvent) -> str:
+    """An event in a line of its own."""
+    ids = {"task": event.task_id, "function": event.name, "schedule": event.schedule_id, "queue": event.queue_name}
+    said = {**ids, "attempt": event.attempt, "worker": event.worker, **event.data, "damage": event.damage}
+    given = {name: value for name, value in said.items() if value is not None}
+    return f"{cell_text(utc(event.time))}  {event.type:<16}  {escaped(_pairs(given))}".rstrip()
+
+
 def event_data(event: TaskEvent) -> dict[str, object]:
     """An event for JSON."""
-    return {**asdict(event), "time": utc(event.time)}
+    return {**asdict(event), "time": utc(event.time), "level": event.type.level, "cursor": event.cursor}
+
+
+def event_json(event: TaskEvent) -> str:
+    """An event as JSON, in one line."""
+    import msgspec
+
+    return escaped_json(json.dumps(msgspec.to_builtins(event_data(event), enc_hook=repr), ensure_ascii=False))
 
 
 def _cell(value: object) -> Cell:

@@ -1,9 +1,8 @@
-"""Commands on tasks, schedules and events."""
+"""Commands on tasks and schedules."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 
@@ -27,7 +26,6 @@ from omniq.cli.options import (
     time,
     use_working_directory,
 )
-from omniq.cli.options import since as since_type
 from omniq.cli.output import (
     count,
     known_outcome,
@@ -41,7 +39,7 @@ from omniq.cli.output import (
     wait_for_outcome,
 )
 from omniq.errors import OmniQError
-from omniq.models.task import EventType, TaskState
+from omniq.models.task import TaskState
 from omniq.texts import escaped
 
 if TYPE_CHECKING:
@@ -377,51 +375,3 @@ def resume(place: Place, schedule_id: str) -> None:
 def delete(place: Place, schedule_id: str) -> None:
     """Forget a schedule; tasks that it has fired stay."""
     place.run(lambda oq: oq.delete_schedule(schedule_id))
-
-
-# ── events ──────────────────────────────────────────────────────────────────
-
-
-@click.command()
-@click.option("--task", "task_id", metavar="TASK_ID", help="Only those of this task.")
-@click.option("--schedule", "schedule_id", metavar="SCHEDULE_ID", help="Only those of this schedule's tasks.")
-@queue_option
-@click.option("--worker", metavar="NAME", help="Only those that this worker saw.")
-@click.option(
-    "--type",
-    "types",
-    type=click.Choice([type_.value for type_ in EventType if type_ is not EventType.UNKNOWN], case_sensitive=False),
-    multiple=True,
-    help="Only those of this type; may be repeated.",
-)
-@click.option("--since", type=since_type, help="Only those from this time on, or of the last so many: 10m, 2h, 1d.")
-@limit_option
-@json_option
-@placed
-def events(
-    place: Place,
-    task_id: str | None,
-    schedule_id: str | None,
-    queue_name: str | None,
-    worker: str | None,
-    types: Sequence[str],
-    since: dt.datetime | None,
-    limit: int,
-    as_json: bool,
-) -> None:
-    """Print what happened to tasks, the newest last. Takes an event store that is configured."""
-    found = place.run(
-        lambda oq: oq.list_events(
-            task_id=task_id,
-            schedule_id=schedule_id,
-            queue_name=queue_name,
-            worker=worker,
-            type=list(types) or None,
-            since=since,
-            limit=limit,
-        )
-    )
-    if as_json:
-        print_json([output.event_data(event) for event in found])
-    else:
-        print_list("events", output.EVENT_COLUMNS, [output.event_row(event) for event in found], limit=limit)

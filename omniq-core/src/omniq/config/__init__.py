@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from omniq.backend import configured_by as configured_by
     from omniq.config.loader import ComponentChoice as ComponentChoice
     from omniq.config.loader import ConfigProvider as ConfigProvider
+    from omniq.config.loader import EventsConfig as EventsConfig
     from omniq.config.loader import OmniQConfig as OmniQConfig
     from omniq.config.loader import TaskDefaults as TaskDefaults
     from omniq.config.loader import WorkerChoice as WorkerChoice
@@ -26,6 +27,7 @@ else:
             "ComponentChoice": "omniq.config.loader",
             "ConfigProvider": "omniq.config.loader",
             "EnvConfig": "omniq.config.settings",
+            "EventsConfig": "omniq.config.loader",
             "LoggingConfig": "omniq.config.settings",
             "OmniQConfig": "omniq.config.loader",
             "Settings": "omniq.config.settings",

@@ -165,7 +165,9 @@ def _known(name: str, type_: Any, inside: str) -> str:
 
 def _words(what: str, type_: Any, inside: str) -> str:
     if invalid := _ENUM.fullmatch(what):
-        return f"expected one of {', '.join(map(repr, _choices_at(type_, inside)))}, got {invalid[1]}"
+        choices = _choices_at(type_, inside)
+        meant = did_you_mean(invalid[1].strip("'"), choices)
+        return f"expected one of {', '.join(map(repr, choices))}, got {invalid[1]}{meant}"
     if NAME.pattern in what:
         return "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
     if what.endswith(repr(NOT_BLANK)):
@@ -192,9 +194,15 @@ def _keys(info: inspect.Type) -> list[str]:
     return []
 
 
-def _choices_at(type_: Any, path: str) -> list[object]:
-    """The values that are allowed at a path."""
-    return [value for info in _at(type_, path) if isinstance(info, inspect.LiteralType) for value in info.values]
+def _choices_at(type_: Any, path: str) -> list[str]:
+    """The words that are allowed at a path."""
+    return [str(word) for info in _at(type_, path) for word in _choices(info)]
+
+
+def _choices(info: inspect.Type) -> Iterable[object]:
+    if isinstance(info, inspect.EnumType):
+        return info.cls.__members__
+    return info.values if isinstance(info, inspect.LiteralType) else ()
 
 
 def _at(type_: Any, path: str) -> list[inspect.Type]:
@@ -211,7 +219,7 @@ def _inside(info: inspect.Type, step: str) -> Iterator[inspect.Type]:
                 yield from _alternatives(field.type)
     elif isinstance(info, inspect.DictType):
         yield from _alternatives(info.value_type)
-    elif isinstance(info, inspect.ListType):
+    elif isinstance(info, inspect.ListType | inspect.VarTupleType):
         yield from _alternatives(info.item_type)
 
 

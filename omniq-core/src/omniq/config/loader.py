@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from omniq.config.convert import check_bounds, convert, given_fields, url_scheme
 from omniq.config.settings import (
+    BufferSize,
     EnvConfig,
     Layer,
     LoggingConfig,
@@ -34,6 +35,7 @@ from omniq.models.config import (
     WorkerConfig,
     mask_url,
 )
+from omniq.models.task import EventLevel, EventType
 from omniq.plugins.registry import Registry, registry
 from omniq.plugins.specs import StoreKind
 from omniq.serialization.codec import Signer
@@ -86,6 +88,32 @@ class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return convert(from_settings(EnvConfig().given()).get("defaults", {}), cls)
 
 
+class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which events are kept, and for how long, where there is an event store."""
+
+    enabled: bool = Settings.EVENT_LOGGING
+    types: Annotated[tuple[EventType, ...], Meta(min_length=1)] | None = Settings.EVENT_TYPES
+    """The only types that are kept, in any case; None: all."""
+    level: EventLevel = Settings.EVENT_LEVEL
+    """How much an event must matter to be kept."""
+    retention: Positive | None = Settings.EVENT_RETENTION
+    """Seconds for which events are kept; None: without end."""
+    buffer: BufferSize = Settings.EVENT_BUFFER
+    """Events that a process keeps while their store is slow or away."""
+
+    @property
+    def kept(self) -> frozenset[EventType]:
+        """The types of the events that are kept."""
+        if not self.enabled:
+            return frozenset()
+        return self.level.types if self.types is None else self.level.types & frozenset(self.types)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """As OMNIQ_EVENT_TYPES, OMNIQ_EVENT_LEVEL and the like say. Raises `ConfigError`."""
+        return convert(from_settings(EnvConfig().given()).get("events", {}), cls)
+
+
 class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be configured. A component that is None wasn't mentioned anywhere."""
 
@@ -97,6 +125,7 @@ class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     task_queue: ComponentChoice | None = None
     result_store: ComponentChoice | None = None
     event_store: ComponentChoice | None = None
+    events: EventsConfig = field(default_factory=EventsConfig)
     worker: WorkerChoice = field(default_factory=WorkerChoice)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

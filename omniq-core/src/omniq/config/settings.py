@@ -31,12 +31,14 @@ from omniq.models.config import (
     mask_url,
     redact,
 )
+from omniq.models.task import EventLevel, EventType
 from omniq.texts import did_you_mean, get_logger
 
 Layer: TypeAlias = dict[str, Any]
 """Plain data in the shape of `OmniQConfig`."""
 LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "DISABLED"]
 WorkerCount: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
+BufferSize: TypeAlias = Annotated[int, Meta(ge=1, le=10_000_000)]
 RetryCount: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -67,6 +69,16 @@ class Settings:
     RESULT_STORAGE_URL: str | None = None
     EVENT_STORAGE_TYPE: str | None = None
     EVENT_STORAGE_URL: str | None = None
+    EVENT_LOGGING: bool = True
+    """Whether events are kept where there is an event store."""
+    EVENT_TYPES: Annotated[tuple[EventType, ...], Meta(min_length=1)] | None = None
+    """The only types of events that are kept; comma-separated in the environment."""
+    EVENT_LEVEL: EventLevel = EventLevel.DEBUG
+    """How much an event must matter to be kept."""
+    EVENT_RETENTION: Positive | None = 604_800.0
+    """How long events are kept; `null`: without end."""
+    EVENT_BUFFER: BufferSize = 10_000
+    """Events that a process keeps while their store is slow or away."""
     DEFAULT_WORKER: str = "async"
     MAX_WORKERS: WorkerCount | None = None
     THREAD_WORKERS: WorkerCount | None = None
@@ -100,8 +112,13 @@ _PLACES: Final[Mapping[str, str]] = {
     "COMPONENT_LOG_LEVELS": "logging.components",
     "DEFAULT_WORKER": "worker.type",
     "DISABLE_LOGGING": "logging.disable",
+    "EVENT_BUFFER": "events.buffer",
+    "EVENT_LEVEL": "events.level",
+    "EVENT_LOGGING": "events.enabled",
+    "EVENT_RETENTION": "events.retention",
     "EVENT_STORAGE_TYPE": "event_store.type",
     "EVENT_STORAGE_URL": "event_store.url",
+    "EVENT_TYPES": "events.types",
     "FSSPEC_URI": "fsspec_uri",
     "GEVENT_WORKERS": "worker.sizes.gevent",
     "LOG_LEVEL": "logging.level",
@@ -178,7 +195,7 @@ _FLAGS: Final = {
 }
 MAX_SHOWN: Final = 200
 """Characters of a value that an error still quotes."""
-_GOT: Final = re.compile(r", got [^,]*\Z")
+_GOT: Final = re.compile(r", got [^,]*(?=, did you mean|\Z)")
 _warned: set[str] = set()
 
 
@@ -274,6 +291,8 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "ALLOWED_MODULES": _list,
     "COMPONENT_LOG_LEVELS": json.loads,
     "DISABLE_LOGGING": _flag,
+    "EVENT_LOGGING": _flag,
+    "EVENT_TYPES": _list,
     "LOG_LEVEL": str.upper,
     "QUEUES": _list,
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from omniq.models.config import TaskQueueConfig as TaskQueueConfig
     from omniq.models.config import WorkerConfig as WorkerConfig
     from omniq.models.schedule import Schedule as Schedule
+    from omniq.models.task import EventLevel as EventLevel
     from omniq.models.task import EventType as EventType
     from omniq.models.task import ResultStatus as ResultStatus
     from omniq.models.task import Task as Task
@@ -27,6 +28,7 @@ else:
         {
             "ComponentConfig": "omniq.models.config",
             "EventStorageConfig": "omniq.models.config",
+            "EventLevel": "omniq.models.task",
             "EventType": "omniq.models.task",
             "ResultStatus": "omniq.models.task",
             "ResultStorageConfig": "omniq.models.config",

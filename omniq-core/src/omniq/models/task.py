@@ -8,9 +8,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from msgspec import Meta, Struct, field
 
@@ -40,6 +40,16 @@ _SLOT_ID = re.compile(r"[0-9a-f]{12}8[0-9a-f]{3}[89ab][0-9a-f]{15}")
 def new_id() -> str:
     """A fresh id: 48 bits of milliseconds, then 74 random bits."""
     return _uuid(time.time_ns() // 1_000_000, _VERSION_7, _random.getrandbits(74))
+
+
+_latest_stamp = 0
+
+
+def new_event_id() -> str:
+    """As `new_id`, and greater than each that this process has made before: 60 bits of time, then 62 random bits."""
+    global _latest_stamp
+    _latest_stamp = max(_latest_stamp + 1, (time.time_ns() << 12) // 1_000_000)
+    return _uuid(_latest_stamp >> 12, _VERSION_7, (_latest_stamp & 0xFFF) << 62 | _random.getrandbits(62))
 
 
 def slot_id(schedule_id: str, slot: float) -> str:
@@ -125,20 +135,83 @@ class ResultStatus(StrEnum):
     EXPIRED = "expired"
 
 
-class EventType(StrEnum):
-    """What happened to a task or a schedule."""
+class AnyCase(StrEnum):
+    """Names that are known in any case."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+
+class EventType(AnyCase):
+    """What happened to a task, a schedule, a queue or a worker."""
+
+    __hash__ = str.__hash__  # as for states
 
     ENQUEUED = "ENQUEUED"
     EXECUTING = "EXECUTING"
+    """A run has begun."""
     COMPLETE = "COMPLETE"
     ERROR = "ERROR"
+    """It failed for good: DEAD_LETTERED follows."""
     RETRY = "RETRY"
+    """A run failed, or its process died, and it is tried again."""
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
+    DEAD_LETTERED = "DEAD_LETTERED"
+    """It was parked in the dead-letter queue, after a run or without one."""
+    TASK_REQUEUED = "TASK_REQUEUED"
+    """It was taken out of the dead-letter queue, or had been cancelled or expired, and starts afresh."""
+    LEASE_EXPIRED = "LEASE_EXPIRED"
+    """Its worker didn't renew its lease, and it goes back to its queue."""
+    SCHEDULE_CREATED = "SCHEDULE_CREATED"
+    SCHEDULE_FIRED = "SCHEDULE_FIRED"
     SCHEDULE_PAUSED = "SCHEDULE_PAUSED"
     SCHEDULE_RESUMED = "SCHEDULE_RESUMED"
+    SCHEDULE_DELETED = "SCHEDULE_DELETED"
+    QUEUE_PAUSED = "QUEUE_PAUSED"
+    QUEUE_RESUMED = "QUEUE_RESUMED"
+    WORKER_STARTED = "WORKER_STARTED"
+    WORKER_STOPPED = "WORKER_STOPPED"
     UNKNOWN = "UNKNOWN"
     """Stands in for a stored type that is none of these: see `TaskEvent.damage`."""
+
+    @property
+    def level(self) -> EventLevel:
+        """How much it matters."""
+        return _LEVELS.get(self, EventLevel.INFO)
+
+
+class EventLevel(AnyCase):
+    """How much an event matters, the least first."""
+
+    DEBUG = "DEBUG"
+    """What every task goes through on its way, and schedules that fire."""
+    INFO = "INFO"
+    """How a task ended, and what somebody has changed."""
+    WARNING = "WARNING"
+    """What went wrong and may mend by itself, and tasks that weren't run."""
+    ERROR = "ERROR"
+    """What failed for good."""
+
+    @property
+    def types(self) -> frozenset[EventType]:
+        """The types of events that matter as much or more."""
+        levels = list(EventLevel)
+        return frozenset(type_ for type_ in EventType if levels.index(type_.level) >= levels.index(self))
+
+
+_LEVELS: Final[Mapping[EventType, EventLevel]] = {
+    EventType.ENQUEUED: EventLevel.DEBUG,
+    EventType.EXECUTING: EventLevel.DEBUG,
+    EventType.SCHEDULE_FIRED: EventLevel.DEBUG,
+    EventType.RETRY: EventLevel.WARNING,
+    EventType.EXPIRED: EventLevel.WARNING,
+    EventType.LEASE_EXPIRED: EventLevel.WARNING,
+    EventType.ERROR: EventLevel.ERROR,
+    EventType.DEAD_LETTERED: EventLevel.ERROR,
+}
+"""Of those that aren't INFO."""
 
 
 # ── tasks ───────────────────────────────────────────────────────────────────
@@ -261,12 +334,16 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
 
 
 class TaskEvent(Struct, frozen=True, kw_only=True):
-    """Something that happened to a task. It carries ids, never arguments."""
+    """Something that happened to a task, a schedule, a queue or a worker. It carries ids and names, never arguments."""
 
+    id: str
+    """Unique, and greater than those of the events that the same process has logged before."""
     type: EventType
     time: Annotated[float, Meta(ge=FIRST_SECOND, le=LAST_SECOND)]
     """Seconds since the epoch, on the clock of the process that saw it."""
     task_id: str | None = None
+    name: str | None = None
+    """The task's function, as `Task.func` says it in lists."""
     schedule_id: str | None = None
     queue_name: str | None = None
     worker: str | None = None
@@ -275,6 +352,11 @@ class TaskEvent(Struct, frozen=True, kw_only=True):
     """More about it, in plain JSON types."""
     damage: str | None = None
     """What is wrong with the stored row; what can't be read is a stand-in. None for an event that is sound."""
+
+    @property
+    def cursor(self) -> str:
+        """Its place in the order of events, by time and id: where the next page, or a follower, goes on."""
+        return f"{self.time!r}/{self.id}"
 
 
 # ── results ─────────────────────────────────────────────────────────────────

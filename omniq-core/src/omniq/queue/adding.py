@@ -133,10 +133,16 @@ class TaskAdder:
         Its events are of when it `began`: a worker may have started a task before the reply was here. For ids of our
         own making that the store was asked for `again`, a duplicate is what the first time added.
         """
-        if (events := self._stores.events) is not None:
-            for task, answer in zip(tasks, answers, strict=True):
-                if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again):
-                    events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
+        if (events := self._stores.events) is not None and events.keeps(EventType.ENQUEUED):
+            new = [
+                task
+                for task, answer in zip(tasks, answers, strict=True)
+                if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again)
+            ]
+            if len(tasks) > 1:
+                await events.log_tasks(EventType.ENQUEUED, new, time=began)
+            elif new:
+                self._stores.log_task(EventType.ENQUEUED, new[0], time=began)
         family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
         if children := [task.id for task, answer in family if _is_stored(answer)]:
             await repeated(lambda _: self._dependencies.children_added(children))

@@ -12,11 +12,11 @@ from omniq.backend import BaseBackend, SecuredComponent, check_backend
 from omniq.batching import Batcher, repeated, repeating
 from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
-from omniq.events import AsyncEventLogger
+from omniq.events.logger import AsyncEventLogger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
 from omniq.models.schedule import Schedule
-from omniq.models.task import QUEUED, Outcome, Task, TaskRef, TaskState, check_limit, id_of
+from omniq.models.task import QUEUED, EventType, Outcome, Task, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
 from omniq.queue.policies import DependencyResolver, Stores, TTLManager
@@ -210,6 +210,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             if record.state not in REQUEUABLE:
                 return False
             if await self._requeue(record):
+                self.stores.log_task(EventType.TASK_REQUEUED, record)
                 return True
 
     async def _requeue(self, record: TaskRecord) -> bool:
@@ -261,11 +262,13 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def pause_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers pass over the queue until `resume_queue`; what runs goes on."""
         await self.store.pause(self.requests.check_queue(queue_name), paused=True)
+        self.stores.log(EventType.QUEUE_PAUSED, queue_name=queue_name)
 
     @repeating
     async def resume_queue(self, queue_name: str = DEFAULT_QUEUE) -> None:
         """Let workers take from the queue again."""
         await self.store.pause(self.requests.check_queue(queue_name), paused=False)
+        self.stores.log(EventType.QUEUE_RESUMED, queue_name=queue_name)
 
     def resigner(self, *, accept_unsigned: bool = False) -> Resigner:
         """What signs all that is stored with the first key. Raises `ConfigError` without one."""

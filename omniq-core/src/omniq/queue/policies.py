@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Unpack
 
 from msgspec.structs import replace
 
@@ -23,7 +23,7 @@ from omniq.errors import (
     StoreUnavailable,
     UnknownParent,
 )
-from omniq.events import AsyncEventLogger
+from omniq.events.logger import AnyTask, AsyncEventLogger, EventFields
 from omniq.models.task import DEFAULT_RETRY, QUEUED, Call, EventType, Outcome, TaskState
 from omniq.queue.request import RESULT_TTL, UNREADABLE, log, verified_call
 from omniq.serialization.manager import SerializationManager
@@ -76,7 +76,6 @@ class StoreClock:
 ENDINGS = {
     TaskState.CANCELLED: EventType.CANCELLED,
     TaskState.EXPIRED: EventType.EXPIRED,
-    TaskState.ERROR: EventType.ERROR,
 }
 
 DUE = (TaskState.PENDING, TaskState.SCHEDULED)
@@ -119,10 +118,24 @@ class Stores:
         self.max_bytes: Final = min(store.max_bytes for store in (queue, results) if store is not None)
         """Bytes of bodies that one call to settle brings at most."""
 
-    def log(self, type: EventType, record: TaskRecord) -> None:
-        """Take an event of a task, if events are kept."""
+    def keep(self, type: EventType) -> bool:
+        """Whether events of this type are kept."""
+        return self.events is not None and self.events.keeps(type)
+
+    def log(self, type: EventType, **fields: Unpack[EventFields]) -> None:
+        """Take an event, if events are kept."""
         if self.events is not None:
-            self.events.log(type, task_id=record.id, queue_name=record.queue_name)
+            self.events.log(type, **fields)
+
+    def log_task(self, type: EventType, task: AnyTask, **fields: Unpack[EventFields]) -> None:
+        """As `log`, of a task."""
+        if self.events is not None:
+            self.events.log_task(type, task, **fields)
+
+    def log_failed(self, task: AnyTask, **fields: Unpack[EventFields]) -> None:
+        """Take the events of a task that has failed for good."""
+        self.log_task(EventType.ERROR, task, **fields)
+        self.log_task(EventType.DEAD_LETTERED, task, **fields)
 
     async def settle(self, changes: Sequence[Change]) -> list[Changed]:
         """Apply the changes and store their results, in calls that no store finds too large.
@@ -169,9 +182,15 @@ class Stores:
             for record, change in zip(records, changed, strict=True)
             if change.status is ChangeStatus.APPLIED
         ]
-        for record, _ in ended:
-            self.log(ENDINGS[to], record)
+        self._log_ended([record for record, _ in ended], to, outcome)
         return ended
+
+    def _log_ended(self, records: Sequence[TaskRecord], to: TaskState, outcome: Outcome) -> None:
+        for record in records:
+            if to is TaskState.ERROR:
+                self.log_failed(record, data={"error_type": outcome.error_type})
+            else:
+                self.log_task(ENDINGS[to], record)
 
     async def end_damaged(self, records: Sequence[TaskRecord]) -> list[Ended]:
         """As `end`: dead-letter tasks whose rows are damaged."""

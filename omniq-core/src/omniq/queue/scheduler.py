@@ -100,13 +100,16 @@ class AsyncScheduler:
             version=int(now * 1000),
         )
         try:
-            await repeated(lambda _: self._put(record, timing))
+            is_new = await repeated(lambda again: self._put(record, timing, again))
         except StoreError as error:
             raise error.about(schedule_id=schedule_id) from error.__cause__
+        if is_new:
+            self._log(EventType.SCHEDULE_CREATED, record)
         self._wakeups.tell(News(due=None))
         return schedule_id
 
-    async def _put(self, record: ScheduleRecord, timing: Timing) -> None:
+    async def _put(self, record: ScheduleRecord, timing: Timing, again: bool) -> bool:
+        """Whether it is a new one; where the answer of a first call was lost, what is there may be of that."""
         store = self._store
         while True:
             stored = next(iter(await store.schedules([record.id])), None)
@@ -115,7 +118,7 @@ class AsyncScheduler:
                 continue
             version = None if stored is None else stored.version
             if await store.put_schedule(self._succeed(record, timing, stored), if_version=version):
-                return
+                return stored is None or (again and stored.body == record.body and version == record.version)
 
     def _succeed(self, record: ScheduleRecord, timing: Timing, stored: ScheduleRecord | None) -> ScheduleRecord:
         """The record with what it takes over from the one that it replaces."""
@@ -154,6 +157,7 @@ class AsyncScheduler:
 
         if not await repeated(delete):
             raise ScheduleNotFound(f"no schedule {schedule_id}")
+        self._stores.log(EventType.SCHEDULE_DELETED, schedule_id=schedule_id)
 
     async def run_now(self, schedule_id: str) -> str:
         """Add the schedule's task, due now and beside its slots; returns its id. Raises `ScheduleNotFound`."""
@@ -296,15 +300,12 @@ class AsyncScheduler:
             log.warning("schedule %s: the slot of %s is left out: %s", record.id, as_datetime(slot), why)
 
     def _log_enqueued(self, fired: Sequence[NewTask], began: float) -> None:
-        if (events := self._stores.events) is not None:
-            for task in fired:
-                events.log(
-                    EventType.ENQUEUED,
-                    task_id=task.id,
-                    queue_name=task.queue_name,
-                    schedule_id=task.schedule_id,
-                    time=began,
-                )
+        for task in fired:
+            self._stores.log_task(EventType.SCHEDULE_FIRED, task, time=began)
+            self._stores.log_task(EventType.ENQUEUED, task, time=began)
+
+    def _log(self, type: EventType, record: ScheduleRecord) -> None:
+        self._stores.log(type, schedule_id=record.id, queue_name=record.queue_name)
 
     def _task(self, record: ScheduleRecord, template: ScheduledCall, task_id: str, *, due_at: float | None) -> NewTask:
         return NewTask(
@@ -331,9 +332,7 @@ class AsyncScheduler:
             if await self._store.put_schedule(changed, if_version=record.version):
                 break
         self._wakeups.tell(News(due=None))
-        if self._stores.events is not None:
-            type_ = EventType.SCHEDULE_PAUSED if paused else EventType.SCHEDULE_RESUMED
-            self._stores.events.log(type_, schedule_id=schedule_id, queue_name=record.queue_name)
+        self._log(EventType.SCHEDULE_PAUSED if paused else EventType.SCHEDULE_RESUMED, record)
 
     async def _next_run(self, record: ScheduleRecord) -> float | None:
         timing = self._template(record).timing

@@ -194,14 +194,17 @@ class BaseEventStorage(Store):
 
     @abstractmethod
     async def append(self, events: Sequence[TaskEvent]) -> None:
-        """Store the events."""
+        """Store the events. Idempotent by id: one that was stored already is there once, as it was."""
 
     @abstractmethod
-    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
-        """A page of the events that match, newest first; those of one time in the reverse order of their `append`.
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        """A page of the events that match in the order of (time, id), `oldest_first` or newest first.
 
-        `cursor` is that of the page before, and is good as long as the filter is the same. Serve `task_id`,
-        `schedule_id` and `since` from indexes; the other conditions may be looked for among what these leave.
+        `cursor` is that of the page before, or of any event (`TaskEvent.cursor`), there or not: the page begins with
+        what comes after it in the order that is asked for. Serve `task_id`, `schedule_id`, `since`, `until` and
+        `cursor` from indexes; the other conditions may be looked for among what these leave.
         """
 
     @abstractmethod

@@ -249,6 +249,7 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     """Which events `query` returns; conditions that are set must all hold."""
 
     task_id: str | None = None
+    name: str | None = None
     schedule_id: str | None = None
     queue_name: str | None = None
     worker: str | None = None
@@ -260,7 +261,7 @@ class EventFilter(Struct, frozen=True, kw_only=True):
 
 
 class EventPage(Struct, frozen=True):
-    """A page of events, newest first; `cursor` is None at the end."""
+    """A page of events in the order that was asked for; `cursor` is None at the end."""
 
     events: list[TaskEvent]
     cursor: str | None = None

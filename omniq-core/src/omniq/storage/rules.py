@@ -192,6 +192,7 @@ def matches(event: TaskEvent, where: EventFilter) -> bool:
     """Whether an event is one that the filter asks for."""
     return (
         (where.task_id is None or event.task_id == where.task_id)
+        and (where.name is None or event.name == where.name)
         and (where.schedule_id is None or event.schedule_id == where.schedule_id)
         and (where.queue_name is None or event.queue_name == where.queue_name)
         and (where.worker is None or event.worker == where.worker)
@@ -201,15 +202,15 @@ def matches(event: TaskEvent, where: EventFilter) -> bool:
     )
 
 
-def cursor_at(time: float, number: int) -> str:
-    """The cursor of a page of events that ends with this one: its time, and its number among those of one time."""
-    return f"{time!r} {number}"
+def cursor_at(time: float, id_: str) -> str:
+    """The cursor of a page that ends with the event of this time and id, as `TaskEvent.cursor`."""
+    return f"{time!r}/{id_}"
 
 
-def place_of(cursor: str) -> tuple[float, int]:
-    """Time and number of the event that a cursor was made of."""
-    time, number = cursor.split()
-    return float(time), int(number)
+def place_of(cursor: str) -> tuple[float, str]:
+    """Time and id of the event that a cursor was made of. Raises `ValueError`."""
+    time, _, id_ = cursor.partition("/")
+    return float(time), id_
 
 
 def queue_stats(

@@ -35,9 +35,8 @@ class ReferenceSpace(MemoryTables):
         """Forget everything."""
         Tables.__init__(self)
         self.workers: dict[str, WorkerRecord] = {}
-        self.events: list[tuple[float, int, TaskEvent]] = []
-        """Each with its time and a number of its own."""
-        self.numbers = count()
+        self.events: list[tuple[float, str, TaskEvent]] = []
+        """Each with its time and its id."""
 
 
 Place: TypeAlias = str | ReferenceSpace | None
@@ -113,17 +112,25 @@ class ReferenceEventStore(ReferenceStore, BaseEventStorage):
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
         with self.space.lock:
+            known = {id_ for _, id_, _ in self.space.events}
             for event in events:
-                insort(self.space.events, (event.time, next(self.space.numbers), event))
+                if event.id not in known:
+                    insort(self.space.events, (event.time, event.id, event))
+                    known.add(event.id)
 
-    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
         with self.space.lock:
             stored = self.space.events
             start = 0 if where.since is None else bisect_left(stored, (where.since,))
-            until = len(stored) if where.until is None else bisect_left(stored, (where.until,))
-            end = until if cursor is None else bisect_left(stored, place_of(cursor))
+            end = len(stored) if where.until is None else bisect_left(stored, (where.until,))
+            if cursor is not None and oldest_first:
+                start = max(start, bisect_right(stored, place_of(cursor), key=_place))
+            elif cursor is not None:
+                end = min(end, bisect_left(stored, place_of(cursor)))
             matching = [row for row in stored[start:end] if matches(row[2], where)]
-        page = matching[::-1][:limit]
+        page = (matching if oldest_first else matching[::-1])[:limit]
         more = len(matching) > limit
         return EventPage([event for _, _, event in page], cursor_at(*page[-1][:2]) if more else None)
 
@@ -132,6 +139,10 @@ class ReferenceEventStore(ReferenceStore, BaseEventStorage):
             gone = min(limit, bisect_left(self.space.events, (before,)))
             del self.space.events[:gone]
         return gone
+
+
+def _place(row: tuple[float, str, TaskEvent]) -> tuple[float, str]:
+    return row[:2]
 
 
 class DictDocuments(Documents):

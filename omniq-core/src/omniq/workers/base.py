@@ -16,7 +16,8 @@ from omniq import clock
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert
 from omniq.errors import Closed, WorkerError
-from omniq.events import AsyncEventLogger, AsyncEventStorage, EventStorage
+from omniq.events.logger import AsyncEventLogger
+from omniq.events.storage import AsyncEventStorage, EventStorage
 from omniq.loops import Background, Wait, Waits, forks, persist, spawn
 from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, TaskRef, TaskState
@@ -27,7 +28,7 @@ from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
 from omniq.sync import Portal, cancel_and_wait, core_of, maybe_core_of, portal, refuse_in_loop
-from omniq.texts import get_logger
+from omniq.texts import get_logger, qualified_name
 from omniq.workers.execution import CallbackManager, Execution, Runner
 from omniq.workers.fetching import Admission, Fetcher
 from omniq.workers.jobs import GracePeriod, InFlight, Job, RunResult, RunStatus
@@ -98,6 +99,10 @@ class AsyncWorkerPool:
             self._spawn(self._upkeep.run, "upkeep"),
             self._spawn(partial(queue.scheduler.run, 4 * self.config.poll_interval), "schedule"),
         ]
+        if self._stores.events is not None:
+            self._parts.append(self._spawn(self._stores.events.keep_retention, "events"))
+        said = {"kind": self.kind, "slots": self.max_workers, "queues": list(self._queues)}
+        self._stores.log(EventType.WORKER_STARTED, worker=self.name, data=said)
         log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
 
     async def stop(self, grace_period: float | None = None) -> None:
@@ -136,8 +141,11 @@ class AsyncWorkerPool:
             await cancel_and_wait(settle)
             await self._leases.stop()
         await self._callbacks.close(max(1.0, self.config.grace_period))
-        if self._stores.events is not None and settled:
-            await self._stores.events.flush()
+        if self._stores.events is not None:
+            said = {} if self.failure is None else {"error_type": qualified_name(type(self.failure))}
+            self._stores.log(EventType.WORKER_STOPPED, worker=self.name, data=said)
+            if settled:
+                await self._stores.events.flush()
 
     @property
     def running(self) -> bool:
@@ -272,19 +280,11 @@ class AsyncWorkerPool:
         return True
 
     def _log_start(self, job: Job) -> None:
-        self.in_flight.call_soon(self._log_executing, job, clock.now())
+        if self._stores.keep(EventType.EXECUTING):
+            self.in_flight.call_soon(self._log_executing, job, clock.now())
 
     def _log_executing(self, job: Job, at: float) -> None:
-        if self._stores.events is not None:
-            self._stores.events.log(
-                EventType.EXECUTING,
-                task_id=job.record.id,
-                schedule_id=job.record.schedule_id,
-                queue_name=job.record.queue_name,
-                worker=self.name,
-                attempt=job.attempt,
-                time=at,
-            )
+        self._stores.log_task(EventType.EXECUTING, job.record, worker=self.name, attempt=job.attempt, time=at)
 
     # ── stopping ─────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.models.config import WorkerConfig
-from omniq.models.task import Outcome, TaskState
+from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskRecord, WorkerRecord
@@ -259,6 +259,8 @@ class Reaper:
                 crashes[record.id].worker,
                 record.crashes,
             )
+            worker, data = crashes[record.id].worker, {"crashes": record.crashes}
+            self._queue.stores.log_task(EventType.LEASE_EXPIRED, record, worker=worker, data=data)
         await self._bury([record for record in back if record.crashes >= self._config.max_crashes])
         if back:
             self._on_reaped()

@@ -11,6 +11,7 @@ from typing import Any
 
 from omniq.batching import Backoff
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
+from omniq.events.logger import EventFields
 from omniq.loops import spawn
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
@@ -48,7 +49,6 @@ STORED = frozenset({ChangeStatus.APPLIED, ChangeStatus.REPEATED})
 
 EVENTS = {
     TaskState.SUCCESS: EventType.COMPLETE,
-    TaskState.ERROR: EventType.ERROR,
     TaskState.CANCELLED: EventType.CANCELLED,
     TaskState.EXPIRED: EventType.EXPIRED,
 }
@@ -268,7 +268,7 @@ class Completer:
         self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
     ) -> None:
         parents: list[str] = []
-        quiet = self._stores.events is None
+        quiet = not self._stores.keep(EventType.COMPLETE)
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in STORED:
                 self._lost(job, ran)
@@ -288,23 +288,20 @@ class Completer:
     def _ended(self, job: Job, ran: RunResult, change: Change) -> None:
         if ran.error_type is not None:
             log.warning("task %s: attempt %d: %s; now %s", job.record.id, job.attempt, ran.error_type, change.to)
-        event = EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None)
-        if event is not None:
-            self._log(event, job, ran)
+        if self._stores.events is not None:
+            self._log(job, ran, change)
         if change.to.is_terminal:
             self._on_ended(job, change)
 
-    def _log(self, event: EventType, job: Job, ran: RunResult) -> None:
-        if self._stores.events is not None:
-            self._stores.events.log(
-                event,
-                task_id=job.record.id,
-                schedule_id=job.record.schedule_id,
-                queue_name=job.record.queue_name,
-                worker=self._worker,
-                attempt=job.attempt,
-                data={"error_type": ran.error_type} if ran.error_type else {},
-            )
+    def _log(self, job: Job, ran: RunResult, change: Change) -> None:
+        data: dict[str, Any] = {"error_type": ran.error_type} if ran.error_type else {}
+        if change.delay is not None:
+            data["delay"] = change.delay
+        fields: EventFields = {"worker": self._worker, "attempt": job.attempt, "data": data}
+        if change.to is TaskState.ERROR:
+            self._stores.log_failed(job.record, **fields)
+        elif event := EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None):
+            self._stores.log_task(event, job.record, **fields)
 
     def _release_children(self, parents: list[str]) -> None:
         task = spawn(self._resolve(parents))

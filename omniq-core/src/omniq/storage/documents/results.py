@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from omniq.models.task import TaskEvent, new_id
+from omniq.models.task import TaskEvent
 from omniq.storage.base import BaseEventStorage, BaseResultStorage
-from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order
+from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order, out_of_order
 from omniq.storage.documents.tasks import short
 from omniq.storage.records import EventFilter, EventPage, NewBody, ResultRecord
-from omniq.storage.rules import event_in, gives_way, matches, result_of
+from omniq.storage.rules import cursor_at, event_in, gives_way, matches, place_of, result_of
 from omniq.storage.wakeups import News
 
 # ── results ─────────────────────────────────────────────────────────────────
@@ -174,7 +174,6 @@ def _entries(record: ResultRecord | None) -> Iterator[Entry]:
 ALL = "events"
 """The index of all events: by time."""
 
-_numbers = count()
 _encode_event = msgspec.json.Encoder().encode
 
 
@@ -182,16 +181,19 @@ class DocumentEventStorage(DocumentStore, BaseEventStorage):
     """The contract of an event storage on any store that implements `Documents`."""
 
     async def append(self, events: Sequence[TaskEvent]) -> None:
-        await self.documents.write([[_write(new_id(), event, next(_numbers))] for event in events])
+        await self.documents.write([[_write(event)] for event in events])
 
-    async def query(self, where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> EventPage:
+    async def query(
+        self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
         index = _index(where)
         found: list[tuple[Entry, TaskEvent]] = []
-        last = _start(index, where, cursor)
-        while len(found) <= limit and (page := await self.documents.scan(index, after=last, limit=limit, reverse=True)):
+        last = _start(index, where, cursor, oldest_first)
+        scan = partial(self.documents.scan, index, limit=limit, reverse=not oldest_first)
+        while len(found) <= limit and (page := await scan(after=last)):
             last = page[-1]
             found += [(entry, event) for entry, event in await self._read(page) if matches(event, where)]
-            if where.since is not None and last.order < in_order(where.since):
+            if _is_past(last, where, oldest_first):
                 break
         more = _cursor(found[limit - 1][0]) if len(found) > limit else None
         return EventPage([event for _, event in found[:limit]], more)
@@ -224,12 +226,9 @@ def _of(schedule_id: str) -> str:
     return f"events/schedule/{short(schedule_id)}"
 
 
-def _write(id_: str, event: TaskEvent, number: int) -> Write:
-    # Those of one time come in the order in which this process has appended them.
-    order = in_order(event.time, number)
-    return Write(
-        key=_key(id_), value=_encode_event(event), put=tuple(Entry(index, order, id_) for index in _indexes(event))
-    )
+def _write(event: TaskEvent) -> Write:
+    entries = (Entry(index, in_order(event.time), event.id) for index in _indexes(event))
+    return Write(key=_key(event.id), value=_encode_event(event), put=tuple(entries))
 
 
 def _deletion_of_event(entry: Entry, document: Document) -> Write:
@@ -248,13 +247,24 @@ def _index(where: EventFilter) -> str:
     return ALL if where.schedule_id is None else _of(where.schedule_id)
 
 
-def _start(index: str, where: EventFilter, cursor: str | None) -> Entry | None:
-    """Before which entry a page begins."""
-    if cursor is not None:
-        order, key = cursor.split()
-        return Entry(index, bytes.fromhex(order), key)
-    return None if where.until is None else Entry(index, in_order(where.until), "")
+def _start(index: str, where: EventFilter, cursor: str | None, oldest_first: bool) -> Entry | None:
+    """Beyond which entry a page begins: the cursor's, or the edge of the time that is asked for."""
+    edge = where.since if oldest_first else where.until
+    places = [] if cursor is None else [place_of(cursor)]
+    places += [] if edge is None else [(edge, "")]
+    if not places:
+        return None
+    time, id_ = max(places) if oldest_first else min(places)
+    return Entry(index, in_order(time), id_)
+
+
+def _is_past(entry: Entry, where: EventFilter, oldest_first: bool) -> bool:
+    """Whether all that comes after this entry is beyond the time that is asked for."""
+    if oldest_first:
+        return where.until is not None and entry.order >= in_order(where.until)
+    return where.since is not None and entry.order < in_order(where.since)
 
 
 def _cursor(entry: Entry) -> str:
-    return f"{entry.order.hex()} {entry.key}"
+    (time,) = out_of_order(entry.order)
+    return cursor_at(time, entry.key)

@@ -281,10 +281,9 @@ class Dialect(ABC):
     being deleted. `any` is a condition on the column before it: it is one of the list whose name is put for `{}`,
     and `text` the text of that name, however the store gives it."""
     types: ClassVar[Mapping[str, str]]
-    """For the tables: `key`, text that is ordered by code point; `time`, `bytes`, `small` and `bigint`; `number`, that
-    rises from row to row; `boolean`, `object` and `texts`, JSON or arrays, of the column that is put for `{}`; `epoch`,
-    the time by default; `body`, bytes, and perhaps `not null`; and behind a table `tasks`, `keyed`, if it is looked up
-    by its key, or `numbered`."""
+    """For the tables: `key`, text that is ordered by code point; `time`, `bytes`, `small` and `bigint`; `boolean`,
+    `object` and `texts`, JSON or arrays, of the column that is put for `{}`; `epoch`, the time by default; `body`,
+    bytes, and perhaps `not null`; and behind a table `tasks`, or `keyed`, if it is looked up by its key."""
 
     @abstractmethod
     def given(self, kinds: Kinds) -> str:

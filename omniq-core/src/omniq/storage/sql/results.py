@@ -134,24 +134,28 @@ class SQLResultStore(SQLStore, BaseResultStorage):
 
 
 _NEW: Final = kinds(
-    "time time, type text, task_id text, schedule_id text, queue_name text, worker text, attempt integer, data json"
+    "id text, time time, type text, task_id text, name text, schedule_id text, queue_name text, worker text,"
+    " attempt integer, data json"
 )
 _APPEND = """
     with {given}
-    insert into omniq.event (time, type, task_id, schedule_id, queue_name, worker, attempt, data)
-    select time, type, task_id, schedule_id, queue_name, worker, attempt, data from given order by place
+    insert into omniq.event (id, time, type, task_id, name, schedule_id, queue_name, worker, attempt, data)
+    select id, time, type, task_id, name, schedule_id, queue_name, worker, attempt, data from given where true
+    on conflict do nothing
 """
 _TERMS: Final = {
     "task_id": "task_id = :task_id",
+    "name": "name = :name",
     "schedule_id": "schedule_id = :schedule_id",
     "queue_name": "queue_name = :queue_name",
     "worker": "worker = :worker",
     "types": "type {any[types]}",
     "since": "time >= :since",
     "until": "time < :until",
-    "id": "(time, id) < (:time, :id)",
+    "before": "(time, id) < (:before, :id)",
+    "after": "(time, id) > (:after, :id)",
 }
-_PAGE = "select {{columns}} from omniq.event where {where} order by time desc, id desc limit :limit"
+_PAGE = "select {{columns}} from omniq.event where {where} order by time {order}, id {order} limit :limit"
 _PURGE_EVENTS = """
     delete from omniq.event where id in (
         select id from omniq.event where time < :before order by time limit :limit {skip_locked})
@@ -163,11 +167,14 @@ def append(events: Sequence[TaskEvent]) -> Steps[None]:
     yield from do(_APPEND, Given.of(_NEW, events, data=[event.data or None for event in events]))
 
 
-def query(where: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Steps[EventPage]:
+def query(
+    where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
+) -> Steps[EventPage]:
     """As `BaseEventStorage.query`."""
-    time, id_ = (None, None) if cursor is None else place_of(cursor)
-    values = asdict(where) | {"types": where.types or None, "time": time, "id": id_}
-    text = _PAGE.format(where=conditions(_TERMS, values))
+    values = asdict(where) | {"types": where.types or None}
+    if cursor is not None:
+        values["after" if oldest_first else "before"], values["id"] = place_of(cursor)
+    text = _PAGE.format(where=conditions(_TERMS, values), order="asc" if oldest_first else "desc")
     page = yield from select(EVENTS, text, limit=limit, place="time", **values)
     return EventPage(page.records, None if page.key is None else cursor_at(page.place or 0.0, page.key))
 

@@ -71,17 +71,18 @@ create index if not exists result_expiring on omniq.result (expires_at) where ex
 create index if not exists result_of_schedule on omniq.result (schedule_id, finished_at) where schedule_id is not null;
 
 create table if not exists omniq.event (
-    id          {number} primary key,
+    id          {key} primary key,
     time        {time} not null,
     type        {key} not null,
     task_id     {key},
+    name        text,
     schedule_id {key},
     queue_name  {key},
     worker      text,
     attempt     integer,
     data        {object[data]}
-) {numbered};
+) {keyed};
 
-create index if not exists event_time on omniq.event (time);
-create index if not exists event_task on omniq.event (task_id, time) where task_id is not null;
-create index if not exists event_schedule on omniq.event (schedule_id, time) where schedule_id is not null;
+create index if not exists event_time on omniq.event (time, id);
+create index if not exists event_task on omniq.event (task_id, time, id) where task_id is not null;
+create index if not exists event_schedule on omniq.event (schedule_id, time, id) where schedule_id is not null;

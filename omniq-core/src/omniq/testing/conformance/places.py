@@ -34,7 +34,7 @@ from omniq.testing.builders import (
     until_equal,
 )
 from omniq.testing.conformance.base import NOT_SEEN, Conformance, Connect, Opener, needs, new_project, noted
-from omniq.testing.conformance.schedules import event
+from omniq.testing.conformance.events import event
 
 # ── places ──────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import Capability
-from omniq.testing.conformance import claiming, engine, places, results, schedules, tasks, transitions, walks
+from omniq.testing.conformance import claiming, engine, events, places, results, schedules, tasks, transitions, walks
 from omniq.testing.conformance.base import (
     DEVIATION,
     NOT_SEEN,
@@ -171,9 +171,9 @@ class BackendConformance:
         kind: ClassVar[StoreKind] = "result_store"
 
     class TestEvents(
-        schedules.AppendTests,
-        schedules.QueryTests,
-        schedules.PurgeEventTests,
+        events.AppendTests,
+        events.QueryTests,
+        events.PurgeEventTests,
         places.PlaceTests,
         places.ProjectEventTests,
         places.DropEventTests,
