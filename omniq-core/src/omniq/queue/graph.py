@@ -71,7 +71,7 @@ class TaskDependencyGraph:
             args, kwargs = split_args(each.func_args)
             packed = serialization.build_call(each.func, args, kwargs)
             parents = dict.fromkeys([*listed_parents(each.options.get("depends_on")), *packed.results_of])
-            return TaskNode(id=each.id, func=shown_name(packed.func), depends_on=tuple(parents))
+            return TaskNode(id=each.reserve_id(), func=shown_name(packed.func), depends_on=tuple(parents))
 
         return cls(map(node, calls))
 

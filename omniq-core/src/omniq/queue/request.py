@@ -259,9 +259,8 @@ class TaskCall(Abridged, Struct, kw_only=True):
     func_args: Any = None
     options: EnqueueOptions = field(default_factory=EnqueueOptions)
 
-    @property
-    def id(self) -> str:
-        """The id that its task will have: made when it is first asked for, unless `task_id` says one."""
+    def reserve_id(self) -> str:
+        """The id that its task will have: its `task_id`, which it gets now if it has none."""
         if self.options.get("task_id") is None:
             self.options = {**self.options, "task_id": new_id()}
         return check_id(self.options["task_id"], "task_id")
@@ -464,7 +463,7 @@ def _retries(max_retries: object) -> int:
 
 def parent_id(parent: object, name: str = "depends_on") -> str:
     """As `id_of`, for a call that is yet to be enqueued too."""
-    return parent.id if isinstance(parent, TaskCall) else id_of(parent, name)
+    return parent.reserve_id() if isinstance(parent, TaskCall) else id_of(parent, name)
 
 
 def listed_parents(depends_on: object) -> list[str]:

@@ -102,7 +102,7 @@ def calls_of(step: Step | Iterable[TaskCall]) -> list[TaskCall]:
     _lay_out(step if isinstance(step, TaskCall | Chain | Group) else group(step), (), calls, MAX_NESTING)
     if not calls:
         raise InvalidTask("workflow: it has no call")
-    twice = [id_ for id_, times in Counter(each.id for each in calls).items() if times > 1]
+    twice = [id_ for id_, times in Counter(each.reserve_id() for each in calls).items() if times > 1]
     if twice:
         raise InvalidTask(f"workflow: a call is in it more than once ({some(twice)}): make a call for each task")
     return calls
@@ -112,7 +112,7 @@ def _lay_out(step: Step, parents: tuple[str, ...], calls: list[TaskCall], depth:
     """Add the step's calls, all of which wait for these parents; returns what waits for it has to wait for."""
     if isinstance(step, TaskCall):
         calls.append(_after(step, parents))
-        return (step.id,)
+        return (step.reserve_id(),)
     if depth == 0:
         raise InvalidTask(f"workflow: chains and groups are nested deeper than {MAX_NESTING} levels")
     if isinstance(step, Chain):
@@ -131,7 +131,7 @@ def _after(step: TaskCall, parents: tuple[str, ...]) -> TaskCall:
     if step.options.get("unique") is not None:
         raise InvalidTask("unique: a task of a workflow can't have it, since others wait for its id")
     after = (*listed_parents(step.options.get("depends_on")), *parents)
-    options: EnqueueOptions = {**step.options, "task_id": step.id, "depends_on": after}
+    options: EnqueueOptions = {**step.options, "task_id": step.reserve_id(), "depends_on": after}
     return TaskCall(func=step.func, func_args=step.func_args, options=options)
 
 
@@ -302,7 +302,7 @@ class Workflow:
 
 def _shape(step: Step) -> Shape:
     if isinstance(step, TaskCall):
-        return step.id
+        return step.reserve_id()
     return _shape(step.steps[-1]) if isinstance(step, Chain) else [_shape(part) for part in step.steps]
 
 
