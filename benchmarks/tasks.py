@@ -39,3 +39,8 @@ def some_bytes(size: int) -> bytes:
 def counter() -> SharedCounter:
     """The one that BENCH_COUNTER names."""
     return SharedCounter(Path(os.environ["BENCH_COUNTER"]))
+
+
+async def count_values(*values: object) -> int:
+    """How many values it was given."""
+    return len(values)

@@ -53,6 +53,17 @@ def echo(value: Any) -> Any:
     return value
 
 
+class Box:
+    """Something that only dill carries."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+def opened(box: Box) -> Any:
+    return box.content
+
+
 def echo_noted(log: str, value: Any) -> Any:
     note(log)
     return value

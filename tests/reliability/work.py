@@ -75,6 +75,17 @@ def stumble(failures: int) -> str:
     return value
 
 
+async def node(taken: dict[str, str | None], fails: bool, seconds: float) -> str:
+    """A task of a graph: it looks at the results that it takes from others, by their ids, and may fail."""
+    with recorded() as value:
+        await asyncio.sleep(seconds)
+        if fails:
+            raise Refusal("as it was told to")
+        for task_id, result in taken.items():
+            assert result is None or result.partition(":")[0] == task_id, "these are the results of other tasks"
+    return value
+
+
 def die() -> str:
     """Kill the process that runs this, as a bug in a C extension would."""
     with recorded() as value:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from omniq.events import EventStorage as EventStore
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.queue.workflows import call as call
+    from omniq.queue.workflows import chain as chain
+    from omniq.queue.workflows import group as group
+    from omniq.queue.workflows import result_of as result_of
     from omniq.results import ResultStorage as ResultStore
     from omniq.workers.jobs import current_task as current_task
 else:
@@ -37,7 +41,11 @@ else:
             "Retry": "omniq.errors",
             "TaskQueue": "omniq.queue.engine",
             "__version__": "omniq.plugins.hookspecs:VERSION",
+            "call": "omniq.queue.workflows",
+            "chain": "omniq.queue.workflows",
             "current_task": "omniq.workers.jobs",
+            "group": "omniq.queue.workflows",
+            "result_of": "omniq.queue.workflows",
         },
     )
 
@@ -50,5 +58,9 @@ __all__ = [
     "Retry",
     "TaskQueue",
     "__version__",
+    "call",
+    "chain",
     "current_task",
+    "group",
+    "result_of",
 ]

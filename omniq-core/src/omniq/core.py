@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
@@ -19,6 +19,8 @@ from omniq.models.task import TaskEvent, TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
+from omniq.queue.request import TaskCall
+from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
 from omniq.workers.base import AsyncWorkerPool, Worker, WorkerPool
@@ -137,6 +139,20 @@ class AsyncOmniQ(FromSource):
 
     enqueue = Delegated(AsyncTaskQueue.enqueue, "task_queue")
     enqueue_many = Delegated(AsyncTaskQueue.enqueue_many, "task_queue")
+
+    async def enqueue_workflow(self, workflow: Step | Iterable[TaskCall]) -> AsyncWorkflow:
+        """Enqueue a chain, a group or calls that depend on each other, all in as few writes as possible, and return
+        what they can be waited for, looked at and cancelled by. Raises as `enqueue_many` does."""
+        return await AsyncWorkflow.enqueue(self.task_queue, self._outcomes(), workflow)
+
+    async def get_workflow(self, task_id: TaskRef) -> AsyncWorkflow:
+        """The workflow that a task is part of: all tasks that are connected with it, whoever enqueued them.
+
+        Its results are those of the tasks on which no other depends. Raises `TaskNotFound`, and `InvalidTask` where
+        those are more than 10,000.
+        """
+        return await AsyncWorkflow.find(self.task_queue, self._outcomes(), task_id)
+
     get_task = Delegated(AsyncTaskQueue.get_task, "task_queue")
     list_tasks = Delegated(AsyncTaskQueue.list_tasks, "task_queue")
     list_dead = Delegated(AsyncTaskQueue.list_dead, "task_queue")
@@ -176,13 +192,16 @@ class AsyncOmniQ(FromSource):
         `ResultExpired`, and `ResultTimeout` after `timeout` (seconds or `timedelta`; None: no limit); `Closed` when
         this object is closed meanwhile, `InvalidTask` for what can't be an id.
         """
-        waiter = OutcomeWaiter(self.task_queue, self.result_store)
+        waiter = self._outcomes()
         if (task_id is None) == (schedule_id is None):
             raise InvalidTask("task_id: give a task_id or a schedule_id, and not both")
         if schedule_id is not None:
             return await waiter.scheduled(schedule_id, kind, timeout)
         assert task_id is not None
         return await waiter.value(task_id, timeout)
+
+    def _outcomes(self) -> OutcomeWaiter:
+        return OutcomeWaiter(self.task_queue, self.result_store)
 
     async def list_events(
         self,
@@ -289,6 +308,15 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
 
     enqueue = blocking(AsyncOmniQ.enqueue)
     enqueue_many = blocking(AsyncOmniQ.enqueue_many)
+
+    def enqueue_workflow(self, workflow: Step | Iterable[TaskCall]) -> Workflow:
+        """As `AsyncOmniQ.enqueue_workflow`."""
+        return Workflow(self, self._call(self.aio.enqueue_workflow(workflow)))
+
+    def get_workflow(self, task_id: TaskRef) -> Workflow:
+        """As `AsyncOmniQ.get_workflow`."""
+        return Workflow(self, self._call(self.aio.get_workflow(task_id)))
+
     get_result = blocking(AsyncOmniQ.get_result)
     get_task = blocking(AsyncOmniQ.get_task)
     list_tasks = blocking(AsyncOmniQ.list_tasks)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from omniq import clock
 from omniq.clock import Duration, seconds
 from omniq.errors import (
     InvalidTask,
+    ResultError,
     ResultExpired,
     ResultTimeout,
+    SerializationError,
     SignatureError,
     StoreUnavailable,
     TaskCancelled,
@@ -22,9 +26,12 @@ from omniq.errors import (
 )
 from omniq.loops import Wait
 from omniq.models.config import ResultStorageConfig
-from omniq.models.task import QUEUED, TaskRef, TaskResult, TaskState, check_id, id_of
+from omniq.models.task import QUEUED, ResultStatus, TaskRef, TaskResult, TaskState, check_id, id_of
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage, answered, task_result
+from omniq.serialization.manager import SerializationManager
+from omniq.serialization.parents import ParentResult
+from omniq.storage.base import look_up
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.texts import get_logger
 
@@ -144,13 +151,7 @@ class OutcomeWaiter:
                     "of them was changed"
                 )
             return
-        if record.state is TaskState.CANCELLED:
-            raise TaskCancelled(f"task {record.id} was cancelled")
-        if record.state is TaskState.EXPIRED:
-            raise TaskExpired(f"task {record.id} wasn't started before its TTL ended")
-        if record.state is TaskState.ERROR:
-            raise TaskFailed(record.id, "unknown", record.damage or "its result is no longer kept")
-        raise ResultExpired(f"task {record.id} has succeeded, and its result is no longer kept")
+        raise _without_result(record.id, record)
 
     def _must_agree(self, result: TaskResult, record: TaskRecord) -> bool:
         """Whether a task can't be in another state than its signed result says, unless somebody changed it.
@@ -215,6 +216,54 @@ class OutcomeWaiter:
             pairs = zip(found, tasks, strict=True)
             found = [result for result, task in pairs if task is None or _ends(result, task)]
         return [task_result(result, self._results.serialization) for result in found]
+
+
+# ── results as arguments ────────────────────────────────────────────────────
+
+
+async def parent_results(
+    queue: AsyncTaskQueue[Any], ids: Sequence[str]
+) -> dict[str, ParentResult | SerializationError]:
+    """How tasks have ended whose results are arguments of others; an error for a result that can't be trusted.
+
+    Raises `StoreError`.
+    """
+    stores = queue.stores
+    store = stores.results
+    found = [None] * len(ids) if store is None else await look_up(store, store.get, ids)
+    results = dict(zip(ids, found, strict=True))
+    # Where a result comes in one step with the end of its task, that alone tells how it ended.
+    asked = [id_ for id_, result in results.items() if result is None or not result.is_final or not stores.atomic]
+    records = await look_up(stores.queue, partial(stores.queue.get, bodies=False), asked)
+    tasks = dict(zip(asked, records, strict=True))
+    return {id_: _parent_result(id_, results[id_], tasks.get(id_), queue.serialization) for id_ in ids}
+
+
+def _parent_result(
+    task_id: str, result: ResultRecord | None, record: TaskRecord | None, serialization: SerializationManager
+) -> ParentResult | SerializationError:
+    if result is None or not result.is_final or not (record is None or _ends(result, record)):
+        return ParentResult.of_error(_without_result(task_id, record))
+    try:
+        ended = task_result(result, serialization)
+    except SerializationError as error:
+        return error
+    if ended.status is ResultStatus.SUCCESS:
+        return ParentResult(*ended.stored.packed)
+    return ParentResult.of_error(ended.failure())
+
+
+def _without_result(task_id: str, record: TaskRecord | None) -> ResultError:
+    """What is known of a task that has ended and whose result isn't kept."""
+    state = TaskState.SUCCESS if record is None else record.state
+    if state is TaskState.CANCELLED:
+        return TaskCancelled(f"task {task_id} was cancelled")
+    if state is TaskState.EXPIRED:
+        return TaskExpired(f"task {task_id} wasn't started before its TTL ended")
+    if state is TaskState.SUCCESS:
+        return ResultExpired(f"task {task_id} has succeeded, and its result is no longer kept")
+    damage = None if record is None else record.damage
+    return TaskFailed(task_id, "unknown", damage or "its result is no longer kept")
 
 
 def results_of(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:

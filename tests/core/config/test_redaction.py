@@ -17,6 +17,7 @@ from omniq.models.task import Call, Outcome, ResultStatus, StoredValue, TaskResu
 from omniq.queue import SQLiteTaskQueue
 from omniq.queue.request import TaskCall, TaskOptions
 from omniq.serialization import CallOptions, LoadedCall, ScheduledCall
+from omniq.serialization.parents import ParentResult, ResultOf
 from omniq.storage.records import Change, NewBody, NewTask, ResultRecord, ScheduleRecord, TaskRecord
 from omniq.workers.jobs import Job, RunResult, RunStatus
 from omniq.workers.messages import GivenTask
@@ -201,6 +202,9 @@ RECORDS: list[object] = [
         created_at=0.0,
         run_at=0.0,
     ),
+    PARENT := ParentResult("m", SECRET.encode()),
+    ParentResult(error="TaskFailed", about=("t1", "ValueError", SECRET)),
+    ResultOf("t1", SECRET),
     RESULT := ResultRecord(task_id="t1", epoch=1, status=TaskState.SUCCESS, body=SECRET.encode()),
     Change(task_id="t1", to=TaskState.SUCCESS, from_states=(), result=RESULT),
     ScheduleRecord(id="t1", queue_name="q", body=SECRET.encode(), next_run=None),
@@ -209,7 +213,7 @@ RECORDS: list[object] = [
     ScheduledCall(timing=Timing(interval=1.0), call=CALL),
     CallOptions(metadata={"note": SECRET}),
     RunResult(end=RunStatus.ERROR, value=SECRET.encode(), error_message=SECRET, traceback=SECRET),
-    GivenTask(0, "t1", "q", 1, 0, None, CALL),
+    GivenTask(0, "t1", "q", 1, 0, None, CALL, (PARENT,)),
     TaskCall(func=print, func_args=[SECRET], options={"metadata": {"note": SECRET}}),
     TaskOptions(metadata={"note": SECRET}, task_id="t1"),
     TaskResult(task_id="t1", status=ResultStatus.ERROR, stored=StoredValue.of(SECRET), error_message=SECRET),

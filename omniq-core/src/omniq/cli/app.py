@@ -145,6 +145,7 @@ COMMANDS: Final = (
     CommandSpec("enqueue", "omniq.cli.tasks:enqueue", "Add a task."),
     CommandSpec("result", "omniq.cli.tasks:result", "Print what a task returned."),
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),
+    CommandSpec("workflows", "omniq.cli.workflows:workflows", "Show which tasks wait for which."),
     CommandSpec("schedules", "omniq.cli.tasks:schedules", "List schedules, look at them and change them."),
     CommandSpec("events", "omniq.cli.events:events", "List what happened, and follow it."),
     CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),

@@ -101,6 +101,7 @@ class Omitted:
 
 PAYLOADS = frozenset(
     {
+        "about",
         "args",
         "body",
         "connection",

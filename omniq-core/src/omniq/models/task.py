@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from msgspec import Meta, Struct, field
 
 from omniq.clock import FIRST_SECOND, LAST_SECOND
-from omniq.errors import InvalidTask, TaskCancelled, TaskExpired, TaskFailed
+from omniq.errors import InvalidTask, ResultError, TaskCancelled, TaskExpired, TaskFailed
 from omniq.models.config import Abridged, NotNegative, Positive
 
 # ── ids and names ───────────────────────────────────────────────────────────
@@ -328,6 +328,8 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
     on_parent_failure: ParentFailure = "cancel"
     retry: RetryRule | None = None
     """None: `DEFAULT_RETRY`."""
+    results_of: tuple[str, ...] = ()
+    """The tasks whose results are among the arguments: each once, in the order by which the arguments number them."""
 
 
 # ── events ──────────────────────────────────────────────────────────────────
@@ -385,6 +387,11 @@ class StoredValue:
         if self._value is _UNREAD:
             self._value = self._load(self._format, self._data)
         return self._value
+
+    @property
+    def packed(self) -> tuple[str, bytes]:
+        """Format and bytes."""
+        return self._format, self._data
 
     @classmethod
     def of(cls, value: object) -> StoredValue:
@@ -461,11 +468,15 @@ class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
         """
         if self.status is ResultStatus.SUCCESS:
             return self.value
+        raise self.failure()
+
+    def failure(self) -> ResultError:
+        """What says that there is no value: what `unwrap` raises where the task didn't succeed."""
         if self.status is ResultStatus.CANCELLED:
-            raise TaskCancelled(f"task {self.task_id} was cancelled")
+            return TaskCancelled(f"task {self.task_id} was cancelled")
         if self.status is ResultStatus.EXPIRED:
-            raise TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
-        raise TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
+            return TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
+        return TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 
 class Outcome(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):

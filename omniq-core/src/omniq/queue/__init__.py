@@ -11,21 +11,35 @@ if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
     from omniq.queue.engine import Scheduler as Scheduler
     from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.queue.graph import TaskDependencyGraph as TaskDependencyGraph
+    from omniq.queue.graph import TaskNode as TaskNode
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
     from omniq.queue.policies import TTLManager as TTLManager
+    from omniq.queue.request import TaskCall as TaskCall
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
+    from omniq.queue.workflows import AsyncWorkflow as AsyncWorkflow
+    from omniq.queue.workflows import Chain as Chain
+    from omniq.queue.workflows import Group as Group
+    from omniq.queue.workflows import Workflow as Workflow
 else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncScheduler": "omniq.queue.scheduler",
             "AsyncTaskQueue": "omniq.queue.engine",
+            "AsyncWorkflow": "omniq.queue.workflows",
+            "Chain": "omniq.queue.workflows",
             "DependencyResolver": "omniq.queue.policies",
+            "Group": "omniq.queue.workflows",
             "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
             "TTLManager": "omniq.queue.policies",
+            "TaskCall": "omniq.queue.request",
+            "TaskDependencyGraph": "omniq.queue.graph",
+            "TaskNode": "omniq.queue.graph",
             "TaskQueue": "omniq.queue.engine",
+            "Workflow": "omniq.queue.workflows",
         },
         fronts=("queue",),
     )

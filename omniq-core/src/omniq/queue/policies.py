@@ -355,7 +355,7 @@ class DependencyResolver:
         unknown = {id_ for id_, record in zip(others, found, strict=True) if record is None}
         orphan = next((task for task in tasks if not unknown.isdisjoint(task.depends_on)), None)
         if orphan is not None:
-            raise unknown_parent(orphan)
+            raise unknown_parent(orphan, [parent for parent in orphan.depends_on if parent in unknown])
 
     async def _resolve(self, child_ids: Sequence[str]) -> list[str]:
         """Release or end these tasks if their parents allow or forbid it; returns those it ended."""
@@ -433,9 +433,25 @@ def _release(child: TaskRecord) -> Change:
     return Change(task_id=child.id, to=TaskState.PENDING, from_states=(TaskState.WAITING,), epoch=child.epoch)
 
 
-def unknown_parent(task: NewTask) -> UnknownParent:
-    """The error for a task whose parents aren't all there."""
-    return UnknownParent(f"depends_on: of task {task.id}: {', '.join(task.depends_on)}: not all are known")
+def unknown_parent(task: NewTask, unknown: Sequence[str] = ()) -> UnknownParent:
+    """The error for a task whose parents aren't all there; the `unknown` ones, if it is known which."""
+    if unknown:
+        return UnknownParent(f"depends_on: of task {task.id}: not known: {some(unknown)}")
+    return UnknownParent(f"depends_on: of task {task.id}: {some(task.depends_on)}: not all are known")
+
+
+def cycle(error: CycleError) -> DependencyCycle:
+    """The error for tasks that depend on each other in a circle."""
+    return DependencyCycle(f"depends_on: tasks depend on each other in a circle: {some(error.args[1], ' → ')}")
+
+
+SHOWN: Final = 10
+
+
+def some(ids: Sequence[str], separator: str = ", ") -> str:
+    """Ids for a message: not thousands of them."""
+    shown = separator.join(ids[:SHOWN])
+    return shown if len(ids) <= SHOWN else f"{shown}{separator}and {len(ids) - SHOWN:,} more"
 
 
 def parents_first(tasks: list[NewTask]) -> list[NewTask]:
@@ -447,9 +463,7 @@ def parents_first(tasks: list[NewTask]) -> list[NewTask]:
     try:
         return [by_id[id_] for id_ in sorter.static_order()]
     except CycleError as error:
-        raise DependencyCycle(
-            f"depends_on: tasks depend on each other in a circle: {' → '.join(error.args[1])}"
-        ) from None
+        raise cycle(error) from None
 
 
 # ── TTL ─────────────────────────────────────────────────────────────────────

@@ -107,6 +107,7 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
 ErrorTypes: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
+Parent: TypeAlias = "TaskRef | TaskCall"
 
 MAX_RETRIES = 1_000_000
 ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique", "connection")
@@ -145,8 +146,8 @@ class EnqueueOptions(TypedDict, total=False):
     """Exceptions after which it is tried again; after others it fails for good."""
     give_up_on: ErrorTypes | None
     """Exceptions after which it fails for good. A task can also raise `Retry` or `Reject`."""
-    depends_on: Sequence[TaskRef] | TaskRef
-    """Tasks that must have succeeded before it runs."""
+    depends_on: Sequence[Parent] | Parent
+    """Tasks, or calls that are enqueued with it, that must have succeeded before it runs."""
     on_parent_failure: ParentFailure
     """What becomes of it when one of those fails."""
     task_id: str | None
@@ -227,7 +228,7 @@ class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
     retry_jitter: float | None = None
     retry_on: ErrorTypes | None = None
     give_up_on: ErrorTypes | None = None
-    depends_on: Sequence[TaskRef] | TaskRef = ()
+    depends_on: Sequence[Parent] | Parent = ()
     on_parent_failure: str = "cancel"
     task_id: str | None = None
     unique: str | None = None
@@ -257,6 +258,12 @@ class TaskCall(Abridged, Struct, kw_only=True):
     func: Callable[..., Any]
     func_args: Any = None
     options: EnqueueOptions = field(default_factory=EnqueueOptions)
+
+    def reserve_id(self) -> str:
+        """The id that its task will have: its `task_id`, which it gets now if it has none."""
+        if self.options.get("task_id") is None:
+            self.options = {**self.options, "task_id": new_id()}
+        return check_id(self.options["task_id"], "task_id")
 
 
 class Placing(Struct, frozen=True, gc=False):
@@ -297,7 +304,7 @@ class RequestBuilder:
             run_at=placing.run_at,
             delay=placing.delay,
             ttl=placing.ttl,
-            depends_on=() if options is NO_OPTIONS else _parents(options.depends_on, task_id),
+            depends_on=() if options is NO_OPTIONS and not call.results_of else _parents(options, call, task_id),
             unique=placing.unique,
         )
 
@@ -312,7 +319,7 @@ class RequestBuilder:
             run_at=run_at,
             delay=delay,
             ttl=self.ttl(options),
-            unique=check_unique(options.unique),
+            unique=None if options.unique is None else check_id(options.unique, "unique"),
         )
         if options is NO_OPTIONS:
             self._placed_without_options = placing
@@ -423,11 +430,6 @@ def check_priority(priority: object) -> int:
     return int(priority)
 
 
-def check_unique(key: object) -> str | None:
-    """The unique key, if it can be one."""
-    return None if key is None else check_id(key, "unique")
-
-
 def _due(options: TaskOptions) -> tuple[float, float | None]:
     if options.run_at is None:
         return span("run_in", options.run_in) or 0.0, None
@@ -459,14 +461,22 @@ def _retries(max_retries: object) -> int:
     return int(max_retries)
 
 
-def _parents(depends_on: Sequence[TaskRef] | TaskRef, task_id: str) -> tuple[str, ...]:
-    if isinstance(depends_on, str | Task):
-        depends_on = (depends_on,)
-    elif not depends_on:
-        return ()
-    if not isinstance(depends_on, Iterable):
+def parent_id(parent: object, name: str = "depends_on") -> str:
+    """As `id_of`, for a call that is yet to be enqueued too."""
+    return parent.reserve_id() if isinstance(parent, TaskCall) else id_of(parent, name)
+
+
+def listed_parents(depends_on: object) -> list[str]:
+    """The ids in a `depends_on`. Raises `InvalidTask`."""
+    listed = [depends_on] if isinstance(depends_on, str | Task | TaskCall) else () if depends_on is None else depends_on
+    if not isinstance(listed, Iterable):
         raise InvalidTask(f"depends_on: expected task ids or tasks, got {type(depends_on).__name__}")
-    parents = tuple(dict.fromkeys(id_of(parent, "depends_on") for parent in depends_on))
+    return [parent_id(parent) for parent in listed]
+
+
+def _parents(options: TaskOptions, call: Call, task_id: str) -> tuple[str, ...]:
+    """What the task waits for: what it says, and the tasks whose results are among its arguments."""
+    parents = tuple(dict.fromkeys([*listed_parents(options.depends_on), *call.results_of]))
     if task_id in parents:
         raise InvalidTask(f"depends_on: task {task_id} can't depend on itself")
     return parents

@@ -83,10 +83,13 @@ class AsyncScheduler:
         next_run = timing.first(now)
         if next_run is None:
             raise InvalidTask("schedule: it has no time left to fire: see cron, rrule, run_at and end")
+        call = requests.build_call(func, func_args, options)
+        if call.results_of:
+            raise InvalidTask("func_args: the tasks of a schedule have no parents, so there is no result_of for them")
         template = ScheduledCall(
             timing=timing,
             policy=policy,
-            call=requests.build_call(func, func_args, options),
+            call=call,
             priority=check_priority(options.priority),
             ttl=requests.ttl(options),
         )

@@ -16,12 +16,13 @@ from msgspec import Meta, Struct, field
 from msgspec.msgpack import Encoder
 
 from omniq import clock
-from omniq.errors import ConfigError, CorruptPayload, KeyMissing, SerializationError, SignatureError
+from omniq.errors import ConfigError, CorruptPayload, KeyMissing, ResultError, SerializationError, SignatureError
 from omniq.models.config import Abridged, NotNegative
 from omniq.models.schedule import FiringPolicy, Timing
 from omniq.models.task import Call, ParentFailure, RetryRule
 from omniq.serialization.base import DILL, MSGSPEC, Format, Function, NotCarried, Serializer, display_name, type_name
 from omniq.serialization.msgspec_ import MsgspecSerializer
+from omniq.serialization.parents import OutOfPlace
 from omniq.texts import get_logger
 
 # ── dill's serializer ───────────────────────────────────────────────────────
@@ -40,6 +41,8 @@ class DillSerializer(Serializer):
 
         try:
             return dumps(value)
+        except OutOfPlace:
+            raise
         except RecursionError as error:
             raise SerializationError(f"can't serialize {type_name(value)}: it is nested too deeply") from error
         except Exception as error:  # the value's own `__reduce__` may raise anything
@@ -51,6 +54,8 @@ class DillSerializer(Serializer):
 
         try:
             return dill.loads(data)
+        except ResultError:  # of a parent whose value isn't there
+            raise
         except (pickle.UnpicklingError, EOFError) as error:
             raise CorruptPayload(f"these bytes aren't a value that dill wrote: {error}") from error
         except (Exception, SystemExit) as error:  # the value's own `__setstate__` may raise anything
@@ -171,6 +176,8 @@ class ArgumentCodec:
             return self._nothing
         try:
             return self._values.dump([list(args), dict(kwargs)])
+        except OutOfPlace:
+            raise
         except SerializationError as error:
             self._blame_argument(func, args, kwargs)
             raise SerializationError(f"arguments of {display_name(func)}: {error}") from error
@@ -187,6 +194,8 @@ class ArgumentCodec:
         """Function and arguments together, by dill. Raises `SerializationError`, which names what is at fault."""
         try:
             return _PREFIX + self._values.dump_by_dill([func, list(args), dict(kwargs)])
+        except OutOfPlace:
+            raise
         except SerializationError as error:
             self._blame_function(func)
             self._blame_argument(func, args, kwargs)

@@ -24,6 +24,7 @@ from omniq.serialization.codec import (
     ValueCodec,
 )
 from omniq.serialization.msgspec_ import StructSerializer
+from omniq.serialization.parents import OutOfPlace, ParentResult, filled, for_parents
 from omniq.texts import get_logger
 
 MAX_METADATA: Final = 64 * 1024
@@ -107,10 +108,13 @@ class SerializationManager:
     ) -> Call:
         """A call for no task yet: what a schedule keeps. Raises like `pack_call`."""
         ref = reference(func)
-        if ref is None:
-            format, packed = DILL, self._arguments.pack_with_function(func, args, kwargs)
-        else:
-            format, packed = self._arguments.pack(func, args, kwargs)
+        parents: tuple[str, ...] = ()
+        try:
+            format, packed = self._pack(func, ref, args, kwargs)
+        except OutOfPlace:
+            with for_parents() as named:
+                format, packed = self._pack(func, ref, args, kwargs)
+            parents = tuple(named)
         if options.metadata:
             _check_metadata(options.metadata)
         return Call(
@@ -127,7 +131,15 @@ class SerializationManager:
             on_failure=_callback("on_failure", options.on_failure),
             on_parent_failure=options.on_parent_failure,
             retry=options.retry,
+            results_of=parents,
         )
+
+    def _pack(
+        self, func: Function, ref: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Format, bytes]:
+        if ref is None:
+            return DILL, self._arguments.pack_with_function(func, args, kwargs)
+        return self._arguments.pack(func, args, kwargs)
 
     def reseal(self, call: Call, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
         """The call as the bytes of one task; `schedule_id` is that of the schedule which fired it, if one did."""
@@ -148,12 +160,18 @@ class SerializationManager:
         binding = (task_id, queue_name, schedule_id, self._project)
         return self._envelope.resign(data, role=_CALL, binding=binding)
 
-    def load_call(self, call: Call) -> LoadedCall:
-        """Function and arguments of a call from `read_call`.
+    def load_call(self, call: Call, parents: Sequence[ParentResult] = ()) -> LoadedCall:
+        """Function and arguments of a call from `read_call`; `parents` are the results of its `results_of`.
 
-        Raises `FunctionNotFound` when the function can't be imported or may not be, and
-        `SerializationError` when the arguments can't be rebuilt here, or need dill where it is refused.
+        Raises `FunctionNotFound` when the function can't be imported or may not be, `SerializationError` when the
+        arguments can't be rebuilt here, or need dill where it is refused, and `ResultError` when a parent has no value.
         """
+        if not call.results_of:
+            return self._load(call)
+        with filled(parents, self.load_value):
+            return self._load(call)
+
+    def _load(self, call: Call) -> LoadedCall:
         if call.by_value:
             return self._arguments.unpack_with_function(call.args)
         return self._arguments.unpack(self._functions.resolve(call.func), call.args_format, call.args)

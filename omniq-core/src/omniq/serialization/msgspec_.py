@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-from omniq.errors import CorruptPayload, SerializationError
+from omniq.errors import CorruptPayload, ResultError, SerializationError
 from omniq.serialization.base import DILL, MSGSPEC, Format, NotCarried, Serializer, type_name
+from omniq.serialization.parents import ResultOf, fill
 
 # ── values beyond JSON's ────────────────────────────────────────────────────
 
@@ -31,6 +32,7 @@ _DATETIME: Final = 20
 _DATE: Final = 21
 _TIME: Final = 22
 _TIMEDELTA: Final = 23
+_RESULT_OF: Final = 30
 
 _Zone: TypeAlias = str | tuple[int, str | None] | None
 """A key of the time zone database, or an offset in microseconds and a name, or none."""
@@ -256,6 +258,18 @@ _quick = _Lowering(_ATOMS)
 _careful = _Lowering(_ATOMS - {int, str})
 
 
+def _pack_result_of(value: ResultOf) -> Ext:
+    return Ext(_RESULT_OF, _encode([_careful.lower(part) for part in value.packed]))
+
+
+def _unpack_result_of(data: bytes) -> object:
+    return fill(*_decode_items(data))
+
+
+PACK[ResultOf] = _pack_result_of
+UNPACK[_RESULT_OF] = _unpack_result_of
+
+
 class SerializationDetector:
     """Decides by exact type who serializes a value."""
 
@@ -294,6 +308,8 @@ class MsgspecSerializer(Serializer):
             return self._decode(data)
         except ZoneInfoNotFoundError as error:
             raise SerializationError(f"{error.args[0]}: install tzdata on this machine") from error
+        except ResultError:  # of a parent whose value isn't there
+            raise
         except Exception as error:  # hostile bytes can make any constructor fail in its own way
             raise CorruptPayload(f"these bytes aren't a value that OmniQ wrote: {error}") from error
 

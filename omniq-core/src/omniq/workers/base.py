@@ -220,7 +220,7 @@ class AsyncWorkerPool:
             queue.store,
             self.in_flight,
             self.runner,
-            Admission(queue.serialization, max_crashes=config.max_crashes),
+            Admission(queue, max_crashes=config.max_crashes),
             queues=self._queues,
             config=config,
             worker=self.name,

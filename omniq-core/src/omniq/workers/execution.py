@@ -25,6 +25,7 @@ from omniq.errors import (
     InvalidTask,
     PayloadTooLarge,
     Reject,
+    ResultError,
     Retry,
     SerializationError,
     SignatureError,
@@ -227,7 +228,9 @@ class Execution:
     def load(self, job: Job) -> LoadedCall | RunResult:
         """The function and its arguments, or what became of trying."""
         try:
-            return self._serialization.load_call(job.call)
+            return self._serialization.load_call(job.call, job.parents)
+        except ResultError as error:  # of a parent, and it stays so
+            return failure(job, error.with_traceback(None), fatal=True)
         except BaseException as error:
             return scarcity(error) or failure(job, error)
 

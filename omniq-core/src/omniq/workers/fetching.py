@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
-from omniq.errors import CorruptPayload, KeyMissing, SerializationError, StoreError
+from omniq.errors import CorruptPayload, KeyMissing, PayloadTooLarge, SerializationError, StoreError
 from omniq.loops import Background, spawn
 from omniq.models.config import WorkerConfig
 from omniq.models.task import TaskState
+from omniq.outcomes import parent_results
+from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.request import UNREADABLE, verified_call
 from omniq.serialization.codec import VARIABLE
-from omniq.serialization.manager import SerializationManager
+from omniq.serialization.parents import ParentResult
 from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, Lease, TaskRecord
 from omniq.storage.wakeups import News
@@ -36,13 +38,16 @@ MAX_WAIT: Final = 30.0
 """Seconds until a task is handed out again that this worker lacks the key for; they double from claim to claim."""
 MAX_TOLD: Final = 100
 """Key ids of which the log is told."""
+MAX_SUPPLIED: Final = 2**30
+"""Bytes of a call together with the results among its arguments."""
 
 
 class Admission:
     """Turns claimed records into jobs, or into outcomes that need no run."""
 
-    def __init__(self, serialization: SerializationManager, *, max_crashes: int) -> None:
-        self._serialization = serialization
+    def __init__(self, queue: AsyncTaskQueue[Any], *, max_crashes: int) -> None:
+        self._queue = queue
+        self._serialization = queue.serialization
         self._max_crashes = max_crashes
         self._told: set[str] = set()
         """The missing keys that the log was told of."""
@@ -88,6 +93,35 @@ class Admission:
         if record.expires_at is not None and self._is_expired(record, record.expires_at):
             return job, RunResult(end=RunStatus.EXPIRED)
         return job, None
+
+    async def supply(self, jobs: Sequence[Job]) -> list[tuple[Job, RunResult]]:
+        """Give jobs the results that are among their arguments, read for all of them at once.
+
+        Returns those for which they can't be had, each with what has come of it. Where that is for want of a key, or
+        of the store, it goes back to be tried again.
+        """
+        try:
+            results = await parent_results(self._queue, list({id_ for job in jobs for id_ in job.call.results_of}))
+        except StoreError as error:
+            log.warning("the results that %d tasks take can't be read, they go back: %s", len(jobs), error)
+            return [(job, RunResult(end=RunStatus.RELEASED, delay=until_next_try(job.record))) for job in jobs]
+        supplied = ((job, self._supply(job, [results[id_] for id_ in job.call.results_of])) for job in jobs)
+        return [(job, ran) for job, ran in supplied if ran is not None]
+
+    def _supply(self, job: Job, results: Sequence[ParentResult | SerializationError]) -> RunResult | None:
+        """What has come of a job already, if it can't have these."""
+        for result in results:
+            if isinstance(result, KeyMissing):
+                self._tell(result)
+                return RunResult(end=RunStatus.RELEASED, delay=until_next_try(job.record))
+            if isinstance(result, SerializationError):
+                return failure(job, result, fatal=True)
+        job.take_parents(result for result in results if isinstance(result, ParentResult))
+        if job.size > MAX_SUPPLIED:
+            too_large = f"the results among its arguments have {job.size:,} bytes; {MAX_SUPPLIED:,} are allowed"
+            job.parents = ()
+            return failure(job, PayloadTooLarge(too_large), fatal=True)
+        return None
 
     def is_quarantined(self, record: TaskRecord) -> bool:
         """Whether its next crash would be its last: it runs with nothing beside it that it could drag along."""
@@ -327,10 +361,29 @@ class Fetcher:
         self._swept.clear()
         suspect = next((job for job in jobs if job.quarantined), None)
         if suspect is None or self._runner.isolates:
-            self._in_flight.accept(jobs)
-            self._runner.wake()
+            ready = [job for job in jobs if not job.call.results_of]
+            self._run(ready)
+            if len(ready) < len(jobs):
+                self._run(await self._with_parents([job for job in jobs if job.call.results_of]))
         else:
             await self._run_alone(suspect, [job for job in jobs if job is not suspect])
+
+    def _run(self, jobs: Iterable[Job]) -> None:
+        self._in_flight.accept(jobs)
+        self._runner.wake()
+
+    async def _with_parents(self, jobs: Sequence[Job]) -> list[Job]:
+        """Give jobs the results that are among their arguments, keeping their leases; returns those that can be run."""
+        for job in jobs:
+            self._in_flight.hold(job)
+        try:
+            ended = await self._admission.supply(jobs)
+        except asyncio.CancelledError:
+            self._hand_back(jobs)
+            raise
+        for job, ran in ended:
+            self._in_flight.done(job, ran)
+        return [job for job in jobs if not job.done]
 
     async def _leave_to_others(self, released: Sequence[tuple[Job, RunResult]], *, full: bool) -> None:
         """Go on to what may be behind tasks that this worker lacks the key for; pause, when it has seen them all.
@@ -355,8 +408,7 @@ class Fetcher:
         except asyncio.CancelledError:
             self._hand_back([suspect])
             raise
-        self._in_flight.accept([suspect])
-        self._runner.wake()
+        self._run(await self._with_parents([suspect]) if suspect.call.results_of else [suspect])
         await self._in_flight.until_held_at_most(0)
 
     def _hand_back(self, jobs: Sequence[Job]) -> None:

@@ -22,6 +22,7 @@ from omniq.errors import NoCurrentTask
 from omniq.loops import inside
 from omniq.models.config import Abridged
 from omniq.models.task import Call
+from omniq.serialization.parents import ParentResult
 from omniq.storage.records import Lease, TaskRecord
 from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, encodable, qualified_name
 
@@ -256,13 +257,20 @@ class Job(Abridged, Struct, eq=False, gc=False):
     done: bool = False
     """Whether it has been handed in."""
     size: int = 0
-    """Bytes of its packed call."""
+    """Bytes of its packed call, and of its parents' results."""
+    parents: tuple[ParentResult, ...] = ()
+    """Those of the tasks whose results are among its arguments."""
 
     def __post_init__(self) -> None:
         self.renewed_at = self.claimed_at
         self.size = len(self.record.body)
         if self.size >= LARGE:
             self.record = replace(self.record, body=b"")
+
+    def take_parents(self, results: Iterable[ParentResult]) -> None:
+        """Keep the results that are among its arguments, until it begins."""
+        self.parents = tuple(results)
+        self.size += sum(len(result.value) for result in self.parents)
 
     @property
     def lease(self) -> Lease:
@@ -282,7 +290,7 @@ class Job(Abridged, Struct, eq=False, gc=False):
         if self.call.timeout is not None:
             self.deadline = time.monotonic() + self.call.timeout
         if self.size >= LARGE:
-            self.call = replace(self.call, args=b"")
+            self.call, self.parents = replace(self.call, args=b""), ()
 
 
 # ── in flight ───────────────────────────────────────────────────────────────

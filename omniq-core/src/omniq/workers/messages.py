@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from omniq.config.loader import Security
 from omniq.models.config import Redacted
 from omniq.models.task import Call, TaskState
+from omniq.serialization.parents import ParentResult
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers.execution import LogSettings
@@ -161,6 +162,7 @@ class GivenTask(Struct, array_like=True, gc=False):
     attempts: int
     schedule_id: str | None
     call: Call
+    parents: tuple[ParentResult, ...]
 
     def job(self, body: bytes) -> Job:
         """The job again, with what running it takes."""
@@ -176,7 +178,7 @@ class GivenTask(Struct, array_like=True, gc=False):
             attempts=self.attempts,
             schedule_id=self.schedule_id,
         )
-        return Job(record, replace(self.call, args=body) if body else self.call)
+        return Job(record, replace(self.call, args=body) if body else self.call, parents=self.parents)
 
 
 class Report(Struct, array_like=True, gc=False):
@@ -205,7 +207,8 @@ def pack_task(number: int, job: Job) -> tuple[bytes, bytes]:
     record, call, body = job.record, job.call, b""
     if len(call.args) > SMALL:
         call, body = replace(call, args=b""), call.args
-    task = GivenTask(number, record.id, record.queue_name, record.epoch, record.attempts, record.schedule_id, call)
+    about = (record.id, record.queue_name, record.epoch, record.attempts, record.schedule_id)
+    task = GivenTask(number, *about, call, job.parents)
     return _encode(task), body
 
 
