@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from omniq.errors import Closed, StoreFull, StoreUnavailable
+from omniq.errors import BreakerOpen, Closed, StoreFull, StoreUnavailable
 from omniq.loops import spawn
 from omniq.texts import get_logger
 
@@ -209,6 +210,11 @@ class Backoff:
     async def pause(self) -> None:
         """Wait before the next attempt."""
         await asyncio.sleep(self.step())
+
+
+def level_of(error: Exception) -> int:
+    """How loud the log says that a store has failed: an open breaker was told of when it opened, and not again."""
+    return logging.DEBUG if isinstance(error, BreakerOpen) else logging.WARNING
 
 
 async def repeated(call: Callable[[bool], Awaitable[T]]) -> T:

@@ -18,6 +18,9 @@ from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
+from omniq.status import Status, status_of
+from omniq.storage.breakers import breakers_of
+from omniq.storage.records import BreakerStatus
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
 from omniq.workers.base import AsyncWorkerPool, Worker, WorkerPool
 
@@ -89,8 +92,9 @@ class AsyncOmniQ(FromSource):
     ) -> None:
         """Put the components together, as new ones on the same stores: what was given stays as it was."""
         project = self.config.project_name
-        results = None if results is None else results.as_part(project)
-        self.event_store = None if events is None else events.as_part(project)
+        breaker = self.config.breaker
+        results = None if results is None else results.as_part(project, breaker=breaker)
+        self.event_store = None if events is None else events.as_part(project, breaker)
         self.events = None if self.event_store is None else AsyncEventLogger(self.event_store.store)
         self.task_queue = queue.as_part(
             project=project,
@@ -98,6 +102,7 @@ class AsyncOmniQ(FromSource):
             security=build.security(self.config),
             results=None if results is None else results.store,
             events=self.events,
+            breaker=breaker,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
@@ -186,6 +191,19 @@ class AsyncOmniQ(FromSource):
             raise ConfigError("event_store: none is configured, so no events are kept")
         await self.events.flush()
         return await self.event_store.list(**conditions)
+
+    # ── how things stand ─────────────────────────────────────────────────────
+
+    def breakers(self) -> list[BreakerStatus]:
+        """The circuit breakers of the stores in this process: what they do with calls, and since when."""
+        events = None if self.event_store is None else self.event_store.store
+        return list(breakers_of(self.task_queue.store, self.task_queue.stores.results, events))
+
+    async def status(self) -> Status:
+        """How things stand: stores, queues, workers, schedules, and what is wrong. A store that is away is no error."""
+        events = None if self.event_store is None else self.event_store.store
+        dropped = None if self.events is None else self.events.dropped
+        return await status_of(self.task_queue, events, events_dropped=dropped)
 
     # ── the worker ───────────────────────────────────────────────────────────
 
@@ -287,6 +305,11 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     resume_schedule = blocking(AsyncOmniQ.resume_schedule)
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
+    status = blocking(AsyncOmniQ.status)
+
+    def breakers(self) -> list[BreakerStatus]:
+        """The circuit breakers of the stores in this process: what they do with calls, and since when."""
+        return self.aio.breakers()
 
     @classmethod
     def _around(cls, core: AsyncOmniQ) -> Self:

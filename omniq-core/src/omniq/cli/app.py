@@ -147,6 +147,7 @@ COMMANDS: Final = (
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),
     CommandSpec("schedules", "omniq.cli.tasks:schedules", "List schedules, look at them and change them."),
     CommandSpec("events", "omniq.cli.tasks:events", "Print what happened to tasks."),
+    CommandSpec("status", "omniq.cli.status:status", "Show stores, queues, workers and schedules, and what is wrong."),
     CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),
     CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins, write a new one."),
 )

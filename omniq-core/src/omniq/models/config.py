@@ -237,6 +237,19 @@ def default_queues() -> list[str]:
     return [DEFAULT_QUEUE]
 
 
+class BreakerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the circuit breaker of a store opens, and how soon it is tried again. Durations are seconds."""
+
+    failures: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
+    """Calls that fail in a row before it opens, over a second at least; 0: it never does."""
+    window: Positive = 60.0
+    """A call that fails later than that after the one before begins a new row."""
+    pause: Positive = 0.25
+    """How long an open one waits before a call is let through again; doubled each time that one fails."""
+    max_pause: Positive = 1.0
+    """The longest such wait. A worker comes back to a store that much later than it could."""
+
+
 class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a worker runs. Durations are seconds."""
 

@@ -25,6 +25,7 @@ from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.policies import RetryManager
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
+from omniq.storage.breakers import breakers_of
 from omniq.storage.records import WorkerRecord
 from omniq.sync import Portal, cancel_and_wait, core_of, maybe_core_of, portal, refuse_in_loop
 from omniq.texts import get_logger
@@ -146,6 +147,7 @@ class AsyncWorkerPool:
 
     def report(self) -> WorkerRecord:
         """What this worker says of itself in its store."""
+        events = self._stores.events
         return WorkerRecord(
             name=self.name,
             host=socket.gethostname(),
@@ -153,6 +155,8 @@ class AsyncWorkerPool:
             queues=self._queues,
             slots=self.max_workers,
             running=len(self.in_flight.held),
+            lease=self.config.lease,
+            breakers=breakers_of(self._stores.queue, self._stores.results, None if events is None else events.store),
             started_at=self._started_at,
         )
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omniq.batching import Backoff
+from omniq.batching import Backoff, level_of
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.loops import spawn
 from omniq.models.task import EventType, Outcome, TaskState
@@ -257,7 +257,8 @@ class Completer:
                 refusals -= not isinstance(error, StoreUnavailable) or await self._may_be_too_many(changes)
                 if refusals <= 0 or (isinstance(error, ValueRefused) and refusals < math.inf):
                     raise
-                log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), backoff.next, error)
+                text = "%d tasks can't be settled, trying again in %.1f s: %s"
+                log.log(level_of(error), text, len(changes), backoff.next, error)
                 await backoff.pause()
 
     async def _may_be_too_many(self, changes: Sequence[Change]) -> bool:
@@ -321,7 +322,8 @@ class Completer:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
                 return
             except StoreError as error:
-                log.warning("the children of %d tasks can't be released, trying again: %s", len(parents), error)
+                text = "the children of %d tasks can't be released, trying again: %s"
+                log.log(level_of(error), text, len(parents), error)
                 await backoff.pause()
 
     async def finish(self, patience: float) -> bool:
