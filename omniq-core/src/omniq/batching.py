@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from omniq.errors import BreakerOpen, Closed, StoreFull, StoreUnavailable
+from omniq.errors import Closed, StoreFull, StoreUnavailable
 from omniq.loops import spawn
 from omniq.texts import get_logger
 
@@ -213,8 +213,8 @@ class Backoff:
 
 
 def level_of(error: Exception) -> int:
-    """How loud the log says that a store has failed: an open breaker was told of when it opened, and not again."""
-    return logging.DEBUG if isinstance(error, BreakerOpen) else logging.WARNING
+    """How loud the log says that a store has failed: what an open breaker has told isn't told again."""
+    return logging.DEBUG if isinstance(error, StoreUnavailable) and error.logged else logging.WARNING
 
 
 async def repeated(call: Callable[[bool], Awaitable[T]]) -> T:

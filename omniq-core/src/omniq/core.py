@@ -19,7 +19,6 @@ from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, status_of
-from omniq.storage.breakers import breakers_of
 from omniq.storage.records import BreakerStatus
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
 from omniq.workers.base import AsyncWorkerPool, Worker, WorkerPool
@@ -196,8 +195,7 @@ class AsyncOmniQ(FromSource):
 
     def breakers(self) -> list[BreakerStatus]:
         """The circuit breakers of the stores in this process: what they do with calls, and since when."""
-        events = None if self.event_store is None else self.event_store.store
-        return list(breakers_of(self.task_queue.store, self.task_queue.stores.results, events))
+        return list(self.task_queue.stores.breakers)
 
     async def status(self) -> Status:
         """How things stand: stores, queues, workers, schedules, and what is wrong. A store that is away is no error."""

@@ -127,6 +127,9 @@ class PayloadTooLarge(ValueRefused, InvalidTask):
 class StoreUnavailable(StoreError):
     """Raised when a store can't be reached or is too busy; the same call may succeed later."""
 
+    logged = False
+    """Whether the log was told of it already, when the store's circuit breaker opened."""
+
 
 class StoreFull(StoreUnavailable):
     """Raised when a store has no room for more; nothing was stored, and what it holds is safe."""
@@ -138,6 +141,8 @@ class BreakerOpen(StoreUnavailable):
     `location` is the store's, `since` when it began to fail (seconds since the epoch), and `last_error` what it has
     said last.
     """
+
+    logged = True
 
     def __init__(self, message: str, location: str = "", since: float = 0.0, last_error: str = "") -> None:
         super().__init__(message)

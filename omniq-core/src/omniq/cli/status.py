@@ -84,7 +84,7 @@ def print_status(found: Status) -> None:
         click.echo()
         rows = [(worker, "alive") for worker in found.workers] + [(worker, "gone") for worker in found.gone]
         print_list("workers", WORKER_COLUMNS, [_worker_row(*row) for row in rows])
-    if found.schedules is not None and any(counts := asdict(found.schedules)):
+    if found.schedules is not None and any((counts := asdict(found.schedules)).values()):
         click.echo()
         click.echo("schedules: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
 

@@ -244,10 +244,10 @@ class BreakerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Calls that fail in a row before it opens, over a second at least; 0: it never does."""
     window: Positive = 60.0
     """A call that fails later than that after the one before begins a new row."""
-    pause: Positive = 0.25
+    pause: Positive = 0.1
     """How long an open one waits before a call is let through again; doubled each time that one fails."""
-    max_pause: Positive = 1.0
-    """The longest such wait. A worker comes back to a store that much later than it could."""
+    max_pause: Positive = 0.5
+    """The longest such wait. Above half a second, the repeats of an `enqueue` may miss a store that is back."""
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -108,12 +108,14 @@ class Breaker:
         """A call of that round has failed."""
         with self._lock:
             if round_ != self._round:
+                error.logged = self._state is not CLOSED
                 return
             self._round += 1
             self._error = str(error)
             opened = self._state is CLOSED and self._count()
             if opened or self._state is HALF_OPEN:
                 self._state, self._probe_at = OPEN, _monotonic() + self._pauses.step()
+            error.logged = self._state is not CLOSED
         if opened:
             text = "%s: its circuit breaker is open, since it fails; it is tried again every %g s: %s"
             log.warning(text, self.location, self.config.max_pause, error)

@@ -25,7 +25,6 @@ from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.policies import RetryManager
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
-from omniq.storage.breakers import breakers_of
 from omniq.storage.records import WorkerRecord
 from omniq.sync import Portal, cancel_and_wait, core_of, maybe_core_of, portal, refuse_in_loop
 from omniq.texts import get_logger
@@ -147,7 +146,6 @@ class AsyncWorkerPool:
 
     def report(self) -> WorkerRecord:
         """What this worker says of itself in its store."""
-        events = self._stores.events
         return WorkerRecord(
             name=self.name,
             host=socket.gethostname(),
@@ -156,7 +154,7 @@ class AsyncWorkerPool:
             slots=self.max_workers,
             running=len(self.in_flight.held),
             lease=self.config.lease,
-            breakers=breakers_of(self._stores.queue, self._stores.results, None if events is None else events.store),
+            breakers=self._stores.breakers,
             started_at=self._started_at,
         )
 
@@ -303,7 +301,7 @@ class AsyncWorkerPool:
         except Exception as error:
             self._fail(error)
             settled = False
-        if not settled:
+        if not settled and self.in_flight.held:
             log.error(
                 "%d tasks couldn't be settled; they will run again when their leases are over", len(self.in_flight.held)
             )
