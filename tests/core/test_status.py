@@ -118,7 +118,7 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def test_the_command_shows_what_there_is(cli: Cli) -> None:
-    cli("enqueue", f"{TASKS}:add", "--args", "[1, 2]", "--run-in", "60")
+    cli("enqueue", f"{TASKS}:greet", "name=Tom", "--run-in", "60")
     shown = cli("status")
     assert shown.exit_code == 0, shown.output
     lines_ = shown.stdout.splitlines()

@@ -111,14 +111,14 @@ class Breaker:
                 error.logged = self._state is not CLOSED
                 return
             self._round += 1
-            self._error = str(error)
+            self._error = str(error).removeprefix(f"{self.location}: ")
             opened = self._state is CLOSED and self._count()
             if opened or self._state is HALF_OPEN:
                 self._state, self._probe_at = OPEN, _monotonic() + self._pauses.step()
             error.logged = self._state is not CLOSED
         if opened:
-            text = "%s: its circuit breaker is open, since it fails; it is tried again every %g s: %s"
-            log.warning(text, self.location, self.config.max_pause, error)
+            text = "%s: its circuit breaker is open, and it is tried again every %g s: %s"
+            log.warning(text, self.location, self.config.max_pause, self._error)
 
     def _count(self) -> bool:
         """Count a failure; returns whether it is one too many."""
