@@ -34,6 +34,7 @@ from omniq.storage.records import (
     TaskFilter,
     TaskPage,
     TaskRecord,
+    WorkerRecord,
 )
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 from omniq.testing.reference import DictDocuments, ReferenceSpace
@@ -80,6 +81,13 @@ class ForgetsForeignWorkers(ReferenceQueueStore):
         for space in spaces():
             space.workers.clear()
         return await super().purge(older_than=older_than, limit=limit)
+
+
+class ForgetsBreakers(ReferenceQueueStore):
+    """It keeps the fields that it knew when it was written."""
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+        await super().beat(replace(worker, breakers=()), leaving=leaving)
 
 
 class DropsByPrefix(ReferenceQueueStore):
@@ -529,6 +537,7 @@ def _begins(event: TaskEvent, task_id: str) -> bool:
 QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (SharesKeys, "queue.project.a_unique_key_concerns_one_project"),
     (ForgetsForeignWorkers, "queue.project.so_do_lapsed_leases_and_purges"),
+    (ForgetsBreakers, "queue.upkeep.workers_are_listed_by_name_as_they_were_last_seen"),
     (DropsByPrefix, "queue.project.names_that_are_much_alike_are_different"),
     (DropsTheQueueOnly, "queue.drop.results_and_events_of_the_place_go_too"),
     (DropsNoPauses, "queue.drop.nothing_is_found_afterwards"),

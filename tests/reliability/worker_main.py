@@ -14,6 +14,7 @@ from msgspec import Struct, field
 from omniq import AsyncOmniQ
 from omniq.errors import StoreUnavailable
 from omniq.queue import AsyncTaskQueue
+from omniq.storage.breakers import unguarded
 from omniq.sync import new_event_loop
 from omniq.workers import AsyncWorkerPool
 
@@ -48,7 +49,7 @@ def front_door(url: str) -> AsyncOmniQ:
 def recorded(oq: AsyncOmniQ, history: History) -> AsyncOmniQ:
     """The same, with what passes between worker and task queue written to the history."""
     queue = oq.task_queue
-    recorder = AsyncTaskQueue(lambda _: recording(queue.store, history), queue.config)
+    recorder = AsyncTaskQueue(lambda _: recording(unguarded(queue.store), history), queue.config)
     return AsyncOmniQ(task_queue=recorder, result_store=oq.result_store)
 
 

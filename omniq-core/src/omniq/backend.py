@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTupl
 from msgspec.structs import asdict, replace
 
 from omniq.config.convert import convert, given_fields
-from omniq.config.loader import Security
+from omniq.config.loader import Security, breaker_from_environment
 from omniq.errors import ConfigError
 from omniq.exports import lazy
 from omniq.loops import PerLoop, Waits
-from omniq.models.config import ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
+from omniq.models.config import BreakerConfig, ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
 from omniq.serialization.manager import warn_if_exposed
 from omniq.storage.base import BaseTaskQueue, Guarantees, Store
+from omniq.storage.breakers import GuardedStore, guarded
 from omniq.sync import portal, refuse_in_loop
 
 if TYPE_CHECKING:
@@ -43,11 +44,15 @@ P = ParamSpec("P")
 class AsyncComponent(Generic[C, S]):
     """A configured store, connected, per event loop, at the first use."""
 
-    def __init__(self, make_store: Callable[[C], S], config: C) -> None:
+    def __init__(self, make_store: Callable[[C], S], config: C, breaker: BreakerConfig | None = None) -> None:
         self._make_store = make_store
         self.config = config
-        self.store = make_store(config)
-        """The implementation of the contract that this component drives."""
+        self._own_breaker = breaker
+        store = make_store(config)
+        if breaker is None and not isinstance(store, GuardedStore):
+            breaker = breaker_from_environment()
+        self.store = guarded(store, breaker)
+        """The implementation of the contract that this component drives, behind its circuit breaker."""
         self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._waits = PerLoop(lambda: Waits(type(self).__name__))
 
@@ -107,8 +112,10 @@ class SecuredComponent(AsyncComponent[C, S], Generic[C, S]):
     """A component that packs and reads payloads: as the `Security` says that it was given, else OmniQ, else the
     environment. Raises `ConfigError` for keys that are no good."""
 
-    def __init__(self, make_store: Callable[[C], S], config: C, security: Security | None) -> None:
-        super().__init__(make_store, config)
+    def __init__(
+        self, make_store: Callable[[C], S], config: C, security: Security | None, breaker: BreakerConfig | None = None
+    ) -> None:
+        super().__init__(make_store, config, breaker)
         self._own_security = security
         security = security or Security.from_environment()
         struct: ComponentConfig = config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -209,6 +210,11 @@ class Backoff:
     async def pause(self) -> None:
         """Wait before the next attempt."""
         await asyncio.sleep(self.step())
+
+
+def level_of(error: Exception) -> int:
+    """How loud the log says that a store has failed: what an open breaker has told isn't told again."""
+    return logging.DEBUG if isinstance(error, StoreUnavailable) and error.logged else logging.WARNING
 
 
 async def repeated(call: Callable[[bool], Awaitable[T]]) -> T:

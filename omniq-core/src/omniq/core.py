@@ -22,6 +22,8 @@ from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.request import TaskCall
 from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
+from omniq.status import Status, status_of
+from omniq.storage.records import BreakerStatus
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
 from omniq.workers.base import AsyncWorkerPool, Worker, WorkerPool
 
@@ -93,8 +95,9 @@ class AsyncOmniQ(FromSource):
     ) -> None:
         """Put the components together, as new ones on the same stores: what was given stays as it was."""
         project = self.config.project_name
-        results = None if results is None else results.as_part(project)
-        self.event_store = None if events is None else events.as_part(project)
+        breaker = self.config.breaker
+        results = None if results is None else results.as_part(project, breaker=breaker)
+        self.event_store = None if events is None else events.as_part(project, breaker)
         logger = None if self.event_store is None else AsyncEventLogger(self.event_store.store, self.config.events)
         self.events = AsyncEvents(self.event_store, logger)
         self._event_logger = logger
@@ -104,6 +107,7 @@ class AsyncOmniQ(FromSource):
             security=build.security(self.config),
             results=None if results is None else results.store,
             events=logger,
+            breaker=breaker,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
@@ -215,6 +219,18 @@ class AsyncOmniQ(FromSource):
         await self.events.flush()
         storage = self.events.storage
         return await storage.list(oldest_first=oldest_first, limit=limit, cursor=cursor, **conditions)
+
+    # ── how things stand ─────────────────────────────────────────────────────
+
+    def breakers(self) -> list[BreakerStatus]:
+        """The circuit breakers of the stores in this process: what they do with calls, and since when."""
+        return list(self.task_queue.stores.breakers)
+
+    async def status(self) -> Status:
+        """How things stand: stores, queues, workers, schedules, and what is wrong. A store that is away is no error."""
+        events = None if self.event_store is None else self.event_store.store
+        dropped = None if self._event_logger is None else self._event_logger.dropped
+        return await status_of(self.task_queue, events, events_dropped=dropped)
 
     # ── the worker ───────────────────────────────────────────────────────────
 
@@ -331,6 +347,11 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     resume_schedule = blocking(AsyncOmniQ.resume_schedule)
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
+    status = blocking(AsyncOmniQ.status)
+
+    def breakers(self) -> list[BreakerStatus]:
+        """The circuit breakers of the stores in this process: what they do with calls, and since when."""
+        return self.aio.breakers()
 
     @property
     def events(self) -> Events:

@@ -127,9 +127,28 @@ class PayloadTooLarge(ValueRefused, InvalidTask):
 class StoreUnavailable(StoreError):
     """Raised when a store can't be reached or is too busy; the same call may succeed later."""
 
+    logged = False
+    """Whether the log was told of it already, when the store's circuit breaker opened."""
+
 
 class StoreFull(StoreUnavailable):
     """Raised when a store has no room for more; nothing was stored, and what it holds is safe."""
+
+
+class BreakerOpen(StoreUnavailable):
+    """Raised at once, without asking, when a store has failed so often that its circuit breaker is open.
+
+    `location` is the store's, `since` when it began to fail (seconds since the epoch), and `last_error` what it has
+    said last.
+    """
+
+    logged = True
+
+    def __init__(self, message: str, location: str = "", since: float = 0.0, last_error: str = "") -> None:
+        super().__init__(message)
+        self.location = location
+        self.since = since
+        self.last_error = last_error
 
 
 class LeaseLost(OmniQError):

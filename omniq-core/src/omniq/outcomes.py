@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from omniq import clock
+from omniq.batching import level_of
 from omniq.clock import Duration, seconds
 from omniq.errors import (
     InvalidTask,
@@ -95,7 +96,7 @@ class OutcomeWaiter:
                     return result
                 record = await self._check(task_id, await self._queue.look(task_id))
             except StoreUnavailable as error:
-                log.warning("task %s can't be looked at, trying again: %s", task_id, error)
+                log.log(level_of(error), "task %s can't be looked at, trying again: %s", task_id, error)
                 await asyncio.sleep(min(pause, RETRY_PAUSE))
             if record.state is TaskState.PENDING and time.monotonic() > hint_at:
                 hint_at = float("inf")

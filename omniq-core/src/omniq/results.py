@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from omniq.backend import BaseBackend, SecuredComponent, check_backend
-from omniq.batching import Batcher, apart, repeating, within
+from omniq.batching import Batcher, apart, level_of, repeating, within
 from omniq.clock import Duration, as_datetime, seconds
 from omniq.config.loader import Security
 from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationError, StoreUnavailable
 from omniq.loops import PerLoop, Wait, spawn
-from omniq.models.config import ResultStorageConfig
+from omniq.models.config import BreakerConfig, ResultStorageConfig
 from omniq.models.task import NO_VALUE, ResultStatus, StoredValue, TaskRef, TaskResult, TaskState, check_id, id_of
 from omniq.plugins.registry import load_class
 from omniq.serialization.manager import SerializationManager
@@ -161,7 +161,7 @@ class ResultWatcher:
             elif answer is not None and answer.is_final:
                 self._tell(task_id, answer)
         if is_away:
-            log.warning("results can't be read, trying again: %s", errors[-1])
+            log.log(level_of(errors[-1]), "results can't be read, trying again: %s", errors[-1])
             self._news.tell(ids)
             await asyncio.sleep(PAUSE)
 
@@ -195,18 +195,26 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         *,
         security: Security | None = None,
         serialization: SerializationManager | None = None,
+        breaker: BreakerConfig | None = None,
     ) -> None:
         """`serialization` is that of the task queue whose results are read, unless `security` says how to."""
-        super().__init__(store, config, security)
+        super().__init__(store, config, security, breaker)
         if serialization is not None and security is None:
             self.serialization = serialization
         self._gets = PerLoop(lambda: Batcher(self._get_many))
         self._watchers = PerLoop(lambda: ResultWatcher(self.store))
 
-    def as_part(self, project: str | None, serialization: SerializationManager | None = None) -> AsyncResultStorage[C]:
+    def as_part(
+        self,
+        project: str | None,
+        serialization: SerializationManager | None = None,
+        breaker: BreakerConfig | None = None,
+    ) -> AsyncResultStorage[C]:
         """The same storage as part of something larger: what it wasn't given itself, it takes from there."""
         make_store, config = self._at(project)
-        return AsyncResultStorage(make_store, config, security=self._own_security, serialization=serialization)
+        own = self._own_security
+        breaker = self._own_breaker or breaker
+        return AsyncResultStorage(make_store, config, security=own, serialization=serialization, breaker=breaker)
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncResultStorage[Any]:

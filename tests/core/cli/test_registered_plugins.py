@@ -10,6 +10,7 @@ from omniq import OmniQ
 from omniq.errors import PluginError, UnknownBackend
 from omniq.models.config import TaskQueueConfig
 from omniq.plugins import PluginRecord, Registry, TaskQueueSpec, hookimpl, registry
+from omniq.storage.breakers import unguarded
 from omniq.testing import ReferenceQueueStore
 
 from tests.core.cli.support import run
@@ -43,7 +44,7 @@ def record() -> Iterator[PluginRecord]:
 
 def test_its_store_can_be_used(record: PluginRecord) -> None:
     with OmniQ(config={"task_queue": {"type": "kept"}}) as oq:
-        assert isinstance(oq.aio.task_queue.store, Store)
+        assert isinstance(unguarded(oq.aio.task_queue.store), Store)
         oq.enqueue(abs, [-1])
         assert len(oq.list_tasks()) == 1
 

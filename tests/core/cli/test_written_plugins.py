@@ -42,9 +42,10 @@ def site(tmp_path: Path) -> Path:
 
 SELECTED = """
     from omniq import OmniQ
+    from omniq.storage.breakers import unguarded
     import jobs
     with OmniQ({arguments}) as oq:
-        print(type(oq.aio.task_queue.store).__name__, oq.aio.task_queue.store.location, flush=True)
+        print(type(unguarded(oq.aio.task_queue.store)).__name__, oq.aio.task_queue.store.location, flush=True)
         oq.start_worker()
         print(oq.get_result(oq.enqueue(jobs.double, [21]), timeout=30))
 """

@@ -13,7 +13,7 @@ from omniq import AsyncOmniQ
 from omniq.storage.connected import Connection
 
 MARK = "walkmark"
-AT_MOST = 12
+AT_MOST = 13
 
 
 class Arrived(Exception):

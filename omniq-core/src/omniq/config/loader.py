@@ -25,6 +25,7 @@ from omniq.config.settings import (
 from omniq.errors import ConfigError, PluginError
 from omniq.models.config import (
     DEFAULT_PROJECT,
+    BreakerConfig,
     Moment,
     Name,
     NotBlank,
@@ -114,6 +115,11 @@ class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return convert(from_settings(EnvConfig().given()).get("events", {}), cls)
 
 
+def breaker_from_environment() -> BreakerConfig:
+    """As OMNIQ_BREAKER_FAILURES and the like say. Raises `ConfigError`."""
+    return convert(from_settings(EnvConfig().given()).get("breaker", {}), BreakerConfig)
+
+
 class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be configured. A component that is None wasn't mentioned anywhere."""
 
@@ -128,6 +134,8 @@ class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     events: EventsConfig = field(default_factory=EventsConfig)
     worker: WorkerChoice = field(default_factory=WorkerChoice)
     defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    """Of the stores' circuit breakers."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     signing_key: NotBlank | None = Settings.SIGNING_KEY
     accept_unsigned_until: Moment | None = None

@@ -20,6 +20,7 @@ from omniq.models.config import (
     DEFAULT_MAX_BODY,
     DEFAULT_PROJECT,
     DEFAULT_QUEUE,
+    BreakerConfig,
     Bytes,
     Moment,
     Name,
@@ -40,6 +41,7 @@ LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "
 WorkerCount: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 BufferSize: TypeAlias = Annotated[int, Meta(ge=1, le=10_000_000)]
 RetryCount: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
+_BREAKER: Final = BreakerConfig()
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -93,6 +95,13 @@ class Settings:
     RETRY_MAX_DELAY: NotNegative = 3600.0
     RETRY_JITTER: Annotated[float, Meta(ge=0, le=1)] = 0.5
     RESULT_TTL: NotNegative | None = 86_400.0
+    BREAKER_FAILURES: Annotated[int, Meta(ge=0, le=1_000_000)] = _BREAKER.failures
+    """Calls of a store that fail in a row before its circuit breaker opens; 0: it never does."""
+    BREAKER_WINDOW: Positive = _BREAKER.window
+    """A call that fails later than that after the one before begins a new row."""
+    BREAKER_PAUSE: Positive = _BREAKER.pause
+    """How long an open breaker waits before it lets a call through; doubled each time that one fails."""
+    BREAKER_MAX_PAUSE: Positive = _BREAKER.max_pause
     SIGNING_KEY: NotBlank | None = None
     """Signs payloads, and refuses unsigned ones."""
     ACCEPT_UNSIGNED_UNTIL: Moment | None = None
@@ -109,6 +118,10 @@ _PLACES: Final[Mapping[str, str]] = {
     "ACCEPT_UNSIGNED_UNTIL": "accept_unsigned_until",
     "ALLOWED_MODULES": "allowed_modules",
     "BASE_DIR": "base_dir",
+    "BREAKER_FAILURES": "breaker.failures",
+    "BREAKER_MAX_PAUSE": "breaker.max_pause",
+    "BREAKER_PAUSE": "breaker.pause",
+    "BREAKER_WINDOW": "breaker.window",
     "COMPONENT_LOG_LEVELS": "logging.components",
     "DEFAULT_WORKER": "worker.type",
     "DISABLE_LOGGING": "logging.disable",

@@ -20,7 +20,7 @@ from omniq.events.streams import (
     Reader,
     check_cursor,
 )
-from omniq.models.config import EventStorageConfig
+from omniq.models.config import BreakerConfig, EventStorageConfig
 from omniq.models.task import EventType, TaskEvent, TaskRef, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
@@ -96,12 +96,12 @@ async def _nothing() -> None:
 class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
     """An event storage on a store."""
 
-    def __init__(self, store: Callable[[C], BaseEventStorage], config: C) -> None:
-        super().__init__(store, config)
+    def __init__(self, store: Callable[[C], BaseEventStorage], config: C, breaker: BreakerConfig | None = None) -> None:
+        super().__init__(store, config, breaker)
 
-    def as_part(self, project: str | None) -> AsyncEventStorage[C]:
+    def as_part(self, project: str | None, breaker: BreakerConfig | None = None) -> AsyncEventStorage[C]:
         """The same storage as part of something larger: in its project, unless it was given its own."""
-        return AsyncEventStorage(*self._at(project))
+        return AsyncEventStorage(*self._at(project), self._own_breaker or breaker)
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncEventStorage[Any]:

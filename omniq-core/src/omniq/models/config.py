@@ -238,6 +238,19 @@ def default_queues() -> list[str]:
     return [DEFAULT_QUEUE]
 
 
+class BreakerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the circuit breaker of a store opens, and how soon it is tried again. Durations are seconds."""
+
+    failures: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
+    """Calls that fail in a row before it opens, over a second at least; 0: it never does."""
+    window: Positive = 60.0
+    """A call that fails later than that after the one before begins a new row."""
+    pause: Positive = 0.1
+    """How long an open one waits before a call is let through again; doubled each time that one fails."""
+    max_pause: Positive = 0.5
+    """The longest such wait. Above half a second, the repeats of an `enqueue` may miss a store that is back."""
+
+
 class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a worker runs. Durations are seconds."""
 

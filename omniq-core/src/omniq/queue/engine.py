@@ -14,7 +14,7 @@ from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.loops import PerLoop
-from omniq.models.config import DEFAULT_QUEUE, TaskQueueConfig
+from omniq.models.config import DEFAULT_QUEUE, BreakerConfig, TaskQueueConfig
 from omniq.models.schedule import Schedule
 from omniq.models.task import QUEUED, EventType, Outcome, Task, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
@@ -57,8 +57,9 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         security: Security | None = None,
         results: BaseResultStorage | None = None,
         events: AsyncEventLogger | None = None,
+        breaker: BreakerConfig | None = None,
     ) -> None:
-        super().__init__(store, config, security)
+        super().__init__(store, config, security, breaker)
         self._own_defaults = defaults
         self._own_results = self.store.result_storage() if results is None else None
         self.stores = Stores(self.store, results or self._own_results, events, self.serialization)
@@ -77,6 +78,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         security: Security | None = None,
         results: BaseResultStorage | None = None,
         events: AsyncEventLogger | None = None,
+        breaker: BreakerConfig | None = None,
     ) -> AsyncTaskQueue[C]:
         """The same queue as part of something larger: what it wasn't given itself, it takes from there."""
         make_store, config = self._at(project)
@@ -87,6 +89,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             security=self._own_security or security,
             results=results or (self.stores.results if self._own_results is None else None),
             events=events or self.stores.events,
+            breaker=self._own_breaker or breaker,
         )
 
     @classmethod

@@ -36,7 +36,17 @@ from omniq.storage.base import (
     look_up,
     result_bytes,
 )
-from omniq.storage.records import Change, Changed, ChangeStatus, NewTask, ResultRecord, TaskFilter, TaskRecord
+from omniq.storage.breakers import breakers_of
+from omniq.storage.records import (
+    BreakerStatus,
+    Change,
+    Changed,
+    ChangeStatus,
+    NewTask,
+    ResultRecord,
+    TaskFilter,
+    TaskRecord,
+)
 
 # ── the store's clock ───────────────────────────────────────────────────────
 
@@ -115,8 +125,15 @@ class Stores:
             and results.location == queue.location
         )
         """Whether a result is stored in the very step that ends its task."""
+        self.apart: Final = results is not None and results.location != queue.location
+        """Whether results can be away while tasks aren't."""
         self.max_bytes: Final = min(store.max_bytes for store in (queue, results) if store is not None)
         """Bytes of bodies that one call to settle brings at most."""
+
+    @property
+    def breakers(self) -> tuple[BreakerStatus, ...]:
+        """The circuit breakers of all of them, as they are in this process."""
+        return breakers_of(self.queue, self.results, None if self.events is None else self.events.store)
 
     def keep(self, type: EventType) -> bool:
         """Whether events of this type are kept."""

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.batching import apart, parts, repeated, repeating
+from omniq.batching import apart, level_of, parts, repeated, repeating
 from omniq.clock import as_datetime
 from omniq.errors import CorruptPayload, InvalidTask, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
 from omniq.models.schedule import FiringPolicy, Schedule, Timing, delay_of
@@ -182,7 +182,7 @@ class AsyncScheduler:
         try:
             pause = await self._fire_within(ahead)
         except StoreError as error:
-            log.warning("schedules can't be fired, trying again: %s", error)
+            log.log(level_of(error), "schedules can't be fired, trying again: %s", error)
             return {}
         return dict.fromkeys(topics, pause)
 

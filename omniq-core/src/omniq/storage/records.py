@@ -267,6 +267,29 @@ class EventPage(Struct, frozen=True):
     cursor: str | None = None
 
 
+class BreakerState(StrEnum):
+    """What a store's circuit breaker does with calls."""
+
+    CLOSED = "closed"
+    """It lets them through, as long as the store works."""
+    OPEN = "open"
+    """It refuses them: the store has failed too often."""
+    HALF_OPEN = "half-open"
+    """One is on its way to see whether the store works again; the others are refused."""
+
+
+class BreakerStatus(Struct, frozen=True, kw_only=True):
+    """A store's circuit breaker, as it is in one process."""
+
+    location: str
+    """The store's."""
+    state: BreakerState = BreakerState.CLOSED
+    since: float = 0.0
+    """When it was closed, or opened, last: seconds since the epoch, on that process's clock."""
+    error: str | None = None
+    """What the store said last, unless the breaker is closed; cut to 200 characters."""
+
+
 class WorkerRecord(Struct, frozen=True, kw_only=True):
     """What a worker says of itself, from time to time as long as it lives."""
 
@@ -280,6 +303,10 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """Tasks that it runs at once, at most."""
     running: int = 0
     """Tasks that it holds."""
+    lease: float = 30.0
+    """Seconds for which its claims hold. It is seen more often than that."""
+    breakers: tuple[BreakerStatus, ...] = ()
+    """Those of the stores that it works with."""
     started_at: float = 0.0
     """Seconds since the epoch, on the worker's clock."""
     last_seen: float = 0.0

@@ -161,6 +161,8 @@ class AsyncWorkerPool:
             queues=self._queues,
             slots=self.max_workers,
             running=len(self.in_flight.held),
+            lease=self.config.lease,
+            breakers=self._stores.breakers,
             started_at=self._started_at,
         )
 
@@ -299,7 +301,7 @@ class AsyncWorkerPool:
         except Exception as error:
             self._fail(error)
             settled = False
-        if not settled:
+        if not settled and self.in_flight.held:
             log.error(
                 "%d tasks couldn't be settled; they will run again when their leases are over", len(self.in_flight.held)
             )

@@ -11,6 +11,7 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final
 
+from omniq.batching import level_of
 from omniq.errors import CorruptPayload, KeyMissing, PayloadTooLarge, SerializationError, StoreError
 from omniq.loops import Background, spawn
 from omniq.models.config import WorkerConfig
@@ -319,7 +320,7 @@ class Fetcher:
             raise
         except StoreError as error:
             self._unanswered = True
-            log.warning("tasks can't be claimed, trying again: %s", error)
+            log.log(level_of(error), "tasks can't be claimed, trying again: %s", error)
             await asyncio.sleep(min(self._config.poll_interval, RETRY_PAUSE))
             return None
         self.last_fetch = time.monotonic()
@@ -426,7 +427,7 @@ class Fetcher:
         try:
             await self._store.wait(self._queues, pause)
         except StoreError as error:
-            log.warning("can't wait for tasks, polling: %s", error)
+            log.log(level_of(error), "can't wait for tasks, polling: %s", error)
             await asyncio.sleep(pause)
 
     async def _idle(self, seconds: float | None) -> None:

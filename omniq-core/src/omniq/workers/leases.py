@@ -14,6 +14,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from omniq.batching import level_of
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, Outcome, TaskState
@@ -142,7 +143,7 @@ class LeaseKeeper:
         try:
             await call()
         except StoreError as error:
-            log.warning("leases can't be renewed, trying again: %s", error)
+            log.log(level_of(error), "leases can't be renewed, trying again: %s", error)
         except Exception:  # whatever it is: nothing may end this loop as long as tasks run
             log.exception("leases can't be renewed, trying again")
 
@@ -219,7 +220,7 @@ class Reaper:
             try:
                 await self.look()
             except StoreError as error:
-                log.warning("lapsed leases can't be looked for, trying again: %s", error)
+                log.log(level_of(error), "lapsed leases can't be looked for, trying again: %s", error)
             self._took = time.monotonic() - began
             await asyncio.sleep(self._pause())
 
@@ -302,7 +303,7 @@ class Upkeep:
         try:
             await job()
         except StoreError as error:
-            log.warning("upkeep failed, trying again: %s", error)
+            log.log(level_of(error), "upkeep failed, trying again: %s", error)
 
     async def _look(self) -> None:
         await self._queue.ttl.expire()

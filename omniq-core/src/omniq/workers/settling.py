@@ -7,16 +7,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
-from omniq.batching import Backoff
+from omniq.batching import Backoff, level_of, within
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.events.logger import EventFields
 from omniq.loops import spawn
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import RetryManager
-from omniq.storage.base import ALWAYS_TAKEN, change_bytes
+from omniq.storage.base import ALWAYS_TAKEN, carry_out, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger, qualified_name
@@ -257,7 +258,8 @@ class Completer:
                 refusals -= not isinstance(error, StoreUnavailable) or await self._may_be_too_many(changes)
                 if refusals <= 0 or (isinstance(error, ValueRefused) and refusals < math.inf):
                     raise
-                log.warning("%d tasks can't be settled, trying again in %.1f s: %s", len(changes), backoff.next, error)
+                text = "%d tasks can't be settled, trying again in %.1f s: %s"
+                log.log(level_of(error), text, len(changes), backoff.next, error)
                 await backoff.pause()
 
     async def _may_be_too_many(self, changes: Sequence[Change]) -> bool:
@@ -318,13 +320,15 @@ class Completer:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
                 return
             except StoreError as error:
-                log.warning("the children of %d tasks can't be released, trying again: %s", len(parents), error)
+                text = "the children of %d tasks can't be released, trying again: %s"
+                log.log(level_of(error), text, len(parents), error)
                 await backoff.pause()
 
     async def finish(self, patience: float) -> bool:
         """Settle what is done by now, and see to the children, within so many seconds; returns whether that worked.
 
-        A store that hasn't answered for long isn't waited for. What is left then is other workers' to do.
+        A store that hasn't answered for long isn't waited for. What is left then is other workers' to do: at once where
+        only results can't be stored, else when the leases have run out.
         """
         finishing = asyncio.ensure_future(self._finish())
         ends_at, silence = time.monotonic() + patience, max(SILENCE, self.blocked_for + LAST_CHANCE)
@@ -336,7 +340,22 @@ class Completer:
         if finishing.done() and not finishing.cancelled() and finishing.exception() is None:
             return True
         await cancel_and_wait(finishing, *self._children)
+        if self._stores.apart:
+            await self._hand_back()
         return False
+
+    async def _hand_back(self) -> None:
+        """Hand back, uncharged, what has been run and can't be settled."""
+        jobs = [job for job in self._in_flight.held.values() if job.done]
+        backs = [self._policy.change(job, RunResult(end=RunStatus.RELEASED)) for job in jobs]
+        store = self._queue.store
+        try:
+            await within(1.0, carry_out(store, store.transition, backs, id_of=attrgetter("task_id")))
+        except (StoreError, TimeoutError) as error:
+            log.warning("%d tasks that were run can't be handed back: %s", len(jobs), error)
+            return
+        log.error("the results of %d tasks can't be stored: they go back, and will run again", len(jobs))
+        self._in_flight.settled(jobs)
 
     async def _finish(self) -> None:
         async with self._writing:

@@ -17,6 +17,8 @@ from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import (
     NEW,
     UNKNOWN_PARENT,
+    BreakerState,
+    BreakerStatus,
     Change,
     Changed,
     ChangeStatus,
@@ -530,6 +532,11 @@ class TaskBodyTests(Conformance):
         assert await change(store, cancel("t")) == ["applied"]
 
 
+BREAKER = BreakerStatus(
+    location="redis://h:1/0", state=BreakerState.OPEN, since=1_700_000_000.25, error='it said "no" - é \U0001f6ab'
+)
+
+
 class WorkerTests(Conformance):
     """Workers say that they are alive, and what they do."""
 
@@ -537,7 +544,15 @@ class WorkerTests(Conformance):
         self, store: BaseTaskQueue, clock: VirtualClock
     ) -> None:
         worker = WorkerRecord(
-            name="b", host="here", kind="async", queues=("high", "low"), slots=8, running=2, started_at=1.5
+            name="b",
+            host="here",
+            kind="async",
+            queues=("high", "low"),
+            slots=8,
+            running=2,
+            lease=7.5,
+            breakers=(BREAKER, BreakerStatus(location="sqlite:/x")),
+            started_at=1.5,
         )
         await store.beat(worker)
         await store.beat(WorkerRecord(name="a"))

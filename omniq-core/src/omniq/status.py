@@ -1,0 +1,206 @@
+"""How things stand: the stores and their breakers, the queues, the workers and schedules on them, and what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from omniq import clock
+from omniq.batching import within
+from omniq.errors import StoreError
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Guarantees, Store
+from omniq.storage.breakers import breakers_of, unguarded
+from omniq.storage.records import (
+    BreakerState,
+    BreakerStatus,
+    EventFilter,
+    QueueStats,
+    ScheduleRecord,
+    WorkerRecord,
+)
+
+PATIENCE: Final = 5.0
+"""Seconds that a store has for each answer."""
+GONE_AFTER: Final = 90.0
+"""Seconds after which a worker that wasn't seen counts as gone, unless its lease is longer: an idle one on files of a
+cloud is seen every minute."""
+UNSERVED_AFTER: Final = 10.0
+"""Seconds for which a task may be due in a queue that no worker serves, before that is a problem."""
+
+# ── what is told ────────────────────────────────────────────────────────────
+
+
+class StoreStatus(Struct, frozen=True, kw_only=True):
+    """A store, as it answers just now."""
+
+    location: str
+    keeps: tuple[str, ...]
+    """What is kept there: "tasks", "results", "events"."""
+    latency: float | None = None
+    """Seconds that a small question took; None if it wasn't answered."""
+    error: str | None = None
+    """Why it wasn't."""
+    guarantees: Guarantees | None = None
+    """What it promises; None if it wasn't answered."""
+    breaker: BreakerStatus | None = None
+    """Its circuit breaker in this process."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it has answered."""
+        return self.error is None
+
+
+class ScheduleCounts(Struct, frozen=True, kw_only=True):
+    """How many schedules there are."""
+
+    active: int = 0
+    due: int = 0
+    """Of the active ones: their slot has come, and nobody has fired it yet."""
+    paused: int = 0
+    ended: int = 0
+    """No slot is left."""
+    damaged: int = 0
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """How things stand. What only the task queue's store knows is None if that can't be reached."""
+
+    stores: list[StoreStatus]
+    now: float
+    """Seconds since the epoch on the task queue's store's clock, or else on this host's."""
+    queues: list[QueueStats] | None = None
+    workers: list[WorkerRecord] | None = None
+    """Those that live."""
+    gone: list[WorkerRecord] = field(default_factory=list)
+    """Those that weren't seen for long and haven't said goodbye."""
+    schedules: ScheduleCounts | None = None
+    events_dropped: int | None = None
+    """How many events this process has dropped; None if it keeps none."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, each in a line; empty if all is well."""
+        return [*_store_problems(self.stores), *_worker_problems(self.workers), *_queue_problems(self)]
+
+
+def is_alive(worker: WorkerRecord, now: float) -> bool:
+    """Whether the worker was seen lately, at that time on its store's clock."""
+    return now - worker.last_seen <= max(worker.lease, GONE_AFTER)
+
+
+def due_for(stats: QueueStats, now: float) -> float | None:
+    """Seconds for which the oldest task of a queue has been due; None if none is."""
+    return None if stats.oldest_due is None else max(0.0, now - stats.oldest_due)
+
+
+def _store_problems(stores: Sequence[StoreStatus]) -> Iterator[str]:
+    for store in stores:
+        if not store.reachable:
+            yield f"the store of {' and '.join(store.keeps)} can't be reached: {store.error}"
+
+
+def _worker_problems(workers: Sequence[WorkerRecord] | None) -> Iterator[str]:
+    for worker in workers or ():
+        for breaker in worker.breakers:
+            if breaker.state is not BreakerState.CLOSED:
+                since = f"{clock.utc(breaker.since):%Y-%m-%d %H:%M:%S} UTC"
+                yield f"worker {worker.name}: {breaker.location} has failed since {since}: {breaker.error}"
+
+
+def _queue_problems(status: Status) -> Iterator[str]:
+    served = {name for worker in status.workers or () for name in worker.queues}
+    for queue in status.queues or ():
+        age = due_for(queue, status.now)
+        if age is not None and age > UNSERVED_AFTER and not queue.paused and queue.name not in served:
+            yield f"queue {queue.name}: a task has been due for {age:.0f} s, and no living worker serves the queue"
+
+
+# ── asking ──────────────────────────────────────────────────────────────────
+
+
+async def status_of(
+    queue: AsyncTaskQueue[Any], events: BaseEventStorage | None, *, events_dropped: int | None
+) -> Status:
+    """How things stand with a queue and with what belongs to it.
+
+    The stores are asked past their breakers, all at once. One that can't be reached is no error here.
+    """
+    stores = _by_location(tasks=queue.store, results=queue.stores.results, events=events)
+    looks = await asyncio.gather(*(_look(store, keeps) for store, keeps in stores))
+    partial = Status(stores=looks, now=clock.now(), events_dropped=events_dropped)
+    if not looks[0].reachable:
+        return partial
+    try:
+        return await within(PATIENCE, _ask(unguarded(queue.store), partial))
+    except (StoreError, TimeoutError) as error:
+        return replace(partial, stores=[replace(looks[0], error=str(error)), *looks[1:]])
+
+
+def _by_location(**stores: Store | None) -> list[tuple[Store, tuple[str, ...]]]:
+    """The stores, each once, with what they keep."""
+    found: dict[str, tuple[Store, tuple[str, ...]]] = {}
+    for what, store in stores.items():
+        if store is not None:
+            first, keeps = found.get(store.location, (store, ()))
+            found[store.location] = (first, (*keeps, what))
+    return list(found.values())
+
+
+async def _look(store: Store, keeps: tuple[str, ...]) -> StoreStatus:
+    breaker = next(iter(breakers_of(store)), None)
+    look = StoreStatus(location=store.location, keeps=keeps, breaker=breaker)
+    asked = unguarded(store)
+    try:
+        await within(PATIENCE, asked.connect())
+        began = time.monotonic()
+        await within(PATIENCE, _ping(asked))
+        latency = time.monotonic() - began
+        return replace(look, latency=latency, guarantees=await within(PATIENCE, asked.guarantees()))
+    except (StoreError, TimeoutError) as error:
+        return replace(look, error=str(error))
+
+
+async def _ping(store: Store) -> None:
+    """Ask a small question."""
+    match store:
+        case BaseTaskQueue():
+            await store.get(["any"], bodies=False)
+        case BaseResultStorage():
+            await store.get(["any"])
+        case BaseEventStorage():
+            await store.query(EventFilter(task_id="any"), limit=1)
+
+
+async def _ask(store: BaseTaskQueue, status: Status) -> Status:
+    """The status with what the task queue's store knows."""
+    now, stats, workers, schedules = await asyncio.gather(
+        store.now(), store.stats(), store.workers(), store.schedules()
+    )
+    return replace(
+        status,
+        now=now,
+        queues=stats,
+        workers=[worker for worker in workers if is_alive(worker, now)],
+        gone=[worker for worker in workers if not is_alive(worker, now)],
+        schedules=_count(schedules, now),
+    )
+
+
+def _count(schedules: Sequence[ScheduleRecord], now: float) -> ScheduleCounts:
+    damaged = [schedule for schedule in schedules if schedule.damage is not None]
+    sound = [schedule for schedule in schedules if schedule.damage is None]
+    slots = [schedule.next_run for schedule in sound if not schedule.paused and schedule.next_run is not None]
+    return ScheduleCounts(
+        active=len(slots),
+        due=sum(slot <= now for slot in slots),
+        paused=sum(schedule.paused and schedule.next_run is not None for schedule in sound),
+        ended=sum(schedule.next_run is None for schedule in sound),
+        damaged=len(damaged),
+    )
