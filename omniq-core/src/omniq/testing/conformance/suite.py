@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import Capability
-from omniq.testing.conformance import claiming, places, results, schedules, tasks, transitions, walks
+from omniq.testing.conformance import claiming, places, results, schedules, tasks, transitions, upkeep, walks
 from omniq.testing.conformance.base import (
     DEVIATION,
     NOT_SEEN,
@@ -114,7 +114,7 @@ class BackendConformance:
     ):
         area = "queue.read"
 
-    class TestUpkeep(transitions.PurgeTests, transitions.TaskBodyTests, transitions.WorkerTests):
+    class TestUpkeep(upkeep.PurgeTests, upkeep.DeleteTests, upkeep.TaskBodyTests, upkeep.WorkerTests):
         area = "queue.upkeep"
 
     class TestWaiting(schedules.WaitTests):
