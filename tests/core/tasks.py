@@ -277,6 +277,14 @@ def called_back(result: TaskResult) -> None:
     note(path, f"{result.status}:{result.task_id}:{text}")
 
 
+told: list[TaskResult] = []
+"""What `tell` was called with: callbacks run in the worker's own process."""
+
+
+def tell(result: TaskResult) -> None:
+    told.append(result)
+
+
 async def called_back_async(result: TaskResult) -> None:
     called_back(result)
 

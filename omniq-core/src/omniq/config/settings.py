@@ -17,9 +17,11 @@ from msgspec import Meta, Struct, field
 from omniq.config.convert import convert
 from omniq.errors import ConfigError
 from omniq.models.config import (
+    DEAD_LETTER_RETENTION,
     DEFAULT_MAX_BODY,
     DEFAULT_PROJECT,
     DEFAULT_QUEUE,
+    RETENTION,
     Bytes,
     Moment,
     Name,
@@ -81,6 +83,10 @@ class Settings:
     RETRY_MAX_DELAY: NotNegative = 3600.0
     RETRY_JITTER: Annotated[float, Meta(ge=0, le=1)] = 0.5
     RESULT_TTL: NotNegative | None = 86_400.0
+    RETENTION: Positive = RETENTION
+    """For how long finished tasks are kept."""
+    DEAD_LETTER_RETENTION: Positive | None = DEAD_LETTER_RETENTION
+    """For how long dead letters are kept with their errors; null: until somebody deletes them."""
     SIGNING_KEY: NotBlank | None = None
     """Signs payloads, and refuses unsigned ones."""
     ACCEPT_UNSIGNED_UNTIL: Moment | None = None
@@ -98,6 +104,7 @@ _PLACES: Final[Mapping[str, str]] = {
     "ALLOWED_MODULES": "allowed_modules",
     "BASE_DIR": "base_dir",
     "COMPONENT_LOG_LEVELS": "logging.components",
+    "DEAD_LETTER_RETENTION": "worker.config.dead_letter_retention",
     "DEFAULT_WORKER": "worker.type",
     "DISABLE_LOGGING": "logging.disable",
     "EVENT_STORAGE_TYPE": "event_store.type",
@@ -113,6 +120,7 @@ _PLACES: Final[Mapping[str, str]] = {
     "RESULT_STORAGE_TYPE": "result_store.type",
     "RESULT_STORAGE_URL": "result_store.url",
     "RESULT_TTL": "defaults.result_ttl",
+    "RETENTION": "worker.config.retention",
     "RETRY_ATTEMPTS": "defaults.max_retries",
     "RETRY_DELAY": "defaults.retry_delay",
     "RETRY_FACTOR": "defaults.retry_factor",

@@ -101,7 +101,7 @@ class TaskState(StrEnum):
     """Failed for good; kept in the dead-letter queue until it is requeued or purged."""
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    """Not started before its TTL ended."""
+    """Not started, or not tried again, before its TTL ended."""
 
     __hash__ = str.__hash__  # that of enums is Python code, and states are looked up with every step of a task
 
@@ -382,7 +382,10 @@ class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
         if self.status is ResultStatus.CANCELLED:
             raise TaskCancelled(f"task {self.task_id} was cancelled")
         if self.status is ResultStatus.EXPIRED:
-            raise TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
+            if self.error_type is None:
+                raise TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
+            error = f"{self.error_type}: {self.error_message}"
+            raise TaskExpired(f"task {self.task_id}: its TTL ended before it could be tried again after {error}")
         raise TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
-    from omniq.queue.policies import TTLManager as TTLManager
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
+    from omniq.queue.ttl import TTLManager as TTLManager
 else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
@@ -24,7 +24,7 @@ else:
             "DependencyResolver": "omniq.queue.policies",
             "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
-            "TTLManager": "omniq.queue.policies",
+            "TTLManager": "omniq.queue.ttl",
             "TaskQueue": "omniq.queue.engine",
         },
         fronts=("queue",),

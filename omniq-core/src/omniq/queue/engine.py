@@ -19,7 +19,7 @@ from omniq.models.schedule import Schedule
 from omniq.models.task import QUEUED, Outcome, Task, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
-from omniq.queue.policies import DependencyResolver, Stores, TTLManager
+from omniq.queue.policies import DependencyResolver, Stores
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -33,6 +33,7 @@ from omniq.queue.request import (
     task_view,
 )
 from omniq.queue.scheduler import AsyncScheduler
+from omniq.queue.ttl import TTLManager
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.sync import Blocking, blocking, portal

@@ -125,8 +125,8 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int
     """-100 to 100, higher first, within its queue."""
     ttl: Duration | None
-    """Expires if it isn't started within so long of being due. Like the next two: None means without limit, and what
-    isn't given is as configured."""
+    """Expires if it isn't started within so long of being due; nor is it tried again after that. Like the next two:
+    None means without limit, and what isn't given is as configured."""
     result_ttl: Duration | None
     """For how long the result is kept."""
     timeout: Duration | None

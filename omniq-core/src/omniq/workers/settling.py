@@ -12,9 +12,10 @@ from typing import Any
 from omniq.batching import Backoff
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.loops import spawn
+from omniq.models.config import DEAD_LETTER_RETENTION
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.policies import RetryManager
+from omniq.queue.policies import DependencyResolver, RetryManager, kept_for
 from omniq.storage.base import ALWAYS_TAKEN, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
@@ -58,7 +59,17 @@ EVENTS = {
 class CompletionPolicy:
     """Decides, without a store, which change a run deserves."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any], retries: RetryManager, *, worker: str, max_crashes: int) -> None:
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any],
+        retries: RetryManager,
+        *,
+        worker: str,
+        max_crashes: int,
+        dead_letters: float | None = DEAD_LETTER_RETENTION,
+    ) -> None:
+        """`dead_letters` is for how many seconds those are kept."""
+        self._dead_letters = dead_letters
         self._serialization = queue.serialization
         self._retries = retries
         self._worker = worker
@@ -76,6 +87,8 @@ class CompletionPolicy:
             delay = ran.delay
             if delay is None:
                 delay = self._retries.delay(job.call, job.attempt)
+            if not _may_start_in(job, delay):
+                return self._final(job, ran, to=TaskState.EXPIRED)
             return self._back(job, delay=delay, attempted=True)
         return self._final(job, ran)
 
@@ -96,9 +109,9 @@ class CompletionPolicy:
             return self._back(job, crashed=True)
         return self._final(job, poisoned(job.record.crashes + 1), crashed=True)
 
-    def _final(self, job: Job, ran: RunResult, *, crashed: bool = False) -> Change:
+    def _final(self, job: Job, ran: RunResult, *, crashed: bool = False, to: TaskState | None = None) -> Change:
         record = job.record
-        to = FINAL_STATES[ran.end]
+        to = to or FINAL_STATES[ran.end]
         outcome = Outcome(
             value=ran.value,
             value_format=ran.value_format,
@@ -124,7 +137,7 @@ class CompletionPolicy:
                 body=self._serialization.pack_outcome(
                     outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
                 ),
-                ttl=job.call.result_ttl,
+                ttl=kept_for(job.call, to, self._dead_letters),
                 schedule_id=record.schedule_id,
             ),
         )
@@ -133,6 +146,14 @@ class CompletionPolicy:
 RUNNING = (TaskState.RUNNING,)
 CHARGED = frozenset({RunStatus.ERROR, RunStatus.FATAL})
 """The ends that cost an attempt."""
+
+
+def _may_start_in(job: Job, delay: float) -> bool:
+    """Whether the task's TTL allows it to be started in so many seconds, by the store's clock."""
+    record = job.record
+    if record.expires_at is None or record.claimed_at is None:
+        return True
+    return record.claimed_at + (time.monotonic() - job.claimed_at) + delay < record.expires_at
 
 
 def poisoned(crashes: int) -> RunResult:
@@ -163,6 +184,7 @@ class Completer:
     def __init__(
         self,
         queue: AsyncTaskQueue[Any],
+        dependencies: DependencyResolver,
         in_flight: InFlight,
         policy: CompletionPolicy,
         *,
@@ -170,7 +192,7 @@ class Completer:
         on_ended: Callable[[Job, Change], None],
         on_settled: Callable[[int], None],
     ) -> None:
-        self._queue = queue
+        self._dependencies = dependencies
         self._in_flight = in_flight
         self._policy = policy
         self._worker = worker
@@ -315,7 +337,7 @@ class Completer:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
-                await self._queue.dependencies.parents_ended(parents)
+                await self._dependencies.parents_ended(parents)
                 return
             except ValueRefused as error:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
