@@ -53,6 +53,15 @@ def echo(value: Any) -> Any:
     return value
 
 
+def type_names(value: Any) -> list[str]:
+    """The types of what is in lists and dicts, keys included, but for those."""
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in type_names(item)]
+    if isinstance(value, dict):
+        return [name for item in value.items() for name in type_names(item)]
+    return [type(value).__name__]
+
+
 def echo_noted(log: str, value: Any) -> Any:
     note(log)
     return value

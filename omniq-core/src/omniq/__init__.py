@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
+    from omniq.models.task import TaskId as TaskId
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.results import ResultStorage as ResultStore
@@ -35,6 +36,7 @@ else:
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
+            "TaskId": "omniq.models.task",
             "TaskQueue": "omniq.queue.engine",
             "__version__": "omniq.plugins.hookspecs:VERSION",
             "current_task": "omniq.workers.jobs",
@@ -48,6 +50,7 @@ __all__ = [
     "Reject",
     "ResultStore",
     "Retry",
+    "TaskId",
     "TaskQueue",
     "__version__",
     "current_task",

@@ -8,9 +8,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from msgspec import Meta, Struct, field
 
@@ -202,6 +202,23 @@ class Task(Abridged, Struct, frozen=True, kw_only=True, eq=False):
         return f"Task(id={self.id!r}, func={self.func!r}, queue_name={self.queue_name!r}, state={self.state.value!r})"
 
 
+class DeadLetter(Task, frozen=True, kw_only=True, eq=False):
+    """A task that has failed for good, and why."""
+
+    error_type: str | None = None
+    """Qualified name of the exception; None where the result is no longer there."""
+    error_message: str | None = None
+    traceback: str | None = None
+    """None unless it was asked for. As the next two."""
+    args: tuple[Any, ...] | None = None
+    """The positional arguments."""
+    kwargs: dict[str, Any] | None = None
+    """The keyword arguments."""
+
+    def __repr__(self) -> str:  # ids and types, never arguments
+        return f"DeadLetter(id={self.id!r}, func={self.func!r}, error_type={self.error_type!r})"
+
+
 TaskRef: TypeAlias = str | Task
 """A task's id, or the task."""
 
@@ -209,6 +226,46 @@ TaskRef: TypeAlias = str | Task
 def id_of(task: object, name: str = "task_id") -> str:
     """The id of a task that is given by its id or as a `Task`. `name` is that of the argument. Raises `InvalidTask`."""
     return check_id(task.id if isinstance(task, Task) else task, name)
+
+
+class TaskId(str):
+    """A task's id as `enqueue` returns it: text like any other, which also tells whether that call added the task.
+
+    Copies of it, pickled or sent anywhere, are plain text.
+    """
+
+    __slots__ = ()
+
+    @property
+    def added(self) -> bool:
+        """Whether the call added a task; else one of that id was there, or one that holds the unique key."""
+        return True
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str.__str__(self),)
+
+
+class KnownTaskId(TaskId):
+    """The id of a task that the call found there."""
+
+    __slots__ = ()
+
+    @property
+    def added(self) -> bool:
+        return False
+
+
+T = TypeVar("T")
+
+
+class Page(list[T]):
+    """Items of a list, and the `cursor` that brings those after them; None at the end."""
+
+    __slots__ = ("cursor",)
+
+    def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
+        super().__init__(items)
+        self.cursor = cursor
 
 
 class RetryRule(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -21,7 +21,6 @@ from omniq.models.task import (
     RetryRule,
     Task,
     TaskRef,
-    TaskState,
     check_id,
     check_new_id,
     id_of,
@@ -29,7 +28,7 @@ from omniq.models.task import (
 )
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.records import NewTask, TaskFilter, TaskRecord
+from omniq.storage.records import NewTask, TaskRecord
 from omniq.texts import did_you_mean, get_logger, qualified_name, shown_name
 
 # ── from records to tasks ───────────────────────────────────────────────────
@@ -109,7 +108,7 @@ FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 """A mapping gives keyword arguments, a sequence positional ones."""
 
 MAX_RETRIES = 1_000_000
-ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique", "connection")
+ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique_key", "connection")
 """Options that the tasks of a schedule can't have."""
 
 
@@ -151,7 +150,7 @@ class EnqueueOptions(TypedDict, total=False):
     """What becomes of it when one of those fails."""
     task_id: str | None
     """An id of your own: enqueueing it again changes nothing."""
-    unique: str | None
+    unique_key: str | None
     """A key of your own: while a task with it hasn't ended, no other is added, and that one's id is returned."""
     metadata: Mapping[str, Any] | None
     """Kept with the task, for people and tools; plain values, of 64 KiB at most."""
@@ -230,7 +229,7 @@ class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
     depends_on: Sequence[TaskRef] | TaskRef = ()
     on_parent_failure: str = "cancel"
     task_id: str | None = None
-    unique: str | None = None
+    unique_key: str | None = None
     metadata: Mapping[str, Any] | None = None
     on_success: Callable[..., Any] | None = None
     on_failure: Callable[..., Any] | None = None
@@ -312,7 +311,7 @@ class RequestBuilder:
             run_at=run_at,
             delay=delay,
             ttl=self.ttl(options),
-            unique=check_unique(options.unique),
+            unique=check_unique(options.unique_key),
         )
         if options is NO_OPTIONS:
             self._placed_without_options = placing
@@ -385,16 +384,6 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def task_filter(state: TaskState | str | None, queue_name: str | None, name: str | None = None) -> TaskFilter:
-    """Which tasks to list. Raises `InvalidTask`."""
-    try:
-        states = () if state is None else (TaskState(state),)
-    except ValueError:
-        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
-    queue = None if queue_name is None else check_id(queue_name, "queue_name")
-    return TaskFilter(states=states, queue_name=queue, name=None if name is None else check_id(name, "name"))
-
-
 def schedule_options(options: ScheduleOptions) -> tuple[Timing, FiringPolicy, TaskOptions]:
     """What the options of a schedule say, checked. Raises `InvalidTask`, naming the argument."""
     given = cast("dict[str, Any]", options)
@@ -425,7 +414,7 @@ def check_priority(priority: object) -> int:
 
 def check_unique(key: object) -> str | None:
     """The unique key, if it can be one."""
-    return None if key is None else check_id(key, "unique")
+    return None if key is None else check_id(key, "unique_key")
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:

@@ -271,7 +271,7 @@ class BaseTaskQueue(Store):
     def _check_asked(self, tasks: Sequence[NewTask]) -> None:
         """Raise `UnsupportedCapability` if a task has a `unique` key or a priority: for stores that know none."""
         if Capability.UNIQUE not in self.capabilities and any(task.unique is not None for task in tasks):
-            raise UnsupportedCapability(f"unique: {self.location} can't keep a task unique")
+            raise UnsupportedCapability(f"unique_key: {self.location} can't keep a task unique")
         if Capability.PRIORITY not in self.capabilities and any(task.priority for task in tasks):
             raise UnsupportedCapability(f"priority: {self.location} can't let one task go before others")
 
@@ -389,7 +389,8 @@ class BaseTaskQueue(Store):
     ) -> TaskPage:
         """A page of the tasks that match, in the order of their ids, or backwards if `newest_first`.
 
-        `cursor` is that of the page before. Without `bodies`, those are empty, and aren't read. Serve every condition
+        `cursor` is that of the page before; any other id is one, too: the page begins after it, whether there is such
+        a task or not. Without `bodies`, those are empty, and aren't read. Serve every condition
         alone and `states` with each other one from an index, so that a page takes no longer the more tasks there are.
         """
 
