@@ -145,6 +145,7 @@ COMMANDS: Final = (
     CommandSpec("enqueue", "omniq.cli.tasks:enqueue", "Add a task."),
     CommandSpec("result", "omniq.cli.tasks:result", "Print what a task returned."),
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),
+    CommandSpec("explain", "omniq.cli.many:explain", "Say why a task hasn't run, and what has happened to it."),
     CommandSpec("dead", "omniq.cli.many:dead", "List dead letters, requeue and purge them."),
     CommandSpec("queues", "omniq.cli.many:queues", "List queues, pause and resume them."),
     CommandSpec("schedules", "omniq.cli.tasks:schedules", "List schedules, look at them and change them."),

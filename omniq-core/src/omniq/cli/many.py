@@ -152,6 +152,20 @@ def for_each(
     click.get_current_context().exit(worst)
 
 
+@click.command()
+@click.argument("task_id")
+@json_option
+@placed
+def explain(place: Place, task_id: str, as_json: bool) -> None:
+    """Say in one line why a task hasn't run, or how it has ended; and then all that has happened to it."""
+    explanation = place.run(lambda oq: oq.explain(task_id))
+    if as_json:
+        print_json(explanation)
+    else:
+        click.echo(escaped(f"task {explanation.task_id} {explanation.why}") + "\n")
+        output.print_table(("TIME", "WHAT"), [(step.time, step.text) for step in explanation.story])
+
+
 # ── dead letters ────────────────────────────────────────────────────────────
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
     from omniq.queue.engine import Scheduler as Scheduler
     from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.queue.explain import Explanation as Explanation
+    from omniq.queue.many import TaskConditions as TaskConditions
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
@@ -22,9 +24,11 @@ else:
             "AsyncScheduler": "omniq.queue.scheduler",
             "AsyncTaskQueue": "omniq.queue.engine",
             "DependencyResolver": "omniq.queue.policies",
+            "Explanation": "omniq.queue.explain",
             "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
             "TTLManager": "omniq.queue.ttl",
+            "TaskConditions": "omniq.queue.many",
             "TaskQueue": "omniq.queue.engine",
         },
         fronts=("queue",),

@@ -30,6 +30,7 @@ from omniq.models.task import (
 )
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
+from omniq.queue.explain import Explainer, Explanation
 from omniq.queue.many import (
     CANCELLABLE,
     DEAD,
@@ -87,6 +88,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         self.ttl = TTLManager(self.stores, self.dependencies)
         self.adder = TaskAdder(self.stores, self.dependencies, config.max_body)
         self.many = ManyTasks(self.stores, self.dependencies, self.cancel)
+        self.explainer = Explainer(self.stores, self.many)
         self.scheduler = AsyncScheduler(self.stores, self.requests, self.adder)
         self._gets = PerLoop(lambda: Batcher(self._get_many))
 
@@ -176,6 +178,11 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         id_ = id_of(task_id)
         (record,) = await self.store.get([id_])
         return task_details(self._found(id_, record), self.serialization)
+
+    @repeating
+    async def explain(self, task_id: TaskRef) -> Explanation:
+        """Why the task hasn't run, or how it has ended, and what has happened to it. Raises as `get_task` does."""
+        return await self.explainer.explain(await self._record(id_of(task_id)))
 
     async def look(self, task_id: str) -> TaskRecord | None:
         """The task as the store holds it, without its body; all who look at the same moment share one read."""
@@ -421,6 +428,7 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     enqueue = blocking(AsyncTaskQueue.enqueue)
     enqueue_many = blocking(AsyncTaskQueue.enqueue_many)
     get_task = blocking(AsyncTaskQueue.get_task)
+    explain = blocking(AsyncTaskQueue.explain)
     cancel = blocking(AsyncTaskQueue.cancel)
     requeue = blocking(AsyncTaskQueue.requeue)
     list_tasks = blocking(AsyncTaskQueue.list_tasks)
