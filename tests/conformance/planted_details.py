@@ -227,6 +227,14 @@ class OrdersByUTF16(Finds):
         return TaskPage(tasks, page.cursor)
 
 
+class KnowsItsOwnCursorsOnly(Finds):
+    """A page begins after a task that it has listed, or at the beginning."""
+
+    async def page(self, where: TaskFilter, **how: Any) -> TaskPage:
+        listed = {task.id for task in (await super().page(where, **how | {"cursor": None, "limit": 10_000})).tasks}
+        return await super().page(where, **how | {"cursor": how["cursor"] if how["cursor"] in listed else None})
+
+
 class ForgetsTheOtherParents(ReferenceQueueStore):
     """A purged parent takes the edges with it that its children have to others."""
 
@@ -555,6 +563,7 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (IgnoresTheNameOfExpiredOnes, "queue.read.tasks_are_found_by_what_they_are_now"),
     (FindsQueuesByPrefix, "queue.read.names_that_are_much_alike_are_different"),
     (OrdersByUTF16, "queue.read.long_ids_are_in_order_too"),
+    (KnowsItsOwnCursorsOnly, "queue.read.a_page_begins_after_any_id"),
     (ForgetsTheOtherParents, "queue.upkeep.a_waiting_childs_parent_is_kept"),
     (PurgesAnyEnd, "queue.upkeep.only_the_wanted_states_are_purged"),
     (PurgesByAFormerEnd, "queue.upkeep.a_purge_goes_by_how_a_task_ended_last"),

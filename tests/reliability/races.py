@@ -64,7 +64,9 @@ async def expiries(oq: AsyncOmniQ, count: int, chance: random.Random) -> list[st
         TaskCall(func=start, options={"run_in": chance.uniform(0, SPREAD), "ttl": chance.uniform(0.0, 0.05)})
         for _ in range(count)
     ]
-    return list(await oq.enqueue_many(calls))
+    ids = list[str](await oq.enqueue_many(calls))
+    await asyncio.sleep(SPREAD)
+    return ids
 
 
 RACES: Final[dict[str, Race]] = {"cancels": cancels, "expiries": expiries}

@@ -85,7 +85,7 @@ class BackendConformance:
     class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests):
         area = "queue.add"
 
-    class TestUniqueKeys(tasks.UniqueTests, walks.FormerKeyTests):
+    class TestUniqueKeys(tasks.UniqueTests, upkeep.FormerKeyTests):
         area = "queue.unique"
 
     class TestClaiming(claiming.ClaimTests, claiming.ClaimOrderTests, claiming.ClaimRaceTests, claiming.PauseTests):
@@ -108,6 +108,7 @@ class BackendConformance:
         tasks.GetTests,
         tasks.FindTests,
         tasks.PageTests,
+        upkeep.CursorTests,
         tasks.StatsTests,
         tasks.ChildrenTests,
         walks.AfterAllTests,

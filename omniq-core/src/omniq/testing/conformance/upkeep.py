@@ -336,3 +336,32 @@ class WorkerTests(Conformance):
         assert await store.now() == about(clock.now())
         (record,) = await running(store)
         assert record.claimed_at == pytest.approx(await store.now(), abs=1.0)
+
+
+class FormerKeyTests(Conformance):
+    """What becomes of a task that has given its key up doesn't concern whoever has it now."""
+
+    needed = Capability.UNIQUE
+
+    async def test_a_purge_leaves_a_key_to_its_holder(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t", unique="key"))
+        await change(store, cancel("t"))
+        await add(store, new_task("u", unique="key"))
+        clock.advance(60)
+        assert await store.purge(older_than=30) == 1
+        assert [added.holder for added in await store.add([new_task("v", unique="key")])] == ["u"]
+
+
+class CursorTests(Conformance):
+    """A page begins after any id: what else a list is restricted to, its caller may look at."""
+
+    async def test_a_page_begins_after_any_id(self, store: BaseTaskQueue) -> None:
+        await add(store, *map(new_task, "bdf"))
+        await add(store, *[new_task(id_, queue="other") for id_ in "ace"])
+        for where in (TaskFilter(), TaskFilter(queue_name=QUEUE), TaskFilter(states=(TaskState.PENDING,))):
+            all_ = [task.id for task in (await store.find(where)).tasks]
+            for cursor in ("a", "c", "cc", "f", "zz"):
+                found = await store.find(where, cursor=cursor)
+                assert [task.id for task in found.tasks] == [id_ for id_ in all_ if id_ > cursor]
+                found = await store.find(where, cursor=cursor, newest_first=True)
+                assert [task.id for task in found.tasks] == [id_ for id_ in all_[::-1] if id_ < cursor]

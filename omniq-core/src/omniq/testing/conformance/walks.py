@@ -660,17 +660,3 @@ class AfterAllTests(Conformance):
         for field, name in product(("queue_name", "schedule_id", "name"), names):
             found = (await store.find(TaskFilter(**{field: name}))).tasks  # type: ignore[arg-type]
             assert [task.id for task in found] == [f"of-{name}"], field
-
-
-class FormerKeyTests(Conformance):
-    """What becomes of a task that has given its key up doesn't concern whoever has it now."""
-
-    needed = Capability.UNIQUE
-
-    async def test_a_purge_leaves_a_key_to_its_holder(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await add(store, new_task("t", unique="key"))
-        await change(store, cancel("t"))
-        await add(store, new_task("u", unique="key"))
-        clock.advance(60)
-        assert await store.purge(older_than=30) == 1
-        assert [added.holder for added in await store.add([new_task("v", unique="key")])] == ["u"]
