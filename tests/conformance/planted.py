@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -131,20 +131,20 @@ class BringsBodies(Finds):
 
 
 class PurgesByBirth(ReferenceQueueStore):
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         ended = (await self.find(TaskFilter(states=tuple(TERMINAL)), bodies=True)).tasks
         with self.space.lock:
             for row in ended:
                 self.space.tasks.put(replace(row, finished_at=row.created_at))
-        return await super().purge(older_than=older_than, limit=limit)
+        return await super().purge(older_than=older_than, states=states, limit=limit)
 
 
 class LeavesEdges(ReferenceQueueStore):
     """The edges of tasks that are purged stay."""
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         edges = {parent: dict(children) for parent, children in self.space.tasks._children.items()}
-        gone = await super().purge(older_than=older_than, limit=limit)
+        gone = await super().purge(older_than=older_than, states=states, limit=limit)
         self.space.tasks._children.update(edges)
         self.space.tasks._is_awaited = lambda task_id: False  # type: ignore[method-assign]
         return gone

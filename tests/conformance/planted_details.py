@@ -7,12 +7,12 @@ import sqlite3
 import threading
 import time
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 from omniq import clock as wall
-from omniq.models.task import TaskEvent, TaskState
+from omniq.models.task import TERMINAL, TaskEvent, TaskState
 from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, Store
@@ -77,10 +77,10 @@ class SharesKeys(ReferenceQueueStore):
 
 
 class ForgetsForeignWorkers(ReferenceQueueStore):
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         for space in spaces():
             space.workers.clear()
-        return await super().purge(older_than=older_than, limit=limit)
+        return await super().purge(older_than=older_than, states=states, limit=limit)
 
 
 class ForgetsBreakers(ReferenceQueueStore):
@@ -236,16 +236,87 @@ class OrdersByUTF16(Finds):
         return TaskPage(tasks, page.cursor)
 
 
+class KnowsItsOwnCursorsOnly(Finds):
+    """A page begins after a task that it has listed, or at the beginning."""
+
+    async def page(self, where: TaskFilter, **how: Any) -> TaskPage:
+        listed = {task.id for task in (await super().page(where, **how | {"cursor": None, "limit": 10_000})).tasks}
+        return await super().page(where, **how | {"cursor": how["cursor"] if how["cursor"] in listed else None})
+
+
 class ForgetsTheOtherParents(ReferenceQueueStore):
     """A purged parent takes the edges with it that its children have to others."""
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         edges = {parent: set(children) for parent, children in self.space.tasks._children.items()}
-        gone = await super().purge(older_than=older_than, limit=limit)
+        gone = await super().purge(older_than=older_than, states=states, limit=limit)
         orphans = {id_ for parent in edges.keys() - self.space.tasks.rows.keys() for id_ in edges[parent]}
         for children in self.space.tasks._children.values():
             for id_ in orphans:
                 children.pop(id_, None)
+        return gone
+
+
+class PurgesAnyEnd(ReferenceQueueStore):
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
+        return await super().purge(older_than=older_than, limit=limit) if states else 0
+
+
+class PurgesByAFormerEnd(ReferenceQueueStore):
+    """A task is where it ended first."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__(project)
+        self._first: dict[str, TaskState] = {}
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        answers = await super().transition(changes)
+        for change in changes:
+            if change.to in TERMINAL:
+                self._first.setdefault(change.task_id, change.to)
+        return answers
+
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
+        return await super().purge(older_than=older_than, states=set(self._first.values()) & set(states), limit=limit)
+
+
+class DeletesWhatever(ReferenceQueueStore):
+    """Whether it has ended, and who waits for it, or not."""
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        with self.space.lock:
+            found = [id_ in self.space.tasks.rows for id_ in ids]
+            for id_ in ids:
+                self.space.tasks.write(id_, None)
+        return found
+
+
+class DeletesAnyEnd(ReferenceQueueStore):
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        return await super().delete(ids)
+
+
+class LooksThenDeletes(ReferenceQueueStore):
+    """What is requeued in between is deleted all the same."""
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        ended = [row is not None and row.state in states for row in await self.get(ids)]
+        await asyncio.sleep(0)
+        with self.space.lock:
+            for id_, goes in zip(ids, ended, strict=True):
+                if goes:
+                    self.space.tasks.write(id_, None)
+        return ended
+
+
+class DeletesTheRowOnly(ReferenceQueueStore):
+    """Its edges stay."""
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        edges = {parent: dict(children) for parent, children in self.space.tasks._children.items()}
+        gone = await super().delete(ids, states=states)
+        self.space.tasks._children.update(edges)
+        self.space.tasks._is_awaited = lambda task_id: False  # type: ignore[method-assign]
         return gone
 
 
@@ -260,8 +331,8 @@ class FreesFormerKeys(ReferenceQueueStore):
         self._keys |= {task.id: task.unique for task in tasks if task.unique is not None}
         return await super().add(tasks)
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        gone = await super().purge(older_than=older_than, limit=limit)
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
+        gone = await super().purge(older_than=older_than, states=states, limit=limit)
         for id_ in self._keys.keys() - self.space.tasks.rows.keys():
             self.space.tasks._holders.pop(self._keys[id_], None)
         return gone
@@ -553,7 +624,15 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (IgnoresTheNameOfExpiredOnes, "queue.read.tasks_are_found_by_what_they_are_now"),
     (FindsQueuesByPrefix, "queue.read.names_that_are_much_alike_are_different"),
     (OrdersByUTF16, "queue.read.long_ids_are_in_order_too"),
+    (KnowsItsOwnCursorsOnly, "queue.read.a_page_begins_after_any_id"),
     (ForgetsTheOtherParents, "queue.upkeep.a_waiting_childs_parent_is_kept"),
+    (PurgesAnyEnd, "queue.upkeep.only_the_wanted_states_are_purged"),
+    (PurgesByAFormerEnd, "queue.upkeep.a_purge_goes_by_how_a_task_ended_last"),
+    (DeletesWhatever, "queue.upkeep.what_has_not_ended_is_not_deleted"),
+    (DeletesWhatever, "queue.upkeep.a_waiting_childs_parent_is_not_deleted"),
+    (DeletesAnyEnd, "queue.upkeep.only_tasks_that_ended_as_wanted_are_deleted"),
+    (LooksThenDeletes, "queue.upkeep.a_delete_and_a_requeue_exclude_each_other"),
+    (DeletesTheRowOnly, "queue.upkeep.a_deleted_task_leaves_no_trace"),
     (FreesFormerKeys, "queue.unique.a_purge_leaves_a_key_to_its_holder"),
     (CountsRequeuedOnesTwice, "queue.read.tasks_are_counted_by_what_they_are_now"),
     (LosesLeasesBetweenPages, "queue.lease.leases_of_one_end_come_in_pages_too"),

@@ -74,6 +74,20 @@ def fail_with_a_timeout() -> NoReturn:
     raise TimeoutError("somebody else's")
 
 
+def fail_in_several_ways() -> NoReturn:
+    """With a group, one of whose members was raised, and its cause, which has a note."""
+    errors: list[Exception] = [TypeError("two")]
+    try:
+        raise ValueError("one")
+    except ValueError as error:
+        errors.insert(0, error)
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        error.add_note("a note")
+        raise ExceptionGroup("both", errors) from error
+
+
 def exit_politely() -> NoReturn:
     sys.exit("bye")
 

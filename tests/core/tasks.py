@@ -64,6 +64,15 @@ def opened(box: Box) -> Any:
     return box.content
 
 
+def type_names(value: Any) -> list[str]:
+    """The types of what is in lists and dicts, keys included, but for those."""
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in type_names(item)]
+    if isinstance(value, dict):
+        return [name for item in value.items() for name in type_names(item)]
+    return [type(value).__name__]
+
+
 def echo_noted(log: str, value: Any) -> Any:
     note(log)
     return value
@@ -286,6 +295,14 @@ def called_back(result: TaskResult) -> None:
     """Note what was told, where the task's value or error says."""
     path, _, text = str(result.value or result.error_message).partition("|")
     note(path, f"{result.status}:{result.task_id}:{text}")
+
+
+told: list[TaskResult] = []
+"""What `tell` was called with: callbacks run in the worker's own process."""
+
+
+def tell(result: TaskResult) -> None:
+    told.append(result)
 
 
 async def called_back_async(result: TaskResult) -> None:

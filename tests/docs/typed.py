@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 import omniq
-from omniq import AsyncOmniQ, EventStore, OmniQ, ResultStore, Retry, TaskQueue
+from omniq import AsyncOmniQ, EventStore, OmniQ, ResultStore, Retry, TaskId, TaskQueue
 from omniq.backend import BaseBackend, SQLiteBackend
 from omniq.config import ConfigProvider, EnvConfig, OmniQConfig
 from omniq.events import EventStorage
-from omniq.models import Settings, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, Task, TaskState
+from omniq.models import Page, Settings, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, Task, TaskState
 from omniq.queue import AsyncSQLiteTaskQueue, AsyncTaskQueue, SQLiteTaskQueue
 from omniq.results import ResultStorage
 from omniq.storage import AsyncSQLiteResultStorage, SQLiteEventStorage, SQLiteResultStorage
@@ -28,9 +28,9 @@ def greet(name: str) -> str:
 
 queue = SQLiteTaskQueue(project_name="shop", base_dir="some/path", queues=["high", "low"], synchronous="NORMAL")
 assert_type(queue, SQLiteTaskQueue)
-assert_type(queue.enqueue(greet, {"name": "Tom"}, queue_name="high"), str)
+assert_type(queue.enqueue(greet, {"name": "Tom"}, queue_name="high"), TaskId)
 assert_type(queue.get_task("id"), Task)
-assert_type(queue.list_tasks(state=TaskState.PENDING), list[Task])
+assert_type(queue.list_tasks(state=TaskState.PENDING), Page[Task])
 plain_queue: TaskQueue = queue
 
 results = SQLiteResultStorage(project_name="shop", base_dir="some/path")
@@ -87,7 +87,7 @@ assert_type(ThreadPoolWorker(queue=queue), ThreadPoolWorker)
 
 oq = OmniQ(project_name="shop", task_queue=queue, result_store=results, event_store=events)
 assert_type(oq, OmniQ)
-assert_type(oq.enqueue(greet, ["Tom"]), str)
+assert_type(oq.enqueue(greet, ["Tom"]), TaskId)
 assert_type(oq.get_task("id"), Task)
 assert_type(oq.get_result("id"), Any)
 assert_type(OmniQ.from_backend(backend), OmniQ)
@@ -97,7 +97,7 @@ oq.enqueue(greet, priority="high")  # type: ignore[arg-type]
 async def main() -> None:
     async with AsyncOmniQ(task_queue=AsyncSQLiteTaskQueue(base_dir="some/path")) as aoq:
         assert_type(aoq, AsyncOmniQ)
-        assert_type(await aoq.enqueue(greet, ["Tom"]), str)
+        assert_type(await aoq.enqueue(greet, ["Tom"]), TaskId)
         plain: AsyncTaskQueue[Any] = aoq.task_queue
         assert_type(await plain.get_task("id"), Task)
 

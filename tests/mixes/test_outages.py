@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -81,7 +81,7 @@ def _all_done(pool: AsyncWorkerPool) -> Callable[[], bool]:
     return lambda: sum(job.done for job in pool.in_flight.held.values()) == COUNT
 
 
-async def _assert_all_ended_once(oq: AsyncOmniQ, ids: list[str], log: Path) -> None:
+async def _assert_all_ended_once(oq: AsyncOmniQ, ids: Sequence[str], log: Path) -> None:
     assert await results_of(oq, ids) == ["done"] * COUNT
     assert Counter(await states_of(oq, ids)) == {TaskState.SUCCESS: COUNT}
     assert len(lines(log)) == COUNT

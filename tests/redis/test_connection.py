@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "stats": lambda store: store.stats(),
     "children": lambda store: store.children(["t"]),
     "purge": lambda store: store.purge(older_than=60.0),
+    "delete": lambda store: store.delete(["t"]),
     "pause": lambda store: store.pause("other", paused=True),
     "put_schedule": lambda store: store.put_schedule(
         ScheduleRecord(id="s", queue_name=QUEUE, body=b"", next_run=None), if_version=None

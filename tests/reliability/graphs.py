@@ -217,7 +217,8 @@ async def run(options: argparse.Namespace, url: str, directory: Path) -> list[st
             fleet.tend()
             wrong += await races(oq, options.races, random)
     finally:
-        wrong += await asyncio.to_thread(fleet.stop, 10.0)
+        working = {event.worker for event in history.read(directory / "history.jsonl") if event.kind is Kind.START}
+        wrong += await asyncio.to_thread(fleet.stop, 10.0, working)
         log.close()
     return [*wrong, *fleet.complaints(ERRORS)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from omniq import AsyncOmniQ
@@ -44,7 +44,7 @@ class Load:
     async def _enqueue(self) -> None:
         number = len(self.values)
         try:
-            task_id = await self._oq.enqueue(asyncio.sleep, [self._seconds, number])
+            task_id: str = await self._oq.enqueue(asyncio.sleep, [self._seconds, number])
         except StoreError as error:
             (task_id,) = error.task_ids
             await surely(lambda: self._oq.enqueue(asyncio.sleep, [self._seconds, number], task_id=task_id))
@@ -54,9 +54,9 @@ class Load:
         numbers = range(len(self.values), len(self.values) + count)
         calls = [TaskCall(func=asyncio.sleep, func_args=[self._seconds, number]) for number in numbers]
         try:
-            ids = await self._oq.enqueue_many(calls)
+            ids: Sequence[str] = await self._oq.enqueue_many(calls)
         except StoreError as error:
-            ids = list(error.task_ids)
+            ids = error.task_ids
             named = [
                 TaskCall(func=call.func, func_args=call.func_args, options={"task_id": id_})
                 for call, id_ in zip(calls, ids, strict=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from omniq.models.task import TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees
 from omniq.storage.records import (
     Added,
@@ -131,8 +131,11 @@ class RecordingQueue(BaseTaskQueue):
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         return await self._store.children(ids)
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        return await self._store.purge(older_than=older_than, limit=limit)
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
+        return await self._store.purge(older_than=older_than, states=states, limit=limit)
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        return await self._store.delete(ids, states=states)
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         await self._store.pause(queue_name, paused=paused)

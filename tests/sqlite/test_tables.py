@@ -260,7 +260,8 @@ class TestPlans:
     def test_many_finished_tasks_do_not_slow_the_sweeps(self, connection: sqlite3.Connection) -> None:
         add_rows(connection, 20_000, state="success", finished_at="1e10 + n", expires_at="n")
         add_rows(connection, 10, state="waiting", expires_at="n")
-        old = partial(carry_out, verb=partial(select_old, clock.now() - 1e9, 100))
+        add_rows(connection, 20_000, state="error", finished_at="n")  # dead letters that are kept for longer
+        old = partial(carry_out, verb=partial(select_old, clock.now() - 1e9, (TaskState.SUCCESS,), 100))
         for job in (partial(carry_out, verb=partial(lapsed, limit=10)), old):
             assert steps_of(connection, job) <= 1
         for where in (TaskFilter(expired=True), TaskFilter(states=(TaskState.WAITING, TaskState.RUNNING))):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
+    from omniq.models.task import TaskId as TaskId
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.queue.workflows import call as call
@@ -39,6 +40,7 @@ else:
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
+            "TaskId": "omniq.models.task",
             "TaskQueue": "omniq.queue.engine",
             "__version__": "omniq.plugins.hookspecs:VERSION",
             "call": "omniq.queue.workflows",
@@ -56,6 +58,7 @@ __all__ = [
     "Reject",
     "ResultStore",
     "Retry",
+    "TaskId",
     "TaskQueue",
     "__version__",
     "call",

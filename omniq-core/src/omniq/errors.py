@@ -189,7 +189,7 @@ class TaskCancelled(ResultError):
 
 
 class TaskExpired(ResultError):
-    """Raised by `get_result` when the task wasn't started before its TTL ended."""
+    """Raised by `get_result` when the task wasn't started, or tried again, before its TTL ended."""
 
 
 class TaskNotFound(ResultError, LookupError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import asyncpg
 from omniq import clock
 from omniq.backend import Configured, configured_by
+from omniq.models.task import TERMINAL, TaskState
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.base import Capability
 from omniq.storage.records import NEW, Added, NewTask, TaskRecord
@@ -114,9 +115,12 @@ class PostgresQueueStore(PostgresStore, SQLQueueStore):
             self.wakeups.tell(News(dict.fromkeys(queues, claimed.until_next)))
         return claimed
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self._write(partial(forget_workers, older_than))
-        return await self._write(partial(verbs.purge, older_than, limit), atomic=True)
+        return await self._write(partial(verbs.purge, older_than, states, limit), atomic=True)
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        return await self._write(partial(verbs.delete, ids, states), atomic=True)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.channel.for_tasks(queues, timeout)

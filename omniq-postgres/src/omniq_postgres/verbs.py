@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final
@@ -14,7 +14,7 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, Change, Lease, LeaseStatus, ResultRecord, TaskFilter, TaskPage, TaskRecord
 from omniq.storage.sql import MEND, TASKS, Given, Steps, ask, claiming, do, kinds, mended, select, texts
 from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, ScanPositions, Seen, Settled, changed, holding
-from omniq.storage.sql.queue import DELETE_EDGES, NOT_AWAITED, restrictions, select_old
+from omniq.storage.sql.queue import DELETE_EDGES, NOT_AWAITED, restrictions, select_ended, select_old
 from omniq.storage.sql.results import IF_IT_GIVES_WAY, NEW
 
 from omniq_postgres.dialect import CLOCK, COLUMNS, IS_RUNNING, WITHOUT_BODY, Session, carry_out, task_record
@@ -320,14 +320,24 @@ def _part(state: TaskState, where: TaskFilter) -> str:
     return _ENDED_PART if state in TERMINAL else _QUEUED_PART
 
 
-def purge(older_than: float, limit: int) -> Steps[int]:
-    """How many tasks were deleted.
+def purge(older_than: float, states: Collection[TaskState], limit: int) -> Steps[int]:
+    """How many tasks were deleted."""
+    return len((yield from _delete((yield from select_old(older_than, states, limit)))))
 
-    The rows are locked first and looked at again then: a child may have been added since they were chosen.
+
+def delete(ids: Sequence[str], states: Collection[TaskState]) -> Steps[list[bool]]:
+    """As `BaseTaskQueue.delete`."""
+    gone = set((yield from _delete((yield from select_ended(ids, states)))))
+    return [id_ in gone for id_ in ids]
+
+
+def _delete(ids: Sequence[str]) -> Steps[list[str]]:
+    """Those that were deleted of these tasks.
+
+    Their rows have been locked and are looked at again: a child may have been added since they were chosen.
     """
-    old = yield from select_old(older_than, limit)
-    if not old:
-        return 0
-    gone = yield from texts(_DELETE, ids=old)
+    if not ids:
+        return []
+    gone = yield from texts(_DELETE, ids=ids)
     yield from do(DELETE_EDGES, ids=gone)
-    return len(gone)
+    return gone

@@ -46,7 +46,7 @@ PARCEL = 500
 PARCEL_BYTES = 4 * 1024 * 1024
 """Bytes of bodies that one call carries, unless a single one is larger."""
 
-encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder(enc_hook=str.__str__).encode  # of a subclass of str, the text itself
 
 _STATE_NAMES = ("pending", "scheduled", "waiting", "running", "success", "error", "cancelled", "expired")
 STATES = dict(enumerate(map(TaskState, _STATE_NAMES), 1))

@@ -25,7 +25,7 @@ from omniq_redis.codec import NOTHING, PARCEL, PARCEL_BYTES, Batch, Page, batche
 from omniq_redis.config import RedisConfig
 from omniq_redis.opening import Client, Server, close_client, hang_up, limit_of, open_client, store_errors
 
-LAYOUT = 5
+LAYOUT = 6
 """Version of the keys and of what they hold."""
 IN_FLIGHT = 32
 """Calls that a loop makes at once, and so the connections it opens; Redis does one after the other anyway."""

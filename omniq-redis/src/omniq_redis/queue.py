@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar, TypeAlias
 
 import msgspec
 from omniq.backend import Configured, configured_by
-from omniq.models.task import TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue, Capability
@@ -135,9 +135,14 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         return await self._flags("replace_bodies", bodies, codec.bodies_batch)
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self._connection.call("workers", [older_than])
-        return int(await self._connection.call("purge", (older_than, min(limit, PARCEL))))
+        args = (older_than, codec.states_mask(tuple(states)), min(limit, PARCEL))
+        return int(await self._connection.call("purge", args))
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        answer = await self._connection.call("delete", (ids, codec.states_mask(tuple(states))))
+        return [letter == ord("1") for letter in answer]
 
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         await self._connection.call("pause", (queue_name, paused))

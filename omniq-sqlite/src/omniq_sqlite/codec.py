@@ -49,7 +49,10 @@ Flag = Annotated[int, Meta(ge=0, le=1)]
 
 def encode(value: object) -> str:
     """JSON for a parameter of `json_each`."""
-    return msgspec.json.encode(value).decode()
+    return _encode(value).decode()
+
+
+_encode = msgspec.json.Encoder(enc_hook=str.__str__).encode  # of a subclass of str, the text itself
 
 
 def to_ticks(seconds: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from omniq import clock
 from omniq.backend import Configured, configured_by
+from omniq.models.task import TERMINAL, TaskState
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.channel import ALL
 from omniq.storage.records import NewTask, TaskRecord
@@ -74,6 +75,7 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
     _reap = staticmethod(partial(reap, choose=set_nameless_aside))
     replace_bodies = writes(calling(verbs.replace_task_bodies))
     find = reads(verbs.find_tasks)
+    delete = writes(verbs.delete_tasks)
     _add = staticmethod(partial(add_tasks, insert=_insert))
     _settle = staticmethod(verbs.settle)
 
@@ -88,11 +90,11 @@ class SQLiteQueueStore(SQLiteStore, SQLQueueStore):
     async def _anything_due(self, queues: Sequence[str]) -> bool:
         return min((await self._next_due(queues)).values(), default=1.0) <= 0.0
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self._write(partial(forget_workers, older_than))
-        if not await self._read(partial(select_old, older_than, 1)):
+        if not await self._read(partial(select_old, older_than, states, 1)):
             return 0
-        return await self._write(partial(verbs.purge_tasks, older_than, limit))
+        return await self._write(partial(verbs.purge_tasks, older_than, states, limit))
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         await self._connection.wakeups.for_tasks(queues, timeout, self._next_due)

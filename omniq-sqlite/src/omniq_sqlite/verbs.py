@@ -15,7 +15,7 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import MAX_COUNT, Change, Lease, LeaseStatus, NewBody, TaskFilter, TaskPage, TaskRecord
 from omniq.storage.sql import MEND, TASKS, Given, Steps, ask, call, claiming, do, get, kinds, mended, texts
 from omniq.storage.sql.claiming import SET_CHANGED, Decided, Ending, Seen, Settled, changed, holding, with_children
-from omniq.storage.sql.queue import DELETE_EDGES, restrictions, select_old
+from omniq.storage.sql.queue import DELETE_EDGES, restrictions, select_ended, select_old
 from omniq.storage.sql.results import NEW, PUT
 
 from omniq_sqlite.codec import LARGE_BODY, as_blob, encode, fetch_rows, fetch_tasks, fetch_texts, is_named, reader
@@ -322,13 +322,23 @@ def _are_few(scans: Sequence[Scan]) -> Steps[bool]:
     return count < FEW
 
 
-def purge_tasks(older_than: float, limit: int) -> Steps[int]:
+def purge_tasks(older_than: float, states: Collection[TaskState], limit: int) -> Steps[int]:
     """How many were deleted."""
-    old = yield from select_old(older_than, limit)
+    old = yield from select_old(older_than, states, limit)
     for id_ in old:
         if not is_named(id_):
             yield from do(_DELETE_NAMELESS, id=as_blob(id_))
-    ids = [id_ for id_ in old if is_named(id_)]
+    yield from _delete([id_ for id_ in old if is_named(id_)])
+    return len(old)
+
+
+def delete_tasks(ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> Steps[list[bool]]:
+    """As `BaseTaskQueue.delete`."""
+    gone = yield from select_ended(ids, states)
+    yield from _delete(gone)
+    return [id_ in gone for id_ in ids]
+
+
+def _delete(ids: Sequence[str]) -> Steps[None]:
     for sql in (DELETE_EDGES, _DELETE_LARGE, _DELETE):
         yield from do(sql, ids=ids)
-    return len(old)

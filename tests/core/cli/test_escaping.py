@@ -62,7 +62,7 @@ def test_json_stays_json() -> None:
 def test_a_failed_task_is_told_once_and_escaped(cli: Cli) -> None:
     task_id = cli.output("enqueue", "tests.core.cli.test_escaping:fail_nastily", "--max-retries", "0")
     cli.work_off()
-    for command in (["result", task_id], ["result", task_id, "--json"], ["tasks", "dead"], ["tasks", "show", task_id]):
+    for command in (["result", task_id], ["result", task_id, "--json"], ["dead", "list"], ["tasks", "show", task_id]):
         assert is_safe(cli(*command).output)
     told = cli("result", task_id).stderr
     assert told.count("forged") == 1
@@ -80,7 +80,7 @@ def test_a_value_is_printed_escaped(cli: Cli) -> None:
 
 def test_stored_ids_names_and_metadata_are_printed_escaped(cli: Cli) -> None:
     asyncio.run(_plant_odd_rows(cli))
-    for command in (["tasks", "list"], ["tasks", "list", "--json"], ["tasks", "stats"], ["schedules", "list"]):
+    for command in (["tasks", "list"], ["tasks", "list", "--json"], ["queues", "list"], ["schedules", "list"]):
         output = cli(*command).output
         assert is_safe(output)
         assert "forged" in output

@@ -84,22 +84,22 @@ def test_tasks_are_cancelled_and_requeued(cli: Cli) -> None:
     refused = cli("tasks", "requeue", one)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr == f"error: task {one} neither failed, was cancelled nor expired\n"
-    assert [row[:3] for row in cli.rows("tasks", "stats")] == [["default", "no", "1"]]
-    (stats,) = cli.json("tasks", "stats")
+    assert [row[:3] for row in cli.rows("queues", "list")] == [["default", "no", "1"]]
+    (stats,) = cli.json("queues", "list")
     assert stats.pop("oldest_due") == cli.json("tasks", "show", one)["run_at"]
     assert stats == {"name": "default", "paused": False, "counts": {"pending": 1, "cancelled": 1}}
 
 
 def test_dead_letters_are_listed_with_their_errors(cli: Cli) -> None:
-    assert cli("tasks", "dead").stderr == "no dead letters\n"
+    assert cli("dead", "list").stderr == "no dead letters\n"
     task_id = cli.output("enqueue", f"{TASKS}:fail", "--max-retries", "0")
     cli.work_off()
-    (row,) = cli.rows("tasks", "dead")
+    (row,) = cli.rows("dead", "list")
     assert (row[0], row[4:]) == (task_id, ["1", "ValueError:", "one", "two"])
-    (letter,) = cli.json("tasks", "dead")
-    assert (letter["id"], letter["error"]) == (task_id, "ValueError: one\ntwo")
+    (letter,) = cli.json("dead", "list")
+    assert (letter["id"], letter["error_type"], letter["error_message"]) == (task_id, "ValueError", "one\ntwo")
     cli.output("tasks", "requeue", task_id)
-    assert cli.json("tasks", "dead") == []
+    assert cli.json("dead", "list") == []
 
 
 # ── schedules ────────────────────────────────────────────────────────────────
@@ -210,7 +210,7 @@ def test_tasks_are_found_by_function_and_the_newest_first(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["enqueue builtins:print --args [1]", "tasks list", "tasks dead", "schedules list", "events list", "resign"],
+    ["enqueue builtins:print --args [1]", "tasks list", "dead list", "schedules list", "events list", "resign"],
 )
 def test_a_command_resolves_its_configuration_once(
     cli: Cli, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

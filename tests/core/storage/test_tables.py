@@ -66,7 +66,7 @@ def picture(tables: Tables) -> Any:
         dict(tasks._holders),
         tables.schedules.find(None),
         sorted(tables.results.rows.items()),
-        [row.id for row in sorted(tasks._ended, key=lambda row: row.id)],
+        [row.id for order in tasks._ended.values() for row in sorted(order, key=lambda row: row.id)],
     )
 
 
@@ -91,7 +91,8 @@ def do_something(tables: Tables, chance: random.Random, now: float, number: int)
     elif kind == 4:
         tasks.reap(tasks.lapsed(now, 2, None), now, {})
     elif kind == 5:
-        tasks.purge(now - 20.0, 2)
+        tasks.purge(now - 20.0, TERMINAL, 2)
+        tasks.delete(chance.choice(ids or ["none"]), TERMINAL)
     elif kind == 6:
         tasks.pause(chance.choice(QUEUES), paused=chance.random() < 0.5)
         tables.schedules.put(new_schedule(f"s{number}", next_run=now), None)

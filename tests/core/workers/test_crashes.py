@@ -94,7 +94,7 @@ async def one_bunch(oq: AsyncOmniQ, first: str, log: Path) -> tuple[str, list[st
     await results_of(oq, [await oq.enqueue(tasks.append_or, [str(log), "warm-up"]) for _ in range(100)])
     await oq.task_queue.pause_queue()
     task_id = await oq.enqueue(tasks.append_or, [str(log), first], priority=1)
-    behind = [await oq.enqueue(tasks.append_or, [str(log), f"t{n}"]) for n in range(5)]
+    behind: list[str] = [await oq.enqueue(tasks.append_or, [str(log), f"t{n}"]) for n in range(5)]
     await oq.task_queue.resume_queue()
     return task_id, behind
 

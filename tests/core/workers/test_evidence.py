@@ -136,7 +136,7 @@ async def test_a_lease_is_taken_back_by_a_second_look_a_third_of_a_lease_later(v
         store = oq.task_queue.store
         await store.claim(["default"], limit=1, lease=30.0, worker="dead")
         virtual_clock.advance(60)
-        reaper = Reaper(oq.task_queue, WorkerConfig(lease=0.6), lambda: None)
+        reaper = Reaper(oq.task_queue, oq.task_queue.dependencies, WorkerConfig(lease=0.6), lambda: None)
         seen_at = time.monotonic()
         async with asyncio.timeout(SOON):
             while (await oq.get_task(task_id)).state is TaskState.RUNNING:
@@ -152,7 +152,7 @@ async def test_a_lease_that_is_renewed_between_two_looks_is_kept(virtual_clock: 
         store = oq.task_queue.store
         (record,) = await store.claim(["default"], limit=1, lease=30.0, worker="w")
         virtual_clock.advance(60)
-        reaper = Reaper(oq.task_queue, WorkerConfig(lease=0.003), lambda: None)
+        reaper = Reaper(oq.task_queue, oq.task_queue.dependencies, WorkerConfig(lease=0.003), lambda: None)
         await reaper.look()
         await store.extend([Lease(task_id, record.epoch, "w")], lease=1.0)
         virtual_clock.advance(2)

@@ -20,7 +20,7 @@ async def surrounded(oq: AsyncOmniQ, how: str, log: Path) -> tuple[str, list[str
     """A rude task between innocent ones, which one process gets at once since their functions are short."""
     await results_of(oq, [await oq.enqueue(process_tasks.rude, [""]) for _ in range(50)])
     await oq.task_queue.pause_queue()
-    ids = [await oq.enqueue(process_tasks.innocent, [str(log)])]
+    ids: list[str] = [await oq.enqueue(process_tasks.innocent, [str(log)])]
     rude = await oq.enqueue(process_tasks.rude, [how])
     ids += [await oq.enqueue(process_tasks.innocent, [str(log)]) for _ in range(4)]
     await oq.task_queue.resume_queue()

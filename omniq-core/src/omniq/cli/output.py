@@ -121,7 +121,6 @@ def _tell(text: str) -> None:
 
 
 TASK_COLUMNS: Final = ("ID", "STATE", "QUEUE", "FUNCTION", "RUN-AT", "PRIORITY", "FAILED")
-DEAD_COLUMNS: Final = ("ID", "QUEUE", "FUNCTION", "FINISHED-AT", "FAILED", "ERROR")
 CALL_FIELDS: Final = ("max_retries", "retry_delay", "timeout", "result_ttl", "metadata", "body")
 """What only a task's call tells."""
 STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))
@@ -143,12 +142,7 @@ def task_row(task: Task) -> tuple[Cell, ...]:
 
 def task_fields(task: Task, result: TaskResult | None) -> list[tuple[str, Cell]]:
     """A task by the names of its fields, and the error it ended with, if any."""
-    return [(name, _cell(value)) for name, value in dead_data(task, result).items()]
-
-
-def dead_row(task: Task, result: TaskResult | None) -> tuple[Cell, ...]:
-    """A dead letter under `DEAD_COLUMNS`."""
-    return task.id, task.queue_name, task.func, task.finished_at, task.attempts, error_text(result)
+    return [(name, plain_cell(value)) for name, value in dead_data(task, result).items()]
 
 
 def dead_data(task: Task, result: TaskResult | None) -> dict[str, object]:
@@ -251,7 +245,8 @@ def event_json(event: TaskEvent) -> str:
     return escaped_json(json.dumps(msgspec.to_builtins(event_data(event), enc_hook=repr), ensure_ascii=False))
 
 
-def _cell(value: object) -> Cell:
+def plain_cell(value: object) -> Cell:
+    """A field's value as a cell."""
     if isinstance(value, dict):
         return _pairs(value)
     if isinstance(value, tuple):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 
 import click
 from msgspec.structs import asdict
 
 from omniq.cli import output
-from omniq.cli.app import FAILED, CommandGroup, Failure, exit_code
+from omniq.cli.app import CommandGroup, Failure
+from omniq.cli.many import CANCELLABLE, NOT_REQUEUABLE, Many, for_each, many_options, task_ids_argument
 from omniq.cli.options import (
     Arguments,
     Place,
@@ -40,7 +40,6 @@ from omniq.cli.output import (
 )
 from omniq.errors import OmniQError
 from omniq.models.task import TaskState
-from omniq.texts import escaped
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
 @click.option("--retry-delay", type=duration, help="How long before the first retry; then doubled.")
 @click.option("--depends-on", metavar="TASK_ID", multiple=True, help="A task that must succeed first.")
 @click.option("--task-id", metavar="TEXT", help="An id of your own: adding it again changes nothing.")
+@click.option("--unique-key", metavar="TEXT", help="While a task with this key hasn't ended, no other is added.")
 @click.option("--metadata", metavar="KEY=VALUE", multiple=True, callback=parse_pairs, help="Kept with the task.")
 @click.option("--wait", is_flag=True, help="Wait until the task has ended, and print what it returned.")
 @click.option("--timeout-wait", type=duration, help="Wait no longer than that; implies --wait.")
@@ -140,9 +140,6 @@ def result(place: Place, task_id: str, wait: bool, timeout: float | None, as_jso
 # ── tasks ───────────────────────────────────────────────────────────────────
 
 
-task_ids_argument = click.argument("task_ids", metavar="TASK_ID...", nargs=-1, required=True)
-
-
 @click.group(cls=CommandGroup)
 def tasks() -> None:
     """List, inspect, cancel and requeue tasks."""
@@ -195,53 +192,28 @@ def show(place: Place, task_id: str, as_json: bool) -> None:
 
 @tasks.command()
 @task_ids_argument
+@click.option("--state", "states", type=click.Choice(CANCELLABLE), multiple=True, help="Only those in this state.")
+@many_options
+@json_option
 @placed
-def cancel(place: Place, task_ids: Sequence[str]) -> None:
-    """Cancel tasks, and print the ids of those that were.
+def cancel(place: Place, task_ids: Sequence[str], many: Many, as_json: bool) -> None:
+    """Cancel these tasks, or all that meet the conditions.
 
     One that runs is asked to stop: an async task is cancelled, a process killed, a task on a thread told.
     """
-    _for_each(place, task_ids, lambda oq, task_id: oq.cancel(task_id), "has ended already")
+    if many.check(task_ids):
+        many.act(place, "cancel", lambda oq, **how: oq.cancel_many(**how), as_json=as_json)
+    else:
+        for_each(place, task_ids, lambda oq, id_: oq.cancel(id_), "has ended already", as_json=as_json)
 
 
 @tasks.command()
 @task_ids_argument
+@json_option
 @placed
-def requeue(place: Place, task_ids: Sequence[str]) -> None:
+def requeue(place: Place, task_ids: Sequence[str], as_json: bool) -> None:
     """Let tasks that failed, were cancelled or expired start afresh, and print their ids."""
-    _for_each(place, task_ids, lambda oq, task_id: oq.requeue(task_id), "neither failed, was cancelled nor expired")
-
-
-@tasks.command()
-@queue_option
-@limit_option
-@json_option
-@placed
-def dead(place: Place, queue_name: str | None, limit: int, as_json: bool) -> None:
-    """List the dead letters: tasks that failed for good, and why."""
-
-    async def work(oq: AsyncOmniQ) -> list[tuple[Task, TaskResult | None]]:
-        found = await oq.list_dead(queue_name=queue_name, limit=limit)
-        results = await asyncio.gather(*(_result_of(oq, task) for task in found))
-        return list(zip(found, results, strict=True))
-
-    letters = place.run(work)
-    if as_json:
-        print_json([output.dead_data(*letter) for letter in letters])
-    else:
-        print_list("dead letters", output.DEAD_COLUMNS, [output.dead_row(*letter) for letter in letters], limit=limit)
-
-
-@tasks.command()
-@json_option
-@placed
-def stats(place: Place, as_json: bool) -> None:
-    """Count the tasks of each queue by state."""
-    found = place.run(lambda oq: oq.task_queue.stats())
-    if as_json:
-        print_json([output.stats_json(queue) for queue in found])
-    else:
-        print_list("tasks", output.STATS_COLUMNS, [output.stats_row(queue) for queue in found])
+    for_each(place, task_ids, lambda oq, id_: oq.requeue(id_), NOT_REQUEUABLE, as_json=as_json)
 
 
 async def _result_of(oq: AsyncOmniQ, task: Task) -> TaskResult | None:
@@ -251,28 +223,6 @@ async def _result_of(oq: AsyncOmniQ, task: Task) -> TaskResult | None:
     except OmniQError as error:
         say(f"the result of task {task.id} can't be read: {error}")
         return None
-
-
-def _for_each(
-    place: Place, task_ids: Sequence[str], act: Callable[[AsyncOmniQ, str], Awaitable[bool]], otherwise: str
-) -> None:
-    """Act on each task, whatever becomes of the others, and exit with the worst exit code."""
-
-    async def one(oq: AsyncOmniQ, task_id: str) -> int:
-        try:
-            if await act(oq, task_id):
-                click.echo(escaped(task_id))
-                return 0
-            say(f"error: task {task_id} {otherwise}")
-            return FAILED
-        except OmniQError as error:
-            say(f"error: {error}")
-            return exit_code(error)
-
-    async def work(oq: AsyncOmniQ) -> int:
-        return max([await one(oq, task_id) for task_id in task_ids])
-
-    click.get_current_context().exit(place.run(work))
 
 
 # ── resign ──────────────────────────────────────────────────────────────────

@@ -17,9 +17,11 @@ from msgspec import Meta, Struct, field
 from omniq.config.convert import convert
 from omniq.errors import ConfigError
 from omniq.models.config import (
+    DEAD_LETTER_RETENTION,
     DEFAULT_MAX_BODY,
     DEFAULT_PROJECT,
     DEFAULT_QUEUE,
+    RETENTION,
     BreakerConfig,
     Bytes,
     Moment,
@@ -102,6 +104,10 @@ class Settings:
     BREAKER_PAUSE: Positive = _BREAKER.pause
     """How long an open breaker waits before it lets a call through; doubled each time that one fails."""
     BREAKER_MAX_PAUSE: Positive = _BREAKER.max_pause
+    RETENTION: Positive = RETENTION
+    """For how long finished tasks are kept."""
+    DEAD_LETTER_RETENTION: Positive | None = DEAD_LETTER_RETENTION
+    """For how long dead letters are kept with their errors; null: until somebody deletes them."""
     SIGNING_KEY: NotBlank | None = None
     """Signs payloads, and refuses unsigned ones."""
     ACCEPT_UNSIGNED_UNTIL: Moment | None = None
@@ -123,6 +129,7 @@ _PLACES: Final[Mapping[str, str]] = {
     "BREAKER_PAUSE": "breaker.pause",
     "BREAKER_WINDOW": "breaker.window",
     "COMPONENT_LOG_LEVELS": "logging.components",
+    "DEAD_LETTER_RETENTION": "worker.config.dead_letter_retention",
     "DEFAULT_WORKER": "worker.type",
     "DISABLE_LOGGING": "logging.disable",
     "EVENT_BUFFER": "events.buffer",
@@ -143,6 +150,7 @@ _PLACES: Final[Mapping[str, str]] = {
     "RESULT_STORAGE_TYPE": "result_store.type",
     "RESULT_STORAGE_URL": "result_store.url",
     "RESULT_TTL": "defaults.result_ttl",
+    "RETENTION": "worker.config.retention",
     "RETRY_ATTEMPTS": "defaults.max_retries",
     "RETRY_DELAY": "defaults.retry_delay",
     "RETRY_FACTOR": "defaults.retry_factor",

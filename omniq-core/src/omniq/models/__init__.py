@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from omniq.models.config import TaskQueueConfig as TaskQueueConfig
     from omniq.models.config import WorkerConfig as WorkerConfig
     from omniq.models.schedule import Schedule as Schedule
+    from omniq.models.task import DeadLetter as DeadLetter
     from omniq.models.task import EventLevel as EventLevel
     from omniq.models.task import EventType as EventType
+    from omniq.models.task import Page as Page
     from omniq.models.task import ResultStatus as ResultStatus
     from omniq.models.task import Task as Task
     from omniq.models.task import TaskEvent as TaskEvent
+    from omniq.models.task import TaskId as TaskId
     from omniq.models.task import TaskResult as TaskResult
     from omniq.models.task import TaskState as TaskState
 else:
@@ -27,15 +30,18 @@ else:
         __name__,
         {
             "ComponentConfig": "omniq.models.config",
+            "DeadLetter": "omniq.models.task",
             "EventStorageConfig": "omniq.models.config",
             "EventLevel": "omniq.models.task",
             "EventType": "omniq.models.task",
+            "Page": "omniq.models.task",
             "ResultStatus": "omniq.models.task",
             "ResultStorageConfig": "omniq.models.config",
             "Schedule": "omniq.models.schedule",
             "Settings": "omniq.config.settings",
             "Task": "omniq.models.task",
             "TaskEvent": "omniq.models.task",
+            "TaskId": "omniq.models.task",
             "TaskQueueConfig": "omniq.models.config",
             "TaskResult": "omniq.models.task",
             "TaskState": "omniq.models.task",

@@ -137,6 +137,9 @@ DEFAULT_PROJECT = "default"
 DEFAULT_QUEUE = "default"
 
 TEN_YEARS = 315_576_000.0
+RETENTION = 86_400.0
+DEAD_LETTER_RETENTION = 30 * 86_400.0
+"""Seconds for which finished tasks and dead letters are kept by default."""
 DEFAULT_MAX_BODY = 128 * 1024 * 1024
 """Bytes that the call of a task, or its result, may have by default."""
 
@@ -272,5 +275,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """`strict`: an earlier queue is emptied first; `weighted`: later queues get a share too."""
     max_crashes: Annotated[int, Meta(ge=1)] = 3
     """Deaths of its process after which a task is dead-lettered; before the last one it runs alone."""
-    retention: Positive = 86_400.0
-    """How long finished tasks are kept; never less than ten leases."""
+    retention: Positive = RETENTION
+    """How long tasks are kept that have succeeded, were cancelled or have expired; never less than ten leases."""
+    dead_letter_retention: Positive | None = DEAD_LETTER_RETENTION
+    """How long dead letters are kept, with their errors; never less than ten leases. None: until they are deleted."""

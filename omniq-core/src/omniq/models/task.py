@@ -8,9 +8,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from msgspec import Meta, Struct, field
 
@@ -111,7 +111,7 @@ class TaskState(StrEnum):
     """Failed for good; kept in the dead-letter queue until it is requeued or purged."""
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    """Not started before its TTL ended."""
+    """Not started, or not tried again, before its TTL ended."""
 
     __hash__ = str.__hash__  # that of enums is Python code, and states are looked up with every step of a task
 
@@ -275,6 +275,23 @@ class Task(Abridged, Struct, frozen=True, kw_only=True, eq=False):
         return f"Task(id={self.id!r}, func={self.func!r}, queue_name={self.queue_name!r}, state={self.state.value!r})"
 
 
+class DeadLetter(Task, frozen=True, kw_only=True, eq=False):
+    """A task that has failed for good, and why."""
+
+    error_type: str | None = None
+    """Qualified name of the exception; None where the result is no longer there."""
+    error_message: str | None = None
+    traceback: str | None = None
+    """None unless it was asked for. As the next two."""
+    args: tuple[Any, ...] | None = None
+    """The positional arguments."""
+    kwargs: dict[str, Any] | None = None
+    """The keyword arguments."""
+
+    def __repr__(self) -> str:  # ids and types, never arguments
+        return f"DeadLetter(id={self.id!r}, func={self.func!r}, error_type={self.error_type!r})"
+
+
 TaskRef: TypeAlias = str | Task
 """A task's id, or the task."""
 
@@ -282,6 +299,46 @@ TaskRef: TypeAlias = str | Task
 def id_of(task: object, name: str = "task_id") -> str:
     """The id of a task that is given by its id or as a `Task`. `name` is that of the argument. Raises `InvalidTask`."""
     return check_id(task.id if isinstance(task, Task) else task, name)
+
+
+class TaskId(str):
+    """A task's id as `enqueue` returns it: text like any other, which also tells whether that call added the task.
+
+    Copies of it, pickled or sent anywhere, are plain text.
+    """
+
+    __slots__ = ()
+
+    @property
+    def added(self) -> bool:
+        """Whether the call added a task; else one of that id was there, or one that holds the unique key."""
+        return True
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str.__str__(self),)
+
+
+class KnownTaskId(TaskId):
+    """The id of a task that the call found there."""
+
+    __slots__ = ()
+
+    @property
+    def added(self) -> bool:
+        return False
+
+
+T = TypeVar("T")
+
+
+class Page(list[T]):
+    """Items of a list, and the `cursor` that brings those after them; None at the end."""
+
+    __slots__ = ("cursor",)
+
+    def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
+        super().__init__(items)
+        self.cursor = cursor
 
 
 class RetryRule(Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -475,7 +532,10 @@ class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
         if self.status is ResultStatus.CANCELLED:
             return TaskCancelled(f"task {self.task_id} was cancelled")
         if self.status is ResultStatus.EXPIRED:
-            return TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
+            if self.error_type is None:
+                return TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
+            error = f"{self.error_type}: {self.error_message}"
+            return TaskExpired(f"task {self.task_id}: its TTL ended before it could be tried again after {error}")
         return TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from omniq.queue.engine import AsyncTaskQueue as AsyncTaskQueue
     from omniq.queue.engine import Scheduler as Scheduler
     from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.queue.explain import Explanation as Explanation
     from omniq.queue.graph import TaskDependencyGraph as TaskDependencyGraph
     from omniq.queue.graph import TaskNode as TaskNode
+    from omniq.queue.many import TaskConditions as TaskConditions
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
-    from omniq.queue.policies import TTLManager as TTLManager
     from omniq.queue.request import TaskCall as TaskCall
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
+    from omniq.queue.ttl import TTLManager as TTLManager
     from omniq.queue.workflows import AsyncWorkflow as AsyncWorkflow
     from omniq.queue.workflows import Chain as Chain
     from omniq.queue.workflows import Group as Group
@@ -31,11 +33,13 @@ else:
             "AsyncWorkflow": "omniq.queue.workflows",
             "Chain": "omniq.queue.workflows",
             "DependencyResolver": "omniq.queue.policies",
+            "Explanation": "omniq.queue.explain",
             "Group": "omniq.queue.workflows",
             "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
-            "TTLManager": "omniq.queue.policies",
+            "TTLManager": "omniq.queue.ttl",
             "TaskCall": "omniq.queue.request",
+            "TaskConditions": "omniq.queue.many",
             "TaskDependencyGraph": "omniq.queue.graph",
             "TaskNode": "omniq.queue.graph",
             "TaskQueue": "omniq.queue.engine",

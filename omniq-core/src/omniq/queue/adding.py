@@ -15,7 +15,7 @@ from omniq.batching import Batcher, parts, repeated
 from omniq.config.loader import Security
 from omniq.errors import ConfigError, SerializationError, StoreError
 from omniq.loops import PerLoop
-from omniq.models.task import EventType
+from omniq.models.task import EventType, KnownTaskId, TaskId
 from omniq.queue.policies import DependencyResolver, Stores, parents_first, unknown_parent
 from omniq.serialization.codec import FOREVER
 from omniq.storage.base import ALWAYS_TAKEN, BaseResultStorage, BaseTaskQueue, SizeLimit, carry_out, look_up, task_bytes
@@ -62,7 +62,7 @@ class TaskAdder:
         for place in [place for place, task in enumerate(tasks) if len(task.body) > surely_fits]:
             await self.check_size(tasks[place].body, tasks[place].name, f"calls[{place}].func_args")
 
-    async def add(self, task: NewTask, *, own_id: bool) -> str:
+    async def add(self, task: NewTask, *, own_id: bool) -> TaskId:
         """Add a task, whose id is of our `own` making or the caller's, in one write with others that come now.
 
         Returns its id, or that of the task which holds its unique key.
@@ -73,38 +73,39 @@ class TaskAdder:
             await self._added([task], [answer], began, (task.id,) if own_id and again else ())
         except StoreError as error:
             raise error.about([task.id]) from error.__cause__
-        return answer.holder or task.id
+        return _id_by(answer, task, ours=own_id and again)
 
     async def close(self) -> None:
         """Wait until what was given on this loop is stored, or refused."""
         if (batches := self._batches.pop()) is not None:
             await batches.drain()
 
-    async def add_within(self, connection: Any, task: NewTask) -> str:
+    async def add_within(self, connection: Any, task: NewTask) -> TaskId:
         """As `add`, in the transaction that the caller has open."""
         await self._store.connect()  # so that its tables are there
         (answer,) = await self._store.add_within(connection, [task])
         if answer.status is AddStatus.UNKNOWN_PARENT:
             raise unknown_parent(task)
-        return answer.holder or task.id
+        return _id_by(answer, task)
 
-    async def add_many(self, tasks: list[NewTask], own_ids: Collection[str]) -> list[str]:
+    async def add_many(self, tasks: list[NewTask], own_ids: Collection[str]) -> list[TaskId]:
         """Add tasks, which may depend on each other, in as few writes as possible; returns what `add` does of each.
 
         Raises `DependencyCycle` too.
         """
-        stored: dict[str, str] = {}
+        stored: dict[int, TaskId] = {}
         try:
             ordered = parents_first(tasks)
             await repeated(lambda _: self._dependencies.check_parents(ordered))
             for batch in self._parts(ordered):
                 began = clock.now()
                 answers, again = await self._add(batch)
-                stored.update(_stored(batch, answers))
-                await self._added(batch, answers, began, own_ids if again else ())
+                ours = own_ids if again else ()
+                stored.update(_stored(batch, answers, ours))
+                await self._added(batch, answers, began, ours)
         except StoreError as error:
             raise error.about([task.id for task in tasks], added=list(stored.values())) from error.__cause__
-        return [stored[task.id] for task in tasks]
+        return [stored[id(task)] for task in tasks]
 
     def _parts(self, tasks: Sequence[NewTask]) -> Iterator[Sequence[NewTask]]:
         store = self._store
@@ -157,12 +158,21 @@ def _is_stored(answer: Added) -> bool:
     return answer.status is not AddStatus.UNKNOWN_PARENT
 
 
-def _stored(tasks: Sequence[NewTask], answers: Sequence[Added]) -> dict[str, str]:
-    """The id under which each task is there, if it is."""
+def _id_by(answer: Added, task: NewTask, *, ours: bool = False) -> TaskId:
+    """The id under which the task is there; `ours`: a duplicate is what this call itself has added."""
+    if answer.status is AddStatus.NEW or (ours and answer == DUPLICATE):
+        return TaskId(task.id)
+    return KnownTaskId(answer.holder or task.id)
+
+
+def _stored(tasks: Sequence[NewTask], answers: Sequence[Added], ours: Collection[str]) -> dict[int, TaskId]:
+    """The id under which each task is there, if it is; by the object, since an id may come twice."""
     if answers.count(NEW) == len(answers):  # as nearly always, and far more quickly
-        return {task.id: task.id for task in tasks}
+        return {id(task): TaskId(task.id) for task in tasks}
     return {
-        task.id: answer.holder or task.id for task, answer in zip(tasks, answers, strict=True) if _is_stored(answer)
+        id(task): _id_by(answer, task, ours=task.id in ours)
+        for task, answer in zip(tasks, answers, strict=True)
+        if _is_stored(answer)
     }
 
 

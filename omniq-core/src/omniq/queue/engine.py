@@ -16,10 +16,34 @@ from omniq.events.logger import AsyncEventLogger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, BreakerConfig, TaskQueueConfig
 from omniq.models.schedule import Schedule
-from omniq.models.task import QUEUED, EventType, Outcome, Task, TaskRef, TaskState, check_limit, id_of
+from omniq.models.task import (
+    QUEUED,
+    DeadLetter,
+    EventType,
+    Outcome,
+    Page,
+    Task,
+    TaskId,
+    TaskRef,
+    TaskState,
+    check_limit,
+    id_of,
+)
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
-from omniq.queue.policies import DependencyResolver, Stores, TTLManager
+from omniq.queue.explain import Explainer, Explanation
+from omniq.queue.many import (
+    CANCELLABLE,
+    DEAD,
+    REQUEUABLE,
+    ManyTasks,
+    Selection,
+    TaskConditions,
+    afresh,
+    check_meant,
+    page_of_tasks,
+)
+from omniq.queue.policies import DependencyResolver, Stores
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -29,16 +53,14 @@ from omniq.queue.request import (
     TaskOptions,
     schedule_options,
     task_details,
-    task_filter,
-    task_view,
 )
 from omniq.queue.scheduler import AsyncScheduler
+from omniq.queue.ttl import TTLManager
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.sync import Blocking, blocking, portal
 
 C = TypeVar("C", bound=TaskQueueConfig)
-REQUEUABLE = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
 
 
 class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
@@ -67,6 +89,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         self.dependencies = DependencyResolver(self.stores)
         self.ttl = TTLManager(self.stores, self.dependencies)
         self.adder = TaskAdder(self.stores, self.dependencies, config.max_body)
+        self.many = ManyTasks(self.stores, self.dependencies, self.cancel)
+        self.explainer = Explainer(self.stores, self.many)
         self.scheduler = AsyncScheduler(self.stores, self.requests, self.adder)
         self._gets = PerLoop(lambda: Batcher(self._get_many))
 
@@ -116,9 +140,9 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
     async def enqueue(
         self, func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]
-    ) -> str:
+    ) -> TaskId:
         """Add a task and return its id, once the store has it as safely as it promises; or, where a task that hasn't
-        ended holds its `unique` key, add none and return that one's id.
+        ended holds its `unique_key`, add none and return that one's id. `TaskId.added` tells which.
 
         `func_args`: a mapping gives keyword arguments, a sequence positional ones. The options are those of
         `EnqueueOptions`. Concurrent calls share one write to the store.
@@ -134,7 +158,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             return await self.adder.add_within(checked.connection, task)
         return await self.adder.add(task, own_id=checked.task_id is None)
 
-    async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[str]:
+    async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[TaskId]:
         """Add many tasks in as few writes as possible and return their ids in order.
 
         They may depend on each other. Raises as `enqueue` does, with all their ids and those that are `added` already;
@@ -158,6 +182,11 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         id_ = id_of(task_id)
         (record,) = await self.store.get([id_])
         return task_details(self._found(id_, record), self.serialization)
+
+    @repeating
+    async def explain(self, task_id: TaskRef) -> Explanation:
+        """Why the task hasn't run, or how it has ended, and what has happened to it. Raises as `get_task` does."""
+        return await self.explainer.explain(await self._record(id_of(task_id)))
 
     async def look(self, task_id: str) -> TaskRecord | None:
         """The task as the store holds it, without its body; all who look at the same moment share one read."""
@@ -217,8 +246,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
                 return True
 
     async def _requeue(self, record: TaskRecord) -> bool:
-        to, from_states = TaskState.PENDING, (record.state,)
-        change = Change(task_id=record.id, to=to, from_states=from_states, epoch=record.epoch, fresh=True)
+        change = afresh(record)
 
         async def requeue(again: bool) -> bool:
             (changed,) = await self.store.transition([change])
@@ -233,23 +261,95 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
     async def list_tasks(
         self,
         *,
-        state: TaskState | str | None = None,
-        queue_name: str | None = None,
-        name: str | None = None,
         newest_first: bool = False,
         limit: int = 100,
-    ) -> list[Task]:
-        """Up to `limit` tasks in the order of their creation, or `newest_first`; `name` is what `Task.func` says.
+        cursor: str | None = None,
+        **conditions: Unpack[TaskConditions],
+    ) -> Page[Task]:
+        """Up to `limit` tasks in the order of their ids, which is that of their creation, or `newest_first`.
 
+        The conditions are those of `TaskConditions`. The page's `cursor`, given with the same ones, brings the next.
         Their calls aren't read, however large they are: `get_task` tells a task's options.
         """
-        where = task_filter(state, queue_name, name)
-        page = await self.store.find(where, newest_first=newest_first, limit=check_limit(limit))
-        return [task_view(record) for record in page.tasks]
+        selection = Selection.of(conditions)
+        page = await self.many.page(selection, newest_first=newest_first, limit=check_limit(limit), cursor=cursor)
+        return page_of_tasks(page)
 
-    async def list_dead(self, *, queue_name: str | None = None, limit: int = 100) -> list[Task]:
-        """The dead-letter queue: tasks that ended in an error."""
-        return await self.list_tasks(state=TaskState.ERROR, queue_name=queue_name, limit=limit)
+    @repeating
+    async def list_dead(
+        self,
+        *,
+        newest_first: bool = True,
+        limit: int = 100,
+        cursor: str | None = None,
+        tracebacks: bool = False,
+        arguments: bool = False,
+        **conditions: Unpack[TaskConditions],
+    ) -> Page[DeadLetter]:
+        """The dead-letter queue: tasks that ended in an error, with that, the newest first, in pages as `list_tasks`.
+
+        What they were called with is read only if `arguments` is set: they may be secret, and where they were packed
+        with dill, reading them runs code.
+        """
+        selection = Selection.of(conditions, among=DEAD)
+        page = await self.many.page(selection, newest_first=newest_first, limit=check_limit(limit), cursor=cursor)
+        return await self.many.dead_page(page, tracebacks=tracebacks, arguments=arguments)
+
+    @repeating
+    async def get_dead(self, task_id: TaskRef, *, arguments: bool = False) -> DeadLetter:
+        """One dead letter, with its traceback. Raises `TaskNotFound` where there is none of that id."""
+        id_ = id_of(task_id)
+        record = await self.look(id_)
+        if record is None or record.state is not TaskState.ERROR:
+            raise TaskNotFound(f"no dead letter {id_} in {self.store.location}")
+        (letter,) = await self.many.dead_page(Page([record]), tracebacks=True, arguments=arguments)
+        return letter
+
+    async def cancel_many(
+        self,
+        ids: Iterable[TaskRef] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **conditions: Unpack[TaskConditions],
+    ) -> int:
+        """Cancel the tasks that meet all conditions, and are among `ids` if those are given, as `cancel` does; returns
+        how many were, or with `dry_run` would be.
+
+        Raises `InvalidTask` where neither ids nor a condition is given and `all` isn't set.
+        """
+        check_meant(conditions, ids, all=all)
+        return await self.many.cancel(Selection.of(conditions, among=CANCELLABLE), ids, dry_run=dry_run)
+
+    async def requeue_many(
+        self,
+        ids: Iterable[TaskRef] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **conditions: Unpack[TaskConditions],
+    ) -> int:
+        """Let dead letters start afresh, as `requeue` does; tasks that were cancelled or have expired, too, where
+        `state` says so. Conditions and answer are as those of `cancel_many`.
+        """
+        check_meant(conditions, ids, all=all)
+        among = REQUEUABLE if conditions.get("state") is not None or ids is not None else DEAD
+        return await self.many.requeue(Selection.of(conditions, among=among), ids, dry_run=dry_run)
+
+    async def purge_dead(
+        self,
+        ids: Iterable[TaskRef] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **conditions: Unpack[TaskConditions],
+    ) -> int:
+        """Delete dead letters and their errors for good. Conditions and answer are as those of `cancel_many`.
+
+        A dead letter that a waiting task depends on is kept.
+        """
+        check_meant(conditions, ids, all=all)
+        return await self.many.delete(Selection.of(conditions, among=DEAD), ids, dry_run=dry_run)
 
     @repeating
     async def stats(self) -> list[QueueStats]:
@@ -335,10 +435,15 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     enqueue = blocking(AsyncTaskQueue.enqueue)
     enqueue_many = blocking(AsyncTaskQueue.enqueue_many)
     get_task = blocking(AsyncTaskQueue.get_task)
+    explain = blocking(AsyncTaskQueue.explain)
     cancel = blocking(AsyncTaskQueue.cancel)
     requeue = blocking(AsyncTaskQueue.requeue)
     list_tasks = blocking(AsyncTaskQueue.list_tasks)
     list_dead = blocking(AsyncTaskQueue.list_dead)
+    get_dead = blocking(AsyncTaskQueue.get_dead)
+    cancel_many = blocking(AsyncTaskQueue.cancel_many)
+    requeue_many = blocking(AsyncTaskQueue.requeue_many)
+    purge_dead = blocking(AsyncTaskQueue.purge_dead)
     stats = blocking(AsyncTaskQueue.stats)
     guarantees = blocking(AsyncTaskQueue.guarantees)
     pause_queue = blocking(AsyncTaskQueue.pause_queue)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
@@ -24,8 +24,9 @@ from omniq.errors import (
     UnknownParent,
 )
 from omniq.events.logger import AnyTask, AsyncEventLogger, EventFields
-from omniq.models.task import DEFAULT_RETRY, QUEUED, Call, EventType, Outcome, TaskState
-from omniq.queue.request import RESULT_TTL, UNREADABLE, log, verified_call
+from omniq.models.config import DEAD_LETTER_RETENTION
+from omniq.models.task import DEFAULT_RETRY, Call, EventType, Outcome, TaskState
+from omniq.queue.request import UNREADABLE, log, read_call, verified_call
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import (
     BaseResultStorage,
@@ -92,10 +93,19 @@ DUE = (TaskState.PENDING, TaskState.SCHEDULED)
 
 
 class Ended(NamedTuple):
-    """A task that was ended, as it was last seen."""
+    """A task that was ended without being run, as it was last seen."""
 
     record: TaskRecord
+    call: Call
+    change: Change
     has_children: bool
+
+
+def kept_for(call: Call, to: TaskState, dead_letters: float | None) -> float | None:
+    """Seconds for which the result of a task that ends so is kept, None for ever: a dead letter's as long as it is."""
+    if to is not TaskState.ERROR or call.result_ttl is None:
+        return call.result_ttl
+    return None if dead_letters is None else max(call.result_ttl, dead_letters)
 
 
 class Stores:
@@ -178,28 +188,38 @@ class Stores:
         return True
 
     async def end(
-        self, records: Sequence[TaskRecord], to: TaskState, outcome: Outcome, *, if_expired: bool = False
+        self,
+        records: Sequence[TaskRecord],
+        to: TaskState,
+        outcome: Outcome,
+        *,
+        if_expired: bool = False,
+        dead_letters: float | None = DEAD_LETTER_RETENTION,
     ) -> list[Ended]:
         """End tasks that no worker holds, as they were last seen; returns those that this call ended.
 
         Made again where the answer was lost: what is found done then was done by the first call. Their children are
-        left to whoever calls.
+        left to whoever calls. `dead_letters` is for how many seconds those are kept.
         """
         if not records:
             return []
-        changes = [ending(record, to, outcome, self.serialization, if_expired=if_expired) for record in records]
+        calls = await self._calls(records)
+        changes = [
+            ending(record, to, outcome, self.serialization, if_expired=if_expired, ttl=kept_for(call, to, dead_letters))
+            for record, call in zip(records, calls, strict=True)
+        ]
 
         async def settle(again: bool) -> list[Changed]:
             changed = await self.settle(changes)
             return [_as_applied(each) for each in changed] if again else changed
 
-        changed = await repeated(settle)
+        answers = zip(records, calls, changes, await repeated(settle), strict=True)
         ended = [
-            Ended(record, change.has_children)
-            for record, change in zip(records, changed, strict=True)
-            if change.status is ChangeStatus.APPLIED
+            Ended(record, call, change, done.has_children)
+            for record, call, change, done in answers
+            if done.status is ChangeStatus.APPLIED
         ]
-        self._log_ended([record for record, _ in ended], to, outcome)
+        self._log_ended([each.record for each in ended], to, outcome)
         return ended
 
     def _log_ended(self, records: Sequence[TaskRecord], to: TaskState, outcome: Outcome) -> None:
@@ -209,9 +229,26 @@ class Stores:
             else:
                 self.log_task(ENDINGS[to], record)
 
-    async def end_damaged(self, records: Sequence[TaskRecord]) -> list[Ended]:
+    async def _calls(self, records: Sequence[TaskRecord]) -> list[Call]:
+        """The calls of tasks, which say what is to become of their results and whom to tell; read few at a time."""
+        calls: list[Call] = []
+        for start in range(0, len(records), FEW):
+            ids = [record.id for record in records[start : start + FEW]]
+            found = await repeated(partial(self._get, ids))
+            calls += [UNREADABLE if record is None else read_call(record, self.serialization) for record in found]
+        return calls
+
+    async def end_damaged(
+        self, records: Sequence[TaskRecord], *, dead_letters: float | None = DEAD_LETTER_RETENTION
+    ) -> list[Ended]:
         """As `end`: dead-letter tasks whose rows are damaged."""
-        return [ended for record in records for ended in await self.end([record], TaskState.ERROR, damaged(record))]
+        ended: list[Ended] = []
+        for record in records:
+            ended += await self.end([record], TaskState.ERROR, damaged(record), dead_letters=dead_letters)
+        return ended
+
+    async def _get(self, ids: Sequence[str], _: bool) -> list[TaskRecord | None]:
+        return await self.queue.get(ids)
 
     async def _results_first(self, changes: Sequence[Change]) -> list[Change]:
         records = [change.result for change in changes if change.result is not None]
@@ -234,6 +271,7 @@ def ending(
     serialization: SerializationManager,
     *,
     if_expired: bool = False,
+    ttl: float | None,
 ) -> Change:
     """The change that ends a task as it was last seen, with its result."""
     return Change(
@@ -249,7 +287,7 @@ def ending(
             body=serialization.pack_outcome(
                 outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
             ),
-            ttl=RESULT_TTL,
+            ttl=ttl,
             schedule_id=record.schedule_id,
         ),
     )
@@ -302,8 +340,17 @@ PARENT_FAILED = Outcome(error_type="ParentFailed", error_message="a task that it
 class DependencyResolver:
     """Releases waiting tasks whose parents have succeeded, and ends or holds those whose parents have not."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        *,
+        on_ended: Callable[[Ended], None] | None = None,
+        dead_letters: float | None = DEAD_LETTER_RETENTION,
+    ) -> None:
+        """`on_ended` is told of each task that this ends; `dead_letters` is for how many seconds those are kept."""
         self._stores = stores
+        self._on_ended = on_ended
+        self._dead_letters = dead_letters
         self._awaited: dict[str, str] = {}
         """For children that were seen to wait, a parent that hadn't ended then: as long as it hasn't, they wait."""
 
@@ -314,15 +361,22 @@ class DependencyResolver:
 
         This is how tasks are cancelled, expire and are dead-lettered without being run.
         """
-        return await self._ended(await self._stores.end(records, to, outcome, if_expired=if_expired))
+        keep = self._dead_letters
+        return await self._ended(await self._stores.end(records, to, outcome, if_expired=if_expired, dead_letters=keep))
 
     async def end_damaged(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         """As `end`: dead-letter tasks whose rows are damaged."""
-        return await self._ended(await self._stores.end_damaged(records))
+        return await self._ended(await self._stores.end_damaged(records, dead_letters=self._dead_letters))
 
     async def _ended(self, ended: Sequence[Ended]) -> list[TaskRecord]:
-        await self.parents_ended([record.id for record, has_children in ended if has_children])
-        return [record for record, _ in ended]
+        self._tell(ended)
+        await self.parents_ended([each.record.id for each in ended if each.has_children])
+        return [each.record for each in ended]
+
+    def _tell(self, ended: Sequence[Ended]) -> None:
+        if self._on_ended is not None:
+            for each in ended:
+                self._on_ended(each)
 
     async def parents_ended(self, parent_ids: Sequence[str]) -> None:
         """See to the children of tasks that have ended, and to the children of those that this ends."""
@@ -384,7 +438,7 @@ class DependencyResolver:
         waiting = [record for record in records if record.state is TaskState.WAITING]
         # Nobody knows any more what they wait for.
         damaged = [record for record in waiting if record.damage is not None]
-        broken = await self._stores.end_damaged(damaged)
+        broken = await self._stores.end_damaged(damaged, dead_letters=self._dead_letters)
         waiting = [record for record in waiting if record.damage is None]
         parents = await self._states({parent for child in waiting for parent in child.depends_on})
         self._watch(waiting, parents)
@@ -393,8 +447,9 @@ class DependencyResolver:
         store, releases = self._stores.queue, [_release(child) for child in released]
         await carry_out(store, store.transition, releases, id_of=attrgetter("task_id"))
         doomed = [child for child in waiting if policies.get(child.id) == "cancel"]
-        ended = await self._stores.end(doomed, TaskState.CANCELLED, PARENT_FAILED)
-        return [record.id for record, _ in (*broken, *ended)]
+        ended = [*broken, *await self._stores.end(doomed, TaskState.CANCELLED, PARENT_FAILED)]
+        self._tell(ended)
+        return [each.record.id for each in ended]
 
     def _watch(self, children: Sequence[TaskRecord], parents: Mapping[str, TaskState]) -> None:
         """Note for each child a parent that it waits for."""
@@ -481,46 +536,3 @@ def parents_first(tasks: list[NewTask]) -> list[NewTask]:
         return [by_id[id_] for id_ in sorter.static_order()]
     except CycleError as error:
         raise cycle(error) from None
-
-
-# ── TTL ─────────────────────────────────────────────────────────────────────
-
-
-EXPIRED_AT_ONCE = 500
-
-
-class TTLManager:
-    """Expires tasks and purges finished ones and old results, in bounded batches."""
-
-    def __init__(self, stores: Stores, dependencies: DependencyResolver) -> None:
-        self._stores = stores
-        self._dependencies = dependencies
-
-    async def expire(self) -> list[TaskRecord]:
-        """End the queued tasks whose TTL is over; returns those that this call ended."""
-        ended: list[TaskRecord] = []
-        cursor: str | None = None
-        while True:
-            page = await self._stores.queue.find(TaskFilter(expired=True), limit=EXPIRED_AT_ONCE, cursor=cursor)
-            # One that was claimed while the page was put together is its worker's to end, or to finish.
-            queued = [record for record in page.tasks if record.state in QUEUED]
-            ended += await self.expire_records([record for record in queued if record.damage is None])
-            # To end them writes stand-ins, perhaps of the very TTL, by which they wouldn't have expired.
-            await self._dependencies.end_damaged([record for record in queued if record.damage is not None])
-            cursor = page.cursor
-            if cursor is None:
-                return ended
-
-    async def expire_records(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
-        """End these queued tasks if the store's clock says that their TTL is over; returns those it ended."""
-        return await self._dependencies.end(records, TaskState.EXPIRED, Outcome(), if_expired=True)
-
-    async def purge(self, *, retention: float) -> int:
-        """Delete tasks that ended more than `retention` seconds ago, and expired results; returns how many."""
-        deleted = 0
-        store, results = self._stores.queue, self._stores.results
-        while (count := await store.purge(older_than=retention)) > 0:
-            deleted += count
-        while results is not None and (count := await results.purge()) > 0:
-            deleted += count
-        return deleted

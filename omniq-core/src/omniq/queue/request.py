@@ -21,7 +21,6 @@ from omniq.models.task import (
     RetryRule,
     Task,
     TaskRef,
-    TaskState,
     check_id,
     check_new_id,
     id_of,
@@ -29,7 +28,7 @@ from omniq.models.task import (
 )
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
-from omniq.storage.records import NewTask, TaskFilter, TaskRecord
+from omniq.storage.records import NewTask, TaskRecord
 from omniq.texts import did_you_mean, get_logger, qualified_name, shown_name
 
 # ── from records to tasks ───────────────────────────────────────────────────
@@ -110,7 +109,7 @@ FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
 Parent: TypeAlias = "TaskRef | TaskCall"
 
 MAX_RETRIES = 1_000_000
-ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique", "connection")
+ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique_key", "connection")
 """Options that the tasks of a schedule can't have."""
 
 
@@ -126,8 +125,8 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int
     """-100 to 100, higher first, within its queue."""
     ttl: Duration | None
-    """Expires if it isn't started within so long of being due. Like the next two: None means without limit, and what
-    isn't given is as configured."""
+    """Expires if it isn't started within so long of being due; nor is it tried again after that. Like the next two:
+    None means without limit, and what isn't given is as configured."""
     result_ttl: Duration | None
     """For how long the result is kept."""
     timeout: Duration | None
@@ -152,7 +151,7 @@ class EnqueueOptions(TypedDict, total=False):
     """What becomes of it when one of those fails."""
     task_id: str | None
     """An id of your own: enqueueing it again changes nothing."""
-    unique: str | None
+    unique_key: str | None
     """A key of your own: while a task with it hasn't ended, no other is added, and that one's id is returned."""
     metadata: Mapping[str, Any] | None
     """Kept with the task, for people and tools; plain values, of 64 KiB at most."""
@@ -231,7 +230,7 @@ class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
     depends_on: Sequence[Parent] | Parent = ()
     on_parent_failure: str = "cancel"
     task_id: str | None = None
-    unique: str | None = None
+    unique_key: str | None = None
     metadata: Mapping[str, Any] | None = None
     on_success: Callable[..., Any] | None = None
     on_failure: Callable[..., Any] | None = None
@@ -319,7 +318,7 @@ class RequestBuilder:
             run_at=run_at,
             delay=delay,
             ttl=self.ttl(options),
-            unique=None if options.unique is None else check_id(options.unique, "unique"),
+            unique=None if options.unique_key is None else check_id(options.unique_key, "unique_key"),
         )
         if options is NO_OPTIONS:
             self._placed_without_options = placing
@@ -390,16 +389,6 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     raise InvalidTask(
         f"func_args: expected a mapping (keyword arguments) or a sequence (positional), got {type(func_args).__name__}"
     )
-
-
-def task_filter(state: TaskState | str | None, queue_name: str | None, name: str | None = None) -> TaskFilter:
-    """Which tasks to list. Raises `InvalidTask`."""
-    try:
-        states = () if state is None else (TaskState(state),)
-    except ValueError:
-        raise InvalidTask(f"state: expected one of {', '.join(TaskState)}, got {state!r:.80}") from None
-    queue = None if queue_name is None else check_id(queue_name, "queue_name")
-    return TaskFilter(states=states, queue_name=queue, name=None if name is None else check_id(name, "name"))
 
 
 def schedule_options(options: ScheduleOptions) -> tuple[Timing, FiringPolicy, TaskOptions]:

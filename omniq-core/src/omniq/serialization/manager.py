@@ -9,8 +9,17 @@ from msgspec.msgpack import Decoder, Encoder
 
 from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
-from omniq.models.task import Call, Outcome, TaskState
-from omniq.serialization.base import DILL, MSGSPEC, Format, Function, FunctionRegistry, display_name, reference
+from omniq.models.task import Call, Outcome, TaskId, TaskState
+from omniq.serialization.base import (
+    DILL,
+    MSGSPEC,
+    Format,
+    Function,
+    FunctionRegistry,
+    display_name,
+    reference,
+    type_name,
+)
 from omniq.serialization.codec import (
     VARIABLE,
     ArgumentCodec,
@@ -34,7 +43,7 @@ _DISAGREEING: Final = "the payload's header and body disagree about its format"
 _DEFAULTS: Final = CallOptions()
 # An enum takes its time to find a member, and these are asked for with every task.
 _CALL, _RESULT, _ENDING, _SUCCESS = Role.CALL, Role.RESULT, Role.ENDING, TaskState.SUCCESS
-_encode_metadata = Encoder().encode
+_encode_metadata = Encoder(enc_hook=lambda value: _plain(value)).encode
 _decode_metadata = Decoder(dict[str, Any]).decode
 
 
@@ -115,8 +124,6 @@ class SerializationManager:
             with for_parents() as named:
                 format, packed = self._pack(func, ref, args, kwargs)
             parents = tuple(named)
-        if options.metadata:
-            _check_metadata(options.metadata)
         return Call(
             func=ref or display_name(func),
             args=packed,
@@ -126,7 +133,7 @@ class SerializationManager:
             max_retries=options.max_retries,
             retry_delay=options.retry_delay,
             result_ttl=options.result_ttl,
-            metadata=options.metadata,
+            metadata=_check_metadata(options.metadata) if options.metadata else {},
             on_success=_callback("on_success", options.on_success),
             on_failure=_callback("on_failure", options.on_failure),
             on_parent_failure=options.on_parent_failure,
@@ -175,6 +182,16 @@ class SerializationManager:
         if call.by_value:
             return self._arguments.unpack_with_function(call.args)
         return self._arguments.unpack(self._functions.resolve(call.func), call.args_format, call.args)
+
+    def load_arguments(self, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments of a call from `read_call`, without its function where that isn't packed with them.
+
+        Raises `SerializationError`.
+        """
+        loaded = (
+            self.load_call(call) if call.by_value else self._arguments.unpack(_not_called, call.args_format, call.args)
+        )
+        return loaded.args, loaded.kwargs
 
     def resolve(self, ref: str) -> Function:
         """The function behind a reference, such as a call's `on_success`. Raises `FunctionNotFound`."""
@@ -257,16 +274,29 @@ def _callback(name: str, func: Function | None) -> str | None:
     return ref
 
 
-def _check_metadata(metadata: dict[str, Any]) -> None:
+def _not_called() -> None:
+    """Stands for a function whose arguments alone are looked at."""
+
+
+def _plain(value: object) -> str:
+    """A task's id as the text that it is. Raises `TypeError` for what isn't plain."""
+    if isinstance(value, TaskId):
+        return str.__str__(value)
+    raise TypeError(f"can't encode values of type {type_name(value)}")
+
+
+def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata as they are stored."""
     try:
         packed = _encode_metadata(metadata)
-        returned: object = _decode_metadata(packed)
+        returned: dict[str, Any] = _decode_metadata(packed)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SerializationError(f"metadata: {error}") from error
     if returned != metadata:
         raise SerializationError("metadata: expected None, bools, numbers, text, bytes, and lists and dicts of them")
     if len(packed) > MAX_METADATA:
         raise PayloadTooLarge(f"metadata: it has {len(packed):,} bytes; {MAX_METADATA:,} are allowed")
+    return returned
 
 
 def _role_of(status: TaskState) -> Role:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from omniq.errors import CorruptPayload, ResultError, SerializationError
+from omniq.models.task import KnownTaskId, TaskId
 from omniq.serialization.base import DILL, MSGSPEC, Format, NotCarried, Serializer, type_name
 from omniq.serialization.parents import ResultOf, fill
 
@@ -156,6 +157,8 @@ def _unpack_timedelta(data: bytes) -> dt.timedelta:
 PACK: Final[dict[type, Callable[[Any], object]]] = {
     int: _pack_int,
     str: _pack_text,
+    TaskId: str.__str__,  # as text like any other
+    KnownTaskId: str.__str__,
     complex: _pack_complex,
     bytearray: _pack_bytearray,
     Decimal: _pack_decimal,

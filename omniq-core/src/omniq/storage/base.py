@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 from omniq import clock
 from omniq.batching import MAX_BYTES, parts
 from omniq.errors import PayloadTooLarge, UnsupportedCapability
-from omniq.models.task import TaskEvent
+from omniq.models.task import TERMINAL, TaskEvent, TaskState
 from omniq.storage.records import (
     Added,
     Change,
@@ -274,7 +274,7 @@ class BaseTaskQueue(Store):
     def _check_asked(self, tasks: Sequence[NewTask]) -> None:
         """Raise `UnsupportedCapability` if a task has a `unique` key or a priority: for stores that know none."""
         if Capability.UNIQUE not in self.capabilities and any(task.unique is not None for task in tasks):
-            raise UnsupportedCapability(f"unique: {self.location} can't keep a task unique")
+            raise UnsupportedCapability(f"unique_key: {self.location} can't keep a task unique")
         if Capability.PRIORITY not in self.capabilities and any(task.priority for task in tasks):
             raise UnsupportedCapability(f"priority: {self.location} can't let one task go before others")
 
@@ -392,7 +392,8 @@ class BaseTaskQueue(Store):
     ) -> TaskPage:
         """A page of the tasks that match, in the order of their ids, or backwards if `newest_first`.
 
-        `cursor` is that of the page before. Without `bodies`, those are empty, and aren't read. Serve every condition
+        `cursor` is that of the page before; any other id is one, too: the page begins after it, whether there is such
+        a task or not. Without `bodies`, those are empty, and aren't read. Serve every condition
         alone and `states` with each other one from an index, so that a page takes no longer the more tasks there are.
         """
 
@@ -405,13 +406,24 @@ class BaseTaskQueue(Store):
         """For each task, the ids of the tasks that depend on it; some may not exist, after a crash in `add`."""
 
     @abstractmethod
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
-        """Delete up to `limit` tasks that ended more than `older_than` seconds ago; returns how many.
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
+        """Delete up to `limit` tasks that ended in one of these states more than `older_than` seconds ago; returns how
+        many.
 
-        Also forgets the workers that weren't seen for so long.
+        Also forgets the workers that weren't seen for so long. Serve each state from an index by when tasks ended, so
+        that those which are kept for longer are never stepped over.
 
         A task that a WAITING child depends on is kept; a child that is being added at the same time either
         keeps it or finds an UNKNOWN_PARENT.
+        """
+
+    @abstractmethod
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        """Delete these tasks, with their edges, as far as they have ended in one of these states; returns whether each
+        was deleted by this call.
+
+        Kept are those that aren't there, that are in another state, and that a WAITING child depends on, as by `purge`.
+        Deciding and deleting are one atomic step per task.
         """
 
     @abstractmethod

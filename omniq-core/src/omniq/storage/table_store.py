@@ -10,13 +10,13 @@ import math
 from abc import abstractmethod
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from omniq.models.task import TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Store
 from omniq.storage.log_files import Line
@@ -385,9 +385,14 @@ class TableQueueStore(TableStore, BaseTaskQueue):
     async def children(self, ids: Sequence[str]) -> list[list[str]]:
         return await self.carry_out(lambda tables, _: list(map(tables.tasks.children, ids)))
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self.forget_workers(older_than)
-        return await self.carry_out(lambda tables, now: tables.tasks.purge(now - older_than, limit), may_lag=True)
+        return await self.carry_out(
+            lambda tables, now: tables.tasks.purge(now - older_than, states, limit), may_lag=True
+        )
+
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        return await self.carry_out(lambda tables, _: [tables.tasks.delete(id_, states) for id_ in ids])
 
     @abstractmethod
     async def forget_workers(self, older_than: float) -> None:

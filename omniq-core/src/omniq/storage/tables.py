@@ -16,7 +16,7 @@ from typing import Generic, TypeAlias, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from omniq.models.task import TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.records import (
     MAX_LEASE,
@@ -235,7 +235,7 @@ class TaskTable(Table[TaskRecord]):
         super().__init__()
         self.queues: Table[QueueRecord] = Table()
         self._queues: dict[str, QueueIndex] = {}
-        self._ended = Order(self.rows, lambda row: row.finished_at)
+        self._ended = {state: self._ended_in(state) for state in TERMINAL}
         self._expiring = Order(self.rows, lambda row: row.expires_at if row.finished_at is None else None)
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._of_schedule: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -337,19 +337,33 @@ class TaskTable(Table[TaskRecord]):
         self.put(replace(row, body=new.body))
         return True
 
-    def purge(self, before: float, limit: int) -> int:
-        """Delete up to `limit` tasks that ended by that time, except parents that a child waits for."""
+    def purge(self, before: float, states: Collection[TaskState], limit: int) -> int:
+        """Delete up to `limit` tasks that ended so by that time, except parents that a child waits for."""
+        gone = 0
+        for state in states:
+            gone += self._purge(self._ended[state], before, limit - gone)
+        return gone
+
+    def _purge(self, ended: Order[TaskRecord], before: float, limit: int) -> int:
         kept: list[TaskRecord] = []
         gone = 0
-        while gone < limit and (row := self._ended.take(before)) is not None:
+        while gone < limit and (row := ended.take(before)) is not None:
             if self._is_awaited(row.id):
                 kept.append(row)
             else:
                 self.write(row.id, None)
                 gone += 1
         for row in kept:
-            self._ended.enter(row.finished_at or 0.0, row.id)
+            ended.enter(row.finished_at or 0.0, row.id)
         return gone
+
+    def delete(self, task_id: str, states: Collection[TaskState]) -> bool:
+        """Delete a task that ended so, unless a child waits for it; returns whether it was."""
+        row = self.rows.get(task_id)
+        if row is None or row.state not in states or row.finished_at is None or self._is_awaited(task_id):
+            return False
+        self.write(task_id, None)
+        return True
 
     def pause(self, queue_name: str, *, paused: bool) -> None:
         """Let `claim` pass over the queue, or no longer."""
@@ -412,8 +426,8 @@ class TaskTable(Table[TaskRecord]):
         if row.unique is not None:
             self._holders[row.unique] = row.id
         if row.finished_at is not None:
-            if old is None or old.finished_at != row.finished_at:
-                self._ended.enter(row.finished_at, row.id)
+            if old is None or old.finished_at != row.finished_at or old.state is not row.state:
+                self._ended[row.state].enter(row.finished_at, row.id)
         elif row.expires_at is not None and (old is None or old.finished_at is not None):
             self._expiring.enter(row.expires_at, row.id)
 
@@ -451,6 +465,10 @@ class TaskTable(Table[TaskRecord]):
     def _promote(self, line: QueueIndex, now: float) -> None:
         while (row := line.later.take(now)) is not None:
             self.put(replace(row, state=TaskState.PENDING))
+
+    def _ended_in(self, state: TaskState) -> Order[TaskRecord]:
+        """The tasks that have ended in that state, by when they did."""
+        return Order(self.rows, lambda row: row.finished_at if row.state is state else None)
 
     def _running(self) -> Iterator[TaskRecord]:
         return (self.rows[id_] for line in self._queues.values() for id_ in line.in_state(TaskState.RUNNING))

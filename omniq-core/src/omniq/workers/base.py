@@ -23,7 +23,7 @@ from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, TaskRef, TaskState
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
-from omniq.queue.policies import RetryManager
+from omniq.queue.policies import DependencyResolver, Ended, RetryManager
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
@@ -97,6 +97,7 @@ class AsyncWorkerPool:
             self._spawn(self._completer.run, "settle"),
             self._spawn(self._reaper.run, "reap"),
             self._spawn(self._upkeep.run, "upkeep"),
+            self._spawn(self._upkeep.purge, "purge"),
             self._spawn(partial(queue.scheduler.run, 4 * self.config.poll_interval), "schedule"),
         ]
         if self._stores.events is not None:
@@ -227,9 +228,14 @@ class AsyncWorkerPool:
             config=config,
             worker=self.name,
         )
-        policy = CompletionPolicy(queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes)
+        keep = config.dead_letter_retention
+        policy = CompletionPolicy(
+            queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes, dead_letters=keep
+        )
+        dependencies = DependencyResolver(self._stores, on_ended=self._ended_unrun, dead_letters=keep)
         self._completer = Completer(
             queue,
+            dependencies,
             self.in_flight,
             policy,
             worker=self.name,
@@ -244,8 +250,12 @@ class AsyncWorkerPool:
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
         )
-        self._upkeep = Upkeep(queue, config)
-        self._reaper = Reaper(queue, config, self._upkeep.sweep_soon)
+        self._upkeep = Upkeep(self._stores, dependencies, config)
+        self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)
+
+    def _ended_unrun(self, ended: Ended) -> None:
+        """This worker has ended a task that wasn't run: it calls what that asked for."""
+        self._callbacks.ended(Job(ended.record, ended.call), ended.change)
 
     def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:
         task = spawn(persist(part, f"the worker's part {name!r}"), name=f"omniq-{name}")

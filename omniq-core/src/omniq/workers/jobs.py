@@ -162,7 +162,7 @@ def remote_traceback(error: BaseException, hidden: str) -> str:
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """The error and those that led to it."""
+    """The error, those that led to it, and those that it is a group of."""
     links: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting and len(links) < MAX_CHAIN:
@@ -170,6 +170,8 @@ def chain(error: BaseException) -> list[BaseException]:
         if link is not None and not any(link is known for known in links):
             links.append(link)
             waiting += [_CAUSE.__get__(link), _CONTEXT.__get__(link)]
+            if issubclass(type(link), BaseExceptionGroup):
+                waiting += _MEMBERS.__get__(link)
     return links
 
 
@@ -182,6 +184,7 @@ def let_go(error: BaseException) -> None:
 # As Python itself finds them: a class may define properties of these names.
 _CAUSE = vars(BaseException)["__cause__"]
 _CONTEXT = vars(BaseException)["__context__"]
+_MEMBERS = vars(BaseExceptionGroup)["exceptions"]
 _TRACEBACK = vars(BaseException)["__traceback__"]
 
 

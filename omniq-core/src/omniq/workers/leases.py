@@ -19,6 +19,8 @@ from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.policies import DependencyResolver, Stores
+from omniq.queue.ttl import TTLManager
 from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.sync import Portal
@@ -203,8 +205,15 @@ class Reaper:
     4/3 lease + reap interval.
     """
 
-    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig, on_reaped: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any],
+        dependencies: DependencyResolver,
+        config: WorkerConfig,
+        on_reaped: Callable[[], None],
+    ) -> None:
         self._queue = queue
+        self._dependencies = dependencies
         self._config = config
         self._on_reaped = on_reaped
         self._confirm_after = config.lease / 3
@@ -271,7 +280,7 @@ class Reaper:
         for record in records:
             ran = poisoned(record.crashes)
             outcome = Outcome(error_type=ran.error_type, error_message=ran.error_message, attempts=record.attempts + 1)
-            await self._queue.dependencies.end([record], TaskState.ERROR, outcome)
+            await self._dependencies.end([record], TaskState.ERROR, outcome)
 
 
 # ── upkeep ──────────────────────────────────────────────────────────────────
@@ -284,16 +293,23 @@ PURGE_INTERVAL = 60.0
 class Upkeep:
     """Ends what is overdue, releases children that somebody has left waiting, and forgets what is old."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig) -> None:
-        self._queue = queue
+    def __init__(self, stores: Stores, dependencies: DependencyResolver, config: WorkerConfig) -> None:
+        self._dependencies = dependencies
+        self._ttl = TTLManager(stores, dependencies)
         self._config = config
-        self._swept = self._purged = time.monotonic()
+        self._swept = time.monotonic()
 
     async def run(self) -> None:
         """Look every `reap_interval`, spread so that workers don't all look at once, until cancelled."""
         while True:
             await self._guarded(self._look)
             await asyncio.sleep(self._config.reap_interval * random.uniform(0.9, 1.1))
+
+    async def purge(self) -> None:
+        """Delete what is old every `PURGE_INTERVAL`, until cancelled: however long that takes, `run` goes on."""
+        while True:
+            await asyncio.sleep(PURGE_INTERVAL * random.uniform(0.9, 1.1))
+            await self._guarded(self._purge)
 
     def sweep_soon(self) -> None:
         """Look for children at the next turn: who died may have ended a task and not have come to release them."""
@@ -306,11 +322,13 @@ class Upkeep:
             log.log(level_of(error), "upkeep failed, trying again: %s", error)
 
     async def _look(self) -> None:
-        await self._queue.ttl.expire()
+        await self._ttl.expire()
         now = time.monotonic()
         if now - self._swept > SWEEP_INTERVAL:
             self._swept = now
-            await self._queue.dependencies.sweep()
-        if now - self._purged > PURGE_INTERVAL:
-            await self._queue.ttl.purge(retention=max(self._config.retention, 10 * self._config.lease))
-            self._purged = now
+            await self._dependencies.sweep()
+
+    async def _purge(self) -> None:
+        config, least = self._config, 10 * self._config.lease
+        dead = None if config.dead_letter_retention is None else max(config.dead_letter_retention, least)
+        await self._ttl.purge(retention=max(config.retention, least), dead_letter_retention=dead)

@@ -14,9 +14,10 @@ from omniq.batching import Backoff, level_of, within
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.events.logger import EventFields
 from omniq.loops import spawn
+from omniq.models.config import DEAD_LETTER_RETENTION
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.policies import RetryManager
+from omniq.queue.policies import DependencyResolver, RetryManager, kept_for
 from omniq.storage.base import ALWAYS_TAKEN, carry_out, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
@@ -59,7 +60,17 @@ EVENTS = {
 class CompletionPolicy:
     """Decides, without a store, which change a run deserves."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any], retries: RetryManager, *, worker: str, max_crashes: int) -> None:
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any],
+        retries: RetryManager,
+        *,
+        worker: str,
+        max_crashes: int,
+        dead_letters: float | None = DEAD_LETTER_RETENTION,
+    ) -> None:
+        """`dead_letters` is for how many seconds those are kept."""
+        self._dead_letters = dead_letters
         self._serialization = queue.serialization
         self._retries = retries
         self._worker = worker
@@ -77,6 +88,8 @@ class CompletionPolicy:
             delay = ran.delay
             if delay is None:
                 delay = self._retries.delay(job.call, job.attempt)
+            if not _may_start_in(job, delay):
+                return self._final(job, ran, to=TaskState.EXPIRED)
             return self._back(job, delay=delay, attempted=True)
         return self._final(job, ran)
 
@@ -97,9 +110,9 @@ class CompletionPolicy:
             return self._back(job, crashed=True)
         return self._final(job, poisoned(job.record.crashes + 1), crashed=True)
 
-    def _final(self, job: Job, ran: RunResult, *, crashed: bool = False) -> Change:
+    def _final(self, job: Job, ran: RunResult, *, crashed: bool = False, to: TaskState | None = None) -> Change:
         record = job.record
-        to = FINAL_STATES[ran.end]
+        to = to or FINAL_STATES[ran.end]
         outcome = Outcome(
             value=ran.value,
             value_format=ran.value_format,
@@ -125,7 +138,7 @@ class CompletionPolicy:
                 body=self._serialization.pack_outcome(
                     outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
                 ),
-                ttl=job.call.result_ttl,
+                ttl=kept_for(job.call, to, self._dead_letters),
                 schedule_id=record.schedule_id,
             ),
         )
@@ -134,6 +147,14 @@ class CompletionPolicy:
 RUNNING = (TaskState.RUNNING,)
 CHARGED = frozenset({RunStatus.ERROR, RunStatus.FATAL})
 """The ends that cost an attempt."""
+
+
+def _may_start_in(job: Job, delay: float) -> bool:
+    """Whether the task's TTL allows it to be started in so many seconds, by the store's clock."""
+    record = job.record
+    if record.expires_at is None or record.claimed_at is None:
+        return True
+    return record.claimed_at + (time.monotonic() - job.claimed_at) + delay < record.expires_at
 
 
 def poisoned(crashes: int) -> RunResult:
@@ -164,6 +185,7 @@ class Completer:
     def __init__(
         self,
         queue: AsyncTaskQueue[Any],
+        dependencies: DependencyResolver,
         in_flight: InFlight,
         policy: CompletionPolicy,
         *,
@@ -171,7 +193,7 @@ class Completer:
         on_ended: Callable[[Job, Change], None],
         on_settled: Callable[[int], None],
     ) -> None:
-        self._queue = queue
+        self._dependencies = dependencies
         self._in_flight = in_flight
         self._policy = policy
         self._worker = worker
@@ -314,7 +336,7 @@ class Completer:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
-                await self._queue.dependencies.parents_ended(parents)
+                await self._dependencies.parents_ended(parents)
                 return
             except ValueRefused as error:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
@@ -348,7 +370,7 @@ class Completer:
         """Hand back, uncharged, what has been run and can't be settled."""
         jobs = [job for job in self._in_flight.held.values() if job.done]
         backs = [self._policy.change(job, RunResult(end=RunStatus.RELEASED)) for job in jobs]
-        store = self._queue.store
+        store = self._stores.queue
         try:
             await within(1.0, carry_out(store, store.transition, backs, id_of=attrgetter("task_id")))
         except (StoreError, TimeoutError) as error:

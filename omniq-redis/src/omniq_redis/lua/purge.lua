@@ -1,23 +1,23 @@
--- needs common tasks moving
--- older_than, limit → how many tasks were deleted
-local older_than, limit = unpack(args)
-local ids = call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', now - older_than, 'LIMIT', 0, limit)
-read_records(ids)
+-- needs common tasks moving deleting
+-- older_than, states, limit → how many tasks were deleted
+local older_than, states, limit = unpack(args)
 local gone = {}
-for _, id in ipairs(ids) do
-  local t = task(id)
-  if not t or t[STATE] < SUCCESS then drop('ended', id) end -- it isn't its place
-  if t and t[STATE] >= SUCCESS then
-    leave(t)
-    if t[SCHEDULE] ~= '' then drop('tasks_of:' .. t[SCHEDULE], id) end
-    for _, parent in ipairs(parents_of(t)) do drop('children:' .. parent, id) end
+
+-- What is in the set of another state than its own isn't in its place.
+local function purge(state, at_most)
+  local key = ordering_set(state)
+  local ids = call('ZRANGEBYSCORE', prefix .. key, '-inf', now - older_than, 'LIMIT', 0, at_most)
+  read_records(ids)
+  for _, id in ipairs(ids) do
+    local t = task(id)
+    if not t or t[STATE] ~= state then drop(key, id) end
+    if t and t[STATE] == state then forget(t) end
+    if not t or t[STATE] == state then gone[#gone + 1] = id end
   end
-  if not t or t[STATE] >= SUCCESS then gone[#gone + 1] = id end
 end
-ids = gone
-write_tasks()
-in_slices('ZREM', 'ids', ids)
-in_slices('HDEL', 'task', ids)
-in_slices('HDEL', 'body', ids)
-for _, id in ipairs(ids) do call('UNLINK', prefix .. 'children:' .. id) end
-return tostring(#ids)
+
+for state = SUCCESS, #NAMES do
+  if bit.band(states, 2 ^ state) ~= 0 and #gone < limit then purge(state, limit - #gone) end
+end
+delete(gone)
+return tostring(#gone)

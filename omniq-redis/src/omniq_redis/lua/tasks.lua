@@ -117,7 +117,7 @@ local function ordering_set(state, queue)
   if state == PENDING then return 'ready:' .. queue end
   if state == SCHEDULED then return 'later:' .. queue end
   if state == WAITING then return 'waiting' end
-  return state == RUNNING and 'lease' or 'ended'
+  return state == RUNNING and 'lease' or 'ended:' .. NAMES[state]
 end
 
 -- Id and record of each task, nil for those that aren't there.

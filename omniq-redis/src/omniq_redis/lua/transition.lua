@@ -47,7 +47,7 @@ end
 local function write_endings()
   for at, list in pairs(endings) do
     in_slices('ZREM', 'lease', list.ids)
-    in_slices('ZADD', 'ended', scored(now, list.unawaited))
+    in_slices('ZADD', ordering_set(list.state), scored(now, list.unawaited))
     in_slices('ZADD', 'ids', scored(at, list.ids))
     count(list.queue, RUNNING, -#list.ids)
     count(list.queue, list.state, #list.ids)

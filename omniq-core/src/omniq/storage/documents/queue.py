@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from heapq import merge
 from itertools import islice
 from typing import ClassVar
@@ -139,29 +139,46 @@ class DocumentTaskQueue(DocumentLeases):
 
         return await self._tasks.change([new.task_id for new in bodies], step)
 
-    async def purge(self, *, older_than: float, limit: int = 1000) -> int:
+    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self._forget_workers(self.documents.now() - older_than)
-        deleted, last, until = 0, None, in_order(self.documents.now() - older_than)
+        deleted, until = 0, in_order(self.documents.now() - older_than)
+        for state in states:
+            deleted += await self._purge(state, until, limit - deleted)
+        return deleted
+
+    async def _purge(self, state: TaskState, until: bytes, limit: int) -> int:
+        deleted, last = 0, None
         while deleted < limit:
-            page = await self.documents.scan(tasks.ENDED, after=last, until=until, limit=limit)
+            page = await self.documents.scan(tasks.ended(state), after=last, until=until, limit=limit)
             if not page:
                 break
             last = page[-1]
-            deleted += await self._purge([entry.key for entry in page][: limit - deleted])
+            ids = [entry.key for entry in page][: limit - deleted]
+            deleted += sum((await self._delete_ended(ids, (state,))).values())
         return deleted
 
-    async def _purge(self, ids: Sequence[str]) -> int:
-        """Delete those that have ended, except parents that a child waits for; returns how many."""
+    async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
+        gone: set[str] = set()
+        left: Sequence[str] = ids
+        while left:
+            tried = await self._delete_ended(left, states)
+            gone.update(id_ for id_, is_gone in tried.items() if is_gone)
+            left = [id_ for id_, is_gone in tried.items() if not is_gone]
+        return [id_ in gone for id_ in ids]
+
+    async def _delete_ended(self, ids: Sequence[str], states: Collection[TaskState]) -> dict[str, bool]:
+        """Delete those that have ended so, except parents that a child waits for; returns for each of these whether it
+        was: somebody else may have written it meanwhile."""
         documents = await self._tasks.read(ids)  # before the children are looked at: a parent changes when it gets one
-        ended = [found for found in documents if found is not None and found.record.state in TERMINAL]
+        ended = [found for found in documents if found is not None and found.record.state in states]
         edges = await self._edges([found.record.id if found.has_children else None for found in ended])
         waiting = await self._waiting({child for of_one in edges for child in of_one})
-        groups = [
-            tasks.deletion(found, of_one)
+        groups = {
+            found.record.id: tasks.deletion(found, of_one)
             for found, of_one in zip(ended, edges, strict=True)
             if waiting.isdisjoint(of_one)
-        ]
-        return sum(await self.documents.write(groups)) if groups else 0
+        }
+        return dict(zip(groups, await self.documents.write(list(groups.values())), strict=True)) if groups else {}
 
     async def _waiting(self, ids: set[str]) -> set[str]:
         found = await self._tasks.read(sorted(ids))

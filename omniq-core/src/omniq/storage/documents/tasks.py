@@ -19,7 +19,7 @@ from omniq.storage.rules import task_of
 INLINE = 4096
 """Bytes up to which a body is kept in the task's document; a longer one has its own, so that it is written once."""
 
-LEASES, ENDED, EXPIRING, WORKERS = "leases", "ended", "expiring", "workers"
+LEASES, EXPIRING, WORKERS = "leases", "expiring", "workers"
 
 
 A = TypeVar("A")
@@ -241,6 +241,11 @@ def later(queue_name: str) -> str:
     return f"later/{queue_name}"
 
 
+def ended(state: TaskState) -> str:
+    """The index of the tasks that have ended in that state: by when they did."""
+    return f"ended/{state}"
+
+
 def listed(queue_name: str, state: TaskState) -> str:
     """The index of a queue's tasks in one state: by id."""
     return f"listed/{queue_name}/{state}"
@@ -292,7 +297,7 @@ def _place(record: TaskRecord) -> Entry | None:
         case TaskState.RUNNING:
             return lease_entry(record.id, record.lease_until or 0.0)
         case state if state in TERMINAL:
-            return Entry(ENDED, in_order(record.finished_at or 0.0, record.epoch), record.id)
+            return Entry(ended(state), in_order(record.finished_at or 0.0, record.epoch), record.id)
     return None
 
 

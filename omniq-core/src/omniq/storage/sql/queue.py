@@ -127,8 +127,13 @@ NOT_AWAITED: Final = """
 """
 _OLD = f"""
     select id from omniq.task as task
-    where finished_at is not null and finished_at <= {{now}} - :older_than and {NOT_AWAITED}
+    where state = :state and finished_at is not null and finished_at <= {{now}} - :older_than and {NOT_AWAITED}
     order by finished_at limit :limit {{skip_locked}}
+"""
+_ENDED = f"""
+    select id from omniq.task as task
+    where id {{any[ids]}} and state {{any[states]}} and finished_at is not null and {NOT_AWAITED}
+    order by id {{lock}}
 """
 DELETE_EDGES: Final = "delete from omniq.edge where parent {any[ids]} or child {any[ids]}"
 _FIND_TERMS: Final = {
@@ -153,9 +158,18 @@ def children(ids: Sequence[str]) -> Steps[list[list[str]]]:
     return [found[id_] for id_ in ids]
 
 
-def select_old(older_than: float, limit: int) -> Steps[list[str]]:
-    """The tasks that ended that long ago and that no WAITING child depends on, longest ago first."""
-    return (yield from texts(_OLD, older_than=older_than, limit=limit))
+def select_old(older_than: float, states: Collection[TaskState], limit: int) -> Steps[list[str]]:
+    """The tasks that ended that long ago and that no WAITING child depends on, longest ago first within each state."""
+    old: list[str] = []
+    for state in sorted(states):
+        if len(old) < limit:
+            old += yield from texts(_OLD, older_than=older_than, state=state, limit=limit - len(old))
+    return old
+
+
+def select_ended(ids: Sequence[str], states: Collection[TaskState]) -> Steps[list[str]]:
+    """Those of the tasks that have ended in one of the states and that no WAITING child depends on."""
+    return (yield from texts(_ENDED, ids=ids, states=sorted(states)))
 
 
 def restrictions(where: TaskFilter, cursor: object, *, newest_first: bool) -> tuple[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ create table if not exists omniq.task (
     body             {body}
 ) {tasks};
 
-create index if not exists task_finished on omniq.task (finished_at) where finished_at is not null;
+create index if not exists task_finished on omniq.task (state, finished_at) where finished_at is not null;
 create unique index if not exists task_unique on omniq.task (unique_key) where unique_key is not null;
 
 create table if not exists omniq.edge (

@@ -440,11 +440,11 @@ class ControlTests(EngineTests):
 
     @needs(Capability.UNIQUE)
     async def test_a_key_is_held_until_its_task_ends(self, queue: AsyncTaskQueue[Any]) -> None:
-        ids = await together([queue.enqueue(nothing, unique="key") for _ in range(10)])
+        ids = await together([queue.enqueue(nothing, unique_key="key") for _ in range(10)])
         (holder,) = set(ids)
         async with working(queue):
             await until(queue, holder, TaskState.SUCCESS)
-            assert await queue.enqueue(nothing, unique="key") != holder
+            assert await queue.enqueue(nothing, unique_key="key") != holder
 
     @needs(Capability.PRIORITY)
     async def test_a_higher_priority_goes_first(self, queue: AsyncTaskQueue[Any]) -> None:

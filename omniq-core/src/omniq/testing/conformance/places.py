@@ -189,6 +189,7 @@ def _verbs_of_tasks(store: BaseTaskQueue) -> Verbs:
         "stats": store.stats,
         "children": lambda: store.children(["t"]),
         "purge": lambda: store.purge(older_than=HOUR),
+        "delete": lambda: store.delete(["none"]),
         "pause": lambda: store.pause("verbs", paused=True),
     }
 

@@ -16,7 +16,18 @@ from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
 from omniq.storage.base import Capability
-from omniq.testing.conformance import claiming, engine, events, places, results, schedules, tasks, transitions, walks
+from omniq.testing.conformance import (
+    claiming,
+    engine,
+    events,
+    places,
+    results,
+    schedules,
+    tasks,
+    transitions,
+    upkeep,
+    walks,
+)
 from omniq.testing.conformance.base import (
     DEVIATION,
     NOT_SEEN,
@@ -85,7 +96,7 @@ class BackendConformance:
     class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests):
         area = "queue.add"
 
-    class TestUniqueKeys(tasks.UniqueTests, walks.FormerKeyTests):
+    class TestUniqueKeys(tasks.UniqueTests, upkeep.FormerKeyTests):
         area = "queue.unique"
 
     class TestClaiming(claiming.ClaimTests, claiming.ClaimOrderTests, claiming.ClaimRaceTests, claiming.PauseTests):
@@ -108,13 +119,14 @@ class BackendConformance:
         tasks.GetTests,
         tasks.FindTests,
         tasks.PageTests,
+        upkeep.CursorTests,
         tasks.StatsTests,
         tasks.ChildrenTests,
         walks.AfterAllTests,
     ):
         area = "queue.read"
 
-    class TestUpkeep(transitions.PurgeTests, transitions.TaskBodyTests, transitions.WorkerTests):
+    class TestUpkeep(upkeep.PurgeTests, upkeep.DeleteTests, upkeep.TaskBodyTests, upkeep.WorkerTests):
         area = "queue.upkeep"
 
     class TestWaiting(schedules.WaitTests):

@@ -1,4 +1,4 @@
-"""Changes of state, and what is done from time to time."""
+"""Changes of state."""
 
 from __future__ import annotations
 
@@ -15,23 +15,16 @@ from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue
 from omniq.storage.records import (
-    NEW,
-    UNKNOWN_PARENT,
-    BreakerState,
-    BreakerStatus,
     Change,
     Changed,
     ChangeStatus,
-    NewBody,
     NewTask,
     TaskRecord,
-    WorkerRecord,
 )
 from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
     QUEUE,
-    about,
     add,
     assert_same,
     cancel,
@@ -43,7 +36,6 @@ from omniq.testing.builders import (
     in_other_loops,
     lapsed,
     new_task,
-    new_tasks,
     now,
     race,
     read,
@@ -347,242 +339,6 @@ class TransitionRaceTests(Conformance):
 
         answers = await in_other_loops(store, [finisher] * 4)
         assert Counter(status for mine in answers for status in mine) == {APPLIED: 30, REPEATED: 90}
-
-
-# ── upkeep ──────────────────────────────────────────────────────────────────
-
-
-async def ended(store: BaseTaskQueue, count: int) -> set[str]:
-    """As many tasks that have just ended."""
-    records = await running(store, count)
-    await change(store, *map(finish, records))
-    return ids(records)
-
-
-class PurgeTests(Conformance):
-    """Tasks that ended long ago are deleted, as many as asked."""
-
-    @pytest.mark.parametrize("to", sorted(TERMINAL))
-    async def test_an_ended_task_is_deleted_at_its_age(
-        self, store: BaseTaskQueue, clock: VirtualClock, to: TaskState
-    ) -> None:
-        (record,) = await running(store)
-        await change(store, finish(record, to))
-        clock.advance(20)
-        assert await store.purge(older_than=30) == 0
-        clock.advance(20)
-        assert await store.purge(older_than=30) == 1
-        assert await states(store, [record.id]) == [None]
-        assert await store.purge(older_than=30) == 0
-
-    async def test_an_age_counts_from_the_end(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        (record,) = await running(store)
-        clock.advance(HOUR)
-        await change(store, finish(record))
-        assert await store.purge(older_than=HOUR / 2) == 0
-
-    async def test_what_has_not_ended_is_kept(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        (held,) = await running(store)
-        await add(store, new_task("due"), new_task("later", delay=HOUR), new_task("child", parents=("due",)))
-        clock.advance(1000)
-        assert await store.purge(older_than=0) == 0
-        assert None not in await states(store, [held.id, "due", "later", "child"])
-
-    async def test_a_requeued_task_is_kept(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        (record,) = await running(store)
-        requeue = Change(task_id=record.id, to=TaskState.PENDING, from_states=(TaskState.ERROR,), fresh=True)
-        await change(store, finish(record, TaskState.ERROR), requeue)
-        clock.advance(20)
-        assert await store.purge(older_than=10) == 0
-        assert ids(await claim(store)) == {record.id}
-
-    async def test_no_more_than_the_limit_are_deleted(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        gone = await ended(store, 5)
-        clock.advance(20)
-        assert [await store.purge(older_than=10, limit=limit) for limit in (2, 2, 2, 2)] == [2, 2, 1, 0]
-        assert set(await states(store, gone)) == {None}
-
-    async def test_any_number_may_be_deleted(self, store: BaseTaskQueue, many: int, clock: VirtualClock) -> None:
-        await ended(store, many)
-        clock.advance(20)
-        assert await store.purge(older_than=10, limit=many) == many
-
-    async def test_a_waiting_childs_parent_is_kept(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await add(store, new_task("a"), new_task("b"))
-        await add(store, new_task("child", parents=("a", "b")), new_task("other", parents=("b",)))
-        await change(store, cancel("a"), cancel("b"))
-        clock.advance(20)
-        assert await store.purge(older_than=10) == 0
-        await change(store, cancel("child"))
-        assert await store.purge(older_than=10) == 1
-        assert await states(store, ["a", "b"]) == [None, TaskState.CANCELLED]
-        assert [sorted(children) for children in await store.children(["b"])] == [["child", "other"]]
-
-    async def test_kept_parents_stop_no_others(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        parents = await add(store, *new_tasks(5))
-        await add(store, *[new_task(parents=(parent,)) for parent in parents])
-        await change(store, *map(cancel, parents))
-        clock.advance(1)
-        gone = await ended(store, 3)
-        clock.advance(20)
-        assert await store.purge(older_than=10, limit=3) == 3
-        assert set(await states(store, gone)) == {None}
-        assert None not in await states(store, parents)
-
-    async def test_a_deleted_child_is_no_child(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await add(store, new_task("parent"), new_task("child", parents=("parent",)))
-        await change(store, cancel("child"))
-        clock.advance(20)
-        assert await store.purge(older_than=10) == 1
-        assert await store.children(["parent"]) == [[]]
-
-    async def test_a_deleted_parent_has_no_children(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await add(store, new_task("parent"), new_task("child", parents=("parent",)))
-        await change(store, cancel("parent"), cancel("child"))
-        clock.advance(20)
-        assert sum([await store.purge(older_than=10) for _ in range(2)]) == 2
-        assert await store.children(["parent"]) == [[]]
-        await add(store, new_task("parent"))
-        assert await store.children(["parent"]) == [[]]
-        (record,) = await claim(store)
-        assert not (await change_one(store, finish(record))).has_children
-
-    async def test_a_deleted_id_can_be_used_anew(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        (gone,) = await ended(store, 1)
-        clock.advance(20)
-        await store.purge(older_than=10)
-        assert await store.add([new_task("x", parents=(gone,)), new_task(gone)]) == [UNKNOWN_PARENT, NEW]
-        assert [(record.id, record.epoch) for record in await claim(store)] == [(gone, 1)]
-
-    @pytest.mark.parametrize("seed", range(10))
-    async def test_a_parent_is_deleted_or_gets_its_child(
-        self, store: BaseTaskQueue, clock: VirtualClock, seed: int
-    ) -> None:
-        parents = sorted(await ended(store, 4))
-        clock.advance(20)
-        adds = [store.add([new_task(f"child-of-{parent}", parents=(parent,))]) for parent in parents]
-        added, _ = await race(adds, [store.purge(older_than=10, limit=2) for _ in range(2)], seed)
-        for parent, answer, state in zip(parents, added, await states(store, parents), strict=True):
-            assert answer == [UNKNOWN_PARENT if state is None else NEW], parent
-
-    async def test_concurrent_purges_delete_each_task_once(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await ended(store, 30)
-        clock.advance(20)
-        assert sum(await together(store.purge(older_than=10, limit=7) for _ in range(10))) == 30
-
-
-LARGE = b"l" * 100_000
-
-
-async def in_every_state(store: BaseTaskQueue) -> list[TaskRecord]:
-    """A task in each state, but expired."""
-    await add(store, new_task("done"), new_task("failed"), new_task("held"))
-    for record in await claim(store, limit=3):
-        if record.id != "held":
-            await change(store, finish(record, TaskState.SUCCESS if record.id == "done" else TaskState.ERROR))
-    await add(store, new_task("due"), new_task("later", delay=HOUR), new_task("child", parents=("due",)))
-    return [await read(store, id_) for id_ in ("done", "failed", "held", "due", "later", "child")]
-
-
-class TaskBodyTests(Conformance):
-    """The bodies of tasks."""
-
-    async def test_a_body_is_replaced_in_every_state_and_nothing_else_changes(self, store: BaseTaskQueue) -> None:
-        before = await in_every_state(store)
-        changes = [NewBody(task_id=task.id, old=task.body, body=b"new " + task.id.encode()) for task in before]
-        assert await store.replace_bodies(changes) == [True] * len(before)
-        after = [replace(task, body=b"new " + task.id.encode()) for task in before]
-        assert await store.get([task.id for task in before]) == after
-
-    async def test_a_body_that_is_another_by_now_stays(self, store: BaseTaskQueue) -> None:
-        await add(store, new_task("t", body=b"now"))
-        assert await store.replace_bodies([NewBody(task_id="t", old=b"then", body=b"new")]) == [False]
-        assert (await read(store, "t")).body == b"now"
-        await add(store, new_task("u", body=b"then"))
-        both = [NewBody(task_id=id_, old=b"then", body=b"new") for id_ in "tu"]
-        assert await store.replace_bodies(both) == [False, True]
-
-    async def test_a_task_that_is_not_there_does_not_come_to_be(self, store: BaseTaskQueue) -> None:
-        assert await store.replace_bodies([NewBody(task_id="none", old=b"", body=b"new")]) == [False]
-        assert await store.get(["none"]) == [None]
-
-    async def test_bodies_grow_large_and_small(self, store: BaseTaskQueue) -> None:
-        await add(store, new_task("t", body=b"small"), new_task("u"))
-        for old, new in ((b"small", LARGE), (LARGE, LARGE + b"!"), (LARGE + b"!", b""), (b"", b"small")):
-            assert await store.replace_bodies([NewBody(task_id="t", old=old, body=new)]) == [True]
-            assert (await read(store, "t")).body == new
-        assert [task.body for task in await claim(store, limit=2)] == [b"small", (await read(store, "u")).body]
-
-    async def test_of_two_at_once_one_wins(self, store: BaseTaskQueue) -> None:
-        await add(store, new_task("t", body=b"old"))
-        rivals = [NewBody(task_id="t", old=b"old", body=b"%d" % number) for number in range(8)]
-        answers = await together(store.replace_bodies([rival]) for rival in rivals)
-        assert sorted(answers) == [[False]] * 7 + [[True]]
-        assert (await read(store, "t")).body == b"%d" % answers.index([True])
-
-    async def test_a_task_goes_on_with_its_new_body(self, store: BaseTaskQueue) -> None:
-        (record,) = await running(store)
-        assert await store.replace_bodies([NewBody(task_id=record.id, old=record.body, body=b"new")]) == [True]
-        assert await change(store, finish(record, TaskState.PENDING)) == ["applied"]
-        assert [task.body for task in await claim(store)] == [b"new"]
-
-    async def test_a_replaced_body_disturbs_no_cancel(self, store: BaseTaskQueue) -> None:
-        await add(store, new_task("t", body=b"old"))
-        await store.replace_bodies([NewBody(task_id="t", old=b"old", body=b"new")])
-        assert await change(store, cancel("t")) == ["applied"]
-
-
-BREAKER = BreakerStatus(
-    location="redis://h:1/0", state=BreakerState.OPEN, since=1_700_000_000.25, error='it said "no" - é \U0001f6ab'
-)
-
-
-class WorkerTests(Conformance):
-    """Workers say that they are alive, and what they do."""
-
-    async def test_workers_are_listed_by_name_as_they_were_last_seen(
-        self, store: BaseTaskQueue, clock: VirtualClock
-    ) -> None:
-        worker = WorkerRecord(
-            name="b",
-            host="here",
-            kind="async",
-            queues=("high", "low"),
-            slots=8,
-            running=2,
-            lease=7.5,
-            breakers=(BREAKER, BreakerStatus(location="sqlite:/x")),
-            started_at=1.5,
-        )
-        await store.beat(worker)
-        await store.beat(WorkerRecord(name="a"))
-        clock.advance(60)
-        await store.beat(replace(worker, running=5))
-        first, second = await store.workers()
-        assert (first.name, first.last_seen) == ("a", about(clock.now() - 60))
-        assert second == replace(worker, running=5, last_seen=second.last_seen)
-        assert second.last_seen == about(clock.now())
-
-    async def test_a_worker_that_leaves_is_gone(self, store: BaseTaskQueue) -> None:
-        await store.beat(WorkerRecord(name="a"))
-        await store.beat(WorkerRecord(name="a"), leaving=True)
-        await store.beat(WorkerRecord(name="b"), leaving=True)
-        assert await store.workers() == []
-
-    async def test_purging_forgets_those_that_were_not_seen_for_long(
-        self, store: BaseTaskQueue, clock: VirtualClock
-    ) -> None:
-        await store.beat(WorkerRecord(name="old"))
-        clock.advance(60)
-        await store.beat(WorkerRecord(name="new"))
-        await store.purge(older_than=30)
-        assert [worker.name for worker in await store.workers()] == ["new"]
-
-    async def test_the_clock_is_the_stores(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        clock.advance(1000)
-        assert await store.now() == about(clock.now())
-        (record,) = await running(store)
-        assert record.claimed_at == pytest.approx(await store.now(), abs=1.0)
 
 
 TTLS = (None, 5.0, HOUR)

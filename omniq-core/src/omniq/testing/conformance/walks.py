@@ -129,13 +129,26 @@ class TaskModel:
             self.tasks[record.id] = record
         return status
 
-    def purge(self, left: Iterable[str], older_than: float, limit: int) -> int:
+    def purge(self, left: Iterable[str], older_than: float, states: Collection[TaskState], limit: int) -> int:
         """Check that what isn't left was old and not waited for; returns how many those are."""
         before = clock.now() - older_than
-        old = {task.id for task in self.tasks.values() if task.finished_at is not None and task.finished_at < before}
-        waiting = [task for task in self.tasks.values() if task.state is TaskState.WAITING]
+        ended = [task for task in self.tasks.values() if task.finished_at is not None and task.state in states]
+        old = {task.id for task in ended if task.finished_at is not None and task.finished_at < before}
         gone = self.tasks.keys() - set(left)
-        _check_choice(gone, old - {parent for task in waiting for parent in task.depends_on}, limit)
+        _check_choice(gone, old - self._awaited(), limit)
+        return self._forget(gone)
+
+    def delete(self, task_id: str, states: Collection[TaskState]) -> bool:
+        task = self.tasks.get(task_id)
+        if task is None or task.state not in states or task_id in self._awaited():
+            return False
+        return self._forget({task_id}) == 1
+
+    def _awaited(self) -> set[str]:
+        waiting = [task for task in self.tasks.values() if task.state is TaskState.WAITING]
+        return {parent for task in waiting for parent in task.depends_on}
+
+    def _forget(self, gone: set[str]) -> int:
         self._survivors.update(parent for id_ in gone for parent in self.tasks[id_].depends_on)
         self.tasks = {id_: task for id_, task in self.tasks.items() if id_ not in gone}
         self._purged |= gone
@@ -262,6 +275,7 @@ LIMITS = st.integers(1, 4)
 
 
 ENDS = st.sampled_from(sorted(TERMINAL))
+ENDED_IN = st.sampled_from([tuple(TERMINAL), (TaskState.SUCCESS, TaskState.CANCELLED), (TaskState.ERROR,)])
 
 
 FROM_STATES = st.just(()) | st.sampled_from(
@@ -412,12 +426,18 @@ class QueueMachine(RuleBasedStateMachine):
             if answer.status in (ChangeStatus.APPLIED, ChangeStatus.REPEATED):
                 self.tasks.check_has_children(wanted.task_id, said=answer.has_children)
 
-    @rule(older_than=st.sampled_from([500.0, 1500.0]), limit=LIMITS, times=st.integers(0, 2))
-    def purge(self, older_than: float, limit: int, times: int) -> None:
+    @rule(older_than=st.sampled_from([500.0, 1500.0]), states=ENDED_IN, limit=LIMITS, times=st.integers(0, 2))
+    def purge(self, older_than: float, states: tuple[TaskState, ...], limit: int, times: int) -> None:
         self.let_time_pass(times)
-        count = self.bench.run(self.store.purge(older_than=older_than, limit=limit))
+        count = self.bench.run(self.store.purge(older_than=older_than, states=states, limit=limit))
         left = [task.id for task in self.bench.run(self.store.find(TaskFilter())).tasks]
-        assert self.tasks.purge(left, older_than, limit) == count
+        assert self.tasks.purge(left, older_than, states, limit) == count
+
+    @rule(number=NUMBERS, states=ENDED_IN)
+    def delete(self, number: int, states: tuple[TaskState, ...]) -> None:
+        task_id = self._pick(number, running=False)
+        (gone,) = self.bench.run(self.store.delete([task_id], states=states))
+        assert gone is self.tasks.delete(task_id, states)
 
     @rule(queue_name=st.sampled_from(QUEUES), paused=st.booleans())
     def pause(self, queue_name: str, paused: bool) -> None:
@@ -640,17 +660,3 @@ class AfterAllTests(Conformance):
         for field, name in product(("queue_name", "schedule_id", "name"), names):
             found = (await store.find(TaskFilter(**{field: name}))).tasks  # type: ignore[arg-type]
             assert [task.id for task in found] == [f"of-{name}"], field
-
-
-class FormerKeyTests(Conformance):
-    """What becomes of a task that has given its key up doesn't concern whoever has it now."""
-
-    needed = Capability.UNIQUE
-
-    async def test_a_purge_leaves_a_key_to_its_holder(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
-        await add(store, new_task("t", unique="key"))
-        await change(store, cancel("t"))
-        await add(store, new_task("u", unique="key"))
-        clock.advance(60)
-        assert await store.purge(older_than=30) == 1
-        assert [added.holder for added in await store.add([new_task("v", unique="key")])] == ["u"]
