@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
 from omniq.backend import AsyncComponent, BaseBackend, check_backend
+from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
 from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events import AsyncEventLogger, AsyncEventStorage, EventConditions, EventStorage
-from omniq.models.task import TaskEvent, TaskRef
+from omniq.models.task import TaskEvent, TaskRef, TaskResult
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
@@ -69,6 +70,7 @@ class AsyncOmniQ(FromSource):
         worker_config: Mapping[str, Any] | None = None,
         *,
         config: Source | None = None,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         self.config = (
             config.config if isinstance(config, Resolved) else ConfigProvider(config).load(project_name=project_name)
@@ -76,7 +78,7 @@ class AsyncOmniQ(FromSource):
         queue = maybe_core_of(task_queue, AsyncTaskQueue, "task_queue") or build.task_queue(self.config)
         results = maybe_core_of(result_store, AsyncResultStorage, "result_store") or build.result_store(self.config)
         events = maybe_core_of(event_store, AsyncEventStorage, "event_store") or build.event_store(self.config)
-        self._join(queue, results, events)
+        self._join(queue, results, events, callbacks)
         self._worker_type = worker_type or self.config.worker.type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
@@ -86,6 +88,7 @@ class AsyncOmniQ(FromSource):
         queue: AsyncTaskQueue[Any],
         results: AsyncResultStorage[Any] | None,
         events: AsyncEventStorage[Any] | None,
+        callbacks: CallbackManager | None,
     ) -> None:
         """Put the components together, as new ones on the same stores: what was given stays as it was."""
         project = self.config.project_name
@@ -98,6 +101,7 @@ class AsyncOmniQ(FromSource):
             security=build.security(self.config),
             results=None if results is None else results.store,
             events=self.events,
+            callbacks=callbacks,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
@@ -149,6 +153,11 @@ class AsyncOmniQ(FromSource):
     # ── results and events ───────────────────────────────────────────────────
 
     @property
+    def callbacks(self) -> CallbackManager:
+        """What is called when tasks are enqueued here, or run by workers of this object."""
+        return self.task_queue.callbacks
+
+    @property
     def result_store(self) -> AsyncResultStorage[Any]:
         """Where results are kept."""
         if self._results is None:
@@ -179,6 +188,22 @@ class AsyncOmniQ(FromSource):
             return await waiter.scheduled(schedule_id, kind, timeout)
         assert task_id is not None
         return await waiter.value(task_id, timeout)
+
+    async def peek_result(self, task_id: TaskRef) -> TaskResult:
+        """How things stand with the task now: its status and, while it is running, its progress. Doesn't wait.
+
+        Raises `TaskNotFound`, `ResultExpired` where it has succeeded and its result is no longer kept, `InvalidTask`
+        for what can't be an id, and `SerializationError` for what is damaged or not signed by us.
+        """
+        return await OutcomeWaiter(self.task_queue, self.result_store).peek(task_id)
+
+    def watch(self, task_id: TaskRef, timeout: Duration | None = None) -> AsyncGenerator[TaskResult, None]:
+        """How things stand with the task, at once and whenever that changes; the last one tells how it has ended.
+
+        Raises as `peek_result` does, `ResultTimeout` when it hasn't ended within `timeout` (seconds or `timedelta`;
+        None: no limit), and `Closed` when this object is closed meanwhile.
+        """
+        return OutcomeWaiter(self.task_queue, self.result_store).watch(task_id, timeout)
 
     async def list_events(self, **conditions: Unpack[EventConditions]) -> list[TaskEvent]:
         """The newest `limit` events that match, oldest first. Raises `ConfigError` when no event store is set."""
@@ -265,15 +290,26 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
         worker_config: Mapping[str, Any] | None = None,
         *,
         config: Source | None = None,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         super().__init__(
-            AsyncOmniQ(project_name, task_queue, result_store, event_store, worker_type, worker_config, config=config)
+            AsyncOmniQ(
+                project_name,
+                task_queue,
+                result_store,
+                event_store,
+                worker_type,
+                worker_config,
+                config=config,
+                callbacks=callbacks,
+            )
         )
         self._worker: WorkerPool | None = None
 
     enqueue = blocking(AsyncOmniQ.enqueue)
     enqueue_many = blocking(AsyncOmniQ.enqueue_many)
     get_result = blocking(AsyncOmniQ.get_result)
+    peek_result = blocking(AsyncOmniQ.peek_result)
     get_task = blocking(AsyncOmniQ.get_task)
     list_tasks = blocking(AsyncOmniQ.list_tasks)
     list_dead = blocking(AsyncOmniQ.list_dead)
@@ -287,6 +323,15 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     resume_schedule = blocking(AsyncOmniQ.resume_schedule)
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
+
+    def watch(self, task_id: TaskRef, timeout: Duration | None = None) -> Generator[TaskResult, None, None]:
+        """As `AsyncOmniQ.watch`, with a plain `for`."""
+        return self._each(self.aio.watch(task_id, timeout))
+
+    @property
+    def callbacks(self) -> CallbackManager:
+        """What is called when tasks are enqueued here, or run by workers of this object."""
+        return self.aio.callbacks
 
     @classmethod
     def _around(cls, core: AsyncOmniQ) -> Self:

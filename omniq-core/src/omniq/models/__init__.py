@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from omniq.models.config import WorkerConfig as WorkerConfig
     from omniq.models.schedule import Schedule as Schedule
     from omniq.models.task import EventType as EventType
+    from omniq.models.task import Progress as Progress
     from omniq.models.task import ResultStatus as ResultStatus
     from omniq.models.task import Task as Task
     from omniq.models.task import TaskEvent as TaskEvent
@@ -28,6 +29,7 @@ else:
             "ComponentConfig": "omniq.models.config",
             "EventStorageConfig": "omniq.models.config",
             "EventType": "omniq.models.task",
+            "Progress": "omniq.models.task",
             "ResultStatus": "omniq.models.task",
             "ResultStorageConfig": "omniq.models.config",
             "Schedule": "omniq.models.schedule",

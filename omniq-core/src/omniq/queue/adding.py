@@ -135,8 +135,13 @@ class TaskAdder:
         """
         if (events := self._stores.events) is not None:
             for task, answer in zip(tasks, answers, strict=True):
-                if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again):
+                if _is_new(task, answer, again):
                     events.log(EventType.ENQUEUED, task_id=task.id, queue_name=task.queue_name, time=began)
+        if self._stores.callbacks.enqueued:
+            pairs = zip(tasks, answers, strict=True)
+            self._stores.callbacks.tell_enqueued(
+                [task for task, answer in pairs if _is_new(task, answer, again)], began
+            )
         family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
         if children := [task.id for task, answer in family if _is_stored(answer)]:
             await repeated(lambda _: self._dependencies.children_added(children))
@@ -145,6 +150,10 @@ class TaskAdder:
 
 
 _id_of = attrgetter("id")
+
+
+def _is_new(task: NewTask, answer: Added, again: Collection[str]) -> bool:
+    return answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again)
 
 
 def _is_stored(answer: Added) -> bool:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from omniq import clock
 from omniq.batching import repeated
+from omniq.callbacks import CallbackManager, check_callbacks
 from omniq.errors import (
     CorruptPayload,
     DependencyCycle,
@@ -24,8 +25,9 @@ from omniq.errors import (
     UnknownParent,
 )
 from omniq.events import AsyncEventLogger
-from omniq.models.task import DEFAULT_RETRY, QUEUED, Call, EventType, Outcome, TaskState
+from omniq.models.task import DEFAULT_RETRY, QUEUED, Call, EventType, Outcome, TaskResult, TaskState
 from omniq.queue.request import RESULT_TTL, UNREADABLE, log, verified_call
+from omniq.results import task_result
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import (
     BaseResultStorage,
@@ -103,12 +105,14 @@ class Stores:
         results: BaseResultStorage | None,
         events: AsyncEventLogger | None,
         serialization: SerializationManager,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         self.queue: Final = queue
         self.results: Final = results
         """Where results go; None if they are kept nowhere."""
         self.events: Final = events
         self.serialization: Final = serialization
+        self.callbacks: Final = check_callbacks(callbacks)
         self.clock: Final = StoreClock(queue)
         self.atomic: Final = (
             results is not None
@@ -171,7 +175,16 @@ class Stores:
         ]
         for record, _ in ended:
             self.log(ENDINGS[to], record)
+        if self.callbacks.ended:
+            made = {change.task_id: change for change in changes}
+            for record, _ in ended:
+                self.callbacks.tell_ended(record, self.result_of(made[record.id]))
         return ended
+
+    def result_of(self, change: Change) -> TaskResult:
+        """The result that a task has ended with just now, as users see it."""
+        assert change.result is not None
+        return task_result(replace(change.result, finished_at=clock.now()), self.serialization)
 
     async def end_damaged(self, records: Sequence[TaskRecord]) -> list[Ended]:
         """As `end`: dead-letter tasks whose rows are damaged."""

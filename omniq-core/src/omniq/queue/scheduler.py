@@ -296,6 +296,8 @@ class AsyncScheduler:
             log.warning("schedule %s: the slot of %s is left out: %s", record.id, as_datetime(slot), why)
 
     def _log_enqueued(self, fired: Sequence[NewTask], began: float) -> None:
+        if self._stores.callbacks.enqueued:
+            self._stores.callbacks.tell_enqueued(fired, began)
         if (events := self._stores.events) is not None:
             for task in fired:
                 events.log(

@@ -127,6 +127,7 @@ class SerializationManager:
             on_failure=_callback("on_failure", options.on_failure),
             on_parent_failure=options.on_parent_failure,
             retry=options.retry,
+            heartbeat_timeout=options.heartbeat_timeout,
         )
 
     def reseal(self, call: Call, *, task_id: str, queue_name: str, schedule_id: str | None = None) -> bytes:
