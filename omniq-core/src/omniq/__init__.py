@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq.callbacks import CallbackManager as CallbackManager
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
     from omniq.errors import Reject as Reject
@@ -30,6 +31,7 @@ else:
         __name__,
         {
             "AsyncOmniQ": "omniq.core",
+            "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
             "OmniQ": "omniq.core",
             "Reject": "omniq.errors",
@@ -43,6 +45,7 @@ else:
 
 __all__ = [
     "AsyncOmniQ",
+    "CallbackManager",
     "EventStore",
     "OmniQ",
     "Reject",

@@ -364,7 +364,8 @@ class Progress(Abridged, Struct, array_like=True, frozen=True, gc=False):
             raise InvalidTask(f"fraction: expected a number from 0 to 1, got {fraction!r:.80}")
         if not isinstance(message, str):
             raise InvalidTask(f"message: expected text, got {type(message).__name__}")
-        return cls(float(fraction), encodable(cut(message, MAX_PROGRESS_MESSAGE)), utc(now()))
+        text = encodable(cut(message, MAX_PROGRESS_MESSAGE))  # which may be longer again
+        return cls(float(fraction), cut(text, MAX_PROGRESS_MESSAGE), utc(now()))
 
 
 class TaskResult(Abridged, Struct, frozen=True, kw_only=True):

@@ -217,6 +217,7 @@ def update(
     result: TaskResult | None = None,
 ) -> TaskUpdate:
     """What callbacks are told of a job; now, unless it was `at` another time."""
+    told = result or ran  # a result may say more, as of a task that has crashed too often
     return TaskUpdate(
         kind=kind,
         task_id=job.record.id,
@@ -226,8 +227,8 @@ def update(
         schedule_id=job.record.schedule_id,
         worker=worker,
         attempt=job.attempt,
-        error_type=None if ran is None else ran.error_type,
-        error_message=None if ran is None else ran.error_message,
+        error_type=None if told is None else told.error_type,
+        error_message=None if told is None else told.error_message,
         retry_in=retry_in,
         result=result,
     )
