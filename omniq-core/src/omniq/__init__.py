@@ -17,6 +17,7 @@ from omniq.exports import lazy
 
 if TYPE_CHECKING:
     from omniq.callbacks import CallbackManager as CallbackManager
+    from omniq.callbacks import TaskUpdate as TaskUpdate
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
     from omniq.errors import Reject as Reject
@@ -38,6 +39,7 @@ else:
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
             "TaskQueue": "omniq.queue.engine",
+            "TaskUpdate": "omniq.callbacks",
             "__version__": "omniq.plugins.hookspecs:VERSION",
             "current_task": "omniq.workers.jobs",
         },
@@ -52,6 +54,7 @@ __all__ = [
     "ResultStore",
     "Retry",
     "TaskQueue",
+    "TaskUpdate",
     "__version__",
     "current_task",
 ]

@@ -331,13 +331,13 @@ def bar_text(result: TaskResult) -> str:
     """How a task gets on, as a bar with words beside it."""
     if result.progress is None:
         return f"[{' ' * BAR}] {result.status}"
-    full = int(BAR * result.progress.fraction)
+    full = int(BAR * result.progress.fraction + 1e-9)
     return f"[{'#' * full}{' ' * (BAR - full)}] {progress_text(result.progress)}"
 
 
 def progress_text(progress: Progress) -> str:
     """How far a task has come, in words."""
-    return f"{int(100 * progress.fraction):3d} % {progress.message}".strip()
+    return f"{int(100 * progress.fraction + 1e-9)} % {progress.message}".strip()
 
 
 def _in_columns(text: str, width: int) -> str:
