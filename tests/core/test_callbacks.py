@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omniq.callbacks import TaskUpdate
 from omniq.errors import ConfigError, InvalidTask
 from omniq.models import ResultStatus
 from omniq.testing import VirtualClock
-from omniq.workers import AsyncWorker
+from omniq.workers import AsyncWorker, execution
 
 from tests.core import oddities, tasks
 from tests.core.support import (
@@ -31,6 +31,7 @@ from tests.core.support import (
     until,
     working,
 )
+from tests.core.workers import progress_tasks
 
 
 @pytest.fixture
@@ -150,6 +151,46 @@ class TestWhatIsTold:
 
 def _status(update: TaskUpdate) -> ResultStatus | None:
     return None if update.result is None else update.result.status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_of_its_own_callback_is_told_of_every_end_of_a_run(
+    oq: AsyncOmniQ, log: Path, gate: Path, kind: str
+) -> None:
+    async def enqueue(func: Callable[..., Any], *args: str, **options: Any) -> str:
+        return await oq.enqueue(func, args, on_failure=progress_tasks.note_end, **options)
+
+    progress_tasks.ends.clear()
+    late = await enqueue(tasks.wait_for_async, str(gate), str(log), timeout=0.1)
+    silent = await enqueue(tasks.wait_for_async, str(gate), str(log), heartbeat_timeout=0.1)
+    stopped = await enqueue(tasks.wait_for_async, str(gate), str(log))
+    wanted = {late: "error", silent: "error", stopped: "cancelled"}
+    if kind == "process":
+        wanted[await enqueue(oddities.die, str(log), "exit")] = "error"
+    async with working(oq, kind, max_workers=4, max_crashes=1):
+        async with asyncio.timeout(SOON):
+            while (await oq.peek_result(stopped)).status is not ResultStatus.RUNNING:
+                await asyncio.sleep(0.005)
+        await oq.cancel(stopped)
+        await until(lambda: len(progress_tasks.ends) == len(wanted))
+    assert {result.task_id: result.status for result in progress_tasks.ends} == wanted
+
+
+async def test_one_that_hangs_is_left_alone(
+    oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(execution, "CALLBACK_TIMEOUT", 0.1)
+    monkeypatch.setattr(execution, "MAX_CALLBACK_THREADS", 1)
+    progress_tasks.released.clear()
+    progress_tasks.ends.clear()
+    callbacks = [progress_tasks.hang_after_end, progress_tasks.hang_after_end_async, progress_tasks.time_out_after_end]
+    ids = [await oq.enqueue(tasks.nothing, on_success=callback) for callback in callbacks]
+    async with working(oq, "async"):
+        assert await results_of(oq, ids) == [None] * 3
+        await until(lambda: caplog.text.count("takes too long and is given up") == 2)
+        ids += [await oq.enqueue(tasks.nothing, on_success=progress_tasks.note_end)]
+        await until(lambda: {result.task_id for result in progress_tasks.ends} == {*ids[1:]})
+    progress_tasks.released.set()
 
 
 class TestWhoseTheyAre:

@@ -8,7 +8,7 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
 from queue import SimpleQueue
@@ -272,20 +272,21 @@ class _Lanes:
         while self._calls:
             function, update = self._calls[0]
             try:
-                await within(self._timeout, _awaited(function, update))
+                await within(self._timeout, harmless(function(update), partial(_complain, function, update)))
             except TimeoutError:
                 _complain_of_time(function, update)
             self._calls.popleft()
 
 
-async def _awaited(function: Callback, update: TaskUpdate) -> None:
+async def harmless(call: Awaitable[object], complain: Callable[[BaseException], None]) -> None:
+    """Await a call of a callback, in a task of its own. What it raises is complained of, and goes no further."""
     try:
-        await function(update)
+        await call
     except BaseException as error:  # a SystemExit would take the loop along
         me = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
             raise
-        _complain(function, update, error)
+        complain(error)
 
 
 class _ThreadLane:

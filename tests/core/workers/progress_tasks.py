@@ -9,7 +9,7 @@ from typing import Any
 
 from omniq import current_task
 from omniq.errors import InvalidTask
-from omniq.models import Progress
+from omniq.models import Progress, TaskResult
 from omniq.models.task import Outcome
 
 from tests.core.tasks import PATIENCE, note, wait_for, wait_for_async
@@ -128,3 +128,38 @@ async def compute(seconds: float) -> None:
 def outcome(fraction: float | None) -> Outcome:
     """What a worker stores of a task that has come so far."""
     return Outcome(progress=None if fraction is None else Progress.of(fraction))
+
+
+ends: list[TaskResult] = []
+"""What `note_end` was told."""
+
+
+def note_end(result: TaskResult) -> None:
+    """Be the callback of a task."""
+    ends.append(result)
+
+
+released = threading.Event()
+"""Lets callbacks end that hang."""
+
+
+def hang_after_end(result: TaskResult) -> None:
+    """Be a callback that hangs."""
+    released.wait(PATIENCE)
+
+
+async def hang_after_end_async(result: TaskResult) -> None:
+    """Be one on a loop, and note that it is cancelled."""
+    try:
+        await asyncio.sleep(PATIENCE)
+    finally:
+        note_end(result)
+
+
+async def time_out_after_end(result: TaskResult) -> None:
+    """Be one that bounds its own time."""
+    try:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(PATIENCE)
+    except TimeoutError:
+        note_end(result)

@@ -16,6 +16,8 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
+from omniq.batching import within as within_time
+from omniq.callbacks import harmless
 from omniq.clock import seconds
 from omniq.config.loader import Security
 from omniq.config.settings import FORMAT
@@ -32,7 +34,7 @@ from omniq.errors import (
 )
 from omniq.loops import end_child, end_task, forks, in_callback, on_thread, spawn
 from omniq.models.config import TEN_YEARS
-from omniq.models.task import Progress, RetryRule, TaskResult, TaskState
+from omniq.models.task import Progress, RetryRule, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.serialization.codec import LoadedCall
 from omniq.storage.base import SizeLimit
@@ -98,23 +100,24 @@ class TaskCallbacks:
 
     async def _call(self, reference: str, job: Job, change: Change) -> None:
         in_callback.set(True)  # it has no more rights than the task
+        call = harmless(self._made(reference, change), functools.partial(self._complain, reference, job))
         try:
-            function = self._stores.serialization.resolve(reference)
-            result = self._stores.result_of(change)
-            async with asyncio.timeout(CALLBACK_TIMEOUT):
-                await self._made(function, result)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # a SystemExit would take the worker's loop along
-            # Neither its text nor a traceback, which may hold what the task returned.
-            log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))
+            await within_time(CALLBACK_TIMEOUT, call)
+        except TimeoutError:
+            log.error("task %s: its callback %s takes too long and is given up", job.record.id, reference)
 
-    async def _made(self, function: Callable[..., Any], result: TaskResult) -> None:
+    async def _made(self, reference: str, change: Change) -> None:
+        function, result = self._stores.serialization.resolve(reference), self._stores.result_of(change)
         if inspect.iscoroutinefunction(function):
             await function(result)
         else:
             async with self._threads:
                 await on_thread(functools.partial(function, result), "omniq-callback")
+
+    @staticmethod
+    def _complain(reference: str, job: Job, error: BaseException) -> None:
+        # Neither its text nor a traceback, which may hold what the task returned.
+        log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))
 
 
 # ── what a task logs ────────────────────────────────────────────────────────

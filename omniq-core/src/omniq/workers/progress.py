@@ -14,6 +14,7 @@ from omniq import clock
 from omniq.callbacks import Kind, TaskUpdate
 from omniq.clock import utc
 from omniq.errors import StoreError, ValueRefused
+from omniq.loops import forks
 from omniq.models.task import EventType, Outcome, Progress, TaskResult, TaskState
 from omniq.queue.policies import Stores
 from omniq.storage.base import carry_out, result_bytes
@@ -43,6 +44,7 @@ class ProgressWriter:
         self._results = stores.results
         self._in_flight = in_flight
         self._worker = worker
+        self._forks = forks()
         self._line: deque[Job] = deque()
         self._signalled = False
         self._news = asyncio.Event()
@@ -50,7 +52,7 @@ class ProgressWriter:
 
     def report(self, job: Job, progress: Progress | None) -> None:
         """Take note that a job has said something; from any thread."""
-        if progress is None or job.in_line or job.done or self._results is None:
+        if progress is None or job.in_line or job.done or self._results is None or forks() != self._forks:
             return
         job.in_line = True
         self._line.append(job)
