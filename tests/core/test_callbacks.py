@@ -327,13 +327,22 @@ class TestThatTheyHurtNobody:
     def test_nobody_waits_for_one_that_hangs_at_the_end(self, tmp_path: Path) -> None:
         program = tmp_path / "program.py"
         program.write_text(HANGING)
-        (tmp_path / "hanging.py").write_text("import threading\ndef hang(told):\n    threading.Event().wait()\n")
+        (tmp_path / "hanging.py").write_text(HANG)
         ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=SOON, cwd=tmp_path)
         assert (ran.returncode, ran.stdout) == (0, "3\n"), ran.stderr
 
 
+HANG = """
+import threading
+
+begun = threading.Semaphore(0)
+
+def hang(told):
+    begun.release()
+    threading.Event().wait()
+"""
 HANGING = """
-from hanging import hang
+from hanging import begun, hang
 from omniq import CallbackManager, OmniQ
 
 callbacks = CallbackManager(timeout=0.1)
@@ -341,4 +350,5 @@ callbacks.on_ended(hang)
 oq = OmniQ(config={"task_queue": "memory://hanging"}, callbacks=callbacks, worker_config={"grace_period": 0.1})
 oq.start_worker()
 print(oq.get_result(oq.enqueue(max, [1, 3], on_success=hang)))
+begun.acquire(), begun.acquire()
 """

@@ -62,15 +62,18 @@ class TestWatching:
     async def test_whoever_watches_is_woken(
         self, oq: AsyncOmniQ, log: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        task_id = await oq.enqueue(progress_tasks.tell_async, [str(log), str(gate)])
+        begin = gate.with_name("begin")
+        task_id = await oq.enqueue(progress_tasks.tell_when_asked, [str(log), str(begin), str(gate)])
         async with working(oq, "async"):
             await until(lambda: log.exists())
             monkeypatch.setattr(outcomes, "WATCH_INTERVAL", 2 * SOON)
             async with asyncio.timeout(SOON):
-                async for result in oq.watch(task_id):
-                    if result.progress is not None:
-                        gate.touch()
-        assert result.value == "done"
+                watching = oq.watch(task_id)
+                assert seen(await anext(watching)) == ("running", None)
+                begin.touch()
+                assert seen(await anext(watching)) == ("running", 0.4)
+                gate.touch()
+                assert seen(await anext(watching)) == ("success", None)
 
     async def test_an_attempt_that_fails_is_seen(self, oq: AsyncOmniQ, log: Path, gate: Path) -> None:
         task_id = await oq.enqueue(tasks.fail_without, [str(gate), str(log)], max_retries=1, retry_delay=0.3)

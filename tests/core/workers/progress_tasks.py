@@ -27,6 +27,12 @@ async def tell_async(log: str, gate: str, fraction: float = 0.4, message: str = 
     return await wait_for_async(gate, log)
 
 
+async def tell_when_asked(log: str, begin: str, gate: str) -> str:
+    """Wait for one file, tell how far it is, and wait for another."""
+    await wait_for_async(begin, log)
+    return await tell_async(log, gate)
+
+
 def tell_from_a_thread(log: str, gate: str) -> str:
     """Tell it on a thread of the task's own, many times, and the end of it last."""
     task = current_task()
