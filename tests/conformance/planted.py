@@ -323,6 +323,32 @@ class KeepsTheLastResult(ReferenceResultStore):
         return [self.space.results.put(replace(record, epoch=99), wall.now()) for record in records]
 
 
+class LetsProgressReplaceAnEnd(ReferenceResultStore):
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        newer = [replace(r, epoch=r.epoch + 1) if r.status is TaskState.RUNNING else r for r in records]
+        return await super().put(newer)
+
+
+class RefusesAllForOne(ReferenceResultStore):
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        found = await self.get([record.task_id for record in records])
+        if all(old is None or rules.gives_way(old, new) for old, new in zip(found, records, strict=True)):
+            return await super().put(records)
+        return [False] * len(records)
+
+
+class KeepsProgressForEver(ReferenceResultStore):
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        return await super().put([replace(r, ttl=r.ttl if r.is_final else None) for r in records])
+
+
+class IsSilentAboutProgress(ReferenceResultStore):
+    async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
+        if any(record.is_final for record in records):
+            return await super().put(records)
+        return [self.space.results.put(record, wall.now()) for record in records]
+
+
 class KeepsResultsForEver(ReferenceResultStore):
     async def put(self, records: Sequence[ResultRecord]) -> list[bool]:
         return await super().put([replace(record, ttl=None) for record in records])
@@ -456,6 +482,11 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
 OTHERS: list[tuple[type[BaseResultStorage] | type[Store], str, StoreKind]] = [
     (KeepsTheLastResult, "results.a_newer_claims_result_wins", "result_store"),
     (KeepsResultsForEver, "results.an_expired_result_is_none", "result_store"),
+    (LetsProgressReplaceAnEnd, "results.progress_never_replaces_the_end_of_its_claim", "result_store"),
+    (LetsProgressReplaceAnEnd, "results.of_an_end_and_concurrent_progress_the_end_stays", "result_store"),
+    (RefusesAllForOne, "results.of_a_batch_only_late_progress_is_refused", "result_store"),
+    (KeepsProgressForEver, "results.progress_goes_as_results_do", "result_store"),
+    (IsSilentAboutProgress, "results.it_comes_whenever_progress_is_stored", "result_store"),
     (PurgesTheNewest, "events.only_events_from_before_are_deleted", "event_store"),
     (LeakyEvents, "events.purged_events_leave_no_traces", "event_store"),
 ]

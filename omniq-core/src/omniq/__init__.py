@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq.callbacks import CallbackManager as CallbackManager
+    from omniq.callbacks import TaskUpdate as TaskUpdate
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
     from omniq.errors import Reject as Reject
@@ -35,6 +37,7 @@ else:
         __name__,
         {
             "AsyncOmniQ": "omniq.core",
+            "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
             "OmniQ": "omniq.core",
             "Reject": "omniq.errors",
@@ -42,6 +45,7 @@ else:
             "Retry": "omniq.errors",
             "TaskId": "omniq.models.task",
             "TaskQueue": "omniq.queue.engine",
+            "TaskUpdate": "omniq.callbacks",
             "__version__": "omniq.plugins.hookspecs:VERSION",
             "call": "omniq.queue.workflows",
             "chain": "omniq.queue.workflows",
@@ -53,6 +57,7 @@ else:
 
 __all__ = [
     "AsyncOmniQ",
+    "CallbackManager",
     "EventStore",
     "OmniQ",
     "Reject",
@@ -60,6 +65,7 @@ __all__ = [
     "Retry",
     "TaskId",
     "TaskQueue",
+    "TaskUpdate",
     "__version__",
     "call",
     "chain",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
 from omniq.backend import AsyncComponent, BaseBackend, check_backend
+from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
@@ -15,7 +16,7 @@ from omniq.errors import InvalidTask, WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.processing import AsyncEvents, Events
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage
-from omniq.models.task import TaskEvent, TaskRef
+from omniq.models.task import TaskEvent, TaskRef, TaskResult
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
@@ -75,6 +76,7 @@ class AsyncOmniQ(FromSource):
         worker_config: Mapping[str, Any] | None = None,
         *,
         config: Source | None = None,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         self.config = (
             config.config if isinstance(config, Resolved) else ConfigProvider(config).load(project_name=project_name)
@@ -82,7 +84,7 @@ class AsyncOmniQ(FromSource):
         queue = maybe_core_of(task_queue, AsyncTaskQueue, "task_queue") or build.task_queue(self.config)
         results = maybe_core_of(result_store, AsyncResultStorage, "result_store") or build.result_store(self.config)
         events = maybe_core_of(event_store, AsyncEventStorage, "event_store") or build.event_store(self.config)
-        self._join(queue, results, events)
+        self._join(queue, results, events, callbacks)
         self._worker_type = worker_type or self.config.worker.type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
@@ -92,6 +94,7 @@ class AsyncOmniQ(FromSource):
         queue: AsyncTaskQueue[Any],
         results: AsyncResultStorage[Any] | None,
         events: AsyncEventStorage[Any] | None,
+        callbacks: CallbackManager | None,
     ) -> None:
         """Put the components together, as new ones on the same stores: what was given stays as it was."""
         project = self.config.project_name
@@ -108,6 +111,7 @@ class AsyncOmniQ(FromSource):
             results=None if results is None else results.store,
             events=logger,
             breaker=breaker,
+            callbacks=callbacks,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
@@ -181,6 +185,11 @@ class AsyncOmniQ(FromSource):
     # ── results and events ───────────────────────────────────────────────────
 
     @property
+    def callbacks(self) -> CallbackManager:
+        """What is called when tasks are enqueued here, or run by workers of this object."""
+        return self.task_queue.callbacks
+
+    @property
     def result_store(self) -> AsyncResultStorage[Any]:
         """Where results are kept."""
         if self._results is None:
@@ -211,6 +220,22 @@ class AsyncOmniQ(FromSource):
             return await waiter.scheduled(schedule_id, kind, timeout)
         assert task_id is not None
         return await waiter.value(task_id, timeout)
+
+    async def peek_result(self, task_id: TaskRef) -> TaskResult:
+        """How things stand with the task now: its status and, while it is running, its progress. Doesn't wait.
+
+        Raises `TaskNotFound`, `ResultExpired` where it has succeeded and its result is no longer kept, `InvalidTask`
+        for what can't be an id, and `SerializationError` for what is damaged or not signed by us.
+        """
+        return await self._outcomes().peek(task_id)
+
+    def watch(self, task_id: TaskRef, timeout: Duration | None = None) -> AsyncGenerator[TaskResult, None]:
+        """How things stand with the task, at once and whenever that changes; the last one tells how it has ended.
+
+        Raises as `peek_result` does, `ResultTimeout` when it hasn't ended within `timeout` (seconds or `timedelta`;
+        None: no limit), and `Closed` when this object is closed meanwhile.
+        """
+        return self._outcomes().watch(task_id, timeout)
 
     def _outcomes(self) -> OutcomeWaiter:
         return OutcomeWaiter(self.task_queue, self.result_store)
@@ -324,9 +349,19 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
         worker_config: Mapping[str, Any] | None = None,
         *,
         config: Source | None = None,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         super().__init__(
-            AsyncOmniQ(project_name, task_queue, result_store, event_store, worker_type, worker_config, config=config)
+            AsyncOmniQ(
+                project_name,
+                task_queue,
+                result_store,
+                event_store,
+                worker_type,
+                worker_config,
+                config=config,
+                callbacks=callbacks,
+            )
         )
         self._worker: WorkerPool | None = None
 
@@ -342,6 +377,7 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
         return Workflow(self, self._call(self.aio.get_workflow(task_id)))
 
     get_result = blocking(AsyncOmniQ.get_result)
+    peek_result = blocking(AsyncOmniQ.peek_result)
     get_task = blocking(AsyncOmniQ.get_task)
     explain = blocking(AsyncOmniQ.explain)
     list_tasks = blocking(AsyncOmniQ.list_tasks)
@@ -373,6 +409,15 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     def events(self) -> Events:
         """The events as an iterator, and which of them are kept: see `Events`."""
         return Events(self.aio.events, self._call)
+
+    def watch(self, task_id: TaskRef, timeout: Duration | None = None) -> Generator[TaskResult, None, None]:
+        """As `AsyncOmniQ.watch`, with a plain `for`."""
+        return self._each(self.aio.watch(task_id, timeout))
+
+    @property
+    def callbacks(self) -> CallbackManager:
+        """What is called when tasks are enqueued here, or run by workers of this object."""
+        return self.aio.callbacks
 
     @classmethod
     def _around(cls, core: AsyncOmniQ) -> Self:

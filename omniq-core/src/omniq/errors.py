@@ -226,6 +226,10 @@ class TaskTimeout(OmniQError, TimeoutError):
     """Raised when a task ran for longer than its `timeout`."""
 
 
+class HeartbeatTimeout(TaskTimeout):
+    """Raised when a running task gave no sign of life for longer than its `heartbeat_timeout`."""
+
+
 class WorkerCrashed(OmniQError):
     """Recorded as a task's error when the process that ran it died too often."""
 

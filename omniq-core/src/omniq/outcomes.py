@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from omniq import clock
 from omniq.batching import level_of
-from omniq.clock import Duration, seconds
+from omniq.clock import Duration, as_datetime, seconds
 from omniq.errors import (
     InvalidTask,
     ResultError,
@@ -48,8 +49,13 @@ RETRY_PAUSE = 1.0
 """Seconds until a store is asked again that was away."""
 STALE_PAUSE = 0.05
 """Seconds between two looks while there is only an outdated result."""
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks of who watches a task: nobody tells that it was started, or failed and is tried again."""
 HINT_AFTER = 10.0
 """Seconds after which a task that nobody has started earns a hint in the log."""
+
+
+Look: TypeAlias = tuple[TaskResult, ResultRecord | None]
 
 
 class OutcomeWaiter:
@@ -72,6 +78,68 @@ class OutcomeWaiter:
         """The outcome, once there is one; raises as `value` does when there can't be one."""
         id_, limit = id_of(task_id), seconds("timeout", timeout)
         return await answered(f"task {id_}", limit, self._result(id_, limit))
+
+    async def peek(self, task_id: TaskRef) -> TaskResult:
+        """How things stand with the task; doesn't wait.
+
+        Raises `TaskNotFound`, `ResultExpired` where it has succeeded and its result is no longer kept, `InvalidTask`
+        for what can't be an id, and `SerializationError` for what is damaged or not signed by us.
+        """
+        return (await self._look(id_of(task_id)))[0]
+
+    def watch(self, task_id: TaskRef, timeout: Duration | None = None) -> AsyncGenerator[TaskResult, None]:
+        """How things stand with the task, at once and whenever that has changed; the last one tells how it has ended.
+
+        Raises as `peek` does, `ResultTimeout` when it hasn't ended within `timeout` seconds (None: no limit), and
+        `Closed` when queue or results are closed meanwhile.
+        """
+        return self._watch(id_of(task_id), seconds("timeout", timeout))
+
+    async def _watch(self, task_id: str, limit: float | None) -> AsyncGenerator[TaskResult, None]:
+        deadline = math.inf if limit is None else time.monotonic() + limit
+        now, seen = await answered(f"task {task_id}", limit, self._look(task_id))
+        while True:
+            yield now
+            if now.is_final:
+                return
+            now, seen = await self._next_look(now, seen, deadline)
+
+    async def _next_look(self, last: TaskResult, seen: ResultRecord | None, deadline: float) -> Look:
+        """The next look that shows something else."""
+        with Wait(self._queue.waits, self._results.waits):
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise ResultTimeout(f"task {last.task_id} is still {last.status}")
+                try:
+                    await self._results.until_other(last.task_id, seen, min(left, WATCH_INTERVAL))
+                    now, seen = await self._look(last.task_id)
+                except StoreUnavailable as error:
+                    log.warning("task %s can't be looked at, trying again: %s", last.task_id, error)
+                    await asyncio.sleep(min(left, RETRY_PAUSE))
+                    continue
+                if now != last:
+                    return now, seen
+
+    async def _look(self, task_id: str) -> Look:
+        """How things stand, and what the result store holds of the task."""
+        for again in (True, False):
+            record = await self._queue.look(task_id)
+            found = await self._results.newest(task_id)
+            result = None if found is None else task_result(found, self._results.serialization)
+            if record is None:
+                if result is None or not result.is_final:
+                    raise self._unknown(task_id)
+                return result, found
+            if result is not None and (_ends(result, record) or self._is_news(result, record)):
+                return result, found
+            if again and result is not None and result.epoch > record.epoch:  # it runs again since it was looked at
+                continue
+            return _standing(record, result), found
+        raise AssertionError("the second look is the last")
+
+    def _unknown(self, task_id: str) -> TaskNotFound:
+        return TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
 
     async def _result(self, task_id: str, limit: float | None) -> TaskResult:
         began = time.monotonic()
@@ -119,7 +187,7 @@ class OutcomeWaiter:
         of a later one, can only be new.
         """
         running = record.state is TaskState.RUNNING and result.epoch == record.epoch
-        return self._queue.stores.atomic and (running or result.epoch > record.epoch)
+        return self._queue.stores.atomic and result.is_final and (running or result.epoch > record.epoch)
 
     async def _is_final(self, result: TaskResult) -> bool:
         """Whether the task has ended by the claim that the result is of.
@@ -133,7 +201,7 @@ class OutcomeWaiter:
     async def _check(self, task_id: str, record: TaskRecord | None) -> TaskRecord:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
         if record is None:
-            raise TaskNotFound(f"no task {task_id} in {self._queue.store.location}")
+            raise self._unknown(task_id)
         if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
             await self._queue.ttl.expire_records([record])
         elif record.state.is_terminal:
@@ -274,6 +342,30 @@ def results_of(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
         raise WorkerError(f"{queue.store.location} keeps no results: give a result_store")
     config = ResultStorageConfig(project_name=queue.config.project_name)
     return AsyncResultStorage(lambda _: store, config, serialization=queue.serialization)
+
+
+def _standing(record: TaskRecord, result: TaskResult | None) -> TaskResult:
+    """How things stand with a task that has no result, or none of its end. Raises `ResultExpired`."""
+    if record.state is TaskState.SUCCESS:
+        raise ResultExpired(f"task {record.id} has succeeded, and its result is no longer kept")
+    status = ResultStatus.PENDING if record.state in QUEUED else ResultStatus(record.state.value)
+    told = result if result is not None and status is ResultStatus.RUNNING and _is_of(result, record) else None
+    return TaskResult(
+        task_id=record.id,
+        status=status,
+        epoch=record.epoch,
+        attempts=record.attempts + (status is ResultStatus.RUNNING),
+        started_at=None if told is None else told.started_at,
+        finished_at=as_datetime(record.finished_at),
+        worker=record.worker if status is ResultStatus.RUNNING else None,
+        schedule_id=record.schedule_id,
+        progress=None if told is None else told.progress,
+    )
+
+
+def _is_of(result: TaskResult, record: TaskRecord) -> bool:
+    """Whether it is the progress of the claim that runs."""
+    return not result.is_final and result.epoch == record.epoch
 
 
 def _ends(result: TaskResult | ResultRecord, record: TaskRecord) -> bool:

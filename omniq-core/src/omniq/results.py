@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from omniq.backend import BaseBackend, SecuredComponent, check_backend
 from omniq.batching import Batcher, apart, level_of, repeating, within
@@ -51,10 +54,11 @@ def task_result(record: ResultRecord, serialization: SerializationManager) -> Ta
         epoch=record.epoch,
         attempts=outcome.attempts,
         started_at=as_datetime(outcome.started_at),
-        finished_at=as_datetime(record.finished_at),
-        expires_at=as_datetime(record.expires_at),
+        finished_at=as_datetime(record.finished_at) if record.is_final else None,
+        expires_at=as_datetime(record.expires_at) if record.is_final else None,
         worker=outcome.worker,
         schedule_id=record.schedule_id,
+        progress=None if record.is_final else outcome.progress,
     )
 
 
@@ -87,28 +91,46 @@ PAUSE = 1.0
 """Seconds until a store is asked again that has failed."""
 
 
+class _Waiting(NamedTuple):
+    """Somebody who waits for a result, or for whatever is `other_than` what he has seen."""
+
+    future: asyncio.Future[ResultRecord]
+    other_than: ResultRecord | UnsetType | None
+
+    def tell(self, answer: ResultRecord | Exception) -> bool:
+        """Tell him of what is there; returns whether he waits no longer."""
+        if self.future.done():
+            return True
+        if isinstance(answer, Exception):
+            self.future.set_exception(answer)
+        elif answer.is_final if self.other_than is UNSET else answer != self.other_than:
+            self.future.set_result(answer)
+        return self.future.done()
+
+
 class ResultWatcher:
     """Waits for many results at once, with one read for all that may have come meanwhile."""
 
     def __init__(self, store: BaseResultStorage) -> None:
         self._store = store
-        self._waiting: dict[str, list[asyncio.Future[ResultRecord]]] = {}
+        self._waiting: dict[str, list[_Waiting]] = {}
         self._news = store.wakeups.subscribe()
         self._runner: asyncio.Task[None] | None = None
         self._took = 0.0
         """Seconds that the last look at all has taken."""
 
-    async def wait(self, task_id: str) -> ResultRecord:
-        """The result of the task, once it is there."""
+    async def wait(self, task_id: str, *, other_than: ResultRecord | UnsetType | None = UNSET) -> ResultRecord:
+        """The result of the task, once it is there; or any record, be it of progress, that is `other_than` this."""
         future: asyncio.Future[ResultRecord] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(task_id, []).append(future)
+        waiting = _Waiting(future, other_than)
+        self._waiting.setdefault(task_id, []).append(waiting)
         self._news.follow(task_id)
         if self._runner is None or self._runner.done():
             self._runner = spawn(self._run())
         try:
             return await future
         finally:
-            self._forget(task_id, future)
+            self._forget(task_id, waiting)
 
     async def close(self) -> None:
         """Stop watching; whoever still waits gets `Closed`."""
@@ -117,11 +139,11 @@ class ResultWatcher:
         for task_id in list(self._waiting):
             self._tell(task_id, Closed(f"nobody waits for the result of task {task_id} any more"))
 
-    def _forget(self, task_id: str, future: asyncio.Future[ResultRecord]) -> None:
-        futures = self._waiting.get(task_id, [])
-        if future in futures:
-            futures.remove(future)
-        if not futures:
+    def _forget(self, task_id: str, one: _Waiting) -> None:
+        waiting = self._waiting.get(task_id, [])
+        if one in waiting:
+            waiting.remove(one)
+        if not waiting:
             self._waiting.pop(task_id, None)
             self._news.leave(task_id)
 
@@ -158,7 +180,7 @@ class ResultWatcher:
             if isinstance(answer, Exception):
                 if not is_away:  # else it's the store's
                     self._tell(task_id, answer)
-            elif answer is not None and answer.is_final:
+            elif answer is not None:
                 self._tell(task_id, answer)
         if is_away:
             log.log(level_of(errors[-1]), "results can't be read, trying again: %s", errors[-1])
@@ -166,13 +188,9 @@ class ResultWatcher:
             await asyncio.sleep(PAUSE)
 
     def _tell(self, task_id: str, answer: ResultRecord | Exception) -> None:
-        for future in self._waiting.pop(task_id, ()):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        left = [one for one in self._waiting.pop(task_id, ()) if not one.tell(answer)]
+        if left:
+            self._waiting[task_id] = left
 
 
 # ── the result storage ──────────────────────────────────────────────────────
@@ -228,7 +246,7 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         Its value is decoded when it is asked for. Raises `InvalidTask` for what can't be an id, `SerializationError`
         when the result is damaged or not signed by us.
         """
-        record = await self._gets.get().submit(id_of(task_id))
+        record = await self._final(id_of(task_id))
         return None if record is None else task_result(record, self.serialization)
 
     async def wait(self, task_id: TaskRef, timeout: Duration | None = None) -> TaskResult | None:
@@ -242,7 +260,7 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
     async def _wait(self, task_id: str, limit: float | None) -> TaskResult | None:
         waits = self.waits
-        record = await self._gets.get().submit(task_id)
+        record = await self._final(task_id)
         if record is None:
             with Wait(waits):
                 record = await self._next_or_last(task_id, limit)
@@ -264,7 +282,7 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         try:
             return await self._next(task_id, seconds)
         except TimeoutError:
-            return await self._gets.get().submit(task_id)
+            return await self._final(task_id)
 
     async def _next(self, task_id: str, seconds: float | None) -> ResultRecord:
         """The result, which the watcher looks for first and then listens for. Raises `TimeoutError`."""
@@ -301,11 +319,25 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
             await gets.drain()
         await super().close()
 
+    async def newest(self, task_id: str) -> ResultRecord | None:
+        """What the store holds of the task: its result or, while it is running, its progress."""
+        return await self._gets.get().submit(task_id)
+
+    async def until_other(self, task_id: str, seen: ResultRecord | None, limit: float) -> None:
+        """Wait until the store holds something else of the task than was seen, at most `limit` seconds."""
+        await self.ready()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._watchers.get().wait(task_id, other_than=seen)
+
+    async def _final(self, task_id: str) -> ResultRecord | None:
+        record = await self.newest(task_id)
+        return record if record is not None and record.is_final else None
+
     @repeating
     async def _get_many(self, ids: Sequence[str]) -> Sequence[ResultRecord | None]:
         store = await self.ready()
-        found = await look_up(store, store.get, ids)
-        return [record if record is not None and record.is_final else None for record in found]
+        return await look_up(store, store.get, ids)
 
 
 async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, T]) -> T:

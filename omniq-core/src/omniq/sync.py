@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -296,6 +296,17 @@ class Blocking(Generic[A_co]):
             coroutine.close()
             raise
         return portal().call(coroutine)
+
+    def _each(self, items: AsyncGenerator[R, None]) -> Generator[R, None, None]:
+        """The items of the core's generator, each waited for on the shared loop."""
+
+        async def following() -> tuple[R, ...]:
+            async for item in items:
+                return (item,)
+            return ()
+
+        while item := self._call(following()):
+            yield item[0]
 
     def _open(self) -> None:
         """Note that there will be something to close. The core connects within the call, and its deadline."""

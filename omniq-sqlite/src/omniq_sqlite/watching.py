@@ -28,8 +28,11 @@ _NEXT_DUE = f"""
 """
 _STORED = """
     select task_id from result
-    where task_id in (select value from json_each(?)) and (expires_at is null or expires_at > ?)
+    where task_id in (select value from json_each(?1)) and (expires_at is null or expires_at > ?2)
+    and (status != 'running' or finished_at > ?3)
 """
+LAG = 0.05
+"""Seconds that a write may take from its time to its commit, for progress to be told of once and not at each commit."""
 
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> dict[str, float]:
@@ -48,6 +51,8 @@ class Watcher:
         self._wakeups = wakeups
         self._link = link
         self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._looked_at = 0.0
+        """When it looked into the tables, on `omniq.clock`."""
 
     def look(self, left_for: float = 0.0) -> bool:
         """If anybody has committed, tell those who wait of what they wait for; returns whether anybody has.
@@ -64,7 +69,9 @@ class Watcher:
         queues, ids = self._wakeups.awaited_queues, self._wakeups.awaited_tasks
         due = next_due(connection, queues) if queues else {}
         left = {queue for queue, seconds in due.items() if -left_for < seconds <= 0}
-        stored = fetch_texts(connection, _STORED, encode(ids), clock.now()) if ids else []
+        now, looked_at = clock.now(), self._looked_at
+        self._looked_at = now
+        stored = fetch_texts(connection, _STORED, encode(ids), now, looked_at - LAG) if ids else []
         self._wakeups.tell(News({queue: due[queue] for queue in due.keys() - left}, stored))
         if left:
             self._seen = None

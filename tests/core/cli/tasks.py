@@ -6,7 +6,9 @@ import asyncio
 import datetime as dt
 import time
 
-from tests.core.tasks import note
+from omniq import current_task
+
+from tests.core.tasks import note, wait_for_async
 
 LONG = 60.0
 """Seconds that no test waits for."""
@@ -50,3 +52,9 @@ async def leave_a_thread_behind(log: str) -> None:
     """Wait for a thread of the loop that goes on when nobody waits any more."""
     note(log)
     await asyncio.to_thread(time.sleep, LONG)
+
+
+async def progress(log: str, gate: str) -> str:
+    """Tell how far it is, with a message that would move a cursor, and wait for the file."""
+    current_task().progress(0.45, "reading\x1b[2J 漢字")
+    return await wait_for_async(gate, log)

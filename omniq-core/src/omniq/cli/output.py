@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from unicodedata import east_asian_width
 
 import click
 from msgspec import Struct
@@ -14,7 +18,7 @@ from msgspec.structs import asdict
 
 from omniq.cli.app import FAILED, Failure
 from omniq.clock import as_datetime, utc
-from omniq.errors import ResultTimeout, TaskNotFound
+from omniq.errors import OmniQError, ResultTimeout, TaskNotFound
 from omniq.models.schedule import zone_of
 from omniq.models.task import TaskState
 from omniq.texts import escaped, escaped_block, escaped_json
@@ -22,7 +26,7 @@ from omniq.texts import escaped, escaped_block, escaped_json
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
     from omniq.models.schedule import Schedule, Timing
-    from omniq.models.task import Task, TaskEvent, TaskResult
+    from omniq.models.task import Progress, Task, TaskEvent, TaskResult
     from omniq.storage.records import QueueStats
 
 
@@ -121,7 +125,9 @@ def _tell(text: str) -> None:
 
 
 TASK_COLUMNS: Final = ("ID", "STATE", "QUEUE", "FUNCTION", "RUN-AT", "PRIORITY", "FAILED")
-CALL_FIELDS: Final = ("max_retries", "retry_delay", "timeout", "result_ttl", "metadata", "body")
+CALL_FIELDS: Final = (
+    *("max_retries", "retry_delay", "timeout", "heartbeat_timeout", "result_ttl", "metadata", "body"),
+)
 """What only a task's call tells."""
 STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))
 SCHEDULE_COLUMNS: Final = ("ID", "STATE", "TIMING", "LAST-RUN", "NEXT-RUN", "QUEUE", "FUNCTION")
@@ -265,11 +271,17 @@ def _pairs(mapping: Mapping[str, Any]) -> str:
 # ── outcomes ────────────────────────────────────────────────────────────────
 
 
-async def wait_for_outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) -> TaskResult:
-    """The outcome, once the task has ended. Raises as `get_result` does, but returns failures."""
-    from omniq.outcomes import OutcomeWaiter
-
-    return await OutcomeWaiter(oq.task_queue, oq.result_store).result(task_id, timeout)
+async def wait_for_outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None, *, as_json: bool) -> TaskResult:
+    """The outcome, once the task has ended; until then its progress is shown. Raises as `get_result` does, but returns
+    failures."""
+    line = ProgressLine(quiet=as_json)
+    showing = asyncio.ensure_future(_show_progress(oq, task_id, line))
+    try:
+        return await _outcome(oq, task_id, timeout)
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
+        line.close()
 
 
 async def known_outcome(oq: AsyncOmniQ, task_id: str) -> TaskResult:
@@ -277,8 +289,75 @@ async def known_outcome(oq: AsyncOmniQ, task_id: str) -> TaskResult:
     with suppress(TaskNotFound):  # its result may be kept for longer
         task = await oq.get_task(task_id)
         if not task.state.is_terminal:
-            raise ResultTimeout(f"task {task_id} hasn't ended: it is {task.state}")
-    return await wait_for_outcome(oq, task_id, None)
+            progress = (await oq.peek_result(task_id)).progress
+            so_far = "" if progress is None else f" ({progress_text(progress)})"
+            raise ResultTimeout(f"task {task_id} hasn't ended: it is {task.state}{so_far}")
+    return await _outcome(oq, task_id, None)
+
+
+async def _outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) -> TaskResult:
+    from omniq.outcomes import OutcomeWaiter
+
+    return await OutcomeWaiter(oq.task_queue, oq.result_store).result(task_id, timeout)
+
+
+async def _show_progress(oq: AsyncOmniQ, task_id: str, line: ProgressLine) -> None:
+    with suppress(OmniQError):  # whoever waits for the outcome gets it, too
+        async for result in oq.watch(task_id):
+            line.show(result)
+
+
+BAR: Final = 20
+"""Characters of a progress bar."""
+
+
+class ProgressLine:
+    """How a task gets on, on stderr: a bar that is drawn again and again on a terminal, else a line for each change."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._quiet = quiet and not self._is_terminal
+        self._drawn = False
+
+    def show(self, result: TaskResult) -> None:
+        """Show what has changed."""
+        if self._is_terminal and not result.is_final:
+            self._draw(bar_text(result))
+        elif result.progress is not None and not self._quiet:
+            say(f"task {result.task_id}: {progress_text(result.progress)}")
+
+    def close(self) -> None:
+        """Make room for what is printed next."""
+        if self._drawn:
+            self._draw("")
+
+    def _draw(self, text: str) -> None:
+        self._drawn = True
+        width = shutil.get_terminal_size().columns - 1
+        with suppress(BrokenPipeError):  # nobody looks any more
+            click.echo(f"\r{_in_columns(escaped(text), width)}\x1b[K", err=True, nl=False)
+
+
+def bar_text(result: TaskResult) -> str:
+    """How a task gets on, as a bar with words beside it."""
+    if result.progress is None:
+        return f"[{' ' * BAR}] {result.status}"
+    full = int(BAR * result.progress.fraction + 1e-9)
+    return f"[{'#' * full}{' ' * (BAR - full)}] {progress_text(result.progress)}"
+
+
+def progress_text(progress: Progress) -> str:
+    """How far a task has come, in words."""
+    return f"{int(100 * progress.fraction + 1e-9)} % {progress.message}".strip()
+
+
+def _in_columns(text: str, width: int) -> str:
+    """As much of the text as fits into so many columns of a terminal, where some characters take two."""
+    for index, char in enumerate(text):
+        width -= 2 if east_asian_width(char) in "WF" else 1
+        if width < 0:
+            return text[:index]
+    return text
 
 
 def print_outcome(result: TaskResult, *, as_json: bool) -> None:

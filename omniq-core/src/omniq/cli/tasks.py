@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 @click.option("--ttl", type=duration, help="Expires if it isn't started within so long of being due.")
 @click.option("--result-ttl", type=duration, help="For how long the result is kept.")
 @click.option("--timeout", type=duration, help="How long one run may take.")
+@click.option("--heartbeat-timeout", type=duration, help="For how long a run may give no sign of life.")
 @click.option("--max-retries", type=click.IntRange(0), help="How often it is tried again after it failed.")
 @click.option("--retry-delay", type=duration, help="How long before the first retry; then doubled.")
 @click.option("--depends-on", metavar="TASK_ID", multiple=True, help="A task that must succeed first.")
@@ -101,7 +102,7 @@ def enqueue(
         task_id = await oq.enqueue(found, pairs if arguments is None else arguments, **given)
         if wait or timeout_wait is not None:
             say(task_id)
-            print_outcome(await wait_for_outcome(oq, task_id, timeout_wait), as_json=as_json)
+            print_outcome(await wait_for_outcome(oq, task_id, timeout_wait, as_json=as_json), as_json=as_json)
         elif as_json:
             print_json(task_data(await oq.get_task(task_id)))
         else:
@@ -115,7 +116,7 @@ def enqueue(
 
 @click.command()
 @click.argument("task_id")
-@click.option("--wait", is_flag=True, help="Wait until the task has ended.")
+@click.option("--wait", is_flag=True, help="Wait until the task has ended, and show its progress meanwhile.")
 @click.option("--timeout", type=duration, help="Wait no longer than that; implies --wait.")
 @json_option
 @placed
@@ -129,7 +130,7 @@ def result(place: Place, task_id: str, wait: bool, timeout: float | None, as_jso
 
     async def work(oq: AsyncOmniQ) -> None:
         if wait or timeout is not None:
-            outcome = await wait_for_outcome(oq, task_id, timeout)
+            outcome = await wait_for_outcome(oq, task_id, timeout, as_json=as_json)
         else:
             outcome = await known_outcome(oq, task_id)
         print_outcome(outcome, as_json=as_json)

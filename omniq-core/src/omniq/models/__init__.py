@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omniq.models.task import EventLevel as EventLevel
     from omniq.models.task import EventType as EventType
     from omniq.models.task import Page as Page
+    from omniq.models.task import Progress as Progress
     from omniq.models.task import ResultStatus as ResultStatus
     from omniq.models.task import Task as Task
     from omniq.models.task import TaskEvent as TaskEvent
@@ -35,6 +36,7 @@ else:
             "EventLevel": "omniq.models.task",
             "EventType": "omniq.models.task",
             "Page": "omniq.models.task",
+            "Progress": "omniq.models.task",
             "ResultStatus": "omniq.models.task",
             "ResultStorageConfig": "omniq.models.config",
             "Schedule": "omniq.models.schedule",

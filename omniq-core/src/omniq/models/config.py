@@ -108,6 +108,7 @@ PAYLOADS = frozenset(
         "error_message",
         "func_args",
         "kwargs",
+        "message",
         "metadata",
         "old",
         "options",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 import os
 import random
 import re
@@ -14,9 +15,10 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from msgspec import Meta, Struct, field
 
-from omniq.clock import FIRST_SECOND, LAST_SECOND
-from omniq.errors import InvalidTask, ResultError, TaskCancelled, TaskExpired, TaskFailed
-from omniq.models.config import Abridged, NotNegative, Positive
+from omniq.clock import FIRST_SECOND, LAST_SECOND, now, utc
+from omniq.errors import InvalidTask, ResultError, ResultTimeout, TaskCancelled, TaskExpired, TaskFailed
+from omniq.models.config import Abridged, Moment, NotNegative, Positive
+from omniq.texts import cut, encodable
 
 # ── ids and names ───────────────────────────────────────────────────────────
 
@@ -257,6 +259,8 @@ class Task(Abridged, Struct, frozen=True, kw_only=True, eq=False):
     """Seconds before the first retry; it doubles from one to the next."""
     timeout: float | None = None
     """Seconds that one run may take; None in lists, and where there is no limit."""
+    heartbeat_timeout: float | None = None
+    """Seconds for which one run may give no sign of life; None in lists, and where there is no limit."""
     result_ttl: float | None = None
     """Seconds for which the result is kept; None in lists, and where that is without end."""
     metadata: dict[str, Any] | None = None
@@ -387,6 +391,8 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
     """None: `DEFAULT_RETRY`."""
     results_of: tuple[str, ...] = ()
     """The tasks whose results are among the arguments: each once, in the order by which the arguments number them."""
+    heartbeat_timeout: Positive | None = None
+    """Seconds for which a run may give no sign of life."""
 
 
 # ── events ──────────────────────────────────────────────────────────────────
@@ -480,6 +486,33 @@ def _no_load(format: str, data: bytes) -> None:
 
 NO_VALUE = StoredValue.of(None)
 
+MAX_PROGRESS_MESSAGE: Final = 1024
+"""Characters of a progress message; longer ones are cut."""
+
+
+class Progress(Abridged, Struct, array_like=True, frozen=True, gc=False):
+    """How far a running task has come, as it said last."""
+
+    fraction: Annotated[float, Meta(ge=0, le=1)]
+    """0 to 1."""
+    message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)]
+    at: Moment
+    """When it said so, on the clock of its process."""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.fraction):
+            raise ValueError("fraction: expected 0 to 1, got nan")
+
+    @classmethod
+    def of(cls, fraction: object, message: object = "") -> Progress:
+        """Progress as of now; a long message is cut. Raises `InvalidTask`."""
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+            raise InvalidTask(f"fraction: expected a number from 0 to 1, got {fraction!r:.80}")
+        if not isinstance(message, str):
+            raise InvalidTask(f"message: expected text, got {type(message).__name__}")
+        text = encodable(cut(message, MAX_PROGRESS_MESSAGE))  # which may be longer again
+        return cls(float(fraction), cut(text, MAX_PROGRESS_MESSAGE), utc(now()))
+
 
 class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
     """A snapshot of a task's outcome."""
@@ -502,6 +535,13 @@ class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
     expires_at: dt.datetime | None = None
     worker: str | None = None
     schedule_id: str | None = None
+    progress: Progress | None = None
+    """How far it has come, while it is running and if it says so."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task has ended."""
+        return self.status not in (ResultStatus.PENDING, ResultStatus.RUNNING)
 
     @property
     def value(self) -> Any:
@@ -521,7 +561,8 @@ class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
     def unwrap(self) -> Any:
         """Return `value`.
 
-        Raises `TaskFailed`, `TaskCancelled` or `TaskExpired` when there is none, and what `value` raises.
+        Raises `TaskFailed`, `TaskCancelled` or `TaskExpired` when there is none, `ResultTimeout` when the task hadn't
+        ended, and what `value` raises.
         """
         if self.status is ResultStatus.SUCCESS:
             return self.value
@@ -536,11 +577,13 @@ class TaskResult(Abridged, Struct, frozen=True, kw_only=True):
                 return TaskExpired(f"task {self.task_id} wasn't started before its TTL ended")
             error = f"{self.error_type}: {self.error_message}"
             return TaskExpired(f"task {self.task_id}: its TTL ended before it could be tried again after {error}")
+        if not self.is_final:
+            return ResultTimeout(f"task {self.task_id} hasn't ended: it is {self.status}")
         return TaskFailed(self.task_id, self.error_type or "", self.error_message or "", self.traceback or "")
 
 
 class Outcome(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """How a task ended: the part of a result that stores carry as opaque bytes."""
+    """How a task ended, or how far it has come: the part of a result that stores carry as opaque bytes."""
 
     value: bytes = b""
     value_format: str = ""
@@ -550,3 +593,5 @@ class Outcome(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit
     attempts: Annotated[int, Meta(ge=0)] = 0
     started_at: Annotated[float, Meta(ge=0, le=LAST_SECOND)] | None = None
     worker: str | None = None
+    progress: Progress | None = None
+    """Of a task that is running."""

@@ -134,16 +134,17 @@ class TaskAdder:
         Its events are of when it `began`: a worker may have started a task before the reply was here. For ids of our
         own making that the store was asked for `again`, a duplicate is what the first time added.
         """
-        if (events := self._stores.events) is not None and events.keeps(EventType.ENQUEUED):
-            new = [
-                task
-                for task, answer in zip(tasks, answers, strict=True)
-                if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again)
-            ]
-            if len(tasks) > 1:
-                await events.log_tasks(EventType.ENQUEUED, new, time=began)
-            elif new:
-                self._stores.log_task(EventType.ENQUEUED, new[0], time=began)
+        events, callbacks = self._stores.events, self._stores.callbacks
+        keeps = events is not None and events.keeps(EventType.ENQUEUED)
+        if not keeps and not callbacks.enqueued:
+            return
+        new = [task for task, answer in zip(tasks, answers, strict=True) if _is_new(task, answer, again)]
+        if callbacks.enqueued:
+            callbacks.tell_enqueued(new, began)
+        if events is not None and keeps and len(tasks) > 1:
+            await events.log_tasks(EventType.ENQUEUED, new, time=began)
+        elif new:
+            self._stores.log_task(EventType.ENQUEUED, new[0], time=began)
         family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
         if children := [task.id for task, answer in family if _is_stored(answer)]:
             await repeated(lambda _: self._dependencies.children_added(children))
@@ -152,6 +153,10 @@ class TaskAdder:
 
 
 _id_of = attrgetter("id")
+
+
+def _is_new(task: NewTask, answer: Added, again: Collection[str]) -> bool:
+    return answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again)
 
 
 def _is_stored(answer: Added) -> bool:

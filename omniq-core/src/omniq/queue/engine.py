@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from omniq.backend import BaseBackend, SecuredComponent, check_backend
 from omniq.batching import Batcher, repeated, repeating
+from omniq.callbacks import CallbackManager
 from omniq.config.loader import Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
@@ -80,11 +81,12 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         results: BaseResultStorage | None = None,
         events: AsyncEventLogger | None = None,
         breaker: BreakerConfig | None = None,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         super().__init__(store, config, security, breaker)
         self._own_defaults = defaults
         self._own_results = self.store.result_storage() if results is None else None
-        self.stores = Stores(self.store, results or self._own_results, events, self.serialization)
+        self.stores = Stores(self.store, results or self._own_results, events, self.serialization, callbacks)
         self.requests = RequestBuilder(self.serialization, config.queue_names, defaults)
         self.dependencies = DependencyResolver(self.stores)
         self.ttl = TTLManager(self.stores, self.dependencies)
@@ -103,6 +105,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         results: BaseResultStorage | None = None,
         events: AsyncEventLogger | None = None,
         breaker: BreakerConfig | None = None,
+        callbacks: CallbackManager | None = None,
     ) -> AsyncTaskQueue[C]:
         """The same queue as part of something larger: what it wasn't given itself, it takes from there."""
         make_store, config = self._at(project)
@@ -114,6 +117,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             results=results or (self.stores.results if self._own_results is None else None),
             events=events or self.stores.events,
             breaker=self._own_breaker or breaker,
+            callbacks=callbacks or self.callbacks,
         )
 
     @classmethod
@@ -127,9 +131,15 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """The declared queues in order of priority; "default" is among them."""
         return self.config.queue_names
 
+    @property
+    def callbacks(self) -> CallbackManager:
+        """What is called when tasks are enqueued here, or run by workers on this queue."""
+        return self.stores.callbacks
+
     async def close(self) -> None:
         self._end_waits()
         await self.adder.close()
+        await self.callbacks.close()
         if self.stores.events is not None:
             await self.stores.events.close()
         if self._own_results is not None:
@@ -460,6 +470,11 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
     def queues(self) -> tuple[str, ...]:
         """The declared queues in order of priority; "default" is among them."""
         return self.aio.queues
+
+    @property
+    def callbacks(self) -> CallbackManager:
+        """What is called when tasks are enqueued here, or run by workers on this queue."""
+        return self.aio.callbacks
 
 
 class Scheduler(Blocking[AsyncScheduler]):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from omniq import clock
 from omniq.batching import repeated
+from omniq.callbacks import CallbackManager, check_callbacks
 from omniq.errors import (
     CorruptPayload,
     DependencyCycle,
@@ -25,8 +26,9 @@ from omniq.errors import (
 )
 from omniq.events.logger import AnyTask, AsyncEventLogger, EventFields
 from omniq.models.config import DEAD_LETTER_RETENTION
-from omniq.models.task import DEFAULT_RETRY, Call, EventType, Outcome, TaskState
+from omniq.models.task import DEFAULT_RETRY, Call, EventType, Outcome, TaskResult, TaskState
 from omniq.queue.request import UNREADABLE, log, read_call, verified_call
+from omniq.results import task_result
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import (
     BaseResultStorage,
@@ -122,12 +124,14 @@ class Stores:
         results: BaseResultStorage | None,
         events: AsyncEventLogger | None,
         serialization: SerializationManager,
+        callbacks: CallbackManager | None = None,
     ) -> None:
         self.queue: Final = queue
         self.results: Final = results
         """Where results go; None if they are kept nowhere."""
         self.events: Final = events
         self.serialization: Final = serialization
+        self.callbacks: Final = check_callbacks(callbacks)
         self.clock: Final = StoreClock(queue)
         self.atomic: Final = (
             results is not None
@@ -220,7 +224,15 @@ class Stores:
             if done.status is ChangeStatus.APPLIED
         ]
         self._log_ended([each.record for each in ended], to, outcome)
+        if self.callbacks.ended:
+            for each in ended:
+                self.callbacks.tell_ended(each.record, self.result_of(each.change))
         return ended
+
+    def result_of(self, change: Change) -> TaskResult:
+        """The result that a task has ended with just now, as users see it."""
+        assert change.result is not None
+        return task_result(replace(change.result, finished_at=clock.now()), self.serialization)
 
     def _log_ended(self, records: Sequence[TaskRecord], to: TaskState, outcome: Outcome) -> None:
         for record in records:

@@ -93,6 +93,7 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
         max_retries=call.max_retries,
         retry_delay=call.retry_delay,
         timeout=call.timeout,
+        heartbeat_timeout=call.heartbeat_timeout,
         result_ttl=call.result_ttl,
         metadata=call.metadata,
         body=record.body,
@@ -131,6 +132,8 @@ class EnqueueOptions(TypedDict, total=False):
     """For how long the result is kept."""
     timeout: Duration | None
     """How long one run may take."""
+    heartbeat_timeout: Duration | None
+    """For how long a run may give no sign of life, by `current_task().heartbeat()` or `progress()`; None: any time."""
     max_retries: int | None
     """How often it is tried again after it failed."""
     retry_delay: Duration | None
@@ -193,6 +196,7 @@ class ScheduleOptions(TypedDict, total=False):
     ttl: Duration | None
     result_ttl: Duration | None
     timeout: Duration | None
+    heartbeat_timeout: Duration | None
     max_retries: int | None
     retry_delay: Duration | None
     retry_factor: float | None
@@ -220,6 +224,7 @@ class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
     ttl: Duration | UnsetType | None = UNSET
     result_ttl: Duration | UnsetType | None = UNSET
     timeout: Duration | UnsetType | None = UNSET
+    heartbeat_timeout: Duration | None = None
     max_retries: int | None = None
     retry_delay: Duration | None = None
     retry_factor: float | None = None
@@ -345,6 +350,7 @@ class RequestBuilder:
             on_failure=options.on_failure,
             on_parent_failure=_parent_failure(options.on_parent_failure),
             retry=self._retry_rule(options),
+            heartbeat_timeout=span("heartbeat_timeout", options.heartbeat_timeout, minimum=0.001),
         )
 
     def _retry_rule(self, options: TaskOptions) -> RetryRule | None:

@@ -303,6 +303,8 @@ class AsyncScheduler:
             log.warning("schedule %s: the slot of %s is left out: %s", record.id, as_datetime(slot), why)
 
     def _log_enqueued(self, fired: Sequence[NewTask], began: float) -> None:
+        if self._stores.callbacks.enqueued:
+            self._stores.callbacks.tell_enqueued(fired, began)
         for task in fired:
             self._stores.log_task(EventType.SCHEDULE_FIRED, task, time=began)
             self._stores.log_task(EventType.ENQUEUED, task, time=began)

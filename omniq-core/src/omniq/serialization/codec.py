@@ -79,6 +79,7 @@ class CallOptions(Abridged, Struct, frozen=True, kw_only=True):
     on_failure: Function | None = None
     on_parent_failure: ParentFailure = "cancel"
     retry: RetryRule | None = None
+    heartbeat_timeout: float | None = None
 
 
 class LoadedCall(Abridged, Struct, frozen=True, gc=False):

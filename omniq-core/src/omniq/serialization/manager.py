@@ -139,6 +139,7 @@ class SerializationManager:
             on_parent_failure=options.on_parent_failure,
             retry=options.retry,
             results_of=parents,
+            heartbeat_timeout=options.heartbeat_timeout,
         )
 
     def _pack(

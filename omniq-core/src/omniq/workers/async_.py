@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any
 
-from omniq.errors import TaskTimeout
 from omniq.loops import inside, is_a_tasks_code, is_own
 from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger
@@ -86,6 +85,16 @@ class LoopRunner(Runner):
             if job.started_at is not None:  # else it hasn't begun and won't
                 task.cancel()
 
+    def end_silent(self, job: Job) -> None:
+        task = self._tasks.get(job)
+        if task is None:
+            self._slots.end_silent(job)
+        elif job.ended_by is None:
+            job.silent = job.cancelled = True
+            self._disarm(job)
+            self._arm(job, 0.0)
+            asyncio.Task.cancel(task)  # not what a worker makes of cancellations by others
+
     async def close(self) -> None:
         while (waiting := self._take_sync()) is not None:
             self._ended(waiting, RunResult(end=RunStatus.RELEASED))
@@ -131,7 +140,7 @@ class LoopRunner(Runner):
         self._timers[job] = self._loop.call_later(seconds, self._time_out, job, context=self._context)
 
     def _time_out(self, job: Job) -> None:
-        self._give_up(job, failure(job, TaskTimeout()))
+        self._give_up(job, failure(job, job.overdue))
 
     def _give_up(self, job: Job, ran: RunResult) -> None:
         """Hand in `ran` for a job whose task goes on though it was cancelled."""
@@ -164,7 +173,7 @@ class LoopRunner(Runner):
             self._halted = True  # the program ends this loop, and nothing more can be begun on it
         if not job.done:  # else it was given up
             self._tasks.pop(job, None)
-            if job.call.timeout is not None:
+            if job.call.timeout is not None or job.silent:
                 self._disarm(job)
             self._ended(job, ran)
 

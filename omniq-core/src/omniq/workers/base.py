@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 from omniq import clock
+from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert
 from omniq.errors import Closed, WorkerError
@@ -29,10 +30,11 @@ from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
 from omniq.sync import Portal, cancel_and_wait, core_of, maybe_core_of, portal, refuse_in_loop
 from omniq.texts import get_logger, qualified_name
-from omniq.workers.execution import CallbackManager, Execution, Runner
+from omniq.workers.execution import Execution, Runner, TaskCallbacks
 from omniq.workers.fetching import Admission, Fetcher
 from omniq.workers.jobs import GracePeriod, InFlight, Job, RunResult, RunStatus
 from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
+from omniq.workers.progress import HeartbeatWatch, ProgressWriter, Starts
 from omniq.workers.settling import Completer, CompletionPolicy
 
 # ── the engine ──────────────────────────────────────────────────────────────
@@ -99,6 +101,7 @@ class AsyncWorkerPool:
             self._spawn(self._upkeep.run, "upkeep"),
             self._spawn(self._upkeep.purge, "purge"),
             self._spawn(partial(queue.scheduler.run, 4 * self.config.poll_interval), "schedule"),
+            self._spawn(self._progress.run, "progress"),
         ]
         if self._stores.events is not None:
             self._parts.append(self._spawn(self._stores.events.keep_retention, "events"))
@@ -141,7 +144,9 @@ class AsyncWorkerPool:
         finally:
             await cancel_and_wait(settle)
             await self._leases.stop()
-        await self._callbacks.close(max(1.0, self.config.grace_period))
+        self._watch.close()
+        patience = max(1.0, self.config.grace_period)
+        await asyncio.gather(self._callbacks.close(patience), self._stores.callbacks.close(patience))
         if self._stores.events is not None:
             said = {} if self.failure is None else {"error_type": qualified_name(type(self.failure))}
             self._stores.log(EventType.WORKER_STOPPED, worker=self.name, data=said)
@@ -216,9 +221,11 @@ class AsyncWorkerPool:
         execution = Execution(queue.security, max_result)
         self.runner = self._runner_class(self.in_flight, execution, max_workers=self.max_workers)
         self.runner.on_failure = self._fail
-        if self._stores.events is not None:
-            self.runner.on_start = self._log_start
-        self._callbacks = CallbackManager(queue)
+        self._watch = HeartbeatWatch(self.runner.end_silent)
+        self.runner.on_start = Starts(self.in_flight, self._watch, self._stores, worker=self.name).note
+        self._progress = ProgressWriter(self._stores, self.in_flight, worker=self.name)
+        execution.on_report = self._progress.report
+        self._callbacks = TaskCallbacks(queue)
         self._fetcher = Fetcher(
             queue.store,
             self.in_flight,
@@ -290,13 +297,6 @@ class AsyncWorkerPool:
         self.in_flight.close()
         log.critical("worker %s can't go on", self.name, exc_info=error)
         return True
-
-    def _log_start(self, job: Job) -> None:
-        if self._stores.keep(EventType.EXECUTING):
-            self.in_flight.call_soon(self._log_executing, job, clock.now())
-
-    def _log_executing(self, job: Job, at: float) -> None:
-        self._stores.log_task(EventType.EXECUTING, job.record, worker=self.name, attempt=job.attempt, time=at)
 
     # ── stopping ─────────────────────────────────────────────────────────────
 
@@ -409,8 +409,9 @@ class Worker:
     """A worker on a task queue.
 
     `start` and `stop` (or `with`) run it on a thread of its own; `async with` runs it on the running loop.
-    `result_store` defaults to where the queue is; without an `event_store` no events are written. The rest
-    are the fields of `WorkerConfig`. Both async components and their blocking facades are taken.
+    `result_store` defaults to where the queue is; without an `event_store` no events are written; `callbacks` default
+    to the queue's. The rest are the fields of `WorkerConfig`. Both async components and their blocking facades are
+    taken.
     """
 
     kind: ClassVar[str]
@@ -422,16 +423,18 @@ class Worker:
         queue: AsyncTaskQueue[Any] | TaskQueue,
         result_store: AsyncResultStorage[Any] | ResultStorage | None = None,
         event_store: AsyncEventStorage[Any] | EventStorage | None = None,
+        callbacks: CallbackManager | None = None,
         **config: Any,
     ) -> None:
         self.config = convert(config, WorkerConfig, type(self).__name__)
         results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
         events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
         self._queue = core_of(queue, AsyncTaskQueue, "queue")
-        if results is not None or events is not None:
+        if results is not None or events is not None or callbacks is not None:
             self._queue = self._queue.as_part(
                 results=None if results is None else results.store,
                 events=None if events is None else AsyncEventLogger(events.store),
+                callbacks=callbacks,
             )
         self._results: AsyncResultStorage[Any] | None = None
         self._blocking: WorkerPool | None = None

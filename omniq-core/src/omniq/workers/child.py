@@ -19,6 +19,9 @@ from typing import Final, TextIO
 
 from omniq.config import settings
 from omniq.errors import SerializationError
+from omniq.loops import forks, start_thread
+from omniq.models.task import Progress
+from omniq.texts import get_logger
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
 from omniq.workers.jobs import Job, RunResult
@@ -145,6 +148,8 @@ def _working_directory() -> int | None:
 # ── running ─────────────────────────────────────────────────────────────────
 
 
+log = get_logger("omniq.worker")
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LOOK_AGAIN: Final = 1000
 """Milliseconds until the worker's process is looked for again, should a copy of it hold its sockets open."""
@@ -191,6 +196,10 @@ class Line:
         with suppress(BlockingIOError):  # the worker was faster
             (self._drawn,) = messages.TICKET.unpack(self._tickets.recv(messages.TICKET.size, socket.MSG_DONTWAIT))
 
+    def tell(self, progress: Progress | None) -> None:
+        """Tell that the task goes on, and how far it has come. Raises `OSError` when the worker is gone."""
+        messages.send(self._results, messages.pack_sign_of_life(progress))
+
     def report(self, ran: RunResult, *, leaving: bool) -> None:
         """Tell what came of a task. Raises `OSError` when the worker is gone."""
         messages.send(self._results, *messages.pack_report(ran, leaving=leaving))
@@ -221,12 +230,68 @@ class Line:
             closing.close()
 
 
+TELL_INTERVAL: Final = 0.1
+"""Seconds between two signs of life that the worker is told of."""
+
+
+class Teller:
+    """Tells the worker, from a thread of its own, what the running task says of itself: the latest, now and then.
+
+    So a task never waits for a worker that is busy. The thread is there from the first sign of life on.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._forks = forks()
+        self._job: Job | None = None
+        self._telling = threading.Lock()
+        self._news = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, job: Job) -> None:
+        """The job is the running one."""
+        self._job = job
+
+    def end(self) -> None:
+        """Nothing runs: nothing is told any more, and nothing is being told."""
+        self._job = None
+        if self._thread is not None:
+            with self._telling:
+                self._news.clear()
+
+    def report(self, job: Job, progress: Progress | None) -> None:
+        """Take a sign of life; from any thread of the task."""
+        wanted = progress is not None or job.call.heartbeat_timeout is not None
+        if not wanted or job is not self._job or forks() != self._forks:
+            return
+        self._news.set()
+        if self._thread is None:
+            try:
+                self._thread = start_thread(self._run, "omniq-teller")
+            except (RuntimeError, MemoryError) as error:
+                log.warning("progress can't be told, there is no thread for it: %s", error)
+
+    def _run(self) -> None:
+        with suppress(OSError):  # the worker is gone, which others notice
+            while self._news.wait():
+                self._tell()
+                time.sleep(TELL_INTERVAL)
+
+    def _tell(self) -> None:
+        with self._telling:
+            self._news.clear()
+            if (job := self._job) is not None:
+                self._line.tell(job.progress)
+
+
 class Child:
     """Runs the tasks that come down the line."""
 
     def __init__(self, line: Line, greeting: messages.Greeting) -> None:
         self._line = line
         self._execution = Execution(greeting.security, greeting.max_result)
+        self._teller = Teller(line)
+        self._execution.on_report = self._teller.report
         self._loop = ThreadLoop()
         self._state = ProcessState(line.descriptors)
         self._process = os.getpid()
@@ -240,10 +305,13 @@ class Child:
         self._state.flush()
 
     def _run_next(self) -> bool:
-        ran = self._run(self._line.next_job())
+        job = self._line.next_job()
+        self._teller.begin(job)
+        ran = self._run(job)
         if os.getpid() != self._process:
             os._exit(0)  # the task has forked, and let its copy of us return
         fit = self._state.restore()
+        self._teller.end()
         self._line.report(ran, leaving=not fit)
         return fit
 

@@ -142,10 +142,10 @@ class Child:
     child hasn't begun and won't begin. Neither has to ask the other, so it works whatever a task is doing.
     """
 
-    def __init__(self, started: Started, on_report: Callable[[Child, messages.Report], None]) -> None:
+    def __init__(self, started: Started, on_message: Callable[[Child, messages.Message], None]) -> None:
         self.process = started.process
         self._ends = started.ends
-        self._on_report = on_report
+        self._on_message = on_message
         self._given = 0
         self._transports: list[asyncio.WriteTransport] = []
         self._spoken = asyncio.Event()
@@ -163,9 +163,9 @@ class Child:
         """The job which had to be ended."""
 
     @classmethod
-    async def start(cls, execution: Execution, on_report: Callable[[Child, messages.Report], None]) -> Self:
+    async def start(cls, execution: Execution, on_message: Callable[[Child, messages.Message], None]) -> Self:
         """A child that is ready. Raises `OSError` or `WorkerError` when there is none to be had now."""
-        child = cls(start(), on_report)
+        child = cls(start(), on_message)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(START_PATIENCE):
@@ -272,13 +272,13 @@ class Child:
             self._spoken.set()
             return
         try:
-            report = messages.read_report(head, body)
+            message = messages.read_message(head, body)
         except DecodeError:
-            log.error("child process %d says what is no report: it is killed", self.process.pid)
+            log.error("child process %d says what is no message: it is killed", self.process.pid)
             self._kill_group()
         else:
             if self.jobs:
-                self._on_report(self, report)
+                self._on_message(self, message)
 
     def _hung_up(self) -> None:
         self._spoken.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import inspect
 import logging
 import sys
@@ -14,14 +15,15 @@ from types import FunctionType
 from typing import Any, Final, Self
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from omniq import clock
+from omniq.batching import within as within_time
+from omniq.callbacks import harmless
 from omniq.clock import seconds
 from omniq.config.loader import Security
 from omniq.config.settings import FORMAT
 from omniq.errors import (
     CorruptPayload,
+    HeartbeatTimeout,
     InvalidTask,
     PayloadTooLarge,
     Reject,
@@ -31,13 +33,11 @@ from omniq.errors import (
     SignatureError,
     TaskTimeout,
 )
-from omniq.loops import end_child, end_task, forks, in_callback, spawn
+from omniq.loops import end_child, end_task, forks, in_callback, on_thread, spawn
 from omniq.models.config import TEN_YEARS
-from omniq.models.task import RetryRule, TaskState
+from omniq.models.task import Progress, RetryRule, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.results import task_result
 from omniq.serialization.codec import LoadedCall
-from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import Change
 from omniq.sync import in_running_loop
@@ -61,16 +61,24 @@ from omniq.workers.jobs import (
 log = get_logger("omniq.worker")
 
 
-class CallbackManager:
+CALLBACK_TIMEOUT: Final = 60.0
+"""Seconds that one callback may take."""
+MAX_CALLBACK_THREADS: Final = 32
+"""Sync callbacks that run at once."""
+
+
+class TaskCallbacks:
     """Calls `on_success` and `on_failure` on the worker that ended the task, with its `TaskResult`.
 
     At most once: a worker that dies between a task's end and its callback doesn't call it. What must
-    happen belongs into a task that depends on it. A callback that raises is logged and changes nothing.
+    happen belongs into a task that depends on it. A callback that raises, or takes too long, is logged and changes
+    nothing.
     """
 
     def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._serialization: SerializationManager = queue.serialization
+        self._stores = queue.stores
         self._calls: set[asyncio.Task[None]] = set()
+        self._threads = asyncio.Semaphore(MAX_CALLBACK_THREADS)
 
     def ended(self, job: Job, change: Change) -> None:
         """A task has ended: call what it asked for."""
@@ -92,20 +100,25 @@ class CallbackManager:
             end_task(call)
 
     async def _call(self, reference: str, job: Job, change: Change) -> None:
-        assert change.result is not None
         in_callback.set(True)  # it has no more rights than the task
+        call = harmless(self._made(reference, change), functools.partial(self._complain, reference, job))
         try:
-            function = self._serialization.resolve(reference)
-            result = task_result(replace(change.result, finished_at=clock.now()), self._serialization)
-            if inspect.iscoroutinefunction(function):
-                await function(result)
-            else:
-                await asyncio.to_thread(function, result)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # a SystemExit would take the worker's loop along
-            # Neither its text nor a traceback, which may hold what the task returned.
-            log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))
+            await within_time(CALLBACK_TIMEOUT, call)
+        except TimeoutError:
+            log.error("task %s: its callback %s takes too long and is given up", job.record.id, reference)
+
+    async def _made(self, reference: str, change: Change) -> None:
+        function, result = self._stores.serialization.resolve(reference), self._stores.result_of(change)
+        if inspect.iscoroutinefunction(function):
+            await function(result)
+        else:
+            async with self._threads:
+                await on_thread(functools.partial(function, result), "omniq-callback")
+
+    @staticmethod
+    def _complain(reference: str, job: Job, error: BaseException) -> None:
+        # Neither its text nor a traceback, which may hold what the task returned.
+        log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))
 
 
 # ── what a task logs ────────────────────────────────────────────────────────
@@ -222,6 +235,8 @@ class Execution:
     def __init__(self, security: Security, max_result: SizeLimit) -> None:
         self.security = security
         self.max_result = max_result
+        self.on_report: Callable[[Job, Progress | None], None] | None = None
+        """Told, on any thread, what running tasks say of themselves."""
         self._serialization = security.manager()
         self._forks = forks()
 
@@ -237,7 +252,7 @@ class Execution:
     async def run_async(self, job: Job, call: LoadedCall) -> RunResult:
         """Run an async function on the running loop, in a task and so in a context of its own."""
         try:
-            job.begin()
+            job.begin(self.on_report)
             current.set(job)
             work = call.func(*call.args, **call.kwargs)
             timeout = job.call.timeout
@@ -261,7 +276,7 @@ class Execution:
 
     def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
         try:
-            job.begin()
+            job.begin(self.on_report)
             current.set(job)
             value = call.func(*call.args, **call.kwargs)
             if type(value) not in PLAIN and inspect.isawaitable(value):
@@ -336,8 +351,10 @@ def _failure(job: Job, error: BaseException, fatal: bool) -> RunResult:
         return RunResult(end=RunStatus.RELEASED, delay=SCARCITY_PAUSE)
     if issubclass(kind, asyncio.CancelledError) and (why := job.ended_by or job.disturbed_by):
         return RunResult(end=why, started_at=job.started_at)
-    if kind is TaskTimeout and not error.args and job.call.timeout is not None:
-        error = TaskTimeout(f"ran longer than its timeout of {job.call.timeout:g} s")
+    if kind is asyncio.CancelledError and job.silent:
+        kind, error = HeartbeatTimeout, job.overdue.with_traceback(error.__traceback__)
+    elif kind is TaskTimeout and not error.args and job.call.timeout is not None:
+        error = job.overdue
     broken = fatal or issubclass(kind, CorruptPayload | SignatureError | Reject) or _is_final(job.call.retry, kind)
     return RunResult(
         end=RunStatus.FATAL if broken else RunStatus.ERROR,
@@ -407,6 +424,10 @@ class Runner(ABC):
     @abstractmethod
     def stop_job(self, job: Job, why: RunStatus) -> None:
         """Make a running job end soon, as `why` says. On the worker's loop."""
+
+    @abstractmethod
+    def end_silent(self, job: Job) -> None:
+        """Make a running job fail soon, as `overdue` says: it gives no sign of life. On the worker's loop."""
 
     @abstractmethod
     async def close(self) -> None:

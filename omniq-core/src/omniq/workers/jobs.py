@@ -18,10 +18,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.errors import NoCurrentTask
+from omniq.errors import HeartbeatTimeout, NoCurrentTask, TaskTimeout
 from omniq.loops import inside
 from omniq.models.config import Abridged
-from omniq.models.task import Call
+from omniq.models.task import Call, Progress
 from omniq.serialization.parents import ParentResult
 from omniq.storage.records import Lease, TaskRecord
 from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, encodable, qualified_name
@@ -90,6 +90,19 @@ class TaskContext:
     def time_left(self) -> float | None:
         """Seconds until the deadline, at least 0; None when there is none."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Tell how far the task has come, 0 to 1, for `peek_result` and `watch`; it is a heartbeat, too.
+
+        It returns at once, may be called from any thread and as often as you like: the worker stores the latest once a
+        second, for all its tasks together. Raises `InvalidTask` for what is no such number, or no text; a message is
+        cut to 1,024 characters.
+        """
+        self._job.report(Progress.of(fraction, message))
+
+    def heartbeat(self) -> None:
+        """Give a sign of life, which a task with a `heartbeat_timeout` owes its worker. It returns at once."""
+        self._job.report()
 
 
 current: ContextVar[Job] = inside
@@ -263,6 +276,16 @@ class Job(Abridged, Struct, eq=False, gc=False):
     """Bytes of its packed call, and of its parents' results."""
     parents: tuple[ParentResult, ...] = ()
     """Those of the tasks whose results are among its arguments."""
+    progress: Progress | None = None
+    """How far it has come, as it said last."""
+    in_line: bool = False
+    """Whether its progress is about to be stored."""
+    alive_at: float = 0.0
+    """When it gave its last sign of life, on `time.monotonic()`'s clock."""
+    silent: bool = False
+    """Whether it is being ended for want of one."""
+    on_report: Callable[[Job, Progress | None], None] | None = None
+    """Told of each sign of life; None until it begins."""
 
     def __post_init__(self) -> None:
         self.renewed_at = self.claimed_at
@@ -284,16 +307,32 @@ class Job(Abridged, Struct, eq=False, gc=False):
         """1 for the first attempt."""
         return self.record.attempts + 1
 
-    def begin(self) -> None:
-        """It runs from now on.
+    @property
+    def overdue(self) -> TaskTimeout:
+        """The error of a job that has run, or given no sign of life, for too long."""
+        if self.silent:
+            return HeartbeatTimeout(f"gave no sign of life for {self.call.heartbeat_timeout:g} s")
+        return TaskTimeout(f"ran longer than its timeout of {self.call.timeout:g} s")
+
+    def begin(self, on_report: Callable[[Job, Progress | None], None] | None = None) -> None:
+        """It runs from now on, and `on_report` is told what it says of itself.
 
         Its packed arguments have been unpacked by then, and large ones are let go of.
         """
         self.started_at = clock.now()
+        self.on_report = on_report
         if self.call.timeout is not None:
             self.deadline = time.monotonic() + self.call.timeout
         if self.size >= LARGE:
             self.call, self.parents = replace(self.call, args=b""), ()
+
+    def report(self, progress: Progress | None = None) -> None:
+        """Take a sign of life, and how far it has come; from any thread."""
+        self.alive_at = time.monotonic()
+        if progress is not None:
+            self.progress = progress
+        if self.on_report is not None:
+            self.on_report(self, progress)
 
 
 # ── in flight ───────────────────────────────────────────────────────────────

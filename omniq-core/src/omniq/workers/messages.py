@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby
 from struct import Struct as Layout
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, TypeAlias, cast
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from omniq.config.loader import Security
 from omniq.models.config import Redacted
-from omniq.models.task import Call, TaskState
+from omniq.models.task import Call, Progress, TaskState
 from omniq.serialization.parents import ParentResult
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
@@ -181,7 +181,7 @@ class GivenTask(Struct, array_like=True, gc=False):
         return Job(record, replace(self.call, args=body) if body else self.call, parents=self.parents)
 
 
-class Report(Struct, array_like=True, gc=False):
+class Report(Struct, array_like=True, tag=0, gc=False):
     """What came of a task. A large value travels as the frame's body."""
 
     ran: RunResult
@@ -189,8 +189,18 @@ class Report(Struct, array_like=True, gc=False):
     """Whether the child can run no other task and ends."""
 
 
+class SignOfLife(Struct, array_like=True, tag=1, frozen=True, gc=False):
+    """That the running task goes on, and how far it has come if it said so."""
+
+    progress: Progress | None = None
+
+
+Message: TypeAlias = Report | SignOfLife
+"""What a child says once it is ready."""
+
+
 _decode_task = Decoder(GivenTask).decode
-_decode_report = Decoder(Report).decode
+_decode_message = Decoder(Message).decode
 _decode_greeting = Decoder(Greeting).decode
 
 
@@ -224,9 +234,14 @@ def pack_report(ran: RunResult, *, leaving: bool) -> tuple[bytes, bytes]:
     return _encode(Report(ran, leaving)), body
 
 
-def read_report(head: bytes, body: bytes) -> Report:
-    """The report again. Raises `msgspec.DecodeError`."""
-    report = _decode_report(head)
-    if body:
-        report.ran.value = body
-    return report
+def pack_sign_of_life(progress: Progress | None) -> bytes:
+    """Head of the frame that tells it."""
+    return _encode(SignOfLife(progress))
+
+
+def read_message(head: bytes, body: bytes) -> Message:
+    """What a child said. Raises `msgspec.DecodeError`."""
+    message: Message = _decode_message(head)
+    if body and isinstance(message, Report):
+        message.ran.value = body
+    return message

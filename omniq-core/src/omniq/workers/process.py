@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from omniq import clock
 from omniq.batching import Backoff
-from omniq.errors import TaskTimeout, WorkerError
+from omniq.errors import WorkerError
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure
 from omniq.workers.jobs import LARGE, InFlight, Job, RunResult, RunStatus
-from omniq.workers.messages import Report
+from omniq.workers.messages import Message, Report, SignOfLife
 
 if TYPE_CHECKING:  # it needs what only POSIX has
     from omniq.workers.children import Child
@@ -91,6 +91,12 @@ class ProcessRunner(Runner):
                 child.kill(job)
             self.wake()
 
+    def end_silent(self, job: Job) -> None:
+        child = next((child for child in self._children if child.jobs and child.jobs[0] is job), None)
+        if child is not None and job.ended_by is None:
+            job.silent = True
+            child.kill(job)
+
     async def close(self) -> None:
         self._closing = True
         if self._loop.is_closed():  # nothing of it can end by itself any more
@@ -137,7 +143,7 @@ class ProcessRunner(Runner):
         backoff, failures = Backoff(FIRST_PAUSE, MAX_PAUSE), 0
         while True:
             try:
-                return await Child.start(self.execution, self._reported)
+                return await Child.start(self.execution, self._told)
             except (OSError, MemoryError, WorkerError) as error:
                 failures += 1
                 if failures >= FAILED_STARTS and not self._children:
@@ -160,7 +166,7 @@ class ProcessRunner(Runner):
         if job.ended_by is not None:
             return RunResult(end=job.ended_by, started_at=job.started_at)
         if child.killed_for is job:
-            return failure(job, TaskTimeout())
+            return failure(job, job.overdue)
         if self._closing:
             return RunResult(end=RunStatus.RELEASED)
         log.error("task %s: its process died (exit code %s)", job.record.id, child.process.returncode)
@@ -205,12 +211,19 @@ class ProcessRunner(Runner):
         job = child.jobs[0]
         child.began = time.monotonic()
         job.started_at = clock.now()
+        job.on_report = self.execution.on_report
         if self.on_start is not None:
             self.on_start(job)
         if job.ended_by is not None:
             child.kill(job)
         elif job.call.timeout is not None:
             child.timer = self._loop.call_later(job.call.timeout, child.kill, job)
+
+    def _told(self, child: Child, message: Message) -> None:
+        if isinstance(message, SignOfLife):
+            child.jobs[0].report(message.progress)
+        else:
+            self._reported(child, message)
 
     def _reported(self, child: Child, report: Report) -> None:
         job = child.jobs.popleft()

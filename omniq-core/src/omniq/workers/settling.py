@@ -23,6 +23,7 @@ from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger, qualified_name
 from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus
+from omniq.workers.progress import update
 
 log = get_logger("omniq.worker")
 
@@ -292,7 +293,7 @@ class Completer:
         self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
     ) -> None:
         parents: list[str] = []
-        quiet = not self._stores.keep(EventType.COMPLETE)
+        quiet = not self._stores.keep(EventType.COMPLETE) and not self._stores.callbacks.ended
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in STORED:
                 self._lost(job, ran)
@@ -314,8 +315,19 @@ class Completer:
             log.warning("task %s: attempt %d: %s; now %s", job.record.id, job.attempt, ran.error_type, change.to)
         if self._stores.events is not None:
             self._log(job, ran, change)
+        self._call_back(job, ran, change)
         if change.to.is_terminal:
             self._on_ended(job, change)
+
+    def _call_back(self, job: Job, ran: RunResult, change: Change) -> None:
+        """Tell those who want to hear of every task."""
+        callbacks = self._stores.callbacks
+        if change.to.is_terminal and callbacks.ended:
+            result = self._stores.result_of(change)
+            callbacks.tell(callbacks.ended, update(job, "ended", self._worker, ran=ran, result=result))
+        elif (change.attempted or change.crashed) and callbacks.retried:
+            delay = change.delay or 0.0
+            callbacks.tell(callbacks.retried, update(job, "retried", self._worker, ran=ran, retry_in=delay))
 
     def _log(self, job: Job, ran: RunResult, change: Change) -> None:
         data: dict[str, Any] = {"error_type": ran.error_type} if ran.error_type else {}

@@ -12,7 +12,7 @@ from contextvars import Context
 from queue import Empty, SimpleQueue
 
 from omniq.batching import Backoff
-from omniq.errors import TaskTimeout, WorkerError
+from omniq.errors import WorkerError
 from omniq.loops import start_thread
 from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger, qualified_name
@@ -97,6 +97,22 @@ class ThreadSlots:
             thread = self._running.get(job)
             if thread is not None:
                 thread.loop.cancel()
+
+    def end_silent(self, job: Job) -> None:
+        """Cancel a task on a thread's loop, and give it up if that doesn't end it, as at once any other."""
+        if job.ended_by is not None:
+            return
+        job.silent = job.cancelled = True
+        with self._lock:
+            thread = self._running.get(job)
+            on_loop = thread is not None and thread.loop.busy
+            if thread is not None:
+                thread.loop.cancel()
+        self._disarm(job)
+        if on_loop:
+            self._arm(job, MARGIN)
+        else:
+            self._time_out(job)
 
     def give_up(self, job: Job, ran: RunResult) -> None:
         """Hand in `ran` for a job that goes on running; its thread is replaced and ends after it."""
@@ -231,7 +247,7 @@ class ThreadSlots:
         with self._lock:
             given_up = self._running.pop(job, None) is None
         if not given_up:
-            if job.call.timeout is not None:
+            if job.call.timeout is not None or job.silent:
                 self._call_soon(self._disarm, job)
             self._done(job, ran)
 
@@ -243,7 +259,7 @@ class ThreadSlots:
             return call
         if job.call.timeout is not None:
             # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
-            margin = 1.0 if is_async(call.func) else 0.0
+            margin = MARGIN if is_async(call.func) else 0.0
             self._call_soon(self._arm, job, job.call.timeout + margin)
         return self._execution.run_sync(job, call, functools.partial(me.loop.run, timeout=job.call.timeout))
 
@@ -260,9 +276,11 @@ class ThreadSlots:
     def _time_out(self, job: Job) -> None:
         self._disarm(job)
         if job in self._running:
-            self.give_up(job, failure(job, TaskTimeout()))
+            self.give_up(job, failure(job, job.overdue))
 
 
+MARGIN = 1.0
+"""Seconds that a cancelled async task has to end before it is given up."""
 CANCEL_PATIENCE = 0.5
 """Seconds that cancelled async tasks have to clean up when a worker closes."""
 
@@ -348,6 +366,9 @@ class ThreadRunner(Runner):
 
     def stop_job(self, job: Job, why: RunStatus) -> None:
         self._slots.stop_job(job, why)
+
+    def end_silent(self, job: Job) -> None:
+        self._slots.end_silent(job)
 
     async def close(self) -> None:
         await give_up_all(self._slots)

@@ -121,6 +121,17 @@ class PutResultTests(Conformance):
         assert await store.put([result_of("t", 3, status=TaskState.RUNNING, body=b"next")]) == [True]
         assert (await stored_result(store, "t")).status is TaskState.RUNNING
 
+    async def test_of_a_batch_only_late_progress_is_refused(self, store: BaseResultStorage) -> None:
+        await store.put([result_of("ended", 2), result_of("further", 3, status=TaskState.RUNNING, body=b"further")])
+        told = [result_of(id_, 2, status=TaskState.RUNNING, body=b"half") for id_ in ("ended", "new", "further")]
+        assert await store.put([*told, result_of("end", 2, body=b"end")]) == [False, True, False, True]
+        assert await bodies(store, "ended", "new", "further", "end") == [b"result", b"half", b"further", b"end"]
+
+    async def test_of_an_end_and_concurrent_progress_the_end_stays(self, store: BaseResultStorage) -> None:
+        told = [store.put([result_of("t", 2, status=TaskState.RUNNING, body=b"%d" % n)]) for n in range(10)]
+        await together([*told[:5], store.put([result_of("t", 2, body=b"end")]), *told[5:]])
+        assert await bodies(store, "t") == [b"end"]
+
     async def test_of_concurrent_writers_the_newest_claim_wins(self, store: BaseResultStorage) -> None:
         epochs = [3, 1, 10, 7, 2, 9, 4, 8, 6, 5]
         answers = await together(store.put([result_of("t", epoch, body=b"%d" % epoch)]) for epoch in epochs)
@@ -247,6 +258,14 @@ class PurgeResultTests(Conformance):
         clock.advance(20)
         assert [await store.purge(limit=limit) for limit in (2, 2, 2, 2)] == [2, 2, 1, 0]
 
+    async def test_progress_goes_as_results_do(self, store: BaseResultStorage, clock: VirtualClock) -> None:
+        await store.put([result_of("t", 1, schedule_id="s")])
+        await store.put([result_of("t", 2, status=TaskState.RUNNING, ttl=10)])
+        assert await store.find("s") == []
+        clock.advance(20)
+        assert await bodies(store, "t") == [None]
+        assert [await store.purge(), await store.purge()] == [1, 0]
+
     async def test_a_renewed_result_is_kept(self, store: BaseResultStorage, clock: VirtualClock) -> None:
         await store.put([result_of("t", ttl=10)])
         await store.put([result_of("t", ttl=100)])
@@ -265,6 +284,11 @@ class WaitResultTests(Conformance):
     async def test_it_comes_when_a_result_is_stored(self, store: BaseResultStorage) -> None:
         async with woken(partial(until_told, store, ["s", "t"])):
             await store.put([result_of("other"), result_of("t")])
+
+    async def test_it_comes_whenever_progress_is_stored(self, store: BaseResultStorage) -> None:
+        for body in (b"half", b"more"):
+            async with woken(partial(until_told, store, ["s", "t"])):
+                await store.put([result_of("t", status=TaskState.RUNNING, body=body)])
 
     async def test_it_comes_for_a_result_stored_from_another_loop(self, store: BaseResultStorage) -> None:
         async with woken(partial(until_told, store, ["s", "t"])):
