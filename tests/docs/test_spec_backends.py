@@ -93,7 +93,7 @@ def test_backend_based_usage(server: PostgresTaskQueueConfig) -> None:
         assert result is not None
         assert (result.status, result.value) == (ResultStatus.SUCCESS, "Hello Low")
     with event_store:
-        events = [event.type for event in event_store.list(task_id=low_id)]
+        events = [event.type for event in event_store.list(task_id=low_id, oldest_first=True)]
         assert events == [EventType.EXECUTING, EventType.COMPLETE]  # the queue by itself keeps none
 
 

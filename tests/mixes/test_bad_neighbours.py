@@ -86,7 +86,7 @@ async def test_an_event_that_cannot_be_stored_keeps_no_other_from_it(urls: dict[
     async with door(urls[store], events=True) as oq:
         for n in range(40):
             oq.events.log(EventType.RETRY, task_id=f"t{n}", worker="a\x00\ud83d" if n == 13 else "w")
-        kept: list[TaskEvent] = await oq.list_events(type="RETRY")
+        kept: list[TaskEvent] = await oq.list_events(type="RETRY", oldest_first=True)
         assert [event.task_id for event in kept] == [f"t{n}" for n in range(40) if n != 13]
         assert oq.events.dropped == 1
 

@@ -79,7 +79,7 @@ async def test_a_task_that_keeps_failing_is_a_dead_letter_and_can_be_requeued(
         assert "fail_without" in failed.value.remote_traceback
     assert [task.id for task in await oq.list_dead()] == [task_id]
     types = [EventType.ENQUEUED, EventType.EXECUTING, EventType.RETRY, EventType.EXECUTING, EventType.ERROR]
-    assert await event_types(oq, task_id) == types
+    assert await event_types(oq, task_id) == [*types, EventType.DEAD_LETTERED]
     gate.touch()
     assert await oq.requeue(task_id)
     async with working(oq, "async"):

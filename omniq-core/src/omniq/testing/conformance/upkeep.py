@@ -302,7 +302,7 @@ class TaskBodyTests(Conformance):
 
 
 BREAKER = BreakerStatus(
-    location="redis://h:1/0", state=BreakerState.OPEN, since=1_700_000_000.25, error='it said "no" - é \U0001f6ab'
+    location="shelf://h:1/0", state=BreakerState.OPEN, since=1_700_000_000.25, error='it said "no" - é \U0001f6ab'
 )
 
 
