@@ -281,10 +281,15 @@ PURGE_INTERVAL = 60.0
 class Upkeep:
     """Ends what is overdue, releases children that somebody has left waiting, and forgets what is old."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig) -> None:
+    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig, worker: str) -> None:
         self._queue = queue
         self._config = config
-        self._swept = self._purged = time.monotonic()
+        self._worker = worker
+        self._purged = time.monotonic()
+        self._swept = self._purged - random.uniform(0, SWEEP_INTERVAL)  # some do, though none may live for long
+        self._met = -math.inf
+        self._dead: frozenset[str] = frozenset()
+        """The workers that were dead when it last looked."""
 
     async def run(self) -> None:
         """Look every `reap_interval`, spread so that workers don't all look at once, until cancelled."""
@@ -305,9 +310,25 @@ class Upkeep:
     async def _look(self) -> None:
         await self._queue.ttl.expire()
         now = time.monotonic()
+        if now - self._met > self._config.lease / 3:
+            self._met = now
+            await self._meet()
         if now - self._swept > SWEEP_INTERVAL:
             self._swept = now
             await self._queue.dependencies.sweep()
         if now - self._purged > PURGE_INTERVAL:
             await self._queue.ttl.purge(retention=max(self._config.retention, 10 * self._config.lease))
             self._purged = now
+
+    async def _meet(self) -> None:
+        """Sweep soon if a worker has died: it may have ended tasks, so that it held nothing, and left their children.
+
+        One of the living does, the first by name; if it dies before, that is the next death to be seen.
+        """
+        now = await self._queue.stores.clock.now()
+        workers = await self._queue.store.workers()
+        dead = frozenset(worker.name for worker in workers if now - worker.last_seen > self._config.lease)
+        living = {worker.name for worker in workers} - dead
+        if dead - self._dead and self._worker == min(living | {self._worker}):
+            self.sweep_soon()
+        self._dead = dead
