@@ -234,7 +234,7 @@ class AsyncWorkerPool:
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
         )
-        self._upkeep = Upkeep(queue, config, self.name)
+        self._upkeep = Upkeep(queue, config)
         self._reaper = Reaper(queue, config, self._upkeep.sweep_soon)
 
     def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:

@@ -281,10 +281,9 @@ PURGE_INTERVAL = 60.0
 class Upkeep:
     """Ends what is overdue, releases children that somebody has left waiting, and forgets what is old."""
 
-    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig, worker: str) -> None:
+    def __init__(self, queue: AsyncTaskQueue[Any], config: WorkerConfig) -> None:
         self._queue = queue
         self._config = config
-        self._worker = worker
         self._purged = time.monotonic()
         self._swept = self._purged - random.uniform(0, SWEEP_INTERVAL)  # some do, though none may live for long
         self._met = -math.inf
@@ -321,14 +320,10 @@ class Upkeep:
             self._purged = now
 
     async def _meet(self) -> None:
-        """Sweep soon if a worker has died: it may have ended tasks, so that it held nothing, and left their children.
-
-        One of the living does, the first by name; if it dies before, that is the next death to be seen.
-        """
+        """Sweep soon if a worker has died: it may have ended tasks, so that it held nothing, and left their children."""
         now = await self._queue.stores.clock.now()
         workers = await self._queue.store.workers()
         dead = frozenset(worker.name for worker in workers if now - worker.last_seen > self._config.lease)
-        living = {worker.name for worker in workers} - dead
-        if dead - self._dead and self._worker == min(living | {self._worker}):
+        if dead - self._dead:
             self.sweep_soon()
         self._dead = dead
