@@ -104,7 +104,7 @@ async def play(oq: AsyncOmniQ, fleet: Fleet, nodes: Sequence[Node], *, kill_ever
 async def _kill(fleet: Fleet, every: float) -> None:
     while True:
         await asyncio.sleep(every)
-        await asyncio.to_thread(fleet.kill_one, ())
+        fleet.kill_one(())
         fleet.tend()
 
 
@@ -170,6 +170,17 @@ async def races(oq: AsyncOmniQ, count: int, random: Random) -> list[str]:
     return [f"race: {result!r}" for result in results if isinstance(result, BaseException)]
 
 
+async def _until_ready(log: Path) -> None:
+    """Wait until those that live can be asked to stop."""
+    while True:
+        names: defaultdict[Kind, set[str]] = defaultdict(set)
+        for event in history.read(log):
+            names[event.kind].add(event.worker)
+        if names[Kind.SPAWN] - names[Kind.KILL] - names[Kind.EXIT] <= names[Kind.READY]:
+            return
+        await asyncio.sleep(0.3)
+
+
 # ── the command ─────────────────────────────────────────────────────────────
 
 
@@ -216,6 +227,7 @@ async def run(options: argparse.Namespace, url: str, directory: Path) -> list[st
                 print(f"{names[0]} to {names[-1]}: {time.monotonic() - began:.1f} s, {len(wrong)} wrong", flush=True)
             fleet.tend()
             wrong += await races(oq, options.races, random)
+            await _until_ready(log.path)
     finally:
         working = {event.worker for event in history.read(directory / "history.jsonl") if event.kind is Kind.START}
         wrong += await asyncio.to_thread(fleet.stop, 10.0, working)

@@ -12,9 +12,9 @@ from omniq import AsyncOmniQ
 from omniq.errors import DependencyCycle, InvalidTask, TaskCancelled, TaskFailed, UnknownParent
 from omniq.models import TaskState
 from omniq.queue.request import EnqueueOptions, TaskCall
-from omniq.storage.records import Change, TaskRecord
+from omniq.storage.records import Change, TaskRecord, WorkerRecord
 from omniq.testing import ReferenceQueueStore, VirtualClock
-from omniq.workers import settling
+from omniq.workers import leases, settling
 
 from tests.core import oddities, tasks
 from tests.core.support import (
@@ -250,6 +250,23 @@ async def test_a_sweep_heals_what_a_crash_left_waiting(oq: AsyncOmniQ) -> None:
     assert sorted(await states_of(oq, children)) == [TaskState.CANCELLED, TaskState.PENDING]
     held = [task.id for task in await oq.list_tasks(state="cancelled")]
     assert (grandchild in held) == (children[1] in held)
+
+
+async def test_children_that_a_dead_worker_left_waiting_are_seen_to_by_the_living(
+    oq: AsyncOmniQ, virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had settled all that it held, so that no lease of its runs out."""
+    monkeypatch.setattr(leases, "SWEEP_INTERVAL", 3600.0)
+    store = oq.task_queue.store
+    async with working(oq, "async"):
+        await store.beat(WorkerRecord(name="dead"))
+        parent = await oq.enqueue(tasks.nothing, run_in=3600)
+        child = await oq.enqueue(tasks.add, [1, 2], depends_on=parent)
+        success = Change(task_id=parent, to=TaskState.SUCCESS, from_states=(TaskState.PENDING, TaskState.SCHEDULED))
+        await store.transition([success])
+        assert await states_of(oq, [child]) == [TaskState.WAITING]
+        virtual_clock.advance(60)
+        assert await oq.get_result(child, timeout=SOON) == 3
 
 
 class CountingReads(ReferenceQueueStore):

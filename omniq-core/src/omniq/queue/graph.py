@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
@@ -97,7 +98,8 @@ class TaskDependencyGraph:
             asked |= parents
             near = dict.fromkeys([*parents, *(child for family in families for child in family)])
             next_ids = [id_ for id_ in near if id_ not in found]
-        return cls(found.values(), complete=complete)
+        # However it was found, it is drawn alike: by id, which tells who was there first.
+        return cls(sorted(found.values(), key=attrgetter("id")), complete=complete)
 
     # ── what waits for what ──────────────────────────────────────────────────
 
@@ -145,16 +147,20 @@ class TaskDependencyGraph:
 
     @cached_property
     def levels(self) -> list[tuple[str, ...]]:
-        """The tasks by how many others come before them at least. Raises `DependencyCycle`."""
+        """The tasks by how many others come before them at least, each level in the order of `nodes`.
+
+        Raises `DependencyCycle`.
+        """
         own = self.nodes
         sorter = TopologicalSorter({id_: [p for p in node.depends_on if p in own] for id_, node in own.items()})
         try:
             sorter.prepare()
         except CycleError as error:
             raise cycle(error) from None
+        places = {id_: place for place, id_ in enumerate(own)}
         levels: list[tuple[str, ...]] = []
         while sorter.is_active():
-            levels.append(sorter.get_ready())
+            levels.append(tuple(sorted(sorter.get_ready(), key=places.__getitem__)))
             sorter.done(*levels[-1])
         return levels
 

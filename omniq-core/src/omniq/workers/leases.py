@@ -297,7 +297,11 @@ class Upkeep:
         self._dependencies = dependencies
         self._ttl = TTLManager(stores, dependencies)
         self._config = config
-        self._swept = time.monotonic()
+        self._stores = stores
+        self._swept = time.monotonic() - random.uniform(0, SWEEP_INTERVAL)  # some do, though none may live for long
+        self._met = -math.inf
+        self._dead: frozenset[str] = frozenset()
+        """The workers that were dead when it last looked."""
 
     async def run(self) -> None:
         """Look every `reap_interval`, spread so that workers don't all look at once, until cancelled."""
@@ -324,6 +328,9 @@ class Upkeep:
     async def _look(self) -> None:
         await self._ttl.expire()
         now = time.monotonic()
+        if now - self._met > self._config.lease / 3:
+            self._met = now
+            await self._meet()
         if now - self._swept > SWEEP_INTERVAL:
             self._swept = now
             await self._dependencies.sweep()
@@ -332,3 +339,12 @@ class Upkeep:
         config, least = self._config, 10 * self._config.lease
         dead = None if config.dead_letter_retention is None else max(config.dead_letter_retention, least)
         await self._ttl.purge(retention=max(config.retention, least), dead_letter_retention=dead)
+
+    async def _meet(self) -> None:
+        """Sweep soon if a worker has died: it may have ended tasks, so that it held nothing, and left their children."""
+        now = await self._stores.clock.now()
+        workers = await self._stores.queue.workers()
+        dead = frozenset(worker.name for worker in workers if now - worker.last_seen > self._config.lease)
+        if dead - self._dead:
+            self.sweep_soon()
+        self._dead = dead
