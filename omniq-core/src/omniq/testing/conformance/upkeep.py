@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.base import BaseTaskQueue
+from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import (
     NEW,
     UNKNOWN_PARENT,
@@ -20,6 +20,7 @@ from omniq.storage.records import (
 from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,
+    QUEUE,
     about,
     add,
     cancel,

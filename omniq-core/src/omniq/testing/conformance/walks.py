@@ -275,7 +275,7 @@ LIMITS = st.integers(1, 4)
 
 
 ENDS = st.sampled_from(sorted(TERMINAL))
-ENDED_IN = st.sampled_from([tuple(TERMINAL), (TaskState.SUCCESS, TaskState.CANCELLED), (TaskState.ERROR,)])
+ENDED_IN = st.sampled_from([tuple(TERMINAL), (TaskState.ERROR,)])
 
 
 FROM_STATES = st.just(()) | st.sampled_from(
