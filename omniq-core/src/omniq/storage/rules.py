@@ -29,6 +29,7 @@ from omniq.storage.records import (
     QueueStats,
     ResultRecord,
     ScheduleRecord,
+    TaskFilter,
     TaskRecord,
     WorkerRecord,
 )
@@ -211,6 +212,17 @@ def place_of(cursor: str) -> tuple[float, str]:
     """Time and id of the event that a cursor was made of. Raises `ValueError`."""
     time, _, id_ = cursor.partition("/")
     return float(time), id_
+
+
+def is_meant(record: TaskRecord, where: TaskFilter, now: float) -> bool:
+    """Whether a task is one that the filter asks for."""
+    return (
+        (not where.states or record.state in where.states)
+        and (where.queue_name is None or record.queue_name == where.queue_name)
+        and (where.name is None or record.name == where.name)
+        and (where.schedule_id is None or record.schedule_id == where.schedule_id)
+        and (not where.expired or is_expired(record, now))
+    )
 
 
 def queue_stats(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from heapq import heapify, heappop, heappush, nlargest, nsmallest
 from math import inf
 from typing import Generic, TypeAlias, TypeVar
@@ -235,7 +236,7 @@ class TaskTable(Table[TaskRecord]):
         super().__init__()
         self.queues: Table[QueueRecord] = Table()
         self._queues: dict[str, QueueIndex] = {}
-        self._ended = {state: self._ended_in(state) for state in TERMINAL}
+        self._ended = {state: Order(self.rows, partial(_ended_at, state)) for state in TERMINAL}
         self._expiring = Order(self.rows, lambda row: row.expires_at if row.finished_at is None else None)
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._of_schedule: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -339,22 +340,17 @@ class TaskTable(Table[TaskRecord]):
 
     def purge(self, before: float, states: Collection[TaskState], limit: int) -> int:
         """Delete up to `limit` tasks that ended so by that time, except parents that a child waits for."""
-        gone = 0
-        for state in states:
-            gone += self._purge(self._ended[state], before, limit - gone)
-        return gone
-
-    def _purge(self, ended: Order[TaskRecord], before: float, limit: int) -> int:
         kept: list[TaskRecord] = []
         gone = 0
-        while gone < limit and (row := ended.take(before)) is not None:
-            if self._is_awaited(row.id):
-                kept.append(row)
-            else:
-                self.write(row.id, None)
-                gone += 1
+        for ended in [self._ended[state] for state in states]:
+            while gone < limit and (row := ended.take(before)) is not None:
+                if self._is_awaited(row.id):
+                    kept.append(row)
+                else:
+                    self.write(row.id, None)
+                    gone += 1
         for row in kept:
-            ended.enter(row.finished_at or 0.0, row.id)
+            self._ended[row.state].enter(row.finished_at or 0.0, row.id)
         return gone
 
     def delete(self, task_id: str, states: Collection[TaskState]) -> bool:
@@ -378,7 +374,7 @@ class TaskTable(Table[TaskRecord]):
 
     def find(self, where: TaskFilter, now: float, *, newest_first: bool, limit: int, cursor: str | None) -> TaskPage:
         """The tasks that match and whose id comes after `cursor`, or before it if `newest_first`."""
-        ids = (id_ for id_ in self._candidates(where, now) if _matches(self.rows[id_], where, now))
+        ids = (id_ for id_ in self._candidates(where, now) if rules.is_meant(self.rows[id_], where, now))
         if newest_first:
             page = nlargest(limit + 1, (id_ for id_ in ids if cursor is None or id_ < cursor))
         else:
@@ -466,10 +462,6 @@ class TaskTable(Table[TaskRecord]):
         while (row := line.later.take(now)) is not None:
             self.put(replace(row, state=TaskState.PENDING))
 
-    def _ended_in(self, state: TaskState) -> Order[TaskRecord]:
-        """The tasks that have ended in that state, by when they did."""
-        return Order(self.rows, lambda row: row.finished_at if row.state is state else None)
-
     def _running(self) -> Iterator[TaskRecord]:
         return (self.rows[id_] for line in self._queues.values() for id_ in line.in_state(TaskState.RUNNING))
 
@@ -494,16 +486,10 @@ class TaskTable(Table[TaskRecord]):
         return [self._queues[name]] if name in self._queues else []
 
 
+def _ended_at(state: TaskState, row: TaskRecord) -> float | None:
+    return row.finished_at if row.state is state else None
+
+
 def _lease_end(row: TaskRecord, now: float) -> float:
     """When its lease runs out; 0 if it never would."""
     return 0.0 if row.lease_until is None or row.lease_until > now + MAX_LEASE else row.lease_until
-
-
-def _matches(row: TaskRecord, where: TaskFilter, now: float) -> bool:
-    return (
-        (not where.states or row.state in where.states)
-        and (where.queue_name is None or row.queue_name == where.queue_name)
-        and (where.name is None or row.name == where.name)
-        and (where.schedule_id is None or row.schedule_id == where.schedule_id)
-        and (not where.expired or rules.is_expired(row, now))
-    )

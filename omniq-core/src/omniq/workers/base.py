@@ -24,7 +24,7 @@ from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, TaskRef, TaskState
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
-from omniq.queue.policies import DependencyResolver, Ended, RetryManager
+from omniq.queue.policies import RetryManager
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
@@ -32,10 +32,10 @@ from omniq.sync import Portal, cancel_and_wait, core_of, maybe_core_of, portal, 
 from omniq.texts import get_logger, qualified_name
 from omniq.workers.execution import Execution, Runner, TaskCallbacks
 from omniq.workers.fetching import Admission, Fetcher
-from omniq.workers.jobs import GracePeriod, InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import GracePeriod, InFlight, RunResult, RunStatus
 from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
 from omniq.workers.progress import HeartbeatWatch, ProgressWriter, Starts
-from omniq.workers.settling import Completer, CompletionPolicy
+from omniq.workers.settling import Completer, CompletionPolicy, dependencies_of
 
 # ── the engine ──────────────────────────────────────────────────────────────
 
@@ -235,19 +235,11 @@ class AsyncWorkerPool:
             config=config,
             worker=self.name,
         )
-        keep = config.dead_letter_retention
-        policy = CompletionPolicy(
-            queue, RetryManager(), worker=self.name, max_crashes=config.max_crashes, dead_letters=keep
-        )
-        dependencies = DependencyResolver(self._stores, on_ended=self._ended_unrun, dead_letters=keep)
+        policy = CompletionPolicy(queue, RetryManager(), worker=self.name, config=config)
+        ended, pace = self._callbacks.ended, self._fetcher.pace
+        dependencies = dependencies_of(self._stores, config, ended)
         self._completer = Completer(
-            queue,
-            dependencies,
-            self.in_flight,
-            policy,
-            worker=self.name,
-            on_ended=self._callbacks.ended,
-            on_settled=self._fetcher.pace.count,
+            queue, dependencies, self.in_flight, policy, worker=self.name, on_ended=ended, on_settled=pace.count
         )
         self._leases = LeaseKeeper(
             queue.store,
@@ -259,10 +251,6 @@ class AsyncWorkerPool:
         )
         self._upkeep = Upkeep(self._stores, dependencies, config)
         self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)
-
-    def _ended_unrun(self, ended: Ended) -> None:
-        """This worker has ended a task that wasn't run: it calls what that asked for."""
-        self._callbacks.ended(Job(ended.record, ended.call), ended.change)
 
     def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:
         task = spawn(persist(part, f"the worker's part {name!r}"), name=f"omniq-{name}")

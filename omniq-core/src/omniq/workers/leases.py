@@ -341,7 +341,7 @@ class Upkeep:
         await self._ttl.purge(retention=max(config.retention, least), dead_letter_retention=dead)
 
     async def _meet(self) -> None:
-        """Sweep soon if a worker has died: it may have ended tasks, so that it held nothing, and left their children."""
+        """Sweep soon if a worker has died: it may have ended tasks and left their children, though it held nothing."""
         now = await self._stores.clock.now()
         workers = await self._stores.queue.workers()
         dead = frozenset(worker.name for worker in workers if now - worker.last_seen > self._config.lease)

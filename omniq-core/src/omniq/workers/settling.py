@@ -14,10 +14,10 @@ from omniq.batching import Backoff, level_of, within
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.events.logger import EventFields
 from omniq.loops import spawn
-from omniq.models.config import DEAD_LETTER_RETENTION
+from omniq.models.config import WorkerConfig
 from omniq.models.task import EventType, Outcome, TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.policies import DependencyResolver, RetryManager, kept_for
+from omniq.queue.policies import DependencyResolver, RetryManager, Stores, kept_for
 from omniq.storage.base import ALWAYS_TAKEN, carry_out, change_bytes
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
 from omniq.sync import cancel_and_wait
@@ -61,21 +61,12 @@ EVENTS = {
 class CompletionPolicy:
     """Decides, without a store, which change a run deserves."""
 
-    def __init__(
-        self,
-        queue: AsyncTaskQueue[Any],
-        retries: RetryManager,
-        *,
-        worker: str,
-        max_crashes: int,
-        dead_letters: float | None = DEAD_LETTER_RETENTION,
-    ) -> None:
-        """`dead_letters` is for how many seconds those are kept."""
-        self._dead_letters = dead_letters
+    def __init__(self, queue: AsyncTaskQueue[Any], retries: RetryManager, *, worker: str, config: WorkerConfig) -> None:
+        self._dead_letters = config.dead_letter_retention
         self._serialization = queue.serialization
         self._retries = retries
         self._worker = worker
-        self._max_crashes = max_crashes
+        self._max_crashes = config.max_crashes
 
     def change(self, job: Job, ran: RunResult) -> Change:
         """The change for a job that is done."""
@@ -174,6 +165,17 @@ def unstorable(ran: RunResult, error: StoreError) -> RunResult:
         error_type=qualified_name(type(error)),
         error_message=cut(f"its outcome ({ran.end}) can't be stored: {error}", MAX_MESSAGE),
         started_at=ran.started_at,
+    )
+
+
+def dependencies_of(
+    stores: Stores, config: WorkerConfig, on_ended: Callable[[Job, Change], None]
+) -> DependencyResolver:
+    """A worker's own: it calls what tasks asked for that it ends without a run."""
+    return DependencyResolver(
+        stores,
+        on_ended=lambda ended: on_ended(Job(ended.record, ended.call), ended.change),
+        dead_letters=config.dead_letter_retention,
     )
 
 

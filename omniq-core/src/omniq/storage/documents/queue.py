@@ -205,7 +205,7 @@ class DocumentTaskQueue(DocumentLeases):
         while len(matching) <= limit and (ids := await self._candidates(where, last, limit + 1, reverse=newest_first)):
             last = ids[-1]
             found = await self._tasks.read(ids)
-            matching += [task for task in found if task is not None and tasks.matches(task.record, where, now)]
+            matching += [task for task in found if task is not None and rules.is_meant(task.record, where, now)]
         page = await self._tasks.records(matching[:limit], bodies=bodies)
         return TaskPage(page, page[-1].id if page and len(matching) > limit else None)
 

@@ -11,9 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from omniq.models.task import QUEUED, TERMINAL, TaskState
-from omniq.storage import rules
 from omniq.storage.documents.base import Document, Documents, Entry, Version, Write, in_order, out_of_order
-from omniq.storage.records import TaskFilter, TaskRecord, WorkerRecord
+from omniq.storage.records import TaskRecord, WorkerRecord
 from omniq.storage.rules import task_of
 
 INLINE = 4096
@@ -318,14 +317,3 @@ def due_by(entry: Entry, now: float) -> bytes:
 def end_of_priority(entry: Entry) -> bytes:
     """The `order` after all tasks of that one's priority."""
     return entry.order[:8] + b"\xff" * 16
-
-
-def matches(record: TaskRecord, where: TaskFilter, now: float) -> bool:
-    """Whether a task is one that the filter asks for."""
-    return (
-        (not where.states or record.state in where.states)
-        and (where.queue_name is None or record.queue_name == where.queue_name)
-        and (where.name is None or record.name == where.name)
-        and (where.schedule_id is None or record.schedule_id == where.schedule_id)
-        and (not where.expired or rules.is_expired(record, now))
-    )
