@@ -21,6 +21,8 @@ from omniq.models.task import TERMINAL, TaskState, new_id
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Store, carry_out
 from omniq.storage.records import (
     NEW,
+    BreakerState,
+    BreakerStatus,
     Change,
     Changed,
     ChangeStatus,
@@ -30,6 +32,7 @@ from omniq.storage.records import (
     ResultRecord,
     ScheduleRecord,
     TaskRecord,
+    WorkerRecord,
 )
 from omniq.testing import VirtualClock
 
@@ -152,6 +155,24 @@ def result_of(
 def new_schedule(schedule_id: str = "nightly", *, next_run: float | None, paused: bool = False) -> ScheduleRecord:
     """A schedule to put."""
     return ScheduleRecord(id=schedule_id, queue_name=QUEUE, body=b"body", next_run=next_run, paused=paused)
+
+
+def new_worker(name: str) -> WorkerRecord:
+    """A worker that says all that a worker can say of itself."""
+    open_ = BreakerStatus(
+        location="shelf://h:1/0", state=BreakerState.OPEN, since=1.7e9, error='it said "no"\né \U0001f6ab'
+    )
+    return WorkerRecord(
+        name=name,
+        host="here",
+        kind="async",
+        queues=("high", "low"),
+        slots=8,
+        running=2,
+        lease=7.5,
+        breakers=(open_, BreakerStatus(location="shelf:/x")),
+        started_at=1.5,
+    )
 
 
 def lease_of(record: TaskRecord) -> Lease:

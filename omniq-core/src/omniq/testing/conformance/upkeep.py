@@ -10,8 +10,6 @@ from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import (
     NEW,
     UNKNOWN_PARENT,
-    BreakerState,
-    BreakerStatus,
     Change,
     ChangeStatus,
     NewBody,
@@ -33,6 +31,7 @@ from omniq.testing.builders import (
     ids,
     new_task,
     new_tasks,
+    new_worker,
     race,
     read,
     running,
@@ -301,28 +300,13 @@ class TaskBodyTests(Conformance):
         assert await change(store, cancel("t")) == ["applied"]
 
 
-BREAKER = BreakerStatus(
-    location="shelf://h:1/0", state=BreakerState.OPEN, since=1_700_000_000.25, error='it said "no" - é \U0001f6ab'
-)
-
-
 class WorkerTests(Conformance):
     """Workers say that they are alive, and what they do."""
 
     async def test_workers_are_listed_by_name_as_they_were_last_seen(
         self, store: BaseTaskQueue, clock: VirtualClock
     ) -> None:
-        worker = WorkerRecord(
-            name="b",
-            host="here",
-            kind="async",
-            queues=("high", "low"),
-            slots=8,
-            running=2,
-            lease=7.5,
-            breakers=(BREAKER, BreakerStatus(location="sqlite:/x")),
-            started_at=1.5,
-        )
+        worker = new_worker("b")
         await store.beat(worker)
         await store.beat(WorkerRecord(name="a"))
         clock.advance(60)
