@@ -101,7 +101,7 @@ class AsyncOmniQ(FromSource):
             security=build.security(self.config),
             results=None if results is None else results.store,
             events=self.events,
-            callbacks=callbacks,
+            callbacks=queue.callbacks.copy() if callbacks is None else callbacks,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 

@@ -90,7 +90,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             security=self._own_security or security,
             results=results or (self.stores.results if self._own_results is None else None),
             events=events or self.stores.events,
-            callbacks=callbacks or self.callbacks,
+            callbacks=self.callbacks if callbacks is None else callbacks,
         )
 
     @classmethod
