@@ -217,6 +217,17 @@ class TestWhoseTheyAre:
         assert told == ["queue", "own"]
         await queue.close()
 
+    async def test_a_queue_that_is_given_stays_as_it_was(self, place: Place) -> None:
+        queue, told = task_queue(place), list[str]()
+        queue.callbacks.on_enqueued(lambda task: told.append("queue's"))
+        async with AsyncOmniQ(task_queue=queue) as oq, AsyncOmniQ(task_queue=queue) as other:
+            oq.callbacks.on_enqueued(lambda task: told.append("own"))
+            for each in (oq, other):
+                await each.enqueue(tasks.nothing)
+                await each.callbacks.close()
+        assert told == ["queue's", "own", "queue's"]
+        assert len(queue.callbacks.enqueued) == 1
+
     def test_with_methods_that_block(self, place: Place) -> None:
         with blocking_door(place) as oq:
             told: list[str] = []
@@ -266,13 +277,18 @@ class TestThatTheyHurtNobody:
         async def fail_async(task: TaskUpdate) -> None:
             raise error
 
-        for callback in (fail, fail_async, lambda task: told.append(task.task_id)):
+        async def takes_nothing() -> None:
+            pass
+
+        wrong: Any = takes_nothing
+        for callback in (fail, fail_async, wrong, lambda task: told.append(task.task_id)):
             oq.callbacks.on_ended(callback)
         ids = [await oq.enqueue(tasks.nothing) for _ in range(2)]
         async with working(oq, "async"):
             await results_of(oq, ids)
             await until(lambda: caplog.text.count("fail (ended) raised") == 2)
             await until(lambda: caplog.text.count("fail_async (ended) raised") == 2)
+            await until(lambda: caplog.text.count("takes_nothing (ended) raised TypeError") == 2)
         assert sorted(told) == sorted(ids)
         assert "secret" not in caplog.text
 

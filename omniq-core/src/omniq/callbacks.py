@@ -97,6 +97,16 @@ class CallbackManager:
         """Calls that weren't made, since too many were waiting."""
         self._lanes = PerLoop(lambda: _Lanes(self._timeout), _Lanes.abandon)
 
+    def copy(self) -> CallbackManager:
+        """Another manager with the same functions, to which others can be added."""
+        other = CallbackManager(timeout=self._timeout)
+        for mine, its in zip(self._lists(), other._lists(), strict=True):
+            its.extend(mine)
+        return other
+
+    def _lists(self) -> tuple[list[Callback], ...]:
+        return self.enqueued, self.started, self.retried, self.ended
+
     # ── registering ──────────────────────────────────────────────────────────
 
     def on_enqueued(self, function: F) -> F:
@@ -272,16 +282,16 @@ class _Lanes:
         while self._calls:
             function, update = self._calls[0]
             try:
-                await within(self._timeout, harmless(function(update), partial(_complain, function, update)))
+                await within(self._timeout, harmless(partial(function, update), partial(_complain, function, update)))
             except TimeoutError:
                 _complain_of_time(function, update)
             self._calls.popleft()
 
 
-async def harmless(call: Awaitable[object], complain: Callable[[BaseException], None]) -> None:
-    """Await a call of a callback, in a task of its own. What it raises is complained of, and goes no further."""
+async def harmless(call: Callable[[], Awaitable[object]], complain: Callable[[BaseException], None]) -> None:
+    """Make a call of a callback, in a task of its own. What it raises is complained of, and goes no further."""
     try:
-        await call
+        await call()
     except BaseException as error:  # a SystemExit would take the loop along
         me = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():

@@ -111,7 +111,7 @@ class AsyncOmniQ(FromSource):
             results=None if results is None else results.store,
             events=logger,
             breaker=breaker,
-            callbacks=callbacks,
+            callbacks=queue.callbacks.copy() if callbacks is None else callbacks,
         )
         self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 

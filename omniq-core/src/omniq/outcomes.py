@@ -125,6 +125,9 @@ class OutcomeWaiter:
         """How things stand, and what the result store holds of the task."""
         for again in (True, False):
             record = await self._queue.look(task_id)
+            if again and record is not None and _is_overdue(record):
+                await self._queue.ttl.expire_records([record])
+                continue
             found = await self._results.newest(task_id)
             result = None if found is None else task_result(found, self._results.serialization)
             if record is None:
@@ -202,7 +205,7 @@ class OutcomeWaiter:
         """The task, as long as its outcome is to come; raises what is known of it otherwise."""
         if record is None:
             raise self._unknown(task_id)
-        if record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now():
+        if _is_overdue(record):
             await self._queue.ttl.expire_records([record])
         elif record.state.is_terminal:
             await self._ended(record)
@@ -342,6 +345,11 @@ def results_of(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
         raise WorkerError(f"{queue.store.location} keeps no results: give a result_store")
     config = ResultStorageConfig(project_name=queue.config.project_name)
     return AsyncResultStorage(lambda _: store, config, serialization=queue.serialization)
+
+
+def _is_overdue(record: TaskRecord) -> bool:
+    """Whether it can't be started any more, and nobody has ended it yet."""
+    return record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now()
 
 
 def _standing(record: TaskRecord, result: TaskResult | None) -> TaskResult:

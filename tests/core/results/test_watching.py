@@ -82,6 +82,10 @@ class TestWatching:
         assert ("pending", 1) in attempts
         assert attempts[-1] == ("error", 2)
 
+    async def test_a_task_that_no_worker_starts_in_time_expires(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.nothing, ttl=0.1)
+        assert [result.status async for result in oq.watch(task_id, timeout=SOON)] == ["pending", "expired"]
+
     async def test_many_watch_one_task(self, oq: AsyncOmniQ, log: Path, gate: Path) -> None:
         task_id = await oq.enqueue(progress_tasks.tell_async, [str(log), str(gate)])
         watching = [asyncio.create_task(watched(oq, task_id)) for _ in range(30)]

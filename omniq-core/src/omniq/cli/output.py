@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 import shutil
@@ -274,6 +273,8 @@ def _pairs(mapping: Mapping[str, Any]) -> str:
 async def wait_for_outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None, *, as_json: bool) -> TaskResult:
     """The outcome, once the task has ended; until then its progress is shown. Raises as `get_result` does, but returns
     failures."""
+    import asyncio  # which takes its time, and most commands don't need
+
     line = ProgressLine(quiet=as_json)
     showing = asyncio.ensure_future(_show_progress(oq, task_id, line))
     try:

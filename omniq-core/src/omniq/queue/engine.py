@@ -117,7 +117,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             results=results or (self.stores.results if self._own_results is None else None),
             events=events or self.stores.events,
             breaker=self._own_breaker or breaker,
-            callbacks=callbacks or self.callbacks,
+            callbacks=self.callbacks if callbacks is None else callbacks,
         )
 
     @classmethod

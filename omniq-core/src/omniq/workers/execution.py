@@ -101,9 +101,9 @@ class TaskCallbacks:
 
     async def _call(self, reference: str, job: Job, change: Change) -> None:
         in_callback.set(True)  # it has no more rights than the task
-        call = harmless(self._made(reference, change), functools.partial(self._complain, reference, job))
+        call = functools.partial(self._made, reference, change)
         try:
-            await within_time(CALLBACK_TIMEOUT, call)
+            await within_time(CALLBACK_TIMEOUT, harmless(call, functools.partial(self._complain, reference, job)))
         except TimeoutError:
             log.error("task %s: its callback %s takes too long and is given up", job.record.id, reference)
 
