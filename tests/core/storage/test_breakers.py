@@ -166,6 +166,13 @@ def test_the_pause_doubles_up_to_a_limit(breaker: Breaker, virtual_clock: Virtua
     breaker.enter()  # the pauses are short again
 
 
+def test_no_pause_is_longer_than_the_longest(virtual_clock: VirtualClock) -> None:
+    breaker = Breaker("shelf:/x", BreakerConfig(failures=3, pause=30.0, max_pause=1.0))
+    opened(breaker, virtual_clock)
+    virtual_clock.advance(1.05)
+    breaker.enter()
+
+
 def test_a_probe_without_an_answer_keeps_nobody_from_trying(breaker: Breaker, virtual_clock: VirtualClock) -> None:
     opened(breaker, virtual_clock)
     virtual_clock.advance(1.05)

@@ -15,14 +15,14 @@ from omniq.storage.records import BreakerState
 from omniq.testing import ReferenceSpace
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, lines, reference_place, results_of, task_queue, until, working
+from tests.core.support import SOON, lines, reference_place, results_of, task_queue, until, working
 from tests.core.support import front_door as door
 from tests.core.workers.test_outages import FlakyQueueStore, FlakyResultStore, Switch
 
 pytestmark = pytest.mark.starvable
 
 COUNT = 60
-LEASE = 3.0
+LEASE = 2.0
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def state(oq: AsyncOmniQ, space: ReferenceSpace) -> BreakerState:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["thread", "process"])
 async def test_claiming_stops_at_a_bound_and_all_is_settled_soon_after(
     oq: AsyncOmniQ, switch: Switch, elsewhere: ReferenceSpace, log: Path, kind: str
 ) -> None:

@@ -9,6 +9,7 @@ from omniq.exports import lazy
 if TYPE_CHECKING:
     from omniq.config.settings import Settings as Settings
     from omniq.exports import *  # noqa: F403
+    from omniq.models.config import BreakerConfig as BreakerConfig
     from omniq.models.config import ComponentConfig as ComponentConfig
     from omniq.models.config import EventStorageConfig as EventStorageConfig
     from omniq.models.config import ResultStorageConfig as ResultStorageConfig
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
     from omniq.models.task import TaskId as TaskId
     from omniq.models.task import TaskResult as TaskResult
     from omniq.models.task import TaskState as TaskState
+    from omniq.status import Status as Status
+    from omniq.storage.records import BreakerState as BreakerState
+    from omniq.storage.records import BreakerStatus as BreakerStatus
 else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
+            "BreakerConfig": "omniq.models.config",
+            "BreakerState": "omniq.storage.records",
+            "BreakerStatus": "omniq.storage.records",
             "ComponentConfig": "omniq.models.config",
             "DeadLetter": "omniq.models.task",
             "EventStorageConfig": "omniq.models.config",
@@ -41,6 +48,7 @@ else:
             "ResultStorageConfig": "omniq.models.config",
             "Schedule": "omniq.models.schedule",
             "Settings": "omniq.config.settings",
+            "Status": "omniq.status",
             "Task": "omniq.models.task",
             "TaskEvent": "omniq.models.task",
             "TaskId": "omniq.models.task",

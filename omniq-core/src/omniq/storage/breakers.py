@@ -51,7 +51,7 @@ class Breaker:
         self._state = CLOSED
         self._since = clock.now()
         self._error = ""
-        self._pauses = Backoff(config.pause, config.max_pause)
+        self._pauses = Backoff(min(config.pause, config.max_pause), config.max_pause)
         self._failures = 0
         """In a row."""
         self._first_at = self._last_at = -math.inf

@@ -159,9 +159,8 @@ def new_schedule(schedule_id: str = "nightly", *, next_run: float | None, paused
 
 def new_worker(name: str) -> WorkerRecord:
     """A worker that says all that a worker can say of itself."""
-    open_ = BreakerStatus(
-        location="shelf://h:1/0", state=BreakerState.OPEN, since=1.7e9, error='it said "no"\né \U0001f6ab'
-    )
+    error = 'it said "no"\né \U0001f6ab'
+    open_ = BreakerStatus(location="shelf://h:1/0", state=BreakerState.OPEN, since=1.7e9, error=error)
     return WorkerRecord(
         name=name,
         host="here",
