@@ -128,26 +128,34 @@ class TaskAdder:
     async def _added(
         self, tasks: Sequence[NewTask], answers: Sequence[Added], began: float, again: Collection[str]
     ) -> None:
-        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones.
-
-        Its events are of when it `began`: a worker may have started a task before the reply was here. For ids of our
-        own making that the store was asked for `again`, a duplicate is what the first time added.
-        """
-        if (events := self._stores.events) is not None and events.keeps(EventType.ENQUEUED):
-            new = [
-                task
-                for task, answer in zip(tasks, answers, strict=True)
-                if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again)
-            ]
-            if len(tasks) > 1:
-                await events.log_tasks(EventType.ENQUEUED, new, time=began)
-            elif new:
-                self._stores.log_task(EventType.ENQUEUED, new[0], time=began)
+        """What follows an `add`: a look at parents that have ended, events, and an error for unknown parents."""
         family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
         if children := [task.id for task, answer in family if _is_stored(answer)]:
             await repeated(lambda _: self._dependencies.children_added(children))
+        await self._log_added(tasks, answers, began, again)
         if orphan := next((task for task, answer in family if answer == UNKNOWN_PARENT), None):
             raise unknown_parent(orphan)
+
+    async def _log_added(
+        self, tasks: Sequence[NewTask], answers: Sequence[Added], began: float, again: Collection[str]
+    ) -> None:
+        """Take the events of new tasks; where there are several, wait as long as there is no room for them.
+
+        They are of when the `add` `began`: a worker may have started a task before the reply was here. For ids of our
+        own making that the store was asked for `again`, a duplicate is what the first time added.
+        """
+        events = self._stores.events
+        if events is None or not events.keeps(EventType.ENQUEUED):
+            return
+        new = [
+            task
+            for task, answer in zip(tasks, answers, strict=True)
+            if answer.status is AddStatus.NEW or (answer == DUPLICATE and task.id in again)
+        ]
+        if len(tasks) > 1:
+            await events.log_tasks(EventType.ENQUEUED, new, time=began)
+        elif new:
+            events.log_task(EventType.ENQUEUED, new[0], time=began)
 
 
 _id_of = attrgetter("id")

@@ -118,7 +118,7 @@ class Stores:
         self.max_bytes: Final = min(store.max_bytes for store in (queue, results) if store is not None)
         """Bytes of bodies that one call to settle brings at most."""
 
-    def keep(self, type: EventType) -> bool:
+    def keeps(self, type: EventType) -> bool:
         """Whether events of this type are kept."""
         return self.events is not None and self.events.keeps(type)
 

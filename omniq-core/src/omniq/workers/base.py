@@ -142,7 +142,9 @@ class AsyncWorkerPool:
             await self._leases.stop()
         await self._callbacks.close(max(1.0, self.config.grace_period))
         if self._stores.events is not None:
-            said = {} if self.failure is None else {"error_type": qualified_name(type(self.failure))}
+            said: dict[str, Any] = {"events_dropped": self._stores.events.dropped}
+            if self.failure is not None:
+                said["error_type"] = qualified_name(type(self.failure))
             self._stores.log(EventType.WORKER_STOPPED, worker=self.name, data=said)
             if settled:
                 await self._stores.events.flush()
@@ -280,7 +282,7 @@ class AsyncWorkerPool:
         return True
 
     def _log_start(self, job: Job) -> None:
-        if self._stores.keep(EventType.EXECUTING):
+        if self._stores.keeps(EventType.EXECUTING):
             self.in_flight.call_soon(self._log_executing, job, clock.now())
 
     def _log_executing(self, job: Job, at: float) -> None:

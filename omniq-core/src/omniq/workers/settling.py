@@ -268,7 +268,7 @@ class Completer:
         self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
     ) -> None:
         parents: list[str] = []
-        quiet = not self._stores.keep(EventType.COMPLETE)
+        quiet = not self._stores.keeps(EventType.COMPLETE)
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in STORED:
                 self._lost(job, ran)
