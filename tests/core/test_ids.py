@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
+import time
 import uuid
 from collections.abc import Awaitable
 from typing import Any
@@ -13,7 +14,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events import AsyncEventStorage
 from omniq.models import EventType, TaskEvent
-from omniq.models.task import check_id, new_id, slot_id
+from omniq.models.task import check_id, new_event_id, new_id, slot_id
 from omniq.queue.request import TaskCall
 
 from tests.core import tasks
@@ -159,6 +160,13 @@ class TestEveryWayIn:
             assert (await oq.get_task(given)).queue_name == "low"
         with pytest.raises(TaskNotFound):
             await oq.get_result(Name("nobody"))
+
+
+def test_ids_of_events_rise() -> None:
+    ids = [new_event_id() for _ in range(10_000)]
+    assert ids == sorted(set(ids))
+    assert {(len(id_), id_[12]) for id_ in ids} == {(32, "7")}
+    assert abs(int(ids[-1][:12], 16) / 1000 - time.time()) < 60
 
 
 async def test_an_event_that_cannot_be_kept_costs_no_other(place: Place) -> None:

@@ -103,6 +103,7 @@ class TestAtStart:
 
     async def test_one_that_is_silent_keeps_nobody_waiting(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(logger, "SILENCE", 0.1)
+        monkeypatch.setattr(logger, "CONNECTING", 0.1)
         store = TroubledStore()
         store.answers.clear()
         async with asyncio.timeout(SOON), door(place, store) as oq, working(oq, "async"):
@@ -153,6 +154,7 @@ class TestUnderLoad:
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(logger, "SILENCE", 0.2)
+        monkeypatch.setattr(logger, "CONNECTING", 0.2)
         store = TroubledStore()
         for trouble in ("away", "silent"):
             async with asyncio.timeout(SOON), door(place, store, buffer=100) as oq:
@@ -193,6 +195,19 @@ class TestRetention:
         virtual_clock.advance(1e9)
         assert (await log.purge(), store.purges) == (0, [])
         await log.close()
+
+    async def test_one_that_cannot_be_purged_ends_no_worker(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Buggy(TroubledStore):
+            async def purge(self, *, before: float, limit: int = 1000) -> int:
+                raise RuntimeError("a bug")
+
+        monkeypatch.setattr(logger, "PURGE_INTERVAL", 0.02)
+        place = reference_place()
+        async with door(place, Buggy()) as oq, working(oq, "async"):
+            await until(lambda: caplog.text.count("old events can't be deleted") > 1)
+            assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2]), timeout=SOON) == 3
 
     async def test_workers_see_to_it(
         self, place: Place, virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch

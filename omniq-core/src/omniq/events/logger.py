@@ -37,7 +37,9 @@ BATCH: Final = 500
 FIRST_PAUSE, MAX_PAUSE = 0.1, 2.0
 """Seconds until a store that is away is tried again."""
 SILENCE: Final = 2.0
-"""Seconds for which a flush waits for the answer to one write, and a connection for its store."""
+"""Seconds for which a flush waits for the answer to one write."""
+CONNECTING: Final = 5.0
+"""Seconds after which a store that doesn't answer is connected later."""
 WRITE_LIMIT: Final = 30.0
 """Seconds after which a write that isn't answered is made again."""
 TELL_AGAIN: Final = 10_000
@@ -169,7 +171,7 @@ class AsyncEventLogger:
     async def connect(self) -> None:
         """Connect the store; one that is away is connected later. Raises `StoreError` for one that can't be used."""
         try:
-            await within(SILENCE, self.store.connect())
+            await within(CONNECTING, self.store.connect())
         except (StoreUnavailable, TimeoutError) as error:
             self._note_answer(error)
 
@@ -193,6 +195,8 @@ class AsyncEventLogger:
                 await self.purge()
             except StoreError as error:
                 log.warning("old events can't be deleted, trying again: %s", error)
+            except Exception:  # whatever a store does: tasks don't depend on it
+                log.exception("old events can't be deleted, trying again")
 
     async def purge(self) -> int:
         """Delete what is older than `EventsConfig.retention` now; returns how many. Raises `StoreError`.

@@ -129,27 +129,33 @@ class TaskAdder:
     async def _added(
         self, tasks: Sequence[NewTask], answers: Sequence[Added], began: float, again: Collection[str]
     ) -> None:
-        """What follows an `add`: events, a look at parents that have ended, and an error for unknown ones.
+        """What follows an `add`: a look at parents that have ended, events, and an error for unknown parents."""
+        family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
+        if children := [task.id for task, answer in family if _is_stored(answer)]:
+            await repeated(lambda _: self._dependencies.children_added(children))
+        await self._tell(tasks, answers, began, again)
+        if orphan := next((task for task, answer in family if answer == UNKNOWN_PARENT), None):
+            raise unknown_parent(orphan)
 
-        Its events are of when it `began`: a worker may have started a task before the reply was here. For ids of our
+    async def _tell(
+        self, tasks: Sequence[NewTask], answers: Sequence[Added], began: float, again: Collection[str]
+    ) -> None:
+        """Tell callbacks and events of new tasks; of several, wait as long as there is no room for their events.
+
+        They are of when the `add` `began`: a worker may have started a task before the reply was here. For ids of our
         own making that the store was asked for `again`, a duplicate is what the first time added.
         """
         events, callbacks = self._stores.events, self._stores.callbacks
-        keeps = events is not None and events.keeps(EventType.ENQUEUED)
-        if not keeps and not callbacks.enqueued:
+        kept = events is not None and events.keeps(EventType.ENQUEUED)
+        if not kept and not callbacks.enqueued:
             return
         new = [task for task, answer in zip(tasks, answers, strict=True) if _is_new(task, answer, again)]
         if callbacks.enqueued:
             callbacks.tell_enqueued(new, began)
-        if events is not None and keeps and len(tasks) > 1:
+        if events is not None and kept and len(tasks) > 1:
             await events.log_tasks(EventType.ENQUEUED, new, time=began)
         elif new:
             self._stores.log_task(EventType.ENQUEUED, new[0], time=began)
-        family = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if task.depends_on]
-        if children := [task.id for task, answer in family if _is_stored(answer)]:
-            await repeated(lambda _: self._dependencies.children_added(children))
-        if orphan := next((task for task, answer in family if answer == UNKNOWN_PARENT), None):
-            raise unknown_parent(orphan)
 
 
 _id_of = attrgetter("id")

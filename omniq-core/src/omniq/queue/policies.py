@@ -149,7 +149,7 @@ class Stores:
         """The circuit breakers of all of them, as they are in this process."""
         return breakers_of(self.queue, self.results, None if self.events is None else self.events.store)
 
-    def keep(self, type: EventType) -> bool:
+    def keeps(self, type: EventType) -> bool:
         """Whether events of this type are kept."""
         return self.events is not None and self.events.keeps(type)
 

@@ -148,7 +148,9 @@ class AsyncWorkerPool:
         patience = max(1.0, self.config.grace_period)
         await asyncio.gather(self._callbacks.close(patience), self._stores.callbacks.close(patience))
         if self._stores.events is not None:
-            said = {} if self.failure is None else {"error_type": qualified_name(type(self.failure))}
+            said: dict[str, Any] = {"events_dropped": self._stores.events.dropped}
+            if self.failure is not None:
+                said["error_type"] = qualified_name(type(self.failure))
             self._stores.log(EventType.WORKER_STOPPED, worker=self.name, data=said)
             if settled:
                 await self._stores.events.flush()

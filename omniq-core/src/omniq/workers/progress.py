@@ -186,7 +186,7 @@ class Starts:
 
     def note(self, job: Job) -> None:
         """A job starts. On the thread that runs it."""
-        told = self._callbacks.started or self._stores.keep(EventType.EXECUTING)
+        told = self._callbacks.started or self._stores.keeps(EventType.EXECUTING)
         if told or job.call.heartbeat_timeout is not None:
             self._in_flight.call_soon(self._noted, job, clock.now())
 

@@ -295,7 +295,7 @@ class Completer:
         self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
     ) -> None:
         parents: list[str] = []
-        quiet = not self._stores.keep(EventType.COMPLETE) and not self._stores.callbacks.ended
+        quiet = not self._stores.keeps(EventType.COMPLETE) and not self._stores.callbacks.ended
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in STORED:
                 self._lost(job, ran)
