@@ -320,7 +320,7 @@ class Upkeep:
             self._purged = now
 
     async def _meet(self) -> None:
-        """Sweep soon if a worker has died: it may have ended tasks, so that it held nothing, and left their children."""
+        """Sweep soon if a worker has died: it may have left children of tasks that it had ended, and held nothing."""
         now = await self._queue.stores.clock.now()
         workers = await self._queue.store.workers()
         dead = frozenset(worker.name for worker in workers if now - worker.last_seen > self._config.lease)
