@@ -9,12 +9,19 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 import omniq
-from omniq import AsyncOmniQ, EventStore, OmniQ, ResultStore, Retry, TaskId, TaskQueue
+from omniq import AsyncOmniQ, EventStore, OmniQ, ResultStore, Retry, TaskId, TaskQueue, call, chain, group, result_of
 from omniq.backend import BaseBackend, SQLiteBackend
 from omniq.config import ConfigProvider, EnvConfig, OmniQConfig
 from omniq.events import EventStorage
 from omniq.models import Page, Settings, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, Task, TaskState
-from omniq.queue import AsyncSQLiteTaskQueue, AsyncTaskQueue, SQLiteTaskQueue
+from omniq.queue import (
+    AsyncSQLiteTaskQueue,
+    AsyncTaskQueue,
+    Chain,
+    SQLiteTaskQueue,
+    TaskDependencyGraph,
+    Workflow,
+)
 from omniq.results import ResultStorage
 from omniq.storage import AsyncSQLiteResultStorage, SQLiteEventStorage, SQLiteResultStorage
 from omniq.workers import AsyncWorker, ProcessPoolWorker, ThreadPoolWorker
@@ -90,6 +97,13 @@ assert_type(oq, OmniQ)
 assert_type(oq.enqueue(greet, ["Tom"]), TaskId)
 assert_type(oq.get_task("id"), Task)
 assert_type(oq.get_result("id"), Any)
+flow = oq.enqueue_workflow(group(call(greet, ["Tom"]) for _ in range(2)).then(call(greet, [result_of("id")])))
+assert_type(flow, Workflow)
+assert_type(flow.ids, tuple[str, ...])
+assert_type(flow.status(), dict[TaskState, int])
+assert_type(flow.graph(), TaskDependencyGraph)
+assert_type(chain(call(greet, ["Tom"])), Chain)
+call(greet, ["Tom"], priority="high")  # type: ignore[arg-type]
 assert_type(OmniQ.from_backend(backend), OmniQ)
 oq.enqueue(greet, priority="high")  # type: ignore[arg-type]
 

@@ -88,11 +88,11 @@ def expected(new: Node, parents: Sequence[TaskState]) -> TaskState:
 # ── playing ─────────────────────────────────────────────────────────────────
 
 
-async def play(oq: AsyncOmniQ, fleet: Fleet, nodes: Sequence[Node], *, kill_every: float) -> list[str]:
+async def play(oq: AsyncOmniQ, fleet: Fleet, nodes: Sequence[Node], log: Path, *, kill_every: float) -> list[str]:
     """Enqueue graphs, kill workers until all has ended that must; returns what is wrong then."""
     await oq.enqueue_many(each.call() for each in nodes)
     fleet.tend()
-    killing = asyncio.create_task(_kill(fleet, kill_every)) if kill_every else None
+    killing = asyncio.create_task(_kill(fleet, log, kill_every)) if kill_every else None
     try:
         found = await _settled(oq, fleet, nodes)
     finally:
@@ -101,11 +101,23 @@ async def play(oq: AsyncOmniQ, fleet: Fleet, nodes: Sequence[Node], *, kill_ever
     return list(_wrong_states(nodes, found))
 
 
-async def _kill(fleet: Fleet, every: float) -> None:
+async def _kill(fleet: Fleet, log: Path, every: float) -> None:
+    """Kill workers one by one, but never the last one that is at work."""
     while True:
         await asyncio.sleep(every)
-        fleet.kill_one(())
-        fleet.tend()
+        ready, _ = at_work(log)
+        if len(ready) > 1:
+            fleet.kill_one(ready)
+            fleet.tend()
+
+
+def at_work(log: Path) -> tuple[set[str], set[str]]:
+    """The workers that live and are at work, and those that live."""
+    names: defaultdict[Kind, set[str]] = defaultdict(set)
+    for event in history.read(log):
+        names[event.kind].add(event.worker)
+    gone = names[Kind.KILL] | names[Kind.EXIT]
+    return names[Kind.READY] - gone, names[Kind.SPAWN] - gone
 
 
 async def _settled(oq: AsyncOmniQ, fleet: Fleet, nodes: Sequence[Node]) -> dict[str, Task]:
@@ -173,10 +185,8 @@ async def races(oq: AsyncOmniQ, count: int, random: Random) -> list[str]:
 async def _until_ready(log: Path) -> None:
     """Wait until those that live can be asked to stop."""
     while True:
-        names: defaultdict[Kind, set[str]] = defaultdict(set)
-        for event in history.read(log):
-            names[event.kind].add(event.worker)
-        if names[Kind.SPAWN] - names[Kind.KILL] - names[Kind.EXIT] <= names[Kind.READY]:
+        ready, living = at_work(log)
+        if living <= ready:
             return
         await asyncio.sleep(0.3)
 
@@ -222,7 +232,7 @@ async def run(options: argparse.Namespace, url: str, directory: Path) -> list[st
                 names = [f"g{number:03d}" for number in range(first, min(first + options.at_once, options.graphs))]
                 nodes = [each for name in names for each in random_graph(random, name, options.nodes)]
                 began = time.monotonic()
-                wrong += await play(oq, fleet, nodes, kill_every=options.kill_every)
+                wrong += await play(oq, fleet, nodes, log.path, kill_every=options.kill_every)
                 wrong += wrong_order(nodes, log.path)
                 print(f"{names[0]} to {names[-1]}: {time.monotonic() - began:.1f} s, {len(wrong)} wrong", flush=True)
             fleet.tend()

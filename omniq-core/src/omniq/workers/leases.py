@@ -328,7 +328,7 @@ class Upkeep:
     async def _look(self) -> None:
         await self._ttl.expire()
         now = time.monotonic()
-        if now - self._met > self._config.lease / 3:
+        if now - self._met > self._config.lease / 6:
             self._met = now
             await self._meet()
         if now - self._swept > SWEEP_INTERVAL:
@@ -341,10 +341,13 @@ class Upkeep:
         await self._ttl.purge(retention=max(config.retention, least), dead_letter_retention=dead)
 
     async def _meet(self) -> None:
-        """Sweep soon if a worker has died: it may have ended tasks and left their children, though it held nothing."""
+        """Sweep soon if a worker seems to have died: it may have left children of tasks that it had ended.
+
+        Workers are seen every third of a lease. One that is taken for dead and isn't costs a sweep.
+        """
         now = await self._stores.clock.now()
         workers = await self._stores.queue.workers()
-        dead = frozenset(worker.name for worker in workers if now - worker.last_seen > self._config.lease)
+        dead = frozenset(worker.name for worker in workers if now - worker.last_seen > worker.lease / 2)
         if dead - self._dead:
             self.sweep_soon()
         self._dead = dead
