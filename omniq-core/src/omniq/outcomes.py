@@ -206,7 +206,7 @@ class OutcomeWaiter:
         if record is None:
             raise self._unknown(task_id)
         if _is_overdue(record):
-            await self._queue.ttl.expire_records([record])
+            await self._queue.ttl.expire_unless_told(record)
         elif record.state.is_terminal:
             await self._ended(record)
         return record
@@ -245,7 +245,8 @@ class OutcomeWaiter:
         if left is not None:
             pauses.append(max(0.0, left))
         if record.state in QUEUED and record.expires_at is not None:
-            pauses.append(max(0.0, record.expires_at - clock.now()) + 0.01)
+            left = record.expires_at - clock.now()
+            pauses.append(left + 0.01 if left > 0 else RETRY_PAUSE)  # a worker is about to end it
         return min(pauses)
 
     async def scheduled(self, schedule_id: str, kind: str, timeout: Duration | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,18 @@ class TestEndsWithoutARun:
             await until(lambda: len(told) == 2)
         assert {(result.task_id, result.status) for result in told} == {(id_, "expired") for id_ in ids}
         assert {await kept_for(oq, id_) for id_ in ids} == {7 * DAY}
+
+    async def test_who_waits_for_a_result_leaves_the_callback_to_a_worker(
+        self, oq: AsyncOmniQ, told: list[TaskResult]
+    ) -> None:
+        task_id = await oq.enqueue(tasks.nothing, ttl=0.01, run_in=0.01, on_failure=tasks.tell)
+        waiting = asyncio.ensure_future(oq.get_result(task_id, timeout=SOON))
+        await asyncio.sleep(0.1)
+        assert (await oq.get_task(task_id)).state is not TaskState.EXPIRED
+        async with working(oq, "async"):
+            with pytest.raises(TaskExpired):
+                await waiting
+            await until(lambda: len(told) == 1)
 
     async def test_those_whose_parent_fails(self, oq: AsyncOmniQ, told: list[TaskResult]) -> None:
         parent = await oq.enqueue(tasks.fail)

@@ -340,7 +340,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         **conditions: Unpack[TaskConditions],
     ) -> int:
         """Let dead letters start afresh, as `requeue` does; tasks that were cancelled or have expired, too, where
-        `state` says so. Conditions and answer are as those of `cancel_many`.
+        `state` says so or `ids` name them. Conditions and answer are as those of `cancel_many`.
         """
         check_meant(conditions, ids, all=all)
         among = REQUEUABLE if conditions.get("state") is not None or ids is not None else DEAD

@@ -207,7 +207,7 @@ class Stores:
         """
         if not records:
             return []
-        calls = await self._calls(records)
+        calls = await self.calls(records)
         changes = [
             ending(record, to, outcome, self.serialization, if_expired=if_expired, ttl=kept_for(call, to, dead_letters))
             for record, call in zip(records, calls, strict=True)
@@ -241,7 +241,7 @@ class Stores:
             else:
                 self.log_task(ENDINGS[to], record)
 
-    async def _calls(self, records: Sequence[TaskRecord]) -> list[Call]:
+    async def calls(self, records: Sequence[TaskRecord]) -> list[Call]:
         """The calls of tasks, which say what is to become of their results and whom to tell; read few at a time."""
         calls: list[Call] = []
         for start in range(0, len(records), FEW):

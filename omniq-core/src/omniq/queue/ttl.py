@@ -46,6 +46,13 @@ class TTLManager:
         """End these queued tasks if the store's clock says that their TTL is over; returns those it ended."""
         return await self._dependencies.end(records, TaskState.EXPIRED, Outcome(), if_expired=True)
 
+    async def expire_unless_told(self, record: TaskRecord) -> None:
+        """The same for one, by a program without a worker: it leaves a task that has an `on_failure` to a worker, which
+        calls that."""
+        (call,) = await self._stores.calls([record])
+        if call.on_failure is None:
+            await self.expire_records([record])
+
     async def purge(self, *, retention: float, dead_letter_retention: float | None = DEAD_LETTER_RETENTION) -> int:
         """Delete finished tasks and dead letters that ended so many seconds ago, and expired results; returns how many.
 
