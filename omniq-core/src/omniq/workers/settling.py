@@ -267,14 +267,14 @@ class Completer:
     def _note(
         self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
     ) -> None:
-        parents: list[str] = []
+        parents: dict[str, bool] = {}
         quiet = self._stores.events is None
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in STORED:
                 self._lost(job, ran)
                 continue
             if outcome.has_children and change.to.is_terminal:
-                parents.append(job.record.id)
+                parents[job.record.id] = change.to is TaskState.SUCCESS
             if not (quiet and ran.end is SUCCEEDED and job.call.on_success is None):  # the common case is quiet
                 self._ended(job, ran, change)
         if parents:
@@ -306,16 +306,18 @@ class Completer:
                 data={"error_type": ran.error_type} if ran.error_type else {},
             )
 
-    def _release_children(self, parents: list[str]) -> None:
+    def _release_children(self, parents: dict[str, bool]) -> None:
+        """See to the children of tasks that have ended; for each, whether it has succeeded."""
         task = spawn(self._resolve(parents))
         self._children.add(task)
         task.add_done_callback(self._children.discard)
 
-    async def _resolve(self, parents: list[str]) -> None:
+    async def _resolve(self, parents: dict[str, bool]) -> None:
+        succeeded = frozenset(id_ for id_, success in parents.items() if success)
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
-                await self._queue.dependencies.parents_ended(parents)
+                await self._queue.dependencies.parents_ended(list(parents), succeeded)
                 return
             except ValueRefused as error:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
