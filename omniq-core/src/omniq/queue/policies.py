@@ -390,14 +390,18 @@ class DependencyResolver:
             for each in ended:
                 self._on_ended(each)
 
-    async def parents_ended(self, parent_ids: Sequence[str]) -> None:
-        """See to the children of tasks that have ended, and to the children of those that this ends."""
+    async def parents_ended(self, parent_ids: Sequence[str], succeeded: Collection[str] = frozenset()) -> None:
+        """See to the children of tasks that have ended, and to the children of those that this ends.
+
+        Those that are known to have `succeeded` needn't be read for that.
+        """
         while parent_ids:
             store = self._stores.queue
             families = await look_up(store, store.children, parent_ids)
-            parent_ids = await self._resolve(await self._undecided(dict(zip(parent_ids, families, strict=True))))
+            undecided = await self._undecided(dict(zip(parent_ids, families, strict=True)), succeeded)
+            parent_ids = await self._resolve(undecided, succeeded)
 
-    async def _undecided(self, families: Mapping[str, Sequence[str]]) -> list[str]:
+    async def _undecided(self, families: Mapping[str, Sequence[str]], succeeded: Collection[str]) -> list[str]:
         """The children that may have to wait no longer, of parents that have ended.
 
         One whose parents have succeeded as far as they have ended waits as long as any single one hasn't. Looking at
@@ -408,7 +412,7 @@ class DependencyResolver:
         watched = {child: parent for child in children if (parent := self._awaited.get(child)) is not None}
         if not watched:
             return list(children)
-        states = await self._states({*watched.values(), *families})
+        states = await self._states({*watched.values(), *families}, succeeded)
         failed = [parent for parent in families if states[parent] is not TaskState.SUCCESS]
         doomed = {child for parent in failed for child in families[parent]}
         waiting = {child for child, parent in watched.items() if not states[parent].is_terminal} - doomed
@@ -440,19 +444,21 @@ class DependencyResolver:
         if orphan is not None:
             raise unknown_parent(orphan, [parent for parent in orphan.depends_on if parent in unknown])
 
-    async def _resolve(self, child_ids: Sequence[str]) -> list[str]:
+    async def _resolve(self, child_ids: Sequence[str], succeeded: Collection[str] = frozenset()) -> list[str]:
         """Release or end these tasks if their parents allow or forbid it; returns those it ended."""
         store = self._stores.queue
         records = await look_up(store, partial(store.get, bodies=False), dict.fromkeys(child_ids))
-        return await self._resolve_records([record for record in records if record is not None])
+        return await self._resolve_records([record for record in records if record is not None], succeeded)
 
-    async def _resolve_records(self, records: Sequence[TaskRecord]) -> list[str]:
+    async def _resolve_records(
+        self, records: Sequence[TaskRecord], succeeded: Collection[str] = frozenset()
+    ) -> list[str]:
         waiting = [record for record in records if record.state is TaskState.WAITING]
         # Nobody knows any more what they wait for.
         damaged = [record for record in waiting if record.damage is not None]
         broken = await self._stores.end_damaged(damaged, dead_letters=self._dead_letters)
         waiting = [record for record in waiting if record.damage is None]
-        parents = await self._states({parent for child in waiting for parent in child.depends_on})
+        parents = await self._states({parent for child in waiting for parent in child.depends_on}, succeeded)
         self._watch(waiting, parents)
         policies = await self._policies([child for child in waiting if _any_failed(child, parents)])
         released = [child for child in waiting if _may_run(child, parents, policies)]
@@ -472,15 +478,16 @@ class DependencyResolver:
             if left := [parent for parent in child.depends_on if not parents[parent].is_terminal]:
                 self._awaited[child.id] = random.choice(left)
 
-    async def _states(self, parent_ids: Collection[str]) -> dict[str, TaskState]:
-        """The states of parents.
+    async def _states(self, parent_ids: Collection[str], succeeded: Collection[str]) -> dict[str, TaskState]:
+        """The states of parents, of which those that have `succeeded` stay so.
 
         A parent that is gone was purged, and only ended tasks are: it counts as a success, since a failure
         would have decided the child long before.
         """
-        store, ids = self._stores.queue, list(parent_ids)
+        store, ids = self._stores.queue, [id_ for id_ in parent_ids if id_ not in succeeded]
         records = await look_up(store, partial(store.get, bodies=False), ids)
-        return {
+        known = dict.fromkeys(succeeded, TaskState.SUCCESS)
+        return known | {
             id_: TaskState.SUCCESS if record is None else record.state for id_, record in zip(ids, records, strict=True)
         }
 

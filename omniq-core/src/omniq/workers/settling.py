@@ -294,14 +294,14 @@ class Completer:
     def _note(
         self, batch: Sequence[tuple[Job, RunResult]], changes: Sequence[Change], outcomes: Sequence[Changed]
     ) -> None:
-        parents: list[str] = []
+        parents: dict[str, bool] = {}
         quiet = not self._stores.keeps(EventType.COMPLETE) and not self._stores.callbacks.ended
         for (job, ran), change, outcome in zip(batch, changes, outcomes, strict=True):
             if outcome.status not in STORED:
                 self._lost(job, ran)
                 continue
             if outcome.has_children and change.to.is_terminal:
-                parents.append(job.record.id)
+                parents[job.record.id] = change.to is TaskState.SUCCESS
             if not (quiet and ran.end is SUCCEEDED and job.call.on_success is None):  # the common case is quiet
                 self._ended(job, ran, change)
         if parents:
@@ -341,16 +341,18 @@ class Completer:
         elif event := EVENTS.get(change.to, EventType.RETRY if change.attempted or change.crashed else None):
             self._stores.log_task(event, job.record, **fields)
 
-    def _release_children(self, parents: list[str]) -> None:
+    def _release_children(self, parents: dict[str, bool]) -> None:
+        """See to the children of tasks that have ended; for each, whether it has succeeded."""
         task = spawn(self._resolve(parents))
         self._children.add(task)
         task.add_done_callback(self._children.discard)
 
-    async def _resolve(self, parents: list[str]) -> None:
+    async def _resolve(self, parents: dict[str, bool]) -> None:
+        succeeded = frozenset(id_ for id_, success in parents.items() if success)
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             try:
-                await self._dependencies.parents_ended(parents)
+                await self._dependencies.parents_ended(list(parents), succeeded)
                 return
             except ValueRefused as error:
                 log.error("the children of %d tasks aren't released, the sweep will try: %s", len(parents), error)
