@@ -211,6 +211,7 @@ class TestResults:
             for slot in range(1, 4):
                 virtual_clock.advance(60.5)
                 await until(lambda: len(lines(log)) == slot)  # noqa: B023 (awaited at once)
+                await until_states(oq, [task.id for task in await oq.list_tasks()], TaskState.SUCCESS)
         assert await oq.get_result(schedule_id=schedule_id, kind="first") == 1
         assert await oq.get_result(schedule_id=schedule_id) == 3
         assert await oq.get_result(schedule_id=schedule_id, kind="all") == [1, 2, 3]
