@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec.structs import replace
 from omniq import clock as wall
-from omniq.models.task import TERMINAL, TaskEvent, TaskState
+from omniq.models.event import TaskEvent
+from omniq.models.task import TERMINAL, TaskState
 from omniq.plugins.specs import StoreKind
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, Store

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omniq.models.task import ResultStatus
+from omniq.models.result import ResultStatus
 from omniq.queue import FileTaskQueue
 from omniq.storage import SQLiteResultStorage
 from omniq.workers import ThreadPoolWorker

@@ -11,7 +11,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import ResultExpired, ResultTimeout, TaskCancelled
 from omniq.models import TaskState
-from omniq.models.task import Outcome
+from omniq.models.result import Outcome
 from omniq.storage.records import Change, ChangeStatus, ResultRecord, TaskRecord
 from omniq.testing import VirtualClock
 from omniq.testing.builders import reap

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import asyncpg
 import pytest
 from omniq.models import TaskState
-from omniq.models.task import EventType, TaskEvent
+from omniq.models.event import EventType, TaskEvent
 from omniq.storage.records import EventFilter, Lease, TaskFilter, WorkerRecord
 from omniq.testing.builders import claim, new_task, success
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresTaskQueueConfig

@@ -13,7 +13,8 @@ import pytest
 from msgspec.structs import replace
 from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
-from omniq.models.task import EventType, TaskEvent, TaskState
+from omniq.models.event import EventType, TaskEvent
+from omniq.models.task import TaskState
 from omniq.storage.records import DUPLICATE, NEW, UNKNOWN_PARENT, Added, AddStatus, EventFilter, LapsedLease, TaskFilter
 from omniq.storage.sql import Given, Statement
 from omniq.storage.sql.claiming import HEAD, LAPSED, SEEN, TAKE_BACK, UNRENEWED

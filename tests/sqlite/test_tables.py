@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from omniq import clock
-from omniq.models.task import EventType, TaskEvent, TaskState
+from omniq.models.event import EventType, TaskEvent
+from omniq.models.task import TaskState
 from omniq.storage.records import EventFilter, NewTask, TaskFilter
 from omniq.storage.sql.claiming import CHANGED, lapsed
 from omniq.storage.sql.queue import Counter, select_old

@@ -21,7 +21,7 @@ from omniq.clock import Duration, now, seconds, utc
 from omniq.errors import ConfigError
 from omniq.loops import Background, PerLoop, end_task, in_callback, spawn, start_thread
 from omniq.models.config import Abridged
-from omniq.models.task import ResultStatus, TaskResult
+from omniq.models.result import ResultStatus, TaskResult
 from omniq.serialization.base import display_name
 from omniq.storage.records import NewTask, TaskRecord
 from omniq.texts import get_logger, qualified_name

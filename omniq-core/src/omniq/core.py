@@ -16,7 +16,9 @@ from omniq.errors import InvalidTask, WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.processing import AsyncEvents, Events
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage
-from omniq.models.task import TaskEvent, TaskRef, TaskResult
+from omniq.models.event import TaskEvent
+from omniq.models.result import TaskResult
+from omniq.models.task import TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue

@@ -28,7 +28,8 @@ from omniq.errors import (
 )
 from omniq.loops import Wait
 from omniq.models.config import ResultStorageConfig
-from omniq.models.task import QUEUED, ResultStatus, TaskRef, TaskResult, TaskState, check_id, id_of
+from omniq.models.result import ResultStatus, TaskResult
+from omniq.models.task import QUEUED, TaskRef, TaskState, check_id, id_of
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage, answered, task_result
 from omniq.serialization.manager import SerializationManager

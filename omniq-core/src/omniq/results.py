@@ -18,7 +18,8 @@ from omniq.config.loader import Security
 from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationError, StoreUnavailable
 from omniq.loops import PerLoop, Wait, spawn
 from omniq.models.config import BreakerConfig, ResultStorageConfig
-from omniq.models.task import NO_VALUE, ResultStatus, StoredValue, TaskRef, TaskResult, TaskState, check_id, id_of
+from omniq.models.result import NO_VALUE, ResultStatus, StoredValue, TaskResult
+from omniq.models.task import TaskRef, TaskState, check_id, id_of
 from omniq.plugins.registry import load_class
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, look_up

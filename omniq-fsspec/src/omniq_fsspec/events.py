@@ -13,7 +13,7 @@ import msgspec
 from omniq.backend import Configured, configured_by
 from omniq.clock import FIRST_SECOND, LAST_SECOND
 from omniq.events import AsyncEventStorage, EventStorage
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.log_files import Part
 from omniq.storage.records import EventFilter, EventPage

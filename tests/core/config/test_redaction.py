@@ -12,8 +12,9 @@ from omniq.build import resolve
 from omniq.config import ConfigProvider, EnvConfig, mask_url, redact
 from omniq.config.loader import Security
 from omniq.errors import ConfigError, OmniQError
+from omniq.models.result import Outcome, ResultStatus, StoredValue, TaskResult
 from omniq.models.schedule import Timing
-from omniq.models.task import Call, Outcome, ResultStatus, StoredValue, TaskResult, TaskState
+from omniq.models.task import Call, TaskState
 from omniq.queue import SQLiteTaskQueue
 from omniq.queue.request import TaskCall, TaskOptions
 from omniq.serialization import CallOptions, LoadedCall, ScheduledCall

@@ -14,7 +14,7 @@ from omniq.config.loader import OmniQConfig
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.events import AsyncEventLogger, logger
 from omniq.models import EventType, TaskState
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.queue.request import TaskCall
 from omniq.storage.records import EventFilter
 from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock

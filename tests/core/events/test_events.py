@@ -13,7 +13,7 @@ from omniq.config import EventsConfig
 from omniq.errors import ConfigError, InvalidTask, StoreError, StoreUnavailable, TaskFailed
 from omniq.events import AsyncEventLogger, EventLogger, EventStorage
 from omniq.models import EventType, TaskState
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.storage import BaseEventStorage
 from omniq.storage.records import EventFilter
 from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock

@@ -13,7 +13,8 @@ from omniq import AsyncOmniQ, clock
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError, InvalidTask, StoreUnavailable
 from omniq.events import AsyncEventProcessor, AsyncEventStorage, AsyncEventStream, EventProcessor, EventStorage
 from omniq.models import EventType
-from omniq.models.task import TaskEvent, new_event_id
+from omniq.models.event import TaskEvent
+from omniq.models.task import new_event_id
 from omniq.storage.records import EventFilter, EventPage
 from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
 

@@ -25,6 +25,7 @@ from tests.core.support import (
     reference_place,
     task_queue,
     until,
+    until_states,
     working,
 )
 

@@ -9,8 +9,9 @@ from typing import Any, TypedDict
 
 import pytest
 from omniq.errors import CorruptPayload, FunctionNotFound, SerializationError
+from omniq.models.result import Outcome
 from omniq.models.schedule import Timing
-from omniq.models.task import Outcome, TaskState
+from omniq.models.task import TaskState
 from omniq.serialization import (
     CallOptions,
     ScheduledCall,

@@ -76,7 +76,7 @@ NEVER_DILL = """
 import asyncio, sys
 import omniq
 from omniq import AsyncOmniQ, clock
-from omniq.models.task import Outcome
+from omniq.models.result import Outcome
 from omniq.models.task import TaskState
 from omniq.queue import AsyncSQLiteTaskQueue, SQLiteTaskQueue
 from omniq.storage import AsyncSQLiteResultStorage

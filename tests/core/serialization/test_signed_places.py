@@ -18,7 +18,8 @@ from omniq.errors import (
     TaskExpired,
     TaskFailed,
 )
-from omniq.models.task import Outcome, TaskState
+from omniq.models.result import Outcome
+from omniq.models.task import TaskState
 from omniq.serialization import DillSerializer
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.testing import ReferenceSpace, VirtualClock

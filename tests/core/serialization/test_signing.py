@@ -19,8 +19,9 @@ from omniq.errors import (
     SerializationError,
     SignatureError,
 )
+from omniq.models.result import Outcome
 from omniq.models.schedule import Timing
-from omniq.models.task import TERMINAL, Outcome, TaskState
+from omniq.models.task import TERMINAL, TaskState
 from omniq.serialization import DillSerializer, ScheduledCall, SerializationManager, Signer
 from omniq.serialization.base import Format
 from omniq.serialization.codec import Envelope, Role

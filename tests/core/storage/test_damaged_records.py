@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import CorruptPayload, TaskFailed
 from omniq.models import TaskState
-from omniq.models.task import EventType
+from omniq.models.event import EventType
 from omniq.storage.records import TaskRecord
 from omniq.storage.rules import event_of, record_of, result_of, schedule_of, task_of
 from omniq.testing import ReferenceSpace

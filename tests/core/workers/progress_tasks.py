@@ -10,7 +10,7 @@ from typing import Any
 from omniq import current_task
 from omniq.errors import InvalidTask
 from omniq.models import Progress, TaskResult
-from omniq.models.task import Outcome
+from omniq.models.result import Outcome
 
 from tests.core.tasks import PATIENCE, note, wait_for, wait_for_async
 

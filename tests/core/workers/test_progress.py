@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, SignatureError, StoreUnavailable, TaskFailed
 from omniq.models import Progress, ResultStatus, TaskResult, TaskState
-from omniq.models.task import MAX_PROGRESS_MESSAGE
+from omniq.models.result import MAX_PROGRESS_MESSAGE
 from omniq.storage.records import ResultRecord
 from omniq.testing import ReferenceResultStore, ReferenceSpace
 from omniq.workers import progress as reports

@@ -12,12 +12,12 @@ from omniq.cli.app import CommandGroup
 from omniq.cli.options import Place, json_option, limit_option, placed, queue_option
 from omniq.cli.options import since as since_type
 from omniq.cli.output import print_json, print_list, say
-from omniq.models.task import EventType
+from omniq.models.event import EventType
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
     from omniq.events import EventConditions
-    from omniq.models.task import TaskEvent
+    from omniq.models.event import TaskEvent
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -24,8 +24,10 @@ from omniq.texts import escaped, escaped_block, escaped_json
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
+    from omniq.models.event import TaskEvent
+    from omniq.models.result import Progress, TaskResult
     from omniq.models.schedule import Schedule, Timing
-    from omniq.models.task import Progress, Task, TaskEvent, TaskResult
+    from omniq.models.task import Task
     from omniq.storage.records import QueueStats
 
 
@@ -363,7 +365,7 @@ def _in_columns(text: str, width: int) -> str:
 
 def print_outcome(result: TaskResult, *, as_json: bool) -> None:
     """Print what the task returned. Raises `Failure` if it didn't: with the remote traceback on stderr."""
-    from omniq.models.task import ResultStatus
+    from omniq.models.result import ResultStatus
 
     if as_json:
         print_json(result_data(result))

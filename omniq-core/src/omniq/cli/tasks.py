@@ -43,7 +43,8 @@ from omniq.models.task import TaskState
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
-    from omniq.models.task import Task, TaskResult
+    from omniq.models.result import TaskResult
+    from omniq.models.task import Task
     from omniq.queue.adding import Report
     from omniq.queue.request import EnqueueOptions
 

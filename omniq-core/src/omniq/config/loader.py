@@ -36,7 +36,7 @@ from omniq.models.config import (
     WorkerConfig,
     mask_url,
 )
-from omniq.models.task import EventLevel, EventType
+from omniq.models.event import EventLevel, EventType
 from omniq.plugins.registry import Registry, registry
 from omniq.plugins.specs import StoreKind
 from omniq.serialization.codec import Signer

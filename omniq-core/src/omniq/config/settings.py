@@ -34,7 +34,7 @@ from omniq.models.config import (
     mask_url,
     redact,
 )
-from omniq.models.task import EventLevel, EventType
+from omniq.models.event import EventLevel, EventType
 from omniq.texts import did_you_mean, get_logger
 
 Layer: TypeAlias = dict[str, Any]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from omniq.events.storage import EventStorage as EventStorage
     from omniq.events.streams import AsyncEventStream as AsyncEventStream
     from omniq.events.streams import EventStream as EventStream
-    from omniq.models.task import EventLevel as EventLevel
-    from omniq.models.task import EventType as EventType
-    from omniq.models.task import TaskEvent as TaskEvent
+    from omniq.models.event import EventLevel as EventLevel
+    from omniq.models.event import EventType as EventType
+    from omniq.models.event import TaskEvent as TaskEvent
 else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
@@ -34,14 +34,14 @@ else:
             "AsyncEvents": "omniq.events.processing",
             "EventConditions": "omniq.events.storage",
             "EventFields": "omniq.events.logger",
-            "EventLevel": "omniq.models.task",
+            "EventLevel": "omniq.models.event",
             "EventLogger": "omniq.events.logger",
             "EventProcessor": "omniq.events.processing",
             "EventStorage": "omniq.events.storage",
             "EventStream": "omniq.events.streams",
-            "EventType": "omniq.models.task",
+            "EventType": "omniq.models.event",
             "Events": "omniq.events.processing",
             "EventsConfig": "omniq.config.loader",
-            "TaskEvent": "omniq.models.task",
+            "TaskEvent": "omniq.models.event",
         },
     )

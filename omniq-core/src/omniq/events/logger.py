@@ -20,7 +20,8 @@ from omniq.config.loader import EventsConfig
 from omniq.errors import StoreError, StoreUnavailable, ValueRefused
 from omniq.events.storage import EventStorage, event_types
 from omniq.loops import PerLoop, forget, spawn
-from omniq.models.task import EventLevel, EventType, TaskEvent, new_event_id
+from omniq.models.event import EventLevel, EventType, TaskEvent
+from omniq.models.task import new_event_id
 from omniq.storage.base import BaseEventStorage
 from omniq.sync import Blocking, blocking, cancel_and_wait, portal
 from omniq.texts import cut, get_logger

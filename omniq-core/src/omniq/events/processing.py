@@ -15,7 +15,7 @@ from omniq.events.logger import AsyncEventLogger, EventFields
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage, event_filter, event_types
 from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower
 from omniq.loops import spawn
-from omniq.models.task import EventLevel, EventType, TaskEvent
+from omniq.models.event import EventLevel, EventType, TaskEvent
 from omniq.sync import cancel_and_wait, portal, refuse_in_loop
 from omniq.texts import get_logger, qualified_name
 

@@ -21,7 +21,8 @@ from omniq.events.streams import (
     check_cursor,
 )
 from omniq.models.config import BreakerConfig, EventStorageConfig
-from omniq.models.task import EventType, TaskEvent, TaskRef, check_id, check_limit, id_of
+from omniq.models.event import EventType, TaskEvent
+from omniq.models.task import TaskRef, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter, EventPage

@@ -16,7 +16,7 @@ from omniq.batching import Backoff
 from omniq.clock import FIRST_SECOND, LAST_SECOND, Duration, seconds
 from omniq.errors import InvalidTask, StoreError
 from omniq.loops import Wait, Waits
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.storage.records import EventFilter, EventPage
 from omniq.storage.rules import place_of
 from omniq.sync import refuse_in_loop

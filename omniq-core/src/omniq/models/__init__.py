@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from omniq.models.config import ResultStorageConfig as ResultStorageConfig
     from omniq.models.config import TaskQueueConfig as TaskQueueConfig
     from omniq.models.config import WorkerConfig as WorkerConfig
+    from omniq.models.event import EventLevel as EventLevel
+    from omniq.models.event import EventType as EventType
+    from omniq.models.event import TaskEvent as TaskEvent
+    from omniq.models.result import Progress as Progress
+    from omniq.models.result import ResultStatus as ResultStatus
+    from omniq.models.result import TaskResult as TaskResult
     from omniq.models.schedule import Schedule as Schedule
     from omniq.models.task import DeadLetter as DeadLetter
-    from omniq.models.task import EventLevel as EventLevel
-    from omniq.models.task import EventType as EventType
     from omniq.models.task import Page as Page
-    from omniq.models.task import Progress as Progress
-    from omniq.models.task import ResultStatus as ResultStatus
     from omniq.models.task import Task as Task
-    from omniq.models.task import TaskEvent as TaskEvent
     from omniq.models.task import TaskId as TaskId
-    from omniq.models.task import TaskResult as TaskResult
     from omniq.models.task import TaskState as TaskState
     from omniq.status import Status as Status
     from omniq.storage.records import BreakerState as BreakerState
@@ -40,20 +40,20 @@ else:
             "ComponentConfig": "omniq.models.config",
             "DeadLetter": "omniq.models.task",
             "EventStorageConfig": "omniq.models.config",
-            "EventLevel": "omniq.models.task",
-            "EventType": "omniq.models.task",
+            "EventLevel": "omniq.models.event",
+            "EventType": "omniq.models.event",
             "Page": "omniq.models.task",
-            "Progress": "omniq.models.task",
-            "ResultStatus": "omniq.models.task",
+            "Progress": "omniq.models.result",
+            "ResultStatus": "omniq.models.result",
             "ResultStorageConfig": "omniq.models.config",
             "Schedule": "omniq.models.schedule",
             "Settings": "omniq.config.settings",
             "Status": "omniq.status",
             "Task": "omniq.models.task",
-            "TaskEvent": "omniq.models.task",
+            "TaskEvent": "omniq.models.event",
             "TaskId": "omniq.models.task",
             "TaskQueueConfig": "omniq.models.config",
-            "TaskResult": "omniq.models.task",
+            "TaskResult": "omniq.models.result",
             "TaskState": "omniq.models.task",
             "WorkerConfig": "omniq.models.config",
         },

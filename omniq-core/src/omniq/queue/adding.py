@@ -15,7 +15,8 @@ from omniq.batching import Batcher, parts, repeated
 from omniq.config.loader import Security
 from omniq.errors import ConfigError, SerializationError, StoreError
 from omniq.loops import PerLoop
-from omniq.models.task import EventType, KnownTaskId, TaskId
+from omniq.models.event import EventType
+from omniq.models.task import KnownTaskId, TaskId
 from omniq.queue.policies import DependencyResolver, Stores, parents_first, unknown_parent
 from omniq.serialization.codec import FOREVER
 from omniq.storage.base import ALWAYS_TAKEN, BaseResultStorage, BaseTaskQueue, SizeLimit, carry_out, look_up, task_bytes

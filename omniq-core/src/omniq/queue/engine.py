@@ -16,20 +16,10 @@ from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, BreakerConfig, TaskQueueConfig
+from omniq.models.event import EventType
+from omniq.models.result import Outcome
 from omniq.models.schedule import Schedule
-from omniq.models.task import (
-    QUEUED,
-    DeadLetter,
-    EventType,
-    Outcome,
-    Page,
-    Task,
-    TaskId,
-    TaskRef,
-    TaskState,
-    check_limit,
-    id_of,
-)
+from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskId, TaskRef, TaskState, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
 from omniq.queue.explain import Explainer, Explanation

@@ -12,7 +12,9 @@ from msgspec import Struct, field
 from omniq.batching import repeated
 from omniq.clock import utc
 from omniq.errors import KeyMissing, SerializationError, StoreError
-from omniq.models.task import TaskEvent, TaskResult, TaskState
+from omniq.models.event import TaskEvent
+from omniq.models.result import TaskResult
+from omniq.models.task import TaskState
 from omniq.queue.many import ManyTasks
 from omniq.queue.policies import Stores
 from omniq.queue.request import verified_call

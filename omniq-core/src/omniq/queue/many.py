@@ -14,7 +14,8 @@ from msgspec.structs import asdict
 from omniq.batching import parts, repeated
 from omniq.clock import timestamp
 from omniq.errors import InvalidTask, SerializationError
-from omniq.models.task import QUEUED, DeadLetter, Outcome, Page, Task, TaskRef, TaskResult, TaskState, check_id, id_of
+from omniq.models.result import Outcome, TaskResult
+from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskRef, TaskState, check_id, id_of
 from omniq.queue.policies import FEW, DependencyResolver, Stores
 from omniq.queue.request import task_view, verified_call
 from omniq.results import listed_result

@@ -26,7 +26,9 @@ from omniq.errors import (
 )
 from omniq.events.logger import AnyTask, AsyncEventLogger, EventFields
 from omniq.models.config import DEAD_LETTER_RETENTION
-from omniq.models.task import DEFAULT_RETRY, Call, EventType, Outcome, TaskResult, TaskState
+from omniq.models.event import EventType
+from omniq.models.result import Outcome, TaskResult
+from omniq.models.task import DEFAULT_RETRY, Call, TaskState
 from omniq.queue.request import UNREADABLE, log, read_call, verified_call
 from omniq.results import task_result
 from omniq.serialization.manager import SerializationManager

@@ -18,8 +18,9 @@ from omniq import clock
 from omniq.batching import apart, level_of, parts, repeated, repeating
 from omniq.clock import as_datetime
 from omniq.errors import CorruptPayload, InvalidTask, ScheduleNotFound, SerializationError, StoreError, StoreUnavailable
+from omniq.models.event import EventType
 from omniq.models.schedule import FiringPolicy, Schedule, Timing, delay_of
-from omniq.models.task import TERMINAL, EventType, TaskState, check_id, new_id, slot_id
+from omniq.models.task import TERMINAL, TaskState, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
 from omniq.queue.policies import Stores
 from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_priority

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Final
 
 from omniq.models.config import DEAD_LETTER_RETENTION
-from omniq.models.task import QUEUED, TERMINAL, Outcome, TaskState
+from omniq.models.result import Outcome
+from omniq.models.task import QUEUED, TERMINAL, TaskState
 from omniq.queue.policies import DependencyResolver, Stores
 from omniq.storage.records import TaskFilter, TaskRecord
 

@@ -12,7 +12,8 @@ from msgspec import Struct
 from omniq.clock import Duration
 from omniq.errors import InvalidTask, TaskCancelled
 from omniq.models.config import Abridged
-from omniq.models.task import QUEUED, Outcome, ResultStatus, TaskRef, TaskResult, TaskState, id_of
+from omniq.models.result import Outcome, ResultStatus, TaskResult
+from omniq.models.task import QUEUED, TaskRef, TaskState, id_of
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.graph import MAX_NODES, TaskDependencyGraph, records_of
 from omniq.queue.policies import some

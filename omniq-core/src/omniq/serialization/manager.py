@@ -9,7 +9,8 @@ from msgspec.msgpack import Decoder, Encoder
 
 from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
-from omniq.models.task import Call, Outcome, TaskId, TaskState
+from omniq.models.result import Outcome
+from omniq.models.task import Call, TaskId, TaskState
 from omniq.serialization.base import (
     DILL,
     MSGSPEC,

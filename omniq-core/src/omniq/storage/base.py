@@ -13,7 +13,8 @@ from msgspec import Struct
 from omniq import clock
 from omniq.batching import MAX_BYTES, parts
 from omniq.errors import PayloadTooLarge, UnsupportedCapability
-from omniq.models.task import TERMINAL, TaskEvent, TaskState
+from omniq.models.event import TaskEvent
+from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import (
     Added,
     Change,

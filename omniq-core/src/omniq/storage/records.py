@@ -12,7 +12,8 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from omniq.models.config import TEN_YEARS, Abridged
-from omniq.models.task import TERMINAL, EventType, TaskEvent, TaskState
+from omniq.models.event import EventType, TaskEvent
+from omniq.models.task import TERMINAL, TaskState
 
 MAX_COUNT: Final = 2**30
 """What no counter of a sound record exceeds: every store can still add to it."""

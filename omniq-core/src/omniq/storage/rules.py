@@ -13,7 +13,8 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from omniq.models.task import QUEUED, TERMINAL, EventType, TaskEvent, TaskState
+from omniq.models.event import EventType, TaskEvent
+from omniq.models.task import QUEUED, TERMINAL, TaskState
 from omniq.storage.records import (
     DUPLICATE,
     MAX_COUNT,

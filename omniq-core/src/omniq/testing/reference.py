@@ -13,7 +13,8 @@ from typing import ClassVar, TypeAlias, TypeVar
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.models.task import TaskEvent, new_id
+from omniq.models.event import TaskEvent
+from omniq.models.task import new_id
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.embedded import MemoryTables

@@ -21,7 +21,8 @@ from omniq.events.logger import AsyncEventLogger
 from omniq.events.storage import AsyncEventStorage, EventStorage
 from omniq.loops import Background, Wait, Waits, forks, persist, spawn
 from omniq.models.config import WorkerConfig
-from omniq.models.task import EventType, TaskRef, TaskState
+from omniq.models.event import EventType
+from omniq.models.task import TaskRef, TaskState
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.policies import RetryManager

@@ -20,7 +20,7 @@ from typing import Final, TextIO
 from omniq.config import settings
 from omniq.errors import SerializationError
 from omniq.loops import forks, start_thread
-from omniq.models.task import Progress
+from omniq.models.result import Progress
 from omniq.texts import get_logger
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure

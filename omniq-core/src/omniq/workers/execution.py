@@ -35,7 +35,8 @@ from omniq.errors import (
 )
 from omniq.loops import end_child, end_task, forks, in_callback, on_thread, spawn
 from omniq.models.config import TEN_YEARS
-from omniq.models.task import Progress, RetryRule, TaskState
+from omniq.models.result import Progress
+from omniq.models.task import RetryRule, TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.serialization.codec import LoadedCall
 from omniq.storage.base import SizeLimit

@@ -21,7 +21,8 @@ from omniq import clock
 from omniq.errors import HeartbeatTimeout, NoCurrentTask, TaskTimeout
 from omniq.loops import inside
 from omniq.models.config import Abridged
-from omniq.models.task import Call, Progress
+from omniq.models.result import Progress
+from omniq.models.task import Call
 from omniq.serialization.parents import ParentResult
 from omniq.storage.records import Lease, TaskRecord
 from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, encodable, qualified_name

@@ -17,7 +17,9 @@ from typing import Any
 from omniq.batching import level_of
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable
 from omniq.models.config import WorkerConfig
-from omniq.models.task import EventType, Outcome, TaskState
+from omniq.models.event import EventType
+from omniq.models.result import Outcome
+from omniq.models.task import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import DependencyResolver, Stores
 from omniq.queue.ttl import TTLManager

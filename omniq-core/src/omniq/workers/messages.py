@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from omniq.config.loader import Security
 from omniq.models.config import Redacted
-from omniq.models.task import Call, Progress, TaskState
+from omniq.models.result import Progress
+from omniq.models.task import Call, TaskState
 from omniq.serialization.parents import ParentResult
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord

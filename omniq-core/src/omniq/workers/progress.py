@@ -15,7 +15,9 @@ from omniq.callbacks import Kind, TaskUpdate
 from omniq.clock import utc
 from omniq.errors import StoreError, ValueRefused
 from omniq.loops import forks
-from omniq.models.task import EventType, Outcome, Progress, TaskResult, TaskState
+from omniq.models.event import EventType
+from omniq.models.result import Outcome, Progress, TaskResult
+from omniq.models.task import TaskState
 from omniq.queue.policies import Stores
 from omniq.storage.base import carry_out, result_bytes
 from omniq.storage.records import ResultRecord

@@ -15,7 +15,9 @@ from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, 
 from omniq.events.logger import EventFields
 from omniq.loops import spawn
 from omniq.models.config import WorkerConfig
-from omniq.models.task import EventType, Outcome, TaskState
+from omniq.models.event import EventType
+from omniq.models.result import Outcome
+from omniq.models.task import TaskState
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import DependencyResolver, RetryManager, Stores, kept_for
 from omniq.storage.base import ALWAYS_TAKEN, carry_out, change_bytes

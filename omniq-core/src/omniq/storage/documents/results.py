@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.storage.base import BaseEventStorage, BaseResultStorage
 from omniq.storage.documents.base import Document, DocumentStore, Entry, Write, in_order, out_of_order
 from omniq.storage.documents.tasks import short

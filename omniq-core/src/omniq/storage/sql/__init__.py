@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Concatenate, Final, Generic, Literal, NamedTup
 from msgspec import Struct
 from msgspec.structs import FieldInfo, asdict, fields, replace
 
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.storage.base import Store
 from omniq.storage.channel import ALL
 from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from msgspec.structs import asdict
 
-from omniq.models.task import TaskEvent
+from omniq.models.event import TaskEvent
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Capability
 from omniq.storage.records import MAX_COUNT, EventFilter, EventPage, NewBody, ResultRecord
 from omniq.storage.rules import cursor_at, place_of

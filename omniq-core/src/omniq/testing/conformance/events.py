@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from omniq.models.task import EventType, TaskEvent, new_event_id
+from omniq.models.event import EventType, TaskEvent
+from omniq.models.task import new_event_id
 from omniq.storage import rules
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter
