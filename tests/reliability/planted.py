@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from omniq.errors import StoreError
-from omniq.queue.policies import Stores
+from omniq.queue.stores import Stores
 from omniq.storage import rules
 from omniq.storage.records import Change, Changed, ChangeStatus, TaskRecord
 from omniq.storage.sql import claiming

@@ -28,7 +28,8 @@ from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, status_of
 from omniq.storage.records import BreakerStatus
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
-from omniq.workers.base import AsyncWorkerPool, Worker, WorkerPool
+from omniq.workers.base import Worker
+from omniq.workers.pool import AsyncWorkerPool, WorkerPool
 
 Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
 AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue

@@ -16,14 +16,7 @@ from omniq.errors import StoreError
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Guarantees, Store
 from omniq.storage.breakers import breakers_of, unguarded
-from omniq.storage.records import (
-    BreakerState,
-    BreakerStatus,
-    EventFilter,
-    QueueStats,
-    ScheduleRecord,
-    WorkerRecord,
-)
+from omniq.storage.records import BreakerState, BreakerStatus, EventFilter, QueueStats, ScheduleRecord, WorkerRecord
 
 PATIENCE: Final = 5.0
 """Seconds that a store has for each answer."""

@@ -16,17 +16,7 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError
-from omniq.loops import (
-    Background,
-    begin,
-    clear_loop,
-    drive,
-    end_task,
-    forks,
-    keep_to_ourselves,
-    run_once,
-    start_thread,
-)
+from omniq.loops import Background, begin, clear_loop, drive, end_task, forks, keep_to_ourselves, run_once, start_thread
 from omniq.texts import get_logger
 
 # ── event loops on threads of their own ─────────────────────────────────────

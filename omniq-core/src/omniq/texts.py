@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterable
 from functools import lru_cache
+from types import TracebackType
 from typing import Any
 
 
@@ -136,3 +138,64 @@ def qualified_name(cls: type) -> str:
 def encodable(text: str) -> str:
     """The text with escapes for lone surrogates, which UTF-8 can't carry; of the very type `str`."""
     return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
+# ── errors as text ──────────────────────────────────────────────────────────
+
+
+MAX_CHAIN = 100
+"""Errors that are followed from one to its cause."""
+
+
+def safe_text(error: BaseException) -> str:
+    """The error's text, cut to `MAX_MESSAGE`; a task's own `__str__` may raise as well."""
+    try:
+        return encodable(cut(str(error), MAX_MESSAGE))
+    except BaseException as second:
+        return f"(its text can't be had: {qualified_name(type(second))})"
+
+
+def remote_traceback(error: BaseException, hidden: str) -> str:
+    """The traceback from the task's own first line on, without the frames of the file `hidden` before it.
+
+    It is cut to `MAX_TRACEBACK`.
+    """
+    try:
+        frames = _frames(error)
+        while frames is not None and frames.tb_frame.f_code.co_filename == hidden:
+            frames = frames.tb_next
+        return encodable(cut("".join(traceback.format_exception(type(error), error, frames)), MAX_TRACEBACK))
+    except BaseException as second:
+        return f"(the traceback can't be had: {qualified_name(type(second))})"
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """The error, those that led to it, and those that it is a group of."""
+    links: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting and len(links) < MAX_CHAIN:
+        link = waiting.pop()
+        if link is not None and not any(link is known for known in links):
+            links.append(link)
+            waiting += [_CAUSE.__get__(link), _CONTEXT.__get__(link)]
+            if issubclass(type(link), BaseExceptionGroup):
+                waiting += _MEMBERS.__get__(link)
+    return links
+
+
+def let_go(error: BaseException) -> None:
+    """Free the frames that the error passed through, and so what the task held: it may be part of a cycle."""
+    for link in chain(error):
+        BaseException.with_traceback(link, None)
+
+
+# As Python itself finds them: a class may define properties of these names.
+_CAUSE = vars(BaseException)["__cause__"]
+_CONTEXT = vars(BaseException)["__context__"]
+_MEMBERS = vars(BaseExceptionGroup)["exceptions"]
+_TRACEBACK = vars(BaseException)["__traceback__"]
+
+
+def _frames(error: BaseException) -> TracebackType | None:
+    frames: TracebackType | None = _TRACEBACK.__get__(error)
+    return frames

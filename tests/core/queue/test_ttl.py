@@ -11,7 +11,7 @@ from omniq.config.loader import ConfigProvider, OmniQConfig
 from omniq.errors import ConfigError, TaskExpired
 from omniq.models import TaskResult, TaskState
 from omniq.models.config import WorkerConfig
-from omniq.queue import ttl
+from omniq.queue import policies
 from omniq.testing import VirtualClock
 from omniq.testing.builders import claim
 
@@ -160,7 +160,7 @@ class TestRetention:
     async def test_any_number_is_purged_in_batches(
         self, oq: AsyncOmniQ, virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ttl, "PURGED_AT_ONCE", 3)
+        monkeypatch.setattr(policies, "PURGED_AT_ONCE", 3)
         for _ in range(10):
             await oq.cancel(await oq.enqueue(tasks.nothing, result_ttl=1))
         virtual_clock.advance(DAY)

@@ -10,7 +10,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskFailed
 from omniq.models import TaskState
-from omniq.workers.jobs import let_go, remote_traceback
+from omniq.texts import let_go, remote_traceback
 
 from tests.core import oddities
 from tests.core.support import KINDS, SOON, working

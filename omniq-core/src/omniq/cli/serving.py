@@ -23,8 +23,8 @@ from omniq.errors import WorkerError
 from omniq.loops import clear_loop, drive, keep_to_ourselves
 from omniq.sync import new_event_loop
 from omniq.texts import escaped
-from omniq.workers.base import AsyncWorkerPool
 from omniq.workers.jobs import RunStatus
+from omniq.workers.pool import AsyncWorkerPool
 
 # ── ending ──────────────────────────────────────────────────────────────────
 

@@ -11,15 +11,7 @@ from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.batching import repeating
 from omniq.clock import Duration, seconds, timestamp
 from omniq.errors import ConfigError, InvalidTask
-from omniq.events.streams import (
-    OVERLAP,
-    POLL_INTERVAL,
-    AsyncEventStream,
-    EventStream,
-    Follower,
-    Reader,
-    check_cursor,
-)
+from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower, Reader, check_cursor
 from omniq.models.config import BreakerConfig, EventStorageConfig
 from omniq.models.event import EventType, TaskEvent
 from omniq.models.task import TaskRef, check_id, check_limit, id_of

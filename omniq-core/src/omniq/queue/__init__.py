@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from omniq.queue.many import TaskConditions as TaskConditions
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
+    from omniq.queue.policies import TTLManager as TTLManager
     from omniq.queue.request import TaskCall as TaskCall
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
-    from omniq.queue.ttl import TTLManager as TTLManager
     from omniq.queue.workflows import AsyncWorkflow as AsyncWorkflow
     from omniq.queue.workflows import Chain as Chain
     from omniq.queue.workflows import Group as Group
@@ -37,7 +37,7 @@ else:
             "Group": "omniq.queue.workflows",
             "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
-            "TTLManager": "omniq.queue.ttl",
+            "TTLManager": "omniq.queue.policies",
             "TaskCall": "omniq.queue.request",
             "TaskConditions": "omniq.queue.many",
             "TaskDependencyGraph": "omniq.queue.graph",

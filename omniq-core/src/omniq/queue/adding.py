@@ -17,9 +17,10 @@ from omniq.errors import ConfigError, SerializationError, StoreError
 from omniq.loops import PerLoop
 from omniq.models.event import EventType
 from omniq.models.task import KnownTaskId, TaskId
-from omniq.queue.policies import DependencyResolver, Stores, parents_first, unknown_parent
+from omniq.queue.policies import DependencyResolver, parents_first, unknown_parent
+from omniq.queue.stores import Stores
 from omniq.serialization.codec import FOREVER
-from omniq.storage.base import ALWAYS_TAKEN, BaseResultStorage, BaseTaskQueue, SizeLimit, carry_out, look_up, task_bytes
+from omniq.storage.base import ALWAYS_TAKEN, BaseResultStorage, BaseTaskQueue, SizeLimit, carry_out, look_up
 from omniq.storage.records import (
     DUPLICATE,
     NEW,
@@ -32,6 +33,7 @@ from omniq.storage.records import (
     ScheduleRecord,
     TaskFilter,
     TaskRecord,
+    task_bytes,
 )
 from omniq.texts import get_logger
 

@@ -34,7 +34,7 @@ from omniq.queue.many import (
     check_meant,
     page_of_tasks,
 )
-from omniq.queue.policies import DependencyResolver, Stores
+from omniq.queue.policies import DependencyResolver, TTLManager
 from omniq.queue.request import (
     EnqueueOptions,
     FuncArgs,
@@ -46,7 +46,7 @@ from omniq.queue.request import (
     task_details,
 )
 from omniq.queue.scheduler import AsyncScheduler
-from omniq.queue.ttl import TTLManager
+from omniq.queue.stores import Stores
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
 from omniq.sync import Blocking, blocking, portal

@@ -16,8 +16,8 @@ from omniq.models.event import TaskEvent
 from omniq.models.result import TaskResult
 from omniq.models.task import TaskState
 from omniq.queue.many import ManyTasks
-from omniq.queue.policies import Stores
 from omniq.queue.request import verified_call
+from omniq.queue.stores import Stores
 from omniq.storage.base import look_up
 from omniq.storage.records import EventFilter, TaskRecord, WorkerRecord
 

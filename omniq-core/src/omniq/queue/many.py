@@ -16,8 +16,9 @@ from omniq.clock import timestamp
 from omniq.errors import InvalidTask, SerializationError
 from omniq.models.result import Outcome, TaskResult
 from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskRef, TaskState, check_id, id_of
-from omniq.queue.policies import FEW, DependencyResolver, Stores
+from omniq.queue.policies import DependencyResolver
 from omniq.queue.request import task_view, verified_call
+from omniq.queue.stores import FEW, Stores
 from omniq.results import listed_result
 from omniq.storage.base import carry_out, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskFilter, TaskRecord

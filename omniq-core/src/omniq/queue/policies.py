@@ -1,317 +1,24 @@
-"""What becomes of tasks: where they are kept and how they end; retries, when they expire, and who waits for whom."""
+"""What becomes of tasks: retries, who waits for whom, when they expire, and for how long they are kept."""
 
 from __future__ import annotations
 
-import math
+import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
-from typing import Final, NamedTuple, Unpack
+from typing import Final
 
-from msgspec.structs import replace
-
-from omniq import clock
-from omniq.batching import repeated
-from omniq.callbacks import CallbackManager, check_callbacks
-from omniq.errors import (
-    CorruptPayload,
-    DependencyCycle,
-    KeyMissing,
-    SerializationError,
-    StoreUnavailable,
-    UnknownParent,
-)
-from omniq.events.logger import AnyTask, AsyncEventLogger, EventFields
+from omniq.errors import DependencyCycle, KeyMissing, SerializationError, UnknownParent
 from omniq.models.config import DEAD_LETTER_RETENTION
-from omniq.models.event import EventType
-from omniq.models.result import Outcome, TaskResult
-from omniq.models.task import DEFAULT_RETRY, Call, TaskState
-from omniq.queue.request import UNREADABLE, log, read_call, verified_call
-from omniq.results import task_result
-from omniq.serialization.manager import SerializationManager
-from omniq.storage.base import (
-    BaseResultStorage,
-    BaseTaskQueue,
-    Capability,
-    carry_out,
-    change_bytes,
-    look_up,
-    result_bytes,
-)
-from omniq.storage.breakers import breakers_of
-from omniq.storage.records import (
-    BreakerStatus,
-    Change,
-    Changed,
-    ChangeStatus,
-    NewTask,
-    ResultRecord,
-    TaskFilter,
-    TaskRecord,
-)
-
-# ── the store's clock ───────────────────────────────────────────────────────
-
-
-ASK_AGAIN = 30.0
-"""Seconds after which a store's clock is asked again."""
-
-
-class StoreClock:
-    """The clock of a queue's store, which alone says what is due: those of hosts differ.
-
-    It is asked seldom, since what passes in between can be measured here.
-    """
-
-    def __init__(self, store: BaseTaskQueue) -> None:
-        self._store = store
-        self._ahead = 0.0
-        """Seconds by which the store's clock is ahead of `time.monotonic()`, without `omniq.clock.offset()`."""
-        self._asked_at = -math.inf
-
-    async def now(self) -> float:
-        """Seconds since the epoch on the store's clock. Raises `StoreError`."""
-        if time.monotonic() - self._asked_at > ASK_AGAIN:
-            await self._ask()
-        return time.monotonic() + self._ahead + clock.offset()
-
-    async def _ask(self) -> None:
-        began = time.monotonic()
-        now = await self._store.now() - clock.offset()
-        self._asked_at = time.monotonic()
-        self._ahead = now - (began + self._asked_at) / 2
-
-
-# ── the stores ──────────────────────────────────────────────────────────────
-
-
-ENDINGS = {
-    TaskState.CANCELLED: EventType.CANCELLED,
-    TaskState.EXPIRED: EventType.EXPIRED,
-}
-
-DUE = (TaskState.PENDING, TaskState.SCHEDULED)
-
-
-class Ended(NamedTuple):
-    """A task that was ended without being run, as it was last seen."""
-
-    record: TaskRecord
-    call: Call
-    change: Change
-    has_children: bool
-
-
-def kept_for(call: Call, to: TaskState, dead_letters: float | None) -> float | None:
-    """Seconds for which the result of a task that ends so is kept, None for ever: a dead letter's as long as it is."""
-    if to is not TaskState.ERROR or call.result_ttl is None:
-        return call.result_ttl
-    return None if dead_letters is None else max(call.result_ttl, dead_letters)
-
-
-class Stores:
-    """Where a queue's tasks, their results and events are, and what packs their payloads. Built once, never changed.
-
-    Where queue and results share one location and the store can, a change and its result are written in one atomic
-    step; elsewhere the results go first, so that a task is never seen as ended without one. A result that was
-    written for a change which is then refused has an older epoch than the accepted one and gives way to it.
-    """
-
-    def __init__(
-        self,
-        queue: BaseTaskQueue,
-        results: BaseResultStorage | None,
-        events: AsyncEventLogger | None,
-        serialization: SerializationManager,
-        callbacks: CallbackManager | None = None,
-    ) -> None:
-        self.queue: Final = queue
-        self.results: Final = results
-        """Where results go; None if they are kept nowhere."""
-        self.events: Final = events
-        self.serialization: Final = serialization
-        self.callbacks: Final = check_callbacks(callbacks)
-        self.clock: Final = StoreClock(queue)
-        self.atomic: Final = (
-            results is not None
-            and Capability.ATOMIC_RESULTS in queue.capabilities
-            and results.location == queue.location
-        )
-        """Whether a result is stored in the very step that ends its task."""
-        self.apart: Final = results is not None and results.location != queue.location
-        """Whether results can be away while tasks aren't."""
-        self.max_bytes: Final = min(store.max_bytes for store in (queue, results) if store is not None)
-        """Bytes of bodies that one call to settle brings at most."""
-
-    @property
-    def breakers(self) -> tuple[BreakerStatus, ...]:
-        """The circuit breakers of all of them, as they are in this process."""
-        return breakers_of(self.queue, self.results, None if self.events is None else self.events.store)
-
-    def keeps(self, type: EventType) -> bool:
-        """Whether events of this type are kept."""
-        return self.events is not None and self.events.keeps(type)
-
-    def log(self, type: EventType, **fields: Unpack[EventFields]) -> None:
-        """Take an event, if events are kept."""
-        if self.events is not None:
-            self.events.log(type, **fields)
-
-    def log_task(self, type: EventType, task: AnyTask, **fields: Unpack[EventFields]) -> None:
-        """As `log`, of a task."""
-        if self.events is not None:
-            self.events.log_task(type, task, **fields)
-
-    def log_failed(self, task: AnyTask, **fields: Unpack[EventFields]) -> None:
-        """Take the events of a task that has failed for good."""
-        self.log_task(EventType.ERROR, task, **fields)
-        self.log_task(EventType.DEAD_LETTERED, task, **fields)
-
-    async def settle(self, changes: Sequence[Change]) -> list[Changed]:
-        """Apply the changes and store their results, in calls that no store finds too large.
-
-        Raises `StoreError` when a store failed: try again then; and `PayloadTooLarge` for a result that it won't take.
-        """
-        size, most = change_bytes, self.max_bytes
-        return await carry_out(self.queue, self._settle, changes, id_of=_id_of, size=size, max_bytes=most)
-
-    async def _settle(self, changes: Sequence[Change]) -> list[Changed]:
-        if not self.atomic:
-            changes = await self._results_first(changes)
-        return await self.queue.transition(changes)
-
-    async def answers(self) -> bool:
-        """Whether the stores can be reached just now."""
-        try:
-            await self.queue.get(["any"], bodies=False)
-            if not self.atomic and self.results is not None:
-                await self.results.get(["any"])
-        except StoreUnavailable:
-            return False
-        return True
-
-    async def end(
-        self,
-        records: Sequence[TaskRecord],
-        to: TaskState,
-        outcome: Outcome,
-        *,
-        if_expired: bool = False,
-        dead_letters: float | None = DEAD_LETTER_RETENTION,
-    ) -> list[Ended]:
-        """End tasks that no worker holds, as they were last seen; returns those that this call ended.
-
-        Made again where the answer was lost: what is found done then was done by the first call. Their children are
-        left to whoever calls. `dead_letters` is for how many seconds those are kept.
-        """
-        if not records:
-            return []
-        calls = await self.calls(records)
-        changes = [
-            ending(record, to, outcome, self.serialization, if_expired=if_expired, ttl=kept_for(call, to, dead_letters))
-            for record, call in zip(records, calls, strict=True)
-        ]
-
-        async def settle(again: bool) -> list[Changed]:
-            changed = await self.settle(changes)
-            return [_as_applied(each) for each in changed] if again else changed
-
-        answers = zip(records, calls, changes, await repeated(settle), strict=True)
-        ended = [
-            Ended(record, call, change, done.has_children)
-            for record, call, change, done in answers
-            if done.status is ChangeStatus.APPLIED
-        ]
-        self._log_ended([each.record for each in ended], to, outcome)
-        if self.callbacks.ended:
-            for each in ended:
-                self.callbacks.tell_ended(each.record, self.result_of(each.change))
-        return ended
-
-    def result_of(self, change: Change) -> TaskResult:
-        """The result that a task has ended with just now, as users see it."""
-        assert change.result is not None
-        return task_result(replace(change.result, finished_at=clock.now()), self.serialization)
-
-    def _log_ended(self, records: Sequence[TaskRecord], to: TaskState, outcome: Outcome) -> None:
-        for record in records:
-            if to is TaskState.ERROR:
-                self.log_failed(record, data={"error_type": outcome.error_type})
-            else:
-                self.log_task(ENDINGS[to], record)
-
-    async def calls(self, records: Sequence[TaskRecord]) -> list[Call]:
-        """The calls of tasks, which say what is to become of their results and whom to tell; read few at a time."""
-        calls: list[Call] = []
-        for start in range(0, len(records), FEW):
-            ids = [record.id for record in records[start : start + FEW]]
-            found = await repeated(partial(self._get, ids))
-            calls += [UNREADABLE if record is None else read_call(record, self.serialization) for record in found]
-        return calls
-
-    async def end_damaged(
-        self, records: Sequence[TaskRecord], *, dead_letters: float | None = DEAD_LETTER_RETENTION
-    ) -> list[Ended]:
-        """As `end`: dead-letter tasks whose rows are damaged."""
-        ended: list[Ended] = []
-        for record in records:
-            ended += await self.end([record], TaskState.ERROR, damaged(record), dead_letters=dead_letters)
-        return ended
-
-    async def _get(self, ids: Sequence[str], _: bool) -> list[TaskRecord | None]:
-        return await self.queue.get(ids)
-
-    async def _results_first(self, changes: Sequence[Change]) -> list[Change]:
-        records = [change.result for change in changes if change.result is not None]
-        if records and self.results is not None:
-            await carry_out(self.results, self.results.put, records, id_of=_id_of, size=result_bytes)
-        return [change if change.result is None else replace(change, result=None) for change in changes]
-
-
-_id_of = attrgetter("task_id")
-
-
-def _as_applied(changed: Changed) -> Changed:
-    return replace(changed, status=ChangeStatus.APPLIED) if changed.status is ChangeStatus.REPEATED else changed
-
-
-def ending(
-    record: TaskRecord,
-    to: TaskState,
-    outcome: Outcome,
-    serialization: SerializationManager,
-    *,
-    if_expired: bool = False,
-    ttl: float | None,
-) -> Change:
-    """The change that ends a task as it was last seen, with its result."""
-    return Change(
-        task_id=record.id,
-        to=to,
-        from_states=DUE if record.state in DUE else (record.state,),
-        epoch=record.epoch,
-        if_expired=if_expired,
-        result=ResultRecord(
-            task_id=record.id,
-            epoch=record.epoch,
-            status=to,
-            body=serialization.pack_outcome(
-                outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
-            ),
-            ttl=ttl,
-            schedule_id=record.schedule_id,
-        ),
-    )
-
-
-def damaged(record: TaskRecord) -> Outcome:
-    """How a task ends whose stored row is damaged."""
-    kind = f"{CorruptPayload.__module__}.{CorruptPayload.__qualname__}"
-    return Outcome(error_type=kind, error_message=f"the stored task is damaged: {record.damage}")
-
+from omniq.models.result import Outcome
+from omniq.models.task import DEFAULT_RETRY, QUEUED, TERMINAL, Call, TaskState
+from omniq.queue.request import UNREADABLE, log, verified_call
+from omniq.queue.stores import FEW, Ended, Stores
+from omniq.storage.base import carry_out, look_up
+from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 
 # ── retries ─────────────────────────────────────────────────────────────────
 
@@ -343,8 +50,6 @@ class RetryManager:
 
 
 CHILDREN_AT_ONCE = 500
-FEW = 25
-"""Tasks whose calls are read at once, since those may be large."""
 MAX_WATCHED = 10_000
 """Waiting tasks of which one parent is remembered."""
 
@@ -558,3 +263,72 @@ def parents_first(tasks: list[NewTask]) -> list[NewTask]:
         return [by_id[id_] for id_ in sorter.static_order()]
     except CycleError as error:
         raise cycle(error) from None
+
+
+# ── TTL ─────────────────────────────────────────────────────────────────────
+
+
+EXPIRED_AT_ONCE: Final = 500
+PURGED_AT_ONCE: Final = 500
+"""Tasks or results that one call deletes: a longer one keeps workers waiting where a store does one at a time."""
+DEAD: Final = (TaskState.ERROR,)
+FINISHED: Final = tuple(sorted(TERMINAL - {*DEAD}))
+
+
+class TTLManager:
+    """Expires tasks and purges finished ones and old results, in bounded batches."""
+
+    def __init__(self, stores: Stores, dependencies: DependencyResolver) -> None:
+        self._stores = stores
+        self._dependencies = dependencies
+
+    async def expire(self) -> list[TaskRecord]:
+        """End the queued tasks whose TTL is over; returns those that this call ended."""
+        ended: list[TaskRecord] = []
+        cursor: str | None = None
+        while True:
+            page = await self._stores.queue.find(TaskFilter(expired=True), limit=EXPIRED_AT_ONCE, cursor=cursor)
+            # One that was claimed while the page was put together is its worker's to end, or to finish.
+            queued = [record for record in page.tasks if record.state in QUEUED]
+            ended += await self.expire_records([record for record in queued if record.damage is None])
+            # To end them writes stand-ins, perhaps of the very TTL, by which they wouldn't have expired.
+            await self._dependencies.end_damaged([record for record in queued if record.damage is not None])
+            cursor = page.cursor
+            if cursor is None:
+                return ended
+
+    async def expire_records(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """End these queued tasks if the store's clock says that their TTL is over; returns those it ended."""
+        return await self._dependencies.end(records, TaskState.EXPIRED, Outcome(), if_expired=True)
+
+    async def expire_unless_told(self, record: TaskRecord) -> None:
+        """The same for one, by a program without a worker: it leaves a task that has an `on_failure` to a worker, which
+        calls that."""
+        (call,) = await self._stores.calls([record])
+        if call.on_failure is None:
+            await self.expire_records([record])
+
+    async def purge(self, *, retention: float, dead_letter_retention: float | None = DEAD_LETTER_RETENTION) -> int:
+        """Delete finished tasks and dead letters that ended so many seconds ago, and expired results; returns how many.
+
+        None keeps dead letters for ever.
+        """
+        store, results = self._stores.queue, self._stores.results
+        deleted = await _in_batches(partial(store.purge, older_than=retention, states=FINISHED))
+        if dead_letter_retention is not None:
+            deleted += await _in_batches(partial(store.purge, older_than=dead_letter_retention, states=DEAD))
+        if results is not None:
+            deleted += await _in_batches(results.purge)
+        return deleted
+
+
+async def _in_batches(purge: Callable[..., Awaitable[int]]) -> int:
+    """Purge until nothing is left; each batch is followed by as much time for others as it took."""
+    deleted = 0
+    while True:
+        began = time.monotonic()
+        count = await purge(limit=PURGED_AT_ONCE)
+        if count == 0:
+            return deleted
+        deleted += count
+        await asyncio.sleep(time.monotonic() - began)

@@ -22,11 +22,11 @@ from omniq.models.event import EventType
 from omniq.models.schedule import FiringPolicy, Schedule, Timing, delay_of
 from omniq.models.task import TERMINAL, TaskState, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
-from omniq.queue.policies import Stores
 from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_priority
+from omniq.queue.stores import Stores
 from omniq.serialization.codec import ScheduledCall
-from omniq.storage.base import carry_out, task_bytes
-from omniq.storage.records import Firing, NewTask, ScheduleRecord, TaskFilter
+from omniq.storage.base import carry_out
+from omniq.storage.records import Firing, NewTask, ScheduleRecord, TaskFilter, task_bytes
 from omniq.storage.wakeups import News, Wakeups
 from omniq.texts import get_logger, shown_name
 

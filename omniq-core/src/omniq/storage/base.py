@@ -225,21 +225,6 @@ ALWAYS_TAKEN = 512 * 1024
 """Bytes of a body that every store takes."""
 
 
-def task_bytes(task: NewTask) -> int:
-    """The size of a task in a batch: its body and the ids of its parents."""
-    return len(task.body) + sum(map(len, task.depends_on)) if task.depends_on else len(task.body)
-
-
-def change_bytes(change: Change) -> int:
-    """The size of a change in a batch: its result's."""
-    return 0 if change.result is None else len(change.result.body)
-
-
-def result_bytes(result: ResultRecord) -> int:
-    """The size of a result in a batch."""
-    return len(result.body)
-
-
 class SizeLimit(Struct, frozen=True, array_like=True):
     """How many bytes a body may have, and who says so. It crosses to child processes."""
 

@@ -343,3 +343,21 @@ class Firing(Struct, frozen=True, kw_only=True):
     """The slot after this one; None when there is none left."""
     task: NewTask
     """It has no parents and no unique key."""
+
+
+# ── sizes ───────────────────────────────────────────────────────────────────
+
+
+def task_bytes(task: NewTask) -> int:
+    """The size of a task in a batch: its body and the ids of its parents."""
+    return len(task.body) + sum(map(len, task.depends_on)) if task.depends_on else len(task.body)
+
+
+def change_bytes(change: Change) -> int:
+    """The size of a change in a batch: its result's."""
+    return 0 if change.result is None else len(change.result.body)
+
+
+def result_bytes(result: ResultRecord) -> int:
+    """The size of a result in a batch."""
+    return len(result.body)

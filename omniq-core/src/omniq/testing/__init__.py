@@ -12,12 +12,7 @@ from typing import Final, Self
 from omniq import clock
 from omniq.clock import Duration
 from omniq.storage import wakeups
-from omniq.testing.reference import (
-    ReferenceEventStore,
-    ReferenceQueueStore,
-    ReferenceResultStore,
-    ReferenceSpace,
-)
+from omniq.testing.reference import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
 
 JOURNAL: Final = "OMNIQ_TEST_PROJECTS"
 """The variable that names the file in which the suite notes its projects, so that none is left behind."""

@@ -42,19 +42,8 @@ from omniq.serialization.codec import LoadedCall
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import Change
 from omniq.sync import in_running_loop
-from omniq.texts import get_logger, qualified_name, shown_name
-from omniq.workers.jobs import (
-    SUCCEEDED,
-    InFlight,
-    Job,
-    RunResult,
-    RunStatus,
-    chain,
-    current,
-    let_go,
-    remote_traceback,
-    safe_text,
-)
+from omniq.texts import chain, get_logger, let_go, qualified_name, remote_traceback, safe_text, shown_name
+from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus, current
 
 # ── callbacks ───────────────────────────────────────────────────────────────
 

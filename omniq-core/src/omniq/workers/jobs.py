@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, ContextVar
 from enum import StrEnum
-from types import TracebackType
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -25,7 +23,6 @@ from omniq.models.result import Progress
 from omniq.models.task import Call
 from omniq.serialization.parents import ParentResult
 from omniq.storage.records import Lease, TaskRecord
-from omniq.texts import MAX_MESSAGE, MAX_TRACEBACK, cut, encodable, qualified_name
 
 # ── context ─────────────────────────────────────────────────────────────────
 
@@ -144,67 +141,6 @@ class GracePeriod:
             async with asyncio.timeout_at(self._ends_at) as self._timeout:
                 await event
         self._timeout = None
-
-
-# ── errors as text ──────────────────────────────────────────────────────────
-
-
-MAX_CHAIN = 100
-"""Errors that are followed from one to its cause."""
-
-
-def safe_text(error: BaseException) -> str:
-    """The error's text, cut to `MAX_MESSAGE`; a task's own `__str__` may raise as well."""
-    try:
-        return encodable(cut(str(error), MAX_MESSAGE))
-    except BaseException as second:
-        return f"(its text can't be had: {qualified_name(type(second))})"
-
-
-def remote_traceback(error: BaseException, hidden: str) -> str:
-    """The traceback from the task's own first line on, without the frames of the file `hidden` before it.
-
-    It is cut to `MAX_TRACEBACK`.
-    """
-    try:
-        frames = _frames(error)
-        while frames is not None and frames.tb_frame.f_code.co_filename == hidden:
-            frames = frames.tb_next
-        return encodable(cut("".join(traceback.format_exception(type(error), error, frames)), MAX_TRACEBACK))
-    except BaseException as second:
-        return f"(the traceback can't be had: {qualified_name(type(second))})"
-
-
-def chain(error: BaseException) -> list[BaseException]:
-    """The error, those that led to it, and those that it is a group of."""
-    links: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting and len(links) < MAX_CHAIN:
-        link = waiting.pop()
-        if link is not None and not any(link is known for known in links):
-            links.append(link)
-            waiting += [_CAUSE.__get__(link), _CONTEXT.__get__(link)]
-            if issubclass(type(link), BaseExceptionGroup):
-                waiting += _MEMBERS.__get__(link)
-    return links
-
-
-def let_go(error: BaseException) -> None:
-    """Free the frames that the error passed through, and so what the task held: it may be part of a cycle."""
-    for link in chain(error):
-        BaseException.with_traceback(link, None)
-
-
-# As Python itself finds them: a class may define properties of these names.
-_CAUSE = vars(BaseException)["__cause__"]
-_CONTEXT = vars(BaseException)["__context__"]
-_MEMBERS = vars(BaseExceptionGroup)["exceptions"]
-_TRACEBACK = vars(BaseException)["__traceback__"]
-
-
-def _frames(error: BaseException) -> TracebackType | None:
-    frames: TracebackType | None = _TRACEBACK.__get__(error)
-    return frames
 
 
 # ── jobs ────────────────────────────────────────────────────────────────────

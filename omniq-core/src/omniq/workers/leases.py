@@ -21,8 +21,8 @@ from omniq.models.event import EventType
 from omniq.models.result import Outcome
 from omniq.models.task import TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.policies import DependencyResolver, Stores
-from omniq.queue.ttl import TTLManager
+from omniq.queue.policies import DependencyResolver, TTLManager
+from omniq.queue.stores import Stores
 from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskRecord, WorkerRecord
 from omniq.sync import Portal

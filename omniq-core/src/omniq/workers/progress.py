@@ -18,9 +18,9 @@ from omniq.loops import forks
 from omniq.models.event import EventType
 from omniq.models.result import Outcome, Progress, TaskResult
 from omniq.models.task import TaskState
-from omniq.queue.policies import Stores
-from omniq.storage.base import carry_out, result_bytes
-from omniq.storage.records import ResultRecord
+from omniq.queue.stores import Stores
+from omniq.storage.base import carry_out
+from omniq.storage.records import ResultRecord, result_bytes
 from omniq.texts import get_logger
 from omniq.workers.jobs import InFlight, Job, RunResult
 

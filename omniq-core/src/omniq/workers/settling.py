@@ -19,9 +19,10 @@ from omniq.models.event import EventType
 from omniq.models.result import Outcome
 from omniq.models.task import TaskState
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.policies import DependencyResolver, RetryManager, Stores, kept_for
-from omniq.storage.base import ALWAYS_TAKEN, carry_out, change_bytes
-from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord
+from omniq.queue.policies import DependencyResolver, RetryManager
+from omniq.queue.stores import Stores, kept_for
+from omniq.storage.base import ALWAYS_TAKEN, carry_out
+from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, change_bytes
 from omniq.sync import cancel_and_wait
 from omniq.texts import MAX_MESSAGE, cut, get_logger, qualified_name
 from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus

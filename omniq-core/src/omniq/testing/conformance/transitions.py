@@ -14,13 +14,7 @@ from msgspec.structs import replace
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue
-from omniq.storage.records import (
-    Change,
-    Changed,
-    ChangeStatus,
-    NewTask,
-    TaskRecord,
-)
+from omniq.storage.records import Change, Changed, ChangeStatus, NewTask, TaskRecord
 from omniq.testing import VirtualClock
 from omniq.testing.builders import (
     HOUR,

@@ -1,0 +1,387 @@
+"""`AsyncWorkerPool`: the parts of a worker and their life together; and `WorkerPool`, which runs it on a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Self
+
+from omniq import clock
+from omniq.errors import Closed, WorkerError
+from omniq.loops import Background, Wait, Waits, forks, persist, spawn
+from omniq.models.config import WorkerConfig
+from omniq.models.event import EventType
+from omniq.models.task import TaskState
+from omniq.outcomes import results_of
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.policies import RetryManager
+from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
+from omniq.storage.records import WorkerRecord
+from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
+from omniq.texts import get_logger, qualified_name
+from omniq.workers.execution import Execution, Runner, TaskCallbacks
+from omniq.workers.fetching import Admission, Fetcher
+from omniq.workers.jobs import GracePeriod, InFlight, RunResult, RunStatus
+from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
+from omniq.workers.progress import HeartbeatWatch, ProgressWriter, Starts
+from omniq.workers.settling import Completer, CompletionPolicy, dependencies_of
+
+# ── the engine ──────────────────────────────────────────────────────────────
+
+
+log = get_logger("omniq.worker")
+
+
+class AsyncWorkerPool:
+    """Takes tasks from a queue and runs them, on the loop that starts it.
+
+    `runner` decides how a task runs; everything else is the same for every kind of worker. One pool is
+    started and stopped once.
+    """
+
+    def __init__(
+        self,
+        queue: AsyncTaskQueue[Any],
+        runner: type[Runner],
+        config: WorkerConfig,
+        *,
+        kind: str,
+        max_workers: int,
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
+        """Names this worker in tasks, results and events; never used twice."""
+        self.kind = kind
+        self.config = config
+        self.max_workers = max_workers
+        self._queue = queue
+        self._runner_class = runner
+        self._queues = tuple(config.queues) if config.queues else queue.queues
+        self._stores = queue.stores
+        self._parts: list[Background[None]] = []
+        self._grace: GracePeriod | None = None
+        self._drains = Waits("the worker")
+        self._ending: Background[None] | None = None
+        self._forks = forks()
+        self.failure: BaseException | None = None
+        """The error for which the worker can't go on, if there is one: it stops by itself then."""
+        self.finished = asyncio.Event()
+        """Set when the pool has stopped, by `stop` or by itself."""
+
+    # ── life ─────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Connect and begin to work; returns at once. Raises `StoreError` when a store can't be reached."""
+        if self._parts:
+            raise WorkerError("the worker is running already")
+        self._forks = forks()
+        queue = self._queue
+        self._stores.serialization.preload()
+        await self._queue.connect()
+        if self._stores.results is not None:
+            await results_of(self._queue).connect()
+        self._started_at = clock.now()
+        self._assemble()
+        await self.runner.open()
+        self._leases.start()
+        self._parts = [
+            self._spawn(self._fetcher.run, "fetch"),
+            self._spawn(self._completer.run, "settle"),
+            self._spawn(self._reaper.run, "reap"),
+            self._spawn(self._upkeep.run, "upkeep"),
+            self._spawn(self._upkeep.purge, "purge"),
+            self._spawn(partial(queue.scheduler.run, 4 * self.config.poll_interval), "schedule"),
+            self._spawn(self._progress.run, "progress"),
+        ]
+        if self._stores.events is not None:
+            self._parts.append(self._spawn(self._stores.events.keep_retention, "events"))
+        said = {"kind": self.kind, "slots": self.max_workers, "queues": list(self._queues)}
+        self._stores.log(EventType.WORKER_STARTED, worker=self.name, data=said)
+        log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
+
+    async def stop(self, grace_period: float | None = None) -> None:
+        """Stop: claim no more, hand back what isn't begun, wait for what runs, then hand that back too.
+
+        `grace_period` (seconds) overrides the configured one; a second call while the first still waits may
+        give a shorter one.
+        """
+        if self._forks != forks():
+            return  # it is the parent's
+        if not self._parts:
+            if self._grace is not None:
+                self._grace.shorten(grace_period)
+                await self.finished.wait()
+            return
+        parts, self._parts = self._parts, []
+        self._grace = GracePeriod(self.config.grace_period if grace_period is None else grace_period)
+        try:
+            await self._wind_up(*parts)
+        finally:
+            self.finished.set()
+        log.info("worker %s has stopped", self.name)
+
+    async def _wind_up(self, fetch: Background[None], settle: Background[None], *others: Background[None]) -> None:
+        assert self._grace is not None
+        await cancel_and_wait(fetch, *others)
+        self._drains.close()
+        self._hand_back()
+        await self._grace.wait_for(self.in_flight.until_held_at_most(0))
+        settled = False
+        try:
+            await self.runner.close()
+            self._hand_back()  # what came back from a process that died meanwhile
+            settled = await self._settle_rest()
+        finally:
+            await cancel_and_wait(settle)
+            await self._leases.stop()
+        self._watch.close()
+        patience = max(1.0, self.config.grace_period)
+        await asyncio.gather(self._callbacks.close(patience), self._stores.callbacks.close(patience))
+        if self._stores.events is not None:
+            said: dict[str, Any] = {"events_dropped": self._stores.events.dropped}
+            if self.failure is not None:
+                said["error_type"] = qualified_name(type(self.failure))
+            self._stores.log(EventType.WORKER_STOPPED, worker=self.name, data=said)
+            if settled:
+                await self._stores.events.flush()
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes tasks: not before `start`, once it stops, or in a forked child."""
+        return bool(self._parts) and self.failure is None and self._forks == forks()
+
+    def report(self) -> WorkerRecord:
+        """What this worker says of itself in its store."""
+        return WorkerRecord(
+            name=self.name,
+            host=socket.gethostname(),
+            kind=self.kind,
+            queues=self._queues,
+            slots=self.max_workers,
+            running=len(self.in_flight.held),
+            lease=self.config.lease,
+            breakers=self._stores.breakers,
+            started_at=self._started_at,
+        )
+
+    @property
+    def ended(self) -> Counter[RunStatus]:
+        """How many runs have ended in which way since the worker started."""
+        return self._completer.ended
+
+    async def disconnect(self) -> None:
+        """Give back the running loop's connections: for a loop that is the worker's own."""
+        await self._queue.close()
+        if self._stores.results is not None:
+            await self._stores.results.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def drain(self) -> None:
+        """Wait until nothing is due, running or unsettled: the tasks there are have been worked off.
+
+        Raises `WorkerError` if it doesn't run or can't go on, and `Closed` if it is stopped meanwhile.
+        """
+        if not self._parts:
+            raise WorkerError("the worker isn't running")
+        try:
+            with Wait(self._drains):
+                while not await self._is_drained():
+                    continue
+        except Closed:
+            if self.failure is None:
+                raise
+            raise WorkerError(f"the worker can't go on: {self.failure}") from None
+
+    async def _is_drained(self) -> bool:
+        await self.in_flight.until_held_at_most(0)
+        await self._completer.children_released()
+        return await self._fetcher.until_nothing_due() and not await self._anything_running()
+
+    # ── parts ────────────────────────────────────────────────────────────────
+
+    def _assemble(self) -> None:
+        queue, config = self._queue, self.config
+        self.in_flight = InFlight(config.lease)
+        kept = self._stores.results or queue.store
+        max_result = SizeLimit.of(queue.config.max_body, kept, beside=BESIDE_A_VALUE)
+        execution = Execution(queue.security, max_result)
+        self.runner = self._runner_class(self.in_flight, execution, max_workers=self.max_workers)
+        self.runner.on_failure = self._fail
+        self._watch = HeartbeatWatch(self.runner.end_silent)
+        self.runner.on_start = Starts(self.in_flight, self._watch, self._stores, worker=self.name).note
+        self._progress = ProgressWriter(self._stores, self.in_flight, worker=self.name)
+        execution.on_report = self._progress.report
+        self._callbacks = TaskCallbacks(queue)
+        self._fetcher = Fetcher(
+            queue.store,
+            self.in_flight,
+            self.runner,
+            Admission(queue, max_crashes=config.max_crashes),
+            queues=self._queues,
+            config=config,
+            worker=self.name,
+        )
+        policy = CompletionPolicy(queue, RetryManager(), worker=self.name, config=config)
+        ended, pace = self._callbacks.ended, self._fetcher.pace
+        dependencies = dependencies_of(self._stores, config, ended)
+        self._completer = Completer(
+            queue, dependencies, self.in_flight, policy, worker=self.name, on_ended=ended, on_settled=pace.count
+        )
+        self._leases = LeaseKeeper(
+            queue.store,
+            self.in_flight,
+            lease=config.lease,
+            stop_job=self.runner.stop_job,
+            back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
+            report=self.report,
+        )
+        self._upkeep = Upkeep(self._stores, dependencies, config)
+        self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)
+
+    def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:
+        task = spawn(persist(part, f"the worker's part {name!r}"), name=f"omniq-{name}")
+        task.add_done_callback(self._part_ended)
+        return task
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ends before the worker is stopped: by an error, or because the program cancels all there is."""
+        if task.cancelled():
+            if self.running:
+                self.die(WorkerError("its event loop is being ended by the program"))
+        elif (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """The worker can't go on: hand back what can be, so that others may run it. On its loop."""
+        if self._note_failure(error):
+            self._leases.cease()
+            self._drains.close()
+            self._ending = spawn(self.stop(0), name="omniq-end")
+
+    def die(self, error: BaseException) -> None:
+        """The worker can't go on, nor its loop; from any thread."""
+        if self._note_failure(error):
+            self._leases.take_over()
+
+    def _note_failure(self, error: BaseException) -> bool:
+        """Whether it is the first one: it tells why."""
+        if self.failure is not None:
+            return False
+        self.failure = error
+        self.in_flight.close()
+        log.critical("worker %s can't go on", self.name, exc_info=error)
+        return True
+
+    # ── stopping ─────────────────────────────────────────────────────────────
+
+    def _hand_back(self) -> None:
+        for job in self.in_flight.withdraw():
+            self.in_flight.done(job, RunResult(end=RunStatus.RELEASED))
+
+    async def _settle_rest(self) -> bool:
+        """Settle what is left, but don't wait for a store that is away: the leases run out by themselves."""
+        try:
+            settled = await self._completer.finish(max(1.0, self._grace.seconds if self._grace else 0.0))
+        except Exception as error:
+            self._fail(error)
+            settled = False
+        if not settled and self.in_flight.held:
+            log.error(
+                "%d tasks couldn't be settled; they will run again when their leases are over", len(self.in_flight.held)
+            )
+        return settled
+
+    async def _anything_running(self) -> bool:
+        store = self._queue.store
+        return any(
+            stats.counts.get(TaskState.RUNNING, 0)
+            for stats in await store.stats()
+            if stats.name in self._queues and not stats.paused
+        )
+
+
+# ── on a thread of its own ──────────────────────────────────────────────────
+
+
+class WorkerPool:
+    """A worker pool on a thread and an event loop of its own; its methods block."""
+
+    def __init__(self, pool: AsyncWorkerPool) -> None:
+        self.aio = pool
+        self._portal: Portal | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes tasks: not when it can't go on, or in a forked child, whose parent has the worker."""
+        return self._portal is not None and self._portal.alive and self.aio.running
+
+    def start(self) -> None:
+        """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
+        refuse_in_loop("start()")
+        portal = self._portal = Portal("omniq-worker")
+        _started.add(self)
+        try:
+            portal.call(self.aio.start())
+            portal.on_death = self.aio.die
+        except BaseException:
+            self._end()
+            raise
+
+    def stop(self, grace_period: float | None = None) -> None:
+        """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
+        if self._portal is None:
+            return
+        if self._portal.alive:
+            try:
+                self._portal.call(self.aio.stop(grace_period))
+            finally:
+                self._end()
+        else:
+            _started.discard(self)
+            self._portal = None
+
+    def drain(self) -> None:
+        """Wait until the tasks there are have been worked off. Raises `WorkerError` if the worker doesn't run."""
+        if self._portal is None or not self.running:
+            raise WorkerError("the worker isn't running")
+        self._portal.call(self.aio.drain())
+
+    def _end(self) -> None:
+        _started.discard(self)
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            try:
+                portal.call(self.aio.disconnect())
+            finally:
+                portal.stop()
+
+
+_started: set[WorkerPool] = set()
+
+
+def _after_fork_in_child() -> None:
+    _started.clear()  # they are the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _stop_all() -> None:
+    """At the interpreter's end: hand back what runs, instead of letting leases run out."""
+    for pool in list(_started):
+        pool.stop()
+
+
+atexit.register(_stop_all)
