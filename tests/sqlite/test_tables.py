@@ -96,7 +96,7 @@ class TestRows:
         assert connection.execute("select count(*) from large_body").fetchone() == (0,)
 
     async def test_a_schedules_body_may_be_empty(self, queue: SQLiteQueueStore, connection: sqlite3.Connection) -> None:
-        connection.execute(f"insert into schedule values ('s', '{QUEUE}', x'', null, 0, 1)")
+        connection.execute(f"insert into schedule values ('s', '{QUEUE}', x'', null, null, 0, 1)")
         (schedule,) = await queue.schedules()
         assert (schedule.body, schedule.next_run, schedule.version) == (b"", None, 1)
 

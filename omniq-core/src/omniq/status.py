@@ -20,9 +20,6 @@ from omniq.storage.records import BreakerState, BreakerStatus, EventFilter, Queu
 
 PATIENCE: Final = 5.0
 """Seconds that a store has for each answer."""
-GONE_AFTER: Final = 90.0
-"""Seconds after which a worker that wasn't seen counts as gone, unless its lease is longer: an idle one on files of a
-cloud is seen every minute."""
 UNSERVED_AFTER: Final = 10.0
 """Seconds for which a task may be due in a queue that no worker serves, before that is a problem."""
 
@@ -81,11 +78,6 @@ class Status(Struct, frozen=True, kw_only=True):
     def problems(self) -> list[str]:
         """What is wrong, each in a line; empty if all is well."""
         return [*_store_problems(self.stores), *_worker_problems(self.workers), *_queue_problems(self)]
-
-
-def is_alive(worker: WorkerRecord, now: float) -> bool:
-    """Whether the worker was seen lately, at that time on its store's clock."""
-    return now - worker.last_seen <= max(worker.lease, GONE_AFTER)
 
 
 def due_for(stats: QueueStats, now: float) -> float | None:
@@ -180,8 +172,8 @@ async def _ask(store: BaseTaskQueue, status: Status) -> Status:
         status,
         now=now,
         queues=stats,
-        workers=[worker for worker in workers if is_alive(worker, now)],
-        gone=[worker for worker in workers if not is_alive(worker, now)],
+        workers=[worker for worker in workers if worker.is_alive(now)],
+        gone=[worker for worker in workers if not worker.is_alive(now)],
         schedules=_count(schedules, now),
     )
 

@@ -21,8 +21,6 @@ from omniq.queue.stores import Stores
 from omniq.storage.base import look_up
 from omniq.storage.records import EventFilter, TaskRecord, WorkerRecord
 
-SEEN_WITHIN: Final = 45.0
-"""Seconds within which a worker with the usual lease is seen, four times."""
 MAX_EVENTS: Final = 1000
 MAX_NAMED: Final = 3
 """Parents or workers that a line names."""
@@ -122,9 +120,13 @@ class Explainer:
         if any(stats.name == queue and stats.paused for stats in await self._store.stats()):
             return f"its queue {queue!r} is paused"
         serving = [worker for worker in await self._store.workers() if queue in worker.queues]
-        alive = [worker for worker in serving if worker.last_seen > now - SEEN_WITHIN]
+        alive = [worker for worker in serving if worker.is_alive(now)]
         if not alive:
             return f"no worker is alive that serves its queue {queue!r}{_last_seen(serving)}"
+        away = {each.location: each for worker in alive for each in worker.breakers if each.state != "closed"}
+        if away:
+            told = _some([f"{each.location} since {_at(each.since)} ({each.error})" for each in away.values()])
+            return f"the workers of its queue {queue!r} wait for a store whose circuit breaker is open: {told}"
         taken, slots = sum(worker.running for worker in alive), sum(worker.slots for worker in alive)
         workers = f"{len(alive)} worker{'s' * (len(alive) > 1)} serve{'s' * (len(alive) == 1)} its queue {queue!r}"
         return f"due since {_at(record.run_at)}, waits for a free slot: {workers}, {taken} tasks in {slots} slots"

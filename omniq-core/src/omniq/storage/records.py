@@ -313,6 +313,10 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     last_seen: float = 0.0
     """Seconds since the epoch; set by the store."""
 
+    def is_alive(self, now: float) -> bool:
+        """Whether it was seen lately, by the time on its store's clock: within one and a half leases, at least 10 s."""
+        return now - self.last_seen <= max(1.5 * self.lease, 10.0)
+
 
 class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A schedule as the store holds it."""
