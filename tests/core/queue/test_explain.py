@@ -8,7 +8,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, StoreUnavailable, TaskNotFound
 from omniq.models import TaskState
-from omniq.storage.records import EventFilter, EventPage, WorkerRecord
+from omniq.storage.records import BreakerState, BreakerStatus, EventFilter, EventPage, WorkerRecord
 from omniq.testing import ReferenceEventStore, VirtualClock
 from omniq.testing.builders import claim
 
@@ -56,6 +56,15 @@ class TestWhy:
         )
         await alive(oq, "other", running=2)
         assert (await why(oq, task_id)).endswith("1 worker serves its queue 'default', 2 tasks in 2 slots")
+
+    async def test_a_store_that_its_workers_wait_for(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.nothing)
+        breaker = BreakerStatus(location="shelf:/x", state=BreakerState.OPEN, since=1_700_000_000, error="no answer")
+        await oq.task_queue.store.beat(WorkerRecord(name="w", queues=("default",), slots=2, breakers=(breaker,)))
+        assert await why(oq, task_id) == (
+            "the workers of its queue 'default' wait for a store whose circuit breaker is open: "
+            "shelf:/x since 2023-11-14T22:13:20Z (no answer)"
+        )
 
     async def test_a_worker_that_has_it(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
         task_id = await oq.enqueue(tasks.nothing)
