@@ -7,17 +7,17 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, NamedTuple, Self
 
 import msgspec
 from omniq.backend import Configured, configured_by
-from omniq.clock import FIRST_SECOND, LAST_SECOND
+from omniq.clock import FIRST_SECOND
 from omniq.events import AsyncEventStorage, EventStorage
 from omniq.models.event import TaskEvent
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.log_files import Part
 from omniq.storage.records import EventFilter, EventPage
-from omniq.storage.rules import cursor_at, event_in, matches, place_of
+from omniq.storage.rules import Place, cursor_at, event_in, matches, places_between
 
 from omniq_fsspec.config import FileEventStorageConfig, MemoryEventStorageConfig
 from omniq_fsspec.connection import PlaceStore
@@ -26,9 +26,6 @@ EVENTS: Final = "events"
 AT_ONCE: Final = 64
 """Files that are read together."""
 _NAME: Final = re.compile(rf"{EVENTS}/(\d{{12}})-(\d{{12}})-(\w+)-(\d+)\.jsonl")
-
-Key: TypeAlias = tuple[float, str]
-"""By what events are ordered: the time, and the id; if that can't be read, where the line is."""
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -73,9 +70,9 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
     async def query(
         self, where: EventFilter, *, oldest_first: bool = False, limit: int = 100, cursor: str | None = None
     ) -> EventPage:
-        span = _Span(where, None if cursor is None else place_of(cursor), oldest_first)
+        span = _Span(where, cursor, oldest_first)
         files = span.sorted(await self._files())
-        found: dict[Key, TaskEvent] = {}
+        found: dict[Place, TaskEvent] = {}
         for start in range(0, len(files), AT_ONCE):
             if sum(span.comes_before(key, files[start]) for key in found) > limit:
                 break
@@ -86,8 +83,7 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
 
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         gone = 0
-        span = _Span(EventFilter(until=before), None, oldest_first=True)
-        for file in span.sorted(await self._files()):
+        for file in _Span(EventFilter(until=before), None, oldest_first=True).sorted(await self._files()):
             if gone == limit:
                 break
             (lines,) = await self._read([file])
@@ -106,13 +102,14 @@ class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
         known = [_File(int(m[1]), int(m[2]), m[3], int(m[4])) for name in names if (m := _NAME.fullmatch(name))]
         return list({file.appended: file for file in sorted(known, key=attrgetter("first"))}.values())
 
-    async def _read(self, files: Sequence[_File]) -> list[list[tuple[Key, TaskEvent]]]:
+    async def _read(self, files: Sequence[_File]) -> list[list[tuple[Place, TaskEvent]]]:
         """The events of the files, with their keys."""
         found = await self._place.files.read([Part(file.name) for file in files])
         return [list(_events_in(file, data or b"")) for file, data in zip(files, found, strict=True)]
 
 
-def _events_in(file: _File, data: bytes) -> Iterator[tuple[Key, TaskEvent]]:
+def _events_in(file: _File, data: bytes) -> Iterator[tuple[Place, TaskEvent]]:
+    """The events of a file; one whose id can't be read stands where its line is."""
     for number, line in enumerate(data.splitlines(), file.first):
         event = event_in(line)
         yield (event.time, event.id or f"{file.appended}-{number}"), event
@@ -121,32 +118,24 @@ def _events_in(file: _File, data: bytes) -> Iterator[tuple[Key, TaskEvent]]:
 class _Span:
     """Between which events those are that are asked for, and in which order."""
 
-    def __init__(self, where: EventFilter, cursor: Key | None, oldest_first: bool) -> None:
-        self._cursor = cursor
+    def __init__(self, where: EventFilter, cursor: str | None, oldest_first: bool) -> None:
+        self._low, self._high = places_between(where, cursor, oldest_first=oldest_first)
         self._oldest_first = oldest_first
-        edge = () if cursor is None else (cursor[0],)
-        since = FIRST_SECOND if where.since is None else where.since
-        until = LAST_SECOND if where.until is None else where.until
-        self._since = max([since, *edge]) if oldest_first else since
-        self._until = until if oldest_first else min([until, *edge])
 
     def sorted(self, files: Sequence[_File]) -> list[_File]:
         """The files that may have such events, in the order in which they are looked for."""
-        since, until = _second(self._since), _second(self._until)
+        since, until = _second(self._low[0]), _second(self._high[0])
         fitting = [file for file in files if file.latest >= since and file.earliest <= until]
         order = attrgetter("earliest" if self._oldest_first else "latest")
         return sorted(fitting, key=order, reverse=not self._oldest_first)
 
-    def has(self, key: Key) -> bool:
-        """Whether the event is beyond the cursor."""
-        if self._cursor is None:
-            return True
-        return key > self._cursor if self._oldest_first else key < self._cursor
+    def has(self, key: Place) -> bool:
+        """Whether the event is one of those."""
+        return self._low < key < self._high
 
-    def comes_before(self, key: Key, file: _File) -> bool:
+    def comes_before(self, key: Place, file: _File) -> bool:
         """Whether the event comes before all that are in this file, and in those that follow it."""
-        second = _second(key[0])
-        return second < file.earliest if self._oldest_first else second > file.latest
+        return _second(key[0]) < file.earliest if self._oldest_first else _second(key[0]) > file.latest
 
 
 class MemoryEventStore(FileEventStore):

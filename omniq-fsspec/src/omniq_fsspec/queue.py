@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 from omniq.backend import Configured, configured_by
-from omniq.models.task import TERMINAL, TaskState
 from omniq.queue import AsyncTaskQueue, TaskQueue
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
 from omniq.storage.records import WorkerRecord
@@ -34,10 +33,8 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
     def result_storage(self) -> BaseResultStorage:
         return FileResultStore(self._config)
 
-    async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
-        gone = await super().purge(older_than=older_than, states=states, limit=limit)
+    async def purged(self) -> None:
         await self._place.vacuum()
-        return gone
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
         self._connection.watch()

@@ -7,12 +7,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
+from omniq.clock import FIRST_SECOND, LAST_SECOND
 from omniq.models.event import EventType, TaskEvent
 from omniq.models.task import QUEUED, TERMINAL, TaskState
 from omniq.storage.records import (
@@ -204,15 +205,28 @@ def matches(event: TaskEvent, where: EventFilter) -> bool:
     )
 
 
+Place: TypeAlias = tuple[float, str]
+"""Where an event stands among others: by its time, and by its id."""
+
+
 def cursor_at(time: float, id_: str) -> str:
     """The cursor of a page that ends with the event of this time and id, as `TaskEvent.cursor`."""
     return f"{time!r}/{id_}"
 
 
-def place_of(cursor: str) -> tuple[float, str]:
+def place_of(cursor: str) -> Place:
     """Time and id of the event that a cursor was made of. Raises `ValueError`."""
     time, _, id_ = cursor.partition("/")
     return float(time), id_
+
+
+def places_between(where: EventFilter, cursor: str | None, *, oldest_first: bool) -> tuple[Place, Place]:
+    """Between which times and ids, both left out, those events are that may come on the page after the cursor's."""
+    low: Place = (FIRST_SECOND if where.since is None else where.since, "")
+    high: Place = (LAST_SECOND + 1 if where.until is None else where.until, "")
+    if cursor is None:
+        return low, high
+    return (max(low, place_of(cursor)), high) if oldest_first else (low, min(high, place_of(cursor)))
 
 
 def is_meant(record: TaskRecord, where: TaskFilter, now: float) -> bool:

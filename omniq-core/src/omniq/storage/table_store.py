@@ -387,9 +387,14 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self.forget_workers(older_than)
-        return await self.carry_out(
+        gone = await self.carry_out(
             lambda tables, now: tables.tasks.purge(now - older_than, states, limit), may_lag=True
         )
+        await self.purged()
+        return gone
+
+    async def purged(self) -> None:
+        """Called after each purge: clear away what no row needs any more, if that is worth the trouble."""
 
     async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
         return await self.carry_out(lambda tables, _: [tables.tasks.delete(id_, states) for id_ in ids])
