@@ -14,7 +14,7 @@ from omniq_fsspec.filesystems import LocalFiles
 from tests.fsspec.support import lone_stores
 
 VARIABLE = "OMNIQ_TEST_OBJECTS"
-PARTS = {"TestS3": 8, "TestAzure": 8, "TestGoogle": 4}
+PARTS = {"TestS3": 12, "TestAzure": 8, "TestGoogle": 8}
 """One test in so many is run, always the same ones, unless the variable is set to "all"."""
 
 
