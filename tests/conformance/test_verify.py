@@ -85,13 +85,16 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @LONG
 @pytest.mark.slow
-def test_a_store_without_an_epoch_check_is_found_out(tmp_path: Path, elsewhere: Path) -> None:
+def test_a_store_without_an_epoch_check_is_found_out(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And all of the example that has nothing to do with epochs is sound."""
     pytest.importorskip("lmdb", reason="needs lmdb for examples/omniq-lmdb")
     packages, place = tmp_path / "packages", tmp_path / "place"
     place.mkdir()
     install_patched(packages)
     before = sorted(elsewhere.iterdir())
+    monkeypatch.setenv("OMNIQ_TEST_WALKS", "30")  # to look for the shortest walk that fails would take minutes
     done = verify("lmdb", "--url", f"lmdb:///{place}", "--no-kill", "--json", path=packages)
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads(done.stdout)

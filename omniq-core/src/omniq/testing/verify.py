@@ -260,7 +260,8 @@ def _environment(url: str, journal: Path) -> Iterator[None]:
     os.environ[URL], os.environ[JOURNAL] = url, str(journal)
     os.environ["PYTHONSAFEPATH"] = "1"  # a module in the working directory may have the name of one that is needed
     # Else each worker warns of what it would run for whoever can write there.
-    os.environ["OMNIQ_SERIALIZER"], os.environ["OMNIQ_ALLOWED_MODULES"] = "msgspec", "omniq.testing.fleet"
+    os.environ["OMNIQ_SERIALIZER"] = "msgspec"
+    os.environ["OMNIQ_ALLOWED_MODULES"] = "omniq.testing.fleet,omniq.testing.conformance.engine"
     try:
         yield
     finally:

@@ -104,11 +104,12 @@ async def until(queue: AsyncTaskQueue[Any], task_id: str, state: TaskState) -> N
 
 
 async def until_all(queue: AsyncTaskQueue[Any], task_ids: Sequence[str], state: TaskState) -> None:
-    """Wait until all of them are in that state."""
+    """Wait until all of them are in that state, or have ended in another one."""
     wanted: list[TaskState | None] = [state] * len(task_ids)
     for _ in range(LOOKS):
-        if await states(queue, task_ids) == wanted:
-            return
+        found = await states(queue, task_ids)
+        if found == wanted or all(each is None or each.is_terminal for each in found):
+            break
         await asyncio.sleep(PAUSE)
     assert await states(queue, task_ids) == wanted
 
