@@ -76,7 +76,7 @@ async def test_a_queue_without_a_worker(place: Place, virtual_clock: VirtualCloc
             await oq.enqueue(tasks.nothing, queue_name=name)
         await oq.task_queue.pause_queue("low")
         assert (await oq.status()).problems == []  # not yet
-        await store.beat(WorkerRecord(name="w", queues=("high",), lease=30.0))
+        await store.beat(WorkerRecord(name="w", queues=("high",), lease=60.0))
         virtual_clock.advance(60)
         (problem,) = (await oq.status()).problems
         assert problem == "queue default: a task has been due for 60 s, and no living worker serves the queue"

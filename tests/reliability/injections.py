@@ -14,7 +14,7 @@ import asyncpg
 from msgspec import Struct
 from omniq import AsyncOmniQ
 from omniq.errors import ResultTimeout
-from omniq.queue import policies as store_clock
+from omniq.queue import stores as store_clock
 from omniq.storage.records import TaskFilter
 
 from tests.reliability.outages import Server

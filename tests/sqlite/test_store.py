@@ -57,7 +57,7 @@ def connection(config: SQLiteTaskQueueConfig) -> Iterator[sqlite3.Connection]:
 
 def insert_schedule(connection: sqlite3.Connection, *, schedule_id: str) -> int:
     """A job whose effect is easy to see, and that fails when it is repeated."""
-    sql = "insert into schedule values (?, 'default', x'', null, 0, 1)"
+    sql = "insert into schedule values (?, 'default', x'', null, null, 0, 1)"
     return connection.execute(sql, (schedule_id,)).rowcount
 
 

@@ -186,7 +186,7 @@ def test_dead_letters_are_listed_without_being_decoded(tmp_path: Path, monkeypat
     decoded: list[object] = []
     monkeypatch.setattr(SerializationManager, "load_value", lambda *given: decoded.append(given))
     monkeypatch.setattr(SerializationManager, "load_call", lambda *given: decoded.append(given))
-    for command in (["tasks", "dead"], ["tasks", "dead", "--json"], ["tasks", "list"], ["tasks", "show", task_id]):
+    for command in (["dead", "list"], ["dead", "list", "--json"], ["tasks", "list"], ["tasks", "show", task_id]):
         assert task_id in cli.output(*command)
     assert cli("result", task_id).exit_code == 1
     assert decoded == []

@@ -183,7 +183,7 @@ async def test_what_is_copied_to_another_project_does_not_run_there(space: Refer
             assert await results_of(oq, [task_id, done]) == [3, 7]
         copied = space.tasks.rows.get(task_id)
         assert copied is not None
-        elsewhere.tasks.put(replace(copied, state=TaskState.PENDING))
+        elsewhere.tasks.put(replace(copied, state=TaskState.PENDING, finished_at=None))
         elsewhere.results.write(done, space.results.rows[done])
         elsewhere.schedules.rows |= {schedule_id: replace(space.schedules.rows[schedule_id], next_run=1.0)}
         assert await other.task_queue.scheduler.fire_due() == 0

@@ -72,9 +72,9 @@ def test_it_opens_after_so_many_failures_in_a_row(breaker: Breaker, virtual_cloc
 
 
 def test_an_outage_of_less_than_a_second_opens_nothing(breaker: Breaker, virtual_clock: VirtualClock) -> None:
-    fail(breaker, times=20, every=0.04, clock=virtual_clock)
+    fail(breaker, times=20, every=0.02, clock=virtual_clock)
     assert breaker.status.state == "closed"
-    virtual_clock.advance(0.5)
+    virtual_clock.advance(0.9)
     fail(breaker)
     assert breaker.status.state == "open"
 

@@ -198,6 +198,9 @@ async def test_what_tasks_log_is_shown_from_the_workers_level_on(tmp_path: Path)
 
 def test_levels_of_loggers_and_handlers_travel(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, handler = logging.getLogger("tests.shop"), logging.StreamHandler()
+    for known in list(logging.root.manager.loggerDict.values()):  # some libraries bring handlers
+        if isinstance(known, logging.Logger):
+            monkeypatch.setattr(known, "handlers", [])
     monkeypatch.setattr(logging.root, "handlers", [logging.NullHandler()])
     monkeypatch.setattr(shop, "level", logging.DEBUG)
     assert LogSettings.of_this_process().shown is None

@@ -12,7 +12,11 @@ from omniq.events import AsyncEventStorage, EventStorage
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 
-from .config import ShelfEventStorageConfig, ShelfResultStorageConfig, ShelfTaskQueueConfig
+from .config import (
+    ShelfEventStorageConfig,
+    ShelfResultStorageConfig,
+    ShelfTaskQueueConfig,
+)
 from .stores import ShelfEvents, ShelfResults, ShelfTasks
 
 
