@@ -41,7 +41,7 @@ STATEMENTS: Mapping[str, str] = {
     "children": r"select parent, child from",
     "put_schedule": r"insert into \S+\.schedule\b|update \S+\.schedule set queue_name",
     "schedules": r"from \S+\.schedule\s+where",
-    "fire": r"update \S+\.schedule as schedule set (last|next)_run",
+    "fire": r"update \S+\.schedule as schedule\s+set next_run",
     "results_put": r"insert into \S+\.result .*\s+select task_id, epoch, status, schedule_id, now",
     "results_get": r"from \S+\.result\s+where task_id = any",
     "listen": r"^listen ",
