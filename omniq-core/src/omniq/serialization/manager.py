@@ -169,21 +169,20 @@ class SerializationManager:
         binding = (task_id, queue_name, schedule_id, self._project)
         return self._envelope.resign(data, role=_CALL, binding=binding)
 
-    def load_call(self, call: Call, parents: Sequence[ParentResult] = ()) -> LoadedCall:
-        """Function and arguments of a call from `read_call`; `parents` are the results of its `results_of`.
+    def load_call(self, call: Call) -> LoadedCall:
+        """Function and arguments of a call from `read_call`.
 
-        Raises `FunctionNotFound` when the function can't be imported or may not be, `SerializationError` when the
-        arguments can't be rebuilt here, or need dill where it is refused, and `ResultError` when a parent has no value.
+        Raises `FunctionNotFound` when the function can't be imported or may not be, and `SerializationError` when the
+        arguments can't be rebuilt here, or need dill where it is refused.
         """
-        if not call.results_of:
-            return self._load(call)
-        with filled(parents, self.load_value):
-            return self._load(call)
-
-    def _load(self, call: Call) -> LoadedCall:
         if call.by_value:
             return self._arguments.unpack_with_function(call.args)
         return self._arguments.unpack(self._functions.resolve(call.func), call.args_format, call.args)
+
+    def load_child(self, call: Call, parents: Sequence[ParentResult]) -> LoadedCall:
+        """As `load_call`, with the results of the call's `results_of`. Raises `ResultError` when one has no value."""
+        with filled(parents, self.load_value):
+            return self.load_call(call)
 
     def load_arguments(self, call: Call) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments of a call from `read_call`, without its function where that isn't packed with them.

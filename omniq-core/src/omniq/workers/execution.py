@@ -233,7 +233,9 @@ class Execution:
     def load(self, job: Job) -> LoadedCall | RunResult:
         """The function and its arguments, or what became of trying."""
         try:
-            return self._serialization.load_call(job.call, job.parents)
+            if job.parents:
+                return self._serialization.load_child(job.call, job.parents)
+            return self._serialization.load_call(job.call)
         except ResultError as error:  # of a parent, and it stays so
             return failure(job, error.with_traceback(None), fatal=True)
         except BaseException as error:

@@ -183,19 +183,20 @@ class Starts:
         self._in_flight = in_flight
         self._watch = watch
         self._stores = stores
+        self._events = stores.events
         self._callbacks = stores.callbacks
+        self._to_call = stores.callbacks.started
         self._worker = worker
 
     def note(self, job: Job) -> None:
         """A job starts. On the thread that runs it."""
-        told = self._callbacks.started or self._stores.keeps(EventType.EXECUTING)
-        if told or job.call.heartbeat_timeout is not None:
+        if self._events is not None or self._to_call or job.call.heartbeat_timeout is not None:
             self._in_flight.call_soon(self._noted, job, clock.now())
 
     def _noted(self, job: Job, at: float) -> None:
         self._watch.begin(job)
-        if self._callbacks.started:
-            self._callbacks.tell(self._callbacks.started, update(job, "started", self._worker, at=at))
+        if self._to_call:
+            self._callbacks.tell(self._to_call, update(job, "started", self._worker, at=at))
         self._stores.log_task(EventType.EXECUTING, job.record, worker=self._worker, attempt=job.attempt, time=at)
 
 

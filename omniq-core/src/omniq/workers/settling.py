@@ -133,7 +133,7 @@ class CompletionPolicy:
                 body=self._serialization.pack_outcome(
                     outcome, task_id=record.id, epoch=record.epoch, status=to, schedule_id=record.schedule_id
                 ),
-                ttl=kept_for(job.call, to, self._dead_letters),
+                ttl=kept_for(job.call, to, self._dead_letters) if to is TaskState.ERROR else job.call.result_ttl,
                 schedule_id=record.schedule_id,
             ),
         )
