@@ -91,7 +91,7 @@ class Fleet:
         self._bury(worker)
 
     def freeze_one(self, working: Container[str]) -> WorkerProcess:
-        """Stop the clockwork of a random worker, one of those if any of them lives."""
+        """Stop a random worker by SIGSTOP, one of those if any of them lives."""
         worker = self._one_of(working)
         self._history.freeze(worker.name, worker.pid)
         worker.send(signal.SIGSTOP)
