@@ -38,7 +38,10 @@ class ForgetsToAnswer(ReferenceQueueStore):
 
 
 class AnswersLate(ReferenceQueueStore):
-    """Its first claim is answered when the lease has run out: so it seems to a process that was stopped meanwhile."""
+    """Its first claim is answered when the lease has run out: so it seems to a process that was stopped meanwhile.
+
+    Nor is that lease renewed, which would be as good a reason to begin.
+    """
 
     def __init__(self, place: ReferenceSpace) -> None:
         super().__init__(place)
@@ -50,6 +53,11 @@ class AnswersLate(ReferenceQueueStore):
             await asyncio.sleep(0.01)
         self.is_first = self.is_first and not claimed
         return claimed
+
+    async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
+        if any(held.epoch == 1 for held in leases):
+            raise StoreUnavailable("the server doesn't answer")
+        return await super().extend(leases, lease=lease)
 
 
 class Stalls(ReferenceQueueStore):
