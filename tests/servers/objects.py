@@ -100,9 +100,10 @@ class ObjectServer(ABC):
             command = list(map(str, self._command()))
             self._process = subprocess.Popen(command, cwd=self._home, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
-        while not self._answers():
+        while (failure := self._failure()) is not None:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server doesn't start: {self.log[-2000:]}")
+                self.kill()
+                raise RuntimeError(f"the server doesn't start: {self.log[-2000:]}") from failure
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -134,16 +135,17 @@ class ObjectServer(ABC):
         self.kill()
         shutil.rmtree(self._home)
 
-    def _answers(self) -> bool:
+    def _failure(self) -> Exception | None:
+        """Why it can't be used yet. Each client has errors of its own, and not all are `OSError`."""
         try:
             socket.create_connection(("127.0.0.1", self.port)).close()
             self._probe()
-        except OSError:
-            return False
-        return True
+        except Exception as error:
+            return error
+        return None
 
     def _probe(self) -> None:
-        """Make the bucket unless it is there, and put an object. Raises `OSError` as long as that fails."""
+        """Make the bucket unless it is there, and put an object. Raises as long as that fails."""
         filesystem, path = self.place.files()
         if not filesystem.exists(path):
             filesystem.mkdir(path)
