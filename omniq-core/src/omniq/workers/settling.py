@@ -210,7 +210,9 @@ class Completer:
         self._max_bytes = queue.stores.max_bytes
         self.ended: Counter[RunStatus] = Counter()
         """How many runs have ended in which way since the worker started."""
-        self._children: set[asyncio.Task[None]] = set()
+        self._parents: dict[str, bool] = {}
+        """Tasks that have ended and whose children are still to be seen to; for each, whether it has succeeded."""
+        self._releasing: asyncio.Task[None] | None = None
         self._put_off: set[Job] = set()
         """Jobs whose outcomes the store refuses for now."""
         self._asking_since: float | None = None
@@ -346,9 +348,15 @@ class Completer:
 
     def _release_children(self, parents: dict[str, bool]) -> None:
         """See to the children of tasks that have ended; for each, whether it has succeeded."""
-        task = spawn(self._resolve(parents))
-        self._children.add(task)
-        task.add_done_callback(self._children.discard)
+        self._parents |= parents
+        if self._releasing is None or self._releasing.done():
+            self._releasing = spawn(self._release())
+
+    async def _release(self) -> None:
+        """While some are seen to, the next gather: what waits for many of them is looked at once."""
+        while self._parents:
+            parents, self._parents = self._parents, {}
+            await self._resolve(parents)
 
     async def _resolve(self, parents: dict[str, bool]) -> None:
         succeeded = frozenset(id_ for id_, success in parents.items() if success)
@@ -380,7 +388,7 @@ class Completer:
             finishing.cancel()
         if finishing.done() and not finishing.cancelled() and finishing.exception() is None:
             return True
-        await cancel_and_wait(finishing, *self._children)
+        await cancel_and_wait(finishing, *([] if self._releasing is None else [self._releasing]))
         if self._stores.apart:
             await self._hand_back()
         return False
@@ -406,5 +414,5 @@ class Completer:
 
     async def children_released(self) -> None:
         """Wait until the children of what has been settled may run."""
-        if self._children:
-            await asyncio.wait(set(self._children))
+        if self._releasing is not None:
+            await asyncio.wait([self._releasing])
