@@ -121,7 +121,7 @@ async def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMNIQ_SIGNING_KEY", "only here, to be as one is on a network")
+    os.environ.setdefault("OMNIQ_SIGNING_KEY", "signed as what is on a network should be")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=2000, help="of a round, in batches")
