@@ -305,7 +305,9 @@ class TTLManager:
         ended: list[TaskRecord] = []
         cursor: str | None = None
         while True:
-            page = await self._stores.queue.find(TaskFilter(expired=True), limit=EXPIRED_AT_ONCE, cursor=cursor)
+            page = await self._stores.queue.find(
+                TaskFilter(expired=True, may_lag=True), limit=EXPIRED_AT_ONCE, cursor=cursor
+            )
             # One that was claimed while the page was put together is its worker's to end, or to finish.
             queued = [record for record in page.tasks if record.state in QUEUED]
             ended += await self.expire_records([record for record in queued if record.damage is None])

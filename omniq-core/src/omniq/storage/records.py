@@ -225,6 +225,9 @@ class TaskFilter(Struct, frozen=True, kw_only=True):
     expired: bool = False
     """Only tasks that aren't claimed or ended and whose `expires_at` has passed. Asked for at every reap
     interval: serve it from an index."""
+    may_lag: bool = False
+    """Whether what others did in the last seconds may be left out, where it costs a request to see it: it is asked
+    again and again."""
 
 
 class TaskPage(Struct, frozen=True):

@@ -375,7 +375,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         def find(tables: Tables, now: float) -> TaskPage:
             return tables.tasks.find(where, now, newest_first=newest_first, limit=limit, cursor=cursor)
 
-        page = await self.carry_out(find, may_lag=where.expired)
+        page = await self.carry_out(find, may_lag=where.may_lag)
         rows = await self.load_bodies(page.tasks) if bodies else map(bodiless, page.tasks)
         return TaskPage(list(rows), page.cursor)
 

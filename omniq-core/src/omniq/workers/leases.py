@@ -24,7 +24,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import DependencyResolver, TTLManager
 from omniq.queue.stores import Stores
 from omniq.storage.base import BaseTaskQueue, carry_out
-from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskRecord, WorkerRecord
+from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskFilter, TaskRecord, WorkerRecord
 from omniq.sync import Portal
 from omniq.texts import get_logger
 from omniq.workers.jobs import InFlight, Job, RunStatus
@@ -345,8 +345,12 @@ class Upkeep:
     async def _meet(self) -> None:
         """Sweep soon if a worker seems to have died: it may have left children of tasks that it had ended.
 
-        Workers are seen every third of a lease. One that is taken for dead and isn't costs a sweep.
+        Workers are seen every third of a lease. One that is taken for dead and isn't costs a sweep. To ask who lives
+        may cost requests that are paid for, so nobody does while nothing waits.
         """
+        waiting = TaskFilter(states=(TaskState.WAITING,), may_lag=True)
+        if not (await self._stores.queue.find(waiting, limit=1)).tasks:
+            return
         now = await self._stores.clock.now()
         workers = await self._stores.queue.workers()
         dead = frozenset(worker.name for worker in workers if now - worker.last_seen > worker.lease / 2)
