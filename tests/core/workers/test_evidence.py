@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from omniq.errors import StoreUnavailable
 from omniq.models import TaskState
 from omniq.models.config import WorkerConfig
-from omniq.storage.records import Firing, Lease, LeaseStatus, NewTask, ScheduleRecord, TaskRecord
+from omniq.storage.records import (
+    Firing,
+    Lease,
+    LeaseStatus,
+    NewTask,
+    ScheduleRecord,
+    TaskFilter,
+    TaskPage,
+    TaskRecord,
+    WorkerRecord,
+)
 from omniq.testing import ReferenceQueueStore, ReferenceSpace, VirtualClock
 from omniq.workers.leases import Reaper
 
@@ -189,3 +201,30 @@ async def test_schedules_follow_the_clock_of_the_store(log: Path) -> None:
         assert schedule.next_run.timestamp() - await oq.task_queue.store.now() < 1.0
         async with working(oq, "async", poll_interval=0.05):
             await until(lambda: len(lines(log)) >= 3)
+
+
+class Counted(ReferenceQueueStore):
+    """Counts how often it was asked who lives, and what waits."""
+
+    looks: Counter[str]
+
+    async def workers(self) -> list[WorkerRecord]:
+        self.looks["workers"] += 1
+        return await super().workers()
+
+    async def find(self, where: TaskFilter, **page: Any) -> TaskPage:
+        self.looks["waiting"] += where.states == (TaskState.WAITING,)
+        return await super().find(where, **page)
+
+
+async def test_nobody_asks_who_lives_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: Counter[str] = Counter()
+    monkeypatch.setattr(Counted, "looks", looks, raising=False)
+    async with front_door(reference_place(queue=Counted)) as oq:
+        async with working(oq, "async", lease=HOUR, reap_interval=0.05):
+            await until(lambda: looks["waiting"] > 0)
+            assert looks["workers"] == 0
+        parent = await oq.enqueue(tasks.nothing, run_in=HOUR)
+        await oq.enqueue(tasks.nothing, depends_on=[parent])
+        async with working(oq, "async", lease=HOUR, reap_interval=0.05):
+            await until(lambda: looks["workers"] > 0)
