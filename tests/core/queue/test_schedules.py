@@ -132,6 +132,7 @@ class TestFiring:
         assert await fire(oq) == 1
         assert "schedule a can't be read and doesn't fire" in caplog.text
         assert [schedule.func for schedule in await oq.list_schedules()] == ["(unreadable)", "tests.core.tasks:nothing"]
+        assert (await oq.get_schedule("a")).preview() == []
         await oq.delete_schedule("a")
 
 

@@ -233,7 +233,7 @@ class AsyncScheduler:
         complaints: dict[str, str] = {}
         for record in await self._store.schedules(within=within):
             try:
-                upcoming.append((record, self._template(record)))
+                upcoming.append((record, self._timed(record)))
             except SerializationError as error:
                 complaints[record.id] = str(error)
         for schedule_id, complaint in complaints.items() - self._complaints.items():
@@ -247,6 +247,16 @@ class AsyncScheduler:
         return self._stores.serialization.read_schedule(
             record.body, schedule_id=record.id, queue_name=record.queue_name
         )
+
+    def _timed(self, record: ScheduleRecord) -> ScheduledCall:
+        """As `_template`; raises too where its slots can't be told, such as for want of its time zone on this host."""
+        template = self._template(record)
+        try:
+            if record.next_run is not None:
+                template.timing.after(record.next_run)
+        except InvalidTask as error:
+            raise CorruptPayload(str(error)) from error
+        return template
 
     async def next_task_id(self, schedule_id: str) -> str:
         """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
@@ -361,7 +371,7 @@ class AsyncScheduler:
     def _view(self, record: ScheduleRecord) -> Schedule:
         func, timing, policy, damage = UNREADABLE.func, Timing(), FiringPolicy(), None
         try:
-            template = self._template(record)
+            template = self._timed(record)
             func, timing, policy = template.call.func, template.timing, template.policy
         except SerializationError as error:
             damage = str(error)
