@@ -258,11 +258,14 @@ class AsyncScheduler:
             raise CorruptPayload(str(error)) from error
         return template
 
-    async def next_task_id(self, schedule_id: str) -> str:
-        """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
+    async def next_task_id(self, schedule_id: str) -> str | None:
+        """The id that the task of the next slot will have, or of the last one that the task has: None where no slot is
+        left and all of the schedule's tasks have ended. Raises `ScheduleNotFound`."""
         record = await self._record(schedule_id)
         _check_sound(record)
-        return slot_id(record.id, record.next_run or 0.0)
+        if record.next_run is None and not await self._is_running(schedule_id, 1):
+            return None
+        return slot_id(record.id, record.next_run or record.last_run or 0.0)
 
     async def _fire(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """The tasks that this call has added; one that the store refuses keeps no other from being fired."""
