@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -231,6 +232,14 @@ def test_times_of_a_rule_that_have_a_zone_are_those(rule: object) -> None:
     assert timing.preview(timing.first(begin - 1), 9) == [begin, begin + 86_400, begin + 2 * 86_400]
 
 
+@pytest.mark.parametrize("frequency", FREQUENCIES)
+def test_a_rule_without_any_time_is_found_out_soon(frequency: str) -> None:
+    began = time.process_time()
+    timing = build_timing(rrule=f"FREQ={frequency};BYMONTH=2;BYMONTHDAY=30").anchored(1.8e9)
+    assert timing.first(1.8e9) is None
+    assert time.process_time() - began < 5
+
+
 @pytest.mark.parametrize("rule", ["FREQ=MINUTELY;BYHOUR=25", "FREQ=HOURLY;BYHOUR=25", "FREQ=MONTHLY;BYDAY=9MO"])
 def test_a_rule_that_means_no_time_is_refused(rule: str) -> None:
     timing = build_timing(rrule=rule)
@@ -307,6 +316,8 @@ def test_jitter_is_the_same_for_all_and_within_bounds() -> None:
         ({"rrule": rrule(EACH_DAY, interval=0)}, "rrule: expected an INTERVAL of 1 or more"),
         ({"rrule": "DTSTART;TZID=America/New_York:20300101T090000\nRRULE:FREQ=DAILY"}, "rrule: it begins in the time"),
         ({"rrule": rrule(EACH_DAY, dtstart=FIRST.astimezone(ZoneInfo("Asia/Tokyo")))}, "time zone Asia/Tokyo"),
+        ({"rrule": "FREQ=HOURLY;BYSETPOS=2"}, "rrule: no period has as many times as BYSETPOS asks for"),
+        ({"rrule": "FREQ=MINUTELY;BYSECOND=1,2;BYSETPOS=-3"}, "rrule: no period has as many times"),
         ({"rrule": "FREQ=DAILY;UNTIL=20309901T000000Z"}, "rrule: expected a time such as"),
         (
             {

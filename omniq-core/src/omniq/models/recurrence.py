@@ -70,7 +70,24 @@ def rule_of(text: str) -> rrule:
         raise InvalidTask("rrule: expected a single RRULE, without RDATE, EXDATE or EXRULE")
     if getattr(rule, "_interval", 1) < 1:  # dateutil would look for its next time for ever
         raise InvalidTask(f"rrule: expected an INTERVAL of 1 or more, got {text!r:.80}")
+    if _means_no_position(rule):
+        raise InvalidTask(f"rrule: no period has as many times as BYSETPOS asks for, in {text!r:.80}")
     return rule
+
+
+def _means_no_position(rule: rrule) -> bool:
+    """Whether BYSETPOS asks an hour, a minute or a second for more times than it has: dateutil tries all."""
+    freq, positions = getattr(rule, "_freq", 0), getattr(rule, "_bysetpos", None)
+    if not positions or freq < HOURLY:
+        return False
+    minutes = len(getattr(rule, "_byminute", None) or "1") if freq == HOURLY else 1
+    seconds = len(getattr(rule, "_bysecond", None) or "1") if freq <= MINUTELY else 1
+    return all(abs(position) > minutes * seconds for position in positions)
+
+
+HOURLY: Final = 4
+MINUTELY: Final = 5
+"""As dateutil has them, which isn't imported before it is needed."""
 
 
 # ── its times ───────────────────────────────────────────────────────────────
@@ -95,14 +112,27 @@ def times(text: str, begin: dt.datetime, *, first_counts: bool) -> Iterator[dt.d
 
 
 def _from(rule: rrule, begin: dt.datetime) -> Iterator[dt.datetime]:
-    """The times of the rule from there on: dateutil would count from the rule's own beginning."""
-    said = _SAID.match(str(rule))
-    unit = _UNITS.get(said["freq"]) if said is not None and ";COUNT=" not in str(rule) else None
-    if said is not None and unit is not None:
-        start = dt.datetime.strptime(said["start"], "%Y%m%dT%H%M%S")
+    """The times of the rule from there on: dateutil would count from the rule's own beginning.
+
+    It looks until the year 9999, which for a rule that means no time takes a minute. So it is moved close to that year,
+    to look ahead from 400 to 800 years.
+    """
+    text = str(rule)
+    said = _SAID.match(text)
+    if said is None:
+        return iter(rule)
+    start = dt.datetime.strptime(said["start"], "%Y%m%dT%H%M%S")
+    if ";COUNT=" not in text and (unit := _UNITS.get(said["freq"])) is not None:
         period = dt.timedelta(seconds=unit * int(said["interval"] or 1))
-        rule = rule.replace(dtstart=start + max(0, (begin - start) // period) * period)
-    return iter(rule)
+        start += max(0, (begin - start) // period) * period
+    moved = CYCLE * (0 if ";BYEASTER=" in text else max(0, (dt.MAXYEAR - max(begin, start).year) // 400 - 1))
+    until = getattr(rule, "_until", None)
+    until = None if until is None or until > dt.datetime.max - moved else until + moved
+    return (at - moved for at in rule.replace(dtstart=start + moved, until=until))
+
+
+CYCLE: Final = dt.timedelta(days=146_097)
+"""400 years, after which the calendar repeats itself, but for Easter."""
 
 
 def _one_more(rule: rrule) -> rrule:
