@@ -70,6 +70,7 @@ class TestSlots:
     async def test_nobody_can_take_the_id_of_a_slot_to_come(self, oq: AsyncOmniQ) -> None:
         schedule_id = await oq.schedule(tasks.nothing, interval=60)
         slot = await oq.task_queue.scheduler.next_task_id(schedule_id)
+        assert slot is not None
         with pytest.raises(InvalidTask, match=r"^task_id: .* version 8"):
             await oq.enqueue(tasks.nothing, task_id=slot)
         with pytest.raises(InvalidTask, match=r"^task_id: .* version 8"):

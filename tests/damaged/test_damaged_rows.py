@@ -193,6 +193,10 @@ TIMINGS: dict[str, object] = {
     "null": {"interval": None},
     "text": {"interval": "often"},
     "1e300": {"interval": 1e300},
+    "cron": {"cron": "61 * * * *"},
+    "rule": {"rrule": "FREQ=SECONDLY;INTERVAL=0", "anchor": 0.0},
+    "no-time": {"rrule": "FREQ=MINUTELY;BYHOUR=25", "anchor": 0.0},
+    "zone": {"cron": "* * * * *", "timezone": "Mars/Olympus"},
 }
 
 
@@ -216,6 +220,7 @@ async def test_foreign_schedules_do_not_fire_and_keep_no_other_from_firing(plant
     listed = {schedule["id"]: schedule for schedule in json.loads(await cli(planter, "schedules", "list", "--json"))}
     assert {id_ for id_, schedule in listed.items() if schedule["damage"]} == set(bodies)
     assert (await cli(planter, "schedules", "list")).count(" damaged ") == len(bodies)
+    assert "damaged" in await cli(planter, "schedules", "show", "nan")
     await oq.schedule(noop, interval=60, schedule_id="nan")
     assert (await oq.task_queue.get_schedule("nan")).state == "active"
 

@@ -253,7 +253,8 @@ class OutcomeWaiter:
     async def scheduled(self, schedule_id: str, kind: str, timeout: Duration | None) -> Any:
         """What a schedule's tasks returned: `latest` or `first` (waits for one), or `all` so far, as a list.
 
-        Raises `ScheduleNotFound`, or what `value` raises for the task in question.
+        Raises `ScheduleNotFound`, `ResultExpired` where it has ended and none is kept, or what `value` raises for the
+        task in question.
         """
         if kind not in KINDS:
             raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
@@ -275,12 +276,16 @@ class OutcomeWaiter:
             raise ResultTimeout(f"schedule {schedule_id} has no result after {limit:g} s") from None
 
     async def _scheduled_result(self, schedule_id: str, *, newest: bool) -> TaskResult:
+        slot_task: str | None = ""
         while True:
             found = await self._found(schedule_id, newest=newest, limit=1 if self._queue.stores.atomic else 100)
             if found:
                 return found[0]
+            if slot_task is None:  # nothing was to come when the results were looked at just now
+                raise ResultExpired(f"schedule {schedule_id} has ended, and no result of it is kept")
             slot_task = await self._queue.scheduler.next_task_id(schedule_id)
-            await self._results.within(slot_task, NEXT_SLOT)
+            if slot_task is not None:
+                await self._results.within(slot_task, NEXT_SLOT)
 
     async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
         """The results among these by which tasks of the schedule have ended."""

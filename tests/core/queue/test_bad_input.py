@@ -8,7 +8,7 @@ from typing import Any
 
 import dill
 import pytest
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, group
 from omniq.config.loader import Security
 from omniq.errors import (
     FunctionNotFound,
@@ -21,6 +21,7 @@ from omniq.errors import (
     UnsupportedCapability,
 )
 from omniq.models import TaskState
+from omniq.queue.graph import TaskDependencyGraph
 from omniq.queue.request import TaskCall
 
 from tests.core import oddities, tasks
@@ -112,6 +113,13 @@ class TestOptions:
         with pytest.raises(InvalidTask, match="^connection: "):
             await oq.enqueue_many([TaskCall(func=tasks.nothing, options={"connection": object()})])
         assert await oq.list_tasks() == []
+
+    @pytest.mark.parametrize("calls", [None, 17, tasks.nothing, [tasks.nothing], [(tasks.add, [1])], [group()], "ab"])
+    async def test_what_is_no_call_is_told(self, oq: AsyncOmniQ, calls: Any) -> None:
+        with pytest.raises(InvalidTask, match="^calls: expected what omniq.call makes, got "):
+            await oq.enqueue_many(calls)
+        with pytest.raises(InvalidTask, match="^calls: "):
+            TaskDependencyGraph.of(calls)
 
     @pytest.mark.parametrize("func", [None, 17, "tests.core.tasks:add", object()])
     async def test_a_function_is_callable(self, oq: AsyncOmniQ, func: Any) -> None:

@@ -100,13 +100,17 @@ class TestLists:
             ({"until": "now"}, "until: expected a datetime, got str"),
             ({"name": ""}, "name: "),
             ({"error": 7}, "error: expected text"),
+            ({"cursor": 5}, "cursor: expected that of a page, got 5"),
+            ({"cursor": "\ud800"}, "cursor: "),
+            ({"cursor": "a\0b"}, "cursor: "),
             ({"queue": "low"}, "queue: no such condition, did you mean 'queue_name'?"),
         ],
     )
     async def test_a_condition_that_is_none_is_refused_by_its_name(
         self, oq: AsyncOmniQ, condition: dict[str, Any], said: str
     ) -> None:
-        for call in (oq.list_tasks, oq.list_dead, oq.cancel_many, oq.requeue_many, oq.purge_dead):
+        changes = (oq.cancel_many, oq.requeue_many, oq.purge_dead) if "cursor" not in condition else ()
+        for call in (oq.list_tasks, oq.list_dead, *changes):
             method: Callable[..., Any] = call
             with pytest.raises(InvalidTask, match=said):
                 await method(**condition)
@@ -224,6 +228,16 @@ class TestChanges:
                 await method(name=None)
             assert await method([]) == 0
         assert await states_of(oq, [task_id]) == [TaskState.PENDING]
+
+    async def test_ids_are_several_and_each_counts_once(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.nothing)
+        for method in (oq.cancel_many, oq.requeue_many, oq.purge_dead):
+            change: Callable[..., Any] = method
+            for ids in (task_id, await oq.get_task(task_id), 17):
+                with pytest.raises(InvalidTask, match="^ids: expected a list of task ids or tasks, got "):
+                    await change(ids)
+        assert await oq.cancel_many([task_id, task_id], dry_run=True) == 1
+        assert await oq.cancel_many([task_id, task_id]) == 1
 
     async def test_it_ends_while_others_go_on_enqueueing(self, oq: AsyncOmniQ, page: int) -> None:
         await oq.enqueue_many([TaskCall(func=tasks.nothing) for _ in range(20)])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from omniq import AsyncOmniQ
-from omniq.errors import InvalidTask, ResultTimeout, ScheduleNotFound, TaskFailed
+from omniq.errors import InvalidTask, ResultExpired, ResultTimeout, ScheduleNotFound, TaskFailed
 from omniq.models import TaskState
 from omniq.queue import Scheduler, TaskQueue
 from omniq.testing import VirtualClock
@@ -132,6 +132,7 @@ class TestFiring:
         assert await fire(oq) == 1
         assert "schedule a can't be read and doesn't fire" in caplog.text
         assert [schedule.func for schedule in await oq.list_schedules()] == ["(unreadable)", "tests.core.tasks:nothing"]
+        assert (await oq.get_schedule("a")).preview() == []
         await oq.delete_schedule("a")
 
 
@@ -229,6 +230,19 @@ class TestResults:
         schedule_id = await oq.schedule(tasks.fail, interval=0.1)
         async with working(oq, "async"):
             with pytest.raises(TaskFailed, match="no luck"):
+                await oq.get_result(schedule_id=schedule_id, timeout=SOON)
+
+    async def test_what_cannot_come_is_not_waited_for(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+        begun = dt.datetime.fromtimestamp(virtual_clock.now(), dt.UTC)
+        skipped = await oq.schedule(tasks.nothing, run_at=begun - dt.timedelta(days=1), misfire="skip")
+        fired = await oq.schedule(tasks.nothing, run_at=begun, result_ttl=60)
+        await fire(oq)
+        waiting = asyncio.ensure_future(oq.get_result(schedule_id=fired, timeout=SOON))
+        async with working(oq, "async"):
+            assert await waiting is None
+        virtual_clock.advance(61)
+        for schedule_id in (skipped, fired):
+            with pytest.raises(ResultExpired, match=f"schedule {schedule_id} has ended, and no result of it is kept"):
                 await oq.get_result(schedule_id=schedule_id, timeout=SOON)
 
     async def test_another_kind_does_not_exist(self, oq: AsyncOmniQ) -> None:

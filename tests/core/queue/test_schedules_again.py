@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from omniq import AsyncOmniQ
-from omniq.errors import TaskNotFound
+from omniq.errors import StoreUnavailable, TaskNotFound
 from omniq.models.task import slot_id
-from omniq.storage.records import NEW, NewTask
-from omniq.testing import VirtualClock
+from omniq.storage.records import NEW, NewTask, ScheduleRecord
+from omniq.testing import ReferenceQueueStore, VirtualClock
 
 from tests.core import tasks
-from tests.core.support import Place, front_door
+from tests.core.support import Place, front_door, reference_place
 
 
 async def declare(oq: AsyncOmniQ, interval: float = 60, **options: Any) -> None:
@@ -51,6 +53,48 @@ async def test_the_same_timing_keeps_the_slot_and_takes_the_new_call(
     (task,) = await oq.list_tasks()
     assert (task.func, task.queue_name, task.priority) == ("tests.core.tasks:add", "high", 5)
     assert task.run_at.timestamp() == slot
+
+
+async def test_a_rule_counts_on_from_where_it_began(oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+    fired = set[float]()
+    for _ in range(30):  # as a program does that starts three times a day
+        await oq.schedule(tasks.nothing, rrule="FREQ=DAILY;INTERVAL=2;COUNT=4", schedule_id="r", grace=None)
+        virtual_clock.advance(86_400 / 3)
+        await oq.task_queue.scheduler.fire_due()
+        fired |= {task.run_at.timestamp() for task in await oq.list_tasks()}
+    slots = sorted(fired)
+    assert [later - slot for slot, later in pairwise(slots)] == [2 * 86_400] * (len(slots) - 1)
+    assert len(slots) == 4
+    assert (await oq.get_schedule("r")).state == "ended"
+
+
+async def test_one_that_has_ended_is_no_error(oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+    end = dt.datetime.fromtimestamp(virtual_clock.now() + 90, dt.UTC)
+    await declare(oq, end=end)
+    virtual_clock.advance(100)
+    assert await oq.task_queue.scheduler.fire_due() == 1
+    await declare(oq, end=end)
+    assert (await oq.get_schedule("r")).state == "ended"
+
+
+class Forgetful(ReferenceQueueStore):
+    """Loses its answer to the first schedule that it writes."""
+
+    lost = False
+
+    async def put_schedule(self, schedule: ScheduleRecord, *, if_version: int | None) -> bool:
+        written = await super().put_schedule(schedule, if_version=if_version)
+        if not self.lost:
+            self.lost = True
+            raise StoreUnavailable("the answer was lost")
+        return written
+
+
+async def test_a_new_one_is_told_of_though_the_answer_was_lost() -> None:
+    async with front_door(reference_place(queue=Forgetful), events=True) as oq:
+        await declare(oq)
+        await declare(oq)
+        assert len(await oq.list_events(type="schedule_created")) == 1
 
 
 async def test_another_timing_begins_anew(oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:

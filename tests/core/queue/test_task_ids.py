@@ -8,7 +8,7 @@ import json
 import pickle
 
 import pytest
-from omniq import AsyncOmniQ, TaskId
+from omniq import AsyncOmniQ, TaskId, call
 from omniq.config.loader import Security
 from omniq.queue.request import TaskCall
 
@@ -35,6 +35,16 @@ async def test_so_do_those_of_many(oq: AsyncOmniQ) -> None:
     ids = await oq.enqueue_many(calls)
     assert [(id_, id_.added) for id_ in ids] == [("there", False), ("a", True), ("a", False), ("b", True)]
     assert all(id_.added for id_ in await oq.enqueue_many([TaskCall(func=tasks.nothing) for _ in range(3)]))
+
+
+async def test_so_do_those_of_many_that_depend_on_each_other(oq: AsyncOmniQ) -> None:
+    calls = [call(tasks.nothing, task_id=name, depends_on=parents) for name, parents in TWICE]
+    ids = await oq.enqueue_many(calls)
+    assert [(id_, id_.added) for id_ in ids] == [("b", True), ("a", True), ("a", False), ("b", False), ("c", True)]
+    assert (await oq.get_task("b")).depends_on == ("a",)
+
+
+TWICE: list[tuple[str, list[str]]] = [("b", ["a"]), ("a", []), ("a", []), ("b", []), ("c", ["b"])]
 
 
 async def test_of_concurrent_calls_one_has_added_it(oq: AsyncOmniQ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
+from dateutil.rrule import DAILY as EACH_DAY
+from dateutil.rrule import rrule
 from omniq.errors import InvalidTask
 from omniq.models.schedule import FiringPolicy, Timing, build_timing, delay_of
 
@@ -175,7 +178,10 @@ def test_a_rule_goes_by_the_wall_clock() -> None:
     assert [f"{at:%d %H:%M}" for at in times] == ["27 02:30", "28 02:30", "29 03:00", "30 02:30"]
 
 
-@pytest.mark.parametrize("frequency", ["WEEKLY", "DAILY", "HOURLY", "MINUTELY", "SECONDLY"])
+FREQUENCIES = ["YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY", "SECONDLY"]
+
+
+@pytest.mark.parametrize("frequency", FREQUENCIES[2:])
 def test_an_old_rule_keeps_its_step_and_is_found_at_once(frequency: str) -> None:
     timing = Timing(rrule=f"DTSTART:20000101T000000\nRRULE:FREQ={frequency};INTERVAL=7")
     unit = {"WEEKLY": 604_800, "DAILY": 86_400, "HOURLY": 3600, "MINUTELY": 60, "SECONDLY": 1}[frequency]
@@ -193,11 +199,52 @@ def test_a_rule_that_counts_ends() -> None:
     assert len(list(slots(timing, begin, begin + 1e9))) == 3
 
 
+@pytest.mark.parametrize("rule", ["FREQ=DAILY;COUNT=3", "FREQ=DAILY;BYHOUR=9;COUNT=3", "FREQ=MONTHLY;COUNT=3"])
+@pytest.mark.parametrize("start", [None, dt.datetime(2026, 1, 2, 10, 30, tzinfo=dt.UTC)])
+def test_it_counts_slots_and_not_its_declaration(rule: str, start: dt.datetime | None) -> None:
+    now = dt.datetime(2026, 1, 1, 10, 30, 7, tzinfo=dt.UTC).timestamp()
+    timing = build_timing(rrule=rule, start=start).anchored(now)
+    assert len(timing.preview(timing.first(now), 9)) == 3
+
+
 def test_a_rule_without_a_beginning_begins_when_it_is_declared() -> None:
     now = dt.datetime(2026, 1, 1, 10, 30, 7, tzinfo=dt.UTC).timestamp()
     timing = build_timing(rrule="FREQ=DAILY").anchored(now)
     assert timing.first(now) == now + 86_400
     assert timing.is_same(build_timing(rrule="FREQ=DAILY").anchored(now + 1234.5))
+
+
+FIRST, THIRD = (dt.datetime(2030, 1, day, 8, tzinfo=dt.UTC) for day in (1, 3))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "DTSTART:20300101T080000Z\nRRULE:FREQ=DAILY;UNTIL=20300103T080000Z",
+        "DTSTART;TZID=Europe/Berlin:20300101T090000\nRRULE:FREQ=DAILY;UNTIL=20300103T080000Z",
+        rrule(EACH_DAY, dtstart=FIRST, until=THIRD),
+        rrule(EACH_DAY, dtstart=FIRST.astimezone(ZoneInfo("Europe/Berlin")), until=THIRD),
+    ],
+)
+def test_times_of_a_rule_that_have_a_zone_are_those(rule: object) -> None:
+    begin = FIRST.timestamp()
+    timing = build_timing(rrule=rule, timezone="Europe/Berlin")
+    assert timing.preview(timing.first(begin - 1), 9) == [begin, begin + 86_400, begin + 2 * 86_400]
+
+
+@pytest.mark.parametrize("frequency", FREQUENCIES)
+def test_a_rule_without_any_time_is_found_out_soon(frequency: str) -> None:
+    began = time.process_time()
+    timing = build_timing(rrule=f"FREQ={frequency};BYMONTH=2;BYMONTHDAY=30").anchored(1.8e9)
+    assert timing.first(1.8e9) is None
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("rule", ["FREQ=MINUTELY;BYHOUR=25", "FREQ=HOURLY;BYHOUR=25", "FREQ=MONTHLY;BYDAY=9MO"])
+def test_a_rule_that_means_no_time_is_refused(rule: str) -> None:
+    timing = build_timing(rrule=rule)
+    with pytest.raises(InvalidTask, match="^rrule: "):
+        timing.anchored(0.0).first(0.0)
 
 
 # ── late schedulers ─────────────────────────────────────────────────────────
@@ -263,6 +310,15 @@ def test_jitter_is_the_same_for_all_and_within_bounds() -> None:
         ({"interval": 1, "timezone": "Mars/Olympus"}, "timezone: expected a name such as"),
         ({"interval": 1, "timezone": "../../etc/passwd"}, "timezone: "),
         ({"interval": 1, "timezone": None}, "timezone: "),
+        ({"interval": 1, "timezone": ["UTC"]}, "timezone: "),
+        *(({"rrule": f"FREQ={each};INTERVAL=0"}, "rrule: expected an INTERVAL of 1 or more") for each in FREQUENCIES),
+        ({"rrule": "FREQ=DAILY;INTERVAL=-1"}, "rrule: expected an INTERVAL of 1 or more"),
+        ({"rrule": rrule(EACH_DAY, interval=0)}, "rrule: expected an INTERVAL of 1 or more"),
+        ({"rrule": "DTSTART;TZID=America/New_York:20300101T090000\nRRULE:FREQ=DAILY"}, "rrule: it begins in the time"),
+        ({"rrule": rrule(EACH_DAY, dtstart=FIRST.astimezone(ZoneInfo("Asia/Tokyo")))}, "time zone Asia/Tokyo"),
+        ({"rrule": "FREQ=HOURLY;BYSETPOS=2"}, "rrule: no period has as many times as BYSETPOS asks for"),
+        ({"rrule": "FREQ=MINUTELY;BYSECOND=1,2;BYSETPOS=-3"}, "rrule: no period has as many times"),
+        ({"rrule": "FREQ=DAILY;UNTIL=20309901T000000Z"}, "rrule: expected a time such as"),
         (
             {
                 "interval": 1,

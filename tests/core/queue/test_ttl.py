@@ -69,6 +69,25 @@ class TestRetries:
             assert await oq.get_result(task_id, timeout=SOON) == 3
 
 
+class TestInLine:
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_what_was_claimed_ahead_is_not_started_late(
+        self, oq: AsyncOmniQ, kind: str, gate: Path, log: Path, told: list[TaskResult]
+    ) -> None:
+        """A slot may be free for it long after the claim."""
+        await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
+        late = await oq.enqueue(tasks.append, [str(log), "late"], ttl=1, on_failure=tasks.tell)
+        async with working(oq, kind, max_workers=1, prefetch=5):
+            await until_states(oq, [late], TaskState.RUNNING, TaskState.EXPIRED)
+            await asyncio.sleep(1.1)
+            gate.touch()
+            with pytest.raises(TaskExpired):
+                await oq.get_result(late, timeout=SOON)
+            await until(lambda: len(told) == 1)
+        assert "late" not in log.read_text()
+        assert (await oq.get_task(late)).attempts == 0
+
+
 class TestEndsWithoutARun:
     """Their results are kept, and their callbacks called, as the tasks themselves say."""
 

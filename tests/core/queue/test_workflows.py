@@ -95,7 +95,7 @@ class TestLayout:
             (lambda: group("ab"), "got str"),  # type: ignore[arg-type]
             (lambda: list(group()), "workflow: it has no call"),
             (lambda: list(group(named("a", "a"))), r"more than once \(a\)"),
-            (lambda: list(group(named("a", unique="key"))), "unique: "),
+            (lambda: list(group(named("a", unique_key="key"))), "unique_key: "),
             (lambda: call(tasks.nothing, task_idd="x"), "task_idd: no such option"),  # type: ignore[call-arg]
             (lambda: list(chain(*named("a"), group(named("b", depends_on=3)))), "depends_on: expected task ids"),
             (lambda: list(wide(1001)), "1,001 steps would each wait for 1,001 tasks"),

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Meta, Struct
@@ -19,10 +19,8 @@ from msgspec.structs import replace
 
 from omniq.clock import FIRST_SECOND, LAST_SECOND, Duration, due_time, seconds, utc
 from omniq.errors import InvalidTask
+from omniq.models import recurrence
 from omniq.models.config import TEN_YEARS
-
-if TYPE_CHECKING:
-    from dateutil.rrule import rrule
 
 MIN_INTERVAL: Final = 0.001
 """Seconds between two firings, at least."""
@@ -259,11 +257,6 @@ def _walls(expression: str, begin: dt.datetime) -> Iterator[dt.datetime]:
 # ── recurrence rules ────────────────────────────────────────────────────────
 
 
-_UNITS: Final = {"WEEKLY": 604_800, "DAILY": 86_400, "HOURLY": 3600, "MINUTELY": 60, "SECONDLY": 1}
-"""Seconds of the periods of which a rule has one in so many; others differ in length."""
-_SAID: Final = re.compile(r"DTSTART:(?P<start>\d{8}T\d{6})\nRRULE:FREQ=(?P<freq>\w+)(?:.*;INTERVAL=(?P<interval>\d+))?")
-
-
 def _after_rrule(timing: Timing, at: float) -> float | None:
     assert timing.rrule is not None
     zone = zone_of(timing.timezone)
@@ -271,35 +264,11 @@ def _after_rrule(timing: Timing, at: float) -> float | None:
     text = timing.rrule
     if timing.anchor is not None:
         text = f"DTSTART:{_wall(timing.anchor, zone):%Y%m%dT%H%M%S}\n{text}"
-    for wall in _from(rule_of(text), _wall(at, zone) - dt.timedelta(days=1)):
+    declared = timing.anchor is not None and timing.anchor != timing.start  # which is no slot, then
+    for wall in recurrence.times(text, _wall(at, zone) - dt.timedelta(days=1), first_counts=not declared):
         if (found := _instant(wall, zone)) > at:
             return found
     return None
-
-
-def _from(rule: rrule, begin: dt.datetime) -> Iterator[dt.datetime]:
-    """The times of the rule from there on: dateutil would count from the rule's own beginning."""
-    said = _SAID.match(str(rule))
-    unit = _UNITS.get(said["freq"]) if said is not None and ";COUNT=" not in str(rule) else None
-    if said is not None and unit is not None:
-        start = dt.datetime.strptime(said["start"], "%Y%m%dT%H%M%S")
-        period = dt.timedelta(seconds=unit * int(said["interval"] or 1))
-        rule = rule.replace(dtstart=start + max(0, (begin - start) // period) * period)
-    return iter(rule)
-
-
-@lru_cache(maxsize=64)
-def rule_of(text: str) -> rrule:
-    """One rule with its DTSTART. Raises `InvalidTask`."""
-    from dateutil.rrule import rrule, rrulestr
-
-    try:
-        rule = rrulestr(text, ignoretz=True)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise InvalidTask(f"rrule: expected a rule such as 'FREQ=DAILY;BYHOUR=9', got {text!r:.80}: {error}") from None
-    if not isinstance(rule, rrule):
-        raise InvalidTask("rrule: expected a single RRULE, without RDATE, EXDATE or EXRULE")
-    return rule
 
 
 # ── what users say ──────────────────────────────────────────────────────────
@@ -321,12 +290,14 @@ def build_timing(
     if len(given) != 1:
         said = " and ".join(given) or "none"
         raise InvalidTask(f"schedule: expected exactly one of cron, interval, run_at and rrule, got {said}")
-    zone_of(timezone)
+    if not isinstance(timezone, str):
+        raise InvalidTask(f"timezone: expected a name such as 'Europe/Berlin' or 'UTC', got {timezone!r:.80}")
+    zone = zone_of(timezone)
     timing = Timing(
         cron=None if cron is None else _check_cron(cron),
         interval=seconds("interval", interval, minimum=MIN_INTERVAL, maximum=TEN_YEARS),
         run_at=due_time("run_at", run_at),
-        rrule=None if rrule is None else _check_rule(rrule),
+        rrule=None if rrule is None else _check_rule(rrule, zone),
         timezone=timezone,
         start=due_time("start", start),
         end=due_time("end", end),
@@ -356,9 +327,9 @@ _RANDOM: Final = re.compile(r"(?<![a-z])[hr](?![a-z])", re.IGNORECASE)
 """The letters by which croniter draws lots."""
 
 
-def _check_rule(rule: object) -> str:
-    text = _check_text(rule if isinstance(rule, str) else str(rule), "rrule", "'FREQ=DAILY;BYHOUR=9'")
-    rule_of(text if "DTSTART" in text.upper() else f"DTSTART:20000101T000000\n{text}")
+def _check_rule(rule: object, zone: ZoneInfo) -> str:
+    text = _check_text(recurrence.written(rule, zone), "rrule", "'FREQ=DAILY;BYHOUR=9'")
+    recurrence.rule_of(text if "DTSTART" in text.upper() else f"DTSTART:20000101T000000\n{text}")
     return text
 
 
@@ -438,8 +409,8 @@ class Schedule(Struct, frozen=True, kw_only=True):
         return "paused" if self.paused else "active"
 
     def preview(self, count: int = 10) -> list[dt.datetime]:
-        """The next `count` slots, at most 1,000. Raises `InvalidTask`."""
-        slot = None if self.next_run is None else self.next_run.timestamp()
+        """The next `count` slots, at most 1,000; none of one that is damaged. Raises `InvalidTask`."""
+        slot = None if self.next_run is None or self.damage is not None else self.next_run.timestamp()
         return [utc(at) for at in self.timing.preview(slot, _check_count("count", count, MAX_PREVIEW))]
 
 

@@ -42,6 +42,7 @@ from omniq.queue.request import (
     ScheduleOptions,
     TaskCall,
     TaskOptions,
+    listed_calls,
     schedule_options,
     task_details,
 )
@@ -49,7 +50,7 @@ from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.stores import Stores
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
-from omniq.sync import Blocking, blocking, portal
+from omniq.sync import Blocking, blocking, core_of, portal
 
 C = TypeVar("C", bound=TaskQueueConfig)
 
@@ -164,7 +165,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         They may depend on each other. Raises as `enqueue` does, with all their ids and those that are `added` already;
         a bad call adds none of them.
         """
-        calls = list(calls)
+        calls = listed_calls(calls)
         options = [TaskOptions.of(call.options) for call in calls]
         if any(checked.connection is not None for checked in options):
             raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
@@ -473,8 +474,8 @@ class Scheduler(Blocking[AsyncScheduler]):
     Every worker fires schedules already; this is for a process that does nothing else.
     """
 
-    def __init__(self, queue: Blocking[AsyncTaskQueue[Any]]) -> None:
-        super().__init__(queue.aio.scheduler)
+    def __init__(self, queue: AsyncTaskQueue[Any] | Blocking[AsyncTaskQueue[Any]]) -> None:
+        super().__init__(core_of(queue, AsyncTaskQueue, "queue").scheduler)
         self._running: Future[None] | None = None
 
     fire_due = blocking(AsyncScheduler.fire_due)

@@ -15,7 +15,7 @@ from omniq.batching import repeated
 from omniq.errors import TaskNotFound, UnknownParent
 from omniq.models.task import TaskRef, TaskState, check_limit, id_of
 from omniq.queue.policies import cycle, some
-from omniq.queue.request import TaskCall, listed_parents, split_args
+from omniq.queue.request import TaskCall, listed_calls, listed_parents, split_args
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseTaskQueue, look_up
 from omniq.storage.records import TaskRecord
@@ -74,7 +74,7 @@ class TaskDependencyGraph:
             parents = dict.fromkeys([*listed_parents(each.options.get("depends_on")), *packed.results_of])
             return TaskNode(id=each.reserve_id(), func=shown_name(packed.func), depends_on=tuple(parents))
 
-        return cls(map(node, calls))
+        return cls(map(node, listed_calls(calls)))
 
     @classmethod
     async def load(cls, store: BaseTaskQueue, *task_ids: TaskRef, limit: int = MAX_NODES) -> TaskDependencyGraph:

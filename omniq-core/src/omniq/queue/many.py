@@ -142,7 +142,8 @@ class ManyTasks:
     async def page(
         self, selection: Selection, *, newest_first: bool, limit: int, cursor: str | None
     ) -> Page[TaskRecord]:
-        """Up to `limit` of the tasks, from beyond the cursor on."""
+        """Up to `limit` of the tasks, from beyond the cursor on. Raises `InvalidTask` for what is no cursor."""
+        cursor = _check_cursor(cursor)
         size = limit if selection.is_told_by_the_store else max(limit, PAGE)
         found: list[TaskRecord] = []
         while True:
@@ -208,8 +209,7 @@ class ManyTasks:
     async def _batches(self, selection: Selection, ids: Iterable[TaskRef] | None) -> AsyncIterator[list[TaskRecord]]:
         """All of the tasks, the newest first, so that what is added meanwhile isn't among them."""
         if ids is not None:
-            wanted = [id_of(each, "ids") for each in ids]
-            for some in parts(wanted, limit=PAGE):
+            for some in parts(_listed(ids), limit=PAGE):
                 found = await look_up(self._store, partial(self._store.get, bodies=False), some)
                 yield await self._among(selection, [record for record in found if record is not None])
             return
@@ -312,6 +312,21 @@ def _ends(result: ResultRecord, record: TaskRecord) -> bool:
 def page_of_tasks(page: Page[TaskRecord]) -> Page[Task]:
     """The tasks as lists show them."""
     return Page(map(task_view, page), page.cursor)
+
+
+def _listed(ids: object) -> list[str]:
+    """The ids, each once. Raises `InvalidTask`."""
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InvalidTask(f"ids: expected a list of task ids or tasks, got {type(ids).__name__}")
+    return list(dict.fromkeys(id_of(each, "ids") for each in ids))
+
+
+def _check_cursor(cursor: object) -> str | None:
+    """The cursor, if a page may have it. Raises `InvalidTask`."""
+    text = cursor.encode("utf-8", "replace").decode() if isinstance(cursor, str) else None
+    if text != cursor or "\0" in (text or ""):
+        raise InvalidTask(f"cursor: expected that of a page, got {cursor!r:.80}")
+    return text
 
 
 def check_meant(conditions: TaskConditions, ids: object, *, all: bool) -> None:

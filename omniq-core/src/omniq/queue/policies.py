@@ -275,10 +275,12 @@ def parents_first(tasks: list[NewTask]) -> list[NewTask]:
     """The tasks in an order in which parents come before their children. Raises `DependencyCycle`."""
     if not any(task.depends_on for task in tasks):
         return tasks
-    by_id = {task.id: task for task in tasks}
-    sorter = TopologicalSorter({task.id: [p for p in task.depends_on if p in by_id] for task in tasks})
+    by_id = dict[str, list[NewTask]]()
+    for task in tasks:
+        by_id.setdefault(task.id, []).append(task)  # an id may come twice
+    parents = {id_: [p for task in same for p in task.depends_on if p in by_id] for id_, same in by_id.items()}
     try:
-        return [by_id[id_] for id_ in sorter.static_order()]
+        return [task for id_ in TopologicalSorter(parents).static_order() for task in by_id[id_]]
     except CycleError as error:
         raise cycle(error) from None
 

@@ -270,6 +270,14 @@ class TaskCall(Abridged, Struct, kw_only=True):
         return check_id(self.options["task_id"], "task_id")
 
 
+def listed_calls(calls: object) -> list[TaskCall]:
+    """The calls for `enqueue_many`. Raises `InvalidTask`."""
+    listed: list[object] = list(calls) if isinstance(calls, Iterable) else [calls]
+    if bad := [type(each).__name__ for each in listed if not isinstance(each, TaskCall)]:
+        raise InvalidTask(f"calls: expected what omniq.call makes, got {bad[0]}")
+    return cast("list[TaskCall]", listed)
+
+
 class Placing(Struct, frozen=True, gc=False):
     """What a task's options say of where and when it is to run, checked."""
 

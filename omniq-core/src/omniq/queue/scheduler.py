@@ -79,11 +79,6 @@ class AsyncScheduler:
         requests = self._requests
         schedule_id = new_id() if schedule_id is None else check_id(schedule_id, "schedule_id")
         queue_name = requests.check_queue(options.queue_name)
-        now = await self._stores.clock.now()
-        timing = timing.anchored(now)
-        next_run = timing.first(now)
-        if next_run is None:
-            raise InvalidTask("schedule: it has no time left to fire: see cron, rrule, run_at and end")
         call = requests.build_call(func, func_args, options)
         if call.results_of:
             raise InvalidTask("func_args: the tasks of a schedule have no parents, so there is no result_of for them")
@@ -94,43 +89,52 @@ class AsyncScheduler:
             priority=check_priority(options.priority),
             ttl=requests.ttl(options),
         )
-        body = self._stores.serialization.pack_schedule(template, schedule_id=schedule_id, queue_name=queue_name)
-        await self._adder.check_size(body, template.call.func)
-        record = ScheduleRecord(
-            id=schedule_id,
-            queue_name=queue_name,
-            body=body,
-            next_run=next_run,
-            version=int(now * 1000),
-        )
+        now = await self._stores.clock.now()
+        blank = ScheduleRecord(id=schedule_id, queue_name=queue_name, body=b"", next_run=None, version=int(now * 1000))
         try:
-            is_new = await repeated(lambda again: self._put(record, timing, again))
+            is_new = await repeated(lambda again: self._put(blank, template, now, again))
         except StoreError as error:
             raise error.about(schedule_id=schedule_id) from error.__cause__
         if is_new:
-            self._log(EventType.SCHEDULE_CREATED, record)
+            self._log(EventType.SCHEDULE_CREATED, blank)
         self._wakeups.tell(News(due=None))
         return schedule_id
 
-    async def _put(self, record: ScheduleRecord, timing: Timing, again: bool) -> bool:
+    async def _put(self, blank: ScheduleRecord, template: ScheduledCall, now: float, again: bool) -> bool:
         """Whether it is a new one; where the answer of a first call was lost, what is there may be of that."""
         store = self._store
         while True:
-            stored = next(iter(await store.schedules([record.id])), None)
+            stored = next(iter(await store.schedules([blank.id])), None)
             if stored is not None and stored.damage is not None:  # it goes
-                await store.delete_schedule(record.id)
+                await store.delete_schedule(blank.id)
                 continue
+            record = await self._filled_in(blank, template, now, stored)
             version = None if stored is None else stored.version
-            if await store.put_schedule(self._succeed(record, timing, stored), if_version=version):
-                return stored is None or (again and stored.body == record.body and version == record.version)
+            if await store.put_schedule(record, if_version=version):
+                return stored is None or (again and stored.body == record.body and version == blank.version + 1)
 
-    def _succeed(self, record: ScheduleRecord, timing: Timing, stored: ScheduleRecord | None) -> ScheduleRecord:
-        """The record with what it takes over from the one that it replaces."""
-        if stored is None:
-            return record
-        same = self._view(stored).timing.is_same(timing) and (stored.next_run is not None or timing.run_at is not None)
-        next_run = stored.next_run if same else record.next_run
-        return replace(record, next_run=next_run, last_run=stored.last_run, paused=stored.paused)
+    async def _filled_in(
+        self, blank: ScheduleRecord, template: ScheduledCall, now: float, stored: ScheduleRecord | None
+    ) -> ScheduleRecord:
+        """The record to write: it takes over from the one that it replaces what goes on.
+
+        Where the timing is the same, that is the next slot, or that there is none left, and where a rule begins, by
+        which it counts. Raises `InvalidTask`.
+        """
+        old = None if stored is None else self._view(stored).timing
+        if stored is not None and old is not None and old.is_same(template.timing):
+            timing, next_run = old, stored.next_run
+        else:
+            timing = template.timing.anchored(now)
+            next_run = timing.first(now)
+            if next_run is None:
+                raise InvalidTask("schedule: it has no time left to fire: see cron, rrule, run_at and end")
+        body = self._stores.serialization.pack_schedule(
+            replace(template, timing=timing), schedule_id=blank.id, queue_name=blank.queue_name
+        )
+        await self._adder.check_size(body, template.call.func)
+        record = replace(blank, body=body, next_run=next_run)
+        return record if stored is None else replace(record, last_run=stored.last_run, paused=stored.paused)
 
     @repeating
     async def get(self, schedule_id: str) -> Schedule:
@@ -229,7 +233,7 @@ class AsyncScheduler:
         complaints: dict[str, str] = {}
         for record in await self._store.schedules(within=within):
             try:
-                upcoming.append((record, self._template(record)))
+                upcoming.append((record, self._timed(record)))
             except SerializationError as error:
                 complaints[record.id] = str(error)
         for schedule_id, complaint in complaints.items() - self._complaints.items():
@@ -244,11 +248,24 @@ class AsyncScheduler:
             record.body, schedule_id=record.id, queue_name=record.queue_name
         )
 
-    async def next_task_id(self, schedule_id: str) -> str:
-        """The id that the task of the next slot will have. Raises `ScheduleNotFound`."""
+    def _timed(self, record: ScheduleRecord) -> ScheduledCall:
+        """As `_template`; raises too where its slots can't be told, such as for want of its time zone on this host."""
+        template = self._template(record)
+        try:
+            if record.next_run is not None:
+                template.timing.after(record.next_run)
+        except InvalidTask as error:
+            raise CorruptPayload(str(error)) from error
+        return template
+
+    async def next_task_id(self, schedule_id: str) -> str | None:
+        """The id that the task of the next slot will have, or of the last one that the task has: None where no slot is
+        left and all of the schedule's tasks have ended. Raises `ScheduleNotFound`."""
         record = await self._record(schedule_id)
         _check_sound(record)
-        return slot_id(record.id, record.next_run or 0.0)
+        if record.next_run is None and not await self._is_running(schedule_id, 1):
+            return None
+        return slot_id(record.id, record.next_run or record.last_run or 0.0)
 
     async def _fire(self, due: Sequence[tuple[ScheduleRecord, ScheduledCall]]) -> Sequence[NewTask]:
         """The tasks that this call has added; one that the store refuses keeps no other from being fired."""
@@ -357,7 +374,7 @@ class AsyncScheduler:
     def _view(self, record: ScheduleRecord) -> Schedule:
         func, timing, policy, damage = UNREADABLE.func, Timing(), FiringPolicy(), None
         try:
-            template = self._template(record)
+            template = self._timed(record)
             func, timing, policy = template.call.func, template.timing, template.policy
         except SerializationError as error:
             damage = str(error)

@@ -129,8 +129,8 @@ def _lay_out(step: Step, parents: tuple[str, ...], calls: list[TaskCall], depth:
 
 
 def _after(step: TaskCall, parents: tuple[str, ...]) -> TaskCall:
-    if step.options.get("unique") is not None:
-        raise InvalidTask("unique: a task of a workflow can't have it, since others wait for its id")
+    if step.options.get("unique_key") is not None:
+        raise InvalidTask("unique_key: a task of a workflow can't have it, since others wait for its id")
     after = (*listed_parents(step.options.get("depends_on")), *parents)
     options: EnqueueOptions = {**step.options, "task_id": step.reserve_id(), "depends_on": after}
     return TaskCall(func=step.func, func_args=step.func_args, options=options)

@@ -244,6 +244,13 @@ class Job(Abridged, Struct, eq=False, gc=False):
         """1 for the first attempt."""
         return self.record.attempts + 1
 
+    def may_start_in(self, delay: float) -> bool:
+        """Whether its TTL allows it to be started in so many seconds, by the store's clock."""
+        record = self.record
+        if record.expires_at is None or record.claimed_at is None:
+            return True
+        return record.claimed_at + (time.monotonic() - self.claimed_at) + delay < record.expires_at
+
     @property
     def overdue(self) -> TaskTimeout:
         """The error of a job that has run, or given no sign of life, for too long."""
@@ -361,7 +368,8 @@ class InFlight:
     def take(self) -> Job | None:
         """The next job for a free slot.
 
-        A job that was stopped meanwhile, or whose lease wasn't renewed in time, isn't begun: others may have it.
+        A job that was stopped meanwhile, or whose TTL is over, isn't begun; nor is one whose lease wasn't renewed in
+        time: others may have it.
         """
         while not self._closed:
             try:
@@ -374,6 +382,8 @@ class InFlight:
                 self.done(job, RunResult(end=job.ended_by))
             elif time.monotonic() - job.renewed_at > self._safe:
                 self.done(job, RunResult(end=RunStatus.RELEASED))
+            elif not job.may_start_in(0.0):
+                self.done(job, RunResult(end=RunStatus.EXPIRED))
             else:
                 return job
         return None

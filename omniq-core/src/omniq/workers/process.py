@@ -33,6 +33,8 @@ SHORT: Final = 0.05
 """Seconds that tasks of a function take at most which are given to a child that still runs another one."""
 LATE: Final = 0.1
 """Seconds after which a task that was taken for a short one no longer keeps those behind it waiting."""
+SOON: Final = 1.0
+"""Seconds that a task's TTL must still last if it is to wait in a child behind others."""
 FAILED_STARTS: Final = 7
 """Attempts to start a child that fail in a row until a worker without any other child gives up."""
 FIRST_PAUSE, MAX_PAUSE = 0.1, 2.0
@@ -189,14 +191,15 @@ class ProcessRunner(Runner):
             self._give(child, SHORT)
 
     def _chunk(self, at_most: float) -> list[Job]:
-        """One job, or some of functions that are known to be short."""
+        """One job, or some of functions that are known to be short; none is behind others whose TTL ends soon."""
         jobs: list[Job] = []
-        left = CHUNK_SECONDS
+        left, is_next = CHUNK_SECONDS, at_most == math.inf
         while left > 0 and len(jobs) < MAX_CHUNK and (job := self.in_flight.take()) is not None:
-            if (guess := self._guess(job)) > at_most:
+            if (guess := self._guess(job)) > at_most or not (is_next or job.may_start_in(SOON)):
                 self.in_flight.put_back([job])
                 break
             jobs.append(job)
+            is_next = False
             if job.quarantined or job.call.timeout is not None or job.size >= LARGE:
                 break
             left -= guess

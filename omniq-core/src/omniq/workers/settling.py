@@ -83,7 +83,7 @@ class CompletionPolicy:
             delay = ran.delay
             if delay is None:
                 delay = self._retries.delay(job.call, job.attempt)
-            if not _may_start_in(job, delay):
+            if not job.may_start_in(delay):
                 return self._final(job, ran, to=TaskState.EXPIRED)
             return self._back(job, delay=delay, attempted=True)
         return self._final(job, ran)
@@ -142,14 +142,6 @@ class CompletionPolicy:
 RUNNING = (TaskState.RUNNING,)
 CHARGED = frozenset({RunStatus.ERROR, RunStatus.FATAL})
 """The ends that cost an attempt."""
-
-
-def _may_start_in(job: Job, delay: float) -> bool:
-    """Whether the task's TTL allows it to be started in so many seconds, by the store's clock."""
-    record = job.record
-    if record.expires_at is None or record.claimed_at is None:
-        return True
-    return record.claimed_at + (time.monotonic() - job.claimed_at) + delay < record.expires_at
 
 
 def poisoned(crashes: int) -> RunResult:
