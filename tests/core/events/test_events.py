@@ -179,6 +179,14 @@ async def test_a_lost_worker_and_a_task_that_starts_afresh_are_told(oq: AsyncOmn
     assert again == [E.TASK_REQUEUED, E.EXECUTING, E.COMPLETE]
 
 
+async def test_each_of_many_tasks_that_start_afresh_is_told(oq: AsyncOmniQ) -> None:
+    ids = [await oq.enqueue(tasks.nothing) for _ in range(2)]
+    await oq.cancel_many(ids)
+    assert await oq.requeue_many([*ids, *ids]) == 2
+    found = await oq.list_events(type=E.TASK_REQUEUED, oldest_first=True)
+    assert sorted(str(event.task_id) for event in found) == sorted(ids)
+
+
 class TestListing:
     async def test_by_type_time_and_number(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
         ids = []

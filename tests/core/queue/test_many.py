@@ -225,6 +225,17 @@ class TestChanges:
             assert await method([]) == 0
         assert await states_of(oq, [task_id]) == [TaskState.PENDING]
 
+    @pytest.mark.parametrize("ids", ["t", b"t", 5])
+    async def test_a_single_id_is_no_list_of_them(self, oq: AsyncOmniQ, ids: Any) -> None:
+        for method in (oq.cancel_many, oq.requeue_many, oq.purge_dead):
+            with pytest.raises(InvalidTask, match=f"^ids: expected a list of task ids, got {type(ids).__name__}"):
+                await method(ids)
+
+    async def test_an_id_given_twice_is_one_task(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.nothing)
+        assert await oq.cancel_many([task_id, task_id], dry_run=True) == 1
+        assert await oq.cancel_many([task_id, task_id]) == 1
+
     async def test_it_ends_while_others_go_on_enqueueing(self, oq: AsyncOmniQ, page: int) -> None:
         await oq.enqueue_many([TaskCall(func=tasks.nothing) for _ in range(20)])
 
@@ -255,6 +266,13 @@ def test_blocking_doors_have_it_all(place: Place) -> None:
         assert oq.cancel_many(name=FAIL) == 1
         assert oq.purge_dead(all=True) == 0
         assert oq.list_tasks(state="cancelled", limit=1).cursor is None
+
+
+@pytest.mark.parametrize("cursor", [5, b"t", "\ud800"])
+async def test_what_no_page_has_had_is_no_cursor(oq: AsyncOmniQ, cursor: Any) -> None:
+    for method in (oq.list_tasks, oq.list_dead):
+        with pytest.raises(InvalidTask, match="cursor: expected that of a page, got "):
+            await method(cursor=cursor)
 
 
 async def test_a_page_begins_after_any_id(place: Place) -> None:

@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from omniq.batching import parts, repeated
 from omniq.clock import timestamp
 from omniq.errors import InvalidTask, SerializationError
+from omniq.models.event import EventType
 from omniq.models.result import Outcome, TaskResult
 from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskRef, TaskState, check_id, id_of
 from omniq.queue.policies import DependencyResolver
@@ -22,7 +23,7 @@ from omniq.queue.stores import FEW, Stores
 from omniq.results import listed_result
 from omniq.storage.base import carry_out, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskFilter, TaskRecord
-from omniq.texts import did_you_mean
+from omniq.texts import did_you_mean, encodable
 
 # ── which ───────────────────────────────────────────────────────────────────
 
@@ -142,7 +143,8 @@ class ManyTasks:
     async def page(
         self, selection: Selection, *, newest_first: bool, limit: int, cursor: str | None
     ) -> Page[TaskRecord]:
-        """Up to `limit` of the tasks, from beyond the cursor on."""
+        """Up to `limit` of the tasks, from beyond the cursor on. Raises `InvalidTask` for a cursor that is none."""
+        check_cursor(cursor)
         size = limit if selection.is_told_by_the_store else max(limit, PAGE)
         found: list[TaskRecord] = []
         while True:
@@ -208,7 +210,7 @@ class ManyTasks:
     async def _batches(self, selection: Selection, ids: Iterable[TaskRef] | None) -> AsyncIterator[list[TaskRecord]]:
         """All of the tasks, the newest first, so that what is added meanwhile isn't among them."""
         if ids is not None:
-            wanted = [id_of(each, "ids") for each in ids]
+            wanted = list(dict.fromkeys(id_of(each, "ids") for each in ids))
             for some in parts(wanted, limit=PAGE):
                 found = await look_up(self._store, partial(self._store.get, bodies=False), some)
                 yield await self._among(selection, [record for record in found if record is not None])
@@ -256,7 +258,11 @@ class ManyTasks:
         return len(done) + sum([await self._cancel_one(id_) for id_ in moved])
 
     async def _requeue(self, records: Sequence[TaskRecord]) -> int:
-        return len(await self._apply([afresh(record) for record in records]))
+        done = await self._apply([afresh(record) for record in records])
+        for record in records:
+            if record.id in done:
+                self._stores.log_task(EventType.TASK_REQUEUED, record)
+        return len(done)
 
     async def _apply(self, changes: Sequence[Change]) -> set[str]:
         """The tasks that were changed; one that isn't as it was seen when the call is repeated was, by the first."""
@@ -294,6 +300,12 @@ class ManyTasks:
             await repeated(lambda _: put())
 
 
+def check_cursor(cursor: object) -> None:
+    """Raise `InvalidTask` for a cursor that no page has had."""
+    if cursor is not None and not (isinstance(cursor, str) and cursor == encodable(cursor)):
+        raise InvalidTask(f"cursor: expected that of a page, got {cursor!r:.80}")
+
+
 def afresh(record: TaskRecord) -> Change:
     """The change by which a task that ended without success starts afresh."""
     to, from_states = TaskState.PENDING, (record.state,)
@@ -316,5 +328,7 @@ def page_of_tasks(page: Page[TaskRecord]) -> Page[Task]:
 
 def check_meant(conditions: TaskConditions, ids: object, *, all: bool) -> None:
     """Raise `InvalidTask` unless it was said which tasks are meant: leaving it out mustn't mean every one."""
+    if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
+        raise InvalidTask(f"ids: expected a list of task ids, got {type(ids).__name__}")
     if not all and ids is None and not any(value is not None for value in cast("dict[str, Any]", conditions).values()):
         raise InvalidTask("conditions: none is given; say all=True if every task is meant")
