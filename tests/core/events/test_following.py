@@ -145,6 +145,8 @@ class TestFollowing:
             ({"poll_interval": 0}, "poll_interval: expected more than 0"),
             ({"overlap": "long"}, "overlap: expected seconds"),
             ({"type": "NOBODYS"}, "type: 'NOBODYS'"),
+            ({"type": []}, "type: expected one type of events, or several"),
+            ({"wroker": "w"}, "wroker: no such condition, did you mean 'worker'"),
             ({"name": 1}, "name: expected text"),
             ({"after": "x"}, "after: expected a cursor"),
         ],

@@ -129,10 +129,9 @@ class AsyncEventLogger:
 
     def log(self, type: EventType, **fields: Unpack[EventFields]) -> None:
         """Take an event of now; returns at once. Raises `InvalidTask` for a type that there isn't."""
-        if type in self._kept:
-            self._take(type, fields)
-        else:
-            event_types(type)
+        (known,) = event_types([type])
+        if known in self._kept:
+            self._take(known, fields)
 
     def log_task(self, type: EventType, task: AnyTask, **fields: Unpack[EventFields]) -> None:
         """As `log`, of a task."""
