@@ -30,7 +30,6 @@ from omniq.queue.many import (
     ManyTasks,
     Selection,
     TaskConditions,
-    afresh,
     check_meant,
     page_of_tasks,
 )
@@ -241,19 +240,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             record = await self._record(id_)
             if record.state not in REQUEUABLE:
                 return False
-            if await self._requeue(record):
-                self.stores.log_task(EventType.TASK_REQUEUED, record)
+            if await self.many.start_afresh([record]):
                 return True
-
-    async def _requeue(self, record: TaskRecord) -> bool:
-        change = afresh(record)
-
-        async def requeue(again: bool) -> bool:
-            (changed,) = await self.store.transition([change])
-            # A task that isn't any more as it was seen has been requeued, most likely by the first of these calls.
-            return changed.status is ChangeStatus.APPLIED or (again and changed.status is ChangeStatus.REFUSED)
-
-        return await repeated(requeue)
 
     # ── many tasks ───────────────────────────────────────────────────────────
 

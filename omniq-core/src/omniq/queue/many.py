@@ -11,6 +11,7 @@ from typing import Any, Final, TypedDict, cast
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from omniq import clock
 from omniq.batching import parts, repeated
 from omniq.clock import timestamp
 from omniq.errors import InvalidTask, SerializationError
@@ -231,7 +232,7 @@ class ManyTasks:
 
     async def requeue(self, selection: Selection, ids: Iterable[TaskRef] | None, *, dry_run: bool) -> int:
         """Let them start afresh; returns how many do."""
-        return await self._each_batch(self._requeue, selection, ids, dry_run=dry_run)
+        return await self._each_batch(self.start_afresh, selection, ids, dry_run=dry_run)
 
     async def delete(self, selection: Selection, ids: Iterable[TaskRef] | None, *, dry_run: bool) -> int:
         """Delete them, with their results; returns how many were."""
@@ -257,11 +258,13 @@ class ManyTasks:
         moved = [record.id for record in records if record.id not in done]  # since they were looked at
         return len(done) + sum([await self._cancel_one(id_) for id_ in moved])
 
-    async def _requeue(self, records: Sequence[TaskRecord]) -> int:
+    async def start_afresh(self, records: Sequence[TaskRecord]) -> int:
+        """Let tasks that ended without success start afresh, if they are as they were seen; returns how many do."""
+        began = clock.now()  # a worker may have started one before the reply is here
         done = await self._apply([afresh(record) for record in records])
         for record in records:
             if record.id in done:
-                self._stores.log_task(EventType.TASK_REQUEUED, record)
+                self._stores.log_task(EventType.TASK_REQUEUED, record, time=began)
         return len(done)
 
     async def _apply(self, changes: Sequence[Change]) -> set[str]:
