@@ -79,7 +79,8 @@ class CallbackManager:
     worker, with process workers too. Each registers a sync or async function, and may be used as a decorator.
 
     They are called behind the tasks' backs: sync ones one after the other on a thread of their own, async ones one
-    after the other on the event loop. What they raise is logged and changes nothing. One that takes longer than
+    after the other on the event loop; for each loop by itself, of which a blocking `OmniQ` and its worker have one
+    each. What they raise is logged and changes nothing. One that takes longer than
     `timeout` is given up: an async one is cancelled, a sync one goes on by itself while the others go on without it.
     `CAPACITY` calls wait at most; what is more is dropped, counted in `dropped` and logged. At most once: a process
     that dies calls nobody. What must happen belongs into a task.

@@ -257,6 +257,8 @@ class TestListing:
         virtual_clock.advance(3600)
         await oq.enqueue(tasks.nothing, task_id="new")
         assert oq.event_store is not None
+        with pytest.raises(InvalidTask, match="^older_than: expected seconds or a timedelta, got None"):
+            await oq.event_store.purge(None)  # type: ignore[arg-type]  # it mustn't mean all
         assert await oq.event_store.purge(dt.timedelta(minutes=30)) == 1
         assert [event.task_id for event in await oq.list_events()] == ["new"]
 

@@ -160,9 +160,11 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
         return AsyncEventStream(follower.run(prepare), follower.cursor)
 
     async def purge(self, older_than: Duration) -> int:
-        """Delete events from more than `older_than` ago; returns how many."""
-        before = clock.now() - (seconds("older_than", older_than) or 0.0)
-        deleted = 0
+        """Delete events from more than `older_than` ago; returns how many. Raises `InvalidTask`."""
+        age = seconds("older_than", older_than)
+        if age is None:  # where it says how long events are kept, that means without end
+            raise InvalidTask("older_than: expected seconds or a timedelta, got None")
+        deleted, before = 0, clock.now() - age
         while (count := await (await self.ready()).purge(before=before)) > 0:
             deleted += count
         return deleted
