@@ -254,7 +254,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         cursor: str | None = None,
         **conditions: Unpack[TaskConditions],
     ) -> Page[Task]:
-        """Up to `limit` tasks in the order of their ids, which is that of their creation, or `newest_first`.
+        """Up to `limit` tasks in the order of their ids, or `newest_first`. OmniQ's own ids sort by their creation.
 
         The conditions are those of `TaskConditions`. The page's `cursor`, given with the same ones, brings the next.
         Their calls aren't read, however large they are: `get_task` tells a task's options.
