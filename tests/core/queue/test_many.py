@@ -268,7 +268,7 @@ def test_blocking_doors_have_it_all(place: Place) -> None:
         assert oq.list_tasks(state="cancelled", limit=1).cursor is None
 
 
-@pytest.mark.parametrize("cursor", [5, b"t", "\ud800"])
+@pytest.mark.parametrize("cursor", [5, b"t", "\ud800", ""])
 async def test_what_no_page_has_had_is_no_cursor(oq: AsyncOmniQ, cursor: Any) -> None:
     for method in (oq.list_tasks, oq.list_dead):
         with pytest.raises(InvalidTask, match="cursor: expected that of a page, got "):

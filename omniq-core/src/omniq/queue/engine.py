@@ -30,6 +30,7 @@ from omniq.queue.many import (
     ManyTasks,
     Selection,
     TaskConditions,
+    check_cursor,
     check_meant,
     page_of_tasks,
 )
@@ -260,7 +261,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         Their calls aren't read, however large they are: `get_task` tells a task's options.
         """
         selection = Selection.of(conditions)
-        page = await self.many.page(selection, newest_first=newest_first, limit=check_limit(limit), cursor=cursor)
+        size, after = check_limit(limit), check_cursor(cursor)
+        page = await self.many.page(selection, newest_first=newest_first, limit=size, cursor=after)
         return page_of_tasks(page)
 
     @repeating
@@ -280,7 +282,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         with dill, reading them runs code.
         """
         selection = Selection.of(conditions, among=DEAD)
-        page = await self.many.page(selection, newest_first=newest_first, limit=check_limit(limit), cursor=cursor)
+        size, after = check_limit(limit), check_cursor(cursor)
+        page = await self.many.page(selection, newest_first=newest_first, limit=size, cursor=after)
         return await self.many.dead_page(page, tracebacks=tracebacks, arguments=arguments)
 
     @repeating

@@ -144,8 +144,7 @@ class ManyTasks:
     async def page(
         self, selection: Selection, *, newest_first: bool, limit: int, cursor: str | None
     ) -> Page[TaskRecord]:
-        """Up to `limit` of the tasks, from beyond the cursor on. Raises `InvalidTask` for a cursor that is none."""
-        check_cursor(cursor)
+        """Up to `limit` of the tasks, from beyond the cursor on."""
         size = limit if selection.is_told_by_the_store else max(limit, PAGE)
         found: list[TaskRecord] = []
         while True:
@@ -303,10 +302,11 @@ class ManyTasks:
             await repeated(lambda _: put())
 
 
-def check_cursor(cursor: object) -> None:
-    """Raise `InvalidTask` for a cursor that no page has had."""
-    if cursor is not None and not (isinstance(cursor, str) and cursor == encodable(cursor)):
-        raise InvalidTask(f"cursor: expected that of a page, got {cursor!r:.80}")
+def check_cursor(cursor: object) -> str | None:
+    """The cursor. Raises `InvalidTask` for one that no page has had."""
+    if cursor is None or (isinstance(cursor, str) and cursor and cursor == encodable(cursor)):
+        return cursor
+    raise InvalidTask(f"cursor: expected that of a page, got {cursor!r:.80}")
 
 
 def afresh(record: TaskRecord) -> Change:
