@@ -169,7 +169,12 @@ class AsyncEventLogger:
             self._take(type, {**fields_of(task), **fields})
 
     async def connect(self) -> None:
-        """Connect the store; one that is away is connected later. Raises `StoreError` for one that can't be used."""
+        """Connect the store; one that is away is connected later, as is one that is to keep nothing just now.
+
+        Raises `StoreError` for one that can't be used.
+        """
+        if not self._kept:
+            return
         try:
             await within(CONNECTING, self.store.connect())
         except (StoreUnavailable, TimeoutError) as error:
