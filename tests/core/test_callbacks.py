@@ -132,6 +132,25 @@ class TestWhatIsTold:
         assert (succeeded, failed) == ([good], [bad])
         assert note_success.__name__ == "note_success"
 
+    async def test_an_async_function_may_be_wrapped(self, oq: AsyncOmniQ, caplog: pytest.LogCaptureFixture) -> None:
+        ended: list[str] = []
+
+        async def note(task: TaskUpdate) -> None:
+            await asyncio.sleep(0)
+            ended.append(task.task_id)
+
+        async def fail(task: TaskUpdate) -> None:
+            raise SystemExit(3)
+
+        oq.callbacks.on_ended(lambda task: fail(task))
+        oq.callbacks.on_ended(lambda task: note(task))
+        progress_tasks.ends.clear()
+        ids = [await oq.enqueue(tasks.nothing, on_success=progress_tasks.note_end_later) for _ in range(2)]
+        async with working(oq, "async"):
+            await until(lambda: len(ended) == len(progress_tasks.ends) == 2)
+        assert sorted(ended) == sorted(ids) == sorted(result.task_id for result in progress_tasks.ends)
+        assert caplog.text.count("(ended) raised SystemExit") == 2
+
     async def test_a_duplicate_is_not_enqueued(self, oq: AsyncOmniQ, told: list[TaskUpdate]) -> None:
         for _ in range(2):
             await oq.enqueue(tasks.nothing, task_id="t")

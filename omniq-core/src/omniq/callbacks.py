@@ -8,7 +8,7 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from functools import partial
 from queue import SimpleQueue
@@ -79,7 +79,8 @@ class CallbackManager:
     worker, with process workers too. Each registers a sync or async function, and may be used as a decorator.
 
     They are called behind the tasks' backs: sync ones one after the other on a thread of their own, async ones one
-    after the other on the event loop. What they raise is logged and changes nothing. One that takes longer than
+    after the other on the event loop; for each loop by itself, of which a blocking `OmniQ` and its worker have one
+    each. What they raise is logged and changes nothing. One that takes longer than
     `timeout` is given up: an async one is cancelled, a sync one goes on by itself while the others go on without it.
     `CAPACITY` calls wait at most; what is more is dropped, counted in `dropped` and logged. At most once: a process
     that dies calls nobody. What must happen belongs into a task.
@@ -358,22 +359,33 @@ class _ThreadLane:
         in_callback.set(True)
         while self._worker is me and (call := self._calls.get()) is not None:
             self._making = (call, time.monotonic())
-            _make(*call)
+            self._make(*call)
             with self._lock:
                 if self._worker is not me:  # it was left alone
                     return
                 self._end_call()
 
+    def _make(self, function: Callback, update: TaskUpdate) -> None:
+        complain = partial(_complain, function, update)
+        try:
+            answer = function(update)
+            if inspect.isawaitable(answer):  # as of an async function that something wraps
+                self._until_done(harmless(lambda: answer, complain))
+        except BaseException as error:  # a SystemExit would take the thread along, and the calls behind it
+            complain(error)
+
+    def _until_done(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work on the loop, and wait for it here."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop is closed
+            work.close()
+            raise
+        future.result()
+
     def _end_call(self) -> None:
         self._making = None
         self._done += 1
-
-
-def _make(function: Callback, update: TaskUpdate) -> None:
-    try:
-        function(update)
-    except BaseException as error:  # a SystemExit would take the thread along, and the calls behind it
-        _complain(function, update, error)
 
 
 def _complain(function: Callback, update: TaskUpdate, error: BaseException) -> None:

@@ -116,7 +116,7 @@ class OutcomeWaiter:
                     await self._results.until_other(last.task_id, seen, min(left, WATCH_INTERVAL))
                     now, seen = await self._look(last.task_id)
                 except StoreUnavailable as error:
-                    log.warning("task %s can't be looked at, trying again: %s", last.task_id, error)
+                    log.log(level_of(error), "task %s can't be looked at, trying again: %s", last.task_id, error)
                     await asyncio.sleep(min(left, RETRY_PAUSE))
                     continue
                 if now != last:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,17 @@ def test_it_must_be_said_which_tasks(cli: Cli) -> None:
         assert (result.exit_code, "Give task ids, a condition such as --name, or --all." in result.stderr) == (2, True)
         assert cli(*command, "t1", "--all").exit_code == 2
     assert cli("tasks", "requeue").exit_code == 2
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-"])
+@pytest.mark.parametrize("command", ["tasks cancel --all", "result t --wait"])
+def test_standard_streams_may_be_closed(cli: Cli, command: str, closed: str) -> None:
+    cli.output("enqueue", f"{TASKS}:birthday", "--task-id", "t")
+    cli.output("tasks", "cancel", "t")
+    program = f'"{sys.executable}" -m omniq.cli --url "{cli.url}" {command} {closed}'
+    ended = subprocess.run(program, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == ((1, "") if "result" in command else (0, "0 tasks\n"))
+    assert "AttributeError" not in ended.stderr
 
 
 def test_queues_are_paused_and_resumed(cli: Cli) -> None:

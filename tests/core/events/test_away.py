@@ -110,6 +110,19 @@ class TestAtStart:
             assert await oq.get_result(await oq.enqueue(tasks.add, [1, 2])) == 3
             assert await oq.enqueue_many([TaskCall(func=tasks.nothing)] * 100)
 
+    async def test_one_that_is_to_keep_nothing_is_not_asked(
+        self, place: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = TroubledStore()
+        store.answers.clear()
+        async with asyncio.timeout(logger.CONNECTING / 2), door(place, store, enabled=False) as oq:
+            await oq.enqueue(tasks.nothing)
+            store.answers.set()
+            oq.events.configure(enabled=True)
+            await oq.enqueue(tasks.nothing, task_id="t")
+            assert [event.task_id for event in await oq.list_events()] == ["t"]
+        assert "events can't be written" not in caplog.text
+
     async def test_one_that_cannot_be_used_is_an_error(self, place: Place) -> None:
         class Foreign(TroubledStore):
             async def connect(self) -> None:

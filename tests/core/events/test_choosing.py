@@ -128,6 +128,9 @@ class TestAtRunTime:
             oq.events.log(E.RETRY, task_id="by hand")
             oq.events.flush()
             assert [event.task_id for event in oq.list_events(type=E.RETRY)] == ["by hand"]
+            for name in ("error", "ERROR"):
+                oq.events.log(name, task_id="by name")  # type: ignore[arg-type]  # that is what is tested
+            assert [event.type for event in oq.events(task_id="by name")] == [E.ERROR] * 2
 
     async def test_a_type_that_there_is_not_cannot_be_logged(self) -> None:
         logger = AsyncEventLogger(ReferenceEventStore(), EventsConfig(enabled=False))

@@ -15,8 +15,8 @@ from omniq.events import AsyncEventLogger, EventLogger, EventStorage
 from omniq.models import EventType, TaskState
 from omniq.models.event import TaskEvent
 from omniq.storage import BaseEventStorage
-from omniq.storage.records import EventFilter
-from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
+from omniq.storage.records import Change, Changed, EventFilter
+from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceSpace, VirtualClock
 
 from tests.core import oddities, tasks
 from tests.core.support import (
@@ -179,6 +179,40 @@ async def test_a_lost_worker_and_a_task_that_starts_afresh_are_told(oq: AsyncOmn
     assert again == [E.TASK_REQUEUED, E.EXECUTING, E.COMPLETE]
 
 
+async def test_each_of_many_tasks_that_start_afresh_is_told(oq: AsyncOmniQ) -> None:
+    ids = [await oq.enqueue(tasks.nothing) for _ in range(2)]
+    await oq.cancel_many(ids)
+    assert await oq.requeue_many([*ids, *ids]) == 2
+    found = await oq.list_events(type=E.TASK_REQUEUED, oldest_first=True)
+    assert sorted(str(event.task_id) for event in found) == sorted(ids)
+
+
+class LateReplyStore(ReferenceQueueStore):
+    """Its reply to a requeue is here when the task has ended again."""
+
+    async def transition(self, changes: Sequence[Change]) -> list[Changed]:
+        answers = await super().transition(changes)
+        for change in changes:
+            while change.fresh and not await self._has_ended(change.task_id):
+                await asyncio.sleep(0.005)
+        return answers
+
+    async def _has_ended(self, task_id: str) -> bool:
+        (record,) = await self.get([task_id])
+        return record is not None and record.state.is_terminal
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_it_starts_afresh_before_it_is_started_again(many: bool) -> None:
+    async with front_door(reference_place(queue=LateReplyStore), events=True) as oq:
+        task_id = await oq.enqueue(tasks.nothing)
+        await oq.cancel(task_id)
+        async with working(oq, "async"):
+            assert await (oq.requeue_many([task_id]) if many else oq.requeue(task_id))
+            found = await told(oq, task_id, E.COMPLETE)
+    assert [event.type for event in found][2:] == [E.TASK_REQUEUED, E.EXECUTING, E.COMPLETE]
+
+
 class TestListing:
     async def test_by_type_time_and_number(self, oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
         ids = []
@@ -223,6 +257,8 @@ class TestListing:
         virtual_clock.advance(3600)
         await oq.enqueue(tasks.nothing, task_id="new")
         assert oq.event_store is not None
+        with pytest.raises(InvalidTask, match="^older_than: expected seconds or a timedelta, got None"):
+            await oq.event_store.purge(None)  # type: ignore[arg-type]  # it mustn't mean all
         assert await oq.event_store.purge(dt.timedelta(minutes=30)) == 1
         assert [event.task_id for event in await oq.list_events()] == ["new"]
 

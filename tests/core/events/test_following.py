@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 from omniq import AsyncOmniQ, clock
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError, InvalidTask, StoreUnavailable
 from omniq.events import AsyncEventProcessor, AsyncEventStorage, AsyncEventStream, EventProcessor, EventStorage
+from omniq.events.processing import GRACE
 from omniq.models import EventType
 from omniq.models.event import TaskEvent
 from omniq.models.task import new_event_id
@@ -141,6 +145,8 @@ class TestFollowing:
             ({"poll_interval": 0}, "poll_interval: expected more than 0"),
             ({"overlap": "long"}, "overlap: expected seconds"),
             ({"type": "NOBODYS"}, "type: 'NOBODYS'"),
+            ({"type": []}, "type: expected one type of events, or several"),
+            ({"wroker": "w"}, "wroker: no such condition, did you mean 'worker'"),
             ({"name": 1}, "name: expected text"),
             ({"after": "x"}, "after: expected a cursor"),
         ],
@@ -218,6 +224,27 @@ class TestOutages:
                 await oq.list_events()
 
 
+HANGING = """
+import threading
+from omniq import OmniQ
+from omniq.events import EventProcessor
+
+begun = threading.Event()
+with OmniQ(config={"task_queue": "sqlite:///queue.db", "event_store": "sqlite:///events.db"}) as oq:
+    processor = EventProcessor(oq.events, poll_interval=0.01)
+
+    @processor.on()
+    def hang(event):
+        begun.set()
+        threading.Event().wait()
+
+    processor.start()
+    oq.pause_queue()
+    begun.wait()
+    processor.stop(0.01)
+"""
+
+
 class TestHandling:
     async def test_each_event_goes_to_its_handlers(self, oq: AsyncOmniQ) -> None:
         processor = AsyncEventProcessor(oq.events, **FAST)
@@ -248,7 +275,10 @@ class TestHandling:
         assert threading.current_thread().name not in threads
         assert not processor.running
 
-    async def test_a_handler_that_fails_hurts_nobody(self, oq: AsyncOmniQ, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+    async def test_a_handler_that_fails_hurts_nobody(
+        self, oq: AsyncOmniQ, error: BaseException, caplog: pytest.LogCaptureFixture
+    ) -> None:
         processor = AsyncEventProcessor(oq.events, **FAST)
         seen: list[str | None] = []
 
@@ -258,7 +288,11 @@ class TestHandling:
 
         @processor.on()
         def worse(event: TaskEvent) -> None:
-            raise SystemExit(3)
+            raise error
+
+        @processor.on()
+        async def worst(event: TaskEvent) -> None:
+            raise error
 
         processor.on()(lambda event: seen.append(event.task_id))
         async with processor:
@@ -266,7 +300,26 @@ class TestHandling:
                 await oq.enqueue(tasks.nothing, task_id=f"t{n}")
             await until(lambda: len(seen) == 3)
         assert seen == ["t0", "t1", "t2"]
-        assert caplog.text.count("bad failed at event") == caplog.text.count("worse failed at event") == 3
+        assert [caplog.text.count(f"{name} failed at event") for name in ("bad", "worse", "worst")] == [3, 3, 3]
+
+    async def test_a_handler_may_stop_it(self, oq: AsyncOmniQ) -> None:
+        processor = AsyncEventProcessor(oq.events, **FAST)
+        seen: list[str | None] = []
+
+        @processor.on()
+        async def end(event: TaskEvent) -> None:
+            await processor.stop()
+            seen.append(event.task_id)
+
+        await processor.start()
+        for n in range(3):
+            await oq.enqueue(tasks.nothing, task_id=f"t{n}")
+        async with asyncio.timeout(GRACE / 2):
+            await until(lambda: not processor.running)
+        assert seen == ["t0"]
+        await processor.start()
+        await until(lambda: not processor.running)
+        assert seen == ["t0", "t1"]
 
     async def test_it_goes_on_at_its_cursor(self, storage: AsyncEventStorage[Any]) -> None:
         seen: list[str | None] = []
@@ -345,6 +398,27 @@ class TestHandling:
             with other:
                 wait_for(lambda: seen == [*ids, "more"])
 
+    def test_blocking_handlers_may_stop_it_too(self, place: Place) -> None:
+        seen: list[str | None] = []
+        with blocking_door(place, events=True) as oq:
+            processor = EventProcessor(oq.events, **FAST)
+
+            @processor.on()
+            def end(event: TaskEvent) -> None:
+                processor.stop()
+                seen.append(event.task_id)
+
+            processor.start()
+            ids = [oq.enqueue(tasks.nothing) for _ in range(3)]
+            wait_for(lambda: not processor.running, GRACE / 2)
+            processor.stop()
+        assert seen == ids[:1]
+
+    def test_nobody_waits_at_the_end_for_a_handler_that_hangs(self, tmp_path: Path) -> None:
+        program = tmp_path / "program.py"
+        program.write_text(HANGING)
+        subprocess.run([sys.executable, program], cwd=tmp_path, timeout=SOON, check=True)
+
     @pytest.mark.parametrize("source", [None, "oq", 1])
     def test_a_source_that_is_none(self, source: Any) -> None:
         with pytest.raises(ConfigError, match="^source: expected oq.events or an event storage"):
@@ -358,6 +432,6 @@ class TestHandling:
             processor.on()(3)  # type: ignore[type-var]
 
 
-def wait_for(condition: Any) -> None:
+def wait_for(condition: Any, timeout: float = SOON) -> None:
     """Wait, in blocking code."""
-    asyncio.run(until(condition))
+    asyncio.run(until(condition, timeout))

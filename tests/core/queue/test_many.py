@@ -229,13 +229,16 @@ class TestChanges:
             assert await method([]) == 0
         assert await states_of(oq, [task_id]) == [TaskState.PENDING]
 
-    async def test_ids_are_several_and_each_counts_once(self, oq: AsyncOmniQ) -> None:
-        task_id = await oq.enqueue(tasks.nothing)
+    @pytest.mark.parametrize("ids", ["t", b"t", 5])
+    async def test_a_single_id_is_no_list_of_them(self, oq: AsyncOmniQ, ids: Any) -> None:
         for method in (oq.cancel_many, oq.requeue_many, oq.purge_dead):
-            change: Callable[..., Any] = method
-            for ids in (task_id, await oq.get_task(task_id), 17):
-                with pytest.raises(InvalidTask, match="^ids: expected a list of task ids or tasks, got "):
-                    await change(ids)
+            with pytest.raises(
+                InvalidTask, match=f"^ids: expected a list of task ids or tasks, got {type(ids).__name__}"
+            ):
+                await method(ids)
+
+    async def test_an_id_given_twice_is_one_task(self, oq: AsyncOmniQ) -> None:
+        task_id = await oq.enqueue(tasks.nothing)
         assert await oq.cancel_many([task_id, task_id], dry_run=True) == 1
         assert await oq.cancel_many([task_id, task_id]) == 1
 
@@ -269,6 +272,13 @@ def test_blocking_doors_have_it_all(place: Place) -> None:
         assert oq.cancel_many(name=FAIL) == 1
         assert oq.purge_dead(all=True) == 0
         assert oq.list_tasks(state="cancelled", limit=1).cursor is None
+
+
+@pytest.mark.parametrize("cursor", [5, b"t", "\ud800", ""])
+async def test_what_no_page_has_had_is_no_cursor(oq: AsyncOmniQ, cursor: Any) -> None:
+    for method in (oq.list_tasks, oq.list_dead):
+        with pytest.raises(InvalidTask, match="cursor: expected that of a page, got "):
+            await method(cursor=cursor)
 
 
 async def test_a_page_begins_after_any_id(place: Place) -> None:

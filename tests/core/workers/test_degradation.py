@@ -86,6 +86,9 @@ async def test_the_log_tells_of_an_outage_and_not_of_every_call(
     oq: AsyncOmniQ, switch: Switch, elsewhere: ReferenceSpace, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with oq, working(oq, "async", lease=LEASE):
+        waiting = await oq.enqueue(tasks.nothing, run_in=SOON)
+        watching = asyncio.ensure_future(_watch(oq, waiting))
+        await asyncio.sleep(0.1)  # it has looked once
         switch.away = True
         task_id = await oq.enqueue(tasks.add, [1, 2])
         await until(lambda: state(oq, elsewhere) is BreakerState.OPEN)
@@ -93,7 +96,13 @@ async def test_the_log_tells_of_an_outage_and_not_of_every_call(
         await until(lambda: switch.refusals > 12)
         switch.away = False
         assert await oq.get_result(task_id, timeout=SOON) == 3
-    assert [r.getMessage() for r in caplog.records if "can't be settled" in r.getMessage()] == []
+        watching.cancel()
+    assert [r.getMessage() for r in caplog.records if "can't be " in r.getMessage()] == []
+
+
+async def _watch(oq: AsyncOmniQ, task_id: str) -> None:
+    async for _ in oq.watch(task_id):
+        pass
 
 
 async def test_what_was_run_and_cannot_be_settled_goes_back_when_the_worker_stops(

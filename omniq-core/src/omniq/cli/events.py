@@ -25,6 +25,10 @@ TYPES = [type_.value for type_ in EventType if type_ is not EventType.UNKNOWN]
 LAST = 10
 
 
+def _any_if_none(ctx: click.Context, param: click.Parameter, types: tuple[str, ...]) -> tuple[str, ...] | None:
+    return types or None
+
+
 def conditions(function: F) -> F:
     """Add the options that say which events are meant."""
     options = [
@@ -38,6 +42,7 @@ def conditions(function: F) -> F:
             "type",
             type=click.Choice(TYPES, case_sensitive=False),
             multiple=True,
+            callback=_any_if_none,
             help="Only those of this type; may be repeated.",
         ),
         click.option("--since", type=since_type, help="Only those from this time on, or of the last so long: 10m, 1d."),

@@ -15,7 +15,7 @@ from omniq.cli import output
 from omniq.cli.app import FAILED, CommandGroup, exit_code
 from omniq.cli.options import Place, json_option, limit_option, placed, queue_option
 from omniq.cli.options import since as time_type
-from omniq.cli.output import count, json_value, print_fields, print_json, print_list, say
+from omniq.cli.output import count, is_terminal, json_value, print_fields, print_json, print_list, say
 from omniq.errors import OmniQError
 from omniq.models.task import TaskState
 from omniq.texts import escaped, escaped_block
@@ -57,7 +57,7 @@ class Many(Struct, frozen=True):
     def act(self, place: Place, verb: str, change: ManyVerb, *, as_json: bool) -> None:
         """Change them, on a terminal after a question, and print how many there were."""
         how = {**self.conditions, "all": self.all}
-        if not (self.dry_run or self.yes) and sys.stdin.isatty():
+        if not (self.dry_run or self.yes) and is_terminal(sys.stdin):
             meant = place.run(lambda oq: change(oq, dry_run=True, **how))
             click.confirm(f"{verb.capitalize()} {count(meant, 'task')}?", abort=True, err=True)
         done = place.run(lambda oq: change(oq, dry_run=self.dry_run, **how))

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias
 from unicodedata import east_asian_width
 
 import click
@@ -105,6 +105,11 @@ def cell_text(cell: Cell) -> str:
 def count(number: int, what: str) -> str:
     """So many of them: "1 task", "2 tasks"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal; one that was closed before Python began is None."""
+    return stream is not None and stream.isatty()
 
 
 def say(line: str) -> None:
@@ -318,7 +323,7 @@ class ProgressLine:
     """How a task gets on, on stderr: a bar that is drawn again and again on a terminal, else a line for each change."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = is_terminal(sys.stderr)
         self._quiet = quiet and not self._is_terminal
         self._drawn = False
 

@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 
 from omniq.cli.app import FAILED, NOT_FOUND, CommandGroup, Failure
 from omniq.cli.options import json_option
-from omniq.cli.output import Cell, count, print_fields, print_json, print_table
+from omniq.cli.output import Cell, count, is_terminal, print_fields, print_json, print_table
 from omniq.errors import PluginError
 from omniq.exports import FIRST_PARTY, extras
 from omniq.plugins.registry import capabilities, registry
@@ -214,7 +214,7 @@ def verify(name: str, url: str, seconds: int, no_kill: bool, as_json: bool) -> N
 
 def show_progress(text: str) -> None:
     """Show how far it is, on a terminal."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         click.echo(f"\r{text[:WIDTH].ljust(WIDTH)}" + ("" if text else "\r"), nl=False, err=True)
 
 

@@ -129,10 +129,9 @@ class AsyncEventLogger:
 
     def log(self, type: EventType, **fields: Unpack[EventFields]) -> None:
         """Take an event of now; returns at once. Raises `InvalidTask` for a type that there isn't."""
-        if type in self._kept:
-            self._take(type, fields)
-        else:
-            event_types(type)
+        (known,) = event_types([type])
+        if known in self._kept:
+            self._take(known, fields)
 
     def log_task(self, type: EventType, task: AnyTask, **fields: Unpack[EventFields]) -> None:
         """As `log`, of a task."""
@@ -170,7 +169,12 @@ class AsyncEventLogger:
             self._take(type, {**fields_of(task), **fields})
 
     async def connect(self) -> None:
-        """Connect the store; one that is away is connected later. Raises `StoreError` for one that can't be used."""
+        """Connect the store; one that is away is connected later, as is one that is to keep nothing just now.
+
+        Raises `StoreError` for one that can't be used.
+        """
+        if not self._kept:
+            return
         try:
             await within(CONNECTING, self.store.connect())
         except (StoreUnavailable, TimeoutError) as error:

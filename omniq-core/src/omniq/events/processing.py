@@ -6,15 +6,18 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, Self, TypeAlias, TypeVar, Unpack
 
 from omniq.batching import Backoff
+from omniq.callbacks import harmless
 from omniq.clock import Duration, seconds
 from omniq.errors import Closed, ConfigError, InvalidTask
 from omniq.events.logger import AsyncEventLogger, EventFields
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage, event_filter, event_types
 from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower
-from omniq.loops import spawn
+from omniq.loops import on_thread, spawn
 from omniq.models.event import EventLevel, EventType, TaskEvent
 from omniq.sync import cancel_and_wait, portal, refuse_in_loop
 from omniq.texts import get_logger, qualified_name
@@ -156,6 +159,9 @@ Handler: TypeAlias = Callable[[TaskEvent], Awaitable[object] | object]
 H = TypeVar("H", bound=Handler)
 AnyEvents: TypeAlias = AsyncEvents | Events | AsyncEventStorage[Any] | EventStorage
 
+_handled_by: ContextVar[object] = ContextVar("omniq_event_processor", default=None)
+"""The processor whose handler runs here, or has begun what runs here."""
+
 GRACE: Final = 10.0
 """Seconds for which a processor that is stopped waits for the handler that runs."""
 FIRST_PAUSE, MAX_PAUSE = 0.5, 5.0
@@ -198,6 +204,7 @@ class AsyncEventProcessor:
         self._handlers: list[tuple[frozenset[EventType], Handler]] = []
         self._task: asyncio.Task[None] | None = None
         self._in_hand: str | None = None
+        self._is_ending = False
         self._handling = asyncio.Lock()
 
     def on(self, *types: EventType | str) -> Callable[[H], H]:
@@ -225,13 +232,19 @@ class AsyncEventProcessor:
     async def start(self) -> None:
         """Begin, or go on where it was stopped; returns at once, and waits for a store that is away."""
         if not self.running:
-            self._handling = asyncio.Lock()
+            self._handling, self._is_ending = asyncio.Lock(), False
             self._task = spawn(self._run(), name="omniq-events")
 
     async def stop(self, grace_period: Duration = GRACE) -> None:
-        """End, once the handler that runs is done: it is cancelled after the grace period, and gets its event again."""
+        """End, once the handler that runs is done: it is cancelled after the grace period, and gets its event again.
+
+        Called by a handler, which can't wait for itself, it returns at once.
+        """
         patience = seconds("grace_period", grace_period)
         if self._task is None:
+            return
+        if _handled_by.get() is self and self._handling.locked():
+            self._is_ending = True
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
@@ -246,6 +259,7 @@ class AsyncEventProcessor:
         await self.stop()
 
     async def _run(self) -> None:
+        _handled_by.set(self)
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
             if self._in_hand is not None:
@@ -253,6 +267,8 @@ class AsyncEventProcessor:
             try:
                 async for event in self._follower.run(_at_once):
                     await self._handle(event)
+                    if self._is_ending:
+                        return
                     backoff.reset()
             except Closed:
                 log.info("events are handled no longer, since their storage was closed")
@@ -266,7 +282,7 @@ class AsyncEventProcessor:
         async with self._handling:
             for types, handler in self._handlers:
                 if event.type in types:
-                    await _call(handler, event)
+                    await harmless(partial(_call, handler, event), partial(_complain, handler, event))
         self._in_hand = None
 
 
@@ -275,15 +291,16 @@ async def _at_once() -> None:
 
 
 async def _call(handler: Handler, event: TaskEvent) -> None:
-    try:
-        if inspect.iscoroutinefunction(handler):
-            await handler(event)
-        elif inspect.isawaitable(answer := await asyncio.to_thread(handler, event)):
-            await answer
-    except (Exception, SystemExit) as error:
-        name = getattr(handler, "__qualname__", type(handler).__name__)
-        kind = qualified_name(type(error))
-        log.error("the event handler %s failed at event %s (%s): %s", name, event.id, event.type, kind, exc_info=error)
+    if inspect.iscoroutinefunction(handler):
+        await handler(event)
+    elif inspect.isawaitable(answer := await on_thread(partial(handler, event), "omniq-event-handler")):
+        await answer
+
+
+def _complain(handler: Handler, event: TaskEvent, error: BaseException) -> None:
+    name = getattr(handler, "__qualname__", type(handler).__name__)
+    kind = qualified_name(type(error))
+    log.error("the event handler %s failed at event %s (%s): %s", name, event.id, event.type, kind, exc_info=error)
 
 
 def _storage_of(source: object) -> AsyncEventStorage[Any]:

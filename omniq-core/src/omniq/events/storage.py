@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from omniq import clock
 from omniq.backend import AsyncComponent, BaseBackend, check_backend
@@ -42,27 +42,22 @@ class EventConditions(TypedDict, total=False):
     """Before this (aware) time."""
 
 
-def event_filter(
-    *,
-    task_id: TaskRef | None = None,
-    name: str | None = None,
-    schedule_id: str | None = None,
-    type: EventType | str | Sequence[EventType | str] | None = None,
-    queue_name: str | None = None,
-    worker: str | None = None,
-    since: dt.datetime | None = None,
-    until: dt.datetime | None = None,
-) -> EventFilter:
+def event_filter(**conditions: Unpack[EventConditions]) -> EventFilter:
     """The conditions as a store takes them. Raises `InvalidTask` naming the one that can't be."""
+    given = cast("dict[str, Any]", conditions)
+    unknown = next((name for name in given if name not in EventConditions.__annotations__), None)
+    if unknown is not None:
+        raise InvalidTask(f"{unknown}: no such condition{did_you_mean(unknown, EventConditions.__annotations__)}")
+    names = {name: given.get(name) for name in ("name", "schedule_id", "queue_name", "worker")}
+    task_id, types = given.get("task_id"), given.get("type")
+    if types is not None and not event_types(types):
+        raise InvalidTask(f"type: expected one type of events, or several, got {types!r:.80}")
     return EventFilter(
         task_id=None if task_id is None else id_of(task_id),
-        name=None if name is None else check_id(name, "name"),
-        schedule_id=None if schedule_id is None else check_id(schedule_id, "schedule_id"),
-        queue_name=None if queue_name is None else check_id(queue_name, "queue_name"),
-        worker=None if worker is None else check_id(worker, "worker"),
-        types=event_types(type),
-        since=timestamp("since", since),
-        until=timestamp("until", until),
+        **{name: None if value is None else check_id(value, name) for name, value in names.items()},
+        types=event_types(types),
+        since=timestamp("since", given.get("since")),
+        until=timestamp("until", given.get("until")),
     )
 
 
@@ -165,9 +160,11 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
         return AsyncEventStream(follower.run(prepare), follower.cursor)
 
     async def purge(self, older_than: Duration) -> int:
-        """Delete events from more than `older_than` ago; returns how many."""
-        before = clock.now() - (seconds("older_than", older_than) or 0.0)
-        deleted = 0
+        """Delete events from more than `older_than` ago; returns how many. Raises `InvalidTask`."""
+        age = seconds("older_than", older_than)
+        if age is None:  # where it says how long events are kept, that means without end
+            raise InvalidTask("older_than: expected seconds or a timedelta, got None")
+        deleted, before = 0, clock.now() - age
         while (count := await (await self.ready()).purge(before=before)) > 0:
             deleted += count
         return deleted

@@ -30,7 +30,7 @@ from omniq.queue.many import (
     ManyTasks,
     Selection,
     TaskConditions,
-    afresh,
+    check_cursor,
     check_meant,
     page_of_tasks,
 )
@@ -242,19 +242,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             record = await self._record(id_)
             if record.state not in REQUEUABLE:
                 return False
-            if await self._requeue(record):
-                self.stores.log_task(EventType.TASK_REQUEUED, record)
+            if await self.many.start_afresh([record]):
                 return True
-
-    async def _requeue(self, record: TaskRecord) -> bool:
-        change = afresh(record)
-
-        async def requeue(again: bool) -> bool:
-            (changed,) = await self.store.transition([change])
-            # A task that isn't any more as it was seen has been requeued, most likely by the first of these calls.
-            return changed.status is ChangeStatus.APPLIED or (again and changed.status is ChangeStatus.REFUSED)
-
-        return await repeated(requeue)
 
     # ── many tasks ───────────────────────────────────────────────────────────
 
@@ -267,13 +256,14 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         cursor: str | None = None,
         **conditions: Unpack[TaskConditions],
     ) -> Page[Task]:
-        """Up to `limit` tasks in the order of their ids, which is that of their creation, or `newest_first`.
+        """Up to `limit` tasks in the order of their ids, or `newest_first`. OmniQ's own ids sort by their creation.
 
         The conditions are those of `TaskConditions`. The page's `cursor`, given with the same ones, brings the next.
         Their calls aren't read, however large they are: `get_task` tells a task's options.
         """
         selection = Selection.of(conditions)
-        page = await self.many.page(selection, newest_first=newest_first, limit=check_limit(limit), cursor=cursor)
+        size, after = check_limit(limit), check_cursor(cursor)
+        page = await self.many.page(selection, newest_first=newest_first, limit=size, cursor=after)
         return page_of_tasks(page)
 
     @repeating
@@ -293,7 +283,8 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         with dill, reading them runs code.
         """
         selection = Selection.of(conditions, among=DEAD)
-        page = await self.many.page(selection, newest_first=newest_first, limit=check_limit(limit), cursor=cursor)
+        size, after = check_limit(limit), check_cursor(cursor)
+        page = await self.many.page(selection, newest_first=newest_first, limit=size, cursor=after)
         return await self.many.dead_page(page, tracebacks=tracebacks, arguments=arguments)
 
     @repeating

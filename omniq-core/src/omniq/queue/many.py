@@ -11,9 +11,11 @@ from typing import Any, Final, TypedDict, cast
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from omniq import clock
 from omniq.batching import parts, repeated
 from omniq.clock import timestamp
 from omniq.errors import InvalidTask, SerializationError
+from omniq.models.event import EventType
 from omniq.models.result import Outcome, TaskResult
 from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskRef, TaskState, check_id, id_of
 from omniq.queue.policies import DependencyResolver
@@ -22,7 +24,7 @@ from omniq.queue.stores import FEW, Stores
 from omniq.results import listed_result
 from omniq.storage.base import carry_out, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus, ResultRecord, TaskFilter, TaskRecord
-from omniq.texts import did_you_mean
+from omniq.texts import did_you_mean, encodable
 
 # ── which ───────────────────────────────────────────────────────────────────
 
@@ -142,8 +144,7 @@ class ManyTasks:
     async def page(
         self, selection: Selection, *, newest_first: bool, limit: int, cursor: str | None
     ) -> Page[TaskRecord]:
-        """Up to `limit` of the tasks, from beyond the cursor on. Raises `InvalidTask` for what is no cursor."""
-        cursor = _check_cursor(cursor)
+        """Up to `limit` of the tasks, from beyond the cursor on."""
         size = limit if selection.is_told_by_the_store else max(limit, PAGE)
         found: list[TaskRecord] = []
         while True:
@@ -209,7 +210,8 @@ class ManyTasks:
     async def _batches(self, selection: Selection, ids: Iterable[TaskRef] | None) -> AsyncIterator[list[TaskRecord]]:
         """All of the tasks, the newest first, so that what is added meanwhile isn't among them."""
         if ids is not None:
-            for some in parts(_listed(ids), limit=PAGE):
+            wanted = list(dict.fromkeys(id_of(each, "ids") for each in ids))
+            for some in parts(wanted, limit=PAGE):
                 found = await look_up(self._store, partial(self._store.get, bodies=False), some)
                 yield await self._among(selection, [record for record in found if record is not None])
             return
@@ -229,7 +231,7 @@ class ManyTasks:
 
     async def requeue(self, selection: Selection, ids: Iterable[TaskRef] | None, *, dry_run: bool) -> int:
         """Let them start afresh; returns how many do."""
-        return await self._each_batch(self._requeue, selection, ids, dry_run=dry_run)
+        return await self._each_batch(self.start_afresh, selection, ids, dry_run=dry_run)
 
     async def delete(self, selection: Selection, ids: Iterable[TaskRef] | None, *, dry_run: bool) -> int:
         """Delete them, with their results; returns how many were."""
@@ -255,8 +257,14 @@ class ManyTasks:
         moved = [record.id for record in records if record.id not in done]  # since they were looked at
         return len(done) + sum([await self._cancel_one(id_) for id_ in moved])
 
-    async def _requeue(self, records: Sequence[TaskRecord]) -> int:
-        return len(await self._apply([afresh(record) for record in records]))
+    async def start_afresh(self, records: Sequence[TaskRecord]) -> int:
+        """Let tasks that ended without success start afresh, if they are as they were seen; returns how many do."""
+        began = clock.now()  # a worker may have started one before the reply is here
+        done = await self._apply([afresh(record) for record in records])
+        for record in records:
+            if record.id in done:
+                self._stores.log_task(EventType.TASK_REQUEUED, record, time=began)
+        return len(done)
 
     async def _apply(self, changes: Sequence[Change]) -> set[str]:
         """The tasks that were changed; one that isn't as it was seen when the call is repeated was, by the first."""
@@ -294,6 +302,13 @@ class ManyTasks:
             await repeated(lambda _: put())
 
 
+def check_cursor(cursor: object) -> str | None:
+    """The cursor. Raises `InvalidTask` for one that no page has had."""
+    if cursor is None or (isinstance(cursor, str) and cursor and "\0" not in cursor and cursor == encodable(cursor)):
+        return cursor
+    raise InvalidTask(f"cursor: expected that of a page, got {cursor!r:.80}")
+
+
 def afresh(record: TaskRecord) -> Change:
     """The change by which a task that ended without success starts afresh."""
     to, from_states = TaskState.PENDING, (record.state,)
@@ -314,22 +329,9 @@ def page_of_tasks(page: Page[TaskRecord]) -> Page[Task]:
     return Page(map(task_view, page), page.cursor)
 
 
-def _listed(ids: object) -> list[str]:
-    """The ids, each once. Raises `InvalidTask`."""
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise InvalidTask(f"ids: expected a list of task ids or tasks, got {type(ids).__name__}")
-    return list(dict.fromkeys(id_of(each, "ids") for each in ids))
-
-
-def _check_cursor(cursor: object) -> str | None:
-    """The cursor, if a page may have it. Raises `InvalidTask`."""
-    text = cursor.encode("utf-8", "replace").decode() if isinstance(cursor, str) else None
-    if text != cursor or "\0" in (text or ""):
-        raise InvalidTask(f"cursor: expected that of a page, got {cursor!r:.80}")
-    return text
-
-
 def check_meant(conditions: TaskConditions, ids: object, *, all: bool) -> None:
     """Raise `InvalidTask` unless it was said which tasks are meant: leaving it out mustn't mean every one."""
+    if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
+        raise InvalidTask(f"ids: expected a list of task ids or tasks, got {type(ids).__name__}")
     if not all and ids is None and not any(value is not None for value in cast("dict[str, Any]", conditions).values()):
         raise InvalidTask("conditions: none is given; say all=True if every task is meant")

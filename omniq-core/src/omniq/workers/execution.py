@@ -101,9 +101,11 @@ class TaskCallbacks:
         function, result = self._stores.serialization.resolve(reference), self._stores.result_of(change)
         if inspect.iscoroutinefunction(function):
             await function(result)
-        else:
-            async with self._threads:
-                await on_thread(functools.partial(function, result), "omniq-callback")
+            return
+        async with self._threads:
+            answer = await on_thread(functools.partial(function, result), "omniq-callback")
+        if inspect.isawaitable(answer):  # as of an async function that something wraps
+            await answer
 
     @staticmethod
     def _complain(reference: str, job: Job, error: BaseException) -> None:

@@ -104,7 +104,8 @@ class Admission:
         try:
             results = await parent_results(self._queue, list({id_ for job in jobs for id_ in job.call.results_of}))
         except StoreError as error:
-            log.warning("the results that %d tasks take can't be read, they go back: %s", len(jobs), error)
+            text = "the results that %d tasks take can't be read, they go back: %s"
+            log.log(level_of(error), text, len(jobs), error)
             return [(job, RunResult(end=RunStatus.RELEASED, delay=until_next_try(job.record))) for job in jobs]
         supplied = ((job, self._supply(job, [results[id_] for id_ in job.call.results_of])) for job in jobs)
         return [(job, ran) for job, ran in supplied if ran is not None]
