@@ -19,7 +19,7 @@ from msgspec import Struct
 from omniq.batching import within
 from omniq.clock import Duration, now, seconds, utc
 from omniq.errors import ConfigError
-from omniq.loops import Background, PerLoop, end_task, in_callback, spawn, start_thread
+from omniq.loops import Background, PerLoop, end_task, in_callback, new_queue, spawn, start_thread
 from omniq.models.config import Abridged
 from omniq.models.result import ResultStatus, TaskResult
 from omniq.serialization.base import display_name
@@ -306,7 +306,7 @@ class _ThreadLane:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[Call | None] = new_queue()
         self._lock = threading.Lock()
         self._taken = self._done = 0
         self._worker: object = None

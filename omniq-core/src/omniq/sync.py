@@ -16,7 +16,20 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError
-from omniq.loops import Background, begin, clear_loop, drive, end_task, forks, keep_to_ourselves, run_once, start_thread
+from omniq.loops import (
+    Background,
+    begin,
+    clear_loop,
+    drive,
+    end_task,
+    forks,
+    is_patched,
+    keep_to_ourselves,
+    new_patched_loop,
+    outcome,
+    run_once,
+    start_thread,
+)
 from omniq.texts import get_logger
 
 # ── event loops on threads of their own ─────────────────────────────────────
@@ -31,7 +44,9 @@ CLEARING = 0.5
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop: uvloop's when it is installed."""
+    """A new event loop: uvloop's when it is installed, but where gevent has patched what that would go past."""
+    if is_patched():
+        return new_patched_loop()
     try:
         import uvloop
     except ImportError:
@@ -125,7 +140,7 @@ class Portal:
         """
         future = self.submit(coroutine)
         try:
-            return future.result()
+            return outcome(future)
         except CancelledError:
             raise Closed(f"{self.thread.name} was stopped while a call waited on it") from None
         except BaseException:

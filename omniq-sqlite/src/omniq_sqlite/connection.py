@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.errors import StoreUnavailable
-from omniq.loops import start_thread
+from omniq.loops import new_queue, start_thread
 from omniq.storage import embedded
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import ConnectedStore, Connection, Connections
@@ -60,6 +60,7 @@ class ConnectionThread(aiosqlite.Connection):
     def __init__(self, name: str, settings: SQLiteConfig, *, read_only: bool = True) -> None:
         self._link = Link(settings, read_only=read_only)
         super().__init__(self._as_connection, iter_chunk_size=GROUP_LIMIT)
+        self._tx = new_queue()  # which its thread can wait for
         self._begin = "begin" if read_only else "begin immediate"
         self._connection = self._as_connection()  # from the start: it opens the file when it is used
         self._waiting: deque[_Call] = deque()

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
-from omniq.loops import start_thread
+from omniq.loops import new_queue, start_thread
 from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger, qualified_name
 from omniq.workers.base import Worker
@@ -49,7 +49,7 @@ class ThreadSlots:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._idle = 0  # parked threads minus tokens on their way to them
-        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._tokens: SimpleQueue[bool] = new_queue()
         self._threads: set[_TaskThread] = set()
         self._running: dict[Job, _TaskThread] = {}
         self._timers: dict[Job, asyncio.TimerHandle] = {}

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from omniq import clock
 from omniq.errors import StoreUnavailable
-from omniq.loops import start_thread
+from omniq.loops import new_queue, start_thread
 from omniq.storage.base import Guarantees, Store
 from omniq.storage.embedded import let_threads_run
 
@@ -207,7 +207,7 @@ class JobThreads:
     def __init__(self, name: str, number: int = 1) -> None:
         self._name = name
         self._number = number
-        self._jobs: SimpleQueue[_Call | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Call | None] = new_queue()
         self._lock = threading.Lock()
         self._started = self._working = 0
         self._ending = False
