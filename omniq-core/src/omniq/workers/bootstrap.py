@@ -1,4 +1,6 @@
-"""The first lines of a child process: `python bootstrap.py TASKS TICKETS RESULTS`, numbers of inherited descriptors.
+"""The first lines of a child process: `python bootstrap.py MODULE TASKS ORDERS RESULTS`.
+
+MODULE has the `main` to call; the rest are numbers of inherited descriptors.
 
 The worker's import path isn't this process's yet. Until it has been read, nothing is imported but what is built into
 the interpreter or loaded by it anyhow. Then come the worker's own `omniq` and what that needs: from where Python is
@@ -12,16 +14,17 @@ import posix
 import sys
 
 
-def start(tasks: int, tickets: int, results: int) -> None:
+def start(module: str, tasks: int, orders: int, results: int) -> None:
     """Become a child of the worker at the other end."""
     path: list[str] = marshal.loads(_read(tasks, int.from_bytes(_read(tasks, 4), "big")))
     given = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     sys.path[:] = [entry for entry in sys.path if entry not in given] + path
     _load_omniq()
-    from omniq.workers.child import main
+    from importlib import import_module
 
+    main = import_module(module).main
     sys.path[:] = path
-    main(tasks, tickets, results)
+    main(tasks, orders, results)
 
 
 def _read(descriptor: int, size: int) -> bytes:
@@ -48,4 +51,4 @@ def _load_omniq() -> None:
 
 
 if __name__ == "__main__":
-    start(*map(int, sys.argv[1:]))
+    start(sys.argv[1], *map(int, sys.argv[2:]))

@@ -171,6 +171,8 @@ class Line:
         self.descriptors = (tasks, tickets, results)
         self._drawn: int | None = None
         """The number of the ticket that was drawn last, until its task is here."""
+        self._number = 0
+        """That of the task that came last."""
         os.register_at_fork(after_in_child=self._close)
 
     def greeting(self) -> messages.Greeting:
@@ -181,16 +183,20 @@ class Line:
         """Tell that tasks may come: a frame with nothing in it."""
         messages.send(self._results, b"")
 
+    def next_order(self) -> tuple[messages.Order, bytes]:
+        """What the worker says next, and a task's arguments if they are large. Raises `EOFError` at the end."""
+        head, body = messages.receive(self._tasks)
+        return messages.read_order(head), body
+
     def next_job(self) -> Job:
         """The next task that the worker hasn't taken back. Raises `EOFError` when there will be no more."""
         while True:
-            head, body = messages.receive(self._tasks)
-            task = messages.read_task(head)
+            order, body = self.next_order()
             if self._drawn is None:
                 self._draw()
-            if task.number == self._drawn:
-                self._drawn = None
-                return task.job(body)
+            if order.number == self._drawn and isinstance(order, messages.GivenTask):
+                self._drawn, self._number = None, order.number
+                return order.job(body)
 
     def _draw(self) -> None:
         with suppress(BlockingIOError):  # the worker was faster
@@ -198,11 +204,16 @@ class Line:
 
     def tell(self, progress: Progress | None) -> None:
         """Tell that the task goes on, and how far it has come. Raises `OSError` when the worker is gone."""
-        messages.send(self._results, messages.pack_sign_of_life(progress))
+        messages.send(self._results, messages.pack_sign_of_life(self._number, progress))
 
     def report(self, ran: RunResult, *, leaving: bool) -> None:
         """Tell what came of a task. Raises `OSError` when the worker is gone."""
-        messages.send(self._results, *messages.pack_report(ran, leaving=leaving))
+        messages.send(self._results, *messages.pack_report(self._number, ran, leaving=leaving))
+
+    def say(self, frames: Iterable[tuple[bytes, ...]]) -> None:
+        """Send frames one after the other. Raises `OSError` when the worker is gone."""
+        for part in messages.coalesced(frames):
+            self._results.sendall(part)
 
     def leave_open(self) -> None:
         """Let the end of the process close what tells the worker of it, and nothing earlier."""
@@ -331,7 +342,7 @@ class Child:
 def main(tasks: int, tickets: int, results: int) -> None:
     """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
     line = Line(tasks, tickets, results)
-    _leave_signals_to_the_worker()
+    leave_signals_to_the_worker()
     try:
         greeting = line.greeting()
         greeting.logs.apply()
@@ -348,7 +359,7 @@ def main(tasks: int, tickets: int, results: int) -> None:
     line.leave_open()
 
 
-def _leave_signals_to_the_worker() -> None:
+def leave_signals_to_the_worker() -> None:
     """Whoever ends a whole service sends SIGTERM to each of its processes: the worker decides what becomes of tasks.
 
     Handlers that do nothing, since ignored signals would stay ignored in programs that a task starts. The worker

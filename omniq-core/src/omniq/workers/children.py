@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self, cast
+from typing import ClassVar, Final, NamedTuple, Self, cast
 
 from msgspec import DecodeError
 
@@ -54,11 +55,11 @@ class Started(NamedTuple):
     ends: Ends
 
 
-def start() -> Started:
-    """Start a child in a session of its own. Raises `OSError` when there are no descriptors or processes left."""
+def start(module: str) -> Started:
+    """Start a child, which is to run the module's `main`, in a session of its own. Raises `OSError` when there are no descriptors or processes left."""
     with ExitStack() as opened:
         (tasks, their_tasks), (results, their_results), (tickets, drawn) = (_pair(opened) for _ in range(3))
-        process = _popen([their_tasks.fileno(), drawn.fileno(), their_results.fileno()])
+        process = _popen(module, [their_tasks.fileno(), drawn.fileno(), their_results.fileno()])
         opened.pop_all()
     their_tasks.close()
     their_results.close()
@@ -75,8 +76,8 @@ def first_bytes(execution: Execution) -> bytes:
     return len(path).to_bytes(4, "big") + path + messages.parts(messages.pack_greeting(greeting))[0]
 
 
-def _popen(theirs: list[int]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, *_flags(), "-P", str(BOOTSTRAP), *map(str, theirs)]
+def _popen(module: str, theirs: list[int]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, *_flags(), "-P", str(BOOTSTRAP), module, *map(str, theirs)]
     with _signals_blocked():  # until the child has handlers for them
         return subprocess.Popen(
             command,
@@ -134,15 +135,13 @@ EXIT_PATIENCE: Final = 2.0
 """Seconds that a child which runs nothing may take to end by itself, and one that is killed to be dead."""
 
 
-class Child:
-    """One child process and the jobs it was given, the running one first.
+class ChildProcess(ABC):
+    """A process that runs jobs, as its worker sees it."""
 
-    With each job goes a ticket, through a socket of its own, and the child begins a job only once it has drawn the
-    job's ticket. The worker holds both ends of that socket: a ticket that it draws itself belongs to a job which the
-    child hasn't begun and won't begin. Neither has to ask the other, so it works whatever a task is doing.
-    """
+    module: ClassVar[str]
+    """Whose `main` it runs."""
 
-    def __init__(self, started: Started, on_message: Callable[[Child, messages.Message], None]) -> None:
+    def __init__(self, started: Started, on_message: Callable[[Self, messages.Message], None]) -> None:
         self.process = started.process
         self._ends = started.ends
         self._on_message = on_message
@@ -155,17 +154,11 @@ class Child:
         self.ready = False
         self.left = asyncio.Event()
         """Set when it takes no more jobs."""
-        self.jobs: deque[Job] = deque()
-        self.began = 0.0
-        """When the first job began, on `time.monotonic()`'s clock."""
-        self.timer: asyncio.TimerHandle | None = None
-        self.killed_for: Job | None = None
-        """The job which had to be ended."""
 
     @classmethod
-    async def start(cls, execution: Execution, on_message: Callable[[Child, messages.Message], None]) -> Self:
+    async def start(cls, execution: Execution, on_message: Callable[[Self, messages.Message], None]) -> Self:
         """A child that is ready. Raises `OSError` or `WorkerError` when there is none to be had now."""
-        child = cls(start(), on_message)
+        child = cls(start(cls.module), on_message)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(START_PATIENCE):
@@ -193,47 +186,36 @@ class Child:
     # ── jobs ─────────────────────────────────────────────────────────────────
 
     @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether it has no job."""
+
+    @property
     def takes_jobs(self) -> bool:
         """Whether it may be given any."""
         return not (self.left.is_set() or self._tasks.is_closing())
 
-    def give(self, jobs: Sequence[Job]) -> None:
-        """Let it run these jobs one after the other."""
-        numbers = range(self._given, self._given + len(jobs))
+    def _numbers(self, count: int) -> range:
+        """Numbers for so many jobs that it is about to be given."""
+        numbers = range(self._given, self._given + count)
         self._given = numbers.stop
-        self.jobs.extend(jobs)
-        self._ends.tickets.send(b"".join(map(messages.TICKET.pack, numbers)))
-        packed = (messages.pack_task(number, job) for number, job in zip(numbers, jobs, strict=True))
+        return numbers
+
+    def _send(self, jobs: Iterable[tuple[int, Job]]) -> None:
+        packed = (messages.pack_task(number, job) for number, job in jobs)
         for part in messages.coalesced(messages.parts(head, body) for head, body in packed):
             self._tasks.write(part)
 
-    def take_back(self) -> list[Job]:
-        """The jobs that it hasn't begun, which are no longer its own."""
-        drawn = b""
-        with suppress(BlockingIOError):
-            while more := self._ends.drawn.recv(4096, socket.MSG_DONTWAIT):
-                drawn += more
-        count = len(drawn) // messages.TICKET.size
-        return [self.jobs.pop() for _ in range(count)][::-1]
-
     # ── the end ──────────────────────────────────────────────────────────────
-
-    def kill(self, job: Job) -> None:
-        """Kill it because of this job; no other one is to blame."""
-        self.killed_for = self.killed_for or job
-        self.left.set()
-        self._kill_group()
 
     async def end(self) -> None:
         """See it off, with all that its tasks have started: one that is idle goes by itself, another one is killed."""
         self.left.set()
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.ready and not self.jobs and not self._tasks.is_closing():
+        if self.ready and self.is_idle and not self._tasks.is_closing():
             self._tasks.write_eof()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), EXIT_PATIENCE)
-        self._kill_group()  # before it is buried: until then, its number is nobody else's
+        self.kill_group()  # before it is buried: until then, its number is nobody else's
         try:
             async with asyncio.timeout(EXIT_PATIENCE):
                 await self._dead()
@@ -244,7 +226,7 @@ class Child:
 
     def abandon(self) -> None:
         """Kill it, for a worker whose event loop was closed."""
-        self._kill_group()
+        self.kill_group()
         self.process.wait()
         self._ends.close()
 
@@ -254,7 +236,8 @@ class Child:
         if self.ready:
             await self._gone.wait()  # what it said last is heard by then
 
-    def _kill_group(self) -> None:
+    def kill_group(self) -> None:
+        """Kill it, with all that its tasks have started."""
         if self.process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -275,12 +258,63 @@ class Child:
             message = messages.read_message(head, body)
         except DecodeError:
             log.error("child process %d says what is no message: it is killed", self.process.pid)
-            self._kill_group()
+            self.kill_group()
         else:
-            if self.jobs:
+            if not self.is_idle:
                 self._on_message(self, message)
 
     def _hung_up(self) -> None:
         self._spoken.set()
         self._gone.set()
         self.left.set()
+
+
+class Child(ChildProcess):
+    """One that runs its jobs one after the other, the running one first.
+
+    With each job goes a ticket, through a socket of its own, and the child begins a job only once it has drawn the
+    job's ticket. The worker holds both ends of that socket: a ticket that it draws itself belongs to a job which the
+    child hasn't begun and won't begin. Neither has to ask the other, so it works whatever a task is doing.
+    """
+
+    module = "omniq.workers.child"
+
+    def __init__(self, started: Started, on_message: Callable[[Self, messages.Message], None]) -> None:
+        super().__init__(started, on_message)
+        self.jobs: deque[Job] = deque()
+        self.began = 0.0
+        """When the first job began, on `time.monotonic()`'s clock."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.killed_for: Job | None = None
+        """The job which had to be ended."""
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.jobs
+
+    def give(self, jobs: Sequence[Job]) -> None:
+        """Let it run these jobs one after the other."""
+        numbers = self._numbers(len(jobs))
+        self.jobs.extend(jobs)
+        self._ends.tickets.send(b"".join(map(messages.TICKET.pack, numbers)))
+        self._send(zip(numbers, jobs, strict=True))
+
+    def take_back(self) -> list[Job]:
+        """The jobs that it hasn't begun, which are no longer its own."""
+        drawn = b""
+        with suppress(BlockingIOError):
+            while more := self._ends.drawn.recv(4096, socket.MSG_DONTWAIT):
+                drawn += more
+        count = len(drawn) // messages.TICKET.size
+        return [self.jobs.pop() for _ in range(count)][::-1]
+
+    def kill(self, job: Job) -> None:
+        """Kill it because of this job; no other one is to blame."""
+        self.killed_for = self.killed_for or job
+        self.left.set()
+        self.kill_group()
+
+    async def end(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        await super().end()

@@ -22,7 +22,7 @@ from omniq.serialization.parents import ParentResult
 from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers.execution import LogSettings
-from omniq.workers.jobs import Job, RunResult
+from omniq.workers.jobs import Job, RunResult, RunStatus
 
 # ── frames ──────────────────────────────────────────────────────────────────
 
@@ -153,7 +153,7 @@ class Greeting(Redacted, frozen=True, array_like=True):
     """The worker's process."""
 
 
-class GivenTask(Struct, array_like=True, gc=False):
+class GivenTask(Struct, array_like=True, tag=0, gc=False):
     """What a child needs of a claimed task. Large arguments travel as the frame's body."""
 
     number: int
@@ -182,17 +182,30 @@ class GivenTask(Struct, array_like=True, gc=False):
         return Job(record, replace(self.call, args=body) if body else self.call, parents=self.parents)
 
 
+class StopTask(Struct, array_like=True, tag=1, frozen=True, gc=False):
+    """That a task is to end: where `why` isn't said, for want of a sign of life. Not for children that are killed."""
+
+    number: int
+    why: RunStatus | None = None
+
+
+Order: TypeAlias = GivenTask | StopTask
+"""What a worker says to a child that it has greeted."""
+
+
 class Report(Struct, array_like=True, tag=0, gc=False):
     """What came of a task. A large value travels as the frame's body."""
 
+    number: int
     ran: RunResult
     leaving: bool = False
     """Whether the child can run no other task and ends."""
 
 
 class SignOfLife(Struct, array_like=True, tag=1, frozen=True, gc=False):
-    """That the running task goes on, and how far it has come if it said so."""
+    """That a task goes on, and how far it has come if it said so."""
 
+    number: int
     progress: Progress | None = None
 
 
@@ -200,7 +213,7 @@ Message: TypeAlias = Report | SignOfLife
 """What a child says once it is ready."""
 
 
-_decode_task = Decoder(GivenTask).decode
+_decode_order = Decoder(Order).decode
 _decode_message = Decoder(Message).decode
 _decode_greeting = Decoder(Greeting).decode
 
@@ -223,21 +236,27 @@ def pack_task(number: int, job: Job) -> tuple[bytes, bytes]:
     return _encode(task), body
 
 
-def read_task(head: bytes) -> GivenTask:
-    return _decode_task(head)
+def pack_stop(number: int, why: RunStatus | None) -> bytes:
+    """Head of the frame that tells it."""
+    return _encode(StopTask(number, why))
 
 
-def pack_report(ran: RunResult, *, leaving: bool) -> tuple[bytes, bytes]:
+def read_order(head: bytes) -> Order:
+    order: Order = _decode_order(head)
+    return order
+
+
+def pack_report(number: int, ran: RunResult, *, leaving: bool) -> tuple[bytes, bytes]:
     """Head and body of the frame that tells what came of a task. A large value is taken out of `ran`."""
     body = b""
     if len(ran.value) > SMALL:
         ran.value, body = b"", ran.value
-    return _encode(Report(ran, leaving)), body
+    return _encode(Report(number, ran, leaving)), body
 
 
-def pack_sign_of_life(progress: Progress | None) -> bytes:
+def pack_sign_of_life(number: int, progress: Progress | None) -> bytes:
     """Head of the frame that tells it."""
-    return _encode(SignOfLife(progress))
+    return _encode(SignOfLife(number, progress))
 
 
 def read_message(head: bytes, body: bytes) -> Message:

@@ -7,8 +7,9 @@ import math
 import os
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from omniq import clock
 from omniq.batching import Backoff
@@ -20,7 +21,7 @@ from omniq.workers.jobs import LARGE, InFlight, Job, RunResult, RunStatus
 from omniq.workers.messages import Message, Report, SignOfLife
 
 if TYPE_CHECKING:  # it needs what only POSIX has
-    from omniq.workers.children import Child
+    from omniq.workers.children import Child, ChildProcess
 
 log = get_logger("omniq.worker")
 
@@ -41,23 +42,44 @@ FIRST_PAUSE, MAX_PAUSE = 0.1, 2.0
 """Seconds between two of them: 5 s in all."""
 
 
-class ProcessRunner(Runner):
-    """Each task has a process to itself while it runs; a process that dies takes only its running task along."""
+C = TypeVar("C", bound="ChildProcess")
 
-    isolates = True
+
+class ChildRunner(Runner, Generic[C]):
+    """Has child processes at any time, which run its jobs: a new one whenever one ends.
+
+    A subclass says of which class they are, and what becomes of their jobs.
+    """
+
+    worker_name: ClassVar[str]
+    """The class of its workers, for errors."""
 
     def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
         super().__init__(in_flight, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
-        self._children: set[Child] = set()
+        self._children: set[C] = set()
         """Those that take jobs."""
         self._keepers: list[asyncio.Task[None]] = []
         self._endings: set[asyncio.Task[None]] = set()
-        self._seconds: dict[str, float] = {}
-        """By function: how long its tasks take, as a moving average."""
-        self._watching = False
         self._failed = False
         self._closing = False
+
+    @property
+    @abstractmethod
+    def number_of_children(self) -> int:
+        """How many it has."""
+
+    @abstractmethod
+    async def _start_child(self) -> C:
+        """A child that is ready. Raises `OSError`, `MemoryError` or `WorkerError`."""
+
+    @abstractmethod
+    def _take_back(self, child: C) -> None:
+        """Put in line what a child was given and hasn't begun."""
+
+    @abstractmethod
+    def _hand_in(self, child: C) -> None:
+        """Hand in what has become of the jobs of a child that is dead."""
 
     @property
     def slots(self) -> int:
@@ -65,10 +87,85 @@ class ProcessRunner(Runner):
 
     async def open(self) -> None:
         if os.name != "posix":
-            raise WorkerError("ProcessPoolWorker needs a POSIX system: use ThreadPoolWorker here")
+            raise WorkerError(f"{self.worker_name} needs a POSIX system: use ThreadPoolWorker here")
         if not sys.executable:
-            raise WorkerError("ProcessPoolWorker needs sys.executable, and this program has none")
-        self._keepers = [self._spawn(self._keep_child()) for _ in range(self.max_workers)]
+            raise WorkerError(f"{self.worker_name} needs sys.executable, and this program has none")
+        self._keepers = [self._spawn(self._keep_child()) for _ in range(self.number_of_children)]
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._loop.is_closed():  # nothing of it can end by itself any more
+            for child in self._children:
+                child.abandon()
+            return
+        for keeper in self._keepers:
+            keeper.cancel()
+        for tasks in (self._keepers, self._endings):
+            if tasks:
+                await asyncio.wait(list(tasks))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._endings.discard(task)
+        if task.cancelled() or (error := task.exception()) is None or self._failed:
+            return
+        self._failed = True  # one of them is enough
+        self.on_failure(error if isinstance(error, Exception) else WorkerError(repr(error)))
+
+    async def _keep_child(self) -> None:
+        """Have a child at any time: a new one whenever one ends, and as soon as one can be started."""
+        while True:
+            child = await self._new_child()
+            try:
+                self._children.add(child)
+                self.in_flight.changed.set()  # there may be room now
+                self.wake()
+                await child.left.wait()
+            finally:
+                self._children.discard(child)
+                self._endings.add(self._spawn(self._see_off(child)))
+
+    async def _new_child(self) -> C:
+        """A child that is ready. Raises `WorkerError` when there is none after many attempts."""
+        backoff, failures = Backoff(FIRST_PAUSE, MAX_PAUSE), 0
+        while True:
+            try:
+                return await self._start_child()
+            except (OSError, MemoryError, WorkerError) as error:
+                failures += 1
+                if failures >= FAILED_STARTS and not self._children:
+                    raise WorkerError(f"no child process can be started: {error}") from error
+                log.error("no child process can be started, trying again in %.1f s: %s", backoff.next, error)
+            await backoff.pause()
+
+    async def _see_off(self, child: C) -> None:
+        """Hand on what the child was given, and wait for its end, which tells what became of its jobs."""
+        self._take_back(child)
+        self.wake()
+        await child.end()
+        self._hand_in(child)
+        self.wake()
+
+
+class ProcessRunner(ChildRunner["Child"]):
+    """Each task has a process to itself while it runs; a process that dies takes only its running task along."""
+
+    isolates = True
+    worker_name = "ProcessPoolWorker"
+
+    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(in_flight, execution, max_workers=max_workers)
+        self._seconds: dict[str, float] = {}
+        """By function: how long its tasks take, as a moving average."""
+        self._watching = False
+
+    @property
+    def number_of_children(self) -> int:
+        return self.max_workers
 
     def wake(self) -> None:
         served = []
@@ -99,70 +196,21 @@ class ProcessRunner(Runner):
             job.silent = True
             child.kill(job)
 
-    async def close(self) -> None:
-        self._closing = True
-        if self._loop.is_closed():  # nothing of it can end by itself any more
-            for child in self._children:
-                child.abandon()
-            return
-        for keeper in self._keepers:
-            keeper.cancel()
-        for tasks in (self._keepers, self._endings):
-            if tasks:
-                await asyncio.wait(list(tasks))
-
     # ── children ─────────────────────────────────────────────────────────────
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._endings.discard(task)
-        if task.cancelled() or (error := task.exception()) is None or self._failed:
-            return
-        self._failed = True  # one of them is enough
-        self.on_failure(error if isinstance(error, Exception) else WorkerError(repr(error)))
-
-    async def _keep_child(self) -> None:
-        """Have a child at any time: a new one whenever one ends, and as soon as one can be started."""
-        while True:
-            child = await self._new_child()
-            try:
-                self._children.add(child)
-                self.in_flight.changed.set()  # there may be room now
-                self.wake()
-                await child.left.wait()
-            finally:
-                self._children.discard(child)
-                self._endings.add(self._spawn(self._see_off(child)))
-
-    async def _new_child(self) -> Child:
-        """A child that is ready. Raises `WorkerError` when there is none after many attempts."""
+    async def _start_child(self) -> Child:
         from omniq.workers.children import Child
 
-        backoff, failures = Backoff(FIRST_PAUSE, MAX_PAUSE), 0
-        while True:
-            try:
-                return await Child.start(self.execution, self._told)
-            except (OSError, MemoryError, WorkerError) as error:
-                failures += 1
-                if failures >= FAILED_STARTS and not self._children:
-                    raise WorkerError(f"no child process can be started: {error}") from error
-                log.error("no child process can be started, trying again in %.1f s: %s", backoff.next, error)
-            await backoff.pause()
+        return await Child.start(self.execution, self._told)
 
-    async def _see_off(self, child: Child) -> None:
-        """Hand on what the child was given, and wait for its end, which tells what became of its running job."""
-        self._take_back(child)
-        self.wake()
-        await child.end()
+    def _take_back(self, child: Child) -> None:
+        self.in_flight.put_back(child.take_back())
+
+    def _hand_in(self, child: Child) -> None:
         if child.jobs and child.killed_for in (None, child.jobs[0]):
             job = child.jobs.popleft()
             self.in_flight.done(job, self._what_killed(child, job))
         self.in_flight.put_back(child.jobs)
-        self.wake()
 
     def _what_killed(self, child: Child, job: Job) -> RunResult:
         if job.ended_by is not None:
@@ -246,9 +294,6 @@ class ProcessRunner(Runner):
     def _learn(self, func: str, seconds: float) -> None:
         known = self._seconds.get(func, seconds)
         self._seconds[func] = known + 0.2 * (seconds - known)
-
-    def _take_back(self, child: Child) -> None:
-        self.in_flight.put_back(child.take_back())
 
     # ── jobs that wait behind one that takes long ────────────────────────────
 

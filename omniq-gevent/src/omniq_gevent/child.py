@@ -1,0 +1,219 @@
+"""A child process whose tasks are greenlets."""
+
+from __future__ import annotations
+
+import omniq_gevent.patched  # noqa: F401  (before all else, so that everything finds what it has patched)
+
+# isort: split
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, Final
+
+import gevent
+from gevent import monkey
+from gevent.event import AsyncResult, Event
+from msgspec import Struct
+from omniq.config import settings
+from omniq.errors import SerializationError, TaskTimeout
+from omniq.loops import new_patched_loop, run_once, start_thread
+from omniq.models.result import Progress
+from omniq.serialization.codec import LoadedCall
+from omniq.workers import messages
+from omniq.workers.child import Line, leave_signals_to_the_worker
+from omniq.workers.execution import Execution, failure, is_async, within
+from omniq.workers.jobs import Job, RunResult
+
+LOOK_AGAIN: Final = 0.5
+"""Seconds until the worker's process is looked for again."""
+
+
+class AsyncSide:
+    """An event loop on a thread of the system: greenlets of one thread can't have one each."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def call_soon(self, function: Any, *args: Any) -> None:
+        if self._loop is None:
+            self._loop = new_patched_loop()
+            start_thread(partial(self._run, self._loop), "omniq-async")
+        self._loop.call_soon_threadsafe(function, *args, context=Context())
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        while True:
+            run_once(loop)
+
+
+class Run(Struct, eq=False):
+    """A task that runs."""
+
+    number: int
+    job: Job
+    greenlet: gevent.Greenlet | None = None
+    task: asyncio.Task[Any] | None = None
+    interruptible: bool = False
+    """Whether its greenlet is inside the task's own code."""
+
+
+class Greenlets:
+    """Runs each task on a greenlet, or on the loop if it is async, and takes orders meanwhile."""
+
+    def __init__(self, line: Line, greeting: messages.Greeting) -> None:
+        self._line = line
+        self._execution = Execution(greeting.security, greeting.max_result)
+        self._execution.on_report = self._tell
+        self._async = AsyncSide()
+        self._runs: dict[int, Run] = {}
+        self._numbers: dict[Job, int] = {}
+        self._hub = gevent.get_hub()
+        self._said: deque[tuple[bytes, ...]] = deque()
+        self._has_said = Event()
+
+    def serve(self) -> None:
+        """Take orders until the worker hangs up."""
+        gevent.spawn(self._speak)
+        with suppress(EOFError):
+            while True:
+                self._obey(*self._line.next_order())
+
+    # ── orders ───────────────────────────────────────────────────────────────
+
+    def _obey(self, order: messages.Order, body: bytes) -> None:
+        if isinstance(order, messages.StopTask):
+            if (run := self._runs.get(order.number)) is not None:
+                self._stop(run, order)
+            return
+        run = self._runs[order.number] = Run(order.number, order.job(body))
+        self._numbers[run.job] = run.number
+        run.greenlet = gevent.spawn(self._begin, run)
+
+    def _stop(self, run: Run, order: messages.StopTask) -> None:
+        job = run.job
+        job.cancelled = True
+        job.ended_by, job.silent = order.why, order.why is None
+        if run.task is not None:
+            self._async.call_soon(run.task.cancel)
+        elif run.interruptible and run.greenlet is not None:
+            run.greenlet.kill(block=False)
+
+    # ── running ──────────────────────────────────────────────────────────────
+
+    def _begin(self, run: Run) -> None:
+        job = run.job
+        if job.ended_by is not None:
+            self._end(run, RunResult(end=job.ended_by))
+            return
+        call = self._execution.load(job)
+        if isinstance(call, RunResult):
+            self._end(run, call)
+        elif is_async(call.func):
+            self._async.call_soon(copy_context().run, self._begin_async, run, call)
+        else:
+            limited = LoadedCall(partial(self._limited, run, call.func), call.args, call.kwargs)
+            self._end(run, self._execution.run_sync(job, limited, partial(self._await, run)))
+
+    def _limited(self, run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the task's function, whose greenlet may be stopped meanwhile."""
+        limit = gevent.Timeout(run.job.call.timeout)
+        run.interruptible = True
+        try:
+            with limit:
+                return func(*args, **kwargs)
+        except gevent.Timeout as timeout:
+            if timeout is limit:
+                raise TaskTimeout from None
+            raise
+        except gevent.GreenletExit:
+            if run.job.cancelled:
+                raise asyncio.CancelledError from None
+            raise
+        finally:
+            run.interruptible = False
+
+    def _await(self, run: Run, awaitable: Awaitable[Any]) -> Any:
+        """Wait on this greenlet for what a sync function has returned to be awaited."""
+        ended, deadline = AsyncResult(), run.job.deadline
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        def begin() -> None:
+            run.task = asyncio.get_running_loop().create_task(within(left, awaitable))
+            run.task.add_done_callback(lambda _: self._hub.loop.run_callback_threadsafe(ended.set))
+            if run.job.cancelled:
+                run.task.cancel()
+
+        self._async.call_soon(copy_context().run, begin)
+        ended.get()
+        assert run.task is not None
+        return run.task.result()
+
+    def _begin_async(self, run: Run, call: LoadedCall) -> None:
+        run.task = asyncio.get_running_loop().create_task(self._execution.run_async(run.job, call))
+        run.task.add_done_callback(partial(self._async_ended, run))
+        if run.job.cancelled:
+            run.task.cancel()
+
+    def _async_ended(self, run: Run, task: asyncio.Task[RunResult]) -> None:
+        self._hub.loop.run_callback_threadsafe(self._end, run, task.result())
+
+    # ── what is said ─────────────────────────────────────────────────────────
+
+    def _end(self, run: Run, ran: RunResult) -> None:
+        del self._runs[run.number]
+        del self._numbers[run.job]
+        if len(ran.value) > messages.MAX_BODY:
+            too_large = f"its value takes {len(ran.value)} bytes, and a process hands over {messages.MAX_BODY} at most"
+            ran = failure(run.job, SerializationError(too_large), fatal=True)
+        self._say(*messages.pack_report(run.number, ran, leaving=False))
+
+    def _tell(self, job: Job, progress: Progress | None) -> None:
+        number = self._numbers.get(job)
+        if number is not None and (progress is not None or job.call.heartbeat_timeout is not None):
+            self._hub.loop.run_callback_threadsafe(self._say, messages.pack_sign_of_life(number, progress))
+
+    def _say(self, head: bytes, body: bytes = b"") -> None:
+        self._said.append(messages.parts(head, body))
+        self._has_said.set()
+
+    def _speak(self) -> None:
+        while True:
+            self._has_said.wait()
+            self._has_said.clear()
+            frames = list(self._said)
+            self._said.clear()
+            self._line.say(frames)
+
+
+def main(tasks: int, orders: int, results: int) -> None:
+    """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
+    line = Line(tasks, orders, results)
+    leave_signals_to_the_worker()
+    try:
+        greeting = line.greeting()
+        greeting.logs.apply()
+        settings.withheld.update(greeting.secrets)
+        start_thread(partial(_end_with, greeting.parent), "omniq-parent")
+        greenlets = Greenlets(line, greeting)
+        del greeting
+        line.is_ready()
+        greenlets.serve()
+    except (EOFError, ConnectionError):
+        sys.exit(1)
+    line.leave_open()
+
+
+def _end_with(parent: int) -> None:
+    """End this process and its group when the worker's process does: nobody would settle what runs."""
+    sleep = monkey.get_original("time", "sleep")
+    while os.getppid() == parent:
+        sleep(LOOK_AGAIN)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
