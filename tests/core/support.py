@@ -31,7 +31,7 @@ from omniq_sqlite.queue import SQLiteQueueStore
 from omniq_sqlite.results import SQLiteResultStore
 
 QUEUES = ("high", "default", "low")
-KINDS = ("async", "thread", "process")
+KINDS = ("async", "thread", "process", "gevent")
 NO_RETRIES = TaskDefaults(max_retries=0)
 FAST: dict[str, Any] = {"lease": 2.0, "reap_interval": 0.1, "poll_interval": 0.2, "grace_period": 5.0, "max_workers": 2}
 """A worker that notices everything soon."""
