@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from omniq.loops import Background, drive, in_empty_context, inside, spawn, start_thread
+from omniq.loops import Background, drive, in_empty_context, inside, spawn
 from omniq.models import TaskEvent
 from omniq.storage.records import (
     Added,
@@ -25,6 +25,7 @@ from omniq.storage.records import (
 )
 from omniq.sync import Portal, cancel_and_wait
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
+from omniq.threads import start_thread
 
 from tests.core import tasks
 from tests.core.support import SOON, front_door, reference_place, results_of, until, working

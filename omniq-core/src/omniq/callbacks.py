@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import inspect
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -19,12 +18,13 @@ from msgspec import Struct
 from omniq.batching import within
 from omniq.clock import Duration, now, seconds, utc
 from omniq.errors import ConfigError
-from omniq.loops import Background, PerLoop, end_task, in_callback, new_queue, spawn, start_thread
+from omniq.loops import Background, PerLoop, end_task, in_callback, spawn
 from omniq.models.config import Abridged
 from omniq.models.result import ResultStatus, TaskResult
 from omniq.serialization.base import display_name
 from omniq.storage.records import NewTask, TaskRecord
 from omniq.texts import get_logger, qualified_name
+from omniq.threads import new_lock, new_queue, start_thread
 
 log = get_logger("omniq.callbacks")
 
@@ -307,7 +307,7 @@ class _ThreadLane:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._calls: SimpleQueue[Call | None] = new_queue()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._taken = self._done = 0
         self._worker: object = None
         """Names the thread whose turn it is."""

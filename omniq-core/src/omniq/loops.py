@@ -9,10 +9,8 @@ import threading
 import traceback
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
-from queue import SimpleQueue
+from contextvars import Context, ContextVar
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -322,125 +320,6 @@ async def in_empty_context(coroutine: Coroutine[Any, Any, T], drop: Callable[[T]
         if drop is not None and task.done() and not task.cancelled() and task.exception() is None:
             drop(task.result())
         raise
-
-
-# ── threads ─────────────────────────────────────────────────────────────────
-
-
-def is_patched() -> bool:
-    """Whether gevent has replaced the threads of this program by greenlets: ours are to be threads nevertheless."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and monkey.is_module_patched("threading")
-
-
-def start_thread(target: Callable[[], object], name: str) -> threading.Thread | NativeThread:
-    """Start a daemon thread in an empty context. Raises `RuntimeError` if there can't be one more."""
-    thread: threading.Thread | NativeThread
-    if is_patched():
-        thread = NativeThread(target, name)
-    else:
-        thread = threading.Thread(target=Context().run, args=(target,), name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-class NativeThread:
-    """A daemon thread of the system, in a program in which `threading.Thread` is a greenlet."""
-
-    def __init__(self, target: Callable[[], object], name: str) -> None:
-        self.name = name
-        self._target = target
-        self._ended = threading.Event()  # gevent's, which greenlets of other threads may wait for
-
-    def start(self) -> None:
-        from gevent import get_hub, monkey
-
-        get_hub()  # a first one that is made beside another imports what that imports, and both wait
-        monkey.get_original("_thread", "start_new_thread")(Context().run, (self._run,))
-
-    def is_alive(self) -> bool:
-        return not self._ended.is_set()
-
-    def join(self, timeout: float | None = None) -> None:
-        self._ended.wait(timeout)
-
-    def _run(self) -> None:
-        try:
-            self._target()
-        finally:
-            self._ended.set()
-
-
-def new_queue() -> SimpleQueue[Any]:
-    """A queue on which threads may wait that `start_thread` has started: one of gevent's is for greenlets of one."""
-    if not is_patched():
-        return SimpleQueue()
-    from gevent import monkey
-
-    queue: SimpleQueue[Any] = monkey.get_original("queue", "SimpleQueue")()
-    return queue
-
-
-def new_patched_loop() -> asyncio.AbstractEventLoop:
-    """A loop of the system's own threads and selectors, for a program in which both are gevent's."""
-    from gevent import monkey
-
-    loop = asyncio.SelectorEventLoop(monkey.get_original("selectors", "DefaultSelector")())
-    loop.set_default_executor(NativeExecutor(1))
-    return loop
-
-
-class NativeExecutor(ThreadPoolExecutor):
-    """Gives each call a thread of the system: those of its parent class would be greenlets of a thread that waits."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as error:
-                    future.set_exception(error)
-
-        start_thread(run, "omniq-executor")
-        return future
-
-
-def outcome(future: Future[T]) -> T:
-    """Wait for it, and return or raise what came of it."""
-    while is_patched() and not future.done():
-        wait([future], timeout=KEEPALIVE)  # without a timer, gevent takes it for a wait that can't end
-    return future.result()
-
-
-KEEPALIVE = 60.0
-
-
-async def on_thread(function: Callable[[], T], name: str) -> T:
-    """What the function returns, or raises, on a daemon thread of its own, in a copy of this context.
-
-    Unlike those of an executor, it isn't waited for at the interpreter's end, and takes nobody's place if it hangs.
-    Raises `RuntimeError` if there can't be one more thread.
-    """
-    loop, context = asyncio.get_running_loop(), copy_context()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def hand_over(set_: Callable[[Any], None], value: Any) -> None:
-        if not future.done():  # else nobody waits any more
-            set_(value)
-
-    def run() -> None:
-        set_: Callable[[Any], None] = future.set_result
-        try:
-            value: Any = context.run(function)
-        except BaseException as error:
-            set_, value = future.set_exception, RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(hand_over, set_, value, context=Context())
-
-    start_thread(run, name)
-    return await future
 
 
 def drive(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], *, context: Context | None = None) -> T:

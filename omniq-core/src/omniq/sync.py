@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import functools
 import os
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -16,21 +15,9 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError
-from omniq.loops import (
-    Background,
-    begin,
-    clear_loop,
-    drive,
-    end_task,
-    forks,
-    is_patched,
-    keep_to_ourselves,
-    new_patched_loop,
-    outcome,
-    run_once,
-    start_thread,
-)
+from omniq.loops import Background, begin, clear_loop, drive, end_task, forks, keep_to_ourselves, run_once
 from omniq.texts import get_logger
+from omniq.threads import is_patched, new_lock, new_native_loop, outcome, start_thread
 
 # ── event loops on threads of their own ─────────────────────────────────────
 
@@ -46,7 +33,7 @@ CLEARING = 0.5
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """A new event loop: uvloop's when it is installed, but where gevent has patched what that would go past."""
     if is_patched():
-        return new_patched_loop()
+        return new_native_loop()
     try:
         import uvloop
     except ImportError:
@@ -230,7 +217,7 @@ A_co = TypeVar("A_co", bound=AsyncResource, covariant=True)
 
 
 _portal: Portal | None = None
-_portal_lock = threading.Lock()
+_portal_lock = new_lock()
 _open_facades: weakref.WeakSet[Blocking[Any]] = weakref.WeakSet()
 
 
@@ -246,7 +233,7 @@ def portal() -> Portal:
 def _after_fork() -> None:
     global _portal, _portal_lock
     _portal = None
-    _portal_lock = threading.Lock()
+    _portal_lock = new_lock()
     for facade in list(_open_facades):
         facade._opened = False
     _open_facades.clear()

@@ -28,6 +28,7 @@ from omniq.storage.documents import JobThreads
 from omniq.storage.embedded import MemoryTables
 from omniq.storage.log_files import Directory, Files, OwnerFile, Part, kind_of_failure
 from omniq.texts import install_command
+from omniq.threads import new_lock
 
 from omniq_fsspec.config import Address
 
@@ -273,7 +274,7 @@ class MemoryFiles(PlaceFiles):
     """Files in fsspec's MemoryFileSystem, which all of a process shares; no call waits for anything."""
 
     report_interval: ClassVar[float] = 0.0
-    _creating: ClassVar[threading.Lock] = threading.Lock()
+    _creating: ClassVar[threading.Lock] = new_lock()
 
     async def open(self) -> None:
         self._fs = self._fs or _open(self.address)

@@ -23,9 +23,10 @@ from gevent.event import AsyncResult, Event
 from msgspec import Struct
 from omniq.config import settings
 from omniq.errors import SerializationError, TaskTimeout
-from omniq.loops import new_patched_loop, run_once, start_thread
+from omniq.loops import run_once
 from omniq.models.result import Progress
 from omniq.serialization.codec import LoadedCall
+from omniq.threads import new_native_loop, start_thread
 from omniq.workers import messages
 from omniq.workers.child import Line, leave_signals_to_the_worker
 from omniq.workers.execution import Execution, failure, is_async, within
@@ -43,7 +44,7 @@ class AsyncSide:
 
     def call_soon(self, function: Any, *args: Any) -> None:
         if self._loop is None:
-            self._loop = new_patched_loop()
+            self._loop = new_native_loop()
             start_thread(partial(self._run, self._loop), "omniq-async")
         self._loop.call_soon_threadsafe(function, *args, context=Context())
 

@@ -20,13 +20,13 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import aiosqlite
 from aiosqlite.core import _connection_worker_thread
 from omniq.errors import StoreUnavailable
-from omniq.loops import new_queue, start_thread
 from omniq.storage import embedded
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import Poller, let_threads_run
 from omniq.storage.sql import SQLStore, Verb
 from omniq.storage.wakeups import Wakeups
+from omniq.threads import new_queue, start_thread
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out

@@ -17,10 +17,11 @@ from omniq.errors import Closed, ConfigError, InvalidTask
 from omniq.events.logger import AsyncEventLogger, EventFields
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage, event_filter, event_types
 from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower
-from omniq.loops import on_thread, spawn
+from omniq.loops import spawn
 from omniq.models.event import EventLevel, EventType, TaskEvent
 from omniq.sync import cancel_and_wait, portal, refuse_in_loop
 from omniq.texts import get_logger, qualified_name
+from omniq.threads import on_thread
 
 log = get_logger("omniq.events")
 

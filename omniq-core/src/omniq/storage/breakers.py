@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import os
-import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueu
 from omniq.storage.records import BreakerState, BreakerStatus
 from omniq.storage.wakeups import Wakeups
 from omniq.texts import cut, get_logger
+from omniq.threads import new_lock
 
 log = get_logger("omniq.storage")
 
@@ -47,7 +47,7 @@ class Breaker:
         self.config: Final = config
         self.quiet = True
         """Whether it is closed and the last call worked: then there is nothing to note of one that works."""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._state = CLOSED
         self._since = clock.now()
         self._error = ""
@@ -150,7 +150,7 @@ class Breaker:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what is under way is the parent's, and so is whoever holds the lock."""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._state, self._failures, self.quiet = CLOSED, 0, True
 
 
@@ -162,7 +162,7 @@ def _monotonic() -> float:
 
 
 _breakers: weakref.WeakValueDictionary[tuple[str, BreakerConfig], Breaker] = weakref.WeakValueDictionary()
-_making = threading.Lock()
+_making = new_lock()
 
 
 def breaker_at(location: str, config: BreakerConfig) -> Breaker:
@@ -182,7 +182,7 @@ def breakers_of(*stores: Store | None) -> tuple[BreakerStatus, ...]:
 
 def _after_fork_in_child() -> None:
     global _making
-    _making = threading.Lock()
+    _making = new_lock()
     for breaker in list(_breakers.values()):
         breaker.forget()
 

@@ -9,7 +9,6 @@ import re
 import secrets
 import ssl
 import stat
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import PerLoop
 from omniq.storage.base import Store
+from omniq.threads import new_lock
 
 
 class Settings(Protocol):
@@ -82,7 +82,7 @@ class Connections(Generic[T]):
         self._make = make
         self._of_process = of_process
         self._open: dict[tuple[object, Settings], T] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
@@ -123,7 +123,7 @@ class Connections(Generic[T]):
 
     def _forget(self) -> None:
         """They are the parent's: let a forked child open its own."""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         for connection in self._open.values():
             connection.defunct = True
         self._open.clear()

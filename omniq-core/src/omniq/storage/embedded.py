@@ -24,6 +24,7 @@ from omniq.storage.connected import Identity, identity, make_file
 from omniq.storage.table_store import Step, Tables, Written, undoing
 from omniq.storage.wakeups import Wakeups
 from omniq.texts import get_logger
+from omniq.threads import Alarm, new_lock
 
 LOOK_INTERVAL = 0.05
 """Seconds, while a connection is in use, between two looks whether its file is still the one at its path."""
@@ -56,12 +57,12 @@ class MemoryTables(Tables):
         atomic_results=True,
     )
     _named: ClassVar[dict[tuple[type[MemoryTables], str], MemoryTables]] = {}
-    _guard: ClassVar[threading.Lock] = threading.Lock()
+    _guard: ClassVar[threading.Lock] = new_lock()
 
     def __init__(self, location: str) -> None:
         super().__init__()
         self.location = location
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         """Whoever touches the tables holds it, and never across an `await`."""
 
     @classmethod
@@ -90,7 +91,7 @@ class MemoryTables(Tables):
 
 def _forget_memory() -> None:
     """A forked child has a memory of its own."""
-    MemoryTables._guard = threading.Lock()
+    MemoryTables._guard = new_lock()
     MemoryTables._named.clear()
 
 
@@ -169,7 +170,7 @@ class Link(ABC, Generic[C]):
     def __init__(self, path: str, beside: Sequence[str]) -> None:
         """`beside` is what the database adds to the path for the files that it has as long as somebody has it open."""
         self.path = path
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         """Held during a use, so that a fork waits for its end."""
         self._beside = beside
         self._connection: C | None = None
@@ -242,7 +243,7 @@ class Link(ABC, Generic[C]):
 
 
 _links: weakref.WeakSet[Link[Any]] = weakref.WeakSet()
-_links_lock = threading.Lock()
+_links_lock = new_lock()
 _held = ExitStack()
 """The locks that are held during a fork."""
 
@@ -277,7 +278,7 @@ def _after_fork_in_child() -> None:
     global _links_lock
     _held.pop_all()
     _links.clear()
-    _links_lock = threading.Lock()
+    _links_lock = new_lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -361,7 +362,7 @@ class Poller:
     def __init__(self, wakeups: Wakeups, place: str) -> None:
         self._wakeups = wakeups
         self._place = place
-        self._alarm = threading.Event()
+        self._alarm = Alarm()
         self._stopping = False
         wakeups.on_wait.add(self._alarm.set)
         self._alarm.set()  # somebody may have begun to wait before
@@ -388,7 +389,6 @@ class Poller:
                 leadership.release()
             if not queues and not awaits_results:
                 self._alarm.wait()
-                self._alarm.clear()
                 continue
             looks_often = awaits_results or leadership.acquire(queues)
             began, busy = time.monotonic(), time.thread_time()

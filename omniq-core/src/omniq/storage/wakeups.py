@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from msgspec import Struct
 from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.texts import get_logger
+from omniq.threads import new_lock
 
 log = get_logger("omniq.storage")
 
@@ -100,7 +100,7 @@ class Wakeups:
         """Called when somebody begins to wait, and nobody did: for a store that looks only while anybody does."""
         self.unanswered: set[str] = set()
         """Queues for a task of which this process was called, and for whose tasks nobody here has looked since."""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._by_task: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._due: dict[str, float] = {}
@@ -309,7 +309,7 @@ def _members(waiters: Mapping[str, set[_Waiter]], keys: Collection[str]) -> set[
 
 
 _places: defaultdict[str, Wakeups] = defaultdict(Wakeups)
-_places_lock = threading.Lock()
+_places_lock = new_lock()
 
 
 def wake_all() -> None:
@@ -330,7 +330,7 @@ _loops = PerLoop(object, _prune)
 def _after_fork() -> None:
     """The parent's waiters are not the child's, and its locks may have been held."""
     global _places_lock
-    _places_lock = threading.Lock()
+    _places_lock = new_lock()
     _places.clear()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from omniq.storage.embedded import MemoryTables
 from omniq.storage.records import EventFilter, EventPage, WorkerRecord
 from omniq.storage.rules import cursor_at, matches, place_of
 from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore
+from omniq.threads import new_lock
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class DictDocuments(Documents):
 
     def __init__(self) -> None:
         self._location = f"dict:{new_id()}"
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._versions = count(1)
         self._documents: dict[str, Document] = {}
         self._indexes: defaultdict[str, list[Entry]] = defaultdict(list)

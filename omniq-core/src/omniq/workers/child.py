@@ -19,9 +19,10 @@ from typing import Final, TextIO
 
 from omniq.config import settings
 from omniq.errors import SerializationError
-from omniq.loops import forks, start_thread
+from omniq.loops import forks
 from omniq.models.result import Progress
 from omniq.texts import get_logger
+from omniq.threads import new_lock, start_thread
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
 from omniq.workers.jobs import Job, RunResult
@@ -255,7 +256,7 @@ class Teller:
         self._line = line
         self._forks = forks()
         self._job: Job | None = None
-        self._telling = threading.Lock()
+        self._telling = new_lock()
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -56,7 +56,10 @@ class Started(NamedTuple):
 
 
 def start(module: str) -> Started:
-    """Start a child, which is to run the module's `main`, in a session of its own. Raises `OSError` when there are no descriptors or processes left."""
+    """Start a child, which is to run the module's `main`, in a session of its own.
+
+    Raises `OSError` when there are no descriptors or processes left.
+    """
     with ExitStack() as opened:
         (tasks, their_tasks), (results, their_results), (tickets, drawn) = (_pair(opened) for _ in range(3))
         process = _popen(module, [their_tasks.fileno(), drawn.fileno(), their_results.fileno()])

@@ -33,7 +33,7 @@ from omniq.errors import (
     SignatureError,
     TaskTimeout,
 )
-from omniq.loops import end_child, end_task, forks, in_callback, on_thread, spawn
+from omniq.loops import end_child, end_task, forks, in_callback, spawn
 from omniq.models.config import TEN_YEARS
 from omniq.models.result import Progress
 from omniq.models.task import RetryRule, TaskState
@@ -43,6 +43,7 @@ from omniq.storage.base import SizeLimit
 from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import chain, get_logger, let_go, qualified_name, remote_traceback, safe_text, shown_name
+from omniq.threads import on_thread
 from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus, current
 
 # ── callbacks ───────────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -23,6 +22,7 @@ from omniq.models.result import Progress
 from omniq.models.task import Call
 from omniq.serialization.parents import ParentResult
 from omniq.storage.records import Lease, TaskRecord
+from omniq.threads import new_lock
 
 # ── context ─────────────────────────────────────────────────────────────────
 
@@ -301,7 +301,7 @@ class InFlight:
         self._signalled = False
         self._closed = False
         self._in_line = 0
-        self._counting = threading.Lock()
+        self._counting = new_lock()
         self.held: dict[str, Job] = {}
         """Every job whose lease is ours, by task id."""
         self.has_done = asyncio.Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,9 +12,9 @@ from queue import Empty, SimpleQueue
 
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
-from omniq.loops import new_queue, start_thread
 from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger, qualified_name
+from omniq.threads import new_lock, new_queue, start_thread
 from omniq.workers.base import Worker
 from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
 from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
@@ -47,7 +46,7 @@ class ThreadSlots:
         self._waiting = waiting
         self._done = done
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._idle = 0  # parked threads minus tokens on their way to them
         self._tokens: SimpleQueue[bool] = new_queue()
         self._threads: set[_TaskThread] = set()

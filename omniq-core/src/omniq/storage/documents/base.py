@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -20,9 +19,9 @@ from msgspec import Struct
 
 from omniq import clock
 from omniq.errors import StoreUnavailable
-from omniq.loops import new_queue, start_thread
 from omniq.storage.base import Guarantees, Store
 from omniq.storage.embedded import let_threads_run
+from omniq.threads import new_lock, new_queue, start_thread
 
 Version: TypeAlias = int | str
 """Whatever the store tells versions of one document apart by; never used twice for one key."""
@@ -208,7 +207,7 @@ class JobThreads:
         self._name = name
         self._number = number
         self._jobs: SimpleQueue[_Call | None] = new_queue()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._started = self._working = 0
         self._ending = False
         self._last: Callable[[], None] = _nothing
