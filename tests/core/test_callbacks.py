@@ -341,6 +341,7 @@ class TestThatTheyHurtNobody:
         async with working(oq, "async"):
             async with asyncio.timeout(SOON / 2):
                 await results_of(oq, ids)
+            assert not released.is_set()
             released.set()
 
     async def test_too_many_are_dropped_and_counted(

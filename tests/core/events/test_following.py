@@ -361,6 +361,7 @@ class TestHandling:
         again.on()(lambda event: done.append(event.task_id))
         async with again:
             await until(lambda: done == ["a", "cut", "b", "b"])
+        assert cursor != processor.cursor
 
     async def test_it_begins_before_its_store_can_be_reached(self) -> None:
         store = AwayStore(ReferenceSpace())
@@ -381,6 +382,7 @@ class TestHandling:
         await storage.close()
         await until(lambda: not processor.running)
         await processor.stop()
+        assert not processor.running
 
     def test_blocking_code_handles_events_too(self, place: Place) -> None:
         seen: list[str | None] = []

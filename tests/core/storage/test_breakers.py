@@ -170,7 +170,8 @@ def test_no_pause_is_longer_than_the_longest(virtual_clock: VirtualClock) -> Non
     breaker = Breaker("shelf:/x", BreakerConfig(failures=3, pause=30.0, max_pause=1.0))
     opened(breaker, virtual_clock)
     virtual_clock.advance(1.05)
-    breaker.enter()
+    breaker.succeeded(breaker.enter())
+    assert breaker.status.state == "closed"
 
 
 def test_a_probe_without_an_answer_keeps_nobody_from_trying(breaker: Breaker, virtual_clock: VirtualClock) -> None:

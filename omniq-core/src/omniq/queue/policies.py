@@ -107,7 +107,7 @@ class DependencyResolver:
             families = await look_up(store, store.children, parent_ids)
             family_of = dict(zip(parent_ids, families, strict=True))
             children = await self._records(await self._undecided(family_of, succeeded))
-            parent_ids = await self._resolve(await self._without_patient(children, family_of, succeeded), succeeded)
+            parent_ids = await self._resolve(await self._to_decide(children, family_of, succeeded), succeeded)
 
     async def _undecided(self, families: Mapping[str, Sequence[str]], succeeded: Collection[str]) -> list[str]:
         """The children that may have to wait no longer, of parents that have ended.
@@ -126,24 +126,24 @@ class DependencyResolver:
         waiting = {child for child, parent in watched.items() if not states[parent].is_terminal} - doomed
         return list(children - waiting)
 
-    async def _without_patient(
+    async def _to_decide(
         self, children: Sequence[TaskRecord], families: Mapping[str, Sequence[str]], succeeded: Collection[str]
     ) -> list[TaskRecord]:
         """The children but for those with many parents, seen for the first time, whose last parent hasn't ended.
 
         Tasks mostly end in order, so that one look at that parent saves a look at all. One of whose parents any may
-        have failed isn't spared it.
+        have failed is looked at in any case.
         """
-        suspects = {child for parent, family in families.items() if parent not in succeeded for child in family}
+        may_fail = {child for parent, family in families.items() if parent not in succeeded for child in family}
         unseen = {
             child.id: child.depends_on[-1]
             for child in children
-            if len(child.depends_on) > FEW and child.id not in suspects and child.id not in self._awaited
+            if len(child.depends_on) > FEW and child.id not in may_fail and child.id not in self._awaited
         }
         states = await self._states(set(unseen.values()), succeeded)
-        patient = {child: last for child, last in unseen.items() if not states[last].is_terminal}
-        self._awaited |= patient
-        return [child for child in children if child.id not in patient]
+        waiting = {child: last for child, last in unseen.items() if not states[last].is_terminal}
+        self._awaited |= waiting
+        return [child for child in children if child.id not in waiting]
 
     async def children_added(self, child_ids: Sequence[str]) -> None:
         """See to new tasks whose parents may have ended already."""
