@@ -184,7 +184,7 @@ async def test_a_lease_that_is_renewed_between_two_looks_is_kept(virtual_clock: 
 async def test_a_worker_says_that_it_lives_and_that_it_leaves() -> None:
     async with front_door(reference_place()) as oq:
         store = oq.task_queue.store
-        async with working(oq, "thread", max_workers=3) as pool:
+        async with working(oq, "thread", max_workers=3, lease=HOUR) as pool:  # it says so at once
             await until(lambda: bool(store.space.workers))  # type: ignore[attr-defined]
             (worker,) = await store.workers()
             assert (worker.name, worker.kind, worker.slots) == (pool.name, "thread", 3)

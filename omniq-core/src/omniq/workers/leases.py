@@ -110,11 +110,11 @@ class LeaseKeeper:
         portal.end()
 
     async def _keep(self) -> None:
-        """Renew until the worker's loop is gone."""
+        """Say that this worker is there, and renew until its loop is gone."""
         while not self._is_orphan:
-            await asyncio.sleep(self._lease / 6)
             if self._loop.is_running():
                 await self._guarded(self._look_after)
+            await asyncio.sleep(self._lease / 6)
 
     async def _look_after(self) -> None:
         """Renew what is due, and from time to time say that this worker is alive."""
