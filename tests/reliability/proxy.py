@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from tests.reliability.requests import Requests
@@ -58,6 +59,10 @@ class _Link:
             with contextlib.suppress(OSError):
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
+
+
+def _close(connection: socket.socket, _: object) -> None:
+    connection.close()
 
 
 class FaultProxy:
@@ -171,6 +176,8 @@ class FaultProxy:
                 task = asyncio.create_task(self._serve(connection, self._resets))
                 self._serving.add(task)
                 task.add_done_callback(self._serving.discard)
+                # It may be cancelled before it begins.
+                task.add_done_callback(partial(_close, connection))
 
     async def _serve(self, connection: socket.socket, resets: int) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)

@@ -60,7 +60,7 @@ class Run(Struct, eq=False):
 
     number: int
     job: Job
-    greenlet: gevent.Greenlet | None = None
+    greenlet: gevent.Greenlet[..., None] | None = None
     task: asyncio.Task[Any] | None = None
     interruptible: bool = False
     """Whether its greenlet is inside the task's own code."""
@@ -143,7 +143,8 @@ class Greenlets:
 
     def _await(self, run: Run, awaitable: Awaitable[Any]) -> Any:
         """Wait on this greenlet for what a sync function has returned to be awaited."""
-        ended, deadline = AsyncResult(), run.job.deadline
+        deadline = run.job.deadline
+        ended: AsyncResult[None] = AsyncResult()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
 
         def begin() -> None:

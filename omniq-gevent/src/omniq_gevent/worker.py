@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Self
+from typing import Any, Final
 
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
@@ -25,7 +25,7 @@ class GreenletProcess(ChildProcess):
 
     module = "omniq_gevent.child"
 
-    def __init__(self, started: Started, on_message: Callable[[Self, Message], None]) -> None:
+    def __init__(self, started: Started, on_message: Callable[[Any, Message], None]) -> None:
         super().__init__(started, on_message)
         self.jobs: dict[int, Job] = {}
         self.numbers: dict[Job, int] = {}
@@ -72,7 +72,7 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
 
     def wake(self) -> None:
         for child in self._children:
-            jobs = []
+            jobs: list[Job] = []
             while len(child.jobs) + len(jobs) < self.max_workers and child.takes_jobs:
                 if (job := self.in_flight.take()) is None:
                     break

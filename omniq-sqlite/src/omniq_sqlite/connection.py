@@ -26,7 +26,7 @@ from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import Poller, let_threads_run
 from omniq.storage.sql import SQLStore, Verb
 from omniq.storage.wakeups import Wakeups
-from omniq.threads import new_queue, start_thread
+from omniq.threads import Thread, new_queue, start_thread
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out
@@ -65,7 +65,7 @@ class ConnectionThread(aiosqlite.Connection):
         self._connection = self._as_connection()  # from the start: it opens the file when it is used
         self._waiting: deque[_Call] = deque()
         try:
-            self._thread = start_thread(self._serve, name)
+            self._thread: Thread = start_thread(self._serve, name)  # type: ignore[assignment] # of the system
         except RuntimeError as error:
             raise StoreUnavailable(f"{settings.file}: {error}") from error
 

@@ -22,7 +22,7 @@ from omniq.errors import SerializationError
 from omniq.loops import forks
 from omniq.models.result import Progress
 from omniq.texts import get_logger
-from omniq.threads import new_lock, start_thread
+from omniq.threads import Thread, new_lock, start_thread
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
 from omniq.workers.jobs import Job, RunResult
@@ -258,7 +258,7 @@ class Teller:
         self._job: Job | None = None
         self._telling = new_lock()
         self._news = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
 
     def begin(self, job: Job) -> None:
         """The job is the running one."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Self, cast
+from typing import Any, ClassVar, Final, NamedTuple, Self, cast
 
 from msgspec import DecodeError
 
@@ -144,7 +144,7 @@ class ChildProcess(ABC):
     module: ClassVar[str]
     """Whose `main` it runs."""
 
-    def __init__(self, started: Started, on_message: Callable[[Self, messages.Message], None]) -> None:
+    def __init__(self, started: Started, on_message: Callable[[Any, messages.Message], None]) -> None:
         self.process = started.process
         self._ends = started.ends
         self._on_message = on_message
@@ -282,7 +282,7 @@ class Child(ChildProcess):
 
     module = "omniq.workers.child"
 
-    def __init__(self, started: Started, on_message: Callable[[Self, messages.Message], None]) -> None:
+    def __init__(self, started: Started, on_message: Callable[[Any, messages.Message], None]) -> None:
         super().__init__(started, on_message)
         self.jobs: deque[Job] = deque()
         self.began = 0.0
