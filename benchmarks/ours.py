@@ -16,7 +16,7 @@ from typing import Any
 
 from measure import TASKS, report
 from omniq import AsyncOmniQ
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.sync import new_event_loop
 from tasks import count_async, count_sync, nothing
 

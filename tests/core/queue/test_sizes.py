@@ -13,7 +13,7 @@ from omniq.batching import Batcher, parts
 from omniq.errors import InvalidTask, PayloadTooLarge, StoreUnavailable, TaskFailed
 from omniq.models import TaskState
 from omniq.queue import AsyncTaskQueue
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import Added, Change, Changed, NewTask, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 from omniq.workers import fetching
