@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
-
-from msgspec import UNSET, UnsetType
 
 from omniq import build
 from omniq.backend import AsyncComponent, BaseBackend, check_backend
@@ -15,15 +12,7 @@ from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
-from omniq.declaring import (
-    AsyncTaskDecorator,
-    AsyncTaskFunction,
-    Declarations,
-    TaskDecorator,
-    TaskFunction,
-    given,
-    take,
-)
+from omniq.declaring import AsyncDeclaring, Declaring
 from omniq.errors import InvalidTask, WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.processing import AsyncEvents, Events
@@ -34,7 +23,7 @@ from omniq.models.task import TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
-from omniq.queue.options import CommonOptions, TaskCall
+from omniq.queue.options import TaskCall
 from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, status_of
@@ -73,7 +62,7 @@ class FromSource:
         return cast("Callable[..., Self]", cls)(config=source)
 
 
-class AsyncOmniQ(FromSource):
+class AsyncOmniQ(FromSource, AsyncDeclaring):
     """A task queue with its results, its events and, if asked for, a worker.
 
     What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the environment, and
@@ -103,7 +92,7 @@ class AsyncOmniQ(FromSource):
         self._worker_type = worker_type or self.config.worker.type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
-        self._declarations = Declarations(self)
+        AsyncDeclaring.__init__(self)
 
     def _join(
         self,
@@ -198,33 +187,6 @@ class AsyncOmniQ(FromSource):
     delete_schedule = Delegated(AsyncTaskQueue.delete_schedule, "task_queue")
     run_schedule = Delegated(AsyncTaskQueue.run_schedule, "task_queue")
 
-    # ── tasks that are declared ──────────────────────────────────────────────
-
-    @property
-    def tasks(self) -> Mapping[str, AsyncTaskFunction[..., Any, Any]]:
-        """What `task` has declared, by `module:qualname`."""
-        return MappingProxyType(self._declarations.functions)
-
-    def task(
-        self,
-        *,
-        worker: str | None = None,
-        queue: str | None = None,
-        retries: int | None = None,
-        timeout: Duration | UnsetType | None = UNSET,
-        **options: Unpack[CommonOptions],
-    ) -> AsyncTaskDecorator:
-        """Declare the function that follows as a task: `@oq.task(worker="process", timeout=60)`.
-
-        It can be called as before, and has `enqueue`, `schedule`, `result`, `call` and `options`. `worker` is the kind
-        of worker that runs it ("async", "thread", "process", "gevent"), `queue` one of the declared queues, `retries`
-        how often it is tried again, `timeout` how long a run may take (seconds or `timedelta`; None: any time); the
-        rest are as for `enqueue`, and what isn't given is as configured. Raises `InvalidTask`, naming the option.
-        """
-        return self._declarations.decorator(
-            given(worker=worker, queue=queue, retries=retries, timeout=timeout, options=options)
-        )
-
     # ── results and events ───────────────────────────────────────────────────
 
     @property
@@ -316,7 +278,7 @@ class AsyncOmniQ(FromSource):
         worker_class = load_class(spec.worker_class, Worker)
         configured = given_fields(self.config.worker.settings_for(spec.name))
         config = {**configured, **self._worker_config, **worker_config}
-        return worker_class(self.task_queue, **config).pool()
+        return worker_class(self.task_queue, **config).pool(self.config.worker.settings_for)
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
         """Start a worker on the running loop. `worker_config`: the fields of `WorkerConfig`.
@@ -376,7 +338,7 @@ class AsyncOmniQ(FromSource):
         await self.close()
 
 
-class OmniQ(FromSource, Blocking[AsyncOmniQ]):
+class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
     """`AsyncOmniQ` with methods that block; `aio` is its async core.
 
     Its worker runs on a thread and an event loop of its own.
@@ -443,24 +405,6 @@ class OmniQ(FromSource, Blocking[AsyncOmniQ]):
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
     status = blocking(AsyncOmniQ.status)
-
-    @property
-    def tasks(self) -> Mapping[str, AsyncTaskFunction[..., Any, Any]]:
-        """What `task` has declared, by `module:qualname`."""
-        return self.aio.tasks
-
-    def task(
-        self,
-        *,
-        worker: str | None = None,
-        queue: str | None = None,
-        retries: int | None = None,
-        timeout: Duration | UnsetType | None = UNSET,
-        **options: Unpack[CommonOptions],
-    ) -> TaskDecorator:
-        """Declare the function that follows as a task, as `AsyncOmniQ.task` does."""
-        declare = self.aio.task(worker=worker, queue=queue, retries=retries, timeout=timeout, **options)
-        return TaskDecorator(lambda function: take(TaskFunction(declare(function), self._call)))
 
     def breakers(self) -> list[BreakerStatus]:
         """The circuit breakers of the stores in this process: what they do with calls, and since when."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from msgspec import UNSET, UnsetType
@@ -34,7 +36,7 @@ class Slots(ScheduleOptions, total=False):
 When: TypeAlias = "str | dt.timedelta | dt.datetime | Slots"
 """A cron expression, an interval, a time, or all that a schedule may say, as a dict."""
 
-UNTIL_ENQUEUED: Final = ("run_in", "run_at", "depends_on", "on_parent_failure", "task_id", "unique_key", "connection")
+OF_ONE_TASK: Final = ("run_in", "run_at", "depends_on", "on_parent_failure", "task_id", "unique_key", "connection")
 """Options of one task only, which a declaration can't have."""
 
 
@@ -180,48 +182,98 @@ class TaskDecorator:
         return self._declare(function)
 
 
-class Declarations:
-    """The tasks that one OmniQ has declared."""
+class AsyncDeclaring:
+    """What `AsyncOmniQ` has to declare tasks."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self.functions: dict[str, AsyncTaskFunction[..., Any, Any]] = {}
-        """By `module:qualname`."""
+    task_queue: AsyncTaskQueue[Any]
 
-    def decorator(self, defaults: Mapping[str, Any]) -> AsyncTaskDecorator:
-        """What declares tasks with these options, which are checked now. Raises `InvalidTask`."""
-        allowed = [name for name in TaskOptions.__struct_fields__ if name not in UNTIL_ENQUEUED]
+    def __init__(self) -> None:
+        self._tasks: dict[str, AsyncTaskFunction[..., Any, Any]] = {}
+
+    @property
+    def tasks(self) -> Mapping[str, AsyncTaskFunction[..., Any, Any]]:
+        """What `task` has declared, by `module:qualname`."""
+        return MappingProxyType(self._tasks)
+
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        worker: str | None = None,
+        queue: str | None = None,
+        retries: int | None = None,
+        timeout: Duration | UnsetType | None = UNSET,
+        **options: Unpack[CommonOptions],
+    ) -> AsyncTaskDecorator:
+        """Declare the function that follows as a task: `@oq.task(worker="process", timeout=60)`.
+
+        It can be called as before, and has `enqueue`, `schedule`, `result`, `call` and `options`. `worker` is the kind
+        of worker that runs it ("async", "thread", "process", "gevent"), `queue` one of the declared queues, `retries`
+        how often it is tried again, `timeout` how long a run may take (seconds or `timedelta`; None: any time); the
+        rest are as for `enqueue`, and what isn't given is as configured. Raises `InvalidTask`, naming the option.
+        """
+        if function is not None:
+            raise InvalidTask("task: it takes no function: write @oq.task() with parentheses")
+        named = {"worker": worker, "queue_name": queue, "max_retries": retries}
+        defaults: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        if timeout is not UNSET:
+            defaults["timeout"] = timeout
+        defaults |= options
+        self._check(defaults)
+        return AsyncTaskDecorator(partial(self._declare, defaults))
+
+    def _check(self, defaults: Mapping[str, Any]) -> None:
+        allowed = [name for name in TaskOptions.__struct_fields__ if name not in OF_ONE_TASK]
         if (bad := next((name for name in defaults if name not in allowed), None)) is not None:
-            hint = "give it to options()" if bad in UNTIL_ENQUEUED else f"no such option{did_you_mean(bad, allowed)}"
+            hint = "give it to options()" if bad in OF_ONE_TASK else f"no such option{did_you_mean(bad, allowed)}"
             raise InvalidTask(f"{bad}: a task can't be declared with it: {hint}")
-        self._door.task_queue.requests.check(TaskOptions.of(None, cast("EnqueueOptions", defaults)))
-        return AsyncTaskDecorator(lambda function: self._declare(function, defaults))
+        try:
+            self.task_queue.requests.check(TaskOptions.of(None, cast("EnqueueOptions", defaults)))
+        except InvalidTask as error:
+            name, colon, problem = str(error).partition(":")
+            raise InvalidTask(f"{SHORT.get(name, name)}{colon}{problem}") from None
 
-    def _declare(self, function: object, defaults: Mapping[str, Any]) -> AsyncTaskFunction[..., Any, Any]:
+    def _declare(self, defaults: Mapping[str, Any], function: object) -> AsyncTaskFunction[..., Any, Any]:
         if not callable(function) or isinstance(function, type | DeclaredFunction):
             raise InvalidTask(f"task: expected a function to declare, got {type(function).__name__}")
+        task: AsyncTaskFunction[..., Any, Any] = AsyncTaskFunction(function, defaults, cast("Door", self))
         name = display_name(function)
-        task: AsyncTaskFunction[..., Any, Any] = AsyncTaskFunction(function, defaults, self._door)
-        self.functions[name] = task
-        declared[name] = task
+        self._tasks[name] = declared[name] = task
         return task
 
 
-def take(function: TaskFunction[..., Any, Any]) -> TaskFunction[..., Any, Any]:
-    """Let it, instead of its async twin, be what the process knows under its name."""
-    declared[display_name(function)] = function
-    return function
+class Declaring:
+    """What `OmniQ` has to declare tasks."""
+
+    @property
+    def tasks(self) -> Mapping[str, AsyncTaskFunction[..., Any, Any]]:
+        """What `task` has declared, by `module:qualname`."""
+        functions: Mapping[str, AsyncTaskFunction[..., Any, Any]] = cast("Any", self).aio.tasks
+        return functions
+
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        worker: str | None = None,
+        queue: str | None = None,
+        retries: int | None = None,
+        timeout: Duration | UnsetType | None = UNSET,
+        **options: Unpack[CommonOptions],
+    ) -> TaskDecorator:
+        """Declare the function that follows as a task, as `AsyncOmniQ.task` does."""
+        declare = cast("Any", self).aio.task(
+            function, worker=worker, queue=queue, retries=retries, timeout=timeout, **options
+        )
+        return TaskDecorator(lambda function: self._declare(declare(function)))
+
+    def _declare(self, aio: AsyncTaskFunction[..., Any, Any]) -> TaskFunction[..., Any, Any]:
+        task = TaskFunction(aio, cast("Any", self)._call)
+        declared[display_name(aio.function)] = task
+        return task
 
 
-def given(
-    *,
-    worker: str | None,
-    queue: str | None,
-    retries: int | None,
-    timeout: Duration | UnsetType | None,
-    options: CommonOptions,
-) -> dict[str, Any]:
-    """A declaration's options, under the names that `enqueue` has for them."""
-    named = {"worker": worker, "queue_name": queue, "max_retries": retries}
-    said = {name: value for name, value in named.items() if value is not None}
-    return {**said, **({} if timeout is UNSET else {"timeout": timeout}), **options}
+SHORT: Final = {"queue_name": "queue", "max_retries": "retries"}
+"""What a declaration calls options of `enqueue`."""

@@ -90,6 +90,9 @@ def display_name(func: Function) -> str:
     return f"{module}:{getattr(func, '__qualname__', type(func).__qualname__)}"
 
 
+_EMPTY: Final = inspect.Signature.empty
+
+
 class DeclaredFunction:
     """Stands in a module for a function of it, and says how that is to be run. Workers call the function itself."""
 
@@ -109,8 +112,13 @@ class DeclaredFunction:
         try:
             return self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            name = getattr(self.function, "__name__", "function")
-            raise InvalidTask(f"func_args: {name}{self._signature}: {error}") from None
+            raise InvalidTask(f"func_args: {self._shown()}: {error}") from None
+
+    def _shown(self) -> str:
+        """The function as it is to be called, without types."""
+        parameters = [parameter.replace(annotation=_EMPTY) for parameter in self._signature.parameters.values()]
+        bare = self._signature.replace(parameters=parameters, return_annotation=_EMPTY)
+        return f"{getattr(self.function, '__name__', 'function')}{bare}"
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         """By its name: what it belongs to, connections and all, stays where it is."""
