@@ -63,9 +63,16 @@ def test_on_sqlite(tmp_path: Path, patch: str) -> None:
     assert output(PROGRAM, patch, f"sqlite:///{tmp_path}/q.db", "thread") == ["1275 3", "closed"]
 
 
-@pytest.mark.parametrize("kind", ["async", "process", "gevent"])
-def test_with_workers_of_other_kinds(tmp_path: Path, kind: str) -> None:
-    assert output(PROGRAM, "first", f"sqlite:///{tmp_path}/q.db", kind) == ["1275 3", "closed"]
+def test_with_an_async_worker(tmp_path: Path) -> None:
+    assert output(PROGRAM, "first", f"sqlite:///{tmp_path}/q.db", "async") == ["1275 3", "closed"]
+
+
+@pytest.mark.parametrize("kind", ["process", "gevent"])
+def test_workers_with_processes_are_refused_with_advice(tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, "first", f"sqlite:///{tmp_path}/q.db", kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "run it by `omniq worker`" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("url", ["memory://", "file://{}/q"])

@@ -15,6 +15,7 @@ from omniq import clock
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
 from omniq.texts import get_logger
+from omniq.threads import is_patched
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure
 from omniq.workers.jobs import LARGE, Job, Line, RunResult, RunStatus
@@ -90,6 +91,11 @@ class ChildRunner(Runner, Generic[C]):
             raise WorkerError(f"{self.worker_name} needs a POSIX system: use ThreadPoolWorker here")
         if not sys.executable:
             raise WorkerError(f"{self.worker_name} needs sys.executable, and this program has none")
+        if is_patched():
+            raise WorkerError(
+                f"{self.worker_name} can't start processes where gevent has patched the program: "
+                "run it by `omniq worker`, or in a program without monkey.patch_all()"
+            )
         self._keepers = [self._spawn(self._keep_child()) for _ in range(self.number_of_children)]
 
     async def close(self) -> None:
