@@ -32,7 +32,7 @@ from omniq.storage import rules
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import create_file, make_directory, replace_file, sync_directory
 from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
-from omniq.storage.tables import QueueRecord
+from omniq.storage.tables import AskedRecord, QueueRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
 
@@ -236,6 +236,7 @@ class Line(Struct, omit_defaults=True, kw_only=True):
     queue: QueueRecord | None = None
     schedule: ScheduleRecord | None = None
     result: ResultRecord | None = None
+    asked: AskedRecord | None = None
     gone: dict[str, list[str]] | None = None
 
 
@@ -244,6 +245,7 @@ KINDS: Final[Mapping[str, tuple[str, type[Any]]]] = {
     "queue": ("name", QueueRecord),
     "schedule": ("id", ScheduleRecord),
     "result": ("task_id", ResultRecord),
+    "asked": ("name", AskedRecord),
 }
 """By the names of the tables, where a row has its id, and what it is."""
 
@@ -469,7 +471,7 @@ class Workers:
         if leaving:
             self._reports.pop(worker.name, None)
             await self._files.delete([name])
-        elif known is None or now - known.last_seen >= self._files.report_interval or worker.running or known.running:
+        elif known is None or now - known.last_seen >= self._files.report_interval or _is_news(worker, known):
             self._reports[worker.name] = report = replace(worker, last_seen=now)
             await self._files.write(name, msgspec.json.encode(report), lasting=False)
 
@@ -486,6 +488,11 @@ class Workers:
             for worker in await self.all():
                 if worker.last_seen <= now - older_than:
                     await self.beat(worker, now, leaving=True)
+
+
+def _is_news(worker: WorkerRecord, known: WorkerRecord) -> bool:
+    """Whether that is to be told at once: one that idles goes on doing so."""
+    return bool(worker.running or known.running or worker.stacks or known.stacks)
 
 
 def _worker_of(name: str, data: bytes) -> WorkerRecord:

@@ -313,6 +313,10 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """Those of the stores that it works with."""
     started_at: float = 0.0
     """Seconds since the epoch, on the worker's clock."""
+    stacks: str = ""
+    """What it runs, with each task's stack, for a lease after somebody has asked (`inspect`); empty otherwise."""
+    stacks_at: float = 0.0
+    """When it told so last: seconds since the epoch, on the worker's clock. It rises with each answer."""
     last_seen: float = 0.0
     """Seconds since the epoch; set by the store."""
 

@@ -166,6 +166,12 @@ class QueueRecord(Struct, frozen=True):
     paused: bool = False
 
 
+class AskedRecord(Struct, frozen=True):
+    """That somebody asks what a worker runs, until it has been told."""
+
+    name: str
+
+
 # ── tasks ───────────────────────────────────────────────────────────────────
 
 _DUE = (TaskState.PENDING, TaskState.SCHEDULED)
