@@ -407,8 +407,8 @@ class BaseTaskQueue(Store):
         """Delete up to `limit` tasks that ended in one of these states more than `older_than` seconds ago; returns how
         many.
 
-        Also forgets the workers that weren't seen for so long, and what they were asked. Serve each state from an index by when tasks ended, so
-        that those which are kept for longer are never stepped over.
+        Also forgets the workers that weren't seen for so long, and what they were asked. Serve each state from an index
+        by when tasks ended, so that those which are kept for longer are never stepped over.
 
         A task that a WAITING child depends on is kept; a child that is being added at the same time either
         keeps it or finds an UNKNOWN_PARENT.

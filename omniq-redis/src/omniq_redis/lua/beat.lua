@@ -7,4 +7,4 @@ if leaving then
 else
   call('HSET', prefix .. 'worker', name, struct_pack('>d', now) .. ARGV[3])
 end
-return call('HDEL', prefix .. 'asked', name)
+return tostring(call('HDEL', prefix .. 'asked', name))

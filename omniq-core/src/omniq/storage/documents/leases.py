@@ -219,7 +219,9 @@ class DocumentLeases(DocumentStore, BaseTaskQueue):
     async def _forget_workers(self, before: float) -> None:
         gone = [worker for worker in await self.workers() if worker.last_seen <= before]
         if gone:
-            forget = [(tasks.worker_write(worker, leaving=True), tasks.asked_write(worker.name, None)) for worker in gone]
+            forget = [
+                (tasks.worker_write(worker, leaving=True), tasks.asked_write(worker.name, None)) for worker in gone
+            ]
             await self.documents.write(list(map(list, forget)))
 
     async def _ids(self, index: str, after: str | None, limit: int, *, reverse: bool = False) -> list[str]:
