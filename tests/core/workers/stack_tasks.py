@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import time
@@ -52,6 +53,12 @@ async def block_the_loop(gate: str, started: str) -> str:
 async def wait_then_block_the_loop(gate: str, started: str) -> str:
     await asyncio.sleep(0)
     return await block_the_loop(gate, started)
+
+
+async def block_in_c(started: str) -> None:
+    """Block the loop for ever in C code that no signal interrupts, and that lets other threads have their turns."""
+    Path(started).touch()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 
 def hold_the_lock(started: str) -> None:

@@ -281,7 +281,8 @@ class ProjectTests(Conformance):
         assert await other.inspect("w")
 
         async def told() -> bool:
-            return await one.beat(WorkerRecord(name="w"))
+            asked: bool = await one.beat(WorkerRecord(name="w"))
+            return asked
 
         await until_equal(told, True)
 
