@@ -77,7 +77,7 @@ class PlaceFiles(Files):
 
     trust: ClassVar[float] = 30.0
     grace: ClassVar[float] = 120.0
-    report_interval: ClassVar[float] = 35.0
+    report_interval: ClassVar[float] = 55.0
     pauses: ClassVar[Sequence[tuple[float, float]]] = ((1.0, 0.05), (60.0, 1.25), (math.inf, 13.0))
 
     def __init__(self, address: Address) -> None:

@@ -24,6 +24,17 @@ def blocking_here(gate: str) -> str:
     return "done"
 
 
+def compute(gate: str, started: str, password: str = "") -> str:
+    Path(started).touch()
+    return computing_here(gate)
+
+
+def computing_here(gate: str) -> str:
+    while not os.path.exists(gate):
+        pass
+    return "done"
+
+
 async def wait_async(gate: str, started: str, password: str = "") -> str:
     Path(started).touch()
     return await outer(gate)
@@ -45,12 +56,12 @@ async def turns(gate: str) -> AsyncIterator[int]:
         yield (turn := turn + 1)
 
 
-async def block_the_loop(gate: str, started: str) -> str:
+async def block_the_loop(gate: str, started: str, password: str = "") -> str:
     Path(started).touch()
     return blocking_here(gate)
 
 
-async def wait_then_block_the_loop(gate: str, started: str) -> str:
+async def wait_then_block_the_loop(gate: str, started: str, password: str = "") -> str:
     await asyncio.sleep(0)
     return await block_the_loop(gate, started)
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.errors import WorkerError
+from omniq.errors import InvalidTask, WorkerError, WorkerNotFound
 from omniq.models import TaskState
+from omniq.storage import BaseTaskQueue
+from omniq.storage.records import WorkerRecord
+from omniq.testing import VirtualClock
 from omniq.workers import AsyncWorkerPool
+from omniq.workers.stacks import Stack
 
-from tests.core.support import SOON, until, until_states, working
+from tests.core.support import SOON, front_door, reference_place, until, until_states, working
 from tests.core.workers import stack_tasks
 from tests.core.workers.stack_tasks import SECRET
 
@@ -28,13 +33,18 @@ PLACES: list[tuple[str, Callable[..., Any], str]] = [
     ("async", stack_tasks.wait_then_block_the_loop, SYNC),
     ("thread", stack_tasks.wait, SYNC),
     ("thread", stack_tasks.wait_async, ASYNC),
-    ("thread", stack_tasks.block_the_loop, SYNC),
-    ("process", stack_tasks.wait, SYNC),
+    ("process", stack_tasks.compute, "computing_here"),
     ("process", stack_tasks.wait_async, ASYNC),
     ("gevent", stack_tasks.wait, SYNC),
     ("gevent", stack_tasks.wait_async, ASYNC),
-    ("gevent", stack_tasks.block_the_loop, SYNC),
+    ("gevent", stack_tasks.compute, "computing_here"),
 ]
+
+
+@pytest.fixture
+async def oq() -> AsyncIterator[AsyncOmniQ]:
+    async with front_door(reference_place()) as oq:
+        yield oq
 
 
 @pytest.fixture
@@ -47,8 +57,7 @@ def started(tmp_path: Path) -> Path:
 async def test_each_task_is_told_with_the_code_where_it_is(
     oq: AsyncOmniQ, gate: Path, started: Path, kind: str, func: Callable[..., Any], where: str
 ) -> None:
-    secret = [] if func in (stack_tasks.block_the_loop, stack_tasks.wait_then_block_the_loop) else [SECRET]
-    task_id = await oq.enqueue(func, [str(gate), str(started), *secret])
+    task_id = await oq.enqueue(func, [str(gate), str(started), SECRET])
     async with working(oq, kind) as pool:
         text = await from_another_thread(pool, where, gate)
         assert await oq.get_result(task_id) == "done"
@@ -70,7 +79,7 @@ async def from_another_thread(pool: AsyncWorkerPool, where: str, gate: Path) -> 
         try:
             deadline = time.monotonic() + SOON
             while where not in (text := pool.look().result(SOON)) and time.monotonic() < deadline:
-                pass
+                time.sleep(0.02)
             return text
         finally:
             gate.touch()
@@ -132,3 +141,107 @@ async def test_a_worker_that_does_not_run_tells_nothing(oq: AsyncOmniQ) -> None:
     await pool.stop()
     with pytest.raises(WorkerError, match="isn't running"):
         await pool.stacks()
+
+
+# ── from afar ───────────────────────────────────────────────────────────────
+
+
+async def test_all_who_ask_are_answered_anew(oq: AsyncOmniQ, gate: Path, started: Path) -> None:
+    async with working(oq, "thread", lease=1.5) as pool:
+        await until_seen(oq)
+        assert await asyncio.gather(*(oq.inspect_worker(pool.name) for _ in range(3))) == 3 * [
+            f"worker {pool.name}: no tasks"
+        ]
+        task_id = await oq.enqueue(stack_tasks.wait, [str(gate), str(started)])
+        await until(started.exists)
+        assert f"task {task_id}: " in await oq.inspect_worker(pool.name)
+        gate.touch()
+        await oq.get_result(task_id)
+        assert task_id not in await oq.inspect_worker(pool.name)
+
+
+async def test_an_answer_is_told_for_a_while(oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+    async with working(oq, "thread", lease=1.5) as pool:
+        await until_seen(oq)
+        await oq.inspect_worker(pool.name)
+        (told,) = await oq.workers()
+        assert told.stacks.startswith("worker ")
+        virtual_clock.advance(40)
+
+        async def is_forgotten() -> None:
+            while any(worker.stacks for worker in await oq.task_queue.store.workers()):
+                await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(is_forgotten(), SOON)
+        (later,) = await oq.task_queue.store.workers()
+        assert later.stacks_at == told.stacks_at
+
+
+async def test_a_runner_that_can_not_tell_keeps_its_leases(oq: AsyncOmniQ, gate: Path, started: Path) -> None:
+    async with working(oq, "thread", lease=1.5) as pool:
+        pool.runner.stacks = broken  # type: ignore[method-assign]
+        task_id = await oq.enqueue(stack_tasks.wait, [str(gate), str(started)])
+        await until(started.exists)
+        await until_seen(oq)
+        assert await oq.inspect_worker(pool.name) == "what the worker is doing can't be told: ValueError"
+        (record,) = await oq.task_queue.store.get([task_id])
+        assert record is not None
+        assert record.lease_until is not None
+
+        async def is_renewed() -> None:
+            while record.lease_until == (await oq.task_queue.store.get([task_id]))[0].lease_until:  # type: ignore[union-attr]
+                await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(is_renewed(), SOON)
+        gate.touch()
+
+
+async def broken() -> dict[str, Stack]:
+    raise ValueError("secret")
+
+
+async def test_who_can_not_answer_is_told(oq: AsyncOmniQ) -> None:
+    with pytest.raises(WorkerNotFound, match="there is no worker 'w' in reference:"):
+        await oq.inspect_worker("w")
+    store = oq.task_queue.store
+    await store.beat(WorkerRecord(name="w"))
+    with pytest.raises(WorkerError, match=r"hasn't answered within 0\.1 s"):
+        await oq.inspect_worker("w", dt.timedelta(milliseconds=100))
+    asking = asyncio.create_task(oq.inspect_worker("w", None))
+    await asyncio.sleep(0)
+    await until_asked(store)
+    await store.beat(WorkerRecord(name="w"), leaving=True)
+    with pytest.raises(WorkerError, match="has stopped without an answer"):
+        await asking
+
+
+async def test_one_that_is_gone_is_not_asked(oq: AsyncOmniQ, virtual_clock: VirtualClock) -> None:
+    store = oq.task_queue.store
+    await store.beat(WorkerRecord(name="w", lease=30.0))
+    virtual_clock.advance(46)
+    assert await oq.workers() == []
+    assert [worker.name for worker in await oq.workers(alive=False)] == ["w"]
+    with pytest.raises(WorkerError, match="doesn't live any more: it was last seen at"):
+        await oq.inspect_worker("w")
+
+
+@pytest.mark.parametrize("name", [None, "", 7, "a\nb", "x" * 300, b"w"])
+async def test_a_name_is_a_text(oq: AsyncOmniQ, name: Any) -> None:
+    with pytest.raises(InvalidTask, match="name: expected"):
+        await oq.inspect_worker(name)
+
+
+async def until_seen(oq: AsyncOmniQ) -> None:
+    async def seen() -> None:
+        while not await oq.workers():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(seen(), SOON)
+
+
+async def until_asked(store: BaseTaskQueue) -> None:
+    async def asked() -> None:
+        while not await store.beat(WorkerRecord(name="w")):
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(asked(), SOON)

@@ -472,7 +472,8 @@ class Workers:
             self._reports.pop(worker.name, None)
             await self._files.delete([name])
         elif known is None or now - known.last_seen >= self._files.report_interval or _is_news(worker, known):
-            self._reports[worker.name] = report = replace(worker, last_seen=now)
+            seen_every = 0.0 if worker.running else self._files.report_interval
+            self._reports[worker.name] = report = replace(worker, last_seen=now, seen_every=seen_every)
             await self._files.write(name, msgspec.json.encode(report), lasting=False)
 
     async def all(self) -> list[WorkerRecord]:
