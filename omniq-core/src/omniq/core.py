@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from typing import Any, Literal, Self, TypeAlias, Unpack, cast
@@ -285,11 +284,8 @@ class AsyncOmniQ(FromSource):
         event loop is blocked. Raises `WorkerNotFound`, `WorkerError` when it is gone or doesn't answer within
         `timeout` (seconds or `timedelta`; None: no limit), and `StoreError`.
         """
-        limit = seconds("timeout", timeout)
-        worker = await inspect(
-            await self.task_queue.ready(), check_id(name, "name"), math.inf if limit is None else limit
-        )
-        return worker.stacks
+        name, limit = check_id(name, "name"), seconds("timeout", timeout)
+        return (await inspect(await self.task_queue.ready(), name, limit)).stacks
 
     # ── the worker ───────────────────────────────────────────────────────────
 

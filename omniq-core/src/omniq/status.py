@@ -217,12 +217,13 @@ async def workers_of(store: BaseTaskQueue) -> Workers:
     return Workers(alive, [worker for worker in workers if not worker.is_alive(now)], now)
 
 
-async def inspect(store: BaseTaskQueue, name: str, timeout: float) -> WorkerRecord:
+async def inspect(store: BaseTaskQueue, name: str, timeout: float | None) -> WorkerRecord:
     """Ask a worker what it is doing, and wait for its answer. Raises as `AsyncOmniQ.inspect_worker`."""
     before = await _alive(store, name)
     if not await store.inspect(name):
         raise WorkerError(f"worker {name} has just stopped")
-    deadline, pauses = time.monotonic() + timeout, Backoff(FIRST_LOOK, MAX_LOOK)
+    limit = math.inf if timeout is None else timeout
+    deadline, pauses = time.monotonic() + limit, Backoff(FIRST_LOOK, MAX_LOOK)
     while (left := deadline - time.monotonic()) > 0:
         await asyncio.sleep(min(left, pauses.step()))
         now = next((worker for worker in await store.workers() if worker.name == name), None)
@@ -230,7 +231,7 @@ async def inspect(store: BaseTaskQueue, name: str, timeout: float) -> WorkerReco
             raise WorkerError(f"worker {name} has stopped without an answer")
         if now.stacks_at > before.stacks_at:
             return now
-    raise WorkerError(f"worker {name} hasn't answered within {timeout:g} s; it does so every {before.lease / 3:g} s")
+    raise WorkerError(f"worker {name} hasn't answered within {limit:g} s; it does so every {before.lease / 3:g} s")
 
 
 async def _alive(store: BaseTaskQueue, name: str) -> WorkerRecord:

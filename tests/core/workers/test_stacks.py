@@ -209,8 +209,8 @@ async def test_who_can_not_answer_is_told(oq: AsyncOmniQ) -> None:
     await store.beat(WorkerRecord(name="w"))
     with pytest.raises(WorkerError, match=r"hasn't answered within 0\.1 s"):
         await oq.inspect_worker("w", dt.timedelta(milliseconds=100))
+    assert await store.beat(WorkerRecord(name="w"))  # of the one who has given up
     asking = asyncio.create_task(oq.inspect_worker("w", None))
-    await asyncio.sleep(0)
     await until_asked(store)
     await store.beat(WorkerRecord(name="w"), leaving=True)
     with pytest.raises(WorkerError, match="has stopped without an answer"):

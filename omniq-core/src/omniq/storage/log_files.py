@@ -471,7 +471,9 @@ class Workers:
         if leaving:
             self._reports.pop(worker.name, None)
             await self._files.delete([name])
-        elif known is None or now - known.last_seen >= self._files.report_interval or _is_news(worker, known):
+            return
+        is_idle = not any(each.running or each.stacks for each in (worker, known) if each is not None)
+        if known is None or not is_idle or now - known.last_seen >= self._files.report_interval:
             seen_every = 0.0 if worker.running else self._files.report_interval
             self._reports[worker.name] = report = replace(worker, last_seen=now, seen_every=seen_every)
             await self._files.write(name, msgspec.json.encode(report), lasting=False)
@@ -489,11 +491,6 @@ class Workers:
             for worker in await self.all():
                 if worker.last_seen <= now - older_than:
                     await self.beat(worker, now, leaving=True)
-
-
-def _is_news(worker: WorkerRecord, known: WorkerRecord) -> bool:
-    """Whether that is to be told at once: one that idles goes on doing so."""
-    return bool(worker.running or known.running or worker.stacks or known.stacks)
 
 
 def _worker_of(name: str, data: bytes) -> WorkerRecord:

@@ -172,13 +172,8 @@ class Tables:
     @property
     def by_name(self) -> Mapping[str, Table[Any]]:
         """The tables, by what their rows are called."""
-        return {
-            "task": self.tasks,
-            "queue": self.tasks.queues,
-            "schedule": self.schedules,
-            "result": self.results,
-            "asked": self.asked,
-        }
+        rest: dict[str, Table[Any]] = {"schedule": self.schedules, "result": self.results, "asked": self.asked}
+        return {"task": self.tasks, "queue": self.tasks.queues, **rest}
 
     def apply(self, lines: Iterable[Line]) -> None:
         """Have the rows as the lines tell them."""
@@ -428,8 +423,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def _forget_asked(self) -> None:
         """Forget what those were asked that are gone."""
-        asked = await self.carry_out(lambda tables, _: set(tables.asked.rows), may_lag=True)
-        if asked:
+        if asked := await self.carry_out(lambda tables, _: set(tables.asked.rows), may_lag=True):
             gone = asked.difference([worker.name for worker in await self.workers()])
             await self.carry_out(lambda tables, _: tables.forget_asked(gone), may_lag=True)
 

@@ -173,7 +173,6 @@ class AskedRecord(Struct, frozen=True):
 
 
 # ── tasks ───────────────────────────────────────────────────────────────────
-
 _DUE = (TaskState.PENDING, TaskState.SCHEDULED)
 _NUMBERS = {state: number for number, state in enumerate(TaskState)}
 _STATES = tuple(TaskState)
