@@ -468,12 +468,11 @@ class Workers:
     async def beat(self, worker: WorkerRecord, now: float, *, leaving: bool) -> None:
         """As `BaseTaskQueue.beat`."""
         name, known = f"{WORKERS}/{quote(worker.name, safe='')}.json", self._reports.get(worker.name)
+        is_idle = not any(each.running or each.stacks for each in (worker, known) if each is not None)
         if leaving:
             self._reports.pop(worker.name, None)
             await self._files.delete([name])
-            return
-        is_idle = not any(each.running or each.stacks for each in (worker, known) if each is not None)
-        if known is None or not is_idle or now - known.last_seen >= self._files.report_interval:
+        elif known is None or not is_idle or now - known.last_seen >= self._files.report_interval:
             seen_every = 0.0 if worker.running else self._files.report_interval
             self._reports[worker.name] = report = replace(worker, last_seen=now, seen_every=seen_every)
             await self._files.write(name, msgspec.json.encode(report), lasting=False)
