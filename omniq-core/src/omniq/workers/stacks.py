@@ -91,6 +91,8 @@ def _outermost_first(innermost: FrameType | None) -> list[FrameType]:
 def _own(frames: Sequence[FrameType]) -> tuple[Place, ...]:
     """The calls of the task's own code."""
     below = [index for index, frame in enumerate(frames) if frame.f_globals.get("__name__") in BELOW]
+    if below and _name(frames[below[-1]]) == LOOP:
+        return ()  # its loop turns, and hasn't begun it yet or has just ended it
     return tuple(map(_place, frames[below[-1] + 1 if below else 0 :]))
 
 
