@@ -291,8 +291,9 @@ class CountsWholeSeconds(ReferenceQueueStore):
 
 
 class ChargesTheLiving(ReferenceQueueStore):
-    async def beat(self, worker: Any, *, leaving: bool = False) -> None:
+    async def beat(self, worker: Any, *, leaving: bool = False) -> bool:
         """Notes nothing."""
+        return False
 
 
 class HidesPausedQueues(ReferenceQueueStore):

@@ -87,8 +87,44 @@ class ForgetsForeignWorkers(ReferenceQueueStore):
 class ForgetsBreakers(ReferenceQueueStore):
     """It keeps the fields that it knew when it was written."""
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        await super().beat(replace(worker, breakers=()), leaving=leaving)
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
+        return await super().beat(replace(worker, breakers=()), leaving=leaving)
+
+
+class ForgetsStacks(ReferenceQueueStore):
+    """A report is cut, so that it fits into a row."""
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
+        return await super().beat(replace(worker, stacks=worker.stacks[:8000]), leaving=leaving)
+
+
+class TellsForEver(ReferenceQueueStore):
+    """Nobody notes that a worker was told what it was asked."""
+
+    async def was_asked(self, worker: str) -> bool:
+        return worker in self.space.asked.rows
+
+
+class TellsEverybody(ReferenceQueueStore):
+    """Any worker that beats takes the question."""
+
+    async def was_asked(self, worker: str) -> bool:
+        return await self.carry_out(lambda tables, _: tables.forget_asked(list(tables.asked.rows)))
+
+
+class AsksAnyName(ReferenceQueueStore):
+    async def inspect(self, worker: str) -> bool:
+        return await super().inspect(worker.lower())
+
+
+class KeepsWhatTheDeadWereAsked(ReferenceQueueStore):
+    async def _forget_asked(self) -> None:
+        """Forgets nothing."""
+
+
+class AsksAllProjects(ReferenceQueueStore):
+    async def inspect(self, worker: str) -> bool:
+        return any([await ReferenceQueueStore.inspect(ReferenceQueueStore(space), worker) for space in spaces()])
 
 
 class DropsByPrefix(ReferenceQueueStore):
@@ -610,6 +646,12 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (SharesKeys, "queue.project.a_unique_key_concerns_one_project"),
     (ForgetsForeignWorkers, "queue.project.so_do_lapsed_leases_and_purges"),
     (ForgetsBreakers, "queue.upkeep.workers_are_listed_by_name_as_they_were_last_seen"),
+    (ForgetsStacks, "queue.upkeep.what_it_runs_is_told_with_its_beat"),
+    (TellsForEver, "queue.upkeep.a_worker_is_told_once_that_it_was_asked"),
+    (TellsEverybody, "queue.upkeep.a_worker_is_told_once_that_it_was_asked"),
+    (AsksAnyName, "queue.upkeep.nobody_asks_a_worker_that_is_not_there"),
+    (KeepsWhatTheDeadWereAsked, "queue.upkeep.what_a_worker_was_asked_goes_with_it"),
+    (AsksAllProjects, "queue.project.schedules_and_workers_are_kept_apart"),
     (DropsByPrefix, "queue.project.names_that_are_much_alike_are_different"),
     (DropsTheQueueOnly, "queue.drop.results_and_events_of_the_place_go_too"),
     (DropsNoPauses, "queue.drop.nothing_is_found_afterwards"),

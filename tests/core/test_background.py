@@ -75,9 +75,9 @@ class LookingQueue(ReferenceQueueStore):
         look("upkeep")
         return await super().find(where, newest_first=newest_first, limit=limit, cursor=cursor, bodies=bodies)
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
         look("heart")
-        await super().beat(worker, leaving=leaving)
+        return await super().beat(worker, leaving=leaving)
 
 
 class LookingResults(ReferenceResultStore):

@@ -12,6 +12,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import StoreError
 from omniq.models import EventType, TaskState
+from omniq.storage.records import WorkerRecord
 
 from tests.core.tasks import add, nothing
 from tests.servers.postgres import PostgresServer
@@ -62,6 +63,9 @@ async def test_each_role_does_its_part(server: PostgresServer) -> None:
                 while (await reader.get_task(late)).state is not TaskState.EXPIRED:
                     await asyncio.sleep(0.01)
             assert await worker.task_queue.ttl.purge(retention=0.0) > 0
+            await worker.task_queue.store.beat(WorkerRecord(name="w"))
+            assert await producer.task_queue.store.inspect("w")
+            assert await worker.task_queue.store.beat(WorkerRecord(name="w"))
             await worker.task_queue.pause_queue()
             await worker.task_queue.resume_queue()
             assert [schedule.id for schedule in await reader.list_schedules()] == ["often"]

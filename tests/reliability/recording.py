@@ -102,8 +102,11 @@ class RecordingQueue(BaseTaskQueue):
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         return await self._store.reap(leases)
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        await self._store.beat(worker, leaving=leaving)
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
+        return await self._store.beat(worker, leaving=leaving)
+
+    async def inspect(self, worker: str) -> bool:
+        return await self._store.inspect(worker)
 
     async def workers(self) -> list[WorkerRecord]:
         return await self._store.workers()

@@ -19,15 +19,15 @@ from omniq.events.processing import AsyncEvents, Events
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.result import TaskResult
-from omniq.models.task import TaskRef
+from omniq.models.task import TaskRef, check_id
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.options import TaskCall
 from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
-from omniq.status import Status, status_of
-from omniq.storage.records import BreakerStatus
+from omniq.status import Status, inspect, status_of, workers_of
+from omniq.storage.records import BreakerStatus, WorkerRecord
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
 from omniq.workers.base import Worker
 from omniq.workers.pool import AsyncWorkerPool, WorkerPool
@@ -270,6 +270,25 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         dropped = None if self._event_logger is None else self._event_logger.dropped
         return await status_of(self.task_queue, events, events_dropped=dropped)
 
+    async def workers(self, *, alive: bool = True) -> list[WorkerRecord]:
+        """The workers that serve queues here, wherever they run, as they were last seen.
+
+        With `alive=False`, those that weren't seen for long and haven't said goodbye, until they are purged. Raises
+        `StoreError`.
+        """
+        found = await workers_of(await self.task_queue.ready())
+        return found.alive if alive else found.gone
+
+    async def inspect_worker(self, name: str, timeout: Duration | None = 30.0) -> str:
+        """What a worker is doing, wherever it runs: the tasks in its hands, and the code where each is, as text.
+
+        No values are shown. It is asked through the store, and answers within a third of its lease, even while its
+        event loop is blocked. Raises `WorkerNotFound`, `WorkerError` when it is gone or doesn't answer within
+        `timeout` (seconds or `timedelta`; None: no limit), and `StoreError`.
+        """
+        name, limit = check_id(name, "name"), seconds("timeout", timeout)
+        return (await inspect(await self.task_queue.ready(), name, limit)).stacks
+
     # ── the worker ───────────────────────────────────────────────────────────
 
     def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool:
@@ -405,6 +424,8 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
     status = blocking(AsyncOmniQ.status)
+    workers = blocking(AsyncOmniQ.workers)
+    inspect_worker = blocking(AsyncOmniQ.inspect_worker)
 
     def breakers(self) -> list[BreakerStatus]:
         """The circuit breakers of the stores in this process: what they do with calls, and since when."""

@@ -238,5 +238,9 @@ class NoCurrentTask(OmniQError, LookupError):
     """Raised when the current task is asked for outside a running task."""
 
 
+class WorkerNotFound(OmniQError, LookupError):
+    """Raised when the queue knows no worker of that name, or knows it no longer."""
+
+
 class WorkerError(OmniQError, RuntimeError):
     """Raised when a worker can't start, or a call needs a worker that isn't there."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
 from functools import partial
+from itertools import count
 from typing import Any, TypeAlias
 
 from omniq import clock
@@ -26,7 +29,7 @@ from omniq.errors import (
     TaskNotFound,
     WorkerError,
 )
-from omniq.loops import Wait
+from omniq.loops import Background, Wait, spawn
 from omniq.models.config import ResultStorageConfig
 from omniq.models.result import ResultStatus, TaskResult
 from omniq.models.task import QUEUED, TaskRef, TaskState, check_id, id_of
@@ -34,6 +37,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage, answered, task_result
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.parents import ParentResult
+from omniq.status import attendance
 from omniq.storage.base import look_up
 from omniq.storage.records import ResultRecord, TaskRecord
 from omniq.texts import get_logger
@@ -52,11 +56,14 @@ STALE_PAUSE = 0.05
 """Seconds between two looks while there is only an outdated result."""
 WATCH_INTERVAL = 1.0
 """Seconds between two looks of who watches a task: nobody tells that it was started, or failed and is tried again."""
-HINT_AFTER = 10.0
-"""Seconds after which a task that nobody has started earns a hint in the log."""
+SERVED_AFTER = 0.5
+"""Seconds, or half of the time there is, after which it is asked whether the queue of a task that is due is served."""
+LOOKS = 20
+"""So many looks for a schedule's result come to one at whether its slot is due and nobody serves its queue."""
 
 
-Look: TypeAlias = tuple[TaskResult, ResultRecord | None]
+Look: TypeAlias = tuple[TaskResult, ResultRecord | None, TaskRecord | None]
+"""How things stand, the result or progress that is stored, and the task."""
 
 
 class OutcomeWaiter:
@@ -98,29 +105,31 @@ class OutcomeWaiter:
 
     async def _watch(self, task_id: str, limit: float | None) -> AsyncGenerator[TaskResult, None]:
         deadline = math.inf if limit is None else time.monotonic() + limit
-        now, seen = await answered(f"task {task_id}", limit, self._look(task_id))
+        look = await answered(f"task {task_id}", limit, self._look(task_id))
         while True:
-            yield now
-            if now.is_final:
+            yield look[0]
+            if look[0].is_final:
                 return
-            now, seen = await self._next_look(now, seen, deadline)
+            look = await self._next_look(look, deadline)
 
-    async def _next_look(self, last: TaskResult, seen: ResultRecord | None, deadline: float) -> Look:
+    async def _next_look(self, look: Look, deadline: float) -> Look:
         """The next look that shows something else."""
+        last, seen, record = look
         with Wait(self._queue.waits, self._results.waits):
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise ResultTimeout(f"task {last.task_id} is still {last.status}")
+                    raise ResultTimeout(f"task {last.task_id} is still {last.status}{self._hint(record)}")
                 try:
                     await self._results.until_other(last.task_id, seen, min(left, WATCH_INTERVAL))
-                    now, seen = await self._look(last.task_id)
+                    now, seen, record = await self._look(last.task_id)
                 except StoreUnavailable as error:
                     log.log(level_of(error), "task %s can't be looked at, trying again: %s", last.task_id, error)
                     await asyncio.sleep(min(left, RETRY_PAUSE))
                     continue
                 if now != last:
-                    return now, seen
+                    return now, seen, record
+                await self._mind(record)
 
     async def _look(self, task_id: str) -> Look:
         """How things stand, and what the result store holds of the task."""
@@ -134,12 +143,12 @@ class OutcomeWaiter:
             if record is None:
                 if result is None or not result.is_final:
                     raise self._unknown(task_id)
-                return result, found
+                return result, found, record
             if result is not None and (_ends(result, record) or self._is_news(result, record)):
-                return result, found
+                return result, found, record
             if again and result is not None and result.epoch > record.epoch:  # it runs again since it was looked at
                 continue
-            return _standing(record, result), found
+            return _standing(record, result), found, record
         raise AssertionError("the second look is the last")
 
     def _unknown(self, task_id: str) -> TaskNotFound:
@@ -153,28 +162,47 @@ class OutcomeWaiter:
             if result is not None and (record is None or _ends(result, record)):
                 return result
         with Wait(self._queue.waits, self._results.waits):
-            return await self._wait_for(await self._check(task_id, record), began, limit)
+            record = await self._check(task_id, record)
+            with self._minding(record, limit):
+                return await self._wait_for(record, began, limit)
 
     async def _wait_for(self, record: TaskRecord, began: float, limit: float | None) -> TaskResult:
-        task_id, hint_at = record.id, began + HINT_AFTER
+        task_id = record.id
         while True:
             waited = time.monotonic() - began
             left = None if limit is None else limit - waited
             if left is not None and left <= 0 and not record.state.is_terminal:
-                raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s")
+                raise ResultTimeout(f"task {task_id} is still {record.state} after {limit:g} s{self._hint(record)}")
             pause = self._pause(record, waited, left)
             try:
                 if (result := await self._wait(record, pause)) is not None:
                     return result
                 record = await self._check(task_id, await self._queue.look(task_id))
+                await self._mind(record)
             except StoreUnavailable as error:
                 log.log(level_of(error), "task %s can't be looked at, trying again: %s", task_id, error)
                 await asyncio.sleep(min(pause, RETRY_PAUSE))
-            if record.state is TaskState.PENDING and time.monotonic() > hint_at:
-                hint_at = float("inf")
-                log.warning(
-                    "task %s is due and nobody starts it: is a worker running for queue %r?", task_id, record.queue_name
-                )
+
+    @contextmanager
+    def _minding(self, record: TaskRecord, limit: float | None) -> Iterator[None]:
+        """Say soon if nobody serves the queue of a task that is due, unless it ends before that."""
+        asking: list[Background[None]] = []
+        after = SERVED_AFTER if limit is None else min(SERVED_AFTER, limit / 2)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(after, lambda: asking.append(spawn(self._mind(record))), context=Context())
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in asking:
+                task.end()
+
+    async def _mind(self, record: TaskRecord | None) -> None:
+        if record is not None and _is_due(record):
+            await attendance.look(self._queue.store, record.queue_name)
+
+    def _hint(self, record: TaskRecord | None) -> str:
+        return attendance.hint(self._queue.store, record.queue_name) if record is not None and _is_due(record) else ""
 
     async def _wait(self, record: TaskRecord, pause: float) -> TaskResult | None:
         """The result, if it comes within so many seconds and is that of the task's end."""
@@ -277,7 +305,7 @@ class OutcomeWaiter:
 
     async def _scheduled_result(self, schedule_id: str, *, newest: bool) -> TaskResult:
         slot_task: str | None = ""
-        while True:
+        for look in count():
             found = await self._found(schedule_id, newest=newest, limit=1 if self._queue.stores.atomic else 100)
             if found:
                 return found[0]
@@ -286,6 +314,10 @@ class OutcomeWaiter:
             slot_task = await self._queue.scheduler.next_task_id(schedule_id)
             if slot_task is not None:
                 await self._results.within(slot_task, NEXT_SLOT)
+            if look % LOOKS == 0:
+                for schedule in await self._queue.store.schedules([schedule_id], within=0.0):
+                    await attendance.look(self._queue.store, schedule.queue_name)
+        raise AssertionError("it never ends by itself")
 
     async def _found(self, schedule_id: str, *, newest: bool, limit: int) -> list[TaskResult]:
         """The results among these by which tasks of the schedule have ended."""
@@ -357,6 +389,11 @@ def results_of(queue: AsyncTaskQueue[Any]) -> AsyncResultStorage[Any]:
 def _is_overdue(record: TaskRecord) -> bool:
     """Whether it can't be started any more, and nobody has ended it yet."""
     return record.state in QUEUED and record.expires_at is not None and record.expires_at <= clock.now()
+
+
+def _is_due(record: TaskRecord) -> bool:
+    """Whether a worker could start it."""
+    return record.state in QUEUED and record.state is not TaskState.WAITING and record.run_at <= clock.now()
 
 
 def _standing(record: TaskRecord, result: TaskResult | None) -> TaskResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -11,12 +12,15 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from omniq import clock
-from omniq.batching import within
-from omniq.errors import StoreError
+from omniq.batching import Backoff, within
+from omniq.errors import StoreError, WorkerError, WorkerNotFound
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Guarantees, Store
 from omniq.storage.breakers import breakers_of, unguarded
 from omniq.storage.records import BreakerState, BreakerStatus, EventFilter, QueueStats, ScheduleRecord, WorkerRecord
+from omniq.texts import did_you_mean, get_logger
+
+log = get_logger("omniq.results")
 
 PATIENCE: Final = 5.0
 """Seconds that a store has for each answer."""
@@ -165,16 +169,14 @@ async def _ping(store: Store) -> None:
 
 async def _ask(store: BaseTaskQueue, status: Status) -> Status:
     """The status with what the task queue's store knows."""
-    now, stats, workers, schedules = await asyncio.gather(
-        store.now(), store.stats(), store.workers(), store.schedules()
-    )
+    stats, workers, schedules = await asyncio.gather(store.stats(), workers_of(store), store.schedules())
     return replace(
         status,
-        now=now,
+        now=workers.now,
         queues=stats,
-        workers=[worker for worker in workers if worker.is_alive(now)],
-        gone=[worker for worker in workers if not worker.is_alive(now)],
-        schedules=_count(schedules, now),
+        workers=workers.alive,
+        gone=workers.gone,
+        schedules=_count(schedules, workers.now),
     )
 
 
@@ -189,3 +191,104 @@ def _count(schedules: Sequence[ScheduleRecord], now: float) -> ScheduleCounts:
         ended=sum(schedule.next_run is None for schedule in sound),
         damaged=len(damaged),
     )
+
+
+# ── workers ─────────────────────────────────────────────────────────────────
+
+
+FIRST_LOOK, MAX_LOOK = 0.1, 2.0
+"""Seconds between two looks for a worker's answer: at first, and at most."""
+
+
+class Workers(Struct, frozen=True):
+    """The workers of a task queue, by name."""
+
+    alive: list[WorkerRecord]
+    gone: list[WorkerRecord]
+    """Those that weren't seen for long and haven't said goodbye."""
+    now: float
+    """Seconds since the epoch on the store's clock."""
+
+
+async def workers_of(store: BaseTaskQueue) -> Workers:
+    """The workers that were seen and haven't left. Raises `StoreError`."""
+    now, workers = await asyncio.gather(store.now(), store.workers())
+    alive = [worker for worker in workers if worker.is_alive(now)]
+    return Workers(alive, [worker for worker in workers if not worker.is_alive(now)], now)
+
+
+async def inspect(store: BaseTaskQueue, name: str, timeout: float | None) -> WorkerRecord:
+    """Ask a worker what it is doing, and wait for its answer. Raises as `AsyncOmniQ.inspect_worker`."""
+    before = await _alive(store, name)
+    if not await store.inspect(name):
+        raise WorkerError(f"worker {name} has just stopped")
+    limit = math.inf if timeout is None else timeout
+    deadline, pauses = time.monotonic() + limit, Backoff(FIRST_LOOK, MAX_LOOK)
+    while (left := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, pauses.step()))
+        now = next((worker for worker in await store.workers() if worker.name == name), None)
+        if now is None:
+            raise WorkerError(f"worker {name} has stopped without an answer")
+        if now.stacks_at > before.stacks_at:
+            return now
+    raise WorkerError(f"worker {name} hasn't answered within {limit:g} s; it does so every {before.lease / 3:g} s")
+
+
+async def _alive(store: BaseTaskQueue, name: str) -> WorkerRecord:
+    """The living worker of that name."""
+    workers = await workers_of(store)
+    for worker in workers.alive:
+        if worker.name == name:
+            return worker
+    for worker in workers.gone:
+        if worker.name == name:
+            seen = f"{clock.utc(worker.last_seen):%Y-%m-%d %H:%M:%S} UTC"
+            raise WorkerError(f"worker {name} doesn't live any more: it was last seen at {seen}")
+    guess = did_you_mean(name, [worker.name for worker in workers.alive])
+    raise WorkerNotFound(f"there is no worker {name!r} in {store.location}{guess}")
+
+
+# ── queues that nobody serves ───────────────────────────────────────────────
+
+
+ASK_AGAIN: Final = 10.0
+"""Seconds for which it is known which queues are served."""
+WARN_AGAIN: Final = 60.0
+"""Seconds between two warnings of one queue."""
+
+
+class Attendance:
+    """Which queues no living worker serves, as far as anybody in this process has asked of late.
+
+    Shared by all who wait for results: their questions are few, however many they are.
+    """
+
+    def __init__(self) -> None:
+        self._served: dict[str, tuple[float, frozenset[str] | None]] = {}
+        """By the stores' locations, when it was asked, and the queues that are served; None if that isn't known."""
+        self._warned: dict[tuple[str, str], float] = {}
+
+    async def look(self, store: BaseTaskQueue, queue: str) -> None:
+        """Warn if no living worker serves a queue in which a task is due."""
+        location, now = store.location, time.monotonic()
+        if now - self._served.get(location, (-math.inf, None))[0] > ASK_AGAIN:
+            self._served[location] = (now, None)
+            try:
+                workers = (await workers_of(store)).alive
+            except StoreError as error:  # whoever waits gets one of his own
+                log.debug("it isn't known which queues are served: %s", error)
+                return
+            self._served[location] = (now, frozenset(name for worker in workers for name in worker.queues))
+        if self.hint(store, queue) and now - self._warned.get((location, queue), -math.inf) > WARN_AGAIN:
+            self._warned[location, queue] = now
+            log.warning("no living worker serves queue %r: start one with `omniq worker --queues %s`", queue, queue)
+
+    def hint(self, store: BaseTaskQueue, queue: str) -> str:
+        """What an error says of a queue that was found to be served by nobody; nothing of any other."""
+        asked_at, served = self._served.get(store.location, (-math.inf, None))
+        if served is None or queue in served or time.monotonic() - asked_at > ASK_AGAIN:
+            return ""
+        return f": no living worker serves queue {queue!r}"
+
+
+attendance: Final = Attendance()

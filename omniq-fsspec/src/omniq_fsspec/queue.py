@@ -43,8 +43,9 @@ class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
     async def now(self) -> float:
         return self._place.now()
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
         await self._place.workers.beat(worker, self._place.now(), leaving=leaving)
+        return await self.was_asked(worker.name)
 
     async def workers(self) -> list[WorkerRecord]:
         return await self._place.workers.all()

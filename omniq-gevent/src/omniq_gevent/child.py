@@ -6,8 +6,6 @@ import omniq_gevent.patched  # noqa: F401  (before all else, so that everything 
 
 # isort: split
 import asyncio
-import os
-import signal
 import sys
 import time
 from collections import deque
@@ -15,6 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import gevent
@@ -26,14 +25,15 @@ from omniq.errors import SerializationError, TaskTimeout
 from omniq.loops import run_once
 from omniq.models.result import Progress
 from omniq.serialization.codec import LoadedCall
-from omniq.threads import new_native_loop, start_thread
+from omniq.threads import new_native_loop, new_queue, start_thread
 from omniq.workers import messages
 from omniq.workers.child import Line, leave_signals_to_the_worker
 from omniq.workers.execution import Execution, failure, is_async, within
 from omniq.workers.jobs import Job, RunResult
+from omniq.workers.stacks import Stack, of_coroutine, of_frames, of_threads
 
-LOOK_AGAIN: Final = 0.5
-"""Seconds until the worker's process is looked for again."""
+HUB_PATIENCE: Final = 0.5
+"""Seconds that the hub has to tell where the tasks are, before the one is to blame that lets nobody else run."""
 
 
 class AsyncSide:
@@ -167,6 +167,28 @@ class Greenlets:
     def _async_ended(self, run: Run, task: asyncio.Task[RunResult]) -> None:
         self._hub.loop.run_callback_threadsafe(self._end, run, task.result())
 
+    # ── where the tasks are ──────────────────────────────────────────────────
+
+    def stacks(self) -> dict[str, Stack]:
+        """Where the tasks are; on a thread of the system. If the hub doesn't get its turn, where the one is that
+        keeps it."""
+        answers: SimpleQueue[dict[str, Stack]] = new_queue()
+        self._hub.loop.run_callback_threadsafe(lambda: answers.put(self._found()))
+        try:
+            return answers.get(timeout=HUB_PATIENCE)
+        except Empty:
+            return of_threads()
+
+    def _found(self) -> dict[str, Stack]:
+        """The same, in the hub: no greenlet runs meanwhile."""
+        found = of_threads()
+        for run in list(self._runs.values()):
+            if run.greenlet is not None:
+                found |= of_frames(run.greenlet.gr_frame)
+            if run.task is not None and not found.get(run.job.record.id):
+                found[run.job.record.id] = of_coroutine(run.task.get_coro())
+        return found
+
     # ── what is said ─────────────────────────────────────────────────────────
 
     def _end(self, run: Run, ran: RunResult) -> None:
@@ -197,25 +219,17 @@ class Greenlets:
 
 def main(tasks: int, orders: int, results: int) -> None:
     """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
-    line = Line(tasks, orders, results)
+    line = Line(tasks, orders, results, poll=monkey.get_original("select", "poll"))
     leave_signals_to_the_worker()
     try:
         greeting = line.greeting()
         greeting.logs.apply()
         settings.withheld.update(greeting.secrets)
-        start_thread(partial(_end_with, greeting.parent), "omniq-parent")
         greenlets = Greenlets(line, greeting)
+        start_thread(partial(line.look_after, greeting.parent, greenlets.stacks), "omniq-parent")
         del greeting
         line.is_ready()
         greenlets.serve()
     except (EOFError, ConnectionError):
         sys.exit(1)
     line.leave_open()
-
-
-def _end_with(parent: int) -> None:
-    """End this process and its group when the worker's process does: nobody would settle what runs."""
-    sleep = monkey.get_original("time", "sleep")
-    while os.getppid() == parent:
-        sleep(LOOK_AGAIN)
-    os.killpg(os.getpgrp(), signal.SIGKILL)

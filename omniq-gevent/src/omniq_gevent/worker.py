@@ -37,6 +37,10 @@ class GreenletProcess(ChildProcess):
     def is_idle(self) -> bool:
         return not self.jobs
 
+    @property
+    def running(self) -> list[Job]:
+        return list(self.jobs.values())
+
     def give(self, jobs: Sequence[Job]) -> None:
         """Let it begin these jobs."""
         given = dict(zip(self._numbers(len(jobs)), jobs, strict=True))

@@ -20,7 +20,7 @@ from omniq_postgres.dialect import DIALECT, in_schema
 if TYPE_CHECKING:
     from omniq_postgres.dialect import Connection
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 CACHE_SIZE: Final = 100
 """Prepared statements that a connection keeps."""
 

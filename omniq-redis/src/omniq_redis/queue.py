@@ -112,8 +112,11 @@ class RedisQueueStore(RedisStore, BaseTaskQueue):
             self.wakeups.tell(News(due=None))
         return list(map(codec.task_record, rows))
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        await self._connection.call("beat", (worker.name, leaving), _encode_worker(worker))
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
+        return await self._connection.call("beat", (worker.name, leaving), _encode_worker(worker)) == b"1"
+
+    async def inspect(self, worker: str) -> bool:
+        return await self._connection.call("inspect", (to_server(worker),)) == b"1"
 
     async def workers(self) -> list[WorkerRecord]:
         rows = await self._connection.ask(list[tuple[bytes, float, bytes]], "workers", [None])

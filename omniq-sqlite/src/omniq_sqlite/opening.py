@@ -21,7 +21,7 @@ from omniq_sqlite.codec import primary_code
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import DIALECT
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OLDEST_SQLITE = (3, 38, 0)
 
 _IN_USE = ("-wal", "-shm")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from omniq import AsyncOmniQ, outcomes
+from omniq import AsyncOmniQ
 from omniq.errors import (
     Closed,
     CorruptPayload,
@@ -88,17 +88,6 @@ class TestGetResult:
             gate.touch()
             assert await asyncio.gather(*waiting) == ["done"] * 300
         assert counts[0] < 30
-
-    async def test_a_hint_is_logged_when_nobody_starts_it(
-        self, oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.setattr(outcomes, "HINT_AFTER", 0.0)
-        monkeypatch.setattr(outcomes, "LOOK_AFTER_S", 0.02)
-        task_id = await oq.enqueue(tasks.nothing, queue_name="low")
-        with pytest.raises(ResultTimeout):
-            await oq.get_result(task_id, timeout=0.2)
-        (message,) = [record.getMessage() for record in caplog.records if "nobody starts it" in record.getMessage()]
-        assert message == f"task {task_id} is due and nobody starts it: is a worker running for queue 'low'?"
 
 
 class TestTimeToLive:

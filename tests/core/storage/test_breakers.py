@@ -266,8 +266,9 @@ class Moody(ReferenceQueueStore):
         self._call()
         return await super().extend(leases, lease=lease)
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
         self._call()
+        return False
 
     async def now(self) -> float:
         self._call()

@@ -95,9 +95,9 @@ class FlakyQueueStore(ReferenceQueueStore):
         self._switch.check()
         return await super().reap(leases)
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
         self._switch.check()
-        await super().beat(worker, leaving=leaving)
+        return await super().beat(worker, leaving=leaving)
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         self._switch.check()

@@ -8,7 +8,15 @@ from typing import Any, Final
 import click
 
 from omniq.cli.options import Place, where_options
-from omniq.errors import OmniQError, PluginError, ResultExpired, ResultTimeout, ScheduleNotFound, TaskNotFound
+from omniq.errors import (
+    OmniQError,
+    PluginError,
+    ResultExpired,
+    ResultTimeout,
+    ScheduleNotFound,
+    TaskNotFound,
+    WorkerNotFound,
+)
 from omniq.plugins.specs import CommandSpec
 from omniq.texts import did_you_mean, escaped
 
@@ -18,7 +26,7 @@ from omniq.texts import did_you_mean, escaped
 FAILED: Final = 1
 """It didn't work, or the task in question didn't."""
 NOT_FOUND: Final = 3
-"""There is no such task, schedule, result or plugin."""
+"""There is no such task, schedule, worker, result or plugin."""
 NOT_FINISHED: Final = 4
 """The task hasn't ended yet."""
 SIGNALLED: Final = 128
@@ -46,7 +54,7 @@ class Failure(click.ClickException):
 
 def exit_code(error: OmniQError) -> int:
     """The exit code for an error."""
-    if isinstance(error, TaskNotFound | ScheduleNotFound | ResultExpired):
+    if isinstance(error, TaskNotFound | ScheduleNotFound | WorkerNotFound | ResultExpired):
         return NOT_FOUND
     return NOT_FINISHED if isinstance(error, ResultTimeout) else FAILED
 
@@ -149,6 +157,7 @@ COMMANDS: Final = (
     CommandSpec("explain", "omniq.cli.many:explain", "Say why a task hasn't run, and what has happened to it."),
     CommandSpec("dead", "omniq.cli.many:dead", "List dead letters, requeue and purge them."),
     CommandSpec("queues", "omniq.cli.many:queues", "List queues, pause and resume them."),
+    CommandSpec("workers", "omniq.cli.workers:workers", "List workers, and tell what one of them is doing."),
     CommandSpec("schedules", "omniq.cli.tasks:schedules", "List schedules, look at them and change them."),
     CommandSpec("events", "omniq.cli.events:events", "List what happened, and follow it."),
     CommandSpec("status", "omniq.cli.status:status", "Show stores, queues, workers and schedules, and what is wrong."),
@@ -160,8 +169,8 @@ EPILOG: Final = """
 The options may be given before or after the command's name. They win over the environment variables in
 brackets, which win over the file.
 
-Exit codes: 0 it worked, 1 it didn't, 2 the command was misspelt, 3 there is no such task, schedule, result
-or plugin, 4 the task hasn't ended yet, 130 interrupted.
+Exit codes: 0 it worked, 1 it didn't, 2 the command was misspelt, 3 there is no such task, schedule, worker,
+result or plugin, 4 the task hasn't ended yet, 130 interrupted.
 """
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from omniq.cli.app import FAILED, SIGNALLED
 from omniq.cli.output import count, say
+from omniq.cli.quitting import stacks_on_quit
 from omniq.core import AsyncOmniQ
 from omniq.errors import WorkerError
 from omniq.loops import clear_loop, drive, keep_to_ourselves
@@ -199,12 +200,13 @@ class Service:
             pool = self._oq.worker_pool(self._options.type, **self._options.config)
             await pool.start()
             self._signals.patience = pool.config.grace_period
-            say(self._greeting(pool))
-            try:
-                await self._work(pool)
-            finally:
-                await self._stop(pool)
-                say(self._summary(pool))
+            with stacks_on_quit(pool):
+                say(self._greeting(pool))
+                try:
+                    await self._work(pool)
+                finally:
+                    await self._stop(pool)
+                    say(self._summary(pool))
         return self.exit_code
 
     async def _work(self, pool: AsyncWorkerPool) -> None:

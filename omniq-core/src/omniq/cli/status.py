@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
-from msgspec import Struct
 from msgspec.structs import asdict
 
 from omniq.cli import output
 from omniq.cli.app import FAILED
 from omniq.cli.options import Place, json_option, placed
 from omniq.cli.output import Cell, print_json, print_list, print_table, say
-from omniq.clock import as_datetime, utc
+from omniq.cli.workers import print_workers, times, worker_data
+from omniq.clock import utc
 
 if TYPE_CHECKING:
     from omniq.status import Status, StoreStatus
     from omniq.storage.base import Guarantees
-    from omniq.storage.records import BreakerStatus, WorkerRecord
 
 STORE_COLUMNS: Final = ("STORE", "KEEPS", "ANSWERS-IN", "BREAKER", "GUARANTEES")
-WORKER_COLUMNS: Final = ("WORKER", "STATE", "HOST", "KIND", "BUSY", "QUEUES", "LAST-SEEN", "BREAKERS")
 QUEUE_COLUMNS: Final = (*output.STATS_COLUMNS, "DUE-FOR")
 PROMISES: Final = {
     "survives_process_kill": "kill",
@@ -82,8 +80,7 @@ def print_status(found: Status) -> None:
         print_list("tasks", QUEUE_COLUMNS, list(_queue_rows(found)))
     if found.workers is not None:
         click.echo()
-        rows = [(worker, "alive") for worker in found.workers] + [(worker, "gone") for worker in found.gone]
-        print_list("workers", WORKER_COLUMNS, [_worker_row(*row) for row in rows])
+        print_workers(found.workers, found.gone)
     if found.schedules is not None and any((counts := asdict(found.schedules)).values()):
         click.echo()
         click.echo("schedules: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
@@ -109,16 +106,6 @@ def _queue_rows(found: Status) -> Iterator[tuple[Cell, ...]]:
         yield *output.stats_row(queue), None if age is None else f"{age:.1f} s"
 
 
-def _worker_row(worker: WorkerRecord, state: str) -> tuple[Cell, ...]:
-    busy, queues, seen = f"{worker.running}/{worker.slots}", " ".join(worker.queues), utc(worker.last_seen)
-    return worker.name, state, worker.host, worker.kind, busy, queues, seen, _breakers(worker.breakers)
-
-
-def _breakers(breakers: tuple[BreakerStatus, ...]) -> str:
-    """Those that aren't closed."""
-    return " ".join(f"{each.location}={each.state}" for each in breakers if each.state != "closed")
-
-
 # ── as plain data ───────────────────────────────────────────────────────────
 
 
@@ -127,20 +114,8 @@ def plain(found: Status) -> dict[str, object]:
     return {
         **asdict(found),
         "now": utc(found.now),
-        "stores": [{**asdict(store), "breaker": _times(store.breaker, "since")} for store in found.stores],
+        "stores": [{**asdict(store), "breaker": times(store.breaker, "since")} for store in found.stores],
         "queues": None if found.queues is None else [output.stats_json(queue) for queue in found.queues],
-        "workers": None if found.workers is None else [_worker_data(worker) for worker in found.workers],
-        "gone": [_worker_data(worker) for worker in found.gone],
+        "workers": None if found.workers is None else [worker_data(worker) for worker in found.workers],
+        "gone": [worker_data(worker) for worker in found.gone],
     }
-
-
-def _worker_data(worker: WorkerRecord) -> dict[str, object]:
-    times = _times(worker, "started_at", "last_seen")
-    return {**(times or {}), "breakers": [_times(breaker, "since") for breaker in worker.breakers]}
-
-
-def _times(struct: Struct | None, *names: str) -> dict[str, object] | None:
-    """A struct's fields, these of them as times."""
-    if struct is None:
-        return None
-    return {**asdict(struct), **{name: as_datetime(getattr(struct, name)) for name in names}}

@@ -331,8 +331,19 @@ class BaseTaskQueue(Store):
         """
 
     @abstractmethod
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
-        """Note that the worker is alive, and what it says of itself; with `leaving`, that it has stopped."""
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
+        """Note that the worker is alive, and what it says of itself; with `leaving`, that it has stopped.
+
+        Returns whether somebody has asked it what it runs (`inspect`) since its last beat.
+        """
+
+    @abstractmethod
+    async def inspect(self, worker: str) -> bool:
+        """Let the worker's next `beat` tell it that somebody asks what it runs, once; returns whether there is one of
+        that name. It answers with a further beat: see `WorkerRecord.stacks`.
+
+        Soon, where reading it at every beat would be dear.
+        """
 
     @abstractmethod
     async def workers(self) -> list[WorkerRecord]:
@@ -396,8 +407,8 @@ class BaseTaskQueue(Store):
         """Delete up to `limit` tasks that ended in one of these states more than `older_than` seconds ago; returns how
         many.
 
-        Also forgets the workers that weren't seen for so long. Serve each state from an index by when tasks ended, so
-        that those which are kept for longer are never stepped over.
+        Also forgets the workers that weren't seen for so long, and what they were asked. Serve each state from an index
+        by when tasks ended, so that those which are kept for longer are never stepped over.
 
         A task that a WAITING child depends on is kept; a child that is being added at the same time either
         keeps it or finds an UNKNOWN_PARENT.

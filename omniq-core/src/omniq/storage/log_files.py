@@ -32,7 +32,7 @@ from omniq.storage import rules
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import create_file, make_directory, replace_file, sync_directory
 from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
-from omniq.storage.tables import QueueRecord
+from omniq.storage.tables import AskedRecord, QueueRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
 
@@ -236,6 +236,7 @@ class Line(Struct, omit_defaults=True, kw_only=True):
     queue: QueueRecord | None = None
     schedule: ScheduleRecord | None = None
     result: ResultRecord | None = None
+    asked: AskedRecord | None = None
     gone: dict[str, list[str]] | None = None
 
 
@@ -244,6 +245,7 @@ KINDS: Final[Mapping[str, tuple[str, type[Any]]]] = {
     "queue": ("name", QueueRecord),
     "schedule": ("id", ScheduleRecord),
     "result": ("task_id", ResultRecord),
+    "asked": ("name", AskedRecord),
 }
 """By the names of the tables, where a row has its id, and what it is."""
 
@@ -466,11 +468,13 @@ class Workers:
     async def beat(self, worker: WorkerRecord, now: float, *, leaving: bool) -> None:
         """As `BaseTaskQueue.beat`."""
         name, known = f"{WORKERS}/{quote(worker.name, safe='')}.json", self._reports.get(worker.name)
+        is_idle = not any(each.running or each.stacks for each in (worker, known) if each is not None)
         if leaving:
             self._reports.pop(worker.name, None)
             await self._files.delete([name])
-        elif known is None or now - known.last_seen >= self._files.report_interval or worker.running or known.running:
-            self._reports[worker.name] = report = replace(worker, last_seen=now)
+        elif known is None or not is_idle or now - known.last_seen >= self._files.report_interval:
+            seen_every = 0.0 if worker.running else self._files.report_interval
+            self._reports[worker.name] = report = replace(worker, last_seen=now, seen_every=seen_every)
             await self._files.write(name, msgspec.json.encode(report), lasting=False)
 
     async def all(self) -> list[WorkerRecord]:

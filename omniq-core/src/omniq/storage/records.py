@@ -313,12 +313,19 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """Those of the stores that it works with."""
     started_at: float = 0.0
     """Seconds since the epoch, on the worker's clock."""
+    stacks: str = ""
+    """What it runs, with each task's stack, for a lease after somebody has asked (`inspect`); empty otherwise."""
+    stacks_at: float = 0.0
+    """When it told so last: seconds since the epoch, on the worker's clock. It rises with each answer."""
     last_seen: float = 0.0
     """Seconds since the epoch; set by the store."""
+    seen_every: float = 0.0
+    """Seconds between two times that it is seen, if those may be more than a lease: where each write costs money, the
+    store hears less of workers that idle. Set by the store."""
 
     def is_alive(self, now: float) -> bool:
         """Whether it was seen lately, by the time on its store's clock: within one and a half leases, at least 10 s."""
-        return now - self.last_seen <= max(1.5 * self.lease, 10.0)
+        return now - self.last_seen <= max(1.5 * max(self.lease, self.seen_every), 10.0)
 
 
 class ScheduleRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True):

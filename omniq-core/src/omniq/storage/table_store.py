@@ -38,7 +38,7 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
-from omniq.storage.tables import Key, Order, Table, TaskTable
+from omniq.storage.tables import AskedRecord, Key, Order, Table, TaskTable
 from omniq.storage.wakeups import News
 
 K = TypeVar("K")
@@ -145,6 +145,7 @@ class Tables:
         self.tasks = TaskTable()
         self.schedules = ScheduleTable()
         self.results = ResultTable()
+        self.asked = Table[AskedRecord]()
 
     def change(self, change: Change, now: float) -> Changed:
         """Apply a change of a task, and store its result, if its conditions hold."""
@@ -161,10 +162,18 @@ class Tables:
         self.tasks.add([firing.task], now)
         return self.schedules.put(replace(schedule, next_run=firing.next_run, last_run=firing.slot), firing.if_version)
 
+    def forget_asked(self, workers: Iterable[str]) -> bool:
+        """Forget that these were asked what they run; returns whether any was."""
+        asked = [name for name in workers if name in self.asked.rows]
+        for name in asked:
+            self.asked.write(name, None)
+        return bool(asked)
+
     @property
     def by_name(self) -> Mapping[str, Table[Any]]:
         """The tables, by what their rows are called."""
-        return {"task": self.tasks, "queue": self.tasks.queues, "schedule": self.schedules, "result": self.results}
+        rest: dict[str, Table[Any]] = {"schedule": self.schedules, "result": self.results, "asked": self.asked}
+        return {"task": self.tasks, "queue": self.tasks.queues, **rest}
 
     def apply(self, lines: Iterable[Line]) -> None:
         """Have the rows as the lines tell them."""
@@ -178,6 +187,8 @@ class Tables:
                 by_name["schedule"].write(line.schedule.id, line.schedule)
             elif line.queue is not None:
                 by_name["queue"].write(line.queue.name, line.queue)
+            elif line.asked is not None:
+                by_name["asked"].write(line.asked.name, line.asked)
             for name, ids in (line.gone or {}).items():
                 for id_ in ids if name in by_name else ():
                     by_name[name].write(id_, None)
@@ -387,6 +398,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self.forget_workers(older_than)
+        await self._forget_asked()
         gone = await self.carry_out(
             lambda tables, now: tables.tasks.purge(now - older_than, states, limit), may_lag=True
         )
@@ -398,6 +410,22 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
         return await self.carry_out(lambda tables, _: [tables.tasks.delete(id_, states) for id_ in ids])
+
+    async def inspect(self, worker: str) -> bool:
+        if all(known.name != worker for known in await self.workers()):
+            return False
+        await self.carry_out(lambda tables, _: tables.asked.write(worker, AskedRecord(worker)))
+        return True
+
+    async def was_asked(self, worker: str) -> bool:
+        """Whether it was asked what it runs since the last call: for `beat`."""
+        return await self.carry_out(lambda tables, _: tables.forget_asked([worker]), may_lag=True)
+
+    async def _forget_asked(self) -> None:
+        """Forget what those were asked that are gone."""
+        if asked := await self.carry_out(lambda tables, _: set(tables.asked.rows), may_lag=True):
+            gone = asked.difference([worker.name for worker in await self.workers()])
+            await self.carry_out(lambda tables, _: tables.forget_asked(gone), may_lag=True)
 
     @abstractmethod
     async def forget_workers(self, older_than: float) -> None:

@@ -166,8 +166,13 @@ class QueueRecord(Struct, frozen=True):
     paused: bool = False
 
 
-# ── tasks ───────────────────────────────────────────────────────────────────
+class AskedRecord(Struct, frozen=True):
+    """That somebody asks what a worker runs, until it has been told."""
 
+    name: str
+
+
+# ── tasks ───────────────────────────────────────────────────────────────────
 _DUE = (TaskState.PENDING, TaskState.SCHEDULED)
 _NUMBERS = {state: number for number, state in enumerate(TaskState)}
 _STATES = tuple(TaskState)

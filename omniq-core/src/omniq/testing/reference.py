@@ -83,12 +83,13 @@ class ReferenceQueueStore(ReferenceStore, TableQueueStore):
     def result_storage(self) -> BaseResultStorage:
         return ReferenceResultStore(self.space)
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
         with self.space.lock:
             if leaving:
                 self.space.workers.pop(worker.name, None)
             else:
                 self.space.workers[worker.name] = replace(worker, last_seen=clock.now())
+        return await self.was_asked(worker.name)
 
     async def workers(self) -> list[WorkerRecord]:
         with self.space.lock:

@@ -15,6 +15,7 @@ from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure, is_async
 from omniq.workers.jobs import Job, Line, RunResult, RunStatus
+from omniq.workers.stacks import Stack, of_coroutine, of_threads
 from omniq.workers.thread import CANCEL_PATIENCE, ThreadSlots, give_up_all
 from omniq.workers.thread_loop import ThreadState
 
@@ -94,6 +95,10 @@ class LoopRunner(Runner):
             self._disarm(job)
             self._arm(job, 0.0)
             asyncio.Task.cancel(task)  # not what a worker makes of cancellations by others
+
+    async def stacks(self) -> dict[str, Stack]:
+        waiting = {job.record.id: of_coroutine(task.get_coro()) for job, task in list(self._tasks.items())}
+        return waiting | of_threads()
 
     async def close(self) -> None:
         while (waiting := self._take_sync()) is not None:

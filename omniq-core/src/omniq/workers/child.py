@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import functools
 import io
@@ -13,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, TextIO
 
@@ -26,6 +27,7 @@ from omniq.threads import Thread, new_lock, start_thread
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
 from omniq.workers.jobs import Job, RunResult
+from omniq.workers.stacks import SIGSTACKS, Stack, of_threads
 from omniq.workers.thread import ThreadLoop
 from omniq.workers.thread_loop import is_usable, reopened
 
@@ -162,7 +164,9 @@ class Line:
     The worker takes its end for the process's death: nothing that a task leaves behind may hold it open.
     """
 
-    def __init__(self, tasks: int, tickets: int, results: int) -> None:
+    def __init__(
+        self, tasks: int, tickets: int, results: int, *, poll: Callable[[], select.poll] = select.poll
+    ) -> None:
         for descriptor in (tasks, tickets, results):
             os.set_inheritable(descriptor, False)
         self._tasks_socket = socket.socket(fileno=tasks)
@@ -170,6 +174,7 @@ class Line:
         self._tickets = socket.socket(fileno=tickets)
         self._results = socket.socket(fileno=results)
         self.descriptors = (tasks, tickets, results)
+        self._poll = poll
         self._drawn: int | None = None
         """The number of the ticket that was drawn last, until its task is here."""
         self._number = 0
@@ -181,7 +186,8 @@ class Line:
         return messages.read_greeting(messages.receive(self._tasks)[0])
 
     def is_ready(self) -> None:
-        """Tell that tasks may come: a frame with nothing in it."""
+        """Tell that tasks may come, and questions: a frame with nothing in it."""
+        faulthandler.register(SIGSTACKS, self.descriptors[1])  # for when no thread of Python's has its turn
         messages.send(self._results, b"")
 
     def next_order(self) -> tuple[messages.Order, bytes]:
@@ -220,11 +226,35 @@ class Line:
         """Let the end of the process close what tells the worker of it, and nothing earlier."""
         self._results.detach()
 
-    def end_with(self, parent: int) -> None:
-        """End this process and its group when the worker's process does: nobody would settle what runs."""
+    def look_after(self, parent: int, stacks: Callable[[], dict[str, Stack]]) -> None:
+        """Tell the worker what runs here when it asks; and end this process and its group when the worker's process
+        does: nobody would settle what runs.
+
+        The question is a byte on the socket of the results, against their direction, and the answer goes against that
+        of the tickets: so neither disturbs what is said there.
+        """
         while not self._is_dead(parent, LOOK_AGAIN):
-            pass
+            if self._is_asked():
+                self._answer(stacks)
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _is_asked(self) -> bool:
+        polled = self._polled(self.descriptors[2], select.POLLIN, 0)
+        return bool(polled and os.read(self.descriptors[2], 1024))
+
+    def _answer(self, stacks: Callable[[], dict[str, Stack]]) -> None:
+        try:
+            data = messages.pack_stacks(stacks())
+            while data and self._polled(self.descriptors[1], select.POLLOUT, LOOK_AGAIN):
+                data = data[os.write(self.descriptors[1], data) :]
+        except Exception as error:  # whatever it is: this thread has more to do
+            log.warning("where tasks are can't be told: %r", error)
+
+    def _polled(self, descriptor: int, events: int, wait: int) -> int:
+        """What has come of these events, or of a hang-up, within so many milliseconds, or a bit less."""
+        poll = self._poll()
+        poll.register(descriptor, events)
+        return sum(told for _, told in poll.poll(wait))
 
     def end_if_dead(self, parent: int) -> None:
         """The same, if it has ended already, before this process ends by itself and leaves its group behind."""
@@ -233,9 +263,8 @@ class Line:
 
     def _is_dead(self, parent: int, wait: int) -> bool:
         """Whether the worker's process has ended; waits for it so many milliseconds, or a bit less."""
-        poll = select.poll()
-        poll.register(self._results.fileno(), 0)  # a hang-up is told in any case
-        return bool(poll.poll(wait)) or os.getppid() != parent
+        told = self._polled(self.descriptors[2], select.POLLIN, wait)
+        return bool(told & ~select.POLLIN) or os.getppid() != parent
 
     def _close(self) -> None:
         for closing in (self._tasks, self._tasks_socket, self._tickets, self._results):
@@ -349,7 +378,7 @@ def main(tasks: int, tickets: int, results: int) -> None:
         greeting.logs.apply()
         settings.withheld.update(greeting.secrets)
         parent = greeting.parent
-        threading.Thread(target=line.end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=line.look_after, args=(parent, of_threads), daemon=True).start()
         child = Child(line, greeting)
         del greeting
         line.is_ready()

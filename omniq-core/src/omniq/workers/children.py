@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self, cast
 
-from msgspec import DecodeError
+from msgspec import DecodeError, MsgspecError
 
 from omniq.config import settings
 from omniq.errors import WorkerError
@@ -27,6 +27,7 @@ from omniq.workers import messages
 from omniq.workers.child import SIGNALS
 from omniq.workers.execution import Execution, LogSettings
 from omniq.workers.jobs import Job
+from omniq.workers.stacks import SIGSTACKS, Stack
 
 # ── starting ────────────────────────────────────────────────────────────────
 
@@ -134,6 +135,10 @@ log = get_logger("omniq.worker")
 
 START_PATIENCE: Final = 60.0
 """Seconds that a child may take to be ready."""
+ANSWER_PATIENCE: Final = 1.0
+"""Seconds that a child has to tell what it runs, and as many again when it is asked by a signal."""
+SIGNAL_PAUSE: Final = 0.1
+"""Seconds after which what a signal's handler writes is over, if nothing more has come."""
 EXIT_PATIENCE: Final = 2.0
 """Seconds that a child which runs nothing may take to end by itself, and one that is killed to be dead."""
 
@@ -208,6 +213,42 @@ class ChildProcess(ABC):
         packed = (messages.pack_task(number, job) for number, job in jobs)
         for part in messages.coalesced(messages.parts(head, body) for head, body in packed):
             self._tasks.write(part)
+
+    # ── what it does ─────────────────────────────────────────────────────────
+
+    @property
+    @abstractmethod
+    def running(self) -> list[Job]:
+        """The jobs that it has begun, as far as can be told."""
+
+    async def stacks(self) -> dict[str, Stack]:
+        """Where its tasks are, by their ids; from any event loop, but once at a time.
+
+        A child whose threads don't get their turn, as C code holds Python's lock, is asked by a signal: its handler
+        writes what the interpreter knows. Nothing, if it ends meanwhile.
+        """
+        with suppress(OSError), self._ends.tickets.dup() as answers:
+            await self._read(answers, at_most=0.0)  # what was answered too late
+            self._ends.results.send(b"?", socket.MSG_DONTWAIT)
+            answer = await self._read(answers, at_most=ANSWER_PATIENCE, end=messages.END)
+            if answer.endswith(messages.END):
+                with suppress(MsgspecError):
+                    return messages.read_stacks(answer)
+            self.process.send_signal(SIGSTACKS)
+            text = (await self._read(answers, at_most=ANSWER_PATIENCE, quiet=SIGNAL_PAUSE)).decode("utf-8", "replace")
+            return dict.fromkeys((job.record.id for job in self.running), text)
+        return {}
+
+    @staticmethod
+    async def _read(answers: socket.socket, *, at_most: float, quiet: float = 60.0, end: bytes | None = None) -> bytes:
+        """What comes within so many seconds, until it ends, or nothing has come after it for some time."""
+        loop, data = asyncio.get_running_loop(), b""
+        deadline = loop.time() + at_most
+        with suppress(TimeoutError):
+            while end is None or not data.endswith(end):
+                async with asyncio.timeout_at(min(deadline, loop.time() + quiet) if data else deadline):
+                    data += await loop.sock_recv(answers, 1 << 20)
+        return data
 
     # ── the end ──────────────────────────────────────────────────────────────
 
@@ -294,6 +335,10 @@ class Child(ChildProcess):
     @property
     def is_idle(self) -> bool:
         return not self.jobs
+
+    @property
+    def running(self) -> list[Job]:
+        return list(self.jobs)[:1]
 
     def give(self, jobs: Sequence[Job]) -> None:
         """Let it run these jobs one after the other."""

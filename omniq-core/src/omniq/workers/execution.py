@@ -45,6 +45,7 @@ from omniq.sync import in_running_loop
 from omniq.texts import chain, get_logger, let_go, qualified_name, remote_traceback, safe_text, shown_name
 from omniq.threads import on_thread
 from omniq.workers.jobs import SUCCEEDED, Job, Line, RunResult, RunStatus, current
+from omniq.workers.stacks import Stack, of_threads
 
 # ── callbacks ───────────────────────────────────────────────────────────────
 
@@ -423,6 +424,13 @@ class Runner(ABC):
     @abstractmethod
     def end_silent(self, job: Job) -> None:
         """Make a running job fail soon, as `overdue` says: it gives no sign of life. On the worker's loop."""
+
+    async def stacks(self) -> dict[str, Stack]:
+        """Where the tasks are that run, by their ids; from any event loop, even while the worker's own is stuck.
+
+        By default, those on threads of this process.
+        """
+        return of_threads()
 
     @abstractmethod
     async def close(self) -> None:

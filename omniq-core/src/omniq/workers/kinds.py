@@ -14,6 +14,7 @@ from omniq.errors import OmniQError, PluginError
 from omniq.texts import get_logger
 from omniq.workers.execution import Runner
 from omniq.workers.jobs import InFlight, Job, Line, RunStatus
+from omniq.workers.stacks import Stack
 
 # ── slots ───────────────────────────────────────────────────────────────────
 
@@ -80,6 +81,13 @@ class Runners:
 
     def end_silent(self, job: Job) -> None:
         self.of(job).end_silent(job)
+
+    async def stacks(self) -> dict[str, Stack]:
+        """Where the tasks are that run, by their ids, as `Runner.stacks` says."""
+        found: dict[str, Stack] = {}
+        for stacks in await gather(*(runner.stacks() for runner in self.all())):
+            found |= stacks
+        return found
 
     async def close(self) -> None:
         """Stop everything that still runs, and wait for what can be waited for."""

@@ -8,14 +8,18 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
+from omniq import clock
 from omniq.batching import level_of
-from omniq.errors import LeaseLost, StoreError, StoreUnavailable
+from omniq.errors import LeaseLost, StoreError, StoreUnavailable, WorkerError
 from omniq.models.config import WorkerConfig
 from omniq.models.event import EventType
 from omniq.models.result import Outcome
@@ -26,15 +30,19 @@ from omniq.queue.stores import Stores
 from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, LapsedLease, LeaseStatus, TaskFilter, TaskRecord, WorkerRecord
 from omniq.sync import Portal
-from omniq.texts import get_logger
+from omniq.texts import get_logger, qualified_name
 from omniq.workers.jobs import InFlight, Job, RunStatus
 from omniq.workers.settling import poisoned
+
+T = TypeVar("T")
 
 # ── renewing ────────────────────────────────────────────────────────────────
 
 
 log = get_logger("omniq.worker")
 
+LEAST_TOLD = 30.0
+"""Seconds for which it is told at least what a worker was doing when somebody asked."""
 LEAVING = 0.2
 """Seconds that a stop waits at most until the store knows that the worker has gone."""
 
@@ -57,6 +65,7 @@ class LeaseKeeper:
         stop_job: Callable[[Job, RunStatus], None],
         back: Callable[[Job], Change],
         report: Callable[[], WorkerRecord],
+        stacks: Callable[[], Awaitable[str]],
     ) -> None:
         self._store = store
         self._in_flight = in_flight
@@ -64,6 +73,11 @@ class LeaseKeeper:
         self._stop_job = stop_job
         self._back = back
         self._report = report
+        self._stacks = stacks
+        self._told, self._told_at = "", 0.0
+        """What it was doing when somebody asked last, as long as that is told, and when that was."""
+        self._looking = asyncio.Lock()
+        """Held while it looks: its children can be asked once at a time."""
         self._beat_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._thread = threading.current_thread()
@@ -120,12 +134,36 @@ class LeaseKeeper:
         """Renew what is due, and from time to time say that this worker is alive."""
         await self._in_time(self._store.connect())
         await self._in_time(self._renew())
-        if time.monotonic() - self._beat_at >= self._lease / 3:
-            began = time.monotonic()
-            await self._in_time(self._store.beat(self._report()))
-            self._beat_at = began
+        if time.monotonic() - self._beat_at >= self._lease / 3 and await self._beat():
+            self._told = await self._look()
+            self._told_at = max(clock.now(), math.nextafter(self._told_at, math.inf))
+            await self._beat()
 
-    async def _in_time(self, call: Awaitable[None], most: float = math.inf) -> None:
+    async def _beat(self) -> bool:
+        """Say that this worker is alive, and for a lease what somebody has asked; returns whether somebody has."""
+        began = time.monotonic()
+        if clock.now() - self._told_at > max(self._lease, LEAST_TOLD):
+            self._told = ""
+        report = replace(self._report(), stacks=self._told, stacks_at=self._told_at)
+        asked = await self._in_time(self._store.beat(report))
+        self._beat_at = began
+        return asked
+
+    def look(self) -> Future[str]:
+        """What this worker is doing, as text; from any thread. Raises `WorkerError` unless it runs."""
+        if self._portal is None:
+            raise WorkerError("the worker isn't running")
+        return Context().run(self._portal.submit, self._look())
+
+    async def _look(self) -> str:
+        async with self._looking:
+            try:
+                return await self._stacks()
+            except Exception as error:  # whatever it is: leases are more important
+                log.exception("what the worker is doing can't be told")
+                return f"what the worker is doing can't be told: {qualified_name(type(error))}"
+
+    async def _in_time(self, call: Awaitable[T], most: float = math.inf) -> T:
         """Give the store a third of the lease, and no more than so many seconds.
 
         After that it gets a new connection, as this one may be half-open.
@@ -133,7 +171,7 @@ class LeaseKeeper:
         limit = min(most, self._lease / 3)
         try:
             async with asyncio.timeout(limit):
-                await call
+                return await call
         except TimeoutError:
             await self._store.close()
             raise StoreUnavailable(f"{self._store.location}: no answer within {limit:g} s") from None

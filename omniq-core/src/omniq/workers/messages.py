@@ -11,6 +11,8 @@ from struct import Struct as Layout
 from typing import BinaryIO, Final, TypeAlias, cast
 
 from msgspec import Struct
+from msgspec.json import Decoder as JSONDecoder
+from msgspec.json import encode as encode_json
 from msgspec.msgpack import Decoder, Encoder
 from msgspec.structs import replace
 
@@ -23,6 +25,7 @@ from omniq.storage.base import SizeLimit
 from omniq.storage.records import TaskRecord
 from omniq.workers.execution import LogSettings
 from omniq.workers.jobs import Job, RunResult, RunStatus
+from omniq.workers.stacks import Stack
 
 # ── frames ──────────────────────────────────────────────────────────────────
 
@@ -257,6 +260,25 @@ def pack_report(number: int, ran: RunResult, *, leaving: bool) -> tuple[bytes, b
 def pack_sign_of_life(number: int, progress: Progress | None) -> bytes:
     """Head of the frame that tells it."""
     return _encode(SignOfLife(number, progress))
+
+
+def pack_stacks(stacks: dict[str, Stack]) -> bytes:
+    """What a child answers when it is asked where its tasks are, those at one place together, and the end of that."""
+    together: dict[Stack, list[str]] = {}
+    for task_id, stack in stacks.items():
+        together.setdefault(stack, []).append(task_id)
+    return encode_json(list(together.items())) + END
+
+
+def read_stacks(data: bytes) -> dict[str, Stack]:
+    """The same again, of what came before the end. Raises `msgspec.MsgspecError`."""
+    return {task_id: stack for stack, ids in _decode_stacks(data.removesuffix(END)) for task_id in ids}
+
+
+END: Final = b"\0"
+"""The end of an answer: JSON has no such byte."""
+
+_decode_stacks = JSONDecoder(list[tuple[Stack, list[str]]]).decode
 
 
 def read_message(head: bytes, body: bytes) -> Message:

@@ -9,6 +9,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
@@ -33,6 +34,7 @@ from omniq.workers.kinds import Runners
 from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
 from omniq.workers.progress import HeartbeatWatch, ProgressWriter, Starts
 from omniq.workers.settling import Completer, CompletionPolicy, dependencies_of
+from omniq.workers.stacks import text_of
 
 # ── time limits ─────────────────────────────────────────────────────────────
 
@@ -101,6 +103,7 @@ class AsyncWorkerPool:
         self._drains = Waits("the worker")
         self._ending: Background[None] | None = None
         self._forks = forks()
+        self._started_at = 0.0
         self.failure: BaseException | None = None
         """The error for which the worker can't go on, if there is one: it stops by itself then."""
         self.finished = asyncio.Event()
@@ -118,8 +121,8 @@ class AsyncWorkerPool:
         await self._queue.connect()
         if self._stores.results is not None:
             await results_of(self._queue).connect()
-        self._started_at = clock.now()
         self._assemble()
+        self._started_at = clock.now()
         await self.runners.open()
         self._leases.start()
         self._parts = [
@@ -202,6 +205,23 @@ class AsyncWorkerPool:
             started_at=self._started_at,
         )
 
+    async def stacks(self) -> str:
+        """What this worker is doing, as text: the tasks in its hands, and where each is that runs.
+
+        No values are shown. It works while the worker's own loop is stuck, from any other one. Raises `WorkerError`
+        unless it runs.
+        """
+        return await asyncio.wrap_future(self.look())
+
+    def look(self) -> Future[str]:
+        """The same for any thread."""
+        if not self._started_at:
+            raise WorkerError("the worker isn't running")
+        return self._leases.look()
+
+    async def _text_of_stacks(self) -> str:
+        return text_of(self.name, list(self.in_flight.held.values()), await self.runners.stacks())
+
     @property
     def ended(self) -> Counter[RunStatus]:
         """How many runs have ended in which way since the worker started."""
@@ -275,6 +295,7 @@ class AsyncWorkerPool:
             stop_job=self.runners.stop_job,
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
+            stacks=self._text_of_stacks,
         )
         self._upkeep = Upkeep(self._stores, dependencies, config)
         self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)

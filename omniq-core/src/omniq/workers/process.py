@@ -20,6 +20,7 @@ from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure
 from omniq.workers.jobs import LARGE, Job, Line, RunResult, RunStatus
 from omniq.workers.messages import Message, Report, SignOfLife
+from omniq.workers.stacks import Stack
 
 if TYPE_CHECKING:  # it needs what only POSIX has
     from omniq.workers.children import Child, ChildProcess
@@ -97,6 +98,12 @@ class ChildRunner(Runner, Generic[C]):
                 "run it by `omniq worker`, or in a program without monkey.patch_all()"
             )
         self._keepers = [self._spawn(self._keep_child()) for _ in range(self.number_of_children)]
+
+    async def stacks(self) -> dict[str, Stack]:
+        found: dict[str, Stack] = {}
+        for stacks in await asyncio.gather(*(child.stacks() for child in list(self._children))):
+            found |= stacks
+        return found
 
     async def close(self) -> None:
         self._closing = True

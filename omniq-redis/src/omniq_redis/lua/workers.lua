@@ -13,4 +13,5 @@ for i, value in ipairs(call('HGETALL', prefix .. 'worker')) do
   end
 end
 in_slices('HDEL', 'worker', gone)
+in_slices('HDEL', 'asked', gone)
 return packed_list(found)

@@ -192,9 +192,21 @@ class DocumentLeases(DocumentStore, BaseTaskQueue):
             self.wakeups.tell(News(due=None))
         return await self._tasks.records(back, bodies=False)
 
-    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> None:
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
         seen = replace(worker, last_seen=self.documents.now())
-        await self.documents.write([[tasks.worker_write(seen, leaving=leaving)]])
+        (asked,) = await self.documents.read([tasks.asked_key(worker.name)])
+        answered = [tasks.asked_write(worker.name, None)] if leaving or asked is not None else []
+        await self.documents.write([[tasks.worker_write(seen, leaving=leaving), *answered]])
+        return asked is not None
+
+    async def inspect(self, worker: str) -> bool:
+        key = tasks.worker_key(worker)
+        while (found := (await self.documents.read([key]))[0]) is not None:
+            # The worker is written as it is, so that it isn't asked once it has left: nobody would forget that.
+            same = Write(key=key, value=found.value, if_version=found.version)
+            if all(await self.documents.write([[same, tasks.asked_write(worker, b"")]])):
+                return True
+        return False
 
     async def workers(self) -> list[WorkerRecord]:
         names = await self._all_ids(tasks.WORKERS)
@@ -207,7 +219,10 @@ class DocumentLeases(DocumentStore, BaseTaskQueue):
     async def _forget_workers(self, before: float) -> None:
         gone = [worker for worker in await self.workers() if worker.last_seen <= before]
         if gone:
-            await self.documents.write([[tasks.worker_write(worker, leaving=True)] for worker in gone])
+            forget = [
+                (tasks.worker_write(worker, leaving=True), tasks.asked_write(worker.name, None)) for worker in gone
+            ]
+            await self.documents.write(list(map(list, forget)))
 
     async def _ids(self, index: str, after: str | None, limit: int, *, reverse: bool = False) -> list[str]:
         start = None if after is None else Entry(index, b"", after)

@@ -219,6 +219,15 @@ def worker_write(worker: WorkerRecord, *, leaving: bool) -> Write:
     return Write(key=worker_key(worker.name), value=_encode(worker), always=True, put=entry)
 
 
+def asked_key(name: str) -> str:
+    return f"asked/{name}"
+
+
+def asked_write(name: str, value: bytes | None) -> Write:
+    """The write by which a worker is asked what it runs (a value), or was (None)."""
+    return Write(key=asked_key(name), value=value, always=True)
+
+
 def _with_stored_body(task: TaskDocument, body: Document | None) -> TaskRecord:
     if task.body_key is None:
         return task.record

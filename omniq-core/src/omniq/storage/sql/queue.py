@@ -254,8 +254,11 @@ _AT_ANOTHER_VERSION = """
 
 _BEAT = """
     insert into omniq.worker (name, last_seen, report) values (:name, {now}, :report)
-    on conflict (name) do update set last_seen = excluded.last_seen, report = excluded.report
+    on conflict (name) do update set last_seen = excluded.last_seen, report = excluded.report,
+        asked = case when worker.asked = 1 then 2 else 0 end
+    returning asked
 """
+_INSPECT = "update omniq.worker set asked = 1 where name = :name"
 _LEAVE = "delete from omniq.worker where name = :name"
 _FORGET = "delete from omniq.worker where last_seen <= {now} - :older_than"
 _SEEN = "select name, report, last_seen from omniq.worker order by name"
@@ -288,12 +291,22 @@ def advance(firings: Sequence[Firing]) -> Steps[set[str]]:
     )
 
 
-def beat(worker: WorkerRecord, *, leaving: bool = False) -> Steps[None]:
+def beat(worker: WorkerRecord, *, leaving: bool = False) -> Steps[bool]:
     """As `BaseTaskQueue.beat`."""
     if leaving:
         yield from do(_LEAVE, name=worker.name)
-    else:
-        yield from do(_BEAT, name=worker.name, report=msgspec.json.encode(worker).decode())
+        return False
+    report = msgspec.json.encode(worker).decode()
+    ((asked,),) = yield from ask(("integer",), _BEAT, name=worker.name, report=report)
+    return bool(asked == TOLD)
+
+
+TOLD: Final = 2
+
+
+def inspect(worker: str) -> Steps[bool]:
+    """As `BaseTaskQueue.inspect`."""
+    return (yield from do(_INSPECT, name=worker)) == 1
 
 
 def workers() -> Steps[list[WorkerRecord]]:
@@ -336,6 +349,7 @@ class SQLQueueStore(SQLStore, BaseTaskQueue):
     held = reads(claiming.held)
     lapsed = reads(claiming.lapsed)
     beat = writes(beat)
+    inspect = writes(inspect)
     workers = reads(workers)
     put_schedule = writes(put_schedule)
     delete_schedule = writes(delete_schedule)

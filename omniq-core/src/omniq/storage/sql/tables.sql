@@ -42,7 +42,8 @@ create table if not exists omniq.paused_queue (
 create table if not exists omniq.worker (
     name      {key} primary key,
     last_seen {time} not null,
-    report    {object[report]} not null
+    report    {object[report]} not null,
+    asked     integer not null default 0 -- 1: somebody asks what it runs; 2: it was told so with its last beat
 ) {keyed};
 
 create table if not exists omniq.schedule (

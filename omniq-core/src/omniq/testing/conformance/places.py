@@ -181,6 +181,7 @@ def _verbs_of_tasks(store: BaseTaskQueue) -> Verbs:
         "lapsed": lambda: store.lapsed(limit=1),
         "reap": lambda: store.reap([LapsedLease("none", 1, "w", 0.0)]),
         "beat": lambda: store.beat(WorkerRecord(name="w")),
+        "inspect": lambda: store.inspect("w"),
         "workers": store.workers,
         "transition": lambda: store.transition([cancel("none")]),
         "replace_bodies": lambda: store.replace_bodies([NewBody(task_id="none", old=b"", body=b"new")]),
@@ -264,6 +265,7 @@ class ProjectTests(Conformance):
         await one.beat(WorkerRecord(name="w"))
         assert await one.put_schedule(new_schedule(next_run=0.0), if_version=None)
         assert await other.workers() == await other.schedules() == await other.schedules(within=0.0) == []
+        assert not await other.inspect("w")
         assert not await other.delete_schedule("nightly")
         firing = Firing(schedule_id="nightly", if_version=1, slot=1.0, next_run=None, task=new_task("slot"))
         assert await other.fire([firing]) == [False]
@@ -276,6 +278,13 @@ class ProjectTests(Conformance):
         assert await one.put_schedule(new_schedule(next_run=0.0), if_version=None)
         assert (await other.workers(), await other.schedules()) == (await one.workers(), await one.schedules())
         assert len(await other.workers()) == len(await other.schedules(within=0.0)) == 1
+        assert await other.inspect("w")
+
+        async def told() -> bool:
+            asked: bool = await one.beat(WorkerRecord(name="w"))
+            return asked
+
+        await until_equal(told, True)
 
         async def handed() -> int:
             await add(one, new_task())
@@ -548,3 +557,4 @@ async def fill(store: BaseTaskQueue) -> None:
     await store.pause("paused", paused=True)
     await store.put_schedule(new_schedule(next_run=0.0), if_version=None)
     await store.beat(WorkerRecord(name="w"))
+    await store.inspect("w")

@@ -331,6 +331,44 @@ class WorkerTests(Conformance):
         await store.purge(older_than=30)
         assert [worker.name for worker in await store.workers()] == ["new"]
 
+    async def test_a_worker_is_told_once_that_it_was_asked(self, store: BaseTaskQueue) -> None:
+        asked, other = WorkerRecord(name="asked"), WorkerRecord(name="other")
+        assert [await store.beat(asked), await store.beat(other)] == [False, False]
+        assert await store.inspect("asked")
+        assert await store.inspect("asked")
+        assert not await store.beat(other)
+        assert [await store.beat(asked), await store.beat(asked), await store.beat(asked)] == [True, False, False]
+        assert await store.inspect("asked")
+        assert [await store.beat(asked), await store.beat(asked)] == [True, False]
+
+    async def test_what_it_runs_is_told_with_its_beat(self, store: BaseTaskQueue) -> None:
+        await store.beat(WorkerRecord(name="w", running=1))
+        await store.inspect("w")
+        stacks = "task t\n  ü 名\n" + 3000 * "  File x.py, line 1\n"
+        await store.beat(WorkerRecord(name="w", running=1, stacks=stacks, stacks_at=12.5))
+        (told,) = await store.workers()
+        assert (told.stacks, told.stacks_at) == (stacks, 12.5)
+        await store.beat(WorkerRecord(name="w", running=1, stacks_at=12.5))
+        (later,) = await store.workers()
+        assert (later.stacks, later.stacks_at) == ("", 12.5)
+
+    async def test_nobody_asks_a_worker_that_is_not_there(self, store: BaseTaskQueue) -> None:
+        assert not await store.inspect("w")
+        assert not await store.beat(WorkerRecord(name="w"))
+        assert not await store.inspect("W")
+        await store.beat(WorkerRecord(name="w"), leaving=True)
+        assert not await store.inspect("w")
+        assert not await store.beat(WorkerRecord(name="w"))
+
+    async def test_what_a_worker_was_asked_goes_with_it(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        for name in ("left", "dead"):
+            await store.beat(WorkerRecord(name=name))
+            assert await store.inspect(name)
+        await store.beat(WorkerRecord(name="left"), leaving=True)
+        clock.advance(HOUR)
+        await store.purge(older_than=30)
+        assert [await store.beat(WorkerRecord(name=name)) for name in ("left", "dead")] == [False, False]
+
     async def test_the_clock_is_the_stores(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
         clock.advance(1000)
         assert await store.now() == about(clock.now())

@@ -1,0 +1,113 @@
+"""`omniq workers`: who works, and what one of them is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import click
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from omniq.cli.app import CommandGroup
+from omniq.cli.options import Place, duration, json_option, placed
+from omniq.cli.output import Cell, print_json, print_list
+from omniq.clock import as_datetime, utc
+from omniq.texts import escaped_block
+
+if TYPE_CHECKING:
+    from omniq.core import AsyncOmniQ
+    from omniq.storage.records import BreakerStatus, WorkerRecord
+
+COLUMNS: Final = ("WORKER", "STATE", "HOST", "KIND", "BUSY", "QUEUES", "LEASE", "STARTED-AT", "LAST-SEEN", "BREAKERS")
+
+
+@click.group(cls=CommandGroup, invoke_without_command=True)
+@json_option
+@placed
+def workers(place: Place, as_json: bool) -> None:
+    """List the workers of all processes and hosts, or tell what one of them is doing.
+
+    BUSY are the tasks in a worker's hands, of as many as it runs at once. A worker is gone if it wasn't seen for one
+    and a half leases, and hasn't said goodbye. Those circuit breakers are listed that aren't closed.
+    """
+    context = click.get_current_context()
+    context.obj = place
+    if context.invoked_subcommand is None:
+        show(place, as_json=as_json)
+
+
+@workers.command("list")
+@json_option
+@placed
+def list_(place: Place, as_json: bool) -> None:
+    """List the workers of all processes and hosts, as without a command."""
+    show(place, as_json=as_json)
+
+
+@workers.command()
+@click.argument("name")
+@click.option("--timeout", type=duration, default="30s", show_default=True, help="Wait no longer for the answer.")
+@json_option
+@placed
+def stack(place: Place, name: str, timeout: float, as_json: bool) -> None:
+    """Tell what a worker is doing: its tasks, and the code where each is that runs.
+
+    It is asked through the store, and answers with its next sign of life: within a third of its lease, 10 s by default,
+    even while its event loop is blocked. No values are shown.
+
+    Exit codes: 0 it has answered, 1 it is gone or hasn't answered in time, 3 there is no worker of that name.
+    """
+    text = place.run(lambda oq: oq.inspect_worker(name, timeout))
+    if as_json:
+        print_json({"worker": name, "stacks": text})
+    else:
+        click.echo(escaped_block(text))
+
+
+# ── views ───────────────────────────────────────────────────────────────────
+
+
+def show(place: Place, *, as_json: bool) -> None:
+    """Print who works."""
+
+    async def ask(oq: AsyncOmniQ) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
+        return await oq.workers(), await oq.workers(alive=False)
+
+    alive, gone = place.run(ask)
+    if as_json:
+        states = [(worker, "alive") for worker in alive] + [(worker, "gone") for worker in gone]
+        print_json([{"state": state, **worker_data(worker)} for worker, state in states])
+    else:
+        print_workers(alive, gone)
+
+
+def print_workers(alive: Sequence[WorkerRecord], gone: Sequence[WorkerRecord]) -> None:
+    """Print a table of them."""
+    rows = [_row(worker, "alive") for worker in alive] + [_row(worker, "gone") for worker in gone]
+    print_list("workers", COLUMNS, rows)
+
+
+def _row(worker: WorkerRecord, state: str) -> tuple[Cell, ...]:
+    busy, queues, lease = f"{worker.running}/{worker.slots}", " ".join(worker.queues), f"{worker.lease:g}s"
+    times_ = utc(worker.started_at), utc(worker.last_seen)
+    return worker.name, state, worker.host, worker.kind, busy, queues, lease, *times_, _breakers(worker.breakers)
+
+
+def _breakers(breakers: tuple[BreakerStatus, ...]) -> str:
+    """Those that aren't closed."""
+    return " ".join(f"{each.location}={each.state}" for each in breakers if each.state != "closed")
+
+
+def worker_data(worker: WorkerRecord) -> dict[str, object]:
+    """A worker for JSON, without what somebody has asked it."""
+    data = times(worker, "started_at", "last_seen") or {}
+    del data["stacks"], data["stacks_at"]
+    return {**data, "breakers": [times(breaker, "since") for breaker in worker.breakers]}
+
+
+def times(struct: Struct | None, *names: str) -> dict[str, object] | None:
+    """A struct's fields, these of them as times."""
+    if struct is None:
+        return None
+    return {**asdict(struct), **{name: as_datetime(getattr(struct, name)) for name in names}}
