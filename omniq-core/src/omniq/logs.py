@@ -61,8 +61,9 @@ def _timestamp(seconds: float) -> str:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception as error:  # the arguments don't fit, or one can't be shown
-        return f"{record.msg!s} (its arguments can't be put in: {qualified_name(type(error))})"
+    except Exception as error:  # the arguments don't fit, or something can't be shown
+        text = record.msg if isinstance(record.msg, str) else f"(it can't be shown: {qualified_name(type(record.msg))})"
+        return f"{text} (its arguments can't be put in: {qualified_name(type(error))})"
 
 
 def _task_id() -> str | None:

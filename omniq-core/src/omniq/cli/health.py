@@ -14,7 +14,7 @@ from omniq.cli.app import FAILED, Failure
 from omniq.cli.options import Place, json_option, placed
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader, StreamWriter
+    from asyncio import StreamReader, StreamWriter, Task
 
     from omniq.core import AsyncOmniQ
     from omniq.storage.records import WorkerRecord
@@ -121,7 +121,7 @@ class HealthServer:
         self.pool: AsyncWorkerPool | None = None
         """The worker; None until there is one."""
         self._listening = listening
-        self._clients = 0
+        self._clients: set[Task[None] | None] = set()
         self._portal: Portal | None = None
 
     @classmethod
@@ -151,6 +151,7 @@ class HealthServer:
 
     def __exit__(self, *exc: object) -> None:
         if self._portal is not None:
+            self._portal.call(self._hang_up())
             self._portal.stop()
             self._portal = None
         self._listening.close()
@@ -168,9 +169,10 @@ class HealthServer:
     async def _client(self, reader: StreamReader, writer: StreamWriter) -> None:
         import asyncio
 
-        self._clients += 1
+        me = asyncio.current_task()
+        self._clients.add(me)
         try:
-            if self._clients <= MAX_CLIENTS:
+            if len(self._clients) <= MAX_CLIENTS:
                 async with asyncio.timeout(PATIENCE):
                     writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
                     await writer.drain()
@@ -179,8 +181,17 @@ class HealthServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # it isn't heard any more, or has said too little or too much
         finally:
-            self._clients -= 1
+            self._clients.discard(me)
             writer.transport.abort()
+
+    async def _hang_up(self) -> None:
+        import asyncio
+
+        self._server.close()
+        clients = [client for client in self._clients if client is not None]
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
 
     def _answer(self, request: bytes) -> bytes:
         """The answer to a request, with its head."""
@@ -250,10 +261,10 @@ def _ask_worker(host: str, port: int, path: str) -> tuple[bool, dict[str, Any]]:
             with asking.makefile("rb") as answer:
                 head, _, body = answer.read(1_000_000).partition(b"\r\n\r\n")
         status, data = int(head.split(b" ", 2)[1]), json.loads(body)
-        return status == 200, data if isinstance(data, dict) else {}
+        return status == 200 and path[1:] in data, dict(data)
     except (OSError, OverflowError, UnicodeError) as error:
         raise Failure(f"no worker answers on {host} port {port}: {error}") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise Failure(f"what answers on {host} port {port} is no worker of OmniQ's") from error
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from omniq import clock
 from omniq.cli.health import HealthServer
 from omniq.cli.output import count, progress_text, say
-from omniq.cli.terminal import Terminal, can_draw
+from omniq.cli.terminal import Terminal, can_draw, flush
 from omniq.errors import StoreError
 from omniq.loops import Background, spawn
 from omniq.models.task import TaskState
@@ -127,13 +127,11 @@ def ends_text(ended: Mapping[RunStatus, int]) -> str:
 
 FRAME: Final = 0.25
 """Seconds between two drawings, unless something is written."""
-PAUSE: Final = 0.05
-"""Seconds between two drawings at least."""
 RATE_OVER: Final = 5.0
 """Seconds over which the rate is taken."""
 OLD: Final = 10.0
 """Seconds after which a count of the queues is said to be old."""
-LATE: Final = 2.0
+LATE: Final = 1.0
 """Seconds by which a worker is late before the view tells."""
 
 _views: set[LiveView] = set()
@@ -166,6 +164,7 @@ class LiveView:
         if self not in _views:
             return
         _views.discard(self)
+        flush()  # as long as somebody reads it
         self._open = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCONT, self._before)
@@ -179,14 +178,17 @@ class LiveView:
         try:
             painter = Painter()
             while self._open:
-                size = self._terminal.size
-                self._terminal.draw(*painter.paint(self._facts(size.columns), size.columns, size.lines))
-                time.sleep(PAUSE)
-                self._terminal.wait(FRAME - PAUSE)
-            self._terminal.draw("", ())
-            self._terminal.draw("", ())  # what came without an end of its line
-        finally:
-            self._terminal.give_back()  # whatever has happened: nobody else reads what is written
+                with suppress(RuntimeError):  # something was changed while it was read: there is a next time
+                    self._draw(painter)
+                self._terminal.wait(FRAME)
+        finally:  # whatever has happened: nobody else reads what is written
+            self._terminal.give_back()
+            for _ in range(2):  # at the second time, what came without an end of its line
+                self._terminal.draw("", ())
+
+    def _draw(self, painter: Painter) -> None:
+        columns, lines = self._terminal.size
+        self._terminal.draw(*painter.paint(self._facts(columns), columns, lines))
 
     def _facts(self, columns: int) -> Facts:
         pool = self.pool
@@ -213,7 +215,7 @@ class LiveView:
         if self.counted_at is None:
             return Section("queues", [], 0)
         age = now - self.counted_at
-        rows = [_queue_row(name, self.queues[name]) for name in pool.report().queues if name in self.queues]
+        rows = [_queue_row(name, self.queues.get(name)) for name in pool.report().queues]
         heading = "queues" if age < OLD else f"queues, {age:.0f} s ago"
         return Section(heading, aligned(rows), len(rows))
 
@@ -221,7 +223,7 @@ class LiveView:
 def leave_terminals() -> None:
     """Take away what is drawn, at once: the process is about to end."""
     for view in list(_views):
-        view.close(0.05)
+        view.close(0.08)
 
 
 # ── what is shown ───────────────────────────────────────────────────────────
@@ -251,10 +253,12 @@ class Facts(NamedTuple):
     sections: list[Section]
 
 
-def _queue_row(name: str, stats: QueueStats) -> tuple[str, ...]:
+def _queue_row(name: str, stats: QueueStats | None) -> tuple[str, ...]:
+    """A queue; one that isn't among those counted is empty."""
+    counts = {} if stats is None else stats.counts
     states = (TaskState.PENDING, TaskState.SCHEDULED, TaskState.WAITING, TaskState.RUNNING)
-    numbers = [f"{stats.counts.get(state, 0):,} {state}" for state in states]
-    return (name, *numbers, "paused" if stats.paused else "")
+    paused = "paused" if stats is not None and stats.paused else ""
+    return (name, *(f"{counts.get(state, 0):,} {state}" for state in states), paused)
 
 
 def _running(jobs: Sequence[Job], columns: int) -> Section:
@@ -351,7 +355,7 @@ def aligned(rows: Sequence[Sequence[str]], right: int = 0) -> list[str]:
 # ── painting ────────────────────────────────────────────────────────────────
 
 
-LEFT: Final = 6
+LEFT: Final = 3
 """Lines of the terminal that are left to what is written, if it has so many."""
 
 
@@ -368,7 +372,7 @@ class Painter:
         """The text, and how many columns each of its lines takes: one fewer than there are at most."""
         from rich.text import Text
 
-        texts = list(layout(facts, max(3, lines - max(LEFT, lines // 3))))
+        texts = list(layout(facts, max(2, lines - max(LEFT, lines // 3))))
         for text in texts:
             text.truncate(max(1, columns - 1), overflow="ellipsis")
         self._console.print(Text("\n").join(texts))

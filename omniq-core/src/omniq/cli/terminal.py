@@ -7,6 +7,7 @@ import os
 import re
 import select
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -15,6 +16,8 @@ from omniq.cli.output import is_terminal
 
 MAX_PENDING: Final = 256 * 1024
 """Bytes of output that are taken at once."""
+PAUSE: Final = 0.05
+"""Seconds between two drawings at least."""
 QUIET: Final = 0.2
 """Seconds after which a line that has no end yet is shown as it is."""
 _CONTROL: Final = re.compile(
@@ -37,6 +40,7 @@ class Terminal:
         self._read, self._write = os.pipe()
         self._woken, self._wake = os.pipe()
         self._is_open = False
+        self._giving_back = threading.Lock()
         self._partial = b""
         self._drawn: Sequence[int] = ()
         """The columns that each line takes which is drawn."""
@@ -53,7 +57,7 @@ class Terminal:
     def open(self) -> None:
         """Take what is written from now on."""
         self._is_open = True
-        _flush()
+        flush()
         for fd in self._kept:
             os.dup2(self._write, fd)
         os.close(self._write)
@@ -61,21 +65,25 @@ class Terminal:
             faulthandler.enable(self._tty)  # whoever dies can't read its pipe any more
 
     def give_back(self) -> None:
-        """Let everything be written to the terminal itself again: `draw` what is left in the pipe. Safe to repeat."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        _flush()
-        for fd, kept in self._kept.items():
-            os.dup2(kept, fd)
-        if faulthandler.is_enabled():
-            faulthandler.enable()
-        os.close(self._wake)
+        """Let everything be written to the terminal itself again: `draw` what is left in the pipe.
+
+        From any thread, and safe to repeat.
+        """
+        with self._giving_back:
+            if not self._is_open:
+                return
+            self._is_open = False
+            for fd, kept in self._kept.items():
+                os.dup2(kept, fd)
+            if faulthandler.is_enabled():
+                faulthandler.enable()
+            os.close(self._wake)
 
     def wait(self, seconds: float) -> None:
-        """Wait until something is written, it is given back, or the time is up."""
+        """Wait until something is written, but not at once; or until it is given back, or the time is up."""
+        select.select([self._woken], [], [], PAUSE)
         seconds = min(seconds, QUIET) if self._partial else seconds
-        select.select([self._read, self._woken], [], [], max(0.0, seconds))
+        select.select([self._read, self._woken], [], [], seconds - PAUSE)
 
     def forget(self) -> None:
         """Leave what is drawn where it is: others have written below it."""
@@ -121,7 +129,8 @@ def shown(output: str) -> str:
     return text + "\x1b[0m" if "\x1b[" in text else text
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write what Python still has of standard output and error."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
