@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from omniq import AsyncOmniQ
 from omniq.cli import health
+from omniq.cli.app import Failure
 from omniq.cli.health import HealthServer
 from omniq.errors import StoreUnavailable
 from omniq.models import BreakerConfig, TaskState
 from omniq.storage.breakers import breaker_at
-from omniq.storage.records import BreakerState, TaskRecord
+from omniq.storage.records import BreakerState, Change, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 
 from tests.core import tasks
@@ -170,17 +171,30 @@ async def test_an_open_breaker_makes_it_unready_and_no_more(
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize("kind", ["async", "process"])
-async def test_a_full_worker_and_one_that_seldom_looks_are_on_time(kind: str, log: Path, gate: Path) -> None:
-    async with front_door(reference_place()) as oq, working(oq, kind, max_workers=1, poll_interval=60.0) as pool:
-        for _ in range(2):
-            await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-        await until(lambda: len(lines(log)) == 1)
-        await asyncio.sleep(1.2)  # longer than it takes to look again whether there is room
-        assert pool.overdue < 0.5
-        gate.touch()
-        await until(lambda: not pool.in_flight.held)
-        assert pool.overdue == 0.0
+@pytest.mark.parametrize("crashes", [0, 1])
+async def test_a_full_worker_and_one_that_seldom_looks_are_on_time(crashes: int, log: Path, gate: Path) -> None:
+    config = {"max_workers": 1, "poll_interval": 60.0, "max_crashes": 2}
+    async with front_door(reference_place()) as oq:
+        await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])
+        for _ in range(crashes):  # then it runs alone
+            await crash(oq)
+        async with working(oq, "async", **config) as pool:
+            await until(lambda: len(lines(log)) == 1)
+            await asyncio.sleep(1.3)  # longer than it takes to look again whether there is room
+            assert pool.overdue < 0.2
+            gate.touch()
+            await until(lambda: not pool.in_flight.held)
+            await asyncio.sleep(0.3)
+            assert pool.overdue == 0.0
+
+
+async def crash(oq: AsyncOmniQ) -> None:
+    """Let the task be charged a crash, as if its worker had died."""
+    store = oq.task_queue.store
+    (record,) = await store.claim(["default"], limit=1, lease=30.0, worker="dead")
+    state, running = TaskState.PENDING, (TaskState.RUNNING,)
+    change = Change(task_id=record.id, to=state, from_states=running, epoch=record.epoch, worker="dead", crashed=True)
+    await store.transition([change])
 
 
 # ── the port ─────────────────────────────────────────────────────────────────
@@ -222,14 +236,14 @@ def test_a_host_that_is_none(host: str) -> None:
         with HealthServer.at(host, 0) as server:
             assert ask(server, "/live")[0] == 200
     else:
-        with pytest.raises(health.Failure, match=r"^--health-port: can't listen on "):
+        with pytest.raises(Failure, match=r"^--health-port: can't listen on "):
             HealthServer.at(host, 0)
 
 
 def test_it_listens_on_ipv6_too() -> None:
     try:
         server = HealthServer.at("::1", 0)
-    except health.Failure:
+    except Failure:
         pytest.skip("there is no IPv6 here")
     with server:
         assert server.url.startswith("http://[::1]:")

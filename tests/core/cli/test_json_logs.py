@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.Handler]
     """The root logger's handlers, none yet; all that is changed is undone."""
     handlers: list[logging.Handler] = []
     monkeypatch.setattr(logging.root, "handlers", handlers)
-    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (logs.threading, "excepthook")):
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))
     yield handlers
     logging.captureWarnings(False)
@@ -138,24 +139,25 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.Handler]
 def test_a_programs_own_handlers_write_json_to_standard_streams_only(
     as_before: list[logging.Handler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    to_file, to_stderr = logging.StreamHandler(io.StringIO()), logging.StreamHandler(sys.stderr)
+    stderr, file = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    to_file, to_stderr = logging.StreamHandler(file), logging.StreamHandler(stderr)
     as_before[:] = [to_file, to_stderr]
     log_as_json({"worker": "w"})
     assert as_before == [to_file, to_stderr]
     assert to_file.formatter is None
     logging.getLogger("shop").warning("hello")
-    assert json.loads(to_stderr.stream.getvalue())["worker"] == "w"
-    assert to_file.stream.getvalue() == "hello\n"
+    assert json.loads(stderr.getvalue())["worker"] == "w"
+    assert file.getvalue() == "hello\n"
 
 
 def test_levels_keep_nothing_from_being_told(as_before: list[logging.Handler], monkeypatch: pytest.MonkeyPatch) -> None:
     assert not logs.tell(logging.ERROR, "nobody writes JSON here")
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
     log_as_json()
     monkeypatch.setattr(logging.getLogger("omniq"), "level", logging.CRITICAL + 1)
     assert logs.tell(logging.INFO, "hello")
-    assert json.loads(sys.stderr.getvalue())["message"] == "hello"  # type: ignore[attr-defined]
+    assert json.loads(stderr.getvalue())["message"] == "hello"
 
 
 def test_it_travels_to_child_processes(as_before: list[logging.Handler]) -> None:

@@ -190,9 +190,9 @@ async def test_a_loop_that_stands_still_is_told_and_the_terminal_left_in_order_a
     await oq.enqueue(cli_tasks.block_the_loop, [str(log)])
     shop = window("--grace-period", "0.1")
     shop.shows(lambda text: "event loop stands still" in text and "block_the_loop" in text)
-    for number in (1, 2):
-        shop.type(b"\x03")
-        shop.shows(lambda text, number=number: shop.read.count(b"^C") == number)
+    shop.type(b"\x03")
+    shop.shows(lambda _: b"^C" in shop.read)
+    shop.type(b"\x03")
     assert shop.ends() == 130
     assert "error: the worker didn't stop in time" in "\n".join(shop.look())
     assert "── running" not in "\n".join(shop.look())

@@ -14,8 +14,8 @@ from typing import Final
 
 from omniq.cli.output import is_terminal
 
-MAX_PENDING: Final = 256 * 1024
-"""Bytes of output that are taken at once."""
+MAX_PENDING: Final = 1024 * 1024
+"""Bytes of output that are taken at once, and that wait for it where the system lets them."""
 PAUSE: Final = 0.05
 """Seconds between two drawings at least."""
 QUIET: Final = 0.2
@@ -38,6 +38,7 @@ class Terminal:
         self._kept = {fd: os.dup(fd) for fd in (1, 2) if fd == 2 or (os.isatty(fd) and os.fstat(fd).st_rdev == here)}
         self._tty = self._kept[2]
         self._read, self._write = os.pipe()
+        _enlarge(self._write)
         self._woken, self._wake = os.pipe()
         self._is_open = False
         self._giving_back = threading.Lock()
@@ -116,6 +117,15 @@ class Terminal:
         with suppress(OSError):  # it has hung up
             while data:
                 data = data[os.write(self._tty, data) :]
+
+
+def _enlarge(pipe: int) -> None:
+    """Let a pipe hold `MAX_PENDING`, where that can be had."""
+    import fcntl  # which Windows has none of
+
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # there are limits to what a user may have in pipes
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, MAX_PENDING)
 
 
 def shown(output: str) -> str:
