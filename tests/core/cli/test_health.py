@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -209,16 +210,31 @@ def test_nothing_is_answered_but_what_is_known(server: HealthServer) -> None:
     assert exchange(server, b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n") == b""
 
 
-def test_who_says_nothing_is_hung_up_on_and_keeps_nobody_out(
+def test_who_says_nothing_is_hung_up_on(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "PATIENCE", 0.3)
+    with silent(server) as client:
+        client.sendall(b"GET /li")
+        assert client.recv(1) == b""
+
+
+async def test_who_comes_when_too_many_are_there_is_hung_up_on(
     server: HealthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "PATIENCE", 0.5)
+    monkeypatch.setattr(health, "PATIENCE", 60.0)
     monkeypatch.setattr(health, "MAX_CLIENTS", 3)
-    silent = [socket.create_connection(("127.0.0.1", port_of(server)), timeout=10.0) for _ in range(4)]
-    for client in silent:
-        with client:
-            assert client.recv(1) == b""
+    with ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(silent(server))
+        await until(lambda: len(server._clients) == 3)
+        with silent(server) as late:
+            assert late.recv(1) == b""
+    await until(lambda: not server._clients)
     assert ask(server, "/live")[0] == 200
+
+
+def silent(server: HealthServer) -> socket.socket:
+    """A client that says nothing by itself."""
+    return socket.create_connection(("127.0.0.1", port_of(server)), timeout=10.0)
 
 
 async def test_a_port_that_is_taken_is_one_line_and_nothing_starts(server: HealthServer, tmp_path: Path) -> None:

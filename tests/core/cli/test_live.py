@@ -152,7 +152,8 @@ async def test_it_shows_what_runs_waits_and_fails_below_what_is_logged_and_is_go
     queue = "default  0 pending  1 scheduled  0 waiting  1 running"
     text = shop.shows(lambda text: "45 %" in text and "failed lately" in text and queue in text)
     rows = text.splitlines()
-    began = next(index for index, row in enumerate(rows) if row.startswith("worker ") and "process, 1 of 1" in row)
+    began = next(index for index, row in enumerate(rows) if row.startswith("1 of 1 running, 1 in hand, up "))
+    assert "process worker " in rows[began]
     assert any("WARNING omniq.worker: task" in row for row in rows[:began])
     assert re.search(rf"\d\.\d s  try 1  tests.core.cli.tasks:progress  {running}  45 % reading\\x1b\[2J 漢\s*字", text)
     assert re.search(r"\d\d:\d\d:\d\d  try 1  tests.core.tasks:fail  \w{32}  ValueError  error", text)
@@ -160,7 +161,7 @@ async def test_it_shows_what_runs_waits_and_fails_below_what_is_logged_and_is_go
     assert "1 error" in rows[began + 1]
     for columns, lines_ in ((40, 10), (120, 40)):
         shop.resize(columns, lines_)
-        shop.shows(lambda text: "process, 1 of 1" in text and "progress" in text and "45 %" in text)
+        shop.shows(lambda text: "1 of 1 running" in text and ":progress" in text and "error" in text)
     gate.touch()
     await until_states(oq, [running], TaskState.SUCCESS)
     shop.type(b"\x03")
