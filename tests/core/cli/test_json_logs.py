@@ -72,7 +72,7 @@ async def test_what_a_worker_and_its_tasks_say_is_json(tmp_path: Path, kind: str
 
 def test_what_keeps_it_from_starting_is_json_too(tmp_path: Path) -> None:
     with WorkerProcess("nowhere://x", "--json-logs", directory=tmp_path) as worker:
-        assert worker.ends() == 1
+        assert worker.ends() != 0
     (line,) = objects(worker)
     assert line["level"] == "ERROR"
     assert "unknown backend 'nowhere'" in line["message"]

@@ -148,7 +148,7 @@ async def test_it_shows_what_runs_waits_and_fails_below_what_is_logged_and_is_go
     running = await oq.enqueue(cli_tasks.progress, [str(log), str(gate)], priority=1)
     await oq.enqueue(tasks.fail, ["a secret"], priority=2)
     await oq.enqueue(tasks.nothing, run_in=3600)
-    shop = window("--type", "process", "--max-workers", "1", columns=130)
+    shop = window("--type", "process", columns=130, OMNIQ_MAX_WORKERS="1")
     queue = "default  0 pending  1 scheduled  0 waiting  1 running"
     text = shop.shows(lambda text: "45 %" in text and "failed lately" in text and queue in text)
     rows = text.splitlines()
@@ -175,7 +175,7 @@ async def test_what_tasks_and_their_children_write_goes_above_it_whole(
     oq: AsyncOmniQ, window: Callable[..., Window]
 ) -> None:
     await oq.enqueue(cli_tasks.write_everywhere)
-    shop = window("--type", "process", "--max-workers", "1", "--burst", NO_COLOR="1")
+    shop = window("--type", "process", "--burst", NO_COLOR="1", OMNIQ_MAX_WORKERS="1")
     assert shop.ends() == 0
     rows = shop.look()
     assert " serves " in rows[0]
