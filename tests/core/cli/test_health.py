@@ -138,6 +138,7 @@ class Patchy(ReferenceQueueStore):
         return await super().claim(*args, **kwargs)
 
 
+@pytest.mark.starvable
 async def test_a_store_that_is_silent_makes_it_not_live_and_one_that_is_away_does_not(
     server: HealthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ async def test_an_open_breaker_makes_it_unready_and_no_more(
         monkeypatch.undo()
 
 
+@pytest.mark.starvable
 @pytest.mark.parametrize("crashes", [0, 1])
 async def test_a_full_worker_and_one_that_seldom_looks_are_on_time(crashes: int, log: Path, gate: Path) -> None:
     config = {"max_workers": 1, "poll_interval": 60.0, "max_crashes": 2}
