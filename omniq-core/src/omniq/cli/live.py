@@ -199,8 +199,9 @@ class LiveView:
         held = list(pool.in_flight.held.values())
         running = [job for job in held if job.started_at is not None and not job.done]
         sections = [_running(running, columns), self._counts(pool, now), _failures(pool.failures, columns)]
-        title = f"{len(running)} of {pool.max_workers} running, {len(held)} in hand, {_process()}"
-        return Facts(f"{title}; {pool.kind} worker {pool.name}", self._rates(ended, now), list(_problems(pool)), sections)
+        busy = f"{len(running)} of {pool.max_workers} running, {len(held)} in hand"
+        title = f"{busy}, {_process()}; {pool.kind} worker {pool.name}"
+        return Facts(title, self._rates(ended, now), list(_problems(pool)), sections)
 
     def _rates(self, ended: Mapping[RunStatus, int], now: float) -> str:
         total, totals = sum(ended.values()), self._totals
