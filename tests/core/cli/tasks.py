@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
+import os
+import subprocess
+import sys
+import threading
 import time
+import warnings
 
 from omniq import current_task
 
@@ -58,3 +64,34 @@ async def progress(log: str, gate: str) -> str:
     """Tell how far it is, with a message that would move a cursor, and wait for the file."""
     current_task().progress(0.45, "reading\x1b[2J 漢字")
     return await wait_for_async(gate, log)
+
+
+def write_everywhere() -> None:
+    """Write to both streams, by a program, over and over a line, and a line without an end."""
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    subprocess.run([sys.executable, "-c", "print('from a program')"], check=True)
+    print("1 %\r50 %\r100 %", flush=True)
+    print("without an end", end="", flush=True)
+
+
+def log_everything() -> None:
+    """Log what is hard to put on one line, warn, and raise where nobody catches it."""
+    log = logging.getLogger("shop")
+    log.warning("two\nlines and \ud800 漢字 of %s", "text", extra={"order": 7, "odd": {1, 2}})
+    log.warning("one %s too many", 1, 2)
+    warnings.warn("mind\nthe gap", stacklevel=1)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    try:
+        fail()
+    except ValueError:
+        log.exception("it has failed")
+
+
+def fork_and_stay(log: str) -> None:
+    """Leave a forked child behind that lives on."""
+    if os.fork() == 0:
+        note(log, os.getpid())
+        time.sleep(LONG)

@@ -181,7 +181,7 @@ async def test_an_answer_is_told_for_a_while(oq: AsyncOmniQ, virtual_clock: Virt
 
 async def test_a_runner_that_can_not_tell_keeps_its_leases(oq: AsyncOmniQ, gate: Path, started: Path) -> None:
     async with working(oq, "thread", lease=1.5) as pool:
-        pool.runner.stacks = broken  # type: ignore[method-assign]
+        pool.runners.main.stacks = broken  # type: ignore[method-assign]
         task_id = await oq.enqueue(stack_tasks.wait, [str(gate), str(started)])
         await until(started.exists)
         await until_seen(oq)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -35,6 +37,13 @@ INTERRUPTED: Final = SIGNALLED + 2
 """Ended by Ctrl-C."""
 
 
+def tell(text: str, level: str = "INFO") -> None:
+    """Tell something on stderr that isn't the command's output; as JSON, if this process logs so."""
+    logs = sys.modules.get("omniq.logs")  # where nobody has imported it, nobody has asked for JSON
+    if logs is None or not logs.tell(getattr(logging, level), text):
+        click.echo(text, err=True)
+
+
 class Failure(click.ClickException):
     """Raised to end the command with one line on stderr and an exit code."""
 
@@ -49,7 +58,7 @@ class Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         """Print the line on stderr."""
-        click.echo(f"error: {escaped(self.message)}", err=True)
+        tell(f"error: {escaped(self.message)}", "ERROR")
 
 
 def exit_code(error: OmniQError) -> int:
@@ -150,6 +159,7 @@ def load_command(spec: CommandSpec) -> click.Command:
 
 COMMANDS: Final = (
     CommandSpec("worker", "omniq.cli.worker:worker", "Run a worker until it is told to stop."),
+    CommandSpec("health", "omniq.cli.health:health", "Tell whether a worker is well."),
     CommandSpec("enqueue", "omniq.cli.tasks:enqueue", "Add a task."),
     CommandSpec("result", "omniq.cli.tasks:result", "Print what a task returned."),
     CommandSpec("tasks", "omniq.cli.tasks:tasks", "List, inspect, cancel and requeue tasks."),

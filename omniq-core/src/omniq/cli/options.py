@@ -235,8 +235,8 @@ class Place:
         self.set_up_logging()
         return asyncio.run(main())
 
-    def set_up_logging(self) -> None:
-        """Let logging write to stderr, unless somebody has set it up already.
+    def set_up_logging(self, *, as_json: bool = False) -> None:
+        """Let logging write to stderr, unless somebody has set it up already; as JSON if that is wanted, in any case.
 
         The library's own loggers get the configured level; all others the one that `--log-level` gives.
         """
@@ -246,6 +246,10 @@ class Place:
 
         level = "WARNING" if self.log_level in (None, "DISABLED") else self.log_level
         logging.basicConfig(stream=sys.stderr, format=FORMAT, level=level)
+        if as_json:
+            from omniq.logs import log_as_json
+
+            log_as_json()
         apply(self.configuration.logging)
 
 

@@ -15,7 +15,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from omniq.cli.app import FAILED, Failure
+from omniq.cli.app import FAILED, Failure, tell
 from omniq.clock import as_datetime, utc
 from omniq.errors import OmniQError, ResultTimeout, TaskNotFound
 from omniq.models.schedule import zone_of
@@ -124,7 +124,7 @@ def say_block(text: str) -> None:
 
 def _tell(text: str) -> None:
     with suppress(BrokenPipeError):  # nobody listens any more
-        click.echo(text, err=True)
+        tell(text)
 
 
 # ── views ───────────────────────────────────────────────────────────────────

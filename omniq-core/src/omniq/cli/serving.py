@@ -9,22 +9,24 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Final, NamedTuple, NoReturn, Self
 
 from msgspec import Struct
 
-from omniq.cli.app import FAILED, SIGNALLED
+from omniq.cli.app import FAILED, SIGNALLED, tell
+from omniq.cli.health import HealthServer
+from omniq.cli.live import Watch, ends_text, leave_terminals
 from omniq.cli.output import count, say
 from omniq.cli.quitting import stacks_on_quit
 from omniq.core import AsyncOmniQ
 from omniq.errors import WorkerError
+from omniq.logs import name_in_logs
 from omniq.loops import clear_loop, drive, keep_to_ourselves
 from omniq.sync import new_event_loop
 from omniq.texts import escaped
-from omniq.workers.jobs import RunStatus
 from omniq.workers.pool import AsyncWorkerPool
 
 # ── ending ──────────────────────────────────────────────────────────────────
@@ -139,8 +141,9 @@ def _last_words(note: str) -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         if note:
-            print(f"error: {escaped(note)}", file=sys.stderr)
+            tell(f"error: {escaped(note)}", "ERROR")
         sys.stderr.flush()
+        leave_terminals()
 
 
 # ── serving ─────────────────────────────────────────────────────────────────
@@ -160,18 +163,28 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """The fields of `WorkerConfig` that were given."""
     burst: bool = False
     """Stop when the tasks that are due have been worked off."""
+    live: bool = False
+    """Show a live view of it on the terminal at stderr."""
+    health: tuple[str, int] | None = None
+    """Host and port where its health may be asked for."""
 
 
 def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
     """Run a worker in the main thread until it is told to stop; returns the exit code.
 
-    Raises `OmniQError` if it can't start or go on.
+    Raises `OmniQError` if it can't start or go on, and `Failure` if the port for its health can't be had.
     """
+    with ExitStack() as stack:
+        health = None if options.health is None else stack.enter_context(HealthServer.at(*options.health))
+        return _run_worker(oq, options, health)
+
+
+def _run_worker(oq: AsyncOmniQ, options: WorkerOptions, health: HealthServer | None) -> int:
     last_resort = LastResort()
     runner = asyncio.Runner(loop_factory=new_event_loop)
     keep_to_ourselves(runner.get_loop())
     with StopSignals(runner.get_loop(), last_resort) as signals:
-        service = Service(oq, options, signals)
+        service = Service(oq, options, signals, health)
         complaint = ""
         try:
             return drive(runner.get_loop(), service.serve())
@@ -187,10 +200,13 @@ def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
 class Service:
     """One worker of this process."""
 
-    def __init__(self, oq: AsyncOmniQ, options: WorkerOptions, signals: StopSignals) -> None:
+    def __init__(
+        self, oq: AsyncOmniQ, options: WorkerOptions, signals: StopSignals, health: HealthServer | None = None
+    ) -> None:
         self._oq = oq
         self._options = options
         self._signals = signals
+        self._health = health
         self._began = time.monotonic()
         self.exit_code = FAILED
 
@@ -198,16 +214,22 @@ class Service:
         """Start, work, stop; returns the exit code. Raises `OmniQError` if it can't start or go on."""
         async with self._oq:
             pool = self._oq.worker_pool(self._options.type, **self._options.config)
-            await pool.start()
-            self._signals.patience = pool.config.grace_period
-            with stacks_on_quit(pool):
-                say(self._greeting(pool))
-                try:
-                    await self._work(pool)
-                finally:
-                    await self._stop(pool)
-                    say(self._summary(pool))
+            name_in_logs(pool.name)
+            with Watch(self._oq.task_queue.store, live=self._options.live, health=self._health) as watch:
+                await pool.start()
+                watch.begin(pool)
+                self._signals.patience = pool.config.grace_period
+                with stacks_on_quit(pool):
+                    await self._work_and_stop(pool)
         return self.exit_code
+
+    async def _work_and_stop(self, pool: AsyncWorkerPool) -> None:
+        say(self._greeting(pool))
+        try:
+            await self._work(pool)
+        finally:
+            await self._stop(pool)
+            say(self._summary(pool))
 
     async def _work(self, pool: AsyncWorkerPool) -> None:
         """Return when a signal came, the worker can't go on, or there is nothing left to do. Raises `StoreError`."""
@@ -251,18 +273,15 @@ class Service:
         kind = self._options.type or self._oq.config.worker.type
         queues = ", ".join(pool.config.queues or self._oq.task_queue.queues)
         slots = count(pool.max_workers, "slot")
-        return f"worker {pool.name} ({kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
+        line = f"worker {pool.name} ({kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
+        return line if self._health is None else f"{line}; health at {self._health.url}"
 
     def _summary(self, pool: AsyncWorkerPool) -> str:
-        line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s: {_ends(pool.ended)}"
+        ends = ends_text(pool.ended) or "no task was run"
+        line = f"worker {pool.name} has stopped after {time.monotonic() - self._began:.1f} s: {ends}"
         if left := len(pool.in_flight.held):
             line += f"; {count(left, 'task')} couldn't be handed back, to be run again when the leases are over"
         return line
-
-
-def _ends(ended: Mapping[RunStatus, int]) -> str:
-    """How many runs ended in which way, such as "12 success, 1 error"."""
-    return ", ".join(f"{number} {end}" for end, number in ended.items()) or "no task was run"
 
 
 def _close(runner: asyncio.Runner, last_resort: LastResort, exit_code: int, complaint: str) -> None:

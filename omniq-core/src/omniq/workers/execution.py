@@ -33,6 +33,7 @@ from omniq.errors import (
     SignatureError,
     TaskTimeout,
 )
+from omniq.logs import about_lines, log_as_json
 from omniq.loops import end_child, end_task, forks, in_callback, spawn
 from omniq.models.config import TEN_YEARS
 from omniq.models.result import Progress
@@ -131,6 +132,8 @@ class LogSettings(Struct, array_like=True):
     """The level up to which `logging.disable` has turned everything off."""
     shown: int | None
     """The lowest level that some handler shows; None where there is no handler."""
+    about: dict[str, str] | None = None
+    """What each line of JSON says besides; None where lines are plain."""
 
     @classmethod
     def of_this_process(cls) -> Self:
@@ -141,7 +144,8 @@ class LogSettings(Struct, array_like=True):
         own = [logger for logger in (logging.root, *loggers) if logger.name not in WITH_HANDLERS]
         handlers = [handler for logger in own for handler in logger.handlers]
         shown = [handler.level for handler in handlers if not isinstance(handler, logging.NullHandler)]
-        return cls({**levels, "": logging.root.level}, logging.root.manager.disable, min(shown, default=None))
+        lowest = min(shown, default=None)
+        return cls({**levels, "": logging.root.level}, logging.root.manager.disable, lowest, about_lines())
 
     def apply(self) -> None:
         """Let this process log the same to stderr, unless something has set up its logging already."""
@@ -153,6 +157,8 @@ class LogSettings(Struct, array_like=True):
             handler.setLevel(self.shown)
             handler.setFormatter(logging.Formatter(FORMAT))
             logging.root.addHandler(handler)
+        if self.about is not None:
+            log_as_json(self.about)
 
 
 # ── time limits ─────────────────────────────────────────────────────────────

@@ -197,6 +197,8 @@ class Fetcher:
         """Tasks this worker lacks the key for, as far as they were claimed and went back since it last paused."""
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
+        self._turn_at = self.last_fetch
+        """When the loop is to take its next step, on the same clock."""
 
     async def run(self) -> None:
         """Claim until cancelled."""
@@ -209,8 +211,18 @@ class Fetcher:
         finally:
             self._stop_listening()
 
+    @property
+    def overdue(self) -> float:
+        """Seconds by which the next step is late. From any thread."""
+        return max(0.0, time.monotonic() - self._turn_at)
+
+    def _turns_within(self, seconds: float) -> None:
+        """Note that it takes its next step so soon, if all is well."""
+        self._turn_at = time.monotonic() + seconds
+
     async def _fetch(self) -> float | None:
         """Claim, and hand out; returns how many seconds to wait for news before the next claim, None for any time."""
+        self._turns_within(0.0)
         began, pauses = time.monotonic(), [math.inf]
         for queues, limit in self._rooms.claims(self._ordered()):
             pauses.append(await self._fetch_from(queues, limit))
@@ -250,11 +262,19 @@ class Fetcher:
             await self._changed()
 
     async def _changed(self) -> None:
+        await self._changed_or_stale()
+        self._hand_back(self._rooms.stale(STALE_AFTER_S))
+
+    async def _changed_or_stale(self) -> None:
+        self._turns_within(STALE_AFTER_S)
         self._in_flight.changed.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(STALE_AFTER_S):
                 await self._in_flight.changed.wait()
-        self._hand_back(self._rooms.stale(STALE_AFTER_S))
+
+    async def _until_held_at_most(self, count: int) -> None:
+        while len(self._in_flight.held) > count:
+            await self._changed_or_stale()
 
     # ── claiming ─────────────────────────────────────────────────────────────
 
@@ -374,8 +394,9 @@ class Fetcher:
             self._swept |= ids
             return
         self._swept.clear()
-        waits = [ran.delay or 0.0 for _, ran in released]
-        await asyncio.sleep(min(2 * max(waits), MAX_WAIT))
+        pause = min(2 * max(ran.delay or 0.0 for _, ran in released), MAX_WAIT)
+        self._turns_within(pause)
+        await asyncio.sleep(pause)
 
     async def _run_alone(self, suspect: Job, others: list[Job]) -> None:
         """Run a task that may kill the process when nothing else is in this worker's hands."""
@@ -383,12 +404,12 @@ class Fetcher:
         self._hand_back([*others, *self._in_flight.withdraw()])
         self._in_flight.hold(suspect)
         try:
-            await self._in_flight.until_held_at_most(1)
+            await self._until_held_at_most(1)
         except asyncio.CancelledError:
             self._hand_back([suspect])
             raise
         self._run(await self._with_parents([suspect]) if suspect.call.results_of else [suspect])
-        await self._in_flight.until_held_at_most(0)
+        await self._until_held_at_most(0)
 
     def _hand_back(self, jobs: Sequence[Job], delay: float | None = None) -> None:
         for job in jobs:
@@ -415,6 +436,7 @@ class Fetcher:
         assert self._hint is not None
         if seconds == 0:
             return
+        self._turns_within(2.2 * self._config.poll_interval)  # twice, where the store fails meanwhile
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if self._rooms.closed(self._queues):

@@ -8,7 +8,7 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -33,7 +33,7 @@ from omniq.workers.jobs import InFlight, Line, RunResult, RunStatus
 from omniq.workers.kinds import Runners
 from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
 from omniq.workers.progress import HeartbeatWatch, ProgressWriter, Starts
-from omniq.workers.settling import Completer, CompletionPolicy, dependencies_of
+from omniq.workers.settling import Completer, CompletionPolicy, FailedRun, dependencies_of
 from omniq.workers.stacks import text_of
 
 # ── time limits ─────────────────────────────────────────────────────────────
@@ -190,6 +190,34 @@ class AsyncWorkerPool:
     def running(self) -> bool:
         """Whether it takes tasks: not before `start`, once it stops, or in a forked child."""
         return bool(self._parts) and self.failure is None and self._forks == forks()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been told to stop, or has stopped."""
+        return self._grace is not None
+
+    @property
+    def overdue(self) -> float:
+        """Seconds by which its next look for tasks is late: its loop stands still, or the store doesn't answer.
+
+        A store that answers with errors makes nothing late. From any thread, once it is started.
+        """
+        return self._fetcher.overdue
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can run at once as things are: none while it lacks threads or child processes."""
+        return sum(runner.slots for runner in self.runners.all())
+
+    @property
+    def last_fetch(self) -> float:
+        """When a claim last came back from the store with an answer, on `time.monotonic()`'s clock."""
+        return self._fetcher.last_fetch
+
+    @property
+    def failures(self) -> Sequence[FailedRun]:
+        """The runs that have failed last, the latest at the end."""
+        return self._completer.failures
 
     def report(self) -> WorkerRecord:
         """What this worker says of itself in its store."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+from omniq import clock
 from omniq.batching import Backoff, level_of, within
 from omniq.errors import LeaseLost, StoreError, StoreUnavailable, ValueRefused, WorkerCrashed
 from omniq.events.logger import EventFields
@@ -174,6 +175,24 @@ def dependencies_of(
     )
 
 
+MAX_FAILURES: Final = 50
+"""Failed runs that a worker remembers."""
+
+
+class FailedRun(NamedTuple):
+    """An attempt that has failed, as a log may tell of it: without the error's message, which may hold arguments."""
+
+    at: float
+    """Seconds since the epoch."""
+    task_id: str
+    name: str
+    """The function."""
+    attempt: int
+    error_type: str
+    now: TaskState
+    """The task's state after it."""
+
+
 class Completer:
     """Tells the store what came of the jobs that are done; while one batch is written, the next gathers.
 
@@ -200,6 +219,8 @@ class Completer:
         self._max_bytes = queue.stores.max_bytes
         self.ended: Counter[RunStatus] = Counter()
         """How many runs have ended in which way since the worker started."""
+        self.failures: deque[FailedRun] = deque(maxlen=MAX_FAILURES)
+        """Those that have failed last."""
         self._parents: dict[str, bool] = {}
         """Tasks that have ended and whose children are still to be seen to; for each, whether it has succeeded."""
         self._releasing: asyncio.Task[None] | None = None
@@ -307,6 +328,8 @@ class Completer:
         log.warning("%s", LeaseLost(f"task {job.record.id}: {lost}"))
 
     def _ended(self, job: Job, ran: RunResult, change: Change) -> None:
+        if ran.error_type is not None or ran.end is RunStatus.CRASHED:
+            self._note_failure(job, ran.error_type or qualified_name(WorkerCrashed), change.to)
         if ran.error_type is not None:
             log.warning("task %s: attempt %d: %s; now %s", job.record.id, job.attempt, ran.error_type, change.to)
         if self._stores.events is not None:
@@ -314,6 +337,10 @@ class Completer:
         self._call_back(job, ran, change)
         if change.to.is_terminal:
             self._on_ended(job, change)
+
+    def _note_failure(self, job: Job, error_type: str, now: TaskState) -> None:
+        record = job.record
+        self.failures.append(FailedRun(clock.now(), record.id, record.name, job.attempt, error_type, now))
 
     def _call_back(self, job: Job, ran: RunResult, change: Change) -> None:
         """Tell those who want to hear of every task."""
