@@ -28,7 +28,7 @@ from omniq.models.result import Progress
 from omniq.serialization.codec import LoadedCall
 from omniq.threads import new_native_loop, start_thread
 from omniq.workers import messages
-from omniq.workers.child import Line, leave_signals_to_the_worker
+from omniq.workers.child import Line, MemoryLimit, initialize, leave_signals_to_the_worker
 from omniq.workers.execution import Execution, failure, is_async, within
 from omniq.workers.jobs import Job, RunResult
 
@@ -73,6 +73,7 @@ class Greenlets:
         self._line = line
         self._execution = Execution(greeting.security, greeting.max_result)
         self._execution.on_report = self._tell
+        self._memory = MemoryLimit(greeting.max_memory)
         self._async = AsyncSide()
         self._runs: dict[int, Run] = {}
         self._numbers: dict[Job, int] = {}
@@ -175,7 +176,7 @@ class Greenlets:
         if len(ran.value) > messages.MAX_BODY:
             too_large = f"its value takes {len(ran.value)} bytes, and a process hands over {messages.MAX_BODY} at most"
             ran = failure(run.job, SerializationError(too_large), fatal=True)
-        self._say(*messages.pack_report(run.number, ran, leaving=False))
+        self._say(*messages.pack_report(run.number, ran, leaving=self._memory.is_exceeded()))
 
     def _tell(self, job: Job, progress: Progress | None) -> None:
         number = self._numbers.get(job)
@@ -204,6 +205,7 @@ def main(tasks: int, orders: int, results: int) -> None:
         greeting.logs.apply()
         settings.withheld.update(greeting.secrets)
         start_thread(partial(_end_with, greeting.parent), "omniq-parent")
+        initialize(greeting.initializer, line)
         greenlets = Greenlets(line, greeting)
         del greeting
         line.is_ready()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from omniq.storage.records import BreakerStatus, WorkerRecord
 
 STORE_COLUMNS: Final = ("STORE", "KEEPS", "ANSWERS-IN", "BREAKER", "GUARANTEES")
-WORKER_COLUMNS: Final = ("WORKER", "STATE", "HOST", "KIND", "BUSY", "QUEUES", "LAST-SEEN", "BREAKERS")
+WORKER_COLUMNS: Final = ("WORKER", "STATE", "HOST", "KIND", "BUSY", "ABANDONED", "QUEUES", "LAST-SEEN", "BREAKERS")
 QUEUE_COLUMNS: Final = (*output.STATS_COLUMNS, "DUE-FOR")
 PROMISES: Final = {
     "survives_process_kill": "kill",
@@ -42,7 +42,8 @@ def status(place: Place, as_json: bool) -> None:
 
     ANSWERS-IN is how long a small question took, and BREAKER the state of the store's circuit breaker in this process;
     those of a worker's process that aren't closed are listed with it. BUSY are the tasks in a worker's hands, of as
-    many as it runs at once. DUE-FOR is for how long the oldest task of a queue could have been claimed.
+    many as it runs at once, and ABANDONED those that go on there though they were given up. DUE-FOR is for how long
+    the oldest task of a queue could have been claimed.
 
     Exit codes: 0 all is well; 1 something isn't, which is told on stderr: a store can't be reached, a worker's breaker
     isn't closed, or a queue that isn't paused has had a task due for more than 10 seconds and no living worker.
@@ -111,7 +112,8 @@ def _queue_rows(found: Status) -> Iterator[tuple[Cell, ...]]:
 
 def _worker_row(worker: WorkerRecord, state: str) -> tuple[Cell, ...]:
     busy, queues, seen = f"{worker.running}/{worker.slots}", " ".join(worker.queues), utc(worker.last_seen)
-    return worker.name, state, worker.host, worker.kind, busy, queues, seen, _breakers(worker.breakers)
+    about = (worker.name, state, worker.host, worker.kind, busy, worker.abandoned)
+    return *about, queues, seen, _breakers(worker.breakers)
 
 
 def _breakers(breakers: tuple[BreakerStatus, ...]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
-from omniq.config.convert import convert
+from omniq.config.loader import worker_config
 from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.storage import AsyncEventStorage, EventStorage
@@ -25,13 +25,15 @@ class Worker:
 
     `start` and `stop` (or `with`) run it on a thread of its own; `async with` runs it on the running loop.
     `result_store` defaults to where the queue is; without an `event_store` no events are written; `callbacks` default
-    to the queue's. The rest are the fields of `WorkerConfig`. Both async components and their blocking facades are
+    to the queue's. The rest are the fields of its `config_class`. Both async components and their blocking facades are
     taken.
     """
 
     kind: ClassVar[str]
     default_max_workers: ClassVar[int]
     runner: ClassVar[type[Runner]]
+    config_class: ClassVar[type[WorkerConfig]] = WorkerConfig
+    """The struct that configures it."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class Worker:
         callbacks: CallbackManager | None = None,
         **config: Any,
     ) -> None:
-        self.config = convert(config, WorkerConfig, type(self).__name__)
+        self.config = worker_config(config, self.config_class, type(self).__name__)
         results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
         events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
         self._queue = core_of(queue, AsyncTaskQueue, "queue")

@@ -164,6 +164,7 @@ class AsyncWorkerPool:
             queues=self._queues,
             slots=self.max_workers,
             running=len(self.in_flight.held),
+            abandoned=self.runner.abandoned,
             lease=self.config.lease,
             breakers=self._stores.breakers,
             started_at=self._started_at,
@@ -216,7 +217,7 @@ class AsyncWorkerPool:
         kept = self._stores.results or queue.store
         max_result = SizeLimit.of(queue.config.max_body, kept, beside=BESIDE_A_VALUE)
         execution = Execution(queue.security, max_result)
-        self.runner = self._runner_class(self.in_flight, execution, max_workers=self.max_workers)
+        self.runner = self._runner_class(self.in_flight, execution, max_workers=self.max_workers, config=config)
         self.runner.on_failure = self._fail
         self._watch = HeartbeatWatch(self.runner.end_silent)
         self.runner.on_start = Starts(self.in_flight, self._watch, self._stores, worker=self.name).note
