@@ -7,7 +7,6 @@ import os
 import time
 import weakref
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.core.tasks import PATIENCE, note
@@ -60,21 +59,27 @@ def pid_at_gate(gate: str, log: str) -> int:
     return os.getpid()
 
 
-def sleep_for(log: str, name: str, seconds: float) -> None:
-    """Sleep, and note when it began and ended."""
-    time.sleep(seconds)
-    note(log, name)
+# ── tasks of which some are long ─────────────────────────────────────────────
+
+
+def wait_if_told(log: str, gate: str) -> None:
+    """Note that it has begun, and wait for the gate if there is to be one."""
+    note(log)
+    deadline = time.monotonic() + PATIENCE
+    while gate and not os.path.exists(gate) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 # ── what is kept of tasks ────────────────────────────────────────────────────
 
 
 class Watched:
-    """Notes in a file that it has been freed."""
+    """Notes in a file when it is made, and when it is freed."""
 
     def __init__(self, log: str, what: str) -> None:
         self.log, self.what = log, what
-        weakref.finalize(self, note, log, what)
+        note(log, f"+{what}")
+        weakref.finalize(self, note, log, f"-{what}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Watched, (self.log, self.what)
@@ -97,10 +102,3 @@ def hold(argument: Watched, log: str, *, fails: bool = False) -> str:
 async def hold_async(argument: Watched, log: str, *, fails: bool = False) -> str:
     await asyncio.sleep(0)
     return hold(argument, log, fails=fails)
-
-
-# ── callbacks ────────────────────────────────────────────────────────────────
-
-
-def open_gate(path: Path) -> None:
-    path.touch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ MIB = 2**20
 
 
 @pytest.fixture
-async def oq() -> Any:
+async def oq() -> AsyncIterator[AsyncOmniQ]:
     async with front_door(reference_place()) as oq:
         yield oq
 
