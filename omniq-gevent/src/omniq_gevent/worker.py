@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from omniq.errors import WorkerError
 from omniq.models.config import ChildProcessWorkerConfig
-from omniq.texts import get_logger
+from omniq.texts import get_logger, install_command
 from omniq.workers.base import Worker
 from omniq.workers.children import ChildProcess, Started
 from omniq.workers.execution import failure
@@ -72,6 +74,11 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
 
     worker_name = "GeventPoolWorker"
     number_of_children = 1
+
+    async def open(self) -> None:
+        if importlib.util.find_spec("gevent") is None:
+            raise WorkerError(f"GeventPoolWorker needs gevent: {install_command('gevent')}")
+        await super().open()
 
     @property
     def slots(self) -> int:
