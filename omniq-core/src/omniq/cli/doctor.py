@@ -230,6 +230,8 @@ def _worker_findings(spec: WorkerSpec) -> Iterator[Finding]:
     runner = getattr(worker, "runner", None)
     if not isinstance(runner, type) or not issubclass(runner, Runner):
         yield Finding("worker_class", "its `runner` isn't a subclass of Runner", "give the class one")
+    if not isinstance(worker.config_class, type) or not issubclass(worker.config_class, WorkerConfig):
+        yield Finding("worker_class", "its `config_class` isn't a subclass of WorkerConfig", "let it extend that")
 
 
 def _command_findings(spec: CommandSpec) -> Iterator[Finding]:
