@@ -9,7 +9,7 @@ from omniq import AsyncOmniQ
 from omniq.models import TaskState
 from omniq.queue.request import TaskCall
 
-from tests.core.support import SOON, Place, front_door, reference_place, results_of, working
+from tests.core.support import SOON, front_door, reference_place, results_of, sqlite_place, working
 from tests.core.workers import slot_tasks
 
 pytestmark = pytest.mark.starvable
@@ -39,11 +39,9 @@ async def warm_up(oq: AsyncOmniQ, log: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["process", "thread"])
-async def test_a_busy_worker_keeps_no_tasks_that_another_one_could_run(
-    place: Place, kind: str, tmp_path: Path, gate: Path
-) -> None:
+async def test_a_busy_worker_keeps_no_tasks_that_another_one_could_run(kind: str, tmp_path: Path, gate: Path) -> None:
     """It was fast, so it has claimed ahead; then all its slots take long, and the rest is soon the other worker's."""
-    warm, long = tmp_path / "warm", tmp_path / "long"
+    place, warm, long = sqlite_place(tmp_path), tmp_path / "warm", tmp_path / "long"
     async with front_door(place) as oq, front_door(place) as theirs, working(oq, kind, lease=60.0) as busy:
         await warm_up(oq, warm)
         gates = ["", str(gate), str(gate), *[""] * 400]
