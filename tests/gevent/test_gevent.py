@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.errors import ConfigError, WorkerError
+from omniq.errors import ConfigError, TaskFailed, WorkerError
 from omniq.plugins import registry
 from omniq.threads import is_patched
 from omniq.workers import GeventPoolWorker
 
-from tests.core.support import SOON, front_door, lines, reference_place, results_of, until, working
+from tests.core.support import SOON, front_door, lines, plant, reference_place, results_of, until, working
 from tests.gevent import tasks
 
 
@@ -37,6 +37,15 @@ async def test_a_users_module_is_imported_after_patching_and_nothing_else_is_pat
         assert await oq.get_result(await oq.enqueue(tasks.talk), timeout=SOON) == b"hello"
     assert (socket.socket, threading.Thread.start, time.sleep, subprocess.Popen) == before
     assert not is_patched()
+
+
+async def test_what_is_patched_is_found_by_its_own_name_and_nothing_else_is(oq: AsyncOmniQ) -> None:
+    """`time:sleep` is gevent's there; a module that only holds what another one defines still can't lend it."""
+    async with working(oq, "gevent"):
+        assert await oq.get_result(await oq.enqueue(time.sleep, [0.01]), timeout=SOON) is None
+        for name in ("sleep", "create_connection"):
+            with pytest.raises(TaskFailed, match="that module doesn't define it, it only holds"):
+                await oq.get_result(await plant(oq, func=f"tests.gevent.tasks:{name}"), timeout=SOON)
 
 
 def test_a_program_that_runs_such_a_worker_does_not_even_import_gevent(tmp_path: Path) -> None:
