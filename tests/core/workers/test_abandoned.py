@@ -66,7 +66,7 @@ async def test_with_too_many_of_them_the_worker_ends(oq: AsyncOmniQ, kind: str, 
         await asyncio.wait_for(pool.finished.wait(), SOON)
         assert isinstance(pool.failure, WorkerError)
         assert str(pool.failure) == (
-            "2 tasks that were given up go on running, and max_abandoned is 1: "
+            "more tasks go on that were given up than max_abandoned allows (2, 1): "
             "they end with the process, which has to be started again"
         )
         assert not pool.running

@@ -57,13 +57,13 @@ async def test_its_successor_is_ready_before_its_last_task_ends(
     oq: AsyncOmniQ, kind: str, gate: Path, log: Path
 ) -> None:
     """And with max_workers=1 it waits for that end: no more tasks run at once than there are workers."""
-    async with working(oq, kind, max_workers=1, max_tasks_per_child=1) as pool:
+    async with working(oq, kind, max_workers=1, max_tasks_per_child=1, prefetch=1) as pool:
         first = await oq.enqueue(slot_tasks.pid_at_gate, [str(gate), str(log)])
         second = await oq.enqueue(slot_tasks.pid_at_gate, [str(gate), str(log)])
         runner: Any = pool.runner
         await until(lambda: len(runner._children) == 2)
         await until(lambda: len(lines(log)) == 1)
-        assert [pool.in_flight.buffered, runner.slots] == [0, 1]
+        assert pool.in_flight.buffered == 1
         gate.touch()
         one, other = await results_of(oq, [first, second])
         assert lines(log) == [str(one), str(other)]

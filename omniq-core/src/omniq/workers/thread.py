@@ -364,10 +364,9 @@ class InProcessRunner(Runner):
 
     def _note_abandoned(self) -> None:
         """End the worker if too many tasks go on that were given up. On the worker's loop."""
-        if self.abandoned > self._max_abandoned and not self._closing:
-            many = (
-                f"{self.abandoned} tasks that were given up go on running, and max_abandoned is {self._max_abandoned}"
-            )
+        count, most = self.abandoned, self._max_abandoned
+        if count > most and not self._closing:
+            many = f"more tasks go on that were given up than max_abandoned allows ({count}, {most})"
             self.on_failure(WorkerError(f"{many}: they end with the process, which has to be started again"))
 
 
