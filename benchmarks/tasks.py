@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +45,21 @@ async def count_in_file_async() -> int:
 
 async def nothing() -> int:
     return 1
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def nap_async(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def compute(seconds: float) -> None:
+    """Use a processor for so long."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 @cache

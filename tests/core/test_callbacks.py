@@ -16,7 +16,7 @@ from omniq.callbacks import TaskUpdate
 from omniq.errors import ConfigError, InvalidTask
 from omniq.models import ResultStatus
 from omniq.testing import VirtualClock
-from omniq.workers import AsyncWorker, execution
+from omniq.workers import AsyncWorker
 
 from tests.core import oddities, tasks
 from tests.core.support import (
@@ -198,8 +198,8 @@ async def test_a_task_of_its_own_callback_is_told_of_every_end_of_a_run(
 async def test_one_that_hangs_is_left_alone(
     oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(execution, "CALLBACK_TIMEOUT", 0.1)
-    monkeypatch.setattr(execution, "MAX_CALLBACK_THREADS", 1)
+    monkeypatch.setattr(callbacks, "CALLBACK_TIMEOUT", 0.1)
+    monkeypatch.setattr(callbacks, "MAX_CALLBACK_THREADS", 1)
     progress_tasks.released.clear()
     progress_tasks.ends.clear()
     callbacks = [progress_tasks.hang_after_end, progress_tasks.hang_after_end_async, progress_tasks.time_out_after_end]

@@ -19,7 +19,7 @@ import pytest
 grimp = pytest.importorskip("grimp", reason="it comes with import-linter")
 
 CORE = Path(omniq.__file__).parent
-PACKAGES = ("omniq", "omniq_postgres", "omniq_redis", "omniq_sqlite")
+PACKAGES = ("omniq", "omniq_gevent", "omniq_postgres", "omniq_redis", "omniq_sqlite")
 STORES = ("nats", "postgres", "redis")
 """First-party stores, none of which is core's default."""
 

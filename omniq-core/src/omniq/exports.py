@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what the fronts show of the stores
     from omniq_fsspec.results import AsyncMemoryResultStorage as AsyncMemoryResultStorage
     from omniq_fsspec.results import FileResultStorage as FileResultStorage
     from omniq_fsspec.results import MemoryResultStorage as MemoryResultStorage
+    from omniq_gevent.worker import GeventPoolWorker as GeventPoolWorker
     from omniq_postgres.backend import PostgresBackend as PostgresBackend
     from omniq_postgres.config import PostgresEventStorageConfig as PostgresEventStorageConfig
     from omniq_postgres.config import PostgresResultStorageConfig as PostgresResultStorageConfig

@@ -24,6 +24,14 @@ def is_patched() -> bool:
     return monkey is not None and any(map(monkey.is_module_patched, ("threading", "socket", "select")))
 
 
+def is_object_patched(module: str, name: str) -> bool:
+    """Whether gevent has put something in the place of a module's own function or class of that name."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_object_patched(module, name):
+        return False
+    return getattr(_original(module, name), "__module__", None) == module
+
+
 def _original(module: str, name: str) -> Any:
     """What a module of the standard library had under that name before it was patched."""
     from gevent import monkey

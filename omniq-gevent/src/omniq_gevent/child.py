@@ -27,7 +27,7 @@ from omniq.models.result import Progress
 from omniq.serialization.codec import LoadedCall
 from omniq.threads import new_native_loop, new_queue, start_thread
 from omniq.workers import messages
-from omniq.workers.child import Line, leave_signals_to_the_worker
+from omniq.workers.child import Line, MemoryLimit, initialize, leave_signals_to_the_worker
 from omniq.workers.execution import Execution, failure, is_async, within
 from omniq.workers.jobs import Job, RunResult
 from omniq.workers.stacks import Stack, of_coroutine, of_frames, of_threads
@@ -73,6 +73,7 @@ class Greenlets:
         self._line = line
         self._execution = Execution(greeting.security, greeting.max_result)
         self._execution.on_report = self._tell
+        self._memory = MemoryLimit(greeting.max_memory)
         self._async = AsyncSide()
         self._runs: dict[int, Run] = {}
         self._numbers: dict[Job, int] = {}
@@ -197,7 +198,7 @@ class Greenlets:
         if len(ran.value) > messages.MAX_BODY:
             too_large = f"its value takes {len(ran.value)} bytes, and a process hands over {messages.MAX_BODY} at most"
             ran = failure(run.job, SerializationError(too_large), fatal=True)
-        self._say(*messages.pack_report(run.number, ran, leaving=False))
+        self._say(*messages.pack_report(run.number, ran, leaving=self._memory.is_exceeded()))
 
     def _tell(self, job: Job, progress: Progress | None) -> None:
         number = self._numbers.get(job)
@@ -227,6 +228,7 @@ def main(tasks: int, orders: int, results: int) -> None:
         settings.withheld.update(greeting.secrets)
         greenlets = Greenlets(line, greeting)
         start_thread(partial(line.look_after, greeting.parent, greenlets.stacks), "omniq-parent")
+        initialize(greeting.initializer, line)
         del greeting
         line.is_ready()
         greenlets.serve()

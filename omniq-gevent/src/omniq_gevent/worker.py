@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from omniq.texts import get_logger
+from omniq.errors import WorkerError
+from omniq.models.config import ChildProcessWorkerConfig
+from omniq.texts import get_logger, install_command
 from omniq.workers.base import Worker
 from omniq.workers.children import ChildProcess, Started
 from omniq.workers.execution import failure
@@ -25,8 +28,10 @@ class GreenletProcess(ChildProcess):
 
     module = "omniq_gevent.child"
 
-    def __init__(self, started: Started, on_message: Callable[[Any, Message], None]) -> None:
-        super().__init__(started, on_message)
+    def __init__(
+        self, started: Started, on_message: Callable[[Any, Message], None], config: ChildProcessWorkerConfig
+    ) -> None:
+        super().__init__(started, on_message, config)
         self.jobs: dict[int, Job] = {}
         self.numbers: dict[Job, int] = {}
         self.timers: dict[int, asyncio.TimerHandle] = {}
@@ -64,7 +69,7 @@ class GreenletProcess(ChildProcess):
     def kill(self, job: Job) -> None:
         """Kill it because of this job; no other one is to blame."""
         self.killed_for = self.killed_for or job
-        self.left.set()
+        self.leave()
         self.kill_group()
 
 
@@ -74,12 +79,25 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
     worker_name = "GeventPoolWorker"
     number_of_children = 1
 
+    async def open(self) -> None:
+        if importlib.util.find_spec("gevent") is None:
+            raise WorkerError(f"GeventPoolWorker needs gevent: {install_command('gevent')}")
+        await super().open()
+
+    @property
+    def slots(self) -> int:
+        """As many as may run, unless there is only a child that takes no more."""
+        return self.max_workers if any(child.takes_jobs for child in self._children) else self._running
+
+    @property
+    def _running(self) -> int:
+        return sum(len(child.jobs) for child in self._children)
+
     def wake(self) -> None:
-        for child in self._children:
+        for child in [child for child in self._children if child.takes_jobs]:
+            most = min(self.max_workers - self._running, child.quota)
             jobs: list[Job] = []
-            while len(child.jobs) + len(jobs) < self.max_workers and child.takes_jobs:
-                if (job := self.line.take()) is None:
-                    break
+            while len(jobs) < most and (job := self.line.take()) is not None:
                 jobs.append(job)
             if jobs:
                 child.give(jobs)
@@ -112,7 +130,7 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
     # ── children ─────────────────────────────────────────────────────────────
 
     async def _start_child(self) -> GreenletProcess:
-        return await GreenletProcess.start(self.execution, self._told)
+        return await GreenletProcess.start(self.execution, self._told, self.config)
 
     def _take_back(self, child: GreenletProcess) -> None:
         """Nothing: it begins what it is given at once."""
@@ -151,6 +169,9 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
                 job.report(message.progress)
             return
         self.line.done(child.ended(message.number), message.ran)
+        if message.leaving:
+            child.spent.set()
+        child.leave_if_done()
         self.wake()
 
 
@@ -160,3 +181,4 @@ class GeventPoolWorker(Worker):
     kind = "gevent"
     default_max_workers = 100
     runner = GreenletRunner
+    config_class = ChildProcessWorkerConfig

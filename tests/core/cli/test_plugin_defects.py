@@ -174,6 +174,7 @@ CASES: Final = {
         "Worker(ThreadPoolWorker)", "Worker", "Worker isn't a subclass of Worker; derive it from omniq.workers.base:"
     ),
     "runnerless": Case("    pass", "    runner = kind = None", "its `runner` isn't a subclass of Runner"),
+    "configless": Case("    pass", "    config_class = dict", "its `config_class` isn't a subclass of WorkerConfig"),
     "computed": Case(
         "class Worker(ThreadPoolWorker):",
         "class Meta(type(ThreadPoolWorker)):\n    runner = property(lambda cls: 1 / 0)\n"

@@ -188,8 +188,8 @@ def test_the_same_type_keeps_the_url() -> None:
         ({"config": {"max_workers": 2}}, {"OMNIQ_THREAD_WORKERS": "4"}, {}, 4),
         ({"config": {"max_workers": 2}}, {"OMNIQ_PROCESS_WORKERS": "4"}, {}, 2),
         ({}, {"OMNIQ_MAX_WORKERS": "3", "OMNIQ_THREAD_WORKERS": "4"}, {}, 4),
-        ({"sizes": {"thread": 6}}, {"OMNIQ_MAX_WORKERS": "3"}, {}, 3),
-        ({"sizes": {"thread": 6}, "config": {"max_workers": 2}}, {}, {}, 6),
+        ({"options": {"thread": {"max_workers": 6}}}, {"OMNIQ_MAX_WORKERS": "3"}, {}, 3),
+        ({"options": {"thread": {"max_workers": 6}}, "config": {"max_workers": 2}}, {}, {}, 6),
         ({}, {"OMNIQ_THREAD_WORKERS": "4"}, {"worker": {"config": {"max_workers": 5}}}, 5),
     ],
 )

@@ -99,9 +99,11 @@ def be_silent(log: str) -> str:
     note(log)
     current_task().heartbeat()
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and not current_task().cancelled:
-        time.sleep(0.005)
-    note(log, "cancelled")
+    try:
+        while time.monotonic() < end and not current_task().cancelled:
+            time.sleep(0.005)
+    finally:  # a greenlet is interrupted
+        note(log, "cancelled")
     return "late"
 
 

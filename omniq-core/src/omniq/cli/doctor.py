@@ -22,7 +22,7 @@ from omniq.cli.app import COMMANDS
 from omniq.config.convert import convert
 from omniq.errors import PluginError
 from omniq.exports import extras
-from omniq.models.config import ComponentConfig
+from omniq.models.config import ComponentConfig, WorkerConfig
 from omniq.plugins.registry import load_object
 from omniq.plugins.specs import APPLICATION, CommandSpec, PluginRecord, Spec, StoreKind, StoreSpec, WorkerSpec
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
@@ -227,9 +227,10 @@ def _worker_findings(spec: WorkerSpec) -> Iterator[Finding]:
     for name, type_ in expected.items():
         if not isinstance(getattr(worker, name, None), type_):
             yield Finding("worker_class", f"its `{name}` isn't of type {type_.__name__}", "give the class one")
-    runner = getattr(worker, "runner", None)
-    if not isinstance(runner, type) or not issubclass(runner, Runner):
-        yield Finding("worker_class", "its `runner` isn't a subclass of Runner", "give the class one")
+    for name, base in {"runner": Runner, "config_class": WorkerConfig}.items():
+        found = getattr(worker, name, None)
+        if not isinstance(found, type) or not issubclass(found, base):
+            yield Finding("worker_class", f"its `{name}` isn't a subclass of {base.__name__}", "give the class one")
 
 
 def _command_findings(spec: CommandSpec) -> Iterator[Finding]:

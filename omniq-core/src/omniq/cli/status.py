@@ -40,7 +40,8 @@ def status(place: Place, as_json: bool) -> None:
 
     ANSWERS-IN is how long a small question took, and BREAKER the state of the store's circuit breaker in this process;
     those of a worker's process that aren't closed are listed with it. BUSY are the tasks in a worker's hands, of as
-    many as it runs at once. DUE-FOR is for how long the oldest task of a queue could have been claimed.
+    many as it runs at once, and ABANDONED those that go on there though they were given up. DUE-FOR is for how long
+    the oldest task of a queue could have been claimed.
 
     Exit codes: 0 all is well; 1 something isn't, which is told on stderr: a store can't be reached, a worker's breaker
     isn't closed, or a queue that isn't paused has had a task due for more than 10 seconds and no living worker.

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
     from omniq.storage.records import BreakerStatus, WorkerRecord
 
-COLUMNS: Final = ("WORKER", "STATE", "HOST", "KIND", "BUSY", "QUEUES", "LEASE", "STARTED-AT", "LAST-SEEN", "BREAKERS")
+COLUMNS: Final = (
+    "WORKER",
+    "STATE",
+    "HOST",
+    "KIND",
+    "BUSY",
+    "ABANDONED",
+    "QUEUES",
+    "LEASE",
+    "STARTED-AT",
+    "LAST-SEEN",
+    "BREAKERS",
+)
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
@@ -91,7 +103,8 @@ def print_workers(alive: Sequence[WorkerRecord], gone: Sequence[WorkerRecord]) -
 def _row(worker: WorkerRecord, state: str) -> tuple[Cell, ...]:
     busy, queues, lease = f"{worker.running}/{worker.slots}", " ".join(worker.queues), f"{worker.lease:g}s"
     times_ = utc(worker.started_at), utc(worker.last_seen)
-    return worker.name, state, worker.host, worker.kind, busy, queues, lease, *times_, _breakers(worker.breakers)
+    about = (worker.name, state, worker.host, worker.kind, busy, worker.abandoned)
+    return *about, queues, lease, *times_, _breakers(worker.breakers)
 
 
 def _breakers(breakers: tuple[BreakerStatus, ...]) -> str:

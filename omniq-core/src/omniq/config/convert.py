@@ -14,7 +14,7 @@ from msgspec import NODEFAULT, Struct, inspect
 from msgspec.structs import FieldInfo, fields
 
 from omniq.errors import ConfigError
-from omniq.models.config import NAME, NOT_BLANK, mask_url
+from omniq.models.config import IMPORT_STRING, NAME, NOT_BLANK, mask_url
 from omniq.texts import did_you_mean
 
 T = TypeVar("T")
@@ -170,6 +170,8 @@ def _words(what: str, type_: Any, inside: str) -> str:
         return f"expected one of {', '.join(map(repr, choices))}, got {invalid[1]}{meant}"
     if NAME.pattern in what:
         return "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
+    if what.endswith(repr(IMPORT_STRING)):
+        return "expected a reference such as 'package.module:function'"
     if what.endswith(repr(NOT_BLANK)):
         return "it is empty; leave it out where nothing is meant"
     if what.startswith("Expected `"):

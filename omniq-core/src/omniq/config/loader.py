@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar, get_args
 from urllib.parse import parse_qs
 
 from msgspec import Meta, Struct, field
@@ -18,11 +19,11 @@ from omniq.config.settings import (
     LoggingConfig,
     RetryCount,
     Settings,
-    WorkerCount,
     environment,
     from_settings,
 )
 from omniq.errors import ConfigError, PluginError
+from omniq.exports import FIRST_PARTY
 from omniq.models.config import (
     DEFAULT_PROJECT,
     BreakerConfig,
@@ -37,16 +38,16 @@ from omniq.models.config import (
     mask_url,
 )
 from omniq.models.event import EventLevel, EventType
-from omniq.plugins.registry import Registry, registry
+from omniq.plugins.registry import Registry, load_object, registry
 from omniq.plugins.specs import StoreKind
 from omniq.serialization.base import DECLARED, declared
 from omniq.serialization.codec import Signer
 from omniq.serialization.manager import SerializationManager
+from omniq.texts import did_you_mean
+
+C = TypeVar("C", bound=WorkerConfig)
 
 # ── its shape ───────────────────────────────────────────────────────────────
-
-
-PoolKind: TypeAlias = Literal["thread", "process", "gevent"]
 
 
 class ComponentChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,18 +59,19 @@ class ComponentChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields
     config: dict[str, Any] = field(default_factory=dict)
 
 
-class WorkerChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WorkerChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which worker, and how it runs."""
 
     type: str = Settings.DEFAULT_WORKER
     config: WorkerConfig = field(default_factory=WorkerConfig)
-    sizes: dict[PoolKind, WorkerCount] = field(default_factory=dict)
-    """`max_workers` for one kind of worker: wins over that of `config`."""
+    """Of any kind of worker."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By kind, such as "process": the fields of that kind's own configuration, which win over `config`."""
 
     def settings_for(self, kind: str) -> WorkerConfig:
-        """The configuration of a worker of that kind ("thread"), of its size if it has one of its own."""
-        sizes = (size for name, size in self.sizes.items() if name == kind)
-        return replace(self.config, max_workers=next(sizes, self.config.max_workers))
+        """The configuration of a worker of that kind ("thread"). Raises `ConfigError`, or as `config_of`."""
+        given = {**given_fields(self.config), **self.options.get(kind, {})}
+        return worker_config(given, config_of(kind), f"worker.options.{kind}")
 
 
 class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +144,37 @@ class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     accept_unsigned_until: Moment | None = None
     """Switches signing on with a live queue: until then, what isn't signed is accepted too."""
     allowed_modules: Annotated[list[NotBlank], Meta(min_length=1)] | None = None
+
+
+# ── what only some kinds of workers have ──────────────────────────────────────
+
+
+def config_of(kind: str) -> type[WorkerConfig]:
+    """The struct that configures a kind of worker. Raises `PluginError` if there is none, or it can't be used."""
+    found: type[WorkerConfig] = getattr(load_object(registry().worker(kind).worker_class), "config_class", WorkerConfig)
+    return found
+
+
+def worker_config(given: Mapping[str, Any], type_: type[C], where: str) -> C:
+    """A worker's configuration. Raises `ConfigError`, which tells of a field that only other kinds have whose it is."""
+    refuse_misplaced(given, type_, where)
+    return convert(given, type_, where)
+
+
+def refuse_misplaced(given: Iterable[str], type_: type[WorkerConfig], where: str) -> None:
+    """Raise `ConfigError` for a field that only other kinds of workers have, and say which do."""
+    for name in given:
+        if name not in type_.__struct_fields__ and (kinds := list(_kinds_with(name))):
+            places = " or ".join(f"worker.options.{kind}" for kind in kinds)
+            having = " and ".join(kinds)
+            raise ConfigError(f"{where}.{name}: only {having} workers have it; a configuration says it in {places}")
+
+
+def _kinds_with(field: str) -> Iterator[str]:
+    for kind in registry().names("worker"):
+        with suppress(PluginError):
+            if field in config_of(kind).__struct_fields__:
+                yield kind
 
 
 # ── keys and limits ─────────────────────────────────────────────────────────
@@ -249,6 +282,7 @@ class ConfigProvider:
             merged = merge(merged, layer, self._registry)
         if any(map(_turns_dill_off, given)):
             merged["task_queue"].setdefault("config", {})["serializer"] = "msgspec"
+        _check_kinds(merged.get("worker", {}).get("options", {}), self._registry)
         return convert(merged, OmniQConfig)
 
     def _lower_layers(self) -> tuple[Layer, Layer]:
@@ -290,11 +324,23 @@ def _checked_source(source: Mapping[str, Any]) -> Layer:
 def _checked(source: Mapping[str, Any] | OmniQConfig) -> Layer:
     """The layer, if it is valid on its own, so that layers can be merged without looking twice."""
     layer = from_source(source)
+    match layer:
+        case {"worker": {"config": Mapping() as given}}:
+            refuse_misplaced(given, WorkerConfig, "worker.config")
     unknown: Layer = {}
     if isinstance(source, Mapping):  # a name with nothing behind it may be a protection that is misspelt
         unknown = {name: value for name, value in source.items() if name not in OmniQConfig.__struct_fields__}
     convert({**unknown, **layer}, OmniQConfig)
     return layer
+
+
+def _check_kinds(kinds: Iterable[str], registry: Registry) -> None:
+    """Raise `ConfigError` for a kind of worker that there isn't, here or in another distribution of ours."""
+    for kind in kinds:
+        known = {*registry.names("worker"), *(extra for extra, ours in FIRST_PARTY.items() if ours.workers)}
+        if kind not in known:
+            guess = did_you_mean(kind, sorted(known)) or f"; known: {', '.join(sorted(known))}"
+            raise ConfigError(f"worker.options.{kind}: unknown kind of worker{guess}")
 
 
 # ── layers, laid over one another ──────────────────────────────────────────────
@@ -323,13 +369,22 @@ def _plain(value: Any) -> Any:
 
 def merge(lower: Layer, upper: Layer, registry: Registry) -> Layer:
     """Both, with the upper one's word where they disagree. Each must be valid on its own."""
+    if "max_workers" in upper.get("worker", {}).get("config", {}):
+        lower = _without_sizes(lower)
     merged = _merge(lower, upper)
     for kind in STORE_KINDS:
         if kind in lower and kind in upper:
             merged[kind] = _component(kind, lower[kind], upper[kind], registry)
-    if "max_workers" in upper.get("worker", {}).get("config", {}):
-        merged["worker"]["sizes"] = upper["worker"].get("sizes", {})
     return merged
+
+
+def _without_sizes(layer: Layer) -> Layer:
+    """The layer without the `max_workers` of one kind of worker: what is laid over it says it for all."""
+    worker = layer.get("worker", {})
+    options = {kind: {**given} for kind, given in worker.get("options", {}).items()}
+    for given in options.values():
+        given.pop("max_workers", None)
+    return {**layer, "worker": {**worker, "options": options}}
 
 
 def _turns_dill_off(layer: Layer) -> bool:

@@ -84,6 +84,8 @@ class Settings:
     EVENT_BUFFER: BufferSize = 10_000
     """Events that a process keeps while their store is slow or away."""
     DEFAULT_WORKER: str = "async"
+    WORKER_OPTIONS: dict[str, dict[str, Any]] | None = None
+    """What a kind of worker is told, such as {"process": {"max_tasks_per_child": 100}}; as JSON in the environment."""
     MAX_WORKERS: WorkerCount | None = None
     THREAD_WORKERS: WorkerCount | None = None
     """Wins over MAX_WORKERS for thread workers; so do the next two for theirs."""
@@ -140,11 +142,11 @@ _PLACES: Final[Mapping[str, str]] = {
     "EVENT_STORAGE_URL": "event_store.url",
     "EVENT_TYPES": "events.types",
     "FSSPEC_URI": "fsspec_uri",
-    "GEVENT_WORKERS": "worker.sizes.gevent",
+    "GEVENT_WORKERS": "worker.options.gevent.max_workers",
     "LOG_LEVEL": "logging.level",
     "MAX_BODY": "task_queue.config.max_body",
     "MAX_WORKERS": "worker.config.max_workers",
-    "PROCESS_WORKERS": "worker.sizes.process",
+    "PROCESS_WORKERS": "worker.options.process.max_workers",
     "PROJECT_NAME": "project_name",
     "QUEUES": "task_queue.config.queues",
     "RESULT_STORAGE_TYPE": "result_store.type",
@@ -162,7 +164,8 @@ _PLACES: Final[Mapping[str, str]] = {
     "TASK_QUEUE_URL": "task_queue.url",
     "TASK_TIMEOUT": "defaults.timeout",
     "TASK_TTL": "defaults.ttl",
-    "THREAD_WORKERS": "worker.sizes.thread",
+    "THREAD_WORKERS": "worker.options.thread.max_workers",
+    "WORKER_OPTIONS": "worker.options",
 }
 """Where in `OmniQConfig` each setting stands."""
 
@@ -316,6 +319,7 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "EVENT_TYPES": _list,
     "LOG_LEVEL": str.upper,
     "QUEUES": _list,
+    "WORKER_OPTIONS": json.loads,
 }
 
 

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from omniq.config.settings import Settings as Settings
     from omniq.exports import *  # noqa: F403
     from omniq.models.config import BreakerConfig as BreakerConfig
+    from omniq.models.config import ChildProcessWorkerConfig as ChildProcessWorkerConfig
     from omniq.models.config import ComponentConfig as ComponentConfig
     from omniq.models.config import EventStorageConfig as EventStorageConfig
+    from omniq.models.config import InProcessWorkerConfig as InProcessWorkerConfig
     from omniq.models.config import ResultStorageConfig as ResultStorageConfig
     from omniq.models.config import TaskQueueConfig as TaskQueueConfig
     from omniq.models.config import WorkerConfig as WorkerConfig
@@ -37,11 +39,13 @@ else:
             "BreakerConfig": "omniq.models.config",
             "BreakerState": "omniq.storage.records",
             "BreakerStatus": "omniq.storage.records",
+            "ChildProcessWorkerConfig": "omniq.models.config",
             "ComponentConfig": "omniq.models.config",
             "DeadLetter": "omniq.models.task",
             "EventStorageConfig": "omniq.models.config",
             "EventLevel": "omniq.models.event",
             "EventType": "omniq.models.event",
+            "InProcessWorkerConfig": "omniq.models.config",
             "Page": "omniq.models.task",
             "Progress": "omniq.models.result",
             "ResultStatus": "omniq.models.result",

@@ -134,6 +134,7 @@ def _shown(struct: object, fields: Iterable[tuple[str, Any]]) -> str:
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 """What projects and queues may be called: file stores make directories of them, so no dot comes first."""
 NOT_BLANK = r"\S"
+IMPORT_STRING = r"^[^\W\d][\w.]*:[^\W\d][\w.]*\Z"
 DEFAULT_PROJECT = "default"
 DEFAULT_QUEUE = "default"
 
@@ -280,3 +281,22 @@ class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long tasks are kept that have succeeded, were cancelled or have expired; never less than ten leases."""
     dead_letter_retention: Positive | None = DEAD_LETTER_RETENTION
     """How long dead letters are kept, with their errors; never less than ten leases. None: until they are deleted."""
+
+
+class InProcessWorkerConfig(WorkerConfig, frozen=True, kw_only=True):
+    """How a worker runs whose tasks share its process: `async` and `thread`."""
+
+    max_abandoned: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    """Tasks that go on running though they were given up: with more of them, the worker can't go on, so that its
+    supervisor restarts the process. By default as many as `max_workers`."""
+
+
+class ChildProcessWorkerConfig(WorkerConfig, frozen=True, kw_only=True):
+    """How a worker runs whose tasks are in child processes: `process` and `gevent`."""
+
+    max_tasks_per_child: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    """Tasks after which a child process is replaced; None: never for that."""
+    max_memory_per_child: Bytes | None = None
+    """Bytes of resident memory; a child that has more after a task is replaced. None: never for that."""
+    initializer: Annotated[str, Meta(pattern=IMPORT_STRING)] | None = None
+    """"module:function", which each child calls without arguments before its first task."""

@@ -307,6 +307,8 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     """Tasks that it runs at once, at most."""
     running: int = 0
     """Tasks that it holds."""
+    abandoned: int = 0
+    """Tasks that go on running there though they were given up: nothing can stop a thread."""
     lease: float = 30.0
     """Seconds for which its claims hold. It is seen more often than that."""
     breakers: tuple[BreakerStatus, ...] = ()

@@ -168,6 +168,7 @@ def new_worker(name: str) -> WorkerRecord:
         queues=("high", "low"),
         slots=8,
         running=2,
+        abandoned=1,
         lease=7.5,
         breakers=(open_, BreakerStatus(location="shelf:/x")),
         started_at=1.5,

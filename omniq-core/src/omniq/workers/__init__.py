@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from omniq.exports import lazy
 
 if TYPE_CHECKING:
+    from omniq.exports import *  # noqa: F403
     from omniq.workers.async_ import AsyncWorker as AsyncWorker
     from omniq.workers.jobs import current_task as current_task
     from omniq.workers.pool import AsyncWorkerPool as AsyncWorkerPool

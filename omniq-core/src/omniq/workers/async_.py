@@ -10,13 +10,14 @@ from contextvars import Context
 from typing import Any
 
 from omniq.loops import inside, is_a_tasks_code, is_own
+from omniq.models.config import InProcessWorkerConfig, WorkerConfig
 from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
-from omniq.workers.execution import Execution, Runner, failure, is_async
+from omniq.workers.execution import Execution, failure, is_async
 from omniq.workers.jobs import Job, Line, RunResult, RunStatus
 from omniq.workers.stacks import Stack, of_coroutine, of_threads
-from omniq.workers.thread import CANCEL_PATIENCE, ThreadSlots, give_up_all
+from omniq.workers.thread import CANCEL_PATIENCE, InProcessRunner, ThreadSlots, give_up_all
 from omniq.workers.thread_loop import ThreadState
 
 log = get_logger("omniq.worker")
@@ -40,11 +41,13 @@ class JobTask(asyncio.Task[None]):
         return super().cancel(msg)
 
 
-class LoopRunner(Runner):
+class LoopRunner(InProcessRunner):
     """Async tasks run on the worker's loop, sync ones on threads beside it."""
 
-    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(line, execution, max_workers=max_workers)
+    def __init__(
+        self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
+    ) -> None:
+        super().__init__(line, execution, max_workers=max_workers, config=config)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         """For timers: a loop keeps the context of cancelled ones."""
@@ -53,11 +56,16 @@ class LoopRunner(Runner):
         self._free = max_workers
         self._tasks: dict[Job, JobTask] = {}
         self._timers: dict[Job, asyncio.TimerHandle] = {}
-        self._abandoned: set[JobTask] = set()
+        self._given_up: set[JobTask] = set()
         self._sync: deque[Job] = deque()
         self._slots = ThreadSlots(
             execution, size=max_workers, take=self._take_sync, waiting=self._sync.__len__, done=self._sync_done
         )
+        self._slots.on_give_up = self._note_abandoned
+
+    @property
+    def abandoned(self) -> int:
+        return len(self._given_up) + self._slots.abandoned
 
     async def open(self) -> None:
         self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
@@ -101,6 +109,7 @@ class LoopRunner(Runner):
         return waiting | of_threads()
 
     async def close(self) -> None:
+        self._closing = True
         while (waiting := self._take_sync()) is not None:
             self._ended(waiting, RunResult(end=RunStatus.RELEASED))
         await asyncio.gather(give_up_all(self._slots), self._cancel_all())
@@ -109,7 +118,7 @@ class LoopRunner(Runner):
     async def _cancel_all(self) -> None:
         for job in list(self._tasks):
             self.stop_job(job, RunStatus.RELEASED)
-        for task in self._abandoned:
+        for task in self._given_up:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=CANCEL_PATIENCE)
@@ -151,11 +160,12 @@ class LoopRunner(Runner):
         """Hand in `ran` for a job whose task goes on though it was cancelled."""
         log.warning("task %s goes on running though it was cancelled", job.record.id)
         task = self._tasks.pop(job)
-        self._abandoned.add(task)
-        task.add_done_callback(self._abandoned.discard, context=self._context)
+        self._given_up.add(task)
+        task.add_done_callback(self._given_up.discard, context=self._context)
         job.cancelled = True
         self._disarm(job)
         self._ended(job, ran)
+        self._note_abandoned()
 
     def _disarm(self, job: Job) -> None:
         if (timer := self._timers.pop(job, None)) is not None:
@@ -212,3 +222,4 @@ class AsyncWorker(Worker):
     kind = "async"
     default_max_workers = 100
     runner = LoopRunner
+    config_class = InProcessWorkerConfig

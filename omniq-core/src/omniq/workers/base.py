@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
-from omniq.config.convert import convert
+from omniq.config.loader import worker_config
 from omniq.errors import WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.storage import AsyncEventStorage, EventStorage
@@ -23,11 +23,11 @@ from omniq.workers.execution import Runner
 from omniq.workers.pool import AsyncWorkerPool, WorkerPool
 
 
-def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tuple[type[Runner], int]:
-    """The slots of a kind, and how many. Raises `PluginError` if there is none of it here."""
+def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tuple[type[Runner], int, WorkerConfig]:
+    """The slots of a kind, how many, and what else is configured for them. Raises `PluginError` if there is none of it here."""
     worker = load_class(registry().worker(kind).worker_class, Worker)
-    size = None if settings_for is None else settings_for(kind).max_workers
-    return worker.runner, size or worker.default_max_workers
+    config = worker.config_class() if settings_for is None else settings_for(kind)
+    return worker.runner, config.max_workers or worker.default_max_workers, config
 
 
 class Worker:
@@ -35,13 +35,15 @@ class Worker:
 
     `start` and `stop` (or `with`) run it on a thread of its own; `async with` runs it on the running loop.
     `result_store` defaults to where the queue is; without an `event_store` no events are written; `callbacks` default
-    to the queue's. The rest are the fields of `WorkerConfig`. Both async components and their blocking facades are
+    to the queue's. The rest are the fields of its `config_class`. Both async components and their blocking facades are
     taken.
     """
 
     kind: ClassVar[str]
     default_max_workers: ClassVar[int]
     runner: ClassVar[type[Runner]]
+    config_class: ClassVar[type[WorkerConfig]] = WorkerConfig
+    """The struct that configures it."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class Worker:
         callbacks: CallbackManager | None = None,
         **config: Any,
     ) -> None:
-        self.config = convert(config, WorkerConfig, type(self).__name__)
+        self.config = worker_config(config, self.config_class, type(self).__name__)
         results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
         events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
         self._queue = core_of(queue, AsyncTaskQueue, "queue")

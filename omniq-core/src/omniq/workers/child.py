@@ -5,7 +5,9 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import functools
+import inspect
 import io
+import logging
 import os
 import resource
 import select
@@ -16,13 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib import import_module
+from operator import attrgetter
 from typing import Final, TextIO
 
 from omniq.config import settings
 from omniq.errors import SerializationError
 from omniq.loops import forks
+from omniq.models.config import mask_url
 from omniq.models.result import Progress
-from omniq.texts import get_logger
+from omniq.texts import escaped, get_logger, qualified_name, safe_text
 from omniq.threads import Thread, new_lock, start_thread
 from omniq.workers import messages
 from omniq.workers.execution import Execution, failure
@@ -185,10 +190,10 @@ class Line:
         """The worker's first message. Raises `EOFError` when it is gone."""
         return messages.read_greeting(messages.receive(self._tasks)[0])
 
-    def is_ready(self) -> None:
-        """Tell that tasks may come, and questions: a frame with nothing in it."""
+    def is_ready(self, trouble: str = "") -> None:
+        """Tell that tasks may come, and questions, by a frame with nothing in it; or why they can't."""
         faulthandler.register(SIGSTACKS, self.descriptors[1])  # for when no thread of Python's has its turn
-        messages.send(self._results, b"")
+        messages.send(self._results, trouble.encode())
 
     def next_order(self) -> tuple[messages.Order, bytes]:
         """What the worker says next, and a task's arguments if they are large. Raises `EOFError` at the end."""
@@ -335,6 +340,7 @@ class Child:
         self._execution.on_report = self._teller.report
         self._loop = ThreadLoop()
         self._state = ProcessState(line.descriptors)
+        self._memory = MemoryLimit(greeting.max_memory)
         self._process = os.getpid()
 
     def serve(self) -> None:
@@ -351,7 +357,7 @@ class Child:
         ran = self._run(job)
         if os.getpid() != self._process:
             os._exit(0)  # the task has forked, and let its copy of us return
-        fit = self._state.restore()
+        fit = self._state.restore() and not self._memory.is_exceeded()
         self._teller.end()
         self._line.report(ran, leaving=not fit)
         return fit
@@ -379,6 +385,7 @@ def main(tasks: int, tickets: int, results: int) -> None:
         settings.withheld.update(greeting.secrets)
         parent = greeting.parent
         threading.Thread(target=line.look_after, args=(parent, of_threads), daemon=True).start()
+        initialize(greeting.initializer, line)
         child = Child(line, greeting)
         del greeting
         line.is_ready()
@@ -387,6 +394,61 @@ def main(tasks: int, tickets: int, results: int) -> None:
     except (EOFError, ConnectionError):
         sys.exit(1)
     line.leave_open()
+
+
+def initialize(reference: str | None, line: Line) -> None:
+    """Call the initializer, if there is one. If it fails, tell the worker why, and end this process."""
+    if reference is None:
+        return
+    try:
+        module, _, name = reference.partition(":")
+        answer = attrgetter(name)(import_module(module))()
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError("it is async, and no event loop runs yet: make it a plain function")
+    except BaseException as error:
+        log.debug("the initializer %s has failed", reference, exc_info=True)
+        why = f"{qualified_name(type(error))}: {mask_url(escaped(safe_text(error)))}"
+        line.is_ready(f"the initializer {reference} has failed: {why}")
+        sys.exit(1)
+
+
+class MemoryLimit:
+    """Whether this process takes more memory than it may."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._looks = 0
+        self._exceeded = False
+
+    def is_exceeded(self) -> bool:
+        """Looked at after each task, so what costs little comes first: the most that it has ever taken."""
+        if self._most is None or self._exceeded:
+            return self._exceeded
+        self._looks += 1
+        if peak_memory() > self._most and (taken := resident_memory()) > self._most:
+            self._exceeded = True
+            level = (
+                logging.WARNING if self._looks == 1 else logging.INFO
+            )  # it may be that each child is replaced so soon
+            text = "child process %d takes %d MiB after %d tasks: more than max_memory_per_child, so it is replaced"
+            log.log(level, text, os.getpid(), taken >> 20, self._looks)
+        return self._exceeded
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_memory() -> int:
+    """The bytes that this process has in memory; where the system doesn't tell without further tools, at its peak."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_memory()
 
 
 def leave_signals_to_the_worker() -> None:

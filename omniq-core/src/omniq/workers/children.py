@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import marshal
+import math
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from msgspec import DecodeError, MsgspecError
 from omniq.config import settings
 from omniq.errors import WorkerError
 from omniq.loops import to_its_end
+from omniq.models.config import ChildProcessWorkerConfig
 from omniq.texts import get_logger
 from omniq.workers import messages
 from omniq.workers.child import SIGNALS
@@ -71,12 +73,13 @@ def start(module: str) -> Started:
     return Started(process, Ends(tasks, results, tickets, drawn))
 
 
-def first_bytes(execution: Execution) -> bytes:
+def first_bytes(execution: Execution, config: ChildProcessWorkerConfig) -> bytes:
     """What a child reads first: the import path, and a greeting."""
     # Python itself skips entries that aren't text. Only `marshal` is at hand to the bootstrap, and it takes any text.
     path = marshal.dumps([entry for entry in cast("list[object]", sys.path) if isinstance(entry, str)])
     security, limit, logs = execution.security.for_children(), execution.max_result, LogSettings.of_this_process()
-    greeting = messages.Greeting(security, limit, settings.secrets(), logs, os.getpid())
+    own = (config.max_memory_per_child, config.initializer)
+    greeting = messages.Greeting(security, limit, settings.secrets(), logs, os.getpid(), *own)
     return len(path).to_bytes(4, "big") + path + messages.parts(messages.pack_greeting(greeting))[0]
 
 
@@ -139,6 +142,7 @@ ANSWER_PATIENCE: Final = 1.0
 """Seconds that a child has to tell what it runs, and as many again when it is asked by a signal."""
 SIGNAL_PAUSE: Final = 0.1
 """Seconds after which what a signal's handler writes is over, if nothing more has come."""
+UNLIMITED: Final = ChildProcessWorkerConfig()
 EXIT_PATIENCE: Final = 2.0
 """Seconds that a child which runs nothing may take to end by itself, and one that is killed to be dead."""
 
@@ -149,35 +153,49 @@ class ChildProcess(ABC):
     module: ClassVar[str]
     """Whose `main` it runs."""
 
-    def __init__(self, started: Started, on_message: Callable[[Any, messages.Message], None]) -> None:
+    def __init__(
+        self, started: Started, on_message: Callable[[Any, messages.Message], None], config: ChildProcessWorkerConfig
+    ) -> None:
         self.process = started.process
+        self._config = config
         self._ends = started.ends
         self._on_message = on_message
         self._given = 0
+        self._trouble = ""
+        """Why it isn't ready, if it has said so."""
         self._transports: list[asyncio.WriteTransport] = []
         self._spoken = asyncio.Event()
         """Set when it is ready, or will never be."""
         self._gone = asyncio.Event()
         """Set when it has hung up: it is dead, or about to be."""
         self.ready = False
+        self.spent = asyncio.Event()
+        """Set when it takes no more jobs, and is to have a successor."""
         self.left = asyncio.Event()
-        """Set when it takes no more jobs."""
+        """Set when it has to go."""
 
     @classmethod
-    async def start(cls, execution: Execution, on_message: Callable[[Self, messages.Message], None]) -> Self:
+    async def start(
+        cls,
+        execution: Execution,
+        on_message: Callable[[Self, messages.Message], None],
+        config: ChildProcessWorkerConfig = UNLIMITED,
+    ) -> Self:
         """A child that is ready. Raises `OSError` or `WorkerError` when there is none to be had now."""
-        child = cls(start(cls.module), on_message)
+        child = cls(start(cls.module), on_message, config)
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(START_PATIENCE):
-                    await child._get_ready(execution)
+            async with asyncio.timeout(START_PATIENCE):
+                await child._get_ready(execution)
+        except TimeoutError:
+            child._trouble = f"it isn't ready after {START_PATIENCE:g} s"
         except BaseException:  # it may be ready just now, and nobody have heard of it
             await to_its_end(child.end())
             raise
         if not child.ready:
             await to_its_end(child.end())
             code = child.process.returncode
-            raise WorkerError(f"a child died before it was ready (exit code {code}): see what it wrote to stderr")
+            died = f"a child died before it was ready (exit code {code}): see what it wrote to stderr"
+            raise WorkerError(child._trouble or died)
         return child
 
     async def _get_ready(self, execution: Execution) -> None:
@@ -188,7 +206,7 @@ class ChildProcess(ABC):
         self._transports.append(reading)
         self._tasks, _ = await loop.create_unix_connection(asyncio.Protocol, sock=self._ends.tasks)
         self._transports.append(self._tasks)
-        self._tasks.write(first_bytes(execution))
+        self._tasks.write(first_bytes(execution, self._config))
         await self._spoken.wait()
 
     # ── jobs ─────────────────────────────────────────────────────────────────
@@ -201,12 +219,20 @@ class ChildProcess(ABC):
     @property
     def takes_jobs(self) -> bool:
         """Whether it may be given any."""
-        return not (self.left.is_set() or self._tasks.is_closing())
+        return not (self.spent.is_set() or self._tasks.is_closing())
+
+    @property
+    def quota(self) -> float:
+        """How many more jobs it may be given."""
+        most = self._config.max_tasks_per_child
+        return math.inf if most is None else most - self._given
 
     def _numbers(self, count: int) -> range:
         """Numbers for so many jobs that it is about to be given."""
         numbers = range(self._given, self._given + count)
         self._given = numbers.stop
+        if self.quota <= 0:
+            self.spent.set()
         return numbers
 
     def _send(self, jobs: Iterable[tuple[int, Job]]) -> None:
@@ -252,9 +278,19 @@ class ChildProcess(ABC):
 
     # ── the end ──────────────────────────────────────────────────────────────
 
+    def leave(self) -> None:
+        """Let it go, whatever it runs."""
+        self.spent.set()
+        self.left.set()
+
+    def leave_if_done(self) -> None:
+        """Let it go if it has run all that it was to run."""
+        if self.spent.is_set() and self.is_idle:
+            self.left.set()
+
     async def end(self) -> None:
         """See it off, with all that its tasks have started: one that is idle goes by itself, another one is killed."""
-        self.left.set()
+        self.leave()
         if self.ready and self.is_idle and not self._tasks.is_closing():
             self._tasks.write_eof()
             with suppress(TimeoutError):
@@ -295,7 +331,7 @@ class ChildProcess(ABC):
 
     def _received(self, head: bytes, body: bytes) -> None:
         if not self.ready:
-            self.ready = True
+            self.ready, self._trouble = not head, head.decode()
             self._spoken.set()
             return
         try:
@@ -310,7 +346,7 @@ class ChildProcess(ABC):
     def _hung_up(self) -> None:
         self._spoken.set()
         self._gone.set()
-        self.left.set()
+        self.leave()
 
 
 class Child(ChildProcess):
@@ -323,8 +359,10 @@ class Child(ChildProcess):
 
     module = "omniq.workers.child"
 
-    def __init__(self, started: Started, on_message: Callable[[Any, messages.Message], None]) -> None:
-        super().__init__(started, on_message)
+    def __init__(
+        self, started: Started, on_message: Callable[[Any, messages.Message], None], config: ChildProcessWorkerConfig
+    ) -> None:
+        super().__init__(started, on_message, config)
         self.jobs: deque[Job] = deque()
         self.began = 0.0
         """When the first job began, on `time.monotonic()`'s clock."""
@@ -359,7 +397,7 @@ class Child(ChildProcess):
     def kill(self, job: Job) -> None:
         """Kill it because of this job; no other one is to blame."""
         self.killed_for = self.killed_for or job
-        self.left.set()
+        self.leave()
         self.kill_group()
 
     async def end(self) -> None:

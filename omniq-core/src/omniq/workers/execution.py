@@ -1,10 +1,9 @@
-"""Running one task: load, call, pack; its callbacks; and what all ways of running tasks are."""
+"""Running one task: load, call, pack; and what all ways of running tasks are."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import inspect
 import logging
 import sys
@@ -16,8 +15,6 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
-from omniq.batching import within as within_time
-from omniq.callbacks import harmless
 from omniq.clock import seconds
 from omniq.config.loader import Security
 from omniq.config.settings import FORMAT
@@ -34,87 +31,18 @@ from omniq.errors import (
     TaskTimeout,
 )
 from omniq.logs import about_lines, log_as_json
-from omniq.loops import end_child, end_task, forks, in_callback, spawn
-from omniq.models.config import TEN_YEARS
+from omniq.loops import end_child, forks
+from omniq.models.config import TEN_YEARS, WorkerConfig
 from omniq.models.result import Progress
-from omniq.models.task import RetryRule, TaskState
-from omniq.queue.engine import AsyncTaskQueue
+from omniq.models.task import RetryRule
 from omniq.serialization.codec import LoadedCall
 from omniq.storage.base import SizeLimit
-from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import chain, get_logger, let_go, qualified_name, remote_traceback, safe_text, shown_name
-from omniq.threads import on_thread
 from omniq.workers.jobs import SUCCEEDED, Job, Line, RunResult, RunStatus, current
 from omniq.workers.stacks import Stack, of_threads
 
-# ── callbacks ───────────────────────────────────────────────────────────────
-
-
 log = get_logger("omniq.worker")
-
-
-CALLBACK_TIMEOUT: Final = 60.0
-"""Seconds that one callback may take."""
-MAX_CALLBACK_THREADS: Final = 32
-"""Sync callbacks that run at once."""
-
-
-class TaskCallbacks:
-    """Calls `on_success` and `on_failure` on the worker that ended the task, with its `TaskResult`.
-
-    At most once: a worker that dies between a task's end and its callback doesn't call it. What must
-    happen belongs into a task that depends on it. A callback that raises, or takes too long, is logged and changes
-    nothing.
-    """
-
-    def __init__(self, queue: AsyncTaskQueue[Any]) -> None:
-        self._stores = queue.stores
-        self._calls: set[asyncio.Task[None]] = set()
-        self._threads = asyncio.Semaphore(MAX_CALLBACK_THREADS)
-
-    def ended(self, job: Job, change: Change) -> None:
-        """A task has ended: call what it asked for."""
-        succeeded = change.to is TaskState.SUCCESS
-        reference = job.call.on_success if succeeded else job.call.on_failure
-        if reference is not None:
-            name = f"{reference} of task {job.record.id}"
-            call = spawn(self._call(reference, job, change), name=name)
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
-
-    async def close(self, patience: float) -> None:
-        """Wait for the callbacks that have begun, at most `patience` seconds; cancel those that don't end."""
-        if not self._calls:
-            return
-        _, pending = await asyncio.wait(set(self._calls), timeout=patience)
-        for call in pending:
-            log.warning("a callback is given up, since its worker stops: %s", call.get_name())
-            end_task(call)
-
-    async def _call(self, reference: str, job: Job, change: Change) -> None:
-        in_callback.set(True)  # it has no more rights than the task
-        call = functools.partial(self._made, reference, change)
-        try:
-            await within_time(CALLBACK_TIMEOUT, harmless(call, functools.partial(self._complain, reference, job)))
-        except TimeoutError:
-            log.error("task %s: its callback %s takes too long and is given up", job.record.id, reference)
-
-    async def _made(self, reference: str, change: Change) -> None:
-        function, result = self._stores.serialization.resolve(reference), self._stores.result_of(change)
-        if inspect.iscoroutinefunction(function):
-            await function(result)
-            return
-        async with self._threads:
-            answer = await on_thread(functools.partial(function, result), "omniq-callback")
-        if inspect.isawaitable(answer):  # as of an async function that something wraps
-            await answer
-
-    @staticmethod
-    def _complain(reference: str, job: Job, error: BaseException) -> None:
-        # Neither its text nor a traceback, which may hold what the task returned.
-        log.error("task %s: its callback %s raised %s", job.record.id, reference, qualified_name(type(error)))
-
 
 # ── what a task logs ────────────────────────────────────────────────────────
 
@@ -396,7 +324,10 @@ class Runner(ABC):
     isolates = False
     """Whether a task that kills its process leaves the worker and the other tasks alive."""
 
-    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
+    def __init__(
+        self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
+    ) -> None:
+        """`config` is of the worker's `config_class`; `max_workers` wins over what it says."""
         self.line = line
         self.execution = execution
         self.max_workers = max_workers
@@ -409,6 +340,11 @@ class Runner(ABC):
     def blocked(self) -> bool:
         """Whether no slot can take a job at present, for lack of threads or processes: nothing is claimed then."""
         return False
+
+    @property
+    def abandoned(self) -> int:
+        """How many tasks go on running here though they were given up."""
+        return 0
 
     @property
     def slots(self) -> int:

@@ -154,6 +154,10 @@ class Greeting(Redacted, frozen=True, array_like=True):
     logs: LogSettings
     parent: int
     """The worker's process."""
+    max_memory: int | None = None
+    """Bytes; with more of them after a task, the child is to be replaced."""
+    initializer: str | None = None
+    """What it calls before it is ready."""
 
 
 class GivenTask(Struct, array_like=True, tag=0, gc=False):
@@ -202,7 +206,7 @@ class Report(Struct, array_like=True, tag=0, gc=False):
     number: int
     ran: RunResult
     leaving: bool = False
-    """Whether the child can run no other task and ends."""
+    """Whether the child can run no other task, or should, and ends."""
 
 
 class SignOfLife(Struct, array_like=True, tag=1, frozen=True, gc=False):

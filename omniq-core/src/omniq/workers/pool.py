@@ -27,7 +27,8 @@ from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
 from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
 from omniq.texts import get_logger, qualified_name
-from omniq.workers.execution import Execution, Runner, TaskCallbacks
+from omniq.workers.callbacks import TaskCallbacks
+from omniq.workers.execution import Execution, Runner
 from omniq.workers.fetching import Admission, Fetcher
 from omniq.workers.jobs import InFlight, Line, RunResult, RunStatus
 from omniq.workers.kinds import Runners
@@ -86,7 +87,7 @@ class AsyncWorkerPool:
         *,
         kind: str,
         max_workers: int,
-        other_kind: Callable[[str], tuple[type[Runner], int]],
+        other_kind: Callable[[str], tuple[type[Runner], int, WorkerConfig]],
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         """Names this worker in tasks, results and events; never used twice."""
@@ -228,6 +229,7 @@ class AsyncWorkerPool:
             queues=self._queues,
             slots=sum(runner.max_workers for runner in self.runners.all()),
             running=len(self.in_flight.held),
+            abandoned=sum(runner.abandoned for runner in self.runners.all()),
             lease=self.config.lease,
             breakers=self._stores.breakers,
             started_at=self._started_at,
@@ -330,8 +332,9 @@ class AsyncWorkerPool:
 
     def _runner(self, execution: Execution, kind: str, line: Line) -> Runner:
         """Slots of a kind. Raises `PluginError` if there is none of it here."""
-        runner_class, size = (self._runner_class, self.max_workers) if kind == self.kind else self._other_kind(kind)
-        runner = runner_class(line, execution, max_workers=size)
+        own = (self._runner_class, self.max_workers, self.config)
+        runner_class, size, config = own if kind == self.kind else self._other_kind(kind)
+        runner = runner_class(line, execution, max_workers=size, config=config)
         runner.on_failure = self._fail
         runner.on_start = self._starts.note
         return runner

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from omniq import clock
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
+from omniq.models.config import ChildProcessWorkerConfig, WorkerConfig
 from omniq.texts import get_logger
 from omniq.threads import is_patched
 from omniq.workers.base import Worker
@@ -56,11 +57,14 @@ class ChildRunner(Runner, Generic[C]):
     worker_name: ClassVar[str]
     """The class of its workers, for errors."""
 
-    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(line, execution, max_workers=max_workers)
+    def __init__(
+        self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
+    ) -> None:
+        super().__init__(line, execution, max_workers=max_workers, config=config)
+        self.config = config if isinstance(config, ChildProcessWorkerConfig) else ChildProcessWorkerConfig()
         self._loop = asyncio.get_running_loop()
         self._children: set[C] = set()
-        """Those that take jobs."""
+        """Those that take jobs, and those that still run some and have a successor."""
         self._keepers: list[asyncio.Task[None]] = []
         self._endings: set[asyncio.Task[None]] = set()
         self._failed = False
@@ -113,9 +117,12 @@ class ChildRunner(Runner, Generic[C]):
             return
         for keeper in self._keepers:
             keeper.cancel()
-        for tasks in (self._keepers, self._endings):
-            if tasks:
-                await asyncio.wait(list(tasks))
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+        for child in self._children:
+            child.leave()
+        if self._endings:
+            await asyncio.wait(list(self._endings))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
@@ -130,17 +137,14 @@ class ChildRunner(Runner, Generic[C]):
         self.on_failure(error if isinstance(error, Exception) else WorkerError(repr(error)))
 
     async def _keep_child(self) -> None:
-        """Have a child at any time: a new one whenever one ends, and as soon as one can be started."""
+        """Have a child at any time: a new one whenever one takes no more jobs, and as soon as one can be started."""
         while True:
             child = await self._new_child()
-            try:
-                self._children.add(child)
-                self.line.changed.set()  # there may be room now
-                self.wake()
-                await child.left.wait()
-            finally:
-                self._children.discard(child)
-                self._endings.add(self._spawn(self._see_off(child)))
+            self._children.add(child)
+            self._endings.add(self._spawn(self._see_off(child)))
+            self.line.changed.set()  # there may be room now
+            self.wake()
+            await child.spent.wait()
 
     async def _new_child(self) -> C:
         """A child that is ready. Raises `WorkerError` when there is none after many attempts."""
@@ -156,7 +160,9 @@ class ChildRunner(Runner, Generic[C]):
             await backoff.pause()
 
     async def _see_off(self, child: C) -> None:
-        """Hand on what the child was given, and wait for its end, which tells what became of its jobs."""
+        """Once it leaves, hand on what the child was given. Its end tells what has become of its jobs."""
+        await child.left.wait()
+        self._children.discard(child)
         self._take_back(child)
         self.wake()
         await child.end()
@@ -170,8 +176,10 @@ class ProcessRunner(ChildRunner["Child"]):
     isolates = True
     worker_name = "ProcessPoolWorker"
 
-    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(line, execution, max_workers=max_workers)
+    def __init__(
+        self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
+    ) -> None:
+        super().__init__(line, execution, max_workers=max_workers, config=config)
         self._seconds: dict[str, float] = {}
         """By function: how long its tasks take, as a moving average."""
         self._watching = False
@@ -182,14 +190,20 @@ class ProcessRunner(ChildRunner["Child"]):
 
     def wake(self) -> None:
         served = []
-        for child in self._children:
-            if not child.jobs and child.takes_jobs:
-                if not self._give(child):
-                    break
-                self._begin(child)
-                served.append(child)
+        for child in self._free():
+            if not self._give(child):
+                break
+            self._begin(child)
+            served.append(child)
         for child in served:
             self._top_up(child)
+
+    def _free(self) -> list[Child]:
+        """The children that may begin a job now: a successor waits until the one before it has run its last."""
+        free = [child for child in self._children if not child.jobs and child.takes_jobs]
+        if len(self._children) > self.max_workers:
+            del free[max(0, self.max_workers - sum(bool(child.jobs) for child in self._children)) :]
+        return free
 
     def stop_job(self, job: Job, why: RunStatus) -> None:
         """Kill the process that runs the job; one that waits behind another job is taken back."""
@@ -214,10 +228,11 @@ class ProcessRunner(ChildRunner["Child"]):
     async def _start_child(self) -> Child:
         from omniq.workers.children import Child
 
-        return await Child.start(self.execution, self._told)
+        return await Child.start(self.execution, self._told, self.config)
 
     def _take_back(self, child: Child) -> None:
         self.line.put_back(child.take_back())
+        child.leave_if_done()
 
     def _hand_in(self, child: Child) -> None:
         if child.jobs and child.killed_for in (None, child.jobs[0]):
@@ -239,7 +254,7 @@ class ProcessRunner(ChildRunner["Child"]):
 
     def _give(self, child: Child, at_most: float = math.inf) -> bool:
         """Give a child what is next, but no task that is expected to take longer; returns whether there was any."""
-        jobs = self._chunk(at_most)
+        jobs = self._chunk(at_most, min(child.quota, MAX_CHUNK))
         if jobs:
             child.give(jobs)
             if len(child.jobs) > 1:
@@ -251,11 +266,11 @@ class ProcessRunner(ChildRunner["Child"]):
         if len(child.jobs) in FEW and child.takes_jobs and self._guess(child.jobs[0]) <= SHORT:
             self._give(child, SHORT)
 
-    def _chunk(self, at_most: float) -> list[Job]:
+    def _chunk(self, at_most: float, size: float) -> list[Job]:
         """One job, or some of functions that are known to be short; none is behind others whose TTL ends soon."""
         jobs: list[Job] = []
         left, is_next = CHUNK_SECONDS, at_most == math.inf
-        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.line.take()) is not None:
+        while left > 0 and len(jobs) < size and (job := self.line.take()) is not None:
             if (guess := self._guess(job)) > at_most or not (is_next or job.may_start_in(SOON)):
                 self.line.put_back([job])
                 break
@@ -297,11 +312,12 @@ class ProcessRunner(ChildRunner["Child"]):
         self._learn(job.call.func, time.monotonic() - child.began)
         self.line.done(job, report.ran)
         if report.leaving:
-            child.left.set()
+            child.leave()
         elif child.jobs:
             self._begin(child)
             self._top_up(child)
         else:
+            child.leave_if_done()
             self.wake()
 
     def _learn(self, func: str, seconds: float) -> None:
@@ -334,3 +350,4 @@ class ProcessPoolWorker(Worker):
     kind = "process"
     default_max_workers = os.cpu_count() or 1
     runner = ProcessRunner
+    config_class = ChildProcessWorkerConfig

@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
+from omniq.models.config import InProcessWorkerConfig, WorkerConfig
 from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger, qualified_name
 from omniq.threads import new_lock, new_queue, start_thread
@@ -57,6 +58,7 @@ class ThreadSlots:
         self._starting = _Starting()
         self.on_start: Callable[[Job], None] | None = None
         self.on_failure: Callable[[Exception], None] = lambda error: None
+        self.on_give_up: Callable[[], None] = lambda: None
 
     @property
     def abandoned(self) -> int:
@@ -127,6 +129,7 @@ class ThreadSlots:
         log.warning("task %s goes on running on a thread that was given up", job.record.id)
         self._done(job, ran)
         self.wake()
+        self.on_give_up()
 
     def close(self) -> None:
         """Let the threads end after what they run."""
@@ -344,12 +347,42 @@ class _Starting:
 # ── the worker ──────────────────────────────────────────────────────────────
 
 
-class ThreadRunner(Runner):
+class InProcessRunner(Runner):
+    """Runs tasks in the worker's own process, where nothing ends those that don't listen.
+
+    They are given up and counted, and with too many of them the worker can't go on: each keeps its memory and its
+    thread, and only the end of the process ends them.
+    """
+
+    def __init__(
+        self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
+    ) -> None:
+        super().__init__(line, execution, max_workers=max_workers, config=config)
+        limit = config.max_abandoned if isinstance(config, InProcessWorkerConfig) else None
+        self._max_abandoned = max_workers if limit is None else limit
+        self._closing = False
+
+    def _note_abandoned(self) -> None:
+        """End the worker if too many tasks go on that were given up. On the worker's loop."""
+        count, most = self.abandoned, self._max_abandoned
+        if count > most and not self._closing:
+            many = f"more tasks go on that were given up than max_abandoned allows ({count}, {most})"
+            self.on_failure(WorkerError(f"{many}: they end with the process, which has to be started again"))
+
+
+class ThreadRunner(InProcessRunner):
     """Every task gets a thread; an async one runs in that thread's event loop."""
 
-    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(line, execution, max_workers=max_workers)
+    def __init__(
+        self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
+    ) -> None:
+        super().__init__(line, execution, max_workers=max_workers, config=config)
         self._slots = ThreadSlots(execution, size=max_workers, take=line.take, waiting=line.__len__, done=line.done)
+        self._slots.on_give_up = self._note_abandoned
+
+    @property
+    def abandoned(self) -> int:
+        return self._slots.abandoned
 
     @property
     def blocked(self) -> bool:
@@ -368,6 +401,7 @@ class ThreadRunner(Runner):
         self._slots.end_silent(job)
 
     async def close(self) -> None:
+        self._closing = True
         await give_up_all(self._slots)
 
 
@@ -377,3 +411,4 @@ class ThreadPoolWorker(Worker):
     kind = "thread"
     default_max_workers = 16
     runner = ThreadRunner
+    config_class = InProcessWorkerConfig
