@@ -63,7 +63,7 @@ def test_each_command_explains_itself(path: tuple[str, ...]) -> None:
         (["wrker"], "there is no command 'wrker', did you mean 'worker'?"),
         (["tasks", "lsit"], "there is no command 'lsit', did you mean 'list'?"),
         (["xyz"], "there is no command 'xyz'"),
-        (["worker", "--max-worker", "3"], "--max-workers"),
+        (["worker", "--max-worker", "3"], "--concurrency"),
         (["worker", "--lease", "soon"], "'soon' isn't a duration such as 90, 1.5, 10m, 2h or 1d."),
         (["worker", "--queues", "a,,b"], "isn't a list such as high,default,low."),
         (["events", "list", "--since", "lately"], "isn't a time such as 2030-12-31T08:30."),

@@ -2,51 +2,102 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
-from omniq.cli.app import Failure
+from omniq.cli.app import MISUSED, Failure
 from omniq.cli.options import Place, duration, names, placed, use_working_directory
+from omniq.cli.output import say
+from omniq.errors import OmniQError
+
+if TYPE_CHECKING:
+    from omniq.core import AsyncOmniQ
 
 
 @click.command()
+@click.argument("app", required=False)
 @click.option("--type", "worker_type", metavar="NAME", help="async, thread, process, or one that a plugin brings.")
-@click.option("--max-workers", type=int, help="Tasks that run at once.")
+@click.option("--concurrency", "max_workers", type=click.IntRange(1, 10_000), help="Tasks that run at once.")
 @click.option("--queues", type=names, metavar="A,B", help="The queues to serve, in order of priority.")
+@click.option("--processes", type=click.IntRange(1, 1_000), help="Run so many workers; one that dies is replaced.")
 @click.option("--lease", type=duration, help="How long a claim holds without being renewed.")
 @click.option("--grace-period", type=duration, help="How long to wait for running tasks when stopping.")
 @click.option("--poll-interval", type=duration, help="How often to look for tasks when nothing wakes the worker.")
 @click.option("--burst", is_flag=True, help="Stop when the tasks that are due have been worked off.")
+@click.option("--reload", is_flag=True, help="Start anew whenever the program's files change: for development.")
 @click.option("--import", "modules", metavar="MODULE", multiple=True, help="Import it first; may be repeated.")
 @placed
 def worker(
-    place: Place, worker_type: str | None, modules: Sequence[str], burst: bool, **settings: float | list[str] | None
+    place: Place,
+    app: str | None,
+    worker_type: str | None,
+    processes: int | None,
+    modules: Sequence[str],
+    burst: bool,
+    reload: bool,
+    **settings: float | list[str] | None,
 ) -> None:
     """Run a worker until it is told to stop.
+
+    APP is the OmniQ to serve, as module:attribute, such as shop.app:oq; or a function without arguments that returns
+    one. What its worker is configured with holds, unless an option says otherwise. Without APP, the options and the
+    environment say where the queue is.
 
     Modules of the working directory can be imported. On SIGTERM, SIGHUP or Ctrl-C it takes no more tasks, waits for
     those that run, hands back what isn't done after the grace period, and exits with 0. A second signal lets it
     hand back everything at once, and exit with 128 and the signal's number.
     """
+    _check_options(place, app, processes, reload)
+
+    from omniq.cli.reloading import Reloader
+    from omniq.cli.serving import Lifeline, WorkerOptions, run_worker
+
+    lifeline = Lifeline.from_environment()
+    if processes is not None and lifeline is None:
+        from omniq.cli.supervisor import supervise
+
+        click.get_current_context().exit(supervise(processes, burst=burst))
     use_working_directory()
-    for module in modules:
-        _import(module)
-    place.set_up_logging()
-    config = {name: value for name, value in settings.items() if value is not None}
-
-    from omniq.cli.serving import WorkerOptions, run_worker
-
-    options = WorkerOptions(type=worker_type, config=config, burst=burst)
-    click.get_current_context().exit(run_worker(place.open(), options))
-
-
-def _import(name: str) -> None:
-    """Import a module. Raises `Failure` if there is none of that name, and whatever its own code does."""
+    reloader = Reloader([app.partition(":")[0], *modules] if app else modules) if reload else None
+    options = WorkerOptions(
+        type=worker_type,
+        config={name: value for name, value in settings.items() if value is not None},
+        burst=burst,
+        processes=processes,
+        lifeline=lifeline,
+        reloader=reloader,
+    )
     try:
-        import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+        click.get_current_context().exit(run_worker(_open(place, app, modules), options))
+    except (Failure, OmniQError) as error:
+        if reloader is None or not reloader.again:
             raise
-        raise Failure(f"--import: there is no module {error.name!r} here; is it installed, or on sys.path?") from error
+        (error if isinstance(error, Failure) else Failure.of(error)).show()
+        say("waiting for the program to change")
+        say(f"{reloader.until_change()} has changed, reloading")
+        options.run_again()
+
+
+def _check_options(place: Place, app: str | None, processes: int | None, reload: bool) -> None:
+    """Raise `Failure` for options that exclude each other, or can't be had here."""
+    if app is not None and (given := place.elsewhere):
+        raise Failure(f"{given}: APP says where the queue is; give one or the other", MISUSED)
+    if os.name != "posix" and (processes is not None or reload):
+        raise Failure(f"{'--reload' if reload else '--processes'}: this needs a POSIX system", MISUSED)
+
+
+def _open(place: Place, app: str | None, modules: Sequence[str]) -> AsyncOmniQ:
+    """The OmniQ to serve, not connected yet. Raises `Failure` or `OmniQError`."""
+    from omniq.cli.program import import_program, load_app
+
+    for module in modules:
+        import_program(module, "--import")
+    if app is None:
+        place.set_up_logging()
+        return place.open()
+    oq = load_app(app)
+    place.set_up_logging(oq.config.logging)
+    return oq

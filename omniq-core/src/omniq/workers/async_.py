@@ -95,6 +95,11 @@ class LoopRunner(Runner):
             self._arm(job, 0.0)
             asyncio.Task.cancel(task)  # not what a worker makes of cancellations by others
 
+    def take_back(self) -> None:
+        while (waiting := self._take_sync()) is not None:
+            self._free += 1
+            self.in_flight.put_back([waiting])
+
     async def close(self) -> None:
         while (waiting := self._take_sync()) is not None:
             self._ended(waiting, RunResult(end=RunStatus.RELEASED))

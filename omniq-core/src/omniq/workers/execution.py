@@ -424,6 +424,9 @@ class Runner(ABC):
     def end_silent(self, job: Job) -> None:
         """Make a running job fail soon, as `overdue` says: it gives no sign of life. On the worker's loop."""
 
+    def take_back(self) -> None:  # noqa: B027 (nothing, where each job that was taken is begun at once)
+        """Put jobs that were taken and not begun on the desk again: the worker stops. On the worker's loop."""
+
     @abstractmethod
     async def close(self) -> None:
         """Stop everything that still runs, and wait for what can be waited for."""

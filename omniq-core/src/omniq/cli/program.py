@@ -1,0 +1,142 @@
+"""The program whose tasks a worker runs: its modules, and the OmniQ that it makes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from omniq.cli.app import FAILED, MISUSED, Failure
+from omniq.core import AsyncOmniQ, OmniQ
+from omniq.errors import ConfigError
+from omniq.sync import core_of
+from omniq.texts import did_you_mean, qualified_name, safe_text
+
+EXPECTED: Final = "an OmniQ, an AsyncOmniQ, or a function without arguments that returns one"
+
+
+def load_app(reference: str) -> AsyncOmniQ:
+    """The OmniQ that `module:attribute` names, or that the function of that name returns.
+
+    Raises `Failure`, with one line that says what is wrong with the reference or where the program fails.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise Failure(
+            f"APP: expected module:attribute, such as shop.app:oq, got {reference!r}{_meant(reference)}", MISUSED
+        )
+    module = import_program(module_name, "APP")
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        meant = did_you_mean(attribute, vars(module)) or _front_doors(module)
+        raise Failure(f"APP: {module_name} has no attribute {attribute!r}{meant}", MISUSED) from None
+    if callable(found):
+        found = _made_by(found, reference)
+    try:
+        oq: AsyncOmniQ = core_of(found, AsyncOmniQ, "APP")
+    except ConfigError:
+        of_type = f"APP: {reference} is of type {type(found).__name__}, expected {EXPECTED}"
+        raise Failure(of_type + _front_doors(module), MISUSED) from None
+    return oq
+
+
+def import_program(name: str, what: str) -> ModuleType:
+    """Import a module of the user's, which `what` names on the command line.
+
+    Raises `Failure` with one line if there is none of that name, or for whatever its own code raises.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise _broken(f"{what}: {name} can't be imported", error) from error
+        meant = _sibling(error.name) or "; is it installed, or on sys.path?"
+        raise Failure(f"{what}: there is no module {error.name!r} here{meant}", MISUSED) from error
+    except (Exception, SystemExit) as error:
+        raise _broken(f"{what}: {name} can't be imported", error) from error
+
+
+def is_own_file(path: str) -> bool:
+    """Whether a file is the program's: in the working directory, and not in an environment of Python's there."""
+    file, here = Path(path), Path.cwd()
+    is_installed = "site-packages" in file.parts or (Path(sys.prefix) != here and file.is_relative_to(sys.prefix))
+    return file.is_relative_to(here) and not is_installed
+
+
+# ── what was meant ──────────────────────────────────────────────────────────
+
+
+def _meant(reference: str) -> str:
+    """A guess at the module and its attribute, where a path or a module alone was given."""
+    path, _, attribute = reference.partition(":")
+    name = os.path.normpath(path).removesuffix(".py").replace("/", ".")
+    if not all(part.isidentifier() for part in name.split(".")):
+        return ""
+    return did_you_mean(reference, [f"{name}:{attribute or 'oq'}"])
+
+
+def _sibling(missing: str) -> str:
+    """A module beside the missing one that is called nearly so."""
+    package, dot, _ = missing.rpartition(".")
+    places = getattr(sys.modules.get(package), "__path__", []) if package else [os.getcwd()]
+    return did_you_mean(missing, [package + dot + found.name for found in pkgutil.iter_modules(places)])
+
+
+def _front_doors(module: ModuleType) -> str:
+    names = [name for name, value in vars(module).items() if isinstance(value, OmniQ | AsyncOmniQ)]
+    return f"; it has {', '.join(names)}" if names else ""
+
+
+# ── what it does itself ─────────────────────────────────────────────────────
+
+
+def _made_by(factory: Callable[..., Any], reference: str) -> object:
+    """What the function returns. Raises `Failure`."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise Failure(
+            f"APP: {reference} can't be called without arguments: {error}; expected {EXPECTED}", MISUSED
+        ) from None
+    except ValueError:  # it has no signature: calling it will tell
+        pass
+    try:
+        made = factory()
+    except (Exception, SystemExit) as error:
+        raise _broken(f"APP: {reference} failed", error) from error
+    if inspect.iscoroutine(made):
+        made.close()
+    return made
+
+
+def _broken(what: str, error: BaseException) -> Failure:
+    """The end of a command for which the program's own code has failed."""
+    text = error.msg if isinstance(error, SyntaxError) else safe_text(error)
+    told = ": ".join(filter(None, (what, qualified_name(type(error)), text)))
+    notes = [*_place_of(error), "--debug shows the traceback"]
+    return Failure(f"{told} ({'; '.join(notes)})", FAILED)
+
+
+def _place_of(error: BaseException) -> Sequence[str]:
+    """The line at which the program failed: the last one in a file of its own, else the last one of all."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return [f"{_shown(error.filename)}, line {error.lineno}"]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+    frame = next((frame for frame in reversed(frames) if is_own_file(frame.filename)), frames[-1] if frames else None)
+    return [] if frame is None else [f"{_shown(frame.filename)}, line {frame.lineno}"]
+
+
+def _is_theirs(path: str) -> bool:
+    return path != __file__ and not path.startswith("<frozen ") and Path(path).parent.name != "importlib"
+
+
+def _shown(path: str) -> str:
+    return os.path.relpath(path) if is_own_file(path) else path
