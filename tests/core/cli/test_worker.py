@@ -77,7 +77,8 @@ def let_go(gate: Path) -> None:
 
 
 async def test_it_says_what_it_does_and_stops_when_it_is_told(start: Starter, tmp_path: Path) -> None:
-    with start("--type", "thread", "--concurrency", "3", "--queues", "high,low") as worker:
+    options = ["--type", "thread", "--concurrency", "3", "--queues", "high,low"]
+    with start(*options, OMNIQ_QUEUES="high,low") as worker:
         place = f"sqlite:{tmp_path}/omniq.db"
         assert worker.greets().endswith(f" (thread, 3 slots) serves high, low in {place}")
         worker.signal(SIGTERM)
@@ -91,23 +92,32 @@ async def test_it_says_what_it_does_and_stops_when_it_is_told(start: Starter, tm
     ("arguments", "complaint"),
     [
         (["--type", "tread"], "unknown worker 'tread', did you mean 'thread'? installed: "),
-        (["--concurrency", "0"], "AsyncWorker.max_workers: expected int >= 1"),
         (["--queues", "no spaces"], "AsyncWorker.queues[0]: expected a name"),
+        (["--queues", "defualt"], "queues: there is no queue 'defualt', did you mean 'default'?"),
         (["--import", "nowhere"], "--import: there is no module 'nowhere' here; is it installed, or on sys.path?"),
+        (["--import", "shop", "--import", "shpo"], "--import: there is no module 'shpo' here, did you mean 'shop'?"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
-        (["--url", "sqlite:///a-file/omniq.db"], "/a-file: the directory can't be made: File exists"),
         (["--url", "nowhere://x"], "unknown backend 'nowhere'"),
+        (["--url", "sqlite:/x"], "task_queue.url: expected a URL such as sqlite:///path/to/file.db"),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_line(
     start: Starter, tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
-    (tmp_path / "a-file").touch()
+    (tmp_path / "shop.py").touch()
     with start(*arguments) as worker:
-        assert worker.ends() == 1
+        assert worker.ends() == 2
     (line,) = worker.said
     assert line.startswith("error: ")
     assert complaint in line
+
+
+def test_a_store_that_cannot_be_had_is_one_line(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    with start("--url", "sqlite:///a-file/omniq.db") as worker:
+        assert worker.ends() == 1
+    (line,) = worker.said
+    assert "/a-file: the directory can't be made: File exists" in line
 
 
 async def test_modules_of_the_working_directory_are_imported_first(start: Starter, tmp_path: Path) -> None:
@@ -117,12 +127,13 @@ async def test_modules_of_the_working_directory_are_imported_first(start: Starte
     assert worker.said[0] == "app is here"
 
 
-def test_what_a_module_raises_keeps_its_traceback(start: Starter, tmp_path: Path) -> None:
+def test_a_module_that_fails_has_its_traceback_shown_on_request(start: Starter, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import nowhere")
-    with start("--import", "app") as worker:
+    with start("--import", "app", "--debug") as worker:
         assert worker.ends() == 1
     assert "Traceback" in worker.said[0]
-    assert worker.said[-1] == "ModuleNotFoundError: No module named 'nowhere'"
+    assert worker.said[-2] == "ModuleNotFoundError: No module named 'nowhere'"
+    assert worker.said[-1].startswith("error: --import: app can't be imported: ModuleNotFoundError: ")
 
 
 def test_it_logs_what_it_is_asked_to(start: Starter) -> None:
@@ -149,7 +160,7 @@ async def test_in_burst_mode_it_stops_when_all_is_done(oq: AsyncOmniQ, start: St
 
 async def test_it_serves_the_queues_that_it_is_given(oq: AsyncOmniQ, start: Starter) -> None:
     ids = [await oq.enqueue(tasks.add, [1, 1], queue_name=name) for name in ("high", "default", "low")]
-    with start("--queues", "low,high", "--burst") as worker:
+    with start("--queues", "low,high", "--burst", OMNIQ_QUEUES="high,low") as worker:
         assert worker.ends() == 0
     assert await states_of(oq, ids) == [TaskState.SUCCESS, TaskState.PENDING, TaskState.SUCCESS]
 

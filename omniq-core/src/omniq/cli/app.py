@@ -116,11 +116,7 @@ class RootGroup(CommandGroup):
             return super().invoke(ctx)
         except (OmniQError, Failure) as error:
             if ctx.meta.get(DEBUG):
-                click.echo(
-                    _traceback(error.__cause__ if isinstance(error, Failure) and error.__cause__ else error),
-                    err=True,
-                    nl=False,
-                )
+                click.echo(_traceback(error), err=True, nl=False)
             if isinstance(error, Failure):
                 raise
             raise Failure.of(error) from error
@@ -134,12 +130,13 @@ class RootGroup(CommandGroup):
         return [spec for spec in registry().commands() if spec.name not in self._own]
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: Exception) -> str:
     import traceback
 
     from omniq.models.config import mask_url
 
-    return mask_url(escaped_block("".join(traceback.format_exception(error))))
+    shown = error.__cause__ if isinstance(error, Failure) and error.__cause__ is not None else error
+    return mask_url(escaped_block("".join(traceback.format_exception(shown))))
 
 
 def _of_plugin(name: str) -> CommandSpec | None:

@@ -268,6 +268,8 @@ def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
             complaint = str(error)
             raise
         finally:
+            if signals.count > 1:  # the interpreter would take its time to take itself apart
+                end_now(service.exit_code, complaint)
             _close(runner, last_resort, service.exit_code, complaint)
             if service.changed.is_set():
                 last_resort.end(service.exit_code, complaint)
