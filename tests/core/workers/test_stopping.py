@@ -78,6 +78,26 @@ async def test_after_the_grace_period_running_tasks_are_handed_back_to_others(
         assert {(await oq.get_task(id_)).crashes for id_ in ids} == {0}
 
 
+async def test_what_waits_in_a_child_behind_a_running_task_is_handed_back(
+    oq: AsyncOmniQ, log: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omniq.workers.process.LATE", 60.0)  # before that, it isn't taken from there for others
+    gate.touch()
+    async with working(oq, "process", max_workers=1, prefetch=20) as pool:
+        await results_of(oq, [await oq.enqueue(tasks.wait_for, [str(gate), str(log)]) for _ in range(10)])
+        gate.unlink()
+        running, *ahead = await oq.enqueue_many([(tasks.wait_for, [str(gate), str(log)])] * 6)
+        await until_states(oq, ahead, TaskState.RUNNING)
+        await until(lambda: len(lines(log)) == 11 and pool.in_flight.buffered < 5)
+        stopping = asyncio.create_task(pool.stop())
+        await until_states(oq, ahead, TaskState.PENDING)
+        gate.touch()
+        await stopping
+    assert await results_of(oq, [running]) == ["done"]
+    assert len(lines(log)) == 11
+    await assert_uncharged(oq, ahead)
+
+
 async def test_a_worker_stops_once_however_often_it_is_told(oq: AsyncOmniQ) -> None:
     async with working(oq, "async") as pool:
         await asyncio.gather(pool.stop(), pool.stop())
