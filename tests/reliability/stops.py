@@ -144,7 +144,8 @@ class Stops:
 
     async def _stop_in_order(self, oq: AsyncOmniQ) -> None:
         """One SIGTERM: what runs ends, what was claimed ahead is back at once."""
-        for _ in range(3 * SLOTS):
+        waiting = len(await oq.list_tasks(state=TaskState.PENDING))
+        for _ in range(3 * SLOTS - waiting):
             func = self._random.choice([work, nap])
             seconds = self._random.uniform(0.1, 3.0)
             self._ids.append(await oq.enqueue(func, [self._log("stops"), seconds], max_retries=3))

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, call
 from omniq.models import TaskState
 from omniq.testing import ReferenceSpace
 from omniq.testing.builders import reap
@@ -86,7 +86,7 @@ async def test_what_waits_in_a_child_behind_a_running_task_is_handed_back(
     async with working(oq, "process", max_workers=1, prefetch=20) as pool:
         await results_of(oq, [await oq.enqueue(tasks.wait_for, [str(gate), str(log)]) for _ in range(10)])
         gate.unlink()
-        running, *ahead = await oq.enqueue_many([(tasks.wait_for, [str(gate), str(log)])] * 6)
+        running, *ahead = await oq.enqueue_many([call(tasks.wait_for, [str(gate), str(log)])] * 6)
         await until_states(oq, ahead, TaskState.RUNNING)
         await until(lambda: len(lines(log)) == 11 and pool.in_flight.buffered < 5)
         stopping = asyncio.create_task(pool.stop())
