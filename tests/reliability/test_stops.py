@@ -13,5 +13,5 @@ pytestmark = [pytest.mark.slow, pytest.mark.starvable]
 
 async def test_what_was_begun_ends_and_what_was_not_goes_back(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/{{project}}.db?synchronous=NORMAL"
-    seen = await Stops(url, tmp_path, kind="process").run(cycles=1)
+    seen = await Stops(url, tmp_path, kind="async").run(cycles=1)
     assert seen.failures == []

@@ -8,6 +8,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -66,7 +67,12 @@ def import_program(name: str, what: str) -> ModuleType:
 
 def is_own_file(path: str) -> bool:
     """Whether a file is the program's: in the working directory, and not in an environment of Python's there."""
-    file, here = Path(path), Path.cwd()
+    return _is_below(path, os.getcwd())
+
+
+@lru_cache(maxsize=10_000)
+def _is_below(path: str, directory: str) -> bool:
+    file, here = Path(path), Path(directory)
     is_installed = "site-packages" in file.parts or (Path(sys.prefix) != here and file.is_relative_to(sys.prefix))
     return file.is_relative_to(here) and not is_installed
 
