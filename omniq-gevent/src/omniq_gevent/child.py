@@ -6,8 +6,6 @@ import omniq_gevent.patched  # noqa: F401  (before all else, so that everything 
 
 # isort: split
 import asyncio
-import os
-import signal
 import sys
 import time
 from collections import deque
@@ -15,7 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import gevent
 from gevent import monkey
@@ -31,9 +29,6 @@ from omniq.workers import messages
 from omniq.workers.child import Line, leave_signals_to_the_worker
 from omniq.workers.execution import Execution, failure, is_async, within
 from omniq.workers.jobs import Job, RunResult
-
-LOOK_AGAIN: Final = 0.5
-"""Seconds until the worker's process is looked for again."""
 
 
 class AsyncSide:
@@ -197,25 +192,19 @@ class Greenlets:
 
 def main(tasks: int, orders: int, results: int) -> None:
     """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
-    line = Line(tasks, orders, results)
+    line = Line(tasks, orders, results, poll=monkey.get_original("select", "poll"))
     leave_signals_to_the_worker()
     try:
         greeting = line.greeting()
         greeting.logs.apply()
         settings.withheld.update(greeting.secrets)
-        start_thread(partial(_end_with, greeting.parent), "omniq-parent")
+        parent = greeting.parent
+        start_thread(partial(line.end_with, parent), "omniq-parent")
         greenlets = Greenlets(line, greeting)
         del greeting
         line.is_ready()
         greenlets.serve()
+        line.end_if_dead(parent)
     except (EOFError, ConnectionError):
         sys.exit(1)
     line.leave_open()
-
-
-def _end_with(parent: int) -> None:
-    """End this process and its group when the worker's process does: nobody would settle what runs."""
-    sleep = monkey.get_original("time", "sleep")
-    while os.getppid() == parent:
-        sleep(LOOK_AGAIN)
-    os.killpg(os.getpgrp(), signal.SIGKILL)

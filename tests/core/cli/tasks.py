@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import subprocess
 import time
 
 from omniq import current_task
@@ -52,6 +53,13 @@ async def leave_a_thread_behind(log: str) -> None:
     """Wait for a thread of the loop that goes on when nobody waits any more."""
     note(log)
     await asyncio.to_thread(time.sleep, LONG)
+
+
+def start_a_program(log: str) -> None:
+    """Wait for another process."""
+    program = subprocess.Popen(["sleep", str(LONG)])
+    note(log)
+    program.wait()
 
 
 async def progress(log: str, gate: str) -> str:

@@ -14,6 +14,7 @@ from omniq import AsyncOmniQ
 from omniq.models import TaskState
 
 from tests.core import tasks
+from tests.core.cli import tasks as cli_tasks
 from tests.core.cli.process import WorkerProcess
 from tests.core.cli.support import run
 from tests.core.support import front_door, lines, results_of, sqlite_place, states_of, until, until_states
@@ -220,6 +221,21 @@ async def test_no_child_outlives_a_supervisor_that_is_killed(oq: AsyncOmniQ, app
         _, alive = psutil.wait_procs(children, timeout=2.0)
     assert alive == []
     await assert_uncharged(oq, ids)
+
+
+@pytest.mark.starvable
+@pytest.mark.parametrize("kind", ["process", "gevent"])
+async def test_nor_what_it_has_started_a_worker_that_is_killed(oq: AsyncOmniQ, app: Path, log: Path, kind: str) -> None:
+    await oq.enqueue(cli_tasks.start_a_program, [str(log)])
+    with WorkerProcess(None, "app:oq", "--type", kind, "--concurrency", "1", directory=app) as worker:
+        await until(lambda: len(lines(log)) == 1)
+        children = psutil.Process(worker.pid).children(recursive=True)
+        worker.signal(signal.SIGKILL)
+        _, alive = psutil.wait_procs(children, timeout=2.0)
+        assert worker.ends() == -signal.SIGKILL
+    assert alive == []
+    assert len(children) == 2
+    assert not [line for line in worker.said if "Exception ignored" in line]
 
 
 async def assert_uncharged(oq: AsyncOmniQ, ids: Sequence[str]) -> None:

@@ -325,6 +325,8 @@ class Service:
             self._options.run_again()
 
         def on_change(path: str) -> None:
+            if self._signals.count:
+                return
             say(f"{path} has changed, reloading")
             last_resort.end = end
             last_resort.within(RELOADING + MARGIN, self.exit_code)

@@ -79,7 +79,7 @@ class WorkerProcess:
             if not more:
                 return False
             said += more
-        self.patience = float(said)
+        self.patience = float(said.split()[0])
         return True
 
     def close(self) -> None:

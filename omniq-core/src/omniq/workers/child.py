@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, TextIO
 
@@ -162,7 +162,9 @@ class Line:
     The worker takes its end for the process's death: nothing that a task leaves behind may hold it open.
     """
 
-    def __init__(self, tasks: int, tickets: int, results: int) -> None:
+    def __init__(
+        self, tasks: int, tickets: int, results: int, *, poll: Callable[[], select.poll] = select.poll
+    ) -> None:
         for descriptor in (tasks, tickets, results):
             os.set_inheritable(descriptor, False)
         self._tasks_socket = socket.socket(fileno=tasks)
@@ -170,11 +172,13 @@ class Line:
         self._tickets = socket.socket(fileno=tickets)
         self._results = socket.socket(fileno=results)
         self.descriptors = (tasks, tickets, results)
+        self._poll = poll
+        self._nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._drawn: int | None = None
         """The number of the ticket that was drawn last, until its task is here."""
         self._number = 0
         """That of the task that came last."""
-        os.register_at_fork(after_in_child=self._close)
+        os.register_at_fork(after_in_child=self._let_go)
 
     def greeting(self) -> messages.Greeting:
         """The worker's first message. Raises `EOFError` when it is gone."""
@@ -233,13 +237,14 @@ class Line:
 
     def _is_dead(self, parent: int, wait: int) -> bool:
         """Whether the worker's process has ended; waits for it so many milliseconds, or a bit less."""
-        poll = select.poll()
+        poll = self._poll()
         poll.register(self._results.fileno(), 0)  # a hang-up is told in any case
         return bool(poll.poll(wait)) or os.getppid() != parent
 
-    def _close(self) -> None:
-        for closing in (self._tasks, self._tasks_socket, self._tickets, self._results):
-            closing.close()
+    def _let_go(self) -> None:
+        """In a fork of this process: be connected no more, even if another greenlet is just reading from there."""
+        for descriptor in self.descriptors:
+            os.dup2(self._nowhere, descriptor, inheritable=False)
 
 
 TELL_INTERVAL: Final = 0.1
