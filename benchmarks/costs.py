@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the server is that of the tes
 
 from goals import at_least, at_most
 from omniq import AsyncOmniQ
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.sync import new_event_loop
 from tasks import nothing
 

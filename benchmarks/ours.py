@@ -16,10 +16,15 @@ from typing import Any
 
 from measure import TASKS, report
 from omniq import AsyncOmniQ
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.sync import new_event_loop
-from tasks import count_async, count_sync, nothing
+from tasks import count_async, count_in_file, count_in_file_async, count_sync, nothing
 
+TASK_OF: dict[str, Callable[[], Any]] = {
+    "thread": count_sync,
+    "file": count_in_file,
+    "file-async": count_in_file_async,
+}
 COROUTINES = 1000
 LATENCY_CALLS = 300
 
@@ -30,7 +35,7 @@ def queue(url: str | None = None) -> AsyncOmniQ:
 
 
 async def enqueue(kind: str) -> None:
-    task = count_sync if kind == "thread" else count_async
+    task = TASK_OF.get(kind, count_async)
     async with queue() as oq:
         began = time.perf_counter()
         await oq.enqueue_many(TaskCall(func=task) for _ in range(TASKS))
@@ -58,10 +63,10 @@ async def alone(kind: str) -> None:
         await asyncio.Event().wait()
 
 
-async def work(kind: str) -> None:
-    """Work until the process is ended by the last task."""
+async def work(kind: str, size: str = "") -> None:
+    """Work until the process is ended, as by the last task."""
     async with queue() as oq:
-        await oq.start_worker(kind)
+        await oq.start_worker(kind, **({"max_workers": int(size)} if size else {}))
         await asyncio.Event().wait()
 
 
@@ -93,7 +98,12 @@ def _start_ms(code: str) -> float:
     return statistics.median(once() for _ in range(11))
 
 
-def main(what: str, kind: str = "async") -> None:
+def served() -> AsyncOmniQ:
+    """What `omniq worker ours:served` serves."""
+    return queue()
+
+
+def main(what: str, kind: str = "async", *sizes: str) -> None:
     if what == "import":
         import_time()
         return
@@ -101,7 +111,7 @@ def main(what: str, kind: str = "async") -> None:
         "enqueue": partial(enqueue, kind),
         "alone": partial(alone, kind),
         "concurrent": concurrent,
-        "work": partial(work, kind),
+        "work": partial(work, kind, *sizes),
         "latency": latency,
     }
     with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.sync import new_event_loop
 from ours import queue
 from tasks import count_shared, counter

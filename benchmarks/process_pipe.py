@@ -59,7 +59,7 @@ def _read(descriptor: int, size: int) -> None:
 async def worked(size: int, count: int) -> float:
     """Bytes a second as results of tasks in one child."""
     desk, execution = InFlight(lease=600.0), Execution(Security(), SizeLimit(sys.maxsize, "nothing"))
-    runner = ProcessRunner(desk, execution, max_workers=1)
+    runner = ProcessRunner(desk.main, execution, max_workers=1)
     await runner.open()
     try:
         await _run(desk, runner, size, 8)  # the child is ready and knows what it returns

@@ -25,6 +25,22 @@ async def count_shared() -> int:
     return 1
 
 
+@cache
+def _file() -> int:
+    return os.open(os.environ["BENCH_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def count_in_file() -> int:
+    """Leave a byte in the file that BENCH_FILE names."""
+    os.write(_file(), b"1")
+    return 1
+
+
+async def count_in_file_async() -> int:
+    """The same on an event loop."""
+    return count_in_file()
+
+
 async def nothing() -> int:
     return 1
 

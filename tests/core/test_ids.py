@@ -15,7 +15,7 @@ from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events import AsyncEventStorage
 from omniq.models import EventType, TaskEvent
 from omniq.models.task import check_id, new_event_id, new_id, slot_id
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 
 from tests.core import tasks
 from tests.core.support import SOON, Place, event_storage, front_door, working

@@ -19,7 +19,7 @@ from omniq.config.loader import Security
 from omniq.errors import OmniQError
 from omniq.models import TaskState
 from omniq.models.schedule import Timing
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.records import Change, ChangeStatus, NewTask, ResultRecord, ScheduleRecord, TaskFilter, TaskRecord
 

@@ -116,6 +116,44 @@ async def main() -> None:
         assert_type(await plain.get_task("id"), Task)
 
 
+# ── declared tasks ───────────────────────────────────────────────────────────
+
+
+@oq.task(worker="process", queue="high", retries=3, timeout=10, on_failure=print)
+def area(width: int, height: int = 2) -> int:
+    return width * height
+
+
+@AsyncOmniQ().task()
+async def named(name: str) -> str:
+    return name
+
+
+assert_type(area(1), int)
+assert_type(area.enqueue(1, height=2), TaskId)
+assert_type(area.options(priority=5).enqueue(3), TaskId)
+assert_type(area.result("id", timeout=5), int)
+assert_type(area.schedule("0 9 * * *", 1), str)
+assert_type(area.schedule({"interval": 5, "schedule_id": "x"}, 1, height=3), str)
+oq.enqueue_many([area.call(1), call(area, [result_of("id")])])
+
+area.enqueue("1")  # type: ignore[arg-type]
+area.enqueue()  # type: ignore[call-arg]
+area.enqueue(1, depth=2)  # type: ignore[call-arg]
+area.schedule("0 9 * * *")  # type: ignore[call-arg]
+area.schedule(3, 1)  # type: ignore[arg-type]
+area.options(prio=5)  # type: ignore[call-arg]
+oq.task(retries="3")  # type: ignore[arg-type]
+oq.task(task_id="x")  # type: ignore[call-arg]
+oq.task(print)  # type: ignore[arg-type]
+
+
+async def declared() -> None:
+    assert_type(await named("a"), str)
+    assert_type(await named.result(await named.enqueue("a")), str)
+    await named.enqueue(3)  # type: ignore[arg-type]
+
+
 # ── names ────────────────────────────────────────────────────────────────────
 
 assert_type(omniq.__version__, str)

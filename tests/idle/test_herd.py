@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from omniq import AsyncOmniQ
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 
 from tests.idle.places import Place
 from tests.idle.remote import RemoteWorker, remote_worker

@@ -9,7 +9,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import ResultExpired, TaskCancelled, TaskExpired, TaskFailed, TaskNotFound
 from omniq.models import EventType, ResultStatus, TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.testing import VirtualClock
 
 from tests.core import tasks

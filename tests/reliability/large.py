@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omniq import AsyncOmniQ
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 
 from tests.core import payloads, tasks
 from tests.loops import LOOPS, run_on

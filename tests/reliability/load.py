@@ -10,7 +10,7 @@ from typing import TypeVar
 from omniq import AsyncOmniQ
 from omniq.errors import StoreError
 from omniq.models import TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 
 T = TypeVar("T")
 

@@ -114,9 +114,9 @@ def sulk() -> None:
             until = time.monotonic() + SULKING
             raise
 
-    async def claim_later(self: Fetcher, limit: int) -> list[TaskRecord] | None:
+    async def claim_later(self: Fetcher, queues: Sequence[str], limit: int) -> list[TaskRecord] | None:
         await asyncio.sleep(until - time.monotonic())
-        return await claim(self, limit)
+        return await claim(self, queues, limit)
 
     Stores.settle = settle_or_sulk  # type: ignore[method-assign]
     Fetcher._claim = claim_later  # type: ignore[method-assign]

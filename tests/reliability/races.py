@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from omniq import AsyncOmniQ, current_task
 from omniq.models import TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import TaskRecord
 
 from tests.reliability.servers import KINDS, running

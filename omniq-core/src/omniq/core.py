@@ -12,6 +12,7 @@ from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
+from omniq.declaring import AsyncDeclaring, Declaring
 from omniq.errors import InvalidTask, WorkerError
 from omniq.events.logger import AsyncEventLogger
 from omniq.events.processing import AsyncEvents, Events
@@ -22,7 +23,7 @@ from omniq.models.task import TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, status_of
@@ -61,7 +62,7 @@ class FromSource:
         return cast("Callable[..., Self]", cls)(config=source)
 
 
-class AsyncOmniQ(FromSource):
+class AsyncOmniQ(FromSource, AsyncDeclaring):
     """A task queue with its results, its events and, if asked for, a worker.
 
     What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the environment, and
@@ -91,6 +92,7 @@ class AsyncOmniQ(FromSource):
         self._worker_type = worker_type or self.config.worker.type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
+        AsyncDeclaring.__init__(self)
 
     def _join(
         self,
@@ -276,7 +278,7 @@ class AsyncOmniQ(FromSource):
         worker_class = load_class(spec.worker_class, Worker)
         configured = given_fields(self.config.worker.settings_for(spec.name))
         config = {**configured, **self._worker_config, **worker_config}
-        return worker_class(self.task_queue, **config).pool()
+        return worker_class(self.task_queue, **config).pool(self.config.worker.settings_for)
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
         """Start a worker on the running loop. `worker_config`: the fields of `WorkerConfig`.
@@ -336,7 +338,7 @@ class AsyncOmniQ(FromSource):
         await self.close()
 
 
-class OmniQ(FromSource, Blocking[AsyncOmniQ]):
+class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
     """`AsyncOmniQ` with methods that block; `aio` is its async core.
 
     Its worker runs on a thread and an event loop of its own.

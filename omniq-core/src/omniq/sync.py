@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError
 from omniq.loops import Background, begin, clear_loop, drive, end_task, forks, keep_to_ourselves, run_once
 from omniq.texts import get_logger
-from omniq.threads import is_patched, new_lock, new_native_loop, outcome, start_thread
+from omniq.threads import is_patched, new_future, new_lock, new_native_loop, outcome, start_thread
 
 # ── event loops on threads of their own ─────────────────────────────────────
 
@@ -108,7 +108,7 @@ class Portal:
 
     def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
         """Run the coroutine on the portal's loop, in a copy of this context. Raises `RuntimeError` after its end."""
-        future: Future[R] = Future()
+        future: Future[R] = new_future()
         try:
             self.loop.call_soon_threadsafe(self._begin, coroutine, future, copy_context(), context=Context())
         except BaseException:

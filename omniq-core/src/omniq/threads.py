@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, copy_context
 from queue import SimpleQueue
@@ -18,9 +18,10 @@ T = TypeVar("T")
 
 
 def is_patched() -> bool:
-    """Whether threads are greenlets in this program, which then share one thread of the system and its event loop."""
+    """Whether this program's threads are greenlets, or sockets wait for gevent's loop of their thread: either may be
+    patched without the other."""
     monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
+    return monkey is not None and any(map(monkey.is_module_patched, ("threading", "socket", "select")))
 
 
 def _original(module: str, name: str) -> Any:
@@ -144,11 +145,31 @@ KEEPALIVE: Final = 60.0
 """Seconds."""
 
 
+def new_future() -> Future[Any]:
+    """A future that one thread of the system ends and others wait for, with `outcome`."""
+    future: Future[Any] = Future()
+    if is_patched():
+        # As a greenlet's, its lock would be handed from thread to thread by their hubs, which lose it now and then.
+        future._condition = threading.Condition(_original("_thread", "RLock")())
+    return future
+
+
 def outcome(future: Future[T]) -> T:
     """Wait for what another thread does, and return or raise what came of it."""
-    while is_patched() and not future.done():
-        wait([future], timeout=KEEPALIVE)  # without any timer, gevent takes it for a wait that can't end
+    if is_patched() and not future.done():
+        _let_others_run_until(future)
     return future.result()
+
+
+def _let_others_run_until(future: Future[Any]) -> None:
+    """Wait on this greenlet for the end of a future."""
+    from gevent import get_hub
+    from gevent.event import Event
+
+    ended, loop = Event(), get_hub().loop
+    future.add_done_callback(lambda _: loop.run_callback_threadsafe(ended.set))
+    while not ended.wait(KEEPALIVE):  # without any timer, gevent takes it for a wait that can't end
+        continue
 
 
 # ── event loops ─────────────────────────────────────────────────────────────
@@ -165,7 +186,7 @@ class NativeExecutor(ThreadPoolExecutor):
     """Gives each call a thread of the system: greenlets would belong to the loop's, and never have their turn."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        future: Future[T] = Future()
+        future: Future[T] = new_future()
 
         def run() -> None:
             if future.set_running_or_notify_cancel():

@@ -74,7 +74,7 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
         for child in self._children:
             jobs: list[Job] = []
             while len(child.jobs) + len(jobs) < self.max_workers and child.takes_jobs:
-                if (job := self.in_flight.take()) is None:
+                if (job := self.line.take()) is None:
                     break
                 jobs.append(job)
             if jobs:
@@ -119,7 +119,7 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
             log.error("the process of %d tasks died (exit code %s)", count, code)
         for number in list(child.jobs):
             job = child.ended(number)
-            self.in_flight.done(job, self._what_killed(child, job))
+            self.line.done(job, self._what_killed(child, job))
 
     def _what_killed(self, child: GreenletProcess, job: Job) -> RunResult:
         if job.ended_by is not None:
@@ -146,7 +146,7 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
             if (job := child.jobs.get(message.number)) is not None:
                 job.report(message.progress)
             return
-        self.in_flight.done(child.ended(message.number), message.ran)
+        self.line.done(child.ended(message.number), message.ran)
         self.wake()
 
 

@@ -26,7 +26,7 @@ from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import Poller, let_threads_run
 from omniq.storage.sql import SQLStore, Verb
 from omniq.storage.wakeups import Wakeups
-from omniq.threads import Thread, new_queue, start_thread
+from omniq.threads import Thread, new_future, new_queue, start_thread
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out
@@ -48,7 +48,7 @@ class _Call:
 
     def __init__(self, job: Job[Any]) -> None:
         self.job = job
-        self.outcome: Future[Any] = Future()
+        self.outcome: Future[Any] = new_future()
 
 
 class ConnectionThread(aiosqlite.Connection):

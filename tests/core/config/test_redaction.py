@@ -16,7 +16,7 @@ from omniq.models.result import Outcome, ResultStatus, StoredValue, TaskResult
 from omniq.models.schedule import Timing
 from omniq.models.task import Call, TaskState
 from omniq.queue import SQLiteTaskQueue
-from omniq.queue.request import TaskCall, TaskOptions
+from omniq.queue.options import TaskCall, TaskOptions
 from omniq.serialization import CallOptions, LoadedCall, ScheduledCall
 from omniq.serialization.parents import ParentResult, ResultOf
 from omniq.storage.records import Change, NewBody, NewTask, ResultRecord, ScheduleRecord, TaskRecord

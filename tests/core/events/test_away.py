@@ -15,7 +15,7 @@ from omniq.errors import StoreError, StoreUnavailable
 from omniq.events import AsyncEventLogger, logger
 from omniq.models import EventType, TaskState
 from omniq.models.event import TaskEvent
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import EventFilter
 from omniq.testing import ReferenceEventStore, ReferenceSpace, VirtualClock
 

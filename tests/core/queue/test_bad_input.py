@@ -22,7 +22,7 @@ from omniq.errors import (
 )
 from omniq.models import TaskState
 from omniq.queue.graph import TaskDependencyGraph
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 
 from tests.core import oddities, tasks
 from tests.core.support import KINDS, SOON, Place, front_door, lines, plant, results_of, working

@@ -11,7 +11,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import DependencyCycle, InvalidTask, TaskCancelled, TaskFailed, UnknownParent
 from omniq.models import TaskState
-from omniq.queue.request import EnqueueOptions, TaskCall
+from omniq.queue.options import EnqueueOptions, TaskCall
 from omniq.storage.records import Change, TaskRecord, WorkerRecord
 from omniq.testing import ReferenceQueueStore, VirtualClock
 from omniq.workers import leases, settling

@@ -10,7 +10,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from omniq.models import Task, TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import TaskPage
 from omniq.testing import VirtualClock
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from omniq import AsyncOmniQ
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import NewTask, TaskFilter, TaskPage, TaskRecord
 from omniq.testing import ReferenceQueueStore
 

@@ -13,7 +13,7 @@ from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.models import DeadLetter, TaskState
 from omniq.queue import many
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.testing import VirtualClock
 
 from tests.core import oddities, tasks

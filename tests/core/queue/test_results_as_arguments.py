@@ -24,7 +24,7 @@ from omniq.errors import (
 )
 from omniq.models import TaskState
 from omniq.queue import TaskCall
-from omniq.queue.request import EnqueueOptions
+from omniq.queue.options import EnqueueOptions
 from omniq.serialization import SerializationManager
 from omniq.serialization.parents import OutOfPlace
 from omniq.storage.records import ResultRecord

@@ -13,10 +13,10 @@ from omniq.batching import Batcher, parts
 from omniq.errors import InvalidTask, PayloadTooLarge, StoreUnavailable, TaskFailed
 from omniq.models import TaskState
 from omniq.queue import AsyncTaskQueue
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import Added, Change, Changed, NewTask, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
-from omniq.workers import fetching
+from omniq.workers import kinds
 
 from tests.core import payloads, tasks
 from tests.core.support import (
@@ -120,7 +120,7 @@ class TestBatches:
     async def test_a_worker_has_no_more_bytes_in_line_than_allowed(
         self, monkeypatch: pytest.MonkeyPatch, gate: Path, log: Path
     ) -> None:
-        monkeypatch.setattr(fetching, "MAX_IN_LINE", 1_000_000)
+        monkeypatch.setattr(kinds, "MAX_IN_LINE", 1_000_000)
         oq, store = counting_door()
         async with oq:
             ids = [await oq.enqueue(payloads.first_size_when, [str(gate), bytes(300_000), str(log)]) for _ in range(12)]

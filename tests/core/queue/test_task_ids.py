@@ -10,7 +10,7 @@ import pickle
 import pytest
 from omniq import AsyncOmniQ, TaskId, call
 from omniq.config.loader import Security
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 
 from tests.core import tasks
 from tests.core.support import KINDS, SOON, Place, blocking_door, front_door, results_of, working

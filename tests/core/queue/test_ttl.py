@@ -75,9 +75,10 @@ class TestInLine:
         self, oq: AsyncOmniQ, kind: str, gate: Path, log: Path, told: list[TaskResult]
     ) -> None:
         """A slot may be free for it long after the claim."""
-        await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-        late = await oq.enqueue(tasks.append, [str(log), "late"], ttl=1, on_failure=tasks.tell)
         async with working(oq, kind, max_workers=1, prefetch=5):
+            await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
+            await until(log.exists)
+            late = await oq.enqueue(tasks.append, [str(log), "late"], ttl=1, on_failure=tasks.tell)
             await until_states(oq, [late], TaskState.RUNNING, TaskState.EXPIRED)
             await asyncio.sleep(1.1)
             gate.touch()

@@ -9,7 +9,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import InvalidTask, UnsupportedCapability
 from omniq.models import TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.base import Capability
 from omniq.testing import ReferenceQueueStore
 

@@ -12,7 +12,7 @@ from omniq import AsyncOmniQ, OmniQ
 from omniq.batching import REPEATS
 from omniq.errors import ScheduleNotFound, StoreError, StoreFull, StoreUnavailable
 from omniq.models import EventType, TaskState
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.records import Added, Change, Changed, NewTask, ScheduleRecord, TaskRecord
 from omniq.testing import ReferenceQueueStore, ReferenceSpace
 

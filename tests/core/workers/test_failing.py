@@ -200,7 +200,7 @@ async def test_nothing_is_claimed_while_there_is_no_thread(oq: AsyncOmniQ, monke
     no_threads(monkeypatch, lambda: failing[0])
     ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(4)]
     async with working(oq, "thread", max_workers=2, lease=60.0) as pool:
-        await until(lambda: pool.runner.blocked and not pool.in_flight.held)
+        await until(lambda: pool.runners.main.blocked and not pool.in_flight.held)
         epochs = [(await oq.get_task(id_)).epoch for id_ in ids]
         await asyncio.sleep(0.5)
         assert [(await oq.get_task(id_)).epoch for id_ in ids] == epochs
@@ -267,5 +267,5 @@ async def test_a_worker_that_cannot_go_on_begins_nothing_more() -> None:
     in_flight, job = InFlight(60.0), Job(record, UNREADABLE)
     in_flight.accept([job])
     in_flight.close()
-    assert in_flight.take() is None
+    assert in_flight.main.take() is None
     assert in_flight.withdraw() == [job]

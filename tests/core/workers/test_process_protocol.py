@@ -135,7 +135,7 @@ class Bench:
     async def __aenter__(self) -> Self:
         self.in_flight = InFlight(60.0)
         self._runner = ProcessRunner(
-            self.in_flight, Execution(Security(), SizeLimit(sys.maxsize, "nothing")), max_workers=1
+            self.in_flight.main, Execution(Security(), SizeLimit(sys.maxsize, "nothing")), max_workers=1
         )
         await self._runner.open()
         return self

@@ -88,7 +88,7 @@ async def test_a_child_is_replaced_as_soon_as_there_are_descriptors_again(
             await until(lambda: caplog.text.count("trying again") > 5)
             assert (await oq.get_task(task_id)).epoch == 0
         assert await oq.get_result(task_id, timeout=SOON) != pid
-        assert pool.runner.slots == 1
+        assert pool.runners.main.slots == 1
 
 
 async def test_a_worker_that_has_another_child_goes_on_with_it(

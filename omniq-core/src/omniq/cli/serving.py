@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from omniq.cli.app import FAILED, SIGNALLED
 from omniq.cli.output import count, say
-from omniq.cli.reloading import Reloader
+from omniq.cli.program import Reloader
 from omniq.core import AsyncOmniQ
 from omniq.errors import ConfigError, WorkerError
 from omniq.loops import clear_loop, drive, keep_to_ourselves

@@ -18,7 +18,7 @@ from typing import Final, Self
 from omniq.batching import Backoff
 from omniq.cli.app import FAILED, MISUSED, SIGNALLED
 from omniq.cli.output import count, say
-from omniq.cli.reloading import this_command
+from omniq.cli.program import this_command
 from omniq.cli.serving import AT_ONCE, MARGIN, SIGNALS, Lifeline, is_heard
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0

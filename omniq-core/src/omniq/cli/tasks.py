@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from omniq.models.result import TaskResult
     from omniq.models.task import Task
     from omniq.queue.adding import Report
-    from omniq.queue.request import EnqueueOptions
+    from omniq.queue.options import EnqueueOptions
 
 
 # ── enqueue ─────────────────────────────────────────────────────────────────

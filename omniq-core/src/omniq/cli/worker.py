@@ -52,7 +52,7 @@ def worker(
     """
     _check_options(place, app, processes, reload)
 
-    from omniq.cli.reloading import Reloader
+    from omniq.cli.program import Reloader
     from omniq.cli.serving import Lifeline, WorkerOptions, run_worker
 
     lifeline = Lifeline.from_environment()

@@ -39,6 +39,7 @@ from omniq.models.config import (
 from omniq.models.event import EventLevel, EventType
 from omniq.plugins.registry import Registry, registry
 from omniq.plugins.specs import StoreKind
+from omniq.serialization.base import DECLARED, declared
 from omniq.serialization.codec import Signer
 from omniq.serialization.manager import SerializationManager
 
@@ -177,6 +178,12 @@ class Security(Redacted, frozen=True, kw_only=True, array_like=True):
     def narrowed(self, serializer: Serializer) -> Security:
         """The same; without dill if either this or a component's own configuration turns it off."""
         return replace(self, serializer="msgspec") if serializer == "msgspec" else self
+
+    def for_children(self) -> Security:
+        """The same for processes that haven't imported what is declared here."""
+        if self.allowed_modules is None or DECLARED not in self.allowed_modules:
+            return self
+        return replace(self, allowed_modules=[*self.allowed_modules, *declared])
 
     def manager(self, project: str = DEFAULT_PROJECT) -> SerializationManager:
         """The serialization that follows from it for a project. Raises `ConfigError` for keys that are no good."""

@@ -300,3 +300,5 @@ class Call(Abridged, Struct, array_like=True, frozen=True, kw_only=True, omit_de
     """The tasks whose results are among the arguments: each once, in the order by which the arguments number them."""
     heartbeat_timeout: Positive | None = None
     """Seconds for which a run may give no sign of life."""
+    worker: str | None = None
+    """The kind of worker that runs it; None: the one that claims it."""

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from omniq.queue.graph import TaskDependencyGraph as TaskDependencyGraph
     from omniq.queue.graph import TaskNode as TaskNode
     from omniq.queue.many import TaskConditions as TaskConditions
+    from omniq.queue.options import TaskCall as TaskCall
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
     from omniq.queue.policies import TTLManager as TTLManager
-    from omniq.queue.request import TaskCall as TaskCall
     from omniq.queue.scheduler import AsyncScheduler as AsyncScheduler
     from omniq.queue.workflows import AsyncWorkflow as AsyncWorkflow
     from omniq.queue.workflows import Chain as Chain
@@ -38,7 +38,7 @@ else:
             "RetryManager": "omniq.queue.policies",
             "Scheduler": "omniq.queue.engine",
             "TTLManager": "omniq.queue.policies",
-            "TaskCall": "omniq.queue.request",
+            "TaskCall": "omniq.queue.options",
             "TaskConditions": "omniq.queue.many",
             "TaskDependencyGraph": "omniq.queue.graph",
             "TaskNode": "omniq.queue.graph",

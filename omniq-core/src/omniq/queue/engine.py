@@ -34,18 +34,17 @@ from omniq.queue.many import (
     check_meant,
     page_of_tasks,
 )
-from omniq.queue.policies import DependencyResolver, TTLManager
-from omniq.queue.request import (
+from omniq.queue.options import (
     EnqueueOptions,
     FuncArgs,
-    RequestBuilder,
     ScheduleOptions,
     TaskCall,
     TaskOptions,
     listed_calls,
     schedule_options,
-    task_details,
 )
+from omniq.queue.policies import DependencyResolver, TTLManager
+from omniq.queue.request import RequestBuilder, task_details
 from omniq.queue.scheduler import AsyncScheduler
 from omniq.queue.stores import Stores
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
@@ -152,7 +151,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         `StoreError` with the task's id if the store fails. Where only the store's answer was lost, it is asked again,
         with the same id.
         """
-        checked = TaskOptions.of(options)
+        checked = TaskOptions.of(func, options)
         task = self.requests.build(func, func_args, checked)
         await self.adder.check_size(task.body, task.name)
         if checked.connection is not None:
@@ -166,7 +165,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         a bad call adds none of them.
         """
         calls = listed_calls(calls)
-        options = [TaskOptions.of(call.options) for call in calls]
+        options = [TaskOptions.of(call.func, call.options) for call in calls]
         if any(checked.connection is not None for checked in options):
             raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
         pairs = zip(calls, options, strict=True)
@@ -385,7 +384,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         one): each slot is fired once. With a `schedule_id` of your own, calling again replaces what is enqueued; the
         next slot stays unless the timing is another, and a pause stays in any case. Raises as `enqueue` does.
         """
-        timing, policy, checked = schedule_options(options)
+        timing, policy, checked = schedule_options(func, options)
         return await self.scheduler.add(func, func_args, timing, policy, checked, schedule_id=schedule_id)
 
     async def get_schedule(self, schedule_id: str) -> Schedule:

@@ -14,8 +14,9 @@ from msgspec import Struct
 from omniq.batching import repeated
 from omniq.errors import TaskNotFound, UnknownParent
 from omniq.models.task import TaskRef, TaskState, check_limit, id_of
+from omniq.queue.options import TaskCall, listed_calls
 from omniq.queue.policies import cycle, some
-from omniq.queue.request import TaskCall, listed_calls, listed_parents, split_args
+from omniq.queue.request import listed_parents, split_args
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseTaskQueue, look_up
 from omniq.storage.records import TaskRecord

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypedDict, cast
+from functools import cache
+from inspect import BoundArguments
+from typing import Any, cast
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from omniq.clock import Duration, as_datetime, due_time, seconds, utc
 from omniq.config.loader import TaskDefaults
-from omniq.errors import InvalidTask, SerializationError
-from omniq.models.config import DEFAULT_QUEUE, TEN_YEARS, Abridged
-from omniq.models.schedule import FiringPolicy, Misfire, Timing, build_timing
+from omniq.errors import ConfigError, InvalidTask, PluginError, SerializationError
+from omniq.models.config import TEN_YEARS
 from omniq.models.task import (
     DEFAULT_RETRY,
     Call,
     ParentFailure,
     RetryRule,
     Task,
-    TaskRef,
     check_id,
     check_new_id,
     id_of,
     new_id,
 )
+from omniq.plugins.registry import registry
+from omniq.queue.options import NO_OPTIONS, FuncArgs, TaskCall, TaskOptions
+from omniq.serialization.base import DeclaredFunction
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import NewTask, TaskRecord
-from omniq.texts import did_you_mean, get_logger, qualified_name, shown_name
+from omniq.texts import get_logger, qualified_name, shown_name
 
 # ── from records to tasks ───────────────────────────────────────────────────
 
@@ -104,178 +106,7 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
 # ── from calls to tasks ─────────────────────────────────────────────────────
 
 
-ErrorTypes: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
-FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | None
-"""A mapping gives keyword arguments, a sequence positional ones."""
-Parent: TypeAlias = "TaskRef | TaskCall"
-
 MAX_RETRIES = 1_000_000
-ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique_key", "connection")
-"""Options that the tasks of a schedule can't have."""
-
-
-class EnqueueOptions(TypedDict, total=False):
-    """What `enqueue` takes beside the function and its arguments. Durations are seconds or a `timedelta`."""
-
-    queue_name: str
-    """One of the declared queues; "default" if not given."""
-    run_in: Duration | None
-    """Due after so long."""
-    run_at: dt.datetime | None
-    """Due at this (aware) time."""
-    priority: int
-    """-100 to 100, higher first, within its queue."""
-    ttl: Duration | None
-    """Expires if it isn't started within so long of being due; nor is it tried again after that. Like the next two:
-    None means without limit, and what isn't given is as configured."""
-    result_ttl: Duration | None
-    """For how long the result is kept."""
-    timeout: Duration | None
-    """How long one run may take."""
-    heartbeat_timeout: Duration | None
-    """For how long a run may give no sign of life, by `current_task().heartbeat()` or `progress()`; None: any time."""
-    max_retries: int | None
-    """How often it is tried again after it failed."""
-    retry_delay: Duration | None
-    """How long before the first retry."""
-    retry_factor: float | None
-    """By how much each delay is longer than the one before: 2 if not given."""
-    retry_max_delay: Duration | None
-    """How long a delay is at most: an hour if not given."""
-    retry_jitter: float | None
-    """The share of a delay, 0 to 1, that is drawn by lot: a half if not given."""
-    retry_on: ErrorTypes | None
-    """Exceptions after which it is tried again; after others it fails for good."""
-    give_up_on: ErrorTypes | None
-    """Exceptions after which it fails for good. A task can also raise `Retry` or `Reject`."""
-    depends_on: Sequence[Parent] | Parent
-    """Tasks, or calls that are enqueued with it, that must have succeeded before it runs."""
-    on_parent_failure: ParentFailure
-    """What becomes of it when one of those fails."""
-    task_id: str | None
-    """An id of your own: enqueueing it again changes nothing."""
-    unique_key: str | None
-    """A key of your own: while a task with it hasn't ended, no other is added, and that one's id is returned."""
-    metadata: Mapping[str, Any] | None
-    """Kept with the task, for people and tools; plain values, of 64 KiB at most."""
-    on_success: Callable[..., Any] | None
-    """Called on the worker with the `TaskResult`, once, if it gets that far."""
-    on_failure: Callable[..., Any] | None
-    connection: Any
-    """A connection of the store's driver with an open transaction: the task exists only if that commits."""
-
-
-class ScheduleOptions(TypedDict, total=False):
-    """What `schedule` takes beside the function and its arguments. Durations are seconds or a `timedelta`."""
-
-    cron: str | None
-    """`minute hour day month weekday`, a sixth field for seconds after them, or `@hourly`, `@daily`, `@weekly`, …"""
-    interval: Duration | None
-    """One task every so long, first after one interval."""
-    run_at: dt.datetime | None
-    """One task, at this (aware) time."""
-    rrule: Any
-    """A recurrence rule of RFC 5545 as text, or dateutil's `rrule`."""
-    timezone: str
-    """Whose wall clock `cron` and `rrule` go by, such as "Europe/Berlin"; "UTC" if not given."""
-    start: dt.datetime | None
-    """No task before this (aware) time; intervals are counted from it."""
-    end: dt.datetime | None
-    """No task after it."""
-    misfire: Misfire
-    """What becomes of slots that are more than `grace` late: only the `latest` is fired, they are left out (`skip`), or
-    `all` are fired."""
-    grace: Duration | None
-    """How late a slot may be and still be fired like any other: a minute if not given; None: however late."""
-    jitter: Duration | None
-    """Each task is due up to so long after its slot."""
-    max_running: int | None
-    """A slot is left out while so many of the schedule's tasks haven't ended."""
-    queue_name: str
-    priority: int
-    ttl: Duration | None
-    result_ttl: Duration | None
-    timeout: Duration | None
-    heartbeat_timeout: Duration | None
-    max_retries: int | None
-    retry_delay: Duration | None
-    retry_factor: float | None
-    retry_max_delay: Duration | None
-    retry_jitter: float | None
-    retry_on: ErrorTypes | None
-    give_up_on: ErrorTypes | None
-    metadata: Mapping[str, Any] | None
-    on_success: Callable[..., Any] | None
-    on_failure: Callable[..., Any] | None
-    """These and those before are as for `enqueue`."""
-
-
-TIMING: Final = ("cron", "interval", "run_at", "rrule", "timezone", "start", "end")
-POLICY: Final = ("misfire", "grace", "jitter", "max_running")
-
-
-class TaskOptions(Abridged, Struct, frozen=True, kw_only=True):
-    """`EnqueueOptions` with their defaults; what isn't given, and no number of retries, is as configured."""
-
-    queue_name: str = DEFAULT_QUEUE
-    run_in: Duration | None = None
-    run_at: dt.datetime | None = None
-    priority: int = 0
-    ttl: Duration | UnsetType | None = UNSET
-    result_ttl: Duration | UnsetType | None = UNSET
-    timeout: Duration | UnsetType | None = UNSET
-    heartbeat_timeout: Duration | None = None
-    max_retries: int | None = None
-    retry_delay: Duration | None = None
-    retry_factor: float | None = None
-    retry_max_delay: Duration | None = None
-    retry_jitter: float | None = None
-    retry_on: ErrorTypes | None = None
-    give_up_on: ErrorTypes | None = None
-    depends_on: Sequence[Parent] | Parent = ()
-    on_parent_failure: str = "cancel"
-    task_id: str | None = None
-    unique_key: str | None = None
-    metadata: Mapping[str, Any] | None = None
-    on_success: Callable[..., Any] | None = None
-    on_failure: Callable[..., Any] | None = None
-    connection: Any = None
-
-    @classmethod
-    def of(cls, options: EnqueueOptions) -> TaskOptions:
-        """The options as given. Raises `InvalidTask` for a name that doesn't exist."""
-        if not options:
-            return NO_OPTIONS
-        try:
-            return cls(**options)
-        except TypeError:
-            unknown = next(name for name in options if name not in cls.__struct_fields__)
-            raise InvalidTask(f"{unknown}: no such option{did_you_mean(unknown, cls.__struct_fields__)}") from None
-
-
-NO_OPTIONS = TaskOptions()
-
-
-class TaskCall(Abridged, Struct, kw_only=True):
-    """One call for `enqueue_many`: a function, its arguments and options as for `enqueue`."""
-
-    func: Callable[..., Any]
-    func_args: Any = None
-    options: EnqueueOptions = field(default_factory=EnqueueOptions)
-
-    def reserve_id(self) -> str:
-        """The id that its task will have: its `task_id`, which it gets now if it has none."""
-        if self.options.get("task_id") is None:
-            self.options = {**self.options, "task_id": new_id()}
-        return check_id(self.options["task_id"], "task_id")
-
-
-def listed_calls(calls: object) -> list[TaskCall]:
-    """The calls for `enqueue_many`. Raises `InvalidTask`."""
-    listed: list[object] = list(calls) if isinstance(calls, Iterable) else [calls]
-    if bad := [type(each).__name__ for each in listed if not isinstance(each, TaskCall)]:
-        raise InvalidTask(f"calls: expected what omniq.call makes, got {bad[0]}")
-    return cast("list[TaskCall]", listed)
 
 
 class Placing(Struct, frozen=True, gc=False):
@@ -320,6 +151,11 @@ class RequestBuilder:
             unique=placing.unique,
         )
 
+    def check(self, options: TaskOptions) -> None:
+        """Raise `InvalidTask`, naming the option, for options that no task can have."""
+        self._placing(options)
+        self._call_options(options)
+
     def _placing(self, options: TaskOptions) -> Placing:
         """Where and when a task is to run. What it is without options is told once."""
         if options is NO_OPTIONS and self._placed_without_options is not None:
@@ -342,6 +178,8 @@ class RequestBuilder:
         if not callable(func):
             raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
         args, kwargs = split_args(func_args)
+        if isinstance(func, DeclaredFunction):
+            func.check(args, kwargs)
         checked = self._without_options if options is NO_OPTIONS else self._call_options(options)
         return self._serialization.build_call(func, args, kwargs, checked)
 
@@ -359,6 +197,7 @@ class RequestBuilder:
             on_parent_failure=_parent_failure(options.on_parent_failure),
             retry=self._retry_rule(options),
             heartbeat_timeout=span("heartbeat_timeout", options.heartbeat_timeout, minimum=0.001),
+            worker=None if options.worker is None else worker_kind(options.worker),
         )
 
     def _retry_rule(self, options: TaskOptions) -> RetryRule | None:
@@ -392,6 +231,8 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments."""
     if func_args is None:
         return (), {}
+    if isinstance(func_args, BoundArguments):
+        return func_args.args, func_args.kwargs
     if isinstance(func_args, Mapping):
         kwargs = dict(func_args)
         bad = next((key for key in cast("dict[object, Any]", kwargs) if not isinstance(key, str)), None)
@@ -405,22 +246,6 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def schedule_options(options: ScheduleOptions) -> tuple[Timing, FiringPolicy, TaskOptions]:
-    """What the options of a schedule say, checked. Raises `InvalidTask`, naming the argument."""
-    given = cast("dict[str, Any]", options)
-    bad = next((name for name in ONE_TASK_ONLY if name in given), None)
-    if bad is not None:
-        raise InvalidTask(f"{bad}: the tasks of a schedule can't have it")
-    rest = {name: value for name, value in given.items() if name not in (*TIMING, *POLICY)}
-    unknown = next((name for name in rest if name not in ScheduleOptions.__annotations__), None)
-    if unknown is not None:
-        hint = did_you_mean(unknown, list(ScheduleOptions.__annotations__))
-        raise InvalidTask(f"{unknown}: no such option{hint}")
-    timing = build_timing(**{name: given[name] for name in TIMING if name in given})
-    policy = FiringPolicy.of(**{name: given[name] for name in POLICY if name in given})
-    return timing, policy, TaskOptions.of(cast("EnqueueOptions", rest))
-
-
 def span(name: str, value: Duration | None, *, minimum: float = 0.0) -> float | None:
     """`seconds`, and `InvalidTask` for more than ten years."""
     return seconds(name, value, minimum=minimum, maximum=TEN_YEARS)
@@ -431,6 +256,21 @@ def check_priority(priority: object) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or not -100 <= priority <= 100:
         raise InvalidTask(f"priority: expected a whole number from -100 to 100, got {priority!r:.80}")
     return int(priority)
+
+
+def worker_kind(name: object) -> str:
+    """What a kind of worker is called, which may have other names. Raises `InvalidTask` if there is none of it here."""
+    if not isinstance(name, str):
+        raise InvalidTask(f"worker: expected the name of a kind of worker, got {type(name).__name__}")
+    return _worker_kind(name)
+
+
+@cache
+def _worker_kind(name: str) -> str:
+    try:
+        return registry().worker(name).name
+    except (PluginError, ConfigError) as error:
+        raise InvalidTask(f"worker: {error}") from None
 
 
 def _due(options: TaskOptions) -> tuple[float, float | None]:

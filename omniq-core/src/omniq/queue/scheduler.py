@@ -22,7 +22,8 @@ from omniq.models.event import EventType
 from omniq.models.schedule import FiringPolicy, Schedule, Timing, delay_of
 from omniq.models.task import TERMINAL, TaskState, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
-from omniq.queue.request import UNREADABLE, FuncArgs, RequestBuilder, TaskOptions, check_priority
+from omniq.queue.options import FuncArgs, TaskOptions
+from omniq.queue.request import UNREADABLE, RequestBuilder, check_priority
 from omniq.queue.stores import Stores
 from omniq.serialization.codec import ScheduledCall
 from omniq.storage.base import carry_out

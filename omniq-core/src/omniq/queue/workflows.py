@@ -16,8 +16,9 @@ from omniq.models.result import Outcome, ResultStatus, TaskResult
 from omniq.models.task import QUEUED, TaskRef, TaskState, id_of
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.graph import MAX_NODES, TaskDependencyGraph, records_of
+from omniq.queue.options import EnqueueOptions, FuncArgs, Parent, TaskCall, TaskOptions
 from omniq.queue.policies import some
-from omniq.queue.request import EnqueueOptions, FuncArgs, Parent, TaskCall, TaskOptions, listed_parents, parent_id
+from omniq.queue.request import listed_parents, parent_id
 from omniq.serialization.parents import NO_DEFAULT, ResultOf
 from omniq.sync import Blocking
 
@@ -57,7 +58,7 @@ Step: TypeAlias = TaskCall | Chain | Group
 
 def call(func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]) -> TaskCall:
     """One task of a workflow: what `enqueue` would be given. Raises `InvalidTask` for an option that doesn't exist."""
-    TaskOptions.of(options)
+    TaskOptions.of(func, options)
     return TaskCall(func=func, func_args=func_args, options=options)
 
 

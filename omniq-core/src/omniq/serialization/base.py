@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from importlib import import_module
 from types import MethodType, ModuleType
 from typing import Any, ClassVar, Final, TypeAlias
 
-from omniq.errors import FunctionNotFound, SerializationError
+from omniq.errors import FunctionNotFound, InvalidTask, SerializationError
 
 
 class Format(StrEnum):
@@ -88,6 +90,61 @@ def display_name(func: Function) -> str:
     return f"{module}:{getattr(func, '__qualname__', type(func).__qualname__)}"
 
 
+_EMPTY: Final = inspect.Signature.empty
+
+
+class DeclaredFunction:
+    """Stands in a module for a function of it, and says how that is to be run. Workers call the function itself."""
+
+    def __init__(self, function: Function, defaults: Mapping[str, Any]) -> None:
+        functools.update_wrapper(self, function)  # so that its name leads to this object
+        self.function = function
+        self.defaults = defaults
+        """Options of the tasks that run it, as far as they don't say otherwise."""
+        self._signature = inspect.signature(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function here and now."""
+        return self.function(*args, **kwargs)
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        """The arguments by the function's signature. Raises `InvalidTask` if it doesn't take them."""
+        try:
+            return self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidTask(f"func_args: {self._shown()}: {error}") from None
+
+    def _shown(self) -> str:
+        """The function as it is to be called, without types."""
+        parameters = [parameter.replace(annotation=_EMPTY) for parameter in self._signature.parameters.values()]
+        bare = self._signature.replace(parameters=parameters, return_annotation=_EMPTY)
+        return f"{getattr(self.function, '__name__', 'function')}{bare}"
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        """By its name: what it belongs to, connections and all, stays where it is."""
+        ref = reference(self)
+        if ref is None:
+            name = display_name(self.function)
+            raise SerializationError(f"{name}: a declared task goes by its name, and no module can be imported for it")
+        return _imported, (ref,)
+
+
+def function_of(func: Function) -> Function:
+    """The function itself, where it is a declared one."""
+    return func.function if isinstance(func, DeclaredFunction) else func
+
+
+DECLARED: Final = "@task"
+"""Stands in `allowed_modules` for the functions that are declared in this process."""
+declared: Final[dict[str, DeclaredFunction]] = {}
+"""Those, by their references."""
+
+
+def _imported(ref: str) -> Any:
+    module, _, qualname = ref.partition(":")
+    return _walk(import_module(module), qualname)
+
+
 class FunctionRegistry:
     """Finds functions by reference.
 
@@ -111,18 +168,23 @@ class FunctionRegistry:
         module, colon, qualname = ref.partition(":")
         if not colon or not all(part.isidentifier() for part in (*module.split("."), *qualname.split("."))):
             raise FunctionNotFound(f"{ref!r} isn't of the form module:function")
-        if not self._is_allowed(module):
-            raise FunctionNotFound(f"{ref}: module {module!r} isn't among allowed_modules")
+        if not self._is_allowed(module, ref):
+            raise FunctionNotFound(f"{ref}: {self._refusal(module)}")
         try:
             found = _walk(_import(module), qualname)
         except FunctionNotFound as error:
             raise FunctionNotFound(f"{ref}: {error}") from error.__cause__
         return _check(found, ref)
 
-    def _is_allowed(self, module: str) -> bool:
-        if self._allowed is None:
+    def _is_allowed(self, module: str, ref: str) -> bool:
+        if self._allowed is None or (DECLARED in self._allowed and ref in declared):
             return True
-        return any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._allowed)
+        return any(allowed in (module, ref) or module.startswith(f"{allowed}.") for allowed in self._allowed)
+
+    def _refusal(self, module: str) -> str:
+        if self._allowed is not None and DECLARED in self._allowed:
+            return "allowed_modules allows declared tasks, and this process has imported none of that name"
+        return f"module {module!r} isn't among allowed_modules"
 
 
 def _import(module: str) -> ModuleType:

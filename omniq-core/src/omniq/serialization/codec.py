@@ -80,6 +80,7 @@ class CallOptions(Abridged, Struct, frozen=True, kw_only=True):
     on_parent_failure: ParentFailure = "cancel"
     retry: RetryRule | None = None
     heartbeat_timeout: float | None = None
+    worker: str | None = None
 
 
 class LoadedCall(Abridged, Struct, frozen=True, gc=False):

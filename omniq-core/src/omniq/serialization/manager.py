@@ -18,6 +18,7 @@ from omniq.serialization.base import (
     Function,
     FunctionRegistry,
     display_name,
+    function_of,
     reference,
     type_name,
 )
@@ -117,7 +118,7 @@ class SerializationManager:
         self, func: Function, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions = _DEFAULTS
     ) -> Call:
         """A call for no task yet: what a schedule keeps. Raises like `pack_call`."""
-        ref = reference(func)
+        ref, func = reference(func), function_of(func)
         parents: tuple[str, ...] = ()
         try:
             format, packed = self._pack(func, ref, args, kwargs)
@@ -141,6 +142,7 @@ class SerializationManager:
             retry=options.retry,
             results_of=parents,
             heartbeat_timeout=options.heartbeat_timeout,
+            worker=options.worker,
         )
 
     def _pack(
@@ -177,7 +179,7 @@ class SerializationManager:
         """
         if call.by_value:
             return self._arguments.unpack_with_function(call.args)
-        return self._arguments.unpack(self._functions.resolve(call.func), call.args_format, call.args)
+        return self._arguments.unpack(function_of(self._functions.resolve(call.func)), call.args_format, call.args)
 
     def load_child(self, call: Call, parents: Sequence[ParentResult]) -> LoadedCall:
         """As `load_call`, with the results of the call's `results_of`. Raises `ResultError` when one has no value."""

@@ -24,7 +24,7 @@ from omniq.errors import OmniQError
 from omniq.models.task import TERMINAL
 from omniq.plugins.registry import load_class
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.results import AsyncResultStorage
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus

@@ -14,7 +14,7 @@ from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure, is_async
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import Job, Line, RunResult, RunStatus
 from omniq.workers.thread import CANCEL_PATIENCE, ThreadSlots, give_up_all
 from omniq.workers.thread_loop import ThreadState
 
@@ -42,8 +42,8 @@ class JobTask(asyncio.Task[None]):
 class LoopRunner(Runner):
     """Async tasks run on the worker's loop, sync ones on threads beside it."""
 
-    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(in_flight, execution, max_workers=max_workers)
+    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(line, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         """For timers: a loop keeps the context of cancelled ones."""
@@ -67,7 +67,7 @@ class LoopRunner(Runner):
         self._waking = True
         try:
             for _ in range(BURST):
-                if self._free == 0 or (job := self.in_flight.take()) is None:
+                if self._free == 0 or (job := self.line.take()) is None:
                     return
                 self._free -= 1
                 self._start(job)
@@ -98,7 +98,7 @@ class LoopRunner(Runner):
     def take_back(self) -> None:
         while (waiting := self._take_sync()) is not None:
             self._free += 1
-            self.in_flight.put_back([waiting])
+            self.line.put_back([waiting])
 
     async def close(self) -> None:
         while (waiting := self._take_sync()) is not None:
@@ -120,7 +120,7 @@ class LoopRunner(Runner):
         call = self.execution.load(job)
         if not isinstance(call, LoadedCall):
             self._free += 1
-            self.in_flight.done(job, call)
+            self.line.done(job, call)
         elif is_async(call.func):
             # A context of its own: whoever wakes this up may be in that of another task.
             task = self._create_task(self._run(job, call), job.record.id)
@@ -189,7 +189,7 @@ class LoopRunner(Runner):
 
     def _ended(self, job: Job, ran: RunResult) -> None:
         self._free += 1
-        self.in_flight.done(job, ran)
+        self.line.done(job, ran)
         self.wake()
 
     def _take_sync(self) -> Job | None:
@@ -199,7 +199,7 @@ class LoopRunner(Runner):
             return None
 
     def _sync_done(self, job: Job, ran: RunResult) -> None:
-        self.in_flight.call_soon(self._ended, job, ran)
+        self.line.call_soon(self._ended, job, ran)
 
 
 BURST = 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from omniq.callbacks import CallbackManager
@@ -13,11 +15,19 @@ from omniq.events.storage import AsyncEventStorage, EventStorage
 from omniq.models.config import WorkerConfig
 from omniq.models.task import TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
+from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import core_of, maybe_core_of, portal, refuse_in_loop
 from omniq.workers.execution import Runner
 from omniq.workers.pool import AsyncWorkerPool, WorkerPool
+
+
+def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tuple[type[Runner], int]:
+    """The slots of a kind, and how many. Raises `PluginError` if there is none of it here."""
+    worker = load_class(registry().worker(kind).worker_class, Worker)
+    size = None if settings_for is None else settings_for(kind).max_workers
+    return worker.runner, size or worker.default_max_workers
 
 
 class Worker:
@@ -55,14 +65,16 @@ class Worker:
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
 
-    def pool(self) -> AsyncWorkerPool:
-        """A new engine with this worker's configuration."""
+    def pool(self, settings_for: Callable[[str], WorkerConfig] | None = None) -> AsyncWorkerPool:
+        """A new engine with this worker's configuration; `settings_for` tells that of other kinds, which tasks may ask
+        for."""
         return AsyncWorkerPool(
             self._queue,
             self.runner,
             self.config,
             kind=self.kind,
             max_workers=self.config.max_workers or self.default_max_workers,
+            other_kind=partial(_slots, settings_for),
         )
 
     @property

@@ -74,7 +74,7 @@ def first_bytes(execution: Execution) -> bytes:
     """What a child reads first: the import path, and a greeting."""
     # Python itself skips entries that aren't text. Only `marshal` is at hand to the bootstrap, and it takes any text.
     path = marshal.dumps([entry for entry in cast("list[object]", sys.path) if isinstance(entry, str)])
-    security, limit, logs = execution.security, execution.max_result, LogSettings.of_this_process()
+    security, limit, logs = execution.security.for_children(), execution.max_result, LogSettings.of_this_process()
     greeting = messages.Greeting(security, limit, settings.secrets(), logs, os.getpid())
     return len(path).to_bytes(4, "big") + path + messages.parts(messages.pack_greeting(greeting))[0]
 

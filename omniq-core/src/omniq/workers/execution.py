@@ -44,7 +44,7 @@ from omniq.storage.records import Change
 from omniq.sync import in_running_loop
 from omniq.texts import chain, get_logger, let_go, qualified_name, remote_traceback, safe_text, shown_name
 from omniq.threads import on_thread
-from omniq.workers.jobs import SUCCEEDED, InFlight, Job, RunResult, RunStatus, current
+from omniq.workers.jobs import SUCCEEDED, Job, Line, RunResult, RunStatus, current
 
 # ── callbacks ───────────────────────────────────────────────────────────────
 
@@ -384,13 +384,13 @@ def _delay(error: BaseException) -> float | None:
 
 
 class Runner(ABC):
-    """Slots that take jobs from the desk, run them, and hand in what came of them."""
+    """Slots that take jobs from their line, run them, and hand in there what came of them."""
 
     isolates = False
     """Whether a task that kills its process leaves the worker and the other tasks alive."""
 
-    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
-        self.in_flight = in_flight
+    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
+        self.line = line
         self.execution = execution
         self.max_workers = max_workers
         self.on_start: Callable[[Job], None] | None = None
@@ -414,7 +414,7 @@ class Runner(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """There are jobs on the desk: let free slots take them. On the worker's loop."""
+        """There are jobs in line: let free slots take them. On the worker's loop."""
 
     @abstractmethod
     def stop_job(self, job: Job, why: RunStatus) -> None:

@@ -25,8 +25,9 @@ from omniq.storage.base import BaseTaskQueue, carry_out
 from omniq.storage.records import Change, Lease, TaskRecord
 from omniq.storage.wakeups import News
 from omniq.texts import get_logger
-from omniq.workers.execution import Runner, failure
+from omniq.workers.execution import failure
 from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
+from omniq.workers.kinds import IN_VAIN, Rooms, Runners
 from omniq.workers.settling import poisoned
 
 # ── admission ───────────────────────────────────────────────────────────────
@@ -154,13 +155,6 @@ def until_next_try(record: TaskRecord) -> float:
 # ── fetching ────────────────────────────────────────────────────────────────
 
 
-MAX_PREFETCH = 2000
-AHEAD_S = 0.1
-"""Seconds of work that are claimed ahead of free slots."""
-MEMORY_S = 0.05
-"""Seconds within which a worker's pace is forgotten, so that it doesn't hoard once tasks take longer."""
-MAX_IN_LINE = 64 * 1024 * 1024
-"""Bytes of large arguments and results that wait in a worker's hands before it claims more."""
 REST = 0.02
 """Seconds until the next claim after one that has most likely emptied the queues, unless something is told before: what
 it has brought runs and is settled first."""
@@ -170,28 +164,6 @@ STALE_AFTER_S = 1.0
 """Seconds after which work that was claimed ahead and isn't begun goes back for others to take."""
 
 
-class RateMeter:
-    """How many tasks a second this worker ends, as a moving average."""
-
-    def __init__(self) -> None:
-        self._rate = 0.0
-        self._count = 0
-        self._since = time.monotonic()
-
-    def count(self, ended: int) -> None:
-        self._count += ended
-
-    def ahead(self) -> int:
-        """How many tasks are `AHEAD_S` seconds of work."""
-        now = time.monotonic()
-        elapsed = now - self._since
-        if elapsed >= 0.02:
-            remembered = math.exp(-elapsed / MEMORY_S)
-            self._rate = remembered * self._rate + (1 - remembered) * self._count / elapsed
-            self._count, self._since = 0, now
-        return min(MAX_PREFETCH, int(self._rate * AHEAD_S))
-
-
 class Fetcher:
     """The loop that claims. It never ends by an error of the store: it waits and tries again."""
 
@@ -199,7 +171,7 @@ class Fetcher:
         self,
         store: BaseTaskQueue,
         in_flight: InFlight,
-        runner: Runner,
+        runners: Runners,
         admission: Admission,
         *,
         queues: Sequence[str],
@@ -208,7 +180,8 @@ class Fetcher:
     ) -> None:
         self._store = store
         self._in_flight = in_flight
-        self._runner = runner
+        self._runners = runners
+        self._rooms = Rooms(in_flight, runners, config.prefetch)
         self._admission = admission
         self._queues = tuple(queues)
         self._config = config
@@ -222,7 +195,6 @@ class Fetcher:
         self._found = 0
         self._swept: set[str] = set()
         """Tasks this worker lacks the key for, as far as they were claimed and went back since it last paused."""
-        self.pace = RateMeter()
         self.last_fetch = time.monotonic()
         """When a claim last came back, on `time.monotonic()`'s clock: for health checks."""
 
@@ -239,14 +211,23 @@ class Fetcher:
 
     async def _fetch(self) -> float | None:
         """Claim, and hand out; returns how many seconds to wait for news before the next claim, None for any time."""
+        began, pauses = time.monotonic(), [math.inf]
+        for queues, limit in self._rooms.claims(self._ordered()):
+            pauses.append(await self._fetch_from(queues, limit))
+        if min(pauses) < math.inf:
+            return min(pauses)
+        if not self._rooms.closed(self._queues):
+            self._note_empty(began)
+        return None
+
+    async def _fetch_from(self, queues: Sequence[str], limit: int) -> float:
+        """The same for some queues; infinite where there was nothing."""
         began = time.monotonic()
-        limit = max(1, self._room())  # a result may have taken the room meanwhile
-        records = await self._claim(limit)
+        records = await self._claim(queues, limit)
         if records is None:
             return 0.0
         if not records:
-            self._note_empty(began)
-            return None
+            return math.inf
         self._found += len(records)
         may_be_more = self._may_be_more(records, limit)
         await self._hand_out(records, began, full=may_be_more)
@@ -263,28 +244,9 @@ class Fetcher:
 
     # ── how many ─────────────────────────────────────────────────────────────
 
-    @property
-    def _capacity(self) -> int:
-        return self._runner.slots + self._ahead
-
-    @property
-    def _ahead(self) -> int:
-        """How many tasks may wait here for a slot."""
-        if self._runner.slots == 0:
-            return 0
-        return self.pace.ahead() if self._config.prefetch is None else self._config.prefetch
-
-    def _room(self) -> int:
-        if self._runner.blocked or self._in_flight.bytes_in_line >= MAX_IN_LINE:
-            return 0
-        return max(0, self._capacity - len(self._in_flight.held))
-
     async def _until_room(self) -> None:
-        """Wait until a claim is worth its round trip: a quarter of the capacity, or slots about to be idle."""
-        while True:
-            room = self._room()
-            if room >= max(1, self._capacity // 4) or (room > 0 and self._in_flight.buffered == 0):
-                return
+        """Wait until a claim is worth its round trip."""
+        while not self._rooms.are_worth_a_claim():
             await self._changed()
 
     async def _changed(self) -> None:
@@ -292,11 +254,7 @@ class Fetcher:
         with suppress(TimeoutError):
             async with asyncio.timeout(STALE_AFTER_S):
                 await self._in_flight.changed.wait()
-        self._hand_back_stale()
-
-    def _hand_back_stale(self) -> None:
-        if self._in_flight.oldest_wait > STALE_AFTER_S:
-            self._hand_back(self._in_flight.withdraw(self._ahead))
+        self._hand_back(self._rooms.stale(STALE_AFTER_S))
 
     # ── claiming ─────────────────────────────────────────────────────────────
 
@@ -311,9 +269,9 @@ class Fetcher:
             await carry_out(self._store, self._store.transition, releases, id_of=attrgetter("task_id"))
         self._unanswered = False
 
-    async def _claim(self, limit: int) -> list[TaskRecord] | None:
+    async def _claim(self, queues: Sequence[str], limit: int) -> list[TaskRecord] | None:
         """The tasks; None when the store failed."""
-        claim = spawn(self._claim_now(limit))
+        claim = spawn(self._claim_now(queues, limit))
         try:
             records = await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -327,10 +285,10 @@ class Fetcher:
         self.last_fetch = time.monotonic()
         return records
 
-    async def _claim_now(self, limit: int) -> list[TaskRecord]:
+    async def _claim_now(self, queues: Sequence[str], limit: int) -> list[TaskRecord]:
         if self._unanswered:
             await self._return_unanswered()
-        return await self._store.claim(self._ordered(), limit=limit, lease=self._config.lease, worker=self._worker)
+        return await self._store.claim(queues, limit=limit, lease=self._config.lease, worker=self._worker)
 
     async def _return(self, claim: asyncio.Future[list[TaskRecord]]) -> None:
         """Hand back what a claim brings in whose answer this worker doesn't want any more."""
@@ -361,8 +319,10 @@ class Fetcher:
             await self._leave_to_others(ended, full=full)
             return
         self._swept.clear()
-        suspect = next((job for job in jobs if job.quarantined), None)
-        if suspect is None or self._runner.isolates:
+        if self._rooms.demand or any(job.call.worker is not None for job in jobs):
+            jobs = await self._with_slots(jobs)
+        suspect = next((job for job in jobs if job.quarantined and not self._runners.of(job).isolates), None)
+        if suspect is None:
             ready = [job for job in jobs if not job.call.results_of]
             self._run(ready)
             if len(ready) < len(jobs):
@@ -372,7 +332,24 @@ class Fetcher:
 
     def _run(self, jobs: Iterable[Job]) -> None:
         self._in_flight.accept(jobs)
-        self._runner.wake()
+        if self._rooms.demand:
+            self._hand_back(self._rooms.excess(), IN_VAIN)
+        self._runners.wake()
+
+    async def _with_slots(self, jobs: Sequence[Job]) -> list[Job]:
+        """Open slots for jobs that ask for another kind, keeping their leases; returns those that can be run here."""
+        for job in jobs:
+            self._in_flight.hold(job)
+        try:
+            refused = await self._runners.open_for(jobs)
+        except asyncio.CancelledError:
+            self._hand_back(jobs)
+            raise
+        for job in refused:
+            self._in_flight.done(job, RunResult(end=RunStatus.RELEASED, delay=until_next_try(job.record)))
+        jobs = [job for job in jobs if not job.done]
+        self._rooms.demand.note(self._in_flight, jobs)
+        return jobs
 
     async def _with_parents(self, jobs: Sequence[Job]) -> list[Job]:
         """Give jobs the results that are among their arguments, keeping their leases; returns those that can be run."""
@@ -413,9 +390,9 @@ class Fetcher:
         self._run(await self._with_parents([suspect]) if suspect.call.results_of else [suspect])
         await self._in_flight.until_held_at_most(0)
 
-    def _hand_back(self, jobs: Sequence[Job]) -> None:
+    def _hand_back(self, jobs: Sequence[Job], delay: float | None = None) -> None:
         for job in jobs:
-            self._in_flight.accept_done(job, RunResult(end=RunStatus.RELEASED))
+            self._in_flight.accept_done(job, RunResult(end=RunStatus.RELEASED, delay=delay))
 
     # ── waiting ──────────────────────────────────────────────────────────────
 
@@ -426,17 +403,33 @@ class Fetcher:
 
     async def _hear(self, pause: float) -> None:
         try:
-            await self._store.wait(self._queues, pause)
+            if queues := [name for name in self._queues if not self._rooms.closed([name])]:
+                await self._store.wait(queues, pause)
+            else:
+                await asyncio.sleep(pause)
         except StoreError as error:
             log.log(level_of(error), "can't wait for tasks, polling: %s", error)
             await asyncio.sleep(pause)
 
     async def _idle(self, seconds: float | None) -> None:
         assert self._hint is not None
-        if seconds != 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+        if seconds == 0:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._rooms.closed(self._queues):
+                    await self._hint_or_change(self._hint)
+                else:
                     await asyncio.shield(self._hint)
+
+    async def _hint_or_change(self, hint: asyncio.Future[None]) -> None:
+        """Wait for news of the queues that are claimed from, or for room that lets others be claimed from, too."""
+        self._in_flight.changed.clear()
+        change: asyncio.Future[Any] = asyncio.ensure_future(self._in_flight.changed.wait())
+        try:
+            await asyncio.wait([hint, change], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
 
     def _note_empty(self, began: float) -> None:
         self._emptied_at = began

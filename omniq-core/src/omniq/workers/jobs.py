@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, ContextVar
 from enum import StrEnum
@@ -112,35 +112,6 @@ def current_task() -> TaskContext:
         return TaskContext(current.get())
     except LookupError:
         raise NoCurrentTask("current_task() was called outside a running task") from None
-
-
-# ── time limits ─────────────────────────────────────────────────────────────
-
-
-class GracePeriod:
-    """How long a stopping worker still waits; it can only get shorter."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        """How long it is from the beginning."""
-        self._loop = asyncio.get_running_loop()
-        self._ends_at = self._loop.time() + seconds
-        self._timeout: asyncio.Timeout | None = None
-
-    def shorten(self, seconds: float | None) -> None:
-        """End in so many seconds, if that is sooner; None changes nothing."""
-        if seconds is not None:
-            self.seconds = min(self.seconds, seconds)
-            self._ends_at = min(self._ends_at, self._loop.time() + seconds)
-            if self._timeout is not None:
-                self._timeout.reschedule(self._ends_at)
-
-    async def wait_for(self, event: Awaitable[object]) -> None:
-        """Wait for the event, or until it is over."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._ends_at) as self._timeout:
-                await event
-        self._timeout = None
 
 
 # ── jobs ────────────────────────────────────────────────────────────────────
@@ -286,84 +257,28 @@ SAFE_PART = 0.9
 """Part of a lease within which a job may still be begun."""
 
 
-class InFlight:
-    """The jobs in this worker's hands: waiting for a slot, running, or done and not yet settled.
+class Line:
+    """The jobs that wait for the slots of one kind, in order. `take` and `len` may be asked from any thread."""
 
-    `take`, `close`, `done` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
-    """
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self._jobs: deque[Job] = deque()
+        self.held = 0
+        """How many jobs of this kind are in hand, in line or not."""
+        self.settled = 0
+        """How many have been let go of."""
+        self.done = in_flight.done
+        self.call_soon = in_flight.call_soon
+        self.changed = in_flight.changed
 
-    def __init__(self, lease: float) -> None:
-        self._safe = SAFE_PART * lease
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()
-        self._buffer: deque[Job] = deque()
-        self._done: deque[tuple[Job, RunResult]] = deque()
-        self._signalled = False
-        self._closed = False
-        self._in_line = 0
-        self._counting = new_lock()
-        self.held: dict[str, Job] = {}
-        """Every job whose lease is ours, by task id."""
-        self.has_done = asyncio.Event()
-        self.changed = asyncio.Event()
-        """Set whenever a job has been settled, or a large one has left the line."""
+    def __len__(self) -> int:
+        return len(self._jobs)
 
-    # ── from the fetcher ─────────────────────────────────────────────────────
-
-    def accept(self, jobs: Iterable[Job]) -> None:
-        """Put claimed jobs in line for a slot."""
-        for job in jobs:
-            self.held[job.record.id] = job
-            if job.size >= LARGE:
-                self._count(job.size)
-            self._buffer.append(job)
-
-    def hold(self, job: Job) -> None:
-        """Keep a job's lease without putting it in line yet."""
-        self.held[job.record.id] = job
-
-    def accept_done(self, job: Job, ran: RunResult) -> None:
-        """Take a job in hand only to settle it."""
-        self.held[job.record.id] = job
-        self.done(job, ran)
-
-    def withdraw(self, keep: int = 0) -> list[Job]:
-        """Take back all but the first `keep` jobs that no slot has taken."""
-        jobs: list[Job] = []
-        while len(self._buffer) > keep:
-            try:
-                jobs.append(self._buffer.pop())
-            except IndexError:  # a slot was faster
-                break
-            if jobs[-1].size >= LARGE:
-                self._count(-jobs[-1].size)
-        return jobs
-
-    @property
-    def buffered(self) -> int:
-        return len(self._buffer)
-
-    @property
-    def bytes_in_line(self) -> int:
-        """Bytes of the large arguments that wait for a slot, and of the large results that wait for the store."""
-        return self._in_line
-
-    def _count(self, size: int) -> None:
-        """Count a large payload in or out. Small ones are bounded by their number, and mustn't even cost a call."""
-        with self._counting:
-            self._in_line += size
-        if size < 0:
-            self.call_soon(self.changed.set)
-
-    @property
-    def oldest_wait(self) -> float:
-        """Seconds for which the first job in line has been waiting for a slot."""
-        try:
-            return time.monotonic() - self._buffer[0].claimed_at
-        except IndexError:
-            return 0.0
-
-    # ── from the slots ───────────────────────────────────────────────────────
+    def append(self, job: Job) -> None:
+        """Put it last in line."""
+        if job.size >= LARGE:
+            self._in_flight.count(job.size)
+        self._jobs.append(job)
 
     def take(self) -> Job | None:
         """The next job for a free slot.
@@ -371,39 +286,144 @@ class InFlight:
         A job that was stopped meanwhile, or whose TTL is over, isn't begun; nor is one whose lease wasn't renewed in
         time: others may have it.
         """
-        while not self._closed:
+        while not self._in_flight.closed:
             try:
-                job = self._buffer.popleft()
+                job = self._jobs.popleft()
             except IndexError:
                 return None
             if job.size >= LARGE:
-                self._count(-job.size)
-            if job.ended_by is not None:
-                self.done(job, RunResult(end=job.ended_by))
-            elif time.monotonic() - job.renewed_at > self._safe:
-                self.done(job, RunResult(end=RunStatus.RELEASED))
-            elif not job.may_start_in(0.0):
-                self.done(job, RunResult(end=RunStatus.EXPIRED))
-            else:
+                self._in_flight.count(-job.size)
+            if (end := self._in_flight.end_of(job)) is None:
                 return job
+            self.done(job, RunResult(end=end))
         return None
-
-    def close(self) -> None:
-        """Let no more jobs be taken: the worker can't go on. From any thread."""
-        self._closed = True
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Put jobs that were taken and not begun first in line again."""
         for job in reversed(list(jobs)):
             if job.size >= LARGE:
-                self._count(job.size)
-            self._buffer.appendleft(job)
+                self._in_flight.count(job.size)
+            self._jobs.appendleft(job)
+
+    def withdraw(self, keep: int = 0) -> list[Job]:
+        """Take back all but the first `keep` jobs that no slot has taken."""
+        jobs: list[Job] = []
+        while len(self._jobs) > keep:
+            try:
+                jobs.append(self._jobs.pop())
+            except IndexError:  # a slot was faster
+                break
+            if jobs[-1].size >= LARGE:
+                self._in_flight.count(-jobs[-1].size)
+        return jobs
+
+    @property
+    def oldest_wait(self) -> float:
+        """Seconds for which the first job in line has been waiting for a slot."""
+        try:
+            return time.monotonic() - self._jobs[0].claimed_at
+        except IndexError:
+            return 0.0
+
+
+class InFlight:
+    """The jobs in this worker's hands: waiting for a slot, running, or done and not yet settled.
+
+    `close`, `done`, `count` and `call_soon` may be called from any thread; the rest belongs to the worker's loop.
+    """
+
+    def __init__(self, lease: float, kind: str = "") -> None:
+        self._safe = SAFE_PART * lease
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()
+        self._done: deque[tuple[Job, RunResult]] = deque()
+        self._signalled = False
+        self.closed = False
+        self._in_line = 0
+        self._counting = new_lock()
+        self.held: dict[str, Job] = {}
+        """Every job whose lease is ours, by task id."""
+        self.has_done = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Set whenever a job has been settled, or a large one has left the line."""
+        self.main = Line(self)
+        """The jobs of this worker's own kind, among them those that ask for none."""
+        self._kind = kind
+        self.lines: dict[str, Line] = {}
+        """Those of other kinds."""
+
+    # ── from the fetcher ─────────────────────────────────────────────────────
+
+    def accept(self, jobs: Iterable[Job]) -> None:
+        """Put claimed jobs in line for a slot."""
+        for job in jobs:
+            self.hold(job).append(job)
+
+    def hold(self, job: Job) -> Line:
+        """Keep a job's lease without putting it in its line yet, which is returned."""
+        line = self.main if job.call.worker is None else self.line_of(job)
+        if job.record.id not in self.held:
+            line.held += 1
+        self.held[job.record.id] = job
+        return line
+
+    def line_of(self, job: Job) -> Line:
+        """Where a job waits, or has waited."""
+        kind = job.call.worker
+        if kind is None or kind == self._kind:
+            return self.main
+        line = self.lines.get(kind)
+        if line is None:
+            line = self.lines[kind] = Line(self)
+        return line
+
+    def accept_done(self, job: Job, ran: RunResult) -> None:
+        """Take a job in hand only to settle it."""
+        self.hold(job)
+        self.done(job, ran)
+
+    def withdraw(self) -> list[Job]:
+        """Take back all jobs that no slot has taken."""
+        return [job for line in self.all_lines() for job in line.withdraw()]
+
+    def all_lines(self) -> list[Line]:
+        return [self.main, *self.lines.values()]
+
+    @property
+    def buffered(self) -> int:
+        return sum(map(len, self.all_lines()))
+
+    @property
+    def bytes_in_line(self) -> int:
+        """Bytes of the large arguments that wait for a slot, and of the large results that wait for the store."""
+        return self._in_line
+
+    def count(self, size: int) -> None:
+        """Count a large payload in or out. Small ones are bounded by their number, and mustn't even cost a call."""
+        with self._counting:
+            self._in_line += size
+        if size < 0:
+            self.call_soon(self.changed.set)
+
+    # ── from the slots ───────────────────────────────────────────────────────
+
+    def end_of(self, job: Job) -> RunStatus | None:
+        """What becomes of a job that mustn't be begun any more; None if it may be."""
+        if job.ended_by is not None:
+            return job.ended_by
+        if time.monotonic() - job.renewed_at > self._safe:
+            return RunStatus.RELEASED
+        return None if job.may_start_in(0.0) else RunStatus.EXPIRED
+
+    def close(self) -> None:
+        """Let no more jobs be taken: the worker can't go on. From any thread."""
+        self.closed = True
 
     def done(self, job: Job, ran: RunResult) -> None:
         """Hand in what came of a job."""
         job.done = True
         if len(ran.value) >= LARGE:
-            self._count(len(ran.value))
+            self.count(len(ran.value))
         self._done.append((job, ran))
         if not self._signalled:
             self._signalled = True
@@ -429,7 +449,7 @@ class InFlight:
                 break
             batch.append(done.popleft())
             if size >= LARGE:
-                self._count(-size)
+                self.count(-size)
         if self._done:
             self.has_done.set()
         return batch
@@ -440,6 +460,9 @@ class InFlight:
             # A task that was released and claimed again is another job under the same id.
             if self.held.get(job.record.id) is job:
                 del self.held[job.record.id]
+                line = self.main if job.call.worker is None else self.line_of(job)
+                line.held -= 1
+                line.settled += 1
         self.changed.set()
 
     async def until_held_at_most(self, count: int) -> None:

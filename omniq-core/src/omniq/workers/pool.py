@@ -8,7 +8,8 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -27,10 +28,40 @@ from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
 from omniq.texts import did_you_mean, get_logger, qualified_name
 from omniq.workers.execution import Execution, Runner, TaskCallbacks
 from omniq.workers.fetching import Admission, Fetcher
-from omniq.workers.jobs import GracePeriod, InFlight, RunResult, RunStatus
+from omniq.workers.jobs import InFlight, Line, RunResult, RunStatus
+from omniq.workers.kinds import Runners
 from omniq.workers.leases import LeaseKeeper, Reaper, Upkeep
 from omniq.workers.progress import HeartbeatWatch, ProgressWriter, Starts
 from omniq.workers.settling import Completer, CompletionPolicy, dependencies_of
+
+# ── time limits ─────────────────────────────────────────────────────────────
+
+
+class GracePeriod:
+    """How long a stopping worker still waits; it can only get shorter."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        """How long it is from the beginning."""
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + seconds
+        self._timeout: asyncio.Timeout | None = None
+
+    def shorten(self, seconds: float | None) -> None:
+        """End in so many seconds, if that is sooner; None changes nothing."""
+        if seconds is not None:
+            self.seconds = min(self.seconds, seconds)
+            self._ends_at = min(self._ends_at, self._loop.time() + seconds)
+            if self._timeout is not None:
+                self._timeout.reschedule(self._ends_at)
+
+    async def wait_for(self, event: Awaitable[object]) -> None:
+        """Wait for the event, or until it is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._ends_at) as self._timeout:
+                await event
+        self._timeout = None
+
 
 # ── the engine ──────────────────────────────────────────────────────────────
 
@@ -53,6 +84,7 @@ class AsyncWorkerPool:
         *,
         kind: str,
         max_workers: int,
+        other_kind: Callable[[str], tuple[type[Runner], int]],
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
         """Names this worker in tasks, results and events; never used twice."""
@@ -61,6 +93,7 @@ class AsyncWorkerPool:
         self.max_workers = max_workers
         self._queue = queue
         self._runner_class = runner
+        self._other_kind = other_kind
         self._queues = _declared(config.queues, queue.queues) if config.queues else queue.queues
         self._stores = queue.stores
         self._parts: list[Background[None]] = []
@@ -87,7 +120,7 @@ class AsyncWorkerPool:
             await results_of(self._queue).connect()
         self._started_at = clock.now()
         self._assemble()
-        await self.runner.open()
+        await self.runners.open()
         self._leases.start()
         self._parts = [
             self._spawn(self._fetcher.run, "fetch"),
@@ -129,12 +162,13 @@ class AsyncWorkerPool:
         assert self._grace is not None
         await cancel_and_wait(fetch, *others)
         self._drains.close()
-        self.runner.take_back()
+        for runner in self.runners.all():
+            runner.take_back()
         self._hand_back()
         await self._grace.wait_for(self.in_flight.until_held_at_most(0))
         settled = False
         try:
-            await self.runner.close()
+            await self.runners.close()
             self._hand_back()  # what came back from a process that died meanwhile
             settled = await self._settle_rest()
         finally:
@@ -161,9 +195,9 @@ class AsyncWorkerPool:
         return WorkerRecord(
             name=self.name,
             host=socket.gethostname(),
-            kind=self.kind,
+            kind="+".join([self.kind, *self.runners.others]),
             queues=self._queues,
-            slots=self.max_workers,
+            slots=sum(runner.max_workers for runner in self.runners.all()),
             running=len(self.in_flight.held),
             lease=self.config.lease,
             breakers=self._stores.breakers,
@@ -213,42 +247,47 @@ class AsyncWorkerPool:
 
     def _assemble(self) -> None:
         queue, config = self._queue, self.config
-        self.in_flight = InFlight(config.lease)
+        self.in_flight = InFlight(config.lease, self.kind)
         kept = self._stores.results or queue.store
         max_result = SizeLimit.of(queue.config.max_body, kept, beside=BESIDE_A_VALUE)
         execution = Execution(queue.security, max_result)
-        self.runner = self._runner_class(self.in_flight, execution, max_workers=self.max_workers)
-        self.runner.on_failure = self._fail
-        self._watch = HeartbeatWatch(self.runner.end_silent)
-        self.runner.on_start = Starts(self.in_flight, self._watch, self._stores, worker=self.name).note
+        self._watch = HeartbeatWatch(lambda job: self.runners.end_silent(job))
+        self._starts = Starts(self.in_flight, self._watch, self._stores, worker=self.name)
+        self.runners = Runners(self.in_flight, self.kind, partial(self._runner, execution))
         self._progress = ProgressWriter(self._stores, self.in_flight, worker=self.name)
         execution.on_report = self._progress.report
         self._callbacks = TaskCallbacks(queue)
         self._fetcher = Fetcher(
             queue.store,
             self.in_flight,
-            self.runner,
+            self.runners,
             Admission(queue, max_crashes=config.max_crashes),
             queues=self._queues,
             config=config,
             worker=self.name,
         )
         policy = CompletionPolicy(queue, RetryManager(), worker=self.name, config=config)
-        ended, pace = self._callbacks.ended, self._fetcher.pace
+        ended = self._callbacks.ended
         dependencies = dependencies_of(self._stores, config, ended)
-        self._completer = Completer(
-            queue, dependencies, self.in_flight, policy, worker=self.name, on_ended=ended, on_settled=pace.count
-        )
+        self._completer = Completer(queue, dependencies, self.in_flight, policy, worker=self.name, on_ended=ended)
         self._leases = LeaseKeeper(
             queue.store,
             self.in_flight,
             lease=config.lease,
-            stop_job=self.runner.stop_job,
+            stop_job=self.runners.stop_job,
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
         )
         self._upkeep = Upkeep(self._stores, dependencies, config)
         self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)
+
+    def _runner(self, execution: Execution, kind: str, line: Line) -> Runner:
+        """Slots of a kind. Raises `PluginError` if there is none of it here."""
+        runner_class, size = (self._runner_class, self.max_workers) if kind == self.kind else self._other_kind(kind)
+        runner = runner_class(line, execution, max_workers=size)
+        runner.on_failure = self._fail
+        runner.on_start = self._starts.note
+        return runner
 
     def _spawn(self, part: Callable[[], Coroutine[Any, Any, None]], name: str) -> Background[None]:
         task = spawn(persist(part, f"the worker's part {name!r}"), name=f"omniq-{name}")

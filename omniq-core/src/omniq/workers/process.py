@@ -15,9 +15,10 @@ from omniq import clock
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
 from omniq.texts import get_logger
+from omniq.threads import is_patched
 from omniq.workers.base import Worker
 from omniq.workers.execution import Execution, Runner, failure
-from omniq.workers.jobs import LARGE, InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import LARGE, Job, Line, RunResult, RunStatus
 from omniq.workers.messages import Message, Report, SignOfLife
 
 if TYPE_CHECKING:  # it needs what only POSIX has
@@ -54,8 +55,8 @@ class ChildRunner(Runner, Generic[C]):
     worker_name: ClassVar[str]
     """The class of its workers, for errors."""
 
-    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(in_flight, execution, max_workers=max_workers)
+    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(line, execution, max_workers=max_workers)
         self._loop = asyncio.get_running_loop()
         self._children: set[C] = set()
         """Those that take jobs."""
@@ -90,6 +91,11 @@ class ChildRunner(Runner, Generic[C]):
             raise WorkerError(f"{self.worker_name} needs a POSIX system: use ThreadPoolWorker here")
         if not sys.executable:
             raise WorkerError(f"{self.worker_name} needs sys.executable, and this program has none")
+        if is_patched():
+            raise WorkerError(
+                f"{self.worker_name} can't start processes where gevent has patched the program: "
+                "run it by `omniq worker`, or in a program without monkey.patch_all()"
+            )
         self._keepers = [self._spawn(self._keep_child()) for _ in range(self.number_of_children)]
 
     async def close(self) -> None:
@@ -122,7 +128,7 @@ class ChildRunner(Runner, Generic[C]):
             child = await self._new_child()
             try:
                 self._children.add(child)
-                self.in_flight.changed.set()  # there may be room now
+                self.line.changed.set()  # there may be room now
                 self.wake()
                 await child.left.wait()
             finally:
@@ -157,8 +163,8 @@ class ProcessRunner(ChildRunner["Child"]):
     isolates = True
     worker_name = "ProcessPoolWorker"
 
-    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(in_flight, execution, max_workers=max_workers)
+    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(line, execution, max_workers=max_workers)
         self._seconds: dict[str, float] = {}
         """By function: how long its tasks take, as a moving average."""
         self._watching = False
@@ -208,13 +214,13 @@ class ProcessRunner(ChildRunner["Child"]):
         return await Child.start(self.execution, self._told)
 
     def _take_back(self, child: Child) -> None:
-        self.in_flight.put_back(child.take_back())
+        self.line.put_back(child.take_back())
 
     def _hand_in(self, child: Child) -> None:
         if child.jobs and child.killed_for in (None, child.jobs[0]):
             job = child.jobs.popleft()
-            self.in_flight.done(job, self._what_killed(child, job))
-        self.in_flight.put_back(child.jobs)
+            self.line.done(job, self._what_killed(child, job))
+        self.line.put_back(child.jobs)
 
     def _what_killed(self, child: Child, job: Job) -> RunResult:
         if job.ended_by is not None:
@@ -246,9 +252,9 @@ class ProcessRunner(ChildRunner["Child"]):
         """One job, or some of functions that are known to be short; none is behind others whose TTL ends soon."""
         jobs: list[Job] = []
         left, is_next = CHUNK_SECONDS, at_most == math.inf
-        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.in_flight.take()) is not None:
+        while left > 0 and len(jobs) < MAX_CHUNK and (job := self.line.take()) is not None:
             if (guess := self._guess(job)) > at_most or not (is_next or job.may_start_in(SOON)):
-                self.in_flight.put_back([job])
+                self.line.put_back([job])
                 break
             jobs.append(job)
             is_next = False
@@ -286,7 +292,7 @@ class ProcessRunner(ChildRunner["Child"]):
             child.timer.cancel()
             child.timer = None
         self._learn(job.call.func, time.monotonic() - child.began)
-        self.in_flight.done(job, report.ran)
+        self.line.done(job, report.ran)
         if report.leaving:
             child.left.set()
         elif child.jobs:

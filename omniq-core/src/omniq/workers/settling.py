@@ -189,14 +189,12 @@ class Completer:
         *,
         worker: str,
         on_ended: Callable[[Job, Change], None],
-        on_settled: Callable[[int], None],
     ) -> None:
         self._dependencies = dependencies
         self._in_flight = in_flight
         self._policy = policy
         self._worker = worker
         self._on_ended = on_ended
-        self._on_settled = on_settled
         self._stores = queue.stores
         self._batch = min(MAX_SETTLED, queue.store.max_items)
         self._max_bytes = queue.stores.max_bytes
@@ -232,7 +230,6 @@ class Completer:
             await self._settle(mine)
         settled = self._without_put_off(mine)
         self.ended.update(ran.end for _, ran in settled)
-        self._on_settled(len(settled))
         self._in_flight.settled(job for job, _ in self._without_put_off(batch))
 
     def _without_put_off(self, batch: Sequence[tuple[Job, RunResult]]) -> Sequence[tuple[Job, RunResult]]:

@@ -17,7 +17,7 @@ from omniq.texts import get_logger, qualified_name
 from omniq.threads import new_lock, new_queue, start_thread
 from omniq.workers.base import Worker
 from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
-from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
+from omniq.workers.jobs import Job, Line, RunResult, RunStatus
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 from omniq.workers.thread_loop import ThreadState
 
@@ -347,11 +347,9 @@ class _Starting:
 class ThreadRunner(Runner):
     """Every task gets a thread; an async one runs in that thread's event loop."""
 
-    def __init__(self, in_flight: InFlight, execution: Execution, *, max_workers: int) -> None:
-        super().__init__(in_flight, execution, max_workers=max_workers)
-        self._slots = ThreadSlots(
-            execution, size=max_workers, take=in_flight.take, waiting=lambda: in_flight.buffered, done=in_flight.done
-        )
+    def __init__(self, line: Line, execution: Execution, *, max_workers: int) -> None:
+        super().__init__(line, execution, max_workers=max_workers)
+        self._slots = ThreadSlots(execution, size=max_workers, take=line.take, waiting=line.__len__, done=line.done)
 
     @property
     def blocked(self) -> bool:

@@ -21,7 +21,7 @@ from omniq import clock
 from omniq.errors import StoreUnavailable
 from omniq.storage.base import Guarantees, Store
 from omniq.storage.embedded import let_threads_run
-from omniq.threads import new_lock, new_queue, start_thread
+from omniq.threads import new_future, new_lock, new_queue, start_thread
 
 Version: TypeAlias = int | str
 """Whatever the store tells versions of one document apart by; never used twice for one key."""
@@ -211,14 +211,14 @@ class JobThreads:
         self._started = self._working = 0
         self._ending = False
         self._last: Callable[[], None] = _nothing
-        self._ended: Future[None] = Future()
+        self._ended: Future[None] = new_future()
 
     async def do(self, job: Callable[[], T]) -> T:
         """What the job returns. Cancelling the caller doesn't undo it.
 
         Raises what the job raises, and `StoreUnavailable` if no thread can be started, or after `end`.
         """
-        answer: Future[T] = Future()
+        answer: Future[T] = new_future()
         with self._lock:
             self._start()
             self._jobs.put((job, answer))

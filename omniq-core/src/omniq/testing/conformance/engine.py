@@ -21,7 +21,7 @@ from omniq.models.config import TaskQueueConfig
 from omniq.models.schedule import Misfire
 from omniq.models.task import TaskState, slot_id
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.request import TaskCall
+from omniq.queue.options import TaskCall
 from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.testing import VirtualClock
 from omniq.testing.builders import PATIENCE, QUEUE, claim, together

@@ -1,0 +1,54 @@
+"""Tasks that are declared, and an application that has them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from omniq import AsyncOmniQ, OmniQ
+
+DIRECTORY = os.environ.get("DECLARED_TASKS", "/nowhere")
+"""Where its queue is. Importing this, as a child process does, opens nothing."""
+CONFIG = {"task_queue": {"url": f"sqlite:///{DIRECTORY}/omniq.db", "config": {"queues": ["high", "default"]}}}
+
+oq = OmniQ(config=CONFIG)
+aoq = AsyncOmniQ(config=CONFIG)
+
+
+@oq.task(queue="high", retries=0, timeout=30, priority=3)
+def area(width: int, height: int = 2) -> int:
+    """How large it is."""
+    return width * height
+
+
+@oq.task(worker="process")
+def where_on_a_process() -> tuple[int, bool]:
+    return where()
+
+
+@oq.task(worker="thread")
+def where_on_a_thread() -> tuple[int, bool]:
+    return where()
+
+
+@oq.task(worker="gevent")
+def where_on_a_greenlet() -> tuple[int, bool]:
+    return where()
+
+
+@aoq.task(retries=1)
+async def doubled(number: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+@oq.task()
+def calls_another(number: int) -> str:
+    """Enqueues another task, as a task may."""
+    return str(area.enqueue(number))
+
+
+def where() -> tuple[int, bool]:
+    """The process, and whether it is one that gevent has patched."""
+    return os.getpid(), "gevent.monkey" in sys.modules
