@@ -30,10 +30,10 @@ def verify(*arguments: str, path: Path | None = None) -> subprocess.CompletedPro
     ("arguments", "code", "words"),
     [
         (["sqlight", "--url", "sqlite:///x.db"], 3, "there is no plugin 'sqlight', did you mean 'sqlite'?"),
-        (["sqlite", "--url", "x.db"], 1, "expected a URL"),
-        (["sqlite", "--url", "sqlight:///x.db"], 1, "unknown backend 'sqlight'"),
-        (["postgres", "--url", "sqlite:///x.db"], 1, "is a URL for 'sqlite', not for 'postgres'"),
-        (["file", "--url", "memory://x"], 1, "is a URL for 'memory', not for 'file'"),
+        (["sqlite", "--url", "x.db"], 2, "expected a URL"),
+        (["sqlite", "--url", "sqlight:///x.db"], 2, "unknown backend 'sqlight'"),
+        (["postgres", "--url", "sqlite:///x.db"], 2, "is a URL for 'sqlite', not for 'postgres'"),
+        (["file", "--url", "memory://x"], 2, "is a URL for 'memory', not for 'file'"),
         (["redis", "--url", "redis://:secret@127.0.0.1:1"], 1, "redis:127.0.0.1:1"),
     ],
 )
@@ -49,7 +49,7 @@ def test_without_pytest_it_says_what_to_install(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['pytest'] = None; from omniq.cli import main; main()"
     command = [sys.executable, "-c", hidden, "plugins", "verify", "sqlite", "--url", f"sqlite:///{tmp_path}/queue.db"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == 'error: plugins verify needs pytest: pip install "omniq-core[testing]"\n'
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omniq import AsyncOmniQ, CallbackManager, callbacks
+from omniq import AsyncOmniQ, CallbackManager
 from omniq.callbacks import TaskUpdate
 from omniq.errors import ConfigError, InvalidTask
 from omniq.models import ResultStatus
@@ -198,8 +198,8 @@ async def test_a_task_of_its_own_callback_is_told_of_every_end_of_a_run(
 async def test_one_that_hangs_is_left_alone(
     oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(callbacks, "CALLBACK_TIMEOUT", 0.1)
-    monkeypatch.setattr(callbacks, "MAX_CALLBACK_THREADS", 1)
+    monkeypatch.setattr(task_callbacks, "CALLBACK_TIMEOUT", 0.1)
+    monkeypatch.setattr(task_callbacks, "MAX_CALLBACK_THREADS", 1)
     progress_tasks.released.clear()
     progress_tasks.ends.clear()
     callbacks = [progress_tasks.hang_after_end, progress_tasks.hang_after_end_async, progress_tasks.time_out_after_end]
@@ -347,7 +347,7 @@ class TestThatTheyHurtNobody:
     async def test_too_many_are_dropped_and_counted(
         self, oq: AsyncOmniQ, released: threading.Event, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(callbacks, "CAPACITY", 10)
+        monkeypatch.setattr(task_callbacks, "CAPACITY", 10)
         oq.callbacks.on_enqueued(lambda task: released.wait(SOON))
         for _ in range(30):
             await oq.enqueue(tasks.nothing)

@@ -226,12 +226,14 @@ def main(tasks: int, orders: int, results: int) -> None:
         greeting = line.greeting()
         greeting.logs.apply()
         settings.withheld.update(greeting.secrets)
+        parent = greeting.parent
         greenlets = Greenlets(line, greeting)
-        start_thread(partial(line.look_after, greeting.parent, greenlets.stacks), "omniq-parent")
+        start_thread(partial(line.look_after, parent, greenlets.stacks), "omniq-parent")
         initialize(greeting.initializer, line)
         del greeting
         line.is_ready()
         greenlets.serve()
+        line.end_if_dead(parent)
     except (EOFError, ConnectionError):
         sys.exit(1)
     line.leave_open()

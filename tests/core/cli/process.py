@@ -19,12 +19,15 @@ PATIENCE = 20.0
 
 
 class WorkerProcess:
-    """A running `omniq worker`; leaving it kills what is left of its group."""
+    """A running `omniq worker`; leaving it kills what is left of its group.
 
-    def __init__(self, url: str, *arguments: str, directory: Path, **environ: str) -> None:
+    Without a URL, the arguments say where the queue is.
+    """
+
+    def __init__(self, url: str | None, *arguments: str, directory: Path, **environ: str) -> None:
         path = os.pathsep.join(filter(None, [environ.pop("PYTHONPATH", ""), str(ROOT)]))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "omniq.cli", "--url", url, "worker", *arguments],
+            [sys.executable, "-P", "-m", "omniq.cli", *(["--url", url] if url else []), "worker", *arguments],
             env={**os.environ, "PYTHONPATH": path, **environ},
             cwd=directory,
             stdout=subprocess.DEVNULL,
@@ -32,6 +35,7 @@ class WorkerProcess:
             text=True,
             start_new_session=True,
         )
+        self.pid = self._process.pid
         self.said: list[str] = []
         """All lines that it has written to stderr so far, as far as they were waited for."""
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

@@ -60,6 +60,13 @@ async def leave_a_thread_behind(log: str) -> None:
     await asyncio.to_thread(time.sleep, LONG)
 
 
+def start_a_program(log: str) -> None:
+    """Wait for another process."""
+    program = subprocess.Popen(["sleep", str(LONG)])
+    note(log)
+    program.wait()
+
+
 async def progress(log: str, gate: str) -> str:
     """Tell how far it is, with a message that would move a cursor, and wait for the file."""
     current_task().progress(0.45, "reading\x1b[2J 漢字")

@@ -63,7 +63,7 @@ def test_each_command_explains_itself(path: tuple[str, ...]) -> None:
         (["wrker"], "there is no command 'wrker', did you mean 'worker'?"),
         (["tasks", "lsit"], "there is no command 'lsit', did you mean 'list'?"),
         (["xyz"], "there is no command 'xyz'"),
-        (["worker", "--max-worker", "3"], "--max-workers"),
+        (["worker", "--concurency", "3"], "--concurrency"),
         (["worker", "--lease", "soon"], "'soon' isn't a duration such as 90, 1.5, 10m, 2h or 1d."),
         (["worker", "--queues", "a,,b"], "isn't a list such as high,default,low."),
         (["events", "list", "--since", "lately"], "isn't a time such as 2030-12-31T08:30."),
@@ -139,7 +139,7 @@ def test_errors_of_the_configuration_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "omniq.yaml"
     file.write_text("task_queue:\n  typ: sqlite\n")
     result = run("--config", str(file), "tasks", "list")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr == f"error: task_queue.typ: unknown name, did you mean 'type'? (in {file})\n"
 
 

@@ -125,7 +125,7 @@ def test_schedules_are_listed_paused_resumed_and_deleted(cli: Cli) -> None:
 
 def test_events_need_a_store(cli: Cli) -> None:
     result = cli("events", "list")
-    assert (result.exit_code, result.stderr) == (1, "error: event_store: none is configured, so no events are kept\n")
+    assert (result.exit_code, result.stderr) == (2, "error: event_store: none is configured, so no events are kept\n")
 
 
 def test_events_are_listed(cli: Cli, tmp_path: Path) -> None:

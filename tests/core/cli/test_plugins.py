@@ -67,7 +67,7 @@ def test_a_broken_command_says_so_when_it_is_called_and_not_before(tmp_path: Pat
     assert (listed.returncode, listed.stderr) == (0, "")
     assert "zap  Zap them all." in listed.stdout
     called = omniq(tmp_path, "zap")
-    assert called.returncode == 1
+    assert called.returncode == 2
     assert called.stderr == (
         "error: acme-zap can't load acme_zap.commands:zap: ModuleNotFoundError: No module named 'nowhere'\n"
     )
@@ -79,7 +79,7 @@ def test_the_command_of_a_plugin_that_is_in_conflict_says_so_when_it_is_called(t
     install(tmp_path, "zoom", both)
     assert omniq(tmp_path, "zap", "--help").returncode == 0
     called = omniq(tmp_path, "zoom")
-    assert called.returncode == 1
+    assert called.returncode == 2
     assert called.stderr.startswith("error: plugin 'zoom' (acme-zoom 1.2) is in conflict: ")
 
 
@@ -121,4 +121,4 @@ def test_a_store_that_lives_in_one_process_is_refused(tmp_path: Path) -> None:
     install(tmp_path, "here", plugin, store=store)
     refused = omniq(tmp_path, "--url", "here://", "tasks", "list")
     complaint = "error: task_queue: reference:somewhere lives in one process, which no other can look into\n"
-    assert (refused.returncode, refused.stderr) == (1, complaint)
+    assert (refused.returncode, refused.stderr) == (2, complaint)

@@ -77,7 +77,8 @@ def let_go(gate: Path) -> None:
 
 
 async def test_it_says_what_it_does_and_stops_when_it_is_told(start: Starter, tmp_path: Path) -> None:
-    with start("--type", "thread", "--max-workers", "3", "--queues", "high,low") as worker:
+    options = ["--type", "thread", "--concurrency", "3", "--queues", "high,low"]
+    with start(*options, OMNIQ_QUEUES="high,low") as worker:
         place = f"sqlite:{tmp_path}/omniq.db"
         assert worker.greets().endswith(f" (thread, 3 slots) serves high, low in {place}")
         worker.signal(SIGTERM)
@@ -91,23 +92,32 @@ async def test_it_says_what_it_does_and_stops_when_it_is_told(start: Starter, tm
     ("arguments", "complaint"),
     [
         (["--type", "tread"], "unknown worker 'tread', did you mean 'thread'? installed: "),
-        (["--max-workers", "0"], "AsyncWorker.max_workers: expected int >= 1"),
         (["--queues", "no spaces"], "AsyncWorker.queues[0]: expected a name"),
+        (["--queues", "defualt"], "queues: there is no queue 'defualt', did you mean 'default'?"),
         (["--import", "nowhere"], "--import: there is no module 'nowhere' here; is it installed, or on sys.path?"),
+        (["--import", "shop", "--import", "shpo"], "--import: there is no module 'shpo' here, did you mean 'shop'?"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
-        (["--url", "sqlite:///a-file/omniq.db"], "/a-file: the directory can't be made: File exists"),
         (["--url", "nowhere://x"], "unknown backend 'nowhere'"),
+        (["--url", "sqlite:/x"], "task_queue.url: expected a URL such as sqlite:///path/to/file.db"),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_line(
     start: Starter, tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
-    (tmp_path / "a-file").touch()
+    (tmp_path / "shop.py").touch()
     with start(*arguments) as worker:
-        assert worker.ends() == 1
+        assert worker.ends() == 2
     (line,) = worker.said
     assert line.startswith("error: ")
     assert complaint in line
+
+
+def test_a_store_that_cannot_be_had_is_one_line(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    with start("--url", "sqlite:///a-file/omniq.db") as worker:
+        assert worker.ends() == 1
+    (line,) = worker.said
+    assert "/a-file: the directory can't be made: File exists" in line
 
 
 async def test_modules_of_the_working_directory_are_imported_first(start: Starter, tmp_path: Path) -> None:
@@ -117,12 +127,13 @@ async def test_modules_of_the_working_directory_are_imported_first(start: Starte
     assert worker.said[0] == "app is here"
 
 
-def test_what_a_module_raises_keeps_its_traceback(start: Starter, tmp_path: Path) -> None:
+def test_a_module_that_fails_has_its_traceback_shown_on_request(start: Starter, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import nowhere")
-    with start("--import", "app") as worker:
+    with start("--import", "app", "--debug") as worker:
         assert worker.ends() == 1
     assert "Traceback" in worker.said[0]
-    assert worker.said[-1] == "ModuleNotFoundError: No module named 'nowhere'"
+    assert worker.said[-2] == "ModuleNotFoundError: No module named 'nowhere'"
+    assert worker.said[-1].startswith("error: --import: app can't be imported: ModuleNotFoundError: ")
 
 
 def test_it_logs_what_it_is_asked_to(start: Starter) -> None:
@@ -140,7 +151,7 @@ async def test_in_burst_mode_it_stops_when_all_is_done(oq: AsyncOmniQ, start: St
     ids = [await oq.enqueue(tasks.add, [n, n]) for n in range(30)]
     bad = await oq.enqueue(tasks.fail)
     later = await oq.enqueue(tasks.add, [1, 1], run_in=3600)
-    with start("--type", kind, "--max-workers", "2", "--burst") as worker:
+    with start("--type", kind, "--concurrency", "2", "--burst") as worker:
         assert worker.ends() == 0
     assert_quiet(worker)
     assert await results_of(oq, ids) == [2 * n for n in range(30)]
@@ -149,7 +160,7 @@ async def test_in_burst_mode_it_stops_when_all_is_done(oq: AsyncOmniQ, start: St
 
 async def test_it_serves_the_queues_that_it_is_given(oq: AsyncOmniQ, start: Starter) -> None:
     ids = [await oq.enqueue(tasks.add, [1, 1], queue_name=name) for name in ("high", "default", "low")]
-    with start("--queues", "low,high", "--burst") as worker:
+    with start("--queues", "low,high", "--burst", OMNIQ_QUEUES="high,low") as worker:
         assert worker.ends() == 0
     assert await states_of(oq, ids) == [TaskState.SUCCESS, TaskState.PENDING, TaskState.SUCCESS]
 
@@ -158,7 +169,7 @@ async def test_a_worker_that_can_not_go_on_ends_with_1(oq: AsyncOmniQ, start: St
     ending = "import os, sys; any('bootstrap' in argument for argument in sys.orig_argv) and os._exit(7)"
     (tmp_path / "sitecustomize.py").write_text(ending)
     waiting = await oq.enqueue(tasks.nothing)
-    options = ["--type", "process", "--max-workers", "1", "--grace-period", "0"]
+    options = ["--type", "process", "--concurrency", "1", "--grace-period", "0"]
     with start(*options, PYTHONPATH=str(tmp_path)) as worker:
         assert worker.ends() == 1
     complaint = "error: the worker can't go on: no child process can be started: a child died before it was ready"
@@ -176,7 +187,7 @@ async def test_what_runs_is_finished_and_what_was_prefetched_is_handed_back(
     running = await oq.enqueue(func, [str(gate), str(log)])
     ahead = [await oq.enqueue(tasks.append, [str(log), f"t{n}"]) for n in range(3)]
     config = configured(tmp_path, "worker: {config: {prefetch: 3}}")
-    with start("--type", kind, "--max-workers", "1", "--grace-period", "1m", *config) as worker:
+    with start("--type", kind, "--concurrency", "1", "--grace-period", "1m", *config) as worker:
         await until_states(oq, [running, *ahead], TaskState.RUNNING)
         await until(lambda: len(lines(log)) == 1)
         worker.signal(SIGTERM)
@@ -196,7 +207,7 @@ async def test_a_terminal_that_hangs_up_stops_it_in_order(
 ) -> None:
     (tmp_path / "no_nohup.py").write_text("import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)")
     running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])
-    with start("--type", "async", "--max-workers", "1", "--import", "no_nohup") as worker:
+    with start("--type", "async", "--concurrency", "1", "--import", "no_nohup") as worker:
         await until(lambda: len(lines(log)) == 1)
         worker.signal(SIGHUP)
         worker.hears("stopping")
@@ -238,7 +249,7 @@ async def test_a_worker_one_of_whose_parts_fails_hands_back_and_ends_with_1(
     )
     ids = [await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)]) for _ in range(3)]
     config = configured(tmp_path, "worker: {config: {prefetch: 2, reap_interval: 0.1}}")
-    with start("--type", kind, "--import", "broken", "--max-workers", "1", "--lease", "1h", *config) as worker:
+    with start("--type", kind, "--import", "broken", "--concurrency", "1", "--lease", "1h", *config) as worker:
         assert worker.ends() == 1
     assert worker.said[-1] == "error: the worker can't go on: a bug"
     await assert_uncharged(oq, ids)
@@ -265,7 +276,7 @@ async def test_after_the_grace_period_running_tasks_are_handed_back(
     oq: AsyncOmniQ, start: Starter, log: Path, gate: Path, kind: str, func: Callable[..., Any]
 ) -> None:
     ids = [await oq.enqueue(func, [str(gate), str(log)]) for _ in range(2)]
-    with start("--type", kind, "--max-workers", "2", "--grace-period", "100ms") as worker:
+    with start("--type", kind, "--concurrency", "2", "--grace-period", "100ms") as worker:
         await until(lambda: len(lines(log)) == 2)
         worker.signal(SIGTERM)
         assert worker.ends(within=2.0) == 0
@@ -278,7 +289,7 @@ async def test_ctrl_c_reaches_the_whole_group_and_stops_in_order(
     oq: AsyncOmniQ, start: Starter, log: Path, gate: Path, kind: str
 ) -> None:
     ids = [await oq.enqueue(tasks.wait_for, [str(gate), str(log)]) for _ in range(2)]
-    with start("--type", kind, "--max-workers", "2") as worker:
+    with start("--type", kind, "--concurrency", "2") as worker:
         await until(lambda: len(lines(log)) == 2)
         worker.signal(SIGINT, group=True)
         worker.hears("stopping")
@@ -298,7 +309,7 @@ async def test_a_second_signal_hands_back_at_once(
     oq: AsyncOmniQ, start: Starter, log: Path, gate: Path, kind: str, func: Callable[..., Any]
 ) -> None:
     ids = [await oq.enqueue(func, [str(gate), str(log)]) for _ in range(2)]
-    with start("--type", kind, "--max-workers", "2", "--grace-period", "1h") as worker:
+    with start("--type", kind, "--concurrency", "2", "--grace-period", "1h") as worker:
         await until(lambda: len(lines(log)) == 2)
         worker.signal(SIGTERM)
         worker.hears("stopping, waiting up to 3600 s")
@@ -312,7 +323,7 @@ async def test_a_second_signal_hands_back_at_once(
 @pytest.mark.starvable
 async def test_ctrl_c_twice_ends_with_130(oq: AsyncOmniQ, start: Starter, log: Path, gate: Path) -> None:
     task_id = await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-    with start("--type", "process", "--max-workers", "1") as worker:
+    with start("--type", "process", "--concurrency", "1") as worker:
         await until(lambda: len(lines(log)) == 1)
         worker.signal(SIGINT, group=True)
         worker.hears("stopping")

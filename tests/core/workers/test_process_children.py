@@ -74,7 +74,7 @@ async def test_a_worker_in_a_directory_with_modules_of_our_names_works(tmp_path:
     async with front_door(sqlite_place(tmp_path)) as oq:
         task_id = await oq.enqueue(tasks.add, [1, 2])
         url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
-        with WorkerProcess(url, "--type", "process", "--max-workers", "1", "--burst", directory=tmp_path) as worker:
+        with WorkerProcess(url, "--type", "process", "--concurrency", "1", "--burst", directory=tmp_path) as worker:
             assert worker.ends() == 0, worker.said
         assert await results_of(oq, [task_id]) == [3]
 
@@ -160,7 +160,7 @@ async def test_a_worker_without_standard_streams_runs_tasks(tmp_path: Path, clos
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     async with front_door(sqlite_place(tmp_path)) as oq:
         ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(3)]
-        command = f"exec {worker} --max-workers 2 {closed}"
+        command = f"exec {worker} --concurrency 2 {closed}"
         process = await asyncio.create_subprocess_shell(command, env=environ, cwd=tmp_path)
         assert await asyncio.wait_for(process.wait(), 60) == 0
         assert await results_of(oq, ids) == [1, 2, 3]
@@ -189,7 +189,7 @@ async def test_what_tasks_log_is_shown_from_the_workers_level_on(tmp_path: Path)
         for level in (logging.DEBUG, logging.INFO):
             await oq.enqueue(process_tasks.log_at, [level, f"at {logging.getLevelName(level)}"])
         url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
-        options = ["--type", "process", "--max-workers", "1", "--burst", "--log-level", "INFO"]
+        options = ["--type", "process", "--concurrency", "1", "--burst", "--log-level", "INFO"]
         with WorkerProcess(url, *options, directory=tmp_path) as worker:
             assert worker.ends() == 0
     assert [line for line in worker.said if line.endswith(" INFO shop: at INFO")]

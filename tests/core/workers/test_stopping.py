@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, call
 from omniq.models import TaskState
 from omniq.testing import ReferenceSpace
 from omniq.testing.builders import reap
@@ -76,6 +76,27 @@ async def test_after_the_grace_period_running_tasks_are_handed_back_to_others(
         async with front_door(place) as other, working(other, kind):
             assert await results_of(oq, ids) == ["done", "done"]
         assert {(await oq.get_task(id_)).crashes for id_ in ids} == {0}
+
+
+async def test_what_waits_in_a_child_behind_a_running_task_is_handed_back(
+    oq: AsyncOmniQ, log: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omniq.workers.process.LATE", 60.0)  # before that, it isn't taken from there for others
+    gate.touch()
+    async with working(oq, "process", max_workers=1, prefetch=20) as pool:
+        await results_of(oq, [await oq.enqueue(tasks.wait_for, [str(gate), str(log)]) for _ in range(10)])
+        gate.unlink()
+        ids = await oq.enqueue_many([call(tasks.wait_for, [str(gate), str(log)])] * 6)
+        await until_states(oq, ids, TaskState.RUNNING)
+        await until(lambda: len(lines(log)) == 11 and pool.in_flight.buffered < 5)
+        stopping = asyncio.create_task(pool.stop())
+        while (await states_of(oq, ids)).count(TaskState.PENDING) < 5:
+            await asyncio.sleep(0.01)
+        gate.touch()
+        await stopping
+    assert len(lines(log)) == 11
+    assert (await states_of(oq, ids)).count(TaskState.SUCCESS) == 1
+    await assert_uncharged(oq, [task.id for task in await oq.list_tasks(state="pending")])
 
 
 async def test_a_worker_stops_once_however_often_it_is_told(oq: AsyncOmniQ) -> None:

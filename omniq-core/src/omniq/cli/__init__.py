@@ -1,6 +1,6 @@
 """The `omniq` command.
 
-    omniq --url sqlite:///jobs.db worker --max-workers 20
+    omniq --url sqlite:///jobs.db worker --concurrency 20
     omniq --url sqlite:///jobs.db enqueue myapp.tasks:send to=tom@example.org
 
 Each command is a module of its own, imported when it is called; the engine is imported when it does its work.

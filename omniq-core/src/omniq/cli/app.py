@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from omniq.cli.options import Place, where_options
+from omniq.cli.options import DEBUG, Place, where_options
 from omniq.errors import (
+    ConfigError,
     OmniQError,
     PluginError,
     ResultExpired,
@@ -20,13 +21,15 @@ from omniq.errors import (
     WorkerNotFound,
 )
 from omniq.plugins.specs import CommandSpec
-from omniq.texts import did_you_mean, escaped
+from omniq.texts import did_you_mean, escaped, escaped_block
 
 # ── exit codes ──────────────────────────────────────────────────────────────
 
 
 FAILED: Final = 1
 """It didn't work, or the task in question didn't."""
+MISUSED: Final = 2
+"""The command, or what it is configured with, is wrong: the same again won't work either."""
 NOT_FOUND: Final = 3
 """There is no such task, schedule, worker, result or plugin."""
 NOT_FINISHED: Final = 4
@@ -63,6 +66,8 @@ class Failure(click.ClickException):
 
 def exit_code(error: OmniQError) -> int:
     """The exit code for an error."""
+    if isinstance(error, ConfigError | PluginError):
+        return MISUSED
     if isinstance(error, TaskNotFound | ScheduleNotFound | WorkerNotFound | ResultExpired):
         return NOT_FOUND
     return NOT_FINISHED if isinstance(error, ResultTimeout) else FAILED
@@ -116,10 +121,14 @@ class RootGroup(CommandGroup):
                     formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Raises `Failure` for errors of OmniQ's."""
+        """Run the command. Raises `Failure` for errors of OmniQ's, and shows their traceback first if asked to."""
         try:
             return super().invoke(ctx)
-        except OmniQError as error:
+        except (OmniQError, Failure) as error:
+            if ctx.meta.get(DEBUG):
+                click.echo(_traceback(error), err=True, nl=False)
+            if isinstance(error, Failure):
+                raise
             raise Failure.of(error) from error
         except KeyboardInterrupt:
             click.echo(err=True)  # closes the line on which the terminal shows ^C
@@ -129,6 +138,15 @@ class RootGroup(CommandGroup):
         from omniq.plugins.registry import registry
 
         return [spec for spec in registry().commands() if spec.name not in self._own]
+
+
+def _traceback(error: Exception) -> str:
+    import traceback
+
+    from omniq.models.config import mask_url
+
+    shown = error.__cause__ if isinstance(error, Failure) and error.__cause__ is not None else error
+    return mask_url(escaped_block("".join(traceback.format_exception(shown))))
 
 
 def _of_plugin(name: str) -> CommandSpec | None:
@@ -179,8 +197,8 @@ EPILOG: Final = """
 The options may be given before or after the command's name. They win over the environment variables in
 brackets, which win over the file.
 
-Exit codes: 0 it worked, 1 it didn't, 2 the command was misspelt, 3 there is no such task, schedule, worker,
-result or plugin, 4 the task hasn't ended yet, 130 interrupted.
+Exit codes: 0 it worked, 1 it didn't, 2 the command or the configuration is wrong, 3 there is no such task,
+schedule, worker, result or plugin, 4 the task hasn't ended yet, 130 interrupted.
 """
 
 

@@ -21,6 +21,7 @@ from omniq.texts import did_you_mean
 
 if TYPE_CHECKING:
     from omniq.config.loader import OmniQConfig
+    from omniq.config.settings import LoggingConfig
     from omniq.core import AsyncOmniQ
     from omniq.serialization.base import Function
     from omniq.serialization.manager import SerializationManager
@@ -100,6 +101,8 @@ def _guess(reference: str) -> str:
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., object])
 
+DEBUG: Final = "omniq.debug"
+"""In a context's `meta`: whether tracebacks of errors are shown."""
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "DISABLED")
 UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -144,6 +147,11 @@ limit_option: Final = click.option(
 queue_option: Final = click.option("--queue", "queue_name", metavar="NAME", help="Only those of this queue.")
 
 
+def _note_debug(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+    if given:  # before the command's name or after it: both see the same `meta`
+        ctx.meta[DEBUG] = True
+
+
 def where_options(*, hidden: bool) -> Callable[[F], F]:
     """Add the options that say where the command works."""
     options = [
@@ -155,6 +163,14 @@ def where_options(*, hidden: bool) -> Callable[[F], F]:
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
             hidden=hidden,
             help="What is logged to stderr. [OMNIQ_LOG_LEVEL]",
+        ),
+        click.option(
+            "--debug",
+            is_flag=True,
+            hidden=hidden,
+            expose_value=False,
+            callback=_note_debug,
+            help="Show the traceback of an error.",
         ),
     ]
 
@@ -204,6 +220,12 @@ class Place:
             log_level=self.log_level or other.log_level,
         )
 
+    @property
+    def elsewhere(self) -> str:
+        """The first of the options that were given which say where the queue is."""
+        options = {"--config": self.config, "--url": self.url, "--project": self.project}
+        return next((name for name, value in options.items() if value is not None), "")
+
     @functools.cached_property
     def configuration(self) -> OmniQConfig:
         """The whole configuration. Raises `ConfigError`."""
@@ -235,14 +257,16 @@ class Place:
         self.set_up_logging()
         return asyncio.run(main())
 
-    def set_up_logging(self, *, as_json: bool = False) -> None:
+    def set_up_logging(self, configured: LoggingConfig | None = None, *, as_json: bool = False) -> None:
         """Let logging write to stderr, unless somebody has set it up already; as JSON if that is wanted, in any case.
 
-        The library's own loggers get the configured level; all others the one that `--log-level` gives.
+        The library's own loggers get the configured level; all others the one that `--log-level` gives. `configured`
+        is what a program's own OmniQ says, if that is served.
         """
         import logging
 
-        from omniq.config.settings import FORMAT, apply
+        from omniq.config.convert import convert, given_fields
+        from omniq.config.settings import FORMAT, LoggingConfig, apply
 
         level = "WARNING" if self.log_level in (None, "DISABLED") else self.log_level
         logging.basicConfig(stream=sys.stderr, format=FORMAT, level=level)
@@ -250,7 +274,11 @@ class Place:
             from omniq.logs import log_as_json
 
             log_as_json()
-        apply(self.configuration.logging)
+        if configured is None:
+            configured = self.configuration.logging
+        elif self.log_level is not None:
+            configured = convert({**given_fields(configured), "level": self.log_level}, LoggingConfig, "logging")
+        apply(configured)
 
 
 def use_working_directory() -> None:

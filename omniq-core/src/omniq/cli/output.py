@@ -102,9 +102,9 @@ def cell_text(cell: Cell) -> str:
     return escaped(text)
 
 
-def count(number: int, what: str) -> str:
+def count(number: int, what: str, plural: str = "") -> str:
     """So many of them: "1 task", "2 tasks"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {what}" if number == 1 else f"{number} {plural or what + 's'}"
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -20,11 +21,13 @@ from omniq.cli.app import FAILED, SIGNALLED, tell
 from omniq.cli.health import HealthServer
 from omniq.cli.live import Watch, ends_text, leave_terminals
 from omniq.cli.output import count, say
+from omniq.cli.program import Reloader
 from omniq.cli.quitting import stacks_on_quit
 from omniq.core import AsyncOmniQ
-from omniq.errors import WorkerError
+from omniq.errors import ConfigError, WorkerError
 from omniq.logs import name_in_logs
 from omniq.loops import clear_loop, drive, keep_to_ourselves
+from omniq.storage.base import Capability
 from omniq.sync import new_event_loop
 from omniq.texts import escaped
 from omniq.workers.pool import AsyncWorkerPool
@@ -58,6 +61,8 @@ class LastResort:
     """Ends the process at a deadline, whatever still runs in it: a thread, or an event loop that is stuck."""
 
     def __init__(self) -> None:
+        self.end: Callable[[int, str], NoReturn] = end_now
+        """How: with an exit code and last words."""
         self._orders: SimpleQueue[Deadline | None] = SimpleQueue()
         threading.Thread(target=self._watch, name="omniq-last-resort", daemon=True).start()
 
@@ -77,7 +82,7 @@ class LastResort:
                 order = self._orders.get(timeout=None if deadline is None else deadline.left)
             except Empty:
                 assert deadline is not None
-                end_now(deadline.code, deadline.note)
+                self.end(deadline.code, deadline.note)
             if deadline is not None and order is not None:
                 order = order._replace(at=min(deadline.at, order.at))
             deadline = order
@@ -89,11 +94,17 @@ class StopSignals:
     The handlers run between any two instructions of the main thread, so also while a task blocks the loop.
     Once a signal has come they stay: more of them mustn't disturb the end. A SIGHUP that is ignored stays so: that is
     what `nohup` is for.
+
+    A supervised worker stops at once only if its supervisor says so: who stops a service may signal each of its
+    processes, beside the supervisor that tells them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, last_resort: LastResort) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, last_resort: LastResort, lifeline: Lifeline | None = None
+    ) -> None:
         self._loop = loop
         self._last_resort = last_resort
+        self._lifeline = lifeline
         self.count = 0
         self.exit_code = 0
         """What a process exits with that was ended by the last signal."""
@@ -103,7 +114,9 @@ class StopSignals:
         self.second = asyncio.Event()
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._received) for number in SIGNALS if _is_heard(number)}
+        self._before = {number: signal.signal(number, self._received) for number in SIGNALS if is_heard(number)}
+        if self._lifeline is not None:
+            self._lifeline.on_order = self.stop
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -112,12 +125,22 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        self.stop(number, at_once=self.count > 0 and self._lifeline is None)
+
+    def stop(self, number: int, *, at_once: bool) -> None:
+        """Let the worker stop, as by this signal; from any thread."""
+        if self.count > at_once:
+            return
+        self.count = 1 + at_once
         self.exit_code = SIGNALLED + number
-        seconds = self.patience + MARGIN if self.count == 1 else AT_ONCE
+        seconds = AT_ONCE if at_once else self.patience + MARGIN
         self._last_resort.within(seconds, self.exit_code, TOO_LATE)
+        self.call_soon(self._tell)
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Let the loop call this; from any thread, and from a signal's handler."""
         with suppress(RuntimeError):  # the loop is closed: the end is near
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(function)
 
     def _tell(self) -> None:
         self.first.set()
@@ -125,8 +148,68 @@ class StopSignals:
             self.second.set()
 
 
-def _is_heard(number: int) -> bool:
+def is_heard(number: int) -> bool:
+    """Whether this process is to heed the signal: not a SIGHUP that is ignored."""
     return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
+
+
+class Lifeline:
+    """A supervised worker's end of what connects it with its supervisor.
+
+    Each byte from there is the number of a signal; from the second on, the worker stops at once. When nobody is at the
+    other end any more, it stops at once, too.
+    """
+
+    VARIABLE: Final = "_OMNIQ_LIFELINE"
+    """The numbers of the descriptor and of the worker, in the environment of one that is just being started."""
+
+    def __init__(self, descriptor: int, number: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self.number = number
+        """Which of the supervisor's workers this is, from 1 on."""
+        self._descriptor = descriptor
+        self._socket = socket.socket(fileno=descriptor)
+        self.on_order: Callable[..., None] = self._end_at_once
+        """Called with the signal's number, and whether to stop at once, on another thread."""
+        threading.Thread(target=self._listen, name="omniq-lifeline", daemon=True).start()
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """That of this process, if it is supervised."""
+        said = os.environ.pop(cls.VARIABLE, None)
+        return None if said is None else cls(*map(int, said.split(":")))
+
+    @classmethod
+    def environment(cls, descriptor: int, number: int) -> dict[str, str]:
+        """What tells a process of it that is about to be started, as which worker."""
+        return {cls.VARIABLE: f"{descriptor}:{number}"}
+
+    def is_ready(self, patience: float) -> None:
+        """Tell that the worker works, and how many seconds it will leave to what runs when it is stopped."""
+        with suppress(OSError):  # that nobody is there any more is noticed elsewhere
+            self._socket.sendall(f"{patience}\n".encode())
+
+    def pass_on(self) -> dict[str, str]:
+        """Leave it to the command that is about to take this one's place: what that needs in its environment."""
+        os.set_inheritable(self._descriptor, True)
+        return self.environment(self._descriptor, self.number)
+
+    def _listen(self) -> None:
+        heard = 0
+        while True:
+            try:
+                order = self._socket.recv(1)
+            except OSError:
+                order = b""
+            heard += 1
+            self.on_order(order[0] if order else signal.SIGTERM, at_once=heard > 1 or not order)
+            if not order:
+                return
+
+    @staticmethod
+    def _end_at_once(number: int, *, at_once: bool) -> None:
+        """Nothing has been begun yet."""
+        end_now(SIGNALLED + number if at_once else 0)
 
 
 def end_now(code: int, note: str = "") -> NoReturn:
@@ -151,6 +234,8 @@ def _last_words(note: str) -> None:
 
 CLOSING: Final = 2.0
 """Seconds that the process may take to end when the worker has stopped."""
+RELOADING: Final = 2.0
+"""Seconds for which a worker whose program has changed waits at most for what runs."""
 CLEARING: Final = 0.5
 """Seconds that coroutines, and threads of the loop, which tasks left behind have to end."""
 
@@ -167,6 +252,18 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Show a live view of it on the terminal at stderr."""
     health: tuple[str, int] | None = None
     """Host and port where its health may be asked for."""
+    processes: int | None = None
+    """How many of these there are, under one supervisor."""
+    lifeline: Lifeline | None = None
+    """Leads to that supervisor."""
+    reloader: Reloader | None = None
+    """Notices that the program has changed: the command is run again then."""
+
+    def run_again(self) -> NoReturn:
+        """Run this process's command again in its place."""
+        assert self.reloader is not None
+        leave_terminals()  # what takes its place gets the terminal itself, and nothing that is drawn on
+        self.reloader.run_again({} if self.lifeline is None else self.lifeline.pass_on())
 
 
 def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
@@ -183,8 +280,9 @@ def _run_worker(oq: AsyncOmniQ, options: WorkerOptions, health: HealthServer | N
     last_resort = LastResort()
     runner = asyncio.Runner(loop_factory=new_event_loop)
     keep_to_ourselves(runner.get_loop())
-    with StopSignals(runner.get_loop(), last_resort) as signals:
+    with StopSignals(runner.get_loop(), last_resort, options.lifeline) as signals:
         service = Service(oq, options, signals, health)
+        service.reload_by(last_resort)
         complaint = ""
         try:
             return drive(runner.get_loop(), service.serve())
@@ -192,7 +290,11 @@ def _run_worker(oq: AsyncOmniQ, options: WorkerOptions, health: HealthServer | N
             complaint = str(error)
             raise
         finally:
+            if signals.count > 1:  # the interpreter would take its time to take itself apart
+                end_now(service.exit_code, complaint)
             _close(runner, last_resort, service.exit_code, complaint)
+            if service.changed.is_set():
+                last_resort.end(service.exit_code, complaint)
             if not signals.count:
                 last_resort.call_off()
 
@@ -208,17 +310,22 @@ class Service:
         self._signals = signals
         self._health = health
         self._began = time.monotonic()
+        self.changed = asyncio.Event()
+        """Set when the program has changed."""
         self.exit_code = FAILED
 
     async def serve(self) -> int:
         """Start, work, stop; returns the exit code. Raises `OmniQError` if it can't start or go on."""
+        pool = self._oq.worker_pool(self._options.type, **self._options.config)
+        self._check_shared()
         async with self._oq:
-            pool = self._oq.worker_pool(self._options.type, **self._options.config)
             name_in_logs(pool.name)
             with Watch(self._oq.task_queue.store, live=self._options.live, health=self._health) as watch:
                 await pool.start()
                 watch.begin(pool)
                 self._signals.patience = pool.config.grace_period
+                if self._options.lifeline is not None:
+                    self._options.lifeline.is_ready(pool.config.grace_period)
                 with stacks_on_quit(pool):
                     await self._work_and_stop(pool)
         return self.exit_code
@@ -231,11 +338,40 @@ class Service:
             await self._stop(pool)
             say(self._summary(pool))
 
+    def _check_shared(self) -> None:
+        store, processes = self._oq.task_queue.store, self._options.processes
+        if processes is not None and processes > 1 and Capability.CROSS_PROCESS not in store.capabilities:
+            raise ConfigError(f"--processes: {store.location} lives in one process, so no {processes} can serve it")
+
+    def reload_by(self, last_resort: LastResort) -> None:
+        """Let the command be run again as soon as its program has changed, and this worker has stopped or should have.
+
+        A signal that comes meanwhile ends it.
+        """
+        if self._options.reloader is None:
+            return
+
+        def end(code: int, note: str) -> NoReturn:
+            if self._signals.count:
+                end_now(code, note)
+            self._options.run_again()
+
+        def on_change(path: str) -> None:
+            if self._signals.count:
+                return
+            say(f"{path} has changed, reloading")
+            last_resort.end = end
+            last_resort.within(RELOADING + MARGIN, self.exit_code)
+            self._signals.call_soon(self.changed.set)
+
+        self._options.reloader.start(on_change)
+
     async def _work(self, pool: AsyncWorkerPool) -> None:
         """Return when a signal came, the worker can't go on, or there is nothing left to do. Raises `StoreError`."""
         reasons: list[asyncio.Future[object]] = [
             asyncio.ensure_future(self._signals.first.wait()),
             asyncio.ensure_future(pool.finished.wait()),
+            asyncio.ensure_future(self.changed.wait()),
         ]
         if self._options.burst:
             reasons.append(asyncio.ensure_future(pool.drain()))
@@ -254,7 +390,7 @@ class Service:
         if self._signals.count:
             running = count(len(pool.in_flight.held) - pool.in_flight.buffered, "running task")
             say(f"stopping, waiting up to {pool.config.grace_period:g} s for {running}; again to stop at once")
-        await pool.stop()
+        await pool.stop(min(RELOADING, pool.config.grace_period) if self.changed.is_set() else None)
         hurrying.cancel()
         with suppress(asyncio.CancelledError):
             await hurrying
@@ -270,10 +406,9 @@ class Service:
     # ── what it says ─────────────────────────────────────────────────────────
 
     def _greeting(self, pool: AsyncWorkerPool) -> str:
-        kind = self._options.type or self._oq.config.worker.type
         queues = ", ".join(pool.config.queues or self._oq.task_queue.queues)
         slots = count(pool.max_workers, "slot")
-        line = f"worker {pool.name} ({kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
+        line = f"worker {pool.name} ({pool.kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
         return line if self._health is None else f"{line}; health at {self._health.url}"
 
     def _summary(self, pool: AsyncWorkerPool) -> str:
@@ -292,7 +427,7 @@ def _close(runner: asyncio.Runner, last_resort: LastResort, exit_code: int, comp
     except OSError:  # a task has closed what the loop waits with
         cleared = False
     if not cleared:
-        end_now(exit_code, complaint)
+        last_resort.end(exit_code, complaint)
     runner.close()
 
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
-from omniq.cli.app import Failure
+from omniq.cli.app import MISUSED, Failure
 from omniq.cli.options import Place, duration, names, placed, use_working_directory
+from omniq.cli.output import say
+from omniq.errors import OmniQError
+
+if TYPE_CHECKING:
+    from omniq.cli.serving import Lifeline
+    from omniq.core import AsyncOmniQ
 
 
 @click.command()
+@click.argument("app", required=False)
 @click.option("--type", "worker_type", metavar="NAME", help="async, thread, process, or one that a plugin brings.")
-@click.option("--max-workers", type=int, help="Tasks that run at once.")
+@click.option("--concurrency", "max_workers", type=click.IntRange(1, 10_000), help="Tasks that run at once.")
 @click.option("--queues", type=names, metavar="A,B", help="The queues to serve, in order of priority.")
+@click.option("--processes", type=click.IntRange(1, 1_000), help="Run so many workers; one that dies is replaced.")
 @click.option("--lease", type=duration, help="How long a claim holds without being renewed.")
 @click.option("--grace-period", type=duration, help="How long to wait for running tasks when stopping.")
 @click.option("--poll-interval", type=duration, help="How often to look for tasks when nothing wakes the worker.")
 @click.option("--burst", is_flag=True, help="Stop when the tasks that are due have been worked off.")
+@click.option("--reload", is_flag=True, help="Start anew whenever the program's files change: for development.")
 @click.option("--import", "modules", metavar="MODULE", multiple=True, help="Import it first; may be repeated.")
 @click.option("--plain", is_flag=True, help="Print lines only, and show no live view on a terminal.")
 @click.option("--json-logs", is_flag=True, help="Print all lines as JSON, one object each; there is no live view then.")
@@ -27,9 +37,12 @@ from omniq.cli.options import Place, duration, names, placed, use_working_direct
 @placed
 def worker(
     place: Place,
+    app: str | None,
     worker_type: str | None,
+    processes: int | None,
     modules: Sequence[str],
     burst: bool,
+    reload: bool,
     plain: bool,
     json_logs: bool,
     health_port: int | None,
@@ -38,34 +51,74 @@ def worker(
 ) -> None:
     """Run a worker until it is told to stop.
 
+    APP is the OmniQ to serve, as module:attribute, such as shop.app:oq; or a function without arguments that returns
+    one. What its worker is configured with holds, unless an option says otherwise. Without APP, the options and the
+    environment say where the queue is.
+
     Modules of the working directory can be imported. On SIGTERM, SIGHUP or Ctrl-C it takes no more tasks, waits for
     those that run, hands back what isn't done after the grace period, and exits with 0. A second signal lets it
     hand back everything at once, and exit with 128 and the signal's number.
     """
-    use_working_directory()
-    for module in modules:
-        _import(module)
-    place.set_up_logging(as_json=json_logs)
-    config = {name: value for name, value in settings.items() if value is not None}
+    _check_options(place, app, processes, reload)
 
     from omniq.cli.live import can_view
-    from omniq.cli.serving import WorkerOptions, run_worker
+    from omniq.cli.program import Reloader
+    from omniq.cli.serving import Lifeline, WorkerOptions, run_worker
+    from omniq.logs import log_as_json
 
+    lifeline = Lifeline.from_environment()
+    if processes is not None and lifeline is None:
+        from omniq.cli.supervisor import supervise
+
+        if json_logs:
+            log_as_json()
+
+        click.get_current_context().exit(supervise(processes, burst=burst))
+    use_working_directory()
+    reloader = Reloader([app.partition(":")[0], *modules] if app else modules) if reload else None
     options = WorkerOptions(
         type=worker_type,
-        config=config,
+        config={name: value for name, value in settings.items() if value is not None},
         burst=burst,
-        live=not (plain or json_logs) and can_view(),
-        health=None if health_port is None else (health_host, health_port),
+        processes=processes,
+        lifeline=lifeline,
+        reloader=reloader,
+        live=lifeline is None and not (plain or json_logs) and can_view(),
+        health=None if health_port is None else (health_host, _own_port(health_port, lifeline)),
     )
-    click.get_current_context().exit(run_worker(place.open(), options))
-
-
-def _import(name: str) -> None:
-    """Import a module. Raises `Failure` if there is none of that name, and whatever its own code does."""
     try:
-        import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+        click.get_current_context().exit(run_worker(_open(place, app, modules, json_logs=json_logs), options))
+    except (Failure, OmniQError) as error:
+        if reloader is None or not reloader.again:
             raise
-        raise Failure(f"--import: there is no module {error.name!r} here; is it installed, or on sys.path?") from error
+        (error if isinstance(error, Failure) else Failure.of(error)).show()
+        say("waiting for the program to change")
+        say(f"{reloader.until_change()} has changed, reloading")
+        options.run_again()
+
+
+def _check_options(place: Place, app: str | None, processes: int | None, reload: bool) -> None:
+    """Raise `Failure` for options that exclude each other, or can't be had here."""
+    if app is not None and (given := place.elsewhere):
+        raise Failure(f"{given}: APP says where the queue is; give one or the other", MISUSED)
+    if os.name != "posix" and (processes is not None or reload):
+        raise Failure(f"{'--reload' if reload else '--processes'}: this needs a POSIX system", MISUSED)
+
+
+def _own_port(port: int, lifeline: Lifeline | None) -> int:
+    """The port of this worker: those under one supervisor have one each, from the given one on."""
+    return port if lifeline is None or port == 0 else port + lifeline.number - 1
+
+
+def _open(place: Place, app: str | None, modules: Sequence[str], *, json_logs: bool) -> AsyncOmniQ:
+    """The OmniQ to serve, not connected yet. Raises `Failure` or `OmniQError`."""
+    from omniq.cli.program import import_program, load_app
+
+    for module in modules:
+        import_program(module, "--import")
+    if app is None:
+        place.set_up_logging(as_json=json_logs)
+        return place.open()
+    oq = load_app(app)
+    place.set_up_logging(oq.config.logging, as_json=json_logs)
+    return oq

@@ -108,6 +108,11 @@ class LoopRunner(InProcessRunner):
         waiting = {job.record.id: of_coroutine(task.get_coro()) for job, task in list(self._tasks.items())}
         return waiting | of_threads()
 
+    def take_back(self) -> None:
+        while (waiting := self._take_sync()) is not None:
+            self._free += 1
+            self.line.put_back([waiting])
+
     async def close(self) -> None:
         self._closing = True
         while (waiting := self._take_sync()) is not None:

@@ -24,7 +24,7 @@ from omniq.workers.pool import AsyncWorkerPool, WorkerPool
 
 
 def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tuple[type[Runner], int, WorkerConfig]:
-    """The slots of a kind, how many, and what else is configured for them. Raises `PluginError` if there is none of it here."""
+    """The slots of a kind, how many, and what else they are told. Raises `PluginError` if there is none of it here."""
     worker = load_class(registry().worker(kind).worker_class, Worker)
     config = worker.config_class() if settings_for is None else settings_for(kind)
     return worker.runner, config.max_workers or worker.default_max_workers, config

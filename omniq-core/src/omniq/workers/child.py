@@ -180,11 +180,12 @@ class Line:
         self._results = socket.socket(fileno=results)
         self.descriptors = (tasks, tickets, results)
         self._poll = poll
+        self._nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._drawn: int | None = None
         """The number of the ticket that was drawn last, until its task is here."""
         self._number = 0
         """That of the task that came last."""
-        os.register_at_fork(after_in_child=self._close)
+        os.register_at_fork(after_in_child=self._let_go)
 
     def greeting(self) -> messages.Greeting:
         """The worker's first message. Raises `EOFError` when it is gone."""
@@ -271,9 +272,10 @@ class Line:
         told = self._polled(self.descriptors[2], select.POLLIN, wait)
         return bool(told & ~select.POLLIN) or os.getppid() != parent
 
-    def _close(self) -> None:
-        for closing in (self._tasks, self._tasks_socket, self._tickets, self._results):
-            closing.close()
+    def _let_go(self) -> None:
+        """In a fork of this process: be connected no more, even if another greenlet is just reading from there."""
+        for descriptor in self.descriptors:
+            os.dup2(self._nowhere, descriptor, inheritable=False)
 
 
 TELL_INTERVAL: Final = 0.1

@@ -374,6 +374,9 @@ class Runner(ABC):
         """
         return of_threads()
 
+    def take_back(self) -> None:  # noqa: B027 (nothing, where each job that was taken is begun at once)
+        """Put jobs that were taken and not begun in line again: the worker stops. On the worker's loop."""
+
     @abstractmethod
     async def close(self) -> None:
         """Stop everything that still runs, and wait for what can be waited for."""

@@ -8,14 +8,14 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
 from omniq import clock
-from omniq.errors import Closed, WorkerError
+from omniq.errors import Closed, ConfigError, WorkerError
 from omniq.loops import Background, Wait, Waits, forks, persist, spawn
 from omniq.models.config import WorkerConfig
 from omniq.models.event import EventType
@@ -26,7 +26,7 @@ from omniq.queue.policies import RetryManager
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
 from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
-from omniq.texts import get_logger, qualified_name
+from omniq.texts import did_you_mean, get_logger, qualified_name
 from omniq.workers.callbacks import TaskCallbacks
 from omniq.workers.execution import Execution, Runner
 from omniq.workers.fetching import Admission, Fetcher
@@ -97,7 +97,7 @@ class AsyncWorkerPool:
         self._queue = queue
         self._runner_class = runner
         self._other_kind = other_kind
-        self._queues = tuple(config.queues) if config.queues else queue.queues
+        self._queues = _declared(config.queues, queue.queues) if config.queues else queue.queues
         self._stores = queue.stores
         self._parts: list[Background[None]] = []
         self._grace: GracePeriod | None = None
@@ -166,6 +166,8 @@ class AsyncWorkerPool:
         assert self._grace is not None
         await cancel_and_wait(fetch, *others)
         self._drains.close()
+        for runner in self.runners.all():
+            runner.take_back()
         self._hand_back()
         await self._grace.wait_for(self.in_flight.until_held_at_most(0))
         settled = False
@@ -399,6 +401,16 @@ class AsyncWorkerPool:
             for stats in await store.stats()
             if stats.name in self._queues and not stats.paused
         )
+
+
+def _declared(asked: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
+    """The queues, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
+    for name in asked:
+        if name not in declared:
+            known = did_you_mean(name, declared) or f"; declared: {', '.join(declared)}"
+            how = "queues=[…] of the task queue declares it, as does OMNIQ_QUEUES"
+            raise ConfigError(f"queues: there is no queue {name!r}{known} ({how})")
+    return tuple(asked)
 
 
 # ── on a thread of its own ──────────────────────────────────────────────────

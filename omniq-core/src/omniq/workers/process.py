@@ -223,6 +223,10 @@ class ProcessRunner(ChildRunner["Child"]):
             job.silent = True
             child.kill(job)
 
+    def take_back(self) -> None:
+        for child in self._children:
+            self._take_back(child)
+
     # ── children ─────────────────────────────────────────────────────────────
 
     async def _start_child(self) -> Child:
