@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pytest
-from msgspec import Struct
 
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import Capability
 from omniq.testing.conformance import (
     claiming,
     engine,
@@ -29,31 +25,23 @@ from omniq.testing.conformance import (
     walks,
 )
 from omniq.testing.conformance.base import (
-    DEVIATION,
     NOT_SEEN,
-    REQUIRED,
-    TITLES,
-    Conformance,
     Opener,
-    Recorder,
+    Requirement,
+    Suite,
+    areas_of,
     check_apart,
-    is_test,
     open_store,
 )
 from omniq.testing.conformance.places import Facts, Footprint
 
-GUARD: Final = "test_no_requirement_was_changed_without_a_reason"
 
-
-class BackendConformance:
+class BackendConformance(Suite):
     """Everything that the contract requires of a store and its plugin.
 
     A class that extends it gives the fixture `url`, or `opener` for stores that no plugin brings. To replace, delete
     or skip a requirement it must say why in `deviations`.
     """
-
-    deviations: ClassVar[Mapping[str, str]] = {}
-    """The ids of requirements that the class changes, each with the reason."""
 
     @pytest.fixture
     def url(self) -> str:
@@ -193,72 +181,10 @@ class BackendConformance:
         area = "events"
         kind: ClassVar[StoreKind] = "event_store"
 
-    def test_no_requirement_was_changed_without_a_reason(self, request: pytest.FixtureRequest) -> None:
-        """What a class deletes, replaces or skips it names in `deviations`, and only that."""
-        Recorder.of(request.config)
-        changed = set(changes(type(self)))
-        request.node.user_properties += [(DEVIATION, f"{id_}: {why}") for id_, why in self.deviations.items()]
-        assert sorted(changed - self.deviations.keys()) == [], "say why in `deviations`"
-        assert sorted(self.deviations.keys() - changed) == [], "these are as they should be: leave them out"
-        assert [id_ for id_, why in self.deviations.items() if not why.strip()] == [], "a deviation has a reason"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if getattr(cls, GUARD, None) is not getattr(BackendConformance, GUARD):
-            raise TypeError(f"{cls.__name__}.{GUARD} can't be changed")
-
-
-class Requirement(Struct, frozen=True):
-    """One thing that the contract requires."""
-
-    id: str
-    level: str
-    """The capability, or the kind of store, without which it isn't; else "required"."""
-
-
-def requirements() -> list[Requirement]:
-    """All that is required, in the order in which it is tested."""
-    return [Requirement(_id(area, name), _level(area, name)) for _, area in areas() for name in names_of(area)]
-
-
-def areas() -> Iterator[tuple[str, type[Conformance]]]:
-    """The classes of the suite, by the names under which `BackendConformance` has them."""
-    for name, value in vars(BackendConformance).items():
-        if isinstance(value, type) and issubclass(value, Conformance):
-            yield name, value
-
-
-def names_of(area: type[Conformance]) -> list[str]:
-    """The names of its tests, in the order of its bases."""
-    return list(dict.fromkeys(name for base in area.__mro__ for name in vars(base) if is_test(name)))
-
-
-def changes(suite: type[BackendConformance]) -> Iterator[str]:
-    """The ids of the requirements that a class has changed."""
-    for attribute, area in areas():
-        own = getattr(suite, attribute, None)
-        for name in names_of(area):
-            test = inspect.getattr_static(own, name, None) if isinstance(own, type) else None
-            original = inspect.getattr_static(area, name)
-            if test is not original or any(map(_is_passed_over, (suite, own, test, inspect.getmodule(suite)))):
-                yield _id(area, name)
-
-
-def _is_passed_over(owner: object) -> bool:
-    marks = getattr(owner, "pytestmark", [])
-    names = {mark.name for mark in (marks if isinstance(marks, list) else [marks])}
-    return getattr(owner, "__test__", True) is False or bool(names & {"skip", "skipif", "xfail"})
-
-
-def _id(area: type[Conformance], name: str) -> str:
-    return f"{area.area}.{name.removeprefix('test_')}"
-
-
-def _level(area: type[Conformance], name: str) -> str:
-    needed: Capability | None = getattr(getattr(area, name), "needed", area.needed)
-    if needed is not None:
-        return needed
-    return REQUIRED if area.kind == "task_queue" else TITLES[area.kind]
+def requirements(suite: type[Suite] = BackendConformance) -> list[Requirement]:
+    """All that is required, in the order in which it is tested: of a store, or by another class of the suite's."""
+    return [area.requirement_of(name) for _, area in areas_of(suite) for name in area.names()]
 
 
 # ── places ───────────────────────────────────────────────────────────────────
