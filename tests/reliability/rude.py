@@ -28,8 +28,7 @@ from omniq import OmniQ
 from omniq.errors import StoreUnavailable
 from omniq.models import Task, TaskResult, TaskState
 from omniq.sync import portal
-
-from tests.reliability.rudeness import ACTS, INNOCENT, SUCCESS, Act
+from omniq.testing.rude_tasks import ACTS, INNOCENT, SUCCESS, Act
 
 DESCRIPTORS = 500
 """As many as the process may have: so that they can be used up."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pytest
 
+from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import StoreKind
 from omniq.testing.conformance import (
     claiming,
+    ending,
     engine,
     events,
+    lasting,
     places,
     results,
+    running,
     schedules,
     tasks,
     transitions,
@@ -33,7 +38,9 @@ from omniq.testing.conformance.base import (
     check_apart,
     open_store,
 )
+from omniq.testing.conformance.bench import Bench, Shared
 from omniq.testing.conformance.places import Facts, Footprint
+from omniq.workers.base import Worker
 
 
 class BackendConformance(Suite):
@@ -180,6 +187,99 @@ class BackendConformance(Suite):
     ):
         area = "events"
         kind: ClassVar[StoreKind] = "event_store"
+
+
+SHARED: Final = pytest.StashKey[dict[type[Worker], Shared]]()
+
+
+class WorkerConformance(Suite):
+    """Everything that is promised of a kind of worker: which tasks it runs, and how these end.
+
+    A class that extends it says which one in `worker_type`. What a kind can't do its `Runner` tells by its attributes
+    `isolates`, `concurrent`, `preempts` and `cancels`; such requirements are passed over, and reported so. To replace,
+    delete or skip another one the class must say why in `deviations`.
+    """
+
+    worker_type: ClassVar[str | type[Worker]] = ""
+    """The name under which a plugin brings it, or its class, which must be importable by its name."""
+    most: ClassVar[int] = 200
+    """How many tasks one of its workers runs at once at most in the tests; lower it where each costs a process."""
+    longest: ClassVar[float] = 30.0
+    """Seconds after which what should have happened at once won't happen any more, on a busy machine too."""
+
+    @pytest.fixture
+    def worker_class(self) -> type[Worker]:
+        """The class of the workers."""
+        if isinstance(self.worker_type, type):
+            return self.worker_type
+        if not self.worker_type:
+            pytest.fail("set the class attribute `worker_type`: the name of a kind of worker, or its class")
+        return load_class(registry().worker(self.worker_type).worker_class, Worker)
+
+    @pytest.fixture
+    def patience(self) -> float:
+        """As `longest`."""
+        return self.longest
+
+    @pytest.fixture
+    def shared(self, request: pytest.FixtureRequest, worker_class: type[Worker], patience: float) -> Shared:
+        """Benches with workers on them, for all the tests of a module that need no other one."""
+        module = request.node.getparent(pytest.Module)
+        benches: dict[type[Worker], Shared] = module.stash.setdefault(SHARED, {})
+        if worker_class not in benches:
+            benches[worker_class] = Shared(worker_class, patience)
+            module.addfinalizer(benches[worker_class].close)
+        return benches[worker_class]
+
+    @pytest.fixture
+    def bench(self, worker_class: type[Worker], patience: float) -> Iterator[Bench]:
+        """A queue of the test's own, without a worker."""
+        bench = Bench(worker_class, patience)
+        with bench.oq:
+            yield bench
+
+    @pytest.fixture
+    def concurrency(self, worker_class: type[Worker]) -> int:
+        """How many tasks run at once where there are many."""
+        return self.most if worker_class.runner.concurrent else 1
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        """Where processes meet: a place that they share, which is a SQLite file by default."""
+        return f"sqlite:///{tmp_path}/queue.db?synchronous=NORMAL"
+
+    class TestRunning(running.FunctionTests, running.ValueTests, running.ContextTests):
+        area = "worker.run"
+
+    class TestSlots(running.SlotTests):
+        area = "worker.slot"
+
+    class TestProgress(running.ProgressTests):
+        area = "worker.progress"
+
+    class TestErrors(ending.ErrorTests):
+        area = "worker.error"
+
+    class TestRetries(ending.RetryTests):
+        area = "worker.retry"
+
+    class TestTimeouts(ending.TimeoutTests, ending.HeartbeatTests):
+        area = "worker.timeout"
+
+    class TestCancelling(ending.CancelTests):
+        area = "worker.cancel"
+
+    class TestStopping(lasting.StopTests):
+        area = "worker.stop"
+
+    class TestLeases(lasting.LeaseTests):
+        area = "worker.lease"
+
+    class TestDeaths(lasting.DeathTests):
+        area = "worker.death"
+
+    class TestRudeTasks(lasting.RudeTests):
+        area = "worker.rude"
 
 
 def requirements(suite: type[Suite] = BackendConformance) -> list[Requirement]:
