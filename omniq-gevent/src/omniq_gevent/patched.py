@@ -2,8 +2,6 @@
 
 # ruff: noqa: E402 (nothing may be imported before it is patched)
 
-import os
-
 from gevent import get_hub, monkey
 
 monkey.patch_all()
@@ -26,21 +24,6 @@ _main = _thread_id()
 def _on_greenlets() -> bool:
     """Whether this is the thread whose greenlets run tasks, and not the one of the async tasks."""
     return _thread_id() == _main
-
-
-# ── forks ───────────────────────────────────────────────────────────────────
-
-_fork, _native_fork = os.fork, monkey.get_original("os", "fork")
-
-
-@wraps(_fork)
-def _fork_anywhere() -> int:
-    # gevent watches its children by the main thread's hub, and has no way to do so beside it.
-    child: int = _fork() if _on_greenlets() else _native_fork()
-    return child
-
-
-os.fork = _fork_anywhere
 
 
 # ── event loops ─────────────────────────────────────────────────────────────

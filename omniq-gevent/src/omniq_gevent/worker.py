@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -124,7 +126,8 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
     def _what_killed(self, child: GreenletProcess, job: Job) -> RunResult:
         if job.ended_by is not None:
             return RunResult(end=job.ended_by, started_at=job.started_at)
-        if child.killed_for is job:
+        # Several may be stuck, and the first one's time has ended it.
+        if child.killed_for is job or job.silent or time.monotonic() > (job.deadline or math.inf):
             return failure(job, job.overdue)
         if child.killed_for is not None or self._closing:
             return RunResult(end=RunStatus.RELEASED)

@@ -116,6 +116,10 @@ class StopSignals:
         with suppress(RuntimeError):  # the loop is closed: the end is near
             self._loop.call_soon_threadsafe(self._tell)
 
+    def die(self, error: BaseException) -> None:
+        """Be gone soon, though the loop never turns again, so that a supervisor starts another one."""
+        self._last_resort.within(MARGIN, FAILED, f"the worker can't go on: {error}")
+
     def _tell(self) -> None:
         self.first.set()
         if self.count > 1:
@@ -199,6 +203,7 @@ class Service:
             pool = self._oq.worker_pool(self._options.type, **self._options.config)
             await pool.start()
             self._signals.patience = pool.config.grace_period
+            pool.on_death = self._signals.die
             say(self._greeting(pool))
             try:
                 await self._work(pool)

@@ -72,6 +72,8 @@ class AsyncWorkerPool:
         """The error for which the worker can't go on, if there is one: it stops by itself then."""
         self.finished = asyncio.Event()
         """Set when the pool has stopped, by `stop` or by itself."""
+        self.on_death: Callable[[BaseException], None] = lambda error: None
+        """Told, on any thread, when the worker can't go on, nor its loop."""
 
     # ── life ─────────────────────────────────────────────────────────────────
 
@@ -245,6 +247,8 @@ class AsyncWorkerPool:
             stop_job=self.runner.stop_job,
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
+            stall_timeout=config.stall_timeout,
+            on_stall=self._stalled,
         )
         self._upkeep = Upkeep(self._stores, dependencies, config)
         self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)
@@ -265,14 +269,23 @@ class AsyncWorkerPool:
     def _fail(self, error: BaseException) -> None:
         """The worker can't go on: hand back what can be, so that others may run it. On its loop."""
         if self._note_failure(error):
-            self._leases.cease()
-            self._drains.close()
-            self._ending = spawn(self.stop(0), name="omniq-end")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._leases.cease()
+        self._drains.close()
+        self._ending = spawn(self.stop(0), name="omniq-end")
 
     def die(self, error: BaseException) -> None:
         """The worker can't go on, nor its loop; from any thread."""
         if self._note_failure(error):
             self._leases.take_over()
+            self.on_death(error)
+
+    def _stalled(self) -> None:
+        """The loop stands still, and a task that blocks it has no time left; on the thread that renews leases."""
+        self.die(WorkerError("its event loop has stood still for too long: a task blocks it"))
+        self.in_flight.call_soon(self._give_up)  # should it ever go on
 
     def _note_failure(self, error: BaseException) -> bool:
         """Whether it is the first one: it tells why."""
