@@ -69,6 +69,7 @@ class GreenletProcess(ChildProcess):
 class GreenletRunner(ChildRunner[GreenletProcess]):
     """Tasks on greenlets of one process, which takes them all along when it dies."""
 
+    forks = False  # in the child, the greenlets of all other tasks would go on
     worker_name = "GeventPoolWorker"
     number_of_children = 1
 

@@ -96,6 +96,13 @@ class Report(Struct, kw_only=True):
         if _SEVERITY.index(finding.verdict) > _SEVERITY.index(known.verdict):
             self.findings[finding.requirement] = finding
 
+    def add(self, other: Report) -> None:
+        """Enter what another report says."""
+        for finding in other.findings.values():
+            self.note(finding)
+        self.deviations += other.deviations
+        self.failures += other.failures
+
     def data(self) -> dict[str, Any]:
         """All of it as plain data."""
         findings = sorted(self.findings.values(), key=lambda finding: finding.requirement)

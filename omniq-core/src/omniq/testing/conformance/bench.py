@@ -64,9 +64,9 @@ class Bench:
     # ── workers ──────────────────────────────────────────────────────────────
 
     @contextmanager
-    def working(self, **config: Any) -> Iterator[WorkerPool]:
-        """A worker on a thread and a loop of its own. Whatever its tasks do, it must not fail."""
-        worker = self._worker_class(self.oq.aio.task_queue, self.oq.aio.result_store, **{**CONFIG, **config})
+    def working(self, kind: type[Worker] | None = None, **config: Any) -> Iterator[WorkerPool]:
+        """A worker, by default of the tested kind, on a thread and a loop of its own. Its tasks mustn't end it."""
+        worker = (kind or self._worker_class)(self.oq.aio.task_queue, self.oq.aio.result_store, **{**CONFIG, **config})
         pool = WorkerPool(worker.pool())
         pool.start()
         self._pools.append(pool.aio)

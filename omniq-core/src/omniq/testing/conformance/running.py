@@ -216,11 +216,17 @@ class SlotTests(WorkerTests):
 class ProgressTests(WorkerTests):
     """What running tasks say of themselves."""
 
-    @pytest.mark.parametrize("func", [tasks.tell, tasks.tell_async])
-    def test_progress_is_seen_while_the_task_runs(
-        self, working: Bench, log: Path, gate: Path, func: Callable[..., Any]
-    ) -> None:
+    def test_progress_is_seen_while_the_task_runs(self, working: Bench, log: Path, gate: Path) -> None:
         """By `peek_result`, with the message."""
+        self.progress(working, tasks.tell_async, log, gate)
+
+    @needs("preempts")
+    def test_progress_of_a_sync_task_is_seen_while_it_runs(self, working: Bench, log: Path, gate: Path) -> None:
+        """Likewise."""
+        self.progress(working, tasks.tell, log, gate)
+
+    def progress(self, working: Bench, func: Callable[..., Any], log: Path, gate: Path) -> None:
+        """Run a task that tells how far it is, and see that."""
         task_id = working.enqueue(func, str(gate), str(log), 0.4)
         working.until(lambda: working.oq.peek_result(task_id).progress is not None, "progress")
         seen = working.oq.peek_result(task_id)
@@ -231,7 +237,7 @@ class ProgressTests(WorkerTests):
 
     def test_a_task_that_runs_is_seen_to(self, working: Bench, log: Path, gate: Path) -> None:
         """Its state is RUNNING, and it names the worker."""
-        task_id = working.enqueue(tasks.wait_for, str(gate), str(log))
+        task_id = working.enqueue(tasks.wait_for_async, str(gate), str(log))
         working.until_lines(log, 1)
         task = working.task(task_id)
         assert (task.state, task.epoch) == (TaskState.RUNNING, 1)

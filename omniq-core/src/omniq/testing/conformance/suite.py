@@ -196,7 +196,7 @@ class WorkerConformance(Suite):
     """Everything that is promised of a kind of worker: which tasks it runs, and how these end.
 
     A class that extends it says which one in `worker_type`. What a kind can't do its `Runner` tells by its attributes
-    `isolates`, `concurrent`, `preempts` and `cancels`; such requirements are passed over, and reported so. To replace,
+    `isolates`, `concurrent`, `preempts`, `cancels` and `forks`; such requirements are passed over, and reported so. To replace,
     delete or skip another one the class must say why in `deviations`.
     """
 
