@@ -162,7 +162,7 @@ async def raise_generator_exit() -> NoReturn:
     raise GeneratorExit
 
 
-@rude("StopIteration")
+@rude("StopIteration", "RuntimeError")  # a coroutine that it gets out of makes the latter of it
 def raise_stop_iteration() -> NoReturn:
     raise StopIteration(1)
 

@@ -195,9 +195,9 @@ SHARED: Final = pytest.StashKey[dict[type[Worker], Shared]]()
 class WorkerConformance(Suite):
     """Everything that is promised of a kind of worker: which tasks it runs, and how these end.
 
-    A class that extends it says which one in `worker_type`. What a kind can't do its `Runner` tells by its attributes
-    `isolates`, `concurrent`, `preempts`, `cancels` and `forks`; such requirements are passed over, and reported so. To replace,
-    delete or skip another one the class must say why in `deviations`.
+    A class that extends it says which one in `worker_type`. What a kind can't do, its `Runner` tells by its attributes
+    `isolates`, `concurrent`, `preempts`, `cancels` and `forks`: such requirements are passed over, and reported so. To
+    replace, delete or skip another one, the class must say why in `deviations`.
     """
 
     worker_type: ClassVar[str | type[Worker]] = ""
