@@ -71,8 +71,8 @@ def test_the_worker_of_the_page_is_the_examples_in_full(module: str) -> None:
     """Which passes the suite (`tests/conformance/test_verify_workers.py`)."""
     file = WORKER / "src" / "omniq_inline" / f"{module}.py"
     assert code(f"omniq_inline/{module}.py") == without_empty_lines(file.read_text("utf-8"))
-    test = (WORKER / "tests" / "test_conformance.py").read_text("utf-8")
-    assert code("omniq-inline/tests/test_conformance.py") == without_empty_lines(test)
+    test = (WORKER / "tests" / "test_worker.py").read_text("utf-8")
+    assert code("omniq-inline/tests/test_worker.py") == without_empty_lines(test)
 
 
 def test_so_does_what_makes_a_distribution_of_it() -> None:
