@@ -151,7 +151,6 @@ class TimeoutTests(WorkerTests):
     ) -> None:
         """The next one needn't wait for its end, whether or not it listens; and what it still does changes nothing."""
         late = single.enqueue(func, str(gate), str(log), timeout=0.2)
-        single.until_lines(log, 1)
         assert single.run(tasks.add, 1, 2) == 3
         assert single.failure(late).error_message == LATE
         gate.touch()
