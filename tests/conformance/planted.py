@@ -38,8 +38,9 @@ from omniq.storage.records import (
 )
 from omniq.testing import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore
 from omniq.testing.conformance import BackendConformance, Opener
+from omniq.testing.conformance.base import areas_of
 from omniq.testing.conformance.places import Footprint
-from omniq.testing.conformance.suite import areas, files_at
+from omniq.testing.conformance.suite import files_at
 from omniq.testing.reference import DictDocuments
 from omniq_sqlite.config import SQLiteTaskQueueConfig
 from omniq_sqlite.events import SQLiteEventStore
@@ -542,7 +543,7 @@ def suite_of(broken: type[Any], kind: StoreKind, rooms: set[str] | None = None) 
 
             return entries
 
-    for attribute, area in areas():
+    for attribute, area in areas_of(BackendConformance):
         if rooms is not None and area.area not in rooms:
             setattr(TestIt, attribute, None)
     return TestIt

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from omniq.testing import ReferenceQueueStore, VirtualClock
-from omniq.testing.conformance import requirements
-from omniq.testing.conformance.suite import areas, names_of
+from omniq.testing.conformance import BackendConformance, requirements
+from omniq.testing.conformance.base import areas_of
 from omniq.testing.conformance.walks import Bench, machine_for
 
 from tests.conformance import planted
@@ -21,8 +21,8 @@ from tests.conformance.planted import PLANTED, Planted, honest_one
 FILE = Path(planted.__file__)
 NODES = {
     f"{area.area}.{name.removeprefix('test_')}": f"{attribute}::{name}"
-    for attribute, area in areas()
-    for name in names_of(area)
+    for attribute, area in areas_of(BackendConformance)
+    for name in area.names()
 }
 
 
@@ -78,6 +78,6 @@ async def test_a_random_walk_notices_a_broken_store(broken: type[ReferenceQueueS
 def test_no_requirement_hides_another() -> None:
     ids = [requirement.id for requirement in requirements()]
     assert len(ids) == len(set(ids))
-    for _, area in areas():
+    for _, area in areas_of(BackendConformance):
         names = [name for base in area.__mro__ for name in vars(base) if name.startswith("test_")]
         assert len(names) == len(set(names)), area.area

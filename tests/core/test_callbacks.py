@@ -17,6 +17,7 @@ from omniq.errors import ConfigError, InvalidTask
 from omniq.models import ResultStatus
 from omniq.testing import VirtualClock
 from omniq.workers import AsyncWorker
+from omniq.workers import callbacks as task_callbacks
 
 from tests.core import oddities, tasks
 from tests.core.support import (
@@ -347,7 +348,7 @@ class TestThatTheyHurtNobody:
     async def test_too_many_are_dropped_and_counted(
         self, oq: AsyncOmniQ, released: threading.Event, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(task_callbacks, "CAPACITY", 10)
+        monkeypatch.setattr("omniq.callbacks.CAPACITY", 10)
         oq.callbacks.on_enqueued(lambda task: released.wait(SOON))
         for _ in range(30):
             await oq.enqueue(tasks.nothing)

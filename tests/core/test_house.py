@@ -53,7 +53,7 @@ def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
 
 
 def test_core_has_few_modules() -> None:
-    assert len(sources("omniq")) <= 140
+    assert len(sources("omniq")) <= 150
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -66,8 +66,8 @@ def test_no_module_and_no_function_is_long(package: str) -> None:
 
 
 def most(path: Path) -> int:
-    """Lines of a module: what is a list, as the requirements of the suite are, may be longer."""
-    return 660 if {"conformance", "reference"} & {*path.parts} else 500
+    """Lines of a module: what is a list, as the requirements of the suite and its tasks are, may be longer."""
+    return 660 if {"conformance", "reference"} & {*path.parts} or path.stem.endswith("_tasks") else 500
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:

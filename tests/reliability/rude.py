@@ -28,8 +28,7 @@ from omniq import OmniQ
 from omniq.errors import StoreUnavailable
 from omniq.models import Task, TaskResult, TaskState
 from omniq.sync import portal
-
-from tests.reliability.rudeness import ACTS, INNOCENT, SUCCESS, Act
+from omniq.testing.rude_tasks import ACTS, INNOCENT, SUCCESS, Act
 
 DESCRIPTORS = 500
 """As many as the process may have: so that they can be used up."""
@@ -174,7 +173,7 @@ def _end(result: TaskResult) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=2000)
-    parser.add_argument("--worker", choices=("async", "thread", "process"), default="async")
+    parser.add_argument("--worker", choices=("async", "thread", "process", "gevent"), default="async")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--memory", type=int, default=1 << 30, help="bytes that a greedy task allocates")
     parser.add_argument("--only", action="append", choices=sorted(ACTS), help="this act; may be repeated")

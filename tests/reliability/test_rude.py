@@ -7,14 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from omniq.testing.rude_tasks import ACTS
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 1 << 24
-LEFT_TO_THE_SYSTEM = {"process": ["--without", "set_a_signal_handler"]}
+FORKS = [name for name in ACTS if name.startswith("fork")]
+LEFT_TO_THE_SYSTEM = {
+    "process": ["--without", "set_a_signal_handler"],
+    "gevent": ["--without", "set_a_signal_handler", *(word for name in FORKS for word in ("--without", name))],
+}
 """What a worker doesn't undo."""
 
 
-@pytest.mark.parametrize("worker", ["async", "thread", "process"])
+@pytest.mark.parametrize("worker", ["async", "thread", "process", "gevent"])
 @pytest.mark.slow
 def test_rude_tasks_hurt_no_innocent_one(worker: str, tmp_path: Path) -> None:
     report = tmp_path / "report"

@@ -29,8 +29,8 @@ from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, inspect, status_of, workers_of
 from omniq.storage.records import BreakerStatus, WorkerRecord
 from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
-from omniq.workers.base import Worker
-from omniq.workers.pool import AsyncWorkerPool, WorkerPool
+from omniq.workers.base import Worker, WorkerPool
+from omniq.workers.pool import AsyncWorkerPool
 
 Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
 AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue

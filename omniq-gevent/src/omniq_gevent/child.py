@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -22,14 +22,15 @@ from gevent.event import AsyncResult, Event
 from msgspec import Struct
 from omniq.config import settings
 from omniq.errors import SerializationError, TaskTimeout
-from omniq.loops import run_once
+from omniq.loops import keep_to_ourselves, run_once
 from omniq.models.result import Progress
 from omniq.serialization.codec import LoadedCall
 from omniq.threads import new_native_loop, new_queue, start_thread
 from omniq.workers import messages
+from omniq.workers.async_ import JobTask
 from omniq.workers.child import Line, MemoryLimit, initialize, leave_signals_to_the_worker
 from omniq.workers.execution import Execution, failure, is_async, within
-from omniq.workers.jobs import Job, RunResult
+from omniq.workers.jobs import Job, RunResult, RunStatus
 from omniq.workers.stacks import Stack, of_coroutine, of_frames, of_threads
 
 HUB_PATIENCE: Final = 0.5
@@ -37,16 +38,27 @@ HUB_PATIENCE: Final = 0.5
 
 
 class AsyncSide:
-    """An event loop on a thread of the system: greenlets of one thread can't have one each."""
+    """An event loop on a thread of the system, for all async tasks: none can stop it, or cancel what others run."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call_soon(self, function: Any, *args: Any) -> None:
+        """Call it on the loop; from any thread."""
         if self._loop is None:
             self._loop = new_native_loop()
+            keep_to_ourselves(self._loop)
             start_thread(partial(self._run, self._loop), "omniq-async")
         self._loop.call_soon_threadsafe(function, *args, context=Context())
+
+    @staticmethod
+    def begin(run: Run, coroutine: Coroutine[Any, Any, Any], ended: Callable[[Any], object]) -> None:
+        """Run what is awaited for a task, in a copy of this context, and tell when it has ended. On the loop."""
+        run.task = task = JobTask(coroutine, loop=asyncio.get_running_loop(), name=run.job.record.id)
+        task.job = run.job
+        task.add_done_callback(ended)
+        if run.job.cancelled:
+            task.cancel()
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -148,25 +160,21 @@ class Greenlets:
         ended: AsyncResult[None] = AsyncResult()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
 
-        def begin() -> None:
-            run.task = asyncio.get_running_loop().create_task(within(left, awaitable))
-            run.task.add_done_callback(lambda _: self._hub.loop.run_callback_threadsafe(ended.set))
-            if run.job.cancelled:
-                run.task.cancel()
+        def tell(_: object) -> None:
+            self._hub.loop.run_callback_threadsafe(ended.set)
 
-        self._async.call_soon(copy_context().run, begin)
+        self._async.call_soon(copy_context().run, self._async.begin, run, within(left, awaitable), tell)
         ended.get()
         assert run.task is not None
         return run.task.result()
 
     def _begin_async(self, run: Run, call: LoadedCall) -> None:
-        run.task = asyncio.get_running_loop().create_task(self._execution.run_async(run.job, call))
-        run.task.add_done_callback(partial(self._async_ended, run))
-        if run.job.cancelled:
-            run.task.cancel()
+        self._async.begin(run, self._execution.run_async(run.job, call), partial(self._async_ended, run))
 
     def _async_ended(self, run: Run, task: asyncio.Task[RunResult]) -> None:
-        self._hub.loop.run_callback_threadsafe(self._end, run, task.result())
+        # It is cancelled only if that came before it began.
+        ran = RunResult(end=run.job.ended_by or RunStatus.RELEASED) if task.cancelled() else task.result()
+        self._hub.loop.run_callback_threadsafe(self._end, run, ran)
 
     # ── where the tasks are ──────────────────────────────────────────────────
 

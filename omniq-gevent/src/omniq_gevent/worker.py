@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -76,6 +78,7 @@ class GreenletProcess(ChildProcess):
 class GreenletRunner(ChildRunner[GreenletProcess]):
     """Tasks on greenlets of one process, which takes them all along when it dies."""
 
+    forks = False  # in the child, the greenlets of all other tasks would go on
     worker_name = "GeventPoolWorker"
     number_of_children = 1
 
@@ -146,7 +149,8 @@ class GreenletRunner(ChildRunner[GreenletProcess]):
     def _what_killed(self, child: GreenletProcess, job: Job) -> RunResult:
         if job.ended_by is not None:
             return RunResult(end=job.ended_by, started_at=job.started_at)
-        if child.killed_for is job:
+        # Several may be stuck, and the first one's time has ended it.
+        if child.killed_for is job or job.silent or time.monotonic() > (job.deadline or math.inf):
             return failure(job, job.overdue)
         if child.killed_for is not None or self._closing:
             return RunResult(end=RunStatus.RELEASED)

@@ -13,7 +13,7 @@ from omniq.errors import TaskCancelled
 from omniq.models import TaskState
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, lines, until, until_states, working
+from tests.core.support import SOON, lines, until, working
 
 CANCELLABLE: list[tuple[str, Callable[..., Any]]] = [
     ("async", tasks.wait_until_cancelled),
@@ -49,23 +49,6 @@ async def test_the_process_of_a_cancelled_task_is_gone(oq: AsyncOmniQ, log: Path
         with pytest.raises(TaskCancelled):
             await oq.get_result(task_id, timeout=SOON)
         assert not psutil.pid_exists(int(lines(log)[0]))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_task_that_was_prefetched_is_cancelled_without_being_run(
-    oq: AsyncOmniQ, log: Path, gate: Path, kind: str
-) -> None:
-    await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-    ahead = await oq.enqueue(tasks.append, [str(log), "ran"])
-    async with working(oq, kind, max_workers=1, prefetch=1, **QUICK) as pool:
-        await until(lambda: len(lines(log)) == 1)
-        await until_states(oq, [ahead], TaskState.RUNNING)
-        await oq.cancel(ahead)
-        await until(lambda: any(job.ended_by is not None for job in pool.in_flight.held.values()))
-        gate.touch()
-        with pytest.raises(TaskCancelled):
-            await oq.get_result(ahead, timeout=SOON)
-    assert "ran" not in lines(log)
 
 
 async def test_a_task_that_ends_before_it_hears_of_its_cancellation_has_succeeded(

@@ -12,51 +12,13 @@ from omniq import AsyncOmniQ, current_task
 from omniq.errors import NoCurrentTask, SerializationError, TaskFailed
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, Place, front_door, lines, results_of, until, working
-
-
-@pytest.mark.parametrize("func", [tasks.describe, tasks.describe_async])
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_task_knows_about_itself(oq: AsyncOmniQ, kind: str, func: Callable[[], Any]) -> None:
-    task_id = await oq.enqueue(
-        func, queue_name="high", metadata={"user": 17}, max_retries=4, timeout=60, task_id=f"me-{kind}"
-    )
-    async with working(oq, kind):
-        assert await oq.get_result(task_id, timeout=SOON) == {
-            "id": task_id,
-            "queue_name": "high",
-            "attempt": 1,
-            "max_retries": 4,
-            "epoch": 1,
-            "metadata": {"user": 17},
-            "schedule_id": None,
-            "cancelled": False,
-            "has_time_left": True,
-        }
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_each_of_many_tasks_in_one_slot_knows_about_itself(place: Place, kind: str) -> None:
-    async with front_door(place) as oq:
-        ids = [await oq.enqueue(func) for func in [tasks.describe_async, tasks.describe] * 4]
-        async with working(oq, kind, max_workers=1):
-            assert [found["id"] for found in await results_of(oq, ids)] == ids
+from tests.core.support import KINDS, SOON, lines, until, working
 
 
 async def test_what_runs_an_async_task_is_named_after_it(oq: AsyncOmniQ) -> None:
     task_id = await oq.enqueue(tasks.names)
     async with working(oq, "async"):
         assert await oq.get_result(task_id, timeout=SOON) == (task_id, task_id, True)
-
-
-@pytest.mark.parametrize("func", [tasks.stain, tasks.stain_async])
-@pytest.mark.parametrize("kind", KINDS)
-async def test_context_variables_do_not_reach_the_next_task(
-    oq: AsyncOmniQ, kind: str, func: Callable[[str], Any]
-) -> None:
-    ids = [await oq.enqueue(func, [f"stain {n}"]) for n in range(6)]
-    async with working(oq, kind, max_workers=1, prefetch=6):
-        assert await results_of(oq, ids) == ["clean"] * 6
 
 
 async def test_outside_a_task_there_is_no_current_one(oq: AsyncOmniQ) -> None:

@@ -16,7 +16,7 @@ from omniq.testing import VirtualClock
 from omniq.testing.builders import reap
 
 from tests.core import tasks
-from tests.core.support import KINDS, SOON, lines, until, until_outlived, working
+from tests.core.support import KINDS, SOON, lines, until, working
 
 pytestmark = pytest.mark.starvable
 
@@ -124,14 +124,3 @@ async def test_the_end_of_a_claim_can_be_repeated_but_not_that_of_an_older_one(o
     late = Change(task_id=task_id, to=TaskState.ERROR, from_states=running, epoch=record.epoch - 1)
     statuses = [(await store.transition([change]))[0].status for change in (late, end, end, late)]
     assert statuses == [ChangeStatus.REFUSED, ChangeStatus.APPLIED, ChangeStatus.REPEATED, ChangeStatus.REFUSED]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_lease_is_renewed_as_long_as_its_task_runs(oq: AsyncOmniQ, log: Path, gate: Path, kind: str) -> None:
-    task_id = await oq.enqueue(tasks.wait_for, [str(gate), str(log)])
-    async with working(oq, kind, lease=0.8, reap_interval=0.05):
-        await until(lambda: len(lines(log)) == 1)
-        await until_outlived(oq, task_id, 0.8)
-        gate.touch()
-        assert await oq.get_result(task_id, timeout=SOON) == "done"
-    assert (await oq.get_task(task_id)).epoch == 1

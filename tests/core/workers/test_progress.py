@@ -209,30 +209,6 @@ class TestProgress:
 
 @pytest.mark.starvable
 class TestHeartbeats:
-    @pytest.mark.parametrize("func", [progress_tasks.be_silent, progress_tasks.be_silent_async])
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_a_task_that_falls_silent_is_ended(
-        self, oq: AsyncOmniQ, log: Path, kind: str, func: Callable[..., Any]
-    ) -> None:
-        silent = await oq.enqueue(func, [str(log)], heartbeat_timeout=0.3)
-        next_ = await oq.enqueue(tasks.add, [1, 2])
-        async with working(oq, kind, max_workers=1):
-            with pytest.raises(TaskFailed, match=r"gave no sign of life for 0\.3 s") as failed:
-                await oq.get_result(silent, timeout=SOON)
-            assert failed.value.error_type == "omniq.errors.HeartbeatTimeout"
-            assert await oq.get_result(next_, timeout=SOON) == 3
-            if kind != "process":
-                await until(lambda: lines(log)[1:] == ["cancelled"])
-        task = await oq.get_task(silent)
-        assert (task.attempts, task.crashes, task.heartbeat_timeout) == (1, 0, 0.3)
-
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_a_task_that_gives_signs_of_life_goes_on(self, oq: AsyncOmniQ, log: Path, kind: str) -> None:
-        funcs = [progress_tasks.beat, progress_tasks.beat_async]
-        ids = [await oq.enqueue(func, [str(log), 1.6, 0.02], heartbeat_timeout=0.8) for func in funcs]
-        async with working(oq, kind, max_workers=2):
-            assert await results_of(oq, ids) == ["done"] * 2
-
     async def test_one_that_ignores_its_end_is_given_up(
         self, oq: AsyncOmniQ, log: Path, gate: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

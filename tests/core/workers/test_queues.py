@@ -14,24 +14,6 @@ from tests.core import tasks
 from tests.core.support import KINDS, Place, front_door, lines, results_of, states_of, until, working
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_earlier_queues_are_emptied_first(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    for name in ("low", "default", "high") * 3:
-        await oq.enqueue(tasks.append, [str(log), name], queue_name=name)
-    async with working(oq, kind, max_workers=1, prefetch=0) as pool:
-        await pool.drain()
-    assert lines(log) == ["high"] * 3 + ["default"] * 3 + ["low"] * 3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_higher_priorities_come_first_within_a_queue_only(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    for queue_name, priority in [("low", 100), ("high", -100), ("high", 0), ("high", 100), ("low", -1)]:
-        await oq.enqueue(tasks.append, [str(log), f"{queue_name}{priority}"], queue_name=queue_name, priority=priority)
-    async with working(oq, kind, max_workers=1, prefetch=0) as pool:
-        await pool.drain()
-    assert lines(log) == ["high100", "high0", "high-100", "low100", "low-1"]
-
-
 async def test_a_worker_serves_the_queues_that_it_is_given_in_their_order(oq: AsyncOmniQ, log: Path) -> None:
     for name in ("high", "default", "low"):
         await oq.enqueue(tasks.append, [str(log), name], queue_name=name)
@@ -70,14 +52,6 @@ async def test_a_paused_queue_is_passed_over_until_it_is_resumed(oq: AsyncOmniQ,
 async def test_only_a_declared_queue_can_be_paused(oq: AsyncOmniQ) -> None:
     with pytest.raises(InvalidTask, match="queue_name: 'hihg'"):
         await oq.task_queue.pause_queue("hihg")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_many_small_tasks_each_run_once(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    ids = [await oq.enqueue(tasks.append, [str(log), f"t{n}"]) for n in range(200)]
-    async with working(oq, kind, max_workers=4):
-        await results_of(oq, ids)
-    assert sorted(lines(log)) == sorted(f"t{n}" for n in range(200))
 
 
 async def test_workers_share_the_work_and_take_no_task_twice(place: Place, log: Path) -> None:

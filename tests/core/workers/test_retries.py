@@ -29,32 +29,6 @@ from tests.core.support import (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("max_retries", [0, 1, 4])
-async def test_a_task_is_run_once_more_than_it_is_retried(
-    oq: AsyncOmniQ, log: Path, kind: str, max_retries: int
-) -> None:
-    task_id = await oq.enqueue(oddities.fail_until, [str(log), 99], max_retries=max_retries, retry_delay=0.01)
-    async with working(oq, kind):
-        with pytest.raises(TaskFailed, match=f"attempt {max_retries + 1}"):
-            await oq.get_result(task_id, timeout=SOON)
-    assert len(lines(log)) == max_retries + 1
-    task, result = await oq.get_task(task_id), await oq.result_store.get(task_id)
-    assert (task.state, task.attempts, task.crashes) == (TaskState.ERROR, max_retries + 1, 0)
-    assert result is not None
-    assert result.attempts == max_retries + 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_there_is_no_retry_after_success(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    task_id = await oq.enqueue(oddities.fail_until, [str(log), 3], max_retries=5, retry_delay=0.01)
-    async with working(oq, kind) as pool:
-        assert await oq.get_result(task_id, timeout=SOON) == 3
-        await pool.drain()
-    assert len(lines(log)) == 3
-    assert (await oq.get_task(task_id)).attempts == 2
-
-
 @pytest.mark.parametrize("delay", [3600, 3600.0, dt.timedelta(hours=1)])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_task_may_say_when_it_wants_to_be_run_again(
@@ -69,15 +43,6 @@ async def test_a_task_may_say_when_it_wants_to_be_run_again(
             virtual_clock.advance(3601)
             assert await oq.get_result(task_id, timeout=SOON) == "done"
     assert len(lines(log)) == 2
-
-
-@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "soon", True])
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_delay_that_is_no_time_hurts_nobody(log: Path, kind: str, delay: object) -> None:
-    async with front_door(reference_place()) as oq:
-        task_id = await oq.enqueue(oddities.ask_for_a_retry, [str(log), delay], max_retries=1, retry_delay=0.01)
-        async with working(oq, kind):
-            assert await oq.get_result(task_id, timeout=SOON) == "done"
 
 
 async def test_a_delay_beyond_all_measure_is_cut(place: Place, log: Path) -> None:
@@ -117,18 +82,6 @@ async def test_each_retry_waits_longer_than_the_last(log: Path, virtual_clock: V
             assert delay / 2 - 5 < left <= delay
             virtual_clock.advance(delay + 1)
         await until_states(oq, [task_id], TaskState.ERROR)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_task_that_rejects_itself_is_not_tried_again(log: Path, kind: str) -> None:
-    async with front_door(reference_place()) as oq:
-        task_id = await oq.enqueue(oddities.reject, [str(log)], max_retries=5, retry_delay=0.0)
-        async with working(oq, kind):
-            with pytest.raises(TaskFailed, match="not for me") as failed:
-                await oq.get_result(task_id, timeout=SOON)
-        assert failed.value.error_type == "omniq.errors.Reject"
-        assert [task.id for task in await oq.list_dead()] == [task_id]
-    assert len(lines(log)) == 1
 
 
 ERRORS: dict[str, tuple[dict[str, Any], int]] = {

@@ -18,7 +18,6 @@ from tests.core import tasks
 from tests.core.support import (
     KINDS,
     GatedQueueStore,
-    Place,
     front_door,
     lines,
     reference_place,
@@ -42,40 +41,6 @@ async def assert_uncharged(oq: AsyncOmniQ, task_ids: Sequence[str]) -> None:
     """They are in line as if nobody had ever claimed them."""
     found = [await oq.get_task(id_) for id_ in task_ids]
     assert {(task.state, task.attempts, task.crashes) for task in found} == {(TaskState.PENDING, 0, 0)}
-
-
-@pytest.mark.parametrize(("kind", "func"), WAITERS)
-async def test_what_runs_is_finished_and_what_was_prefetched_is_handed_back(
-    oq: AsyncOmniQ, log: Path, gate: Path, kind: str, func: Callable[..., Any]
-) -> None:
-    running = await oq.enqueue(func, [str(gate), str(log)])
-    ahead = [await oq.enqueue(tasks.append, [str(log), f"t{n}"]) for n in range(5)]
-    async with working(oq, kind, max_workers=1, prefetch=5) as pool:
-        await until_states(oq, [running, *ahead], TaskState.RUNNING)
-        await until(lambda: len(lines(log)) == 1)
-        stopping = asyncio.create_task(pool.stop())
-        await until_states(oq, ahead, TaskState.PENDING)
-        assert (await oq.get_task(running)).state is TaskState.RUNNING
-        gate.touch()
-        await stopping
-    assert await results_of(oq, [running]) == ["done"]
-    assert len(lines(log)) == 1
-    await assert_uncharged(oq, ahead)
-
-
-@pytest.mark.parametrize(("kind", "func"), WAITERS)
-async def test_after_the_grace_period_running_tasks_are_handed_back_to_others(
-    place: Place, log: Path, gate: Path, kind: str, func: Callable[..., Any]
-) -> None:
-    async with front_door(place) as oq:
-        ids = [await oq.enqueue(func, [str(gate), str(log)]) for _ in range(2)]
-        async with working(oq, kind, max_workers=2, grace_period=0.1, lease=60.0):
-            await until(lambda: len([line for line in lines(log) if line != "cancelled"]) == 2)
-        await assert_uncharged(oq, ids)
-        gate.touch()
-        async with front_door(place) as other, working(other, kind):
-            assert await results_of(oq, ids) == ["done", "done"]
-        assert {(await oq.get_task(id_)).crashes for id_ in ids} == {0}
 
 
 async def test_what_waits_in_a_child_behind_a_running_task_is_handed_back(

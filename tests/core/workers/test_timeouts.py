@@ -15,7 +15,7 @@ from omniq.errors import TaskFailed
 from omniq.models import TaskState
 from omniq.workers.jobs import Job
 
-from tests.core import oddities, tasks
+from tests.core import tasks
 from tests.core.support import KINDS, SOON, front_door, lines, reference_place, results_of, until, until_states, working
 
 pytestmark = pytest.mark.starvable
@@ -68,28 +68,6 @@ async def test_a_task_on_a_thread_sees_that_its_time_is_over(oq: AsyncOmniQ, log
     async with working(oq, "thread", max_workers=1):
         await assert_timed_out(oq, slow)
         await until(lambda: lines(log)[1:] == ["cancelled"])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_timeout_is_tried_again_like_any_error(oq: AsyncOmniQ, log: Path, kind: str) -> None:
-    slow = await oq.enqueue(tasks.stay_away, [str(log)], timeout=0.2, max_retries=1, retry_delay=0.01)
-    async with working(oq, kind):
-        await assert_timed_out(oq, slow)
-        assert len(lines(log)) == 2
-        result = await oq.result_store.get(slow)
-    assert result is not None
-    assert (result.attempts, (await oq.get_task(slow)).attempts) == (2, 2)
-    assert result.duration is not None
-    assert 0.1 < result.duration < 2.0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_an_error_that_looks_like_a_timeout_is_the_tasks_own(oq: AsyncOmniQ, kind: str) -> None:
-    task_id = await oq.enqueue(oddities.fail_with_a_timeout, timeout=30)
-    async with working(oq, kind):
-        with pytest.raises(TaskFailed, match="somebody else's") as failed:
-            await oq.get_result(task_id, timeout=SOON)
-    assert failed.value.error_type == "TimeoutError"
 
 
 @pytest.mark.parametrize("kind", KINDS)

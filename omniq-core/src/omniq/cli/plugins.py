@@ -192,12 +192,15 @@ WIDTH = 60
 
 @click.command()
 @click.argument("name")
-@click.option("--url", required=True, help="A place, where projects of random names are made and dropped.")
+@click.option("--url", help="A place of its stores, where projects of random names are made and dropped.")
 @click.option("--seconds", type=click.IntRange(1, 3600), default=15, show_default=True, help="Kill for so long.")
 @click.option("--no-kill", is_flag=True, help="Leave the kill test out.")
 @json_option
-def verify(name: str, url: str, seconds: int, no_kill: bool, as_json: bool) -> None:
-    """Run the conformance suite on a plugin's stores, and kill workers; exit with 1 if anything fails."""
+def verify(name: str, url: str | None, seconds: int, no_kill: bool, as_json: bool) -> None:
+    """Run the conformance suite on a plugin's stores and workers; exit with 1 if anything fails.
+
+    With stores, workers are killed, too. A plugin that has workers only needs no URL.
+    """
     from omniq.testing.verify import UnknownPlugin, Wish, verify
 
     try:

@@ -142,6 +142,10 @@ class StopSignals:
         with suppress(RuntimeError):  # the loop is closed: the end is near
             self._loop.call_soon_threadsafe(function)
 
+    def die(self, error: BaseException) -> None:
+        """Be gone soon, though the loop never turns again, so that a supervisor starts another one."""
+        self._last_resort.within(MARGIN, FAILED, f"the worker can't go on: {error}")
+
     def _tell(self) -> None:
         self.first.set()
         if self.count > 1:
@@ -322,6 +326,7 @@ class Service:
             name_in_logs(pool.name)
             with Watch(self._oq.task_queue.store, live=self._options.live, health=self._health) as watch:
                 await pool.start()
+                pool.on_death = self._signals.die
                 watch.begin(pool)
                 self._signals.patience = pool.config.grace_period
                 if self._options.lifeline is not None:

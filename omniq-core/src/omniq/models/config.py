@@ -269,6 +269,9 @@ class WorkerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """For how long a claim holds without being renewed; renewed every third of it."""
     reap_interval: Positive = 5.0
     """How often lapsed leases, expired tasks and due schedules are looked for."""
+    stall_timeout: Positive | None = 300.0
+    """How long the worker's event loop may stand still while tasks run whose time is over, or that have no limit; never
+    less than ten leases. Its leases end then, so that others run its tasks. None: for ever."""
     grace_period: NotNegative = 10.0
     """How long a stopping worker waits for its running tasks before it hands them back."""
     poll_interval: Positive = 1.0

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 from msgspec import Struct
@@ -28,13 +29,14 @@ from omniq.queue.options import TaskCall
 from omniq.results import AsyncResultStorage
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, look_up
 from omniq.storage.records import Change, Changed, ChangeStatus
-from omniq.sync import new_event_loop
+from omniq.workers.base import Worker
 from omniq.workers.jobs import current_task
 
 LOG: Final = "OMNIQ_TEST_LOG"
 """The variable that names the file to which tasks write."""
 SLOTS: Final = 8
 LEASE: Final = 5.0
+CONFIG: Final[dict[str, Any]] = {"max_workers": SLOTS, "prefetch": 0, "lease": LEASE, "reap_interval": 0.5}
 BATCH: Final = 10
 PACE: Final = 0.1
 """Seconds between two batches."""
@@ -48,6 +50,10 @@ class Options(Struct, frozen=True, kw_only=True):
 
     url: str
     project: str
+    worker: str = "omniq.workers.async_:AsyncWorker"
+    """The class of its worker, as an import string."""
+    config: dict[str, Any] = {}
+    """What its configuration has else than `CONFIG`."""
 
 
 class Line(NamedTuple):
@@ -109,16 +115,16 @@ def open_omniq(options: Options) -> AsyncOmniQ:
 # ── a worker process ─────────────────────────────────────────────────────────
 
 
-async def work(options: Options) -> None:
-    """Work until SIGTERM."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+def work(options: Options) -> None:
+    """Work until SIGTERM, on a thread and an event loop that tasks can't end."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     oq = open_omniq(options)
     record_ends(oq.task_queue.store)
-    async with oq:
-        config = {"max_workers": SLOTS, "prefetch": 0, "lease": LEASE, "reap_interval": 0.5}
-        async with oq.worker_pool("async", **config):
-            await stop.wait()
+    worker = load_class(options.worker, Worker)(oq.task_queue, oq.result_store, **{**CONFIG, **options.config})
+    worker.start()
+    stop.wait()
+    worker.stop()
 
 
 def record_ends(store: BaseTaskQueue) -> None:
@@ -137,8 +143,7 @@ def record_ends(store: BaseTaskQueue) -> None:
 
 def main() -> None:
     """What a worker process runs."""
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(work(msgspec.json.decode(sys.argv[1], type=Options)))
+    work(msgspec.json.decode(sys.argv[1], type=Options))
 
 
 # ── the fleet, and the test ──────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from omniq.config.settings import CONFIG_FILE, OTHERS, PREFIX
 from omniq.errors import ConfigError, PluginError, StoreError
 from omniq.models.config import mask_url
 from omniq.plugins.registry import inactive, registry
-from omniq.plugins.specs import PluginRecord
+from omniq.plugins.specs import PluginRecord, WorkerSpec
 from omniq.sync import new_event_loop
 from omniq.testing import JOURNAL
 from omniq.texts import did_you_mean, install_command
@@ -40,9 +40,14 @@ SILENCE: Final = 90.0
 PATIENCE: Final = 20.0
 """Seconds in which projects that were left are dropped."""
 WALKS: Final = "20"
+CONFINED: Final = {
+    "OMNIQ_SERIALIZER": "msgspec",
+    "OMNIQ_ALLOWED_MODULES": "omniq.testing.fleet,omniq.testing.conformance.engine",
+}
+"""Settings for stores that others may write to."""
 INTERRUPTIONS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-TEST: Final = f"""
+STORES: Final = f"""
 import os
 import pytest
 from omniq.testing.conformance import BackendConformance
@@ -51,6 +56,14 @@ class TestStore(BackendConformance):
     @pytest.fixture
     def url(self):
         return os.environ[{URL!r}]
+"""
+
+WORKERS: Final = """
+from omniq.testing.conformance import WorkerConformance
+"""
+WORKER: Final = """
+class TestWorker{number}(WorkerConformance):
+    worker_type = {name!r}
 """
 
 Tell = Callable[[str], None]
@@ -64,7 +77,8 @@ class Wish(Struct, frozen=True, kw_only=True):
     """What is to be verified, and how."""
 
     name: str
-    url: str
+    url: str | None = None
+    """Where its stores are; None for a plugin that brings workers only."""
     kill: bool = True
     seconds: float = 15.0
     """For how long tasks are enqueued and workers killed."""
@@ -75,6 +89,10 @@ def check(wish: Wish) -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise PluginError(f"plugins verify needs {', '.join(missing)}: {install_command('testing')}")
     record = plugin(wish.name)
+    if wish.url is None:
+        if not workers_of(wish):
+            raise ConfigError(f"url: the plugin {record.name!r} has stores to verify: say where, with --url")
+        return
     spec = registry().by_scheme("task_queue", url_scheme(wish.url))
     if spec not in record.specs or (wish.name != record.name and wish.name not in spec.names):
         raise ConfigError(f"url: {mask_url(wish.url)} is a URL for {spec.name!r}, not for {wish.name!r}")
@@ -89,6 +107,13 @@ def plugin(name: str) -> PluginRecord:
                 raise inactive(record)
             return record
     raise UnknownPlugin(f"there is no plugin {name!r}{did_you_mean(name, (record.name for record in records))}")
+
+
+def workers_of(wish: Wish) -> list[str]:
+    """The kinds of workers that are meant: those of the plugin, or the one of that name."""
+    record = plugin(wish.name)
+    workers = [spec for spec in record.specs if isinstance(spec, WorkerSpec)]
+    return [spec.name for spec in workers if wish.name == record.name or wish.name in spec.names]
 
 
 async def _reach(url: str) -> None:
@@ -124,24 +149,36 @@ def verify(wish: Wish, tell: Tell) -> Report:
 
 
 def _verified(wish: Wish, folder: Path, tell: Tell) -> Report:
-    _run(_reach(wish.url))
-    report = run_suite(wish, folder, tell)
-    if wish.kill:
-        kill(wish, folder, report, tell)
+    from omniq.testing.conformance.base import Report
+
+    report = Report(subject=wish.name if wish.url is None else f"{wish.name}, {mask_url(wish.url)}")
+    if wish.url is not None:
+        _run(_reach(wish.url))
+        report.add(run_suite(STORES, wish.name, folder, tell))
+        if wish.kill:
+            kill(wish, wish.url, folder, report, tell)
+    if workers := workers_of(wish):
+        # On stores in this process and in a file of its own: they may run what goes by value.
+        for name in CONFINED:
+            del os.environ[name]
+        classes = (WORKER.format(number=number, name=name) for number, name in enumerate(workers))
+        report.add(run_suite("\n".join([WORKERS, *classes]), wish.name, folder, tell))
     return report
 
 
 # ── the suite ────────────────────────────────────────────────────────────────
 
 
-def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
-    """Run the suite in a process of its own, which ends with all of its children whatever happens here."""
+def run_suite(tests: str, subject: str, folder: Path, tell: Tell) -> Report:
+    """Run tests of the suite in a process of its own, which ends with all of its children whatever happens here."""
     from omniq.testing.conformance.base import Report
 
-    command = [sys.executable, "-m", "omniq.testing.verify", str(folder), f"{wish.name}, {mask_url(wish.url)}"]
+    (folder / "test_plugin.py").write_text(tests)
+    command = [sys.executable, "-m", "omniq.testing.verify", str(folder)]
     pytest = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "HYPOTHESIS_STORAGE_DIRECTORY": str(folder)}
     given = {**os.environ, **pytest, "OMNIQ_TEST_WALKS": WALKS}
     log, found = folder / "suite.log", folder / "report.json"
+    found.unlink(missing_ok=True)
     with log.open("wb") as errors:
         suite = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
     ended = 0
@@ -155,7 +192,7 @@ def run_suite(wish: Wish, folder: Path, tell: Tell) -> Report:
     if found.exists():
         return msgspec.json.decode(found.read_bytes(), type=Report)
     words = log.read_text("utf-8", "replace")[-2000:]
-    return Report(subject=wish.name, failures=[f"the suite stood still, or broke off, after {ended} tests {words}"])
+    return Report(subject=subject, failures=[f"the suite stood still, or broke off, after {ended} tests {words}"])
 
 
 def _counts(suite: subprocess.Popen[bytes]) -> Iterator[int]:
@@ -165,15 +202,14 @@ def _counts(suite: subprocess.Popen[bytes]) -> Iterator[int]:
         yield int(line)
 
 
-def main(folder: Path, subject: str) -> None:
+def main(folder: Path) -> None:
     """What that process runs: pytest, whatever the working directory says of it. Prints how many tests have ended."""
     import pytest
 
     from omniq.testing.conformance.base import Recorder, Report
 
-    (folder / "test_store.py").write_text(TEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    report, place = Report(subject=subject), str(folder)
+    report, place = Report(), str(folder)
     beside = ["-p", "xdist.plugin", "-n", "2"] if find_spec("xdist") else []
     arguments = ["-c", f"{place}/pytest.ini", "--rootdir", place, "-p", "pytest_asyncio.plugin", "-p", "no:terminal"]
     with os.fdopen(os.dup(1), "w") as output:  # pytest captures what is printed
@@ -187,20 +223,20 @@ def main(folder: Path, subject: str) -> None:
 # ── the kill test ────────────────────────────────────────────────────────────
 
 
-def kill(wish: Wish, folder: Path, report: Report, tell: Tell) -> None:
+def kill(wish: Wish, url: str, folder: Path, report: Report, tell: Tell) -> None:
     """Add to the report what becomes of tasks whose workers are killed."""
     from omniq.storage.base import Capability
     from omniq.testing.conformance.base import new_project, open_store
     from omniq.testing.fleet import Options, kill_test
 
-    declared = open_store(wish.url, "task_queue", "default").capabilities
+    declared = open_store(url, "task_queue", "default").capabilities
     if Capability.CROSS_PROCESS not in declared:
         report.extra["kill test"] = "not tried: not declared: cross-process"
         return
     if not any(spec.kind == "result_store" for spec in plugin(wish.name).specs):
         report.extra["kill test"] = "not tried: the plugin has no result store to judge by"
         return
-    options = Options(url=wish.url, project=new_project())
+    options = Options(url=url, project=new_project())
     try:
         outcome = _run(kill_test(options, folder, seconds=wish.seconds, tell=tell))
     except Exception as error:  # the store's own, too, where it lets them out
@@ -220,9 +256,11 @@ def left_in(journal: Path) -> list[str]:
     return [name for name in dict.fromkeys(word[1:] for word in words if word.startswith("+")) if name not in gone]
 
 
-def tidy(url: str, journal: Path, tell: Tell) -> list[str]:
+def tidy(url: str | None, journal: Path, tell: Tell) -> list[str]:
     """Drop what was left; nothing interrupts that. Returns what couldn't be dropped, with the reasons."""
     tell("")
+    if url is None:
+        return []
     with _signals(signal.SIG_IGN):
         return _run(drop(url, left_in(journal)))
 
@@ -252,16 +290,15 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def _environment(url: str, journal: Path) -> Iterator[None]:
+def _environment(url: str | None, journal: Path) -> Iterator[None]:
     """Without the user's settings: those are about tasks of their own, and the URL says all about the place."""
     before = dict(os.environ)
     for name in (name for name in before if name.startswith(PREFIX) and name not in OTHERS - {CONFIG_FILE}):
         del os.environ[name]
-    os.environ[URL], os.environ[JOURNAL] = url, str(journal)
+    os.environ[URL], os.environ[JOURNAL] = url or "", str(journal)
     os.environ["PYTHONSAFEPATH"] = "1"  # a module in the working directory may have the name of one that is needed
     # Else each worker warns of what it would run for whoever can write there.
-    os.environ["OMNIQ_SERIALIZER"] = "msgspec"
-    os.environ["OMNIQ_ALLOWED_MODULES"] = "omniq.testing.fleet,omniq.testing.conformance.engine"
+    os.environ.update(CONFINED)
     try:
         yield
     finally:
@@ -297,4 +334,4 @@ def _signals(handler: Any) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

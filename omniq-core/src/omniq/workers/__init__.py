@@ -9,9 +9,9 @@ from omniq.exports import lazy
 if TYPE_CHECKING:
     from omniq.exports import *  # noqa: F403
     from omniq.workers.async_ import AsyncWorker as AsyncWorker
+    from omniq.workers.base import WorkerPool as WorkerPool
     from omniq.workers.jobs import current_task as current_task
     from omniq.workers.pool import AsyncWorkerPool as AsyncWorkerPool
-    from omniq.workers.pool import WorkerPool as WorkerPool
     from omniq.workers.process import ProcessPoolWorker as ProcessPoolWorker
     from omniq.workers.thread import ThreadPoolWorker as ThreadPoolWorker
 else:
@@ -22,7 +22,7 @@ else:
             "AsyncWorkerPool": "omniq.workers.pool",
             "ProcessPoolWorker": "omniq.workers.process",
             "ThreadPoolWorker": "omniq.workers.thread",
-            "WorkerPool": "omniq.workers.pool",
+            "WorkerPool": "omniq.workers.base",
             "current_task": "omniq.workers.jobs",
         },
         fronts=("worker",),

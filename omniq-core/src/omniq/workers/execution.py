@@ -323,6 +323,14 @@ class Runner(ABC):
 
     isolates = False
     """Whether a task that kills its process leaves the worker and the other tasks alive."""
+    concurrent = True
+    """Whether several tasks can run at once."""
+    preempts = True
+    """Whether a sync task whose time is over, or that is cancelled, is ended or given up: its slot is free at once."""
+    forks = True
+    """Whether a task may fork the process that runs it, without harm to the tasks beside it."""
+    cancels = True
+    """Whether an async task that must end gets a `CancelledError` where it waits, and may clean up."""
 
     def __init__(
         self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None

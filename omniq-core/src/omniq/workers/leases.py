@@ -43,6 +43,8 @@ log = get_logger("omniq.worker")
 
 LEAST_TOLD = 30.0
 """Seconds for which it is told at least what a worker was doing when somebody asked."""
+STALLED_LEASES = 10
+"""Leases for which a worker's loop may stand still at least."""
 LEAVING = 0.2
 """Seconds that a stop waits at most until the store knows that the worker has gone."""
 
@@ -53,7 +55,8 @@ class LeaseKeeper:
 
     It runs on its own thread, event loop and connections, so that neither a task that computes nor a loop
     that is stuck lets a lease run out. Tasks shorter than a third of the lease are never renewed. When the
-    worker's loop has ended without the worker being stopped, it hands back what wasn't begun, and ends.
+    worker's loop has ended without the worker being stopped, it hands back what wasn't begun, and ends; so it does
+    when that loop has stood still for `stall_timeout`, and no task that runs has time left.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class LeaseKeeper:
         back: Callable[[Job], Change],
         report: Callable[[], WorkerRecord],
         stacks: Callable[[], Awaitable[str]],
+        stall_timeout: float | None = None,
+        on_stall: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._in_flight = in_flight
@@ -78,6 +83,10 @@ class LeaseKeeper:
         """What it was doing when somebody asked last, as long as that is told, and when that was."""
         self._looking = asyncio.Lock()
         """Held while it looks: its children can be asked once at a time."""
+        self._stall_timeout = math.inf if stall_timeout is None else max(stall_timeout, STALLED_LEASES * lease)
+        self._on_stall = on_stall
+        self._unanswered = 0.0
+        """Seconds for which this thread has turned, and the worker's loop hasn't."""
         self._beat_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._thread = threading.current_thread()
@@ -128,7 +137,23 @@ class LeaseKeeper:
         while not self._is_orphan:
             if self._loop.is_running():
                 await self._guarded(self._look_after)
+            self._in_flight.call_soon(self._turned)
             await asyncio.sleep(self._lease / 6)
+            self._unanswered += self._lease / 6  # not by a clock: the whole process may have been stopped meanwhile
+            if self._is_stalled:
+                self._on_stall()
+
+    def _turned(self) -> None:
+        self._unanswered = 0.0
+
+    @property
+    def _is_stalled(self) -> bool:
+        """Whether the worker's loop has stood still for too long, though no task has a right to that."""
+        held = list(self._in_flight.held.values())
+        if self._unanswered <= self._stall_timeout or not held:
+            return False
+        now = time.monotonic()
+        return all(job.deadline is None or job.deadline <= now for job in held)
 
     async def _look_after(self) -> None:
         """Renew what is due, and from time to time say that this worker is alive."""
@@ -192,7 +217,7 @@ class LeaseKeeper:
     async def _hand_back(self) -> None:
         """Hand back what wasn't begun, for a worker whose loop is gone."""
         jobs = self._in_flight.withdraw()
-        log.error("the worker's event loop has ended: %d tasks go back, and its leases end", len(jobs))
+        log.error("the worker's event loop has ended, or stands still: %d tasks go back, its leases end", len(jobs))
         await self._store.connect()
         backs = [self._back(job) for job in jobs]
         await carry_out(self._store, self._store.transition, backs, id_of=attrgetter("task_id"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import random
 import socket
@@ -25,7 +24,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.policies import RetryManager
 from omniq.storage.base import BESIDE_A_VALUE, SizeLimit
 from omniq.storage.records import WorkerRecord
-from omniq.sync import Portal, cancel_and_wait, refuse_in_loop
+from omniq.sync import cancel_and_wait
 from omniq.texts import did_you_mean, get_logger, qualified_name
 from omniq.workers.callbacks import TaskCallbacks
 from omniq.workers.execution import Execution, Runner
@@ -109,6 +108,8 @@ class AsyncWorkerPool:
         """The error for which the worker can't go on, if there is one: it stops by itself then."""
         self.finished = asyncio.Event()
         """Set when the pool has stopped, by `stop` or by itself."""
+        self.on_death: Callable[[BaseException], None] = lambda error: None
+        """Told, on any thread, when the worker can't go on, nor its loop."""
 
     # ── life ─────────────────────────────────────────────────────────────────
 
@@ -328,6 +329,8 @@ class AsyncWorkerPool:
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
             stacks=self._text_of_stacks,
+            stall_timeout=config.stall_timeout,
+            on_stall=self._stalled,
         )
         self._upkeep = Upkeep(self._stores, dependencies, config)
         self._reaper = Reaper(queue, dependencies, config, self._upkeep.sweep_soon)
@@ -357,14 +360,23 @@ class AsyncWorkerPool:
     def _fail(self, error: BaseException) -> None:
         """The worker can't go on: hand back what can be, so that others may run it. On its loop."""
         if self._note_failure(error):
-            self._leases.cease()
-            self._drains.close()
-            self._ending = spawn(self.stop(0), name="omniq-end")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._leases.cease()
+        self._drains.close()
+        self._ending = spawn(self.stop(0), name="omniq-end")
 
     def die(self, error: BaseException) -> None:
         """The worker can't go on, nor its loop; from any thread."""
         if self._note_failure(error):
             self._leases.take_over()
+            self.on_death(error)
+
+    def _stalled(self) -> None:
+        """The loop stands still, and a task that blocks it has no time left; on the thread that renews leases."""
+        self.die(WorkerError("its event loop has stood still for too long: a task blocks it"))
+        self.in_flight.call_soon(self._give_up)  # should it ever go on
 
     def _note_failure(self, error: BaseException) -> bool:
         """Whether it is the first one: it tells why."""
@@ -411,79 +423,3 @@ def _declared(asked: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
             how = "queues=[…] of the task queue declares it, as does OMNIQ_QUEUES"
             raise ConfigError(f"queues: there is no queue {name!r}{known} ({how})")
     return tuple(asked)
-
-
-# ── on a thread of its own ──────────────────────────────────────────────────
-
-
-class WorkerPool:
-    """A worker pool on a thread and an event loop of its own; its methods block."""
-
-    def __init__(self, pool: AsyncWorkerPool) -> None:
-        self.aio = pool
-        self._portal: Portal | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether it takes tasks: not when it can't go on, or in a forked child, whose parent has the worker."""
-        return self._portal is not None and self._portal.alive and self.aio.running
-
-    def start(self) -> None:
-        """Begin to work; returns at once. Raises as `AsyncWorkerPool.start`."""
-        refuse_in_loop("start()")
-        portal = self._portal = Portal("omniq-worker")
-        _started.add(self)
-        try:
-            portal.call(self.aio.start())
-            portal.on_death = self.aio.die
-        except BaseException:
-            self._end()
-            raise
-
-    def stop(self, grace_period: float | None = None) -> None:
-        """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
-        if self._portal is None:
-            return
-        if self._portal.alive:
-            try:
-                self._portal.call(self.aio.stop(grace_period))
-            finally:
-                self._end()
-        else:
-            _started.discard(self)
-            self._portal = None
-
-    def drain(self) -> None:
-        """Wait until the tasks there are have been worked off. Raises `WorkerError` if the worker doesn't run."""
-        if self._portal is None or not self.running:
-            raise WorkerError("the worker isn't running")
-        self._portal.call(self.aio.drain())
-
-    def _end(self) -> None:
-        _started.discard(self)
-        portal, self._portal = self._portal, None
-        if portal is not None:
-            try:
-                portal.call(self.aio.disconnect())
-            finally:
-                portal.stop()
-
-
-_started: set[WorkerPool] = set()
-
-
-def _after_fork_in_child() -> None:
-    _started.clear()  # they are the parent's
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _stop_all() -> None:
-    """At the interpreter's end: hand back what runs, instead of letting leases run out."""
-    for pool in list(_started):
-        pool.stop()
-
-
-atexit.register(_stop_all)

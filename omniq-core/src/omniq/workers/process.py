@@ -174,6 +174,7 @@ class ProcessRunner(ChildRunner["Child"]):
     """Each task has a process to itself while it runs; a process that dies takes only its running task along."""
 
     isolates = True
+    cancels = False
     worker_name = "ProcessPoolWorker"
 
     def __init__(

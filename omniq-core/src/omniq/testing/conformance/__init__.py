@@ -24,6 +24,6 @@ if "omniq.testing.builders" not in sys.modules:
     pytest.register_assert_rewrite("omniq.testing.builders")
 
 from omniq.testing.conformance.base import Opener, open_store  # noqa: E402
-from omniq.testing.conformance.suite import BackendConformance, requirements  # noqa: E402
+from omniq.testing.conformance.suite import BackendConformance, WorkerConformance, requirements  # noqa: E402
 
-__all__ = ["BackendConformance", "Opener", "open_store", "requirements"]
+__all__ = ["BackendConformance", "Opener", "WorkerConformance", "open_store", "requirements"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from omniq.config.loader import ComponentChoice
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.plugins.registry import load_class
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Store
 from omniq.testing import JOURNAL, VirtualClock
 
 # ── the report ──────────────────────────────────────────────────────────────
@@ -94,6 +95,13 @@ class Report(Struct, kw_only=True):
         known = self.findings.setdefault(finding.requirement, finding)
         if _SEVERITY.index(finding.verdict) > _SEVERITY.index(known.verdict):
             self.findings[finding.requirement] = finding
+
+    def add(self, other: Report) -> None:
+        """Enter what another report says."""
+        for finding in other.findings.values():
+            self.note(finding)
+        self.deviations += other.deviations
+        self.failures += other.failures
 
     def data(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -262,7 +270,7 @@ def note(line: str) -> None:
             file.write(f"{line}\n")
 
 
-def needs(capability: Capability) -> Callable[[F], F]:
+def needs(capability: str) -> Callable[[F], F]:
     """Mark a test as one of a capability: it is passed over, and reported so, where that isn't declared."""
 
     def mark(test: F) -> F:
@@ -272,32 +280,67 @@ def needs(capability: Capability) -> Callable[[F], F]:
     return mark
 
 
-def is_test(name: str) -> bool:
-    """Whether the attribute of a class of the suite is a requirement."""
-    return name.startswith("test_")
-
-
-@pytest.mark.asyncio(loop_scope="function")
-class Conformance:
-    """Base of the suite's classes: requirements of one area, on a store of one kind."""
+class Area:
+    """Requirements of one area. Each is a test."""
 
     area: ClassVar[str]
     """What the ids of its requirements begin with, such as `queue.add`."""
-    kind: ClassVar[StoreKind] = "task_queue"
-    needed: ClassVar[Capability | None] = None
+    needed: ClassVar[str | None] = None
     """The capability without which none of its requirements holds."""
+    level: ClassVar[str] = REQUIRED
+    """That of requirements which need no capability."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of its tests, in the order of its bases."""
+        return list(dict.fromkeys(name for base in cls.__mro__ for name in vars(base) if name.startswith("test_")))
+
+    @classmethod
+    def needed_by(cls, name: str) -> str | None:
+        """The capability that a test is about."""
+        needed: str | None = getattr(getattr(cls, name), "needed", cls.needed)
+        return needed
+
+    @classmethod
+    def requirement_of(cls, name: str) -> Requirement:
+        """What a test requires."""
+        needed = cls.needed_by(name)
+        return Requirement(f"{cls.area}.{name.removeprefix('test_')}", cls.level if needed is None else str(needed))
+
+    def enter(self, request: pytest.FixtureRequest) -> Requirement:
+        """Let the report know what the test is about that is about to run."""
+        required = self.requirement_of(request.function.__name__)
+        level = "" if required.level == REQUIRED else required.level
+        request.node.user_properties += [(REQUIREMENT, required.id), (NEEDED, level)]
+        request.node.add_report_section("setup", "requirement", required.id)
+        Recorder.of(request.config)
+        return required
+
+
+class Requirement(Struct, frozen=True):
+    """One thing that a contract requires."""
+
+    id: str
+    level: str
+    """The capability, or the kind of store, without which it isn't; else "required"."""
+
+
+@pytest.mark.asyncio(loop_scope="function")
+class Conformance(Area):
+    """Base of the suite's classes: requirements of one area, on a store of one kind."""
+
+    kind: ClassVar[StoreKind] = "task_queue"
     most: ClassVar[int] = 1000
     """How many tasks the tests of big batches use at most; a slow store may lower it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.level = REQUIRED if cls.kind == "task_queue" else TITLES[cls.kind]
 
     @pytest.fixture(autouse=True)
     def requirement(self, request: pytest.FixtureRequest, opener: Opener) -> str:
         """The id of the test. Passes it over, saying why, where the plugin doesn't declare what it is about."""
-        id_ = f"{self.area}.{request.function.__name__.removeprefix('test_')}"
-        needed = getattr(request.function, "needed", self.needed)
-        of_kind = "" if self.kind == "task_queue" else TITLES[self.kind]
-        request.node.user_properties += [(REQUIREMENT, id_), (NEEDED, of_kind if needed is None else needed.value)]
-        request.node.add_report_section("setup", "requirement", id_)
-        Recorder.of(request.config)
+        id_, needed = self.enter(request).id, self.needed_by(request.function.__name__)
         try:
             declared = opener(self.kind, "default").capabilities
         except UnknownBackend:
@@ -305,7 +348,7 @@ class Conformance:
                 raise
             pytest.skip(NOT_DECLARED + TITLES[self.kind])
         if needed is not None and needed not in declared:
-            pytest.skip(NOT_DECLARED + needed.value)
+            pytest.skip(NOT_DECLARED + needed)
         return id_
 
     @pytest.fixture
@@ -349,6 +392,61 @@ class Conformance:
         """The clock that moves the store's time."""
         with VirtualClock() as clock:
             yield clock
+
+
+# ── whole suites ────────────────────────────────────────────────────────────
+
+
+class Suite:
+    """Base of the classes that are published: each holds its areas as classes of its own.
+
+    To replace, delete or skip a requirement, a class that extends one must say why in `deviations`.
+    """
+
+    deviations: ClassVar[Mapping[str, str]] = {}
+    """The ids of requirements that the class changes, each with the reason."""
+
+    def test_no_requirement_was_changed_without_a_reason(self, request: pytest.FixtureRequest) -> None:
+        """What a class deletes, replaces or skips it names in `deviations`, and only that."""
+        Recorder.of(request.config)
+        changed = set(changes(type(self)))
+        request.node.user_properties += [(DEVIATION, f"{id_}: {why}") for id_, why in self.deviations.items()]
+        assert sorted(changed - self.deviations.keys()) == [], "say why in `deviations`"
+        assert sorted(self.deviations.keys() - changed) == [], "these are as they should be: leave them out"
+        assert [id_ for id_, why in self.deviations.items() if not why.strip()] == [], "a deviation has a reason"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if getattr(cls, GUARD, None) is not getattr(Suite, GUARD):
+            raise TypeError(f"{cls.__name__}.{GUARD} can't be changed")
+
+
+GUARD: Final = "test_no_requirement_was_changed_without_a_reason"
+
+
+def areas_of(suite: type[Suite]) -> Iterator[tuple[str, type[Area]]]:
+    """The areas of the published class that this one is or extends, by their names there."""
+    published = next(base for base in suite.__mro__ if Suite in base.__bases__)
+    for name, value in vars(published).items():
+        if isinstance(value, type) and issubclass(value, Area):
+            yield name, value
+
+
+def changes(suite: type[Suite]) -> Iterator[str]:
+    """The ids of the requirements that a class has changed."""
+    for attribute, area in areas_of(suite):
+        own = getattr(suite, attribute, None)
+        for name in area.names():
+            test = inspect.getattr_static(own, name, None) if isinstance(own, type) else None
+            original = inspect.getattr_static(area, name)
+            if test is not original or any(map(_is_passed_over, (suite, own, test, inspect.getmodule(suite)))):
+                yield area.requirement_of(name).id
+
+
+def _is_passed_over(owner: object) -> bool:
+    marks = getattr(owner, "pytestmark", [])
+    names = {mark.name for mark in (marks if isinstance(marks, list) else [marks])}
+    return getattr(owner, "__test__", True) is False or bool(names & {"skip", "skipif", "xfail"})
 
 
 def check_apart(opener: Opener) -> Opener:

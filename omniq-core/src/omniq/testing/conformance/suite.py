@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pytest
-from msgspec import Struct
 
+from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import StoreKind
-from omniq.storage.base import Capability
 from omniq.testing.conformance import (
     claiming,
+    ending,
     engine,
     events,
+    lasting,
     places,
     results,
+    running,
     schedules,
     tasks,
     transitions,
@@ -29,31 +30,25 @@ from omniq.testing.conformance import (
     walks,
 )
 from omniq.testing.conformance.base import (
-    DEVIATION,
     NOT_SEEN,
-    REQUIRED,
-    TITLES,
-    Conformance,
     Opener,
-    Recorder,
+    Requirement,
+    Suite,
+    areas_of,
     check_apart,
-    is_test,
     open_store,
 )
+from omniq.testing.conformance.bench import Bench, Shared
 from omniq.testing.conformance.places import Facts, Footprint
+from omniq.workers.base import Worker
 
-GUARD: Final = "test_no_requirement_was_changed_without_a_reason"
 
-
-class BackendConformance:
+class BackendConformance(Suite):
     """Everything that the contract requires of a store and its plugin.
 
     A class that extends it gives the fixture `url`, or `opener` for stores that no plugin brings. To replace, delete
     or skip a requirement it must say why in `deviations`.
     """
-
-    deviations: ClassVar[Mapping[str, str]] = {}
-    """The ids of requirements that the class changes, each with the reason."""
 
     @pytest.fixture
     def url(self) -> str:
@@ -193,72 +188,103 @@ class BackendConformance:
         area = "events"
         kind: ClassVar[StoreKind] = "event_store"
 
-    def test_no_requirement_was_changed_without_a_reason(self, request: pytest.FixtureRequest) -> None:
-        """What a class deletes, replaces or skips it names in `deviations`, and only that."""
-        Recorder.of(request.config)
-        changed = set(changes(type(self)))
-        request.node.user_properties += [(DEVIATION, f"{id_}: {why}") for id_, why in self.deviations.items()]
-        assert sorted(changed - self.deviations.keys()) == [], "say why in `deviations`"
-        assert sorted(self.deviations.keys() - changed) == [], "these are as they should be: leave them out"
-        assert [id_ for id_, why in self.deviations.items() if not why.strip()] == [], "a deviation has a reason"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if getattr(cls, GUARD, None) is not getattr(BackendConformance, GUARD):
-            raise TypeError(f"{cls.__name__}.{GUARD} can't be changed")
+SHARED: Final = pytest.StashKey[dict[type[Worker], Shared]]()
 
 
-class Requirement(Struct, frozen=True):
-    """One thing that the contract requires."""
+class WorkerConformance(Suite):
+    """Everything that is promised of a kind of worker: which tasks it runs, and how these end.
 
-    id: str
-    level: str
-    """The capability, or the kind of store, without which it isn't; else "required"."""
+    A class that extends it says which one in `worker_type`. What a kind can't do, its `Runner` tells by its attributes
+    `isolates`, `concurrent`, `preempts`, `cancels` and `forks`: such requirements are passed over, and reported so. To
+    replace, delete or skip another one, the class must say why in `deviations`.
+    """
+
+    worker_type: ClassVar[str | type[Worker]] = ""
+    """The name under which a plugin brings it, or its class, which must be importable by its name."""
+    most: ClassVar[int] = 200
+    """How many tasks one of its workers runs at once at most in the tests; lower it where each costs a process."""
+    longest: ClassVar[float] = 30.0
+    """Seconds after which what should have happened at once won't happen any more, on a busy machine too."""
+
+    @pytest.fixture
+    def worker_class(self) -> type[Worker]:
+        """The class of the workers."""
+        if isinstance(self.worker_type, type):
+            return self.worker_type
+        if not self.worker_type:
+            pytest.fail("set the class attribute `worker_type`: the name of a kind of worker, or its class")
+        return load_class(registry().worker(self.worker_type).worker_class, Worker)
+
+    @pytest.fixture
+    def patience(self) -> float:
+        """As `longest`."""
+        return self.longest
+
+    @pytest.fixture
+    def shared(self, request: pytest.FixtureRequest, worker_class: type[Worker], patience: float) -> Shared:
+        """Benches with workers on them, for all the tests of a module that need no other one."""
+        module = request.node.getparent(pytest.Module)
+        benches: dict[type[Worker], Shared] = module.stash.setdefault(SHARED, {})
+        if worker_class not in benches:
+            benches[worker_class] = Shared(worker_class, patience)
+            module.addfinalizer(benches[worker_class].close)
+        return benches[worker_class]
+
+    @pytest.fixture
+    def bench(self, worker_class: type[Worker], patience: float) -> Iterator[Bench]:
+        """A queue of the test's own, without a worker."""
+        bench = Bench(worker_class, patience)
+        with bench.oq:
+            yield bench
+
+    @pytest.fixture
+    def concurrency(self, worker_class: type[Worker]) -> int:
+        """How many tasks run at once where there are many."""
+        return self.most if worker_class.runner.concurrent else 1
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        """Where processes meet: a place that they share, which is a SQLite file by default."""
+        return f"sqlite:///{tmp_path}/queue.db?synchronous=NORMAL"
+
+    class TestRunning(running.FunctionTests, running.ValueTests, running.ContextTests):
+        area = "worker.run"
+
+    class TestSlots(running.SlotTests):
+        area = "worker.slot"
+
+    class TestProgress(running.ProgressTests):
+        area = "worker.progress"
+
+    class TestErrors(ending.ErrorTests):
+        area = "worker.error"
+
+    class TestRetries(ending.RetryTests):
+        area = "worker.retry"
+
+    class TestTimeouts(ending.TimeoutTests, ending.HeartbeatTests):
+        area = "worker.timeout"
+
+    class TestCancelling(ending.CancelTests):
+        area = "worker.cancel"
+
+    class TestStopping(lasting.StopTests):
+        area = "worker.stop"
+
+    class TestLeases(lasting.LeaseTests):
+        area = "worker.lease"
+
+    class TestDeaths(lasting.DeathTests):
+        area = "worker.death"
+
+    class TestRudeTasks(lasting.RudeTests):
+        area = "worker.rude"
 
 
-def requirements() -> list[Requirement]:
-    """All that is required, in the order in which it is tested."""
-    return [Requirement(_id(area, name), _level(area, name)) for _, area in areas() for name in names_of(area)]
-
-
-def areas() -> Iterator[tuple[str, type[Conformance]]]:
-    """The classes of the suite, by the names under which `BackendConformance` has them."""
-    for name, value in vars(BackendConformance).items():
-        if isinstance(value, type) and issubclass(value, Conformance):
-            yield name, value
-
-
-def names_of(area: type[Conformance]) -> list[str]:
-    """The names of its tests, in the order of its bases."""
-    return list(dict.fromkeys(name for base in area.__mro__ for name in vars(base) if is_test(name)))
-
-
-def changes(suite: type[BackendConformance]) -> Iterator[str]:
-    """The ids of the requirements that a class has changed."""
-    for attribute, area in areas():
-        own = getattr(suite, attribute, None)
-        for name in names_of(area):
-            test = inspect.getattr_static(own, name, None) if isinstance(own, type) else None
-            original = inspect.getattr_static(area, name)
-            if test is not original or any(map(_is_passed_over, (suite, own, test, inspect.getmodule(suite)))):
-                yield _id(area, name)
-
-
-def _is_passed_over(owner: object) -> bool:
-    marks = getattr(owner, "pytestmark", [])
-    names = {mark.name for mark in (marks if isinstance(marks, list) else [marks])}
-    return getattr(owner, "__test__", True) is False or bool(names & {"skip", "skipif", "xfail"})
-
-
-def _id(area: type[Conformance], name: str) -> str:
-    return f"{area.area}.{name.removeprefix('test_')}"
-
-
-def _level(area: type[Conformance], name: str) -> str:
-    needed: Capability | None = getattr(getattr(area, name), "needed", area.needed)
-    if needed is not None:
-        return needed
-    return REQUIRED if area.kind == "task_queue" else TITLES[area.kind]
+def requirements(suite: type[Suite] = BackendConformance) -> list[Requirement]:
+    """All that is required, in the order in which it is tested: of a store, or by another class of the suite's."""
+    return [area.requirement_of(name) for _, area in areas_of(suite) for name in area.names()]
 
 
 # ── places ───────────────────────────────────────────────────────────────────

@@ -1,0 +1,5 @@
+from omniq.testing.conformance import WorkerConformance
+
+
+class TestInline(WorkerConformance):
+    worker_type = "inline"
