@@ -9,12 +9,17 @@ from typing import Any
 
 from omniq import OmniQ, TaskQueue
 from omniq.results import ResultStorage
-from omniq.workers import AsyncWorker, ProcessPoolWorker, ThreadPoolWorker
+from omniq.workers import AsyncWorker, GeventPoolWorker, ProcessPoolWorker, ThreadPoolWorker
 
 from tests.core import tasks
 from tests.core.support import result_storage, sqlite_place, task_queue, until
 
-WORKERS = {"async": AsyncWorker, "thread": ThreadPoolWorker, "process": ProcessPoolWorker}
+WORKERS: dict[str, Any] = {
+    "async": AsyncWorker,
+    "thread": ThreadPoolWorker,
+    "process": ProcessPoolWorker,
+    "gevent": GeventPoolWorker,
+}
 CONFIG: dict[str, Any] = {"max_workers": 1, "lease": 60.0, "grace_period": 0.1}
 
 
