@@ -36,5 +36,5 @@ def test_a_worker_of_ones_own_passes(tmp_path: Path) -> None:
 
 def test_a_plugin_with_stores_needs_a_place() -> None:
     done = verify("sqlite")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "error: url: the plugin 'sqlite' has stores to verify: say where, with --url\n"

@@ -37,7 +37,7 @@ def test_workers_are_listed(cli: Cli) -> None:
     beat(cli, WorkerRecord(name="w", host="h", kind="async", queues=("a", "b"), slots=8, running=3, stacks="secret"))
     for command in (["workers"], ["workers", "list"]):
         (row,) = cli.rows(*command)
-        assert row[:7] == ["w", "alive", "h", "async", "3/8", "a", "b"]
+        assert row[:8] == ["w", "alive", "h", "async", "3/8", "0", "a", "b"]
         (worker,) = cli.json(*command)
         assert (worker["name"], worker["state"], worker["lease"]) == ("w", "alive", 30.0)
         assert "secret" not in json.dumps(worker)

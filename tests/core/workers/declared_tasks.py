@@ -51,4 +51,5 @@ def calls_another(number: int) -> str:
 
 def where() -> tuple[int, bool]:
     """The process, and whether it is one that gevent has patched."""
-    return os.getpid(), "gevent.monkey" in sys.modules
+    monkey = sys.modules.get("gevent.monkey")  # which others may have imported
+    return os.getpid(), monkey is not None and bool(monkey.is_module_patched("threading"))

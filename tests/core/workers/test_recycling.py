@@ -14,7 +14,6 @@ from omniq import AsyncOmniQ, OmniQ
 from omniq.config import ConfigProvider
 from omniq.errors import ConfigError, WorkerError
 from omniq.workers import process
-from omniq.workers.child import resident_memory
 
 from tests.core import tasks
 from tests.core.support import SOON, front_door, lines, reference_place, results_of, until, working
@@ -72,11 +71,10 @@ async def test_its_successor_is_ready_before_its_last_task_ends(
 
 @pytest.mark.parametrize("kind", CHILDREN)
 async def test_a_greedy_child_is_replaced(oq: AsyncOmniQ, kind: str) -> None:
-    limit = resident_memory() + 100 * MIB
-    async with working(oq, kind, max_workers=1, max_memory_per_child=limit):
+    async with working(oq, kind, max_workers=1, max_memory_per_child=200 * MIB):  # a fresh one takes a third of it
         pids = [await oq.get_result(await oq.enqueue(tasks.process_id), timeout=SOON) for _ in range(3)]
         borrowed = await oq.get_result(await oq.enqueue(slot_tasks.borrow, [MIB]), timeout=SOON)
-        ids = [await oq.enqueue(slot_tasks.keep, [200 * MIB]), *[await oq.enqueue(tasks.process_id) for _ in range(3)]]
+        ids = [await oq.enqueue(slot_tasks.keep, [300 * MIB]), *[await oq.enqueue(tasks.process_id) for _ in range(3)]]
         greedy, *later = await results_of(oq, ids)
         assert {*pids, borrowed, greedy} == {greedy}
         last = await oq.get_result(await oq.enqueue(tasks.process_id), timeout=SOON)
