@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -196,6 +197,14 @@ def test_a_server_that_is_away_at_the_start_ends_it(tmp_path: Path) -> None:
     with WorkerProcess(url, "--processes", "2", directory=tmp_path) as worker:
         assert worker.ends() == 1
     assert [line for line in worker.said if line.endswith(": unable to open database file")]
+
+
+def test_each_worker_tells_of_its_health_on_a_port_of_its_own(app: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+    with supervised(app, "--health-port", str(port)) as worker:
+        for number in range(2):
+            worker.hears(f"health at http://127.0.0.1:{port + number}")
 
 
 @pytest.mark.starvable
