@@ -111,16 +111,24 @@ def work(url: str, kind: str) -> None:
 
 def sample(pool: WorkerPool) -> dict[str, float]:
     """What the worker's process and its children take."""
-    me = psutil.Process()
-    family = [me, *me.children(recursive=True)]
     assert pool._portal is not None
+    me = psutil.Process()
+    taken = [process for each in [me, *me.children(recursive=True)] if (process := _taken(each)) is not None]
     return {
-        "rss_mb": sum(process.memory_info().rss for process in family) / 1e6,
-        "descriptors": sum(process.num_fds() for process in family),
-        "threads": sum(process.num_threads() for process in family),
+        "rss_mb": sum(rss for rss, _, _ in taken) / 1e6,
+        "descriptors": sum(descriptors for _, descriptors, _ in taken),
+        "threads": sum(threads for _, _, threads in taken),
         "coroutines": len(asyncio.all_tasks(pool._portal.loop)),
         "ended": sum(pool.aio.ended.values()),
     }
+
+
+def _taken(process: psutil.Process) -> tuple[int, int, int] | None:
+    """Bytes, descriptors and threads of a process; None if it has just ended, as a child whose task is late does."""
+    try:
+        return process.memory_info().rss, process.num_fds(), process.num_threads()
+    except psutil.Error:
+        return None
 
 
 @contextmanager
