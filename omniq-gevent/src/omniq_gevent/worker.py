@@ -37,8 +37,6 @@ class GreenletProcess(ChildProcess):
         self.jobs: dict[int, Job] = {}
         self.numbers: dict[Job, int] = {}
         self.timers: dict[int, asyncio.TimerHandle] = {}
-        self.killed_for: Job | None = None
-        """The job which had to be ended."""
 
     @property
     def is_idle(self) -> bool:
@@ -67,12 +65,6 @@ class GreenletProcess(ChildProcess):
         if (timer := self.timers.pop(number, None)) is not None:
             timer.cancel()
         return job
-
-    def kill(self, job: Job) -> None:
-        """Kill it because of this job; no other one is to blame."""
-        self.killed_for = self.killed_for or job
-        self.leave()
-        self.kill_group()
 
 
 class GreenletRunner(ChildRunner[GreenletProcess]):

@@ -171,6 +171,8 @@ class ChildProcess(ABC):
         self.ready = False
         self.spent = asyncio.Event()
         """Set when it takes no more jobs, and is to have a successor."""
+        self.killed_for: Job | None = None
+        """The job which had to be ended."""
         self.left = asyncio.Event()
         """Set when it has to go."""
 
@@ -316,6 +318,12 @@ class ChildProcess(ABC):
         if self.ready:
             await self._gone.wait()  # what it said last is heard by then
 
+    def kill(self, job: Job) -> None:
+        """Kill it because of this job; no other one is to blame."""
+        self.killed_for = self.killed_for or job
+        self.leave()
+        self.kill_group()
+
     def kill_group(self) -> None:
         """Kill it, with all that its tasks have started."""
         if self.process.returncode is None:
@@ -367,8 +375,6 @@ class Child(ChildProcess):
         self.began = 0.0
         """When the first job began, on `time.monotonic()`'s clock."""
         self.timer: asyncio.TimerHandle | None = None
-        self.killed_for: Job | None = None
-        """The job which had to be ended."""
 
     @property
     def is_idle(self) -> bool:
@@ -393,12 +399,6 @@ class Child(ChildProcess):
                 drawn += more
         count = len(drawn) // messages.TICKET.size
         return [self.jobs.pop() for _ in range(count)][::-1]
-
-    def kill(self, job: Job) -> None:
-        """Kill it because of this job; no other one is to blame."""
-        self.killed_for = self.killed_for or job
-        self.leave()
-        self.kill_group()
 
     async def end(self) -> None:
         if self.timer is not None:
