@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from omniq.callbacks import TaskUpdate as TaskUpdate
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
+    from omniq.declaring import AsyncTaskFunction as AsyncTaskFunction
+    from omniq.declaring import TaskFunction as TaskFunction
     from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
@@ -37,12 +39,14 @@ else:
         __name__,
         {
             "AsyncOmniQ": "omniq.core",
+            "AsyncTaskFunction": "omniq.declaring",
             "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
             "OmniQ": "omniq.core",
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
+            "TaskFunction": "omniq.declaring",
             "TaskId": "omniq.models.task",
             "TaskQueue": "omniq.queue.engine",
             "TaskUpdate": "omniq.callbacks",
@@ -57,12 +61,14 @@ else:
 
 __all__ = [
     "AsyncOmniQ",
+    "AsyncTaskFunction",
     "CallbackManager",
     "EventStore",
     "OmniQ",
     "Reject",
     "ResultStore",
     "Retry",
+    "TaskFunction",
     "TaskId",
     "TaskQueue",
     "TaskUpdate",

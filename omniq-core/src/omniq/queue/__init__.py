@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from omniq.queue.graph import TaskDependencyGraph as TaskDependencyGraph
     from omniq.queue.graph import TaskNode as TaskNode
     from omniq.queue.many import TaskConditions as TaskConditions
+    from omniq.queue.options import CommonOptions as CommonOptions
+    from omniq.queue.options import EnqueueOptions as EnqueueOptions
+    from omniq.queue.options import ScheduleOptions as ScheduleOptions
     from omniq.queue.options import TaskCall as TaskCall
     from omniq.queue.policies import DependencyResolver as DependencyResolver
     from omniq.queue.policies import RetryManager as RetryManager
@@ -32,10 +35,13 @@ else:
             "AsyncTaskQueue": "omniq.queue.engine",
             "AsyncWorkflow": "omniq.queue.workflows",
             "Chain": "omniq.queue.workflows",
+            "CommonOptions": "omniq.queue.options",
             "DependencyResolver": "omniq.queue.policies",
+            "EnqueueOptions": "omniq.queue.options",
             "Explanation": "omniq.queue.explain",
             "Group": "omniq.queue.workflows",
             "RetryManager": "omniq.queue.policies",
+            "ScheduleOptions": "omniq.queue.options",
             "Scheduler": "omniq.queue.engine",
             "TTLManager": "omniq.queue.policies",
             "TaskCall": "omniq.queue.options",
