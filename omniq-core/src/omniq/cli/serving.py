@@ -100,11 +100,11 @@ class StopSignals:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, last_resort: LastResort, lifeline: Lifeline | None = None
+        self, loop: asyncio.AbstractEventLoop, last_resort: LastResort, link: SupervisorLink | None = None
     ) -> None:
         self._loop = loop
         self._last_resort = last_resort
-        self._lifeline = lifeline
+        self._link = link
         self.count = 0
         self.exit_code = 0
         """What a process exits with that was ended by the last signal."""
@@ -115,8 +115,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._received) for number in SIGNALS if is_heard(number)}
-        if self._lifeline is not None:
-            self._lifeline.on_order = self.stop
+        if self._link is not None:
+            self._link.on_order = self.stop
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -125,7 +125,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        self.stop(number, at_once=self.count > 0 and self._lifeline is None)
+        self.stop(number, at_once=self.count > 0 and self._link is None)
 
     def stop(self, number: int, *, at_once: bool) -> None:
         """Let the worker stop, as by this signal; from any thread."""
@@ -157,14 +157,14 @@ def is_heard(number: int) -> bool:
     return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
 
 
-class Lifeline:
+class SupervisorLink:
     """A supervised worker's end of what connects it with its supervisor.
 
     Each byte from there is the number of a signal; from the second on, the worker stops at once. When nobody is at the
     other end any more, it stops at once, too.
     """
 
-    VARIABLE: Final = "_OMNIQ_LIFELINE"
+    VARIABLE: Final = "_OMNIQ_SUPERVISOR"
     """The numbers of the descriptor and of the worker, in the environment of one that is just being started."""
 
     def __init__(self, descriptor: int, number: int) -> None:
@@ -175,7 +175,7 @@ class Lifeline:
         self._socket = socket.socket(fileno=descriptor)
         self.on_order: Callable[..., None] = self._end_at_once
         """Called with the signal's number, and whether to stop at once, on another thread."""
-        threading.Thread(target=self._listen, name="omniq-lifeline", daemon=True).start()
+        threading.Thread(target=self._listen, name="omniq-link", daemon=True).start()
 
     @classmethod
     def from_environment(cls) -> Self | None:
@@ -258,7 +258,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Host and port where its health may be asked for."""
     processes: int | None = None
     """How many of these there are, under one supervisor."""
-    lifeline: Lifeline | None = None
+    link: SupervisorLink | None = None
     """Leads to that supervisor."""
     reloader: Reloader | None = None
     """Notices that the program has changed: the command is run again then."""
@@ -267,7 +267,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         """Run this process's command again in its place."""
         assert self.reloader is not None
         leave_terminals()  # what takes its place gets the terminal itself, and nothing that is drawn on
-        self.reloader.run_again({} if self.lifeline is None else self.lifeline.pass_on())
+        self.reloader.run_again({} if self.link is None else self.link.pass_on())
 
 
 def run_worker(oq: AsyncOmniQ, options: WorkerOptions) -> int:
@@ -284,7 +284,7 @@ def _run_worker(oq: AsyncOmniQ, options: WorkerOptions, health: HealthServer | N
     last_resort = LastResort()
     runner = asyncio.Runner(loop_factory=new_event_loop)
     keep_to_ourselves(runner.get_loop())
-    with StopSignals(runner.get_loop(), last_resort, options.lifeline) as signals:
+    with StopSignals(runner.get_loop(), last_resort, options.link) as signals:
         service = Service(oq, options, signals, health)
         service.reload_by(last_resort)
         complaint = ""
@@ -329,8 +329,8 @@ class Service:
                 pool.on_death = self._signals.die
                 watch.begin(pool)
                 self._signals.patience = pool.config.grace_period
-                if self._options.lifeline is not None:
-                    self._options.lifeline.is_ready(pool.config.grace_period)
+                if self._options.link is not None:
+                    self._options.link.is_ready(pool.config.grace_period)
                 with stacks_on_quit(pool):
                     await self._work_and_stop(pool)
         return self.exit_code

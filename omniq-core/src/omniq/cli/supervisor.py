@@ -19,7 +19,7 @@ from omniq.batching import Backoff
 from omniq.cli.app import FAILED, MISUSED, SIGNALLED
 from omniq.cli.output import count, say
 from omniq.cli.program import this_command
-from omniq.cli.serving import AT_ONCE, MARGIN, SIGNALS, Lifeline, is_heard
+from omniq.cli.serving import AT_ONCE, MARGIN, SIGNALS, SupervisorLink, is_heard
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 """Seconds until another worker is started in the place of one that has died; they double from death to death."""
@@ -34,7 +34,7 @@ class WorkerProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, ours: socket.socket) -> None:
         self.process = process
-        self._lifeline = ours
+        self._link = ours
         self._began = time.monotonic()
         self.patience = 0.0
         """Seconds that it leaves to what runs when it is stopped, as it has said."""
@@ -49,7 +49,7 @@ class WorkerProcess:
                 process = await asyncio.create_subprocess_exec(
                     *this_command(),
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, **Lifeline.environment(theirs.fileno(), number)},
+                    env={**os.environ, **SupervisorLink.environment(theirs.fileno(), number)},
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # so that Ctrl-C reaches the supervisor alone
                 )
@@ -66,14 +66,14 @@ class WorkerProcess:
     def stop(self, number: int) -> None:
         """Let it stop as by this signal, at once if it is the second time."""
         with suppress(OSError):  # it has ended
-            self._lifeline.send(bytes([number]))
+            self._link.send(bytes([number]))
 
     async def until_ready(self) -> bool:
         """Wait until it works; returns whether it ever did."""
         said = b""
         while not said.endswith(b"\n"):
             try:
-                more = await asyncio.get_running_loop().sock_recv(self._lifeline, 64)
+                more = await asyncio.get_running_loop().sock_recv(self._link, 64)
             except OSError:
                 more = b""
             if not more:
@@ -84,7 +84,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Give back what it needed: it has ended."""
-        self._lifeline.close()
+        self._link.close()
 
 
 class Supervisor:

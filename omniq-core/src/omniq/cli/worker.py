@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -14,7 +14,8 @@ from omniq.cli.output import say
 from omniq.errors import OmniQError
 
 if TYPE_CHECKING:
-    from omniq.cli.serving import Lifeline
+    from omniq.cli.program import Reloader
+    from omniq.cli.serving import SupervisorLink
     from omniq.core import AsyncOmniQ
 
 
@@ -63,17 +64,11 @@ def worker(
 
     from omniq.cli.live import can_view
     from omniq.cli.program import Reloader
-    from omniq.cli.serving import Lifeline, WorkerOptions, run_worker
-    from omniq.logs import log_as_json
+    from omniq.cli.serving import SupervisorLink, WorkerOptions, run_worker
 
-    lifeline = Lifeline.from_environment()
-    if processes is not None and lifeline is None:
-        from omniq.cli.supervisor import supervise
-
-        if json_logs:
-            log_as_json()
-
-        click.get_current_context().exit(supervise(processes, burst=burst))
+    link = SupervisorLink.from_environment()
+    if processes is not None and link is None:
+        _supervise(processes, burst=burst, json_logs=json_logs)
     use_working_directory()
     reloader = Reloader([app.partition(":")[0], *modules] if app else modules) if reload else None
     options = WorkerOptions(
@@ -81,20 +76,35 @@ def worker(
         config={name: value for name, value in settings.items() if value is not None},
         burst=burst,
         processes=processes,
-        lifeline=lifeline,
+        link=link,
         reloader=reloader,
-        live=lifeline is None and not (plain or json_logs) and can_view(),
-        health=None if health_port is None else (health_host, _own_port(health_port, lifeline)),
+        live=link is None and not (plain or json_logs) and can_view(),
+        health=None if health_port is None else (health_host, _own_port(health_port, link)),
     )
     try:
         click.get_current_context().exit(run_worker(_open(place, app, modules, json_logs=json_logs), options))
     except (Failure, OmniQError) as error:
         if reloader is None or not reloader.again:
             raise
-        (error if isinstance(error, Failure) else Failure.of(error)).show()
-        say("waiting for the program to change")
-        say(f"{reloader.until_change()} has changed, reloading")
+        _wait_for_a_change(error, reloader)
         options.run_again()
+
+
+def _wait_for_a_change(error: Failure | OmniQError, reloader: Reloader) -> None:
+    """Tell why the program can't be served as it is, and wait until it is changed."""
+    (error if isinstance(error, Failure) else Failure.of(error)).show()
+    say("waiting for the program to change")
+    say(f"{reloader.until_change()} has changed, reloading")
+
+
+def _supervise(processes: int, *, burst: bool, json_logs: bool) -> NoReturn:
+    """Run this command in so many processes, and exit as they do."""
+    from omniq.cli.supervisor import supervise
+    from omniq.logs import log_as_json
+
+    if json_logs:
+        log_as_json()
+    click.get_current_context().exit(supervise(processes, burst=burst))
 
 
 def _check_options(place: Place, app: str | None, processes: int | None, reload: bool) -> None:
@@ -105,9 +115,9 @@ def _check_options(place: Place, app: str | None, processes: int | None, reload:
         raise Failure(f"{'--reload' if reload else '--processes'}: this needs a POSIX system", MISUSED)
 
 
-def _own_port(port: int, lifeline: Lifeline | None) -> int:
+def _own_port(port: int, link: SupervisorLink | None) -> int:
     """The port of this worker: those under one supervisor have one each, from the given one on."""
-    return port if lifeline is None or port == 0 else port + lifeline.number - 1
+    return port if link is None or port == 0 else port + link.number - 1
 
 
 def _open(place: Place, app: str | None, modules: Sequence[str], *, json_logs: bool) -> AsyncOmniQ:

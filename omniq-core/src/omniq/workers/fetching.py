@@ -27,7 +27,7 @@ from omniq.storage.wakeups import News
 from omniq.texts import get_logger
 from omniq.workers.execution import failure
 from omniq.workers.jobs import InFlight, Job, RunResult, RunStatus
-from omniq.workers.kinds import IN_VAIN, Rooms, Runners
+from omniq.workers.kinds import IN_VAIN, ClaimLimits, Runners
 from omniq.workers.settling import poisoned
 
 # ── admission ───────────────────────────────────────────────────────────────
@@ -181,7 +181,7 @@ class Fetcher:
         self._store = store
         self._in_flight = in_flight
         self._runners = runners
-        self._rooms = Rooms(in_flight, runners, config.prefetch)
+        self._limits = ClaimLimits(in_flight, runners, config.prefetch)
         self._admission = admission
         self._queues = tuple(queues)
         self._config = config
@@ -224,11 +224,11 @@ class Fetcher:
         """Claim, and hand out; returns how many seconds to wait for news before the next claim, None for any time."""
         self._turns_within(0.0)
         began, pauses = time.monotonic(), [math.inf]
-        for queues, limit in self._rooms.claims(self._ordered()):
+        for queues, limit in self._limits.claims(self._ordered()):
             pauses.append(await self._fetch_from(queues, limit))
         if min(pauses) < math.inf:
             return min(pauses)
-        if not self._rooms.closed(self._queues):
+        if not self._limits.closed(self._queues):
             self._note_empty(began)
         return None
 
@@ -258,12 +258,12 @@ class Fetcher:
 
     async def _until_room(self) -> None:
         """Wait until a claim is worth its round trip."""
-        while not self._rooms.are_worth_a_claim():
+        while not self._limits.are_worth_a_claim():
             await self._changed()
 
     async def _changed(self) -> None:
         await self._changed_or_stale()
-        self._hand_back(self._rooms.stale(STALE_AFTER_S))
+        self._hand_back(self._limits.stale(STALE_AFTER_S))
 
     async def _changed_or_stale(self) -> None:
         self._turns_within(STALE_AFTER_S)
@@ -339,7 +339,7 @@ class Fetcher:
             await self._leave_to_others(ended, full=full)
             return
         self._swept.clear()
-        if self._rooms.demand or any(job.call.worker is not None for job in jobs):
+        if self._limits.demand or any(job.call.worker is not None for job in jobs):
             jobs = await self._with_slots(jobs)
         suspect = next((job for job in jobs if job.quarantined and not self._runners.of(job).isolates), None)
         if suspect is None:
@@ -352,8 +352,8 @@ class Fetcher:
 
     def _run(self, jobs: Iterable[Job]) -> None:
         self._in_flight.accept(jobs)
-        if self._rooms.demand:
-            self._hand_back(self._rooms.excess(), IN_VAIN)
+        if self._limits.demand:
+            self._hand_back(self._limits.excess(), IN_VAIN)
         self._runners.wake()
 
     async def _with_slots(self, jobs: Sequence[Job]) -> list[Job]:
@@ -368,7 +368,7 @@ class Fetcher:
         for job in refused:
             self._in_flight.done(job, RunResult(end=RunStatus.RELEASED, delay=until_next_try(job.record)))
         jobs = [job for job in jobs if not job.done]
-        self._rooms.demand.note(self._in_flight, jobs)
+        self._limits.demand.note(self._in_flight, jobs)
         return jobs
 
     async def _with_parents(self, jobs: Sequence[Job]) -> list[Job]:
@@ -424,7 +424,7 @@ class Fetcher:
 
     async def _hear(self, pause: float) -> None:
         try:
-            if queues := [name for name in self._queues if not self._rooms.closed([name])]:
+            if queues := [name for name in self._queues if not self._limits.closed([name])]:
                 await self._store.wait(queues, pause)
             else:
                 await asyncio.sleep(pause)
@@ -439,7 +439,7 @@ class Fetcher:
         self._turns_within(2.2 * self._config.poll_interval)  # twice, where the store fails meanwhile
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                if self._rooms.closed(self._queues):
+                if self._limits.closed(self._queues):
                     await self._hint_or_change(self._hint)
                 else:
                     await asyncio.shield(self._hint)

@@ -136,7 +136,7 @@ class RateMeter:
         return min(MAX_PREFETCH, int(self._rate * AHEAD_S))
 
 
-class Rooms:
+class ClaimLimits:
     """How many tasks more there is room for, in the slots of each kind and in line for them.
 
     A store doesn't know for which kind of slots a task is. So what the last claims have brought tells how many to claim
