@@ -204,7 +204,7 @@ def test_each_worker_tells_of_its_health_on_a_port_of_its_own(app: Path) -> None
         port = first.getsockname()[1]
     with supervised(app, "--health-port", str(port)) as worker:
         for number in range(2):
-            worker.hears(f"health at http://127.0.0.1:{port + number}")
+            assert worker.hears(f"health at http://127.0.0.1:{port + number}")
 
 
 @pytest.mark.starvable

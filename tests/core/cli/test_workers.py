@@ -115,7 +115,7 @@ def test_sigquit_is_heard_while_c_code_keeps_the_main_thread(
     enqueue(cli, "block_in_c", str(started))
     wait_until(started.exists)
     process.signal(signal.SIGQUIT)
-    process.hears(", in block_in_c")
+    assert process.hears(", in block_in_c")
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

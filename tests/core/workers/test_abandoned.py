@@ -147,3 +147,4 @@ async def test_a_line_of_callbacks_is_bounded(
         await results_of(oq, await enqueue(oq, 10, progress_tasks.hang_after_end))
         await until(lambda: pool._callbacks.dropped == 6)
         released.set()
+    assert pool._callbacks.dropped == 6
