@@ -211,6 +211,14 @@ def test_the_options_of_a_task(cli: Cli) -> None:
     assert cli.json("enqueue", f"{TASKS}:birthday", "--run-in", "10m")["state"] == "scheduled"
 
 
+def test_the_kind_of_worker_that_a_task_is_for(cli: Cli) -> None:
+    refused = cli("enqueue", f"{TASKS}:birthday", "--worker", "procss")
+    assert refused.stderr.startswith("error: worker: unknown worker 'procss', did you mean 'process'?")
+    task_id = cli.output("enqueue", f"{TASKS}:birthday", "--worker", "process")
+    cli.work_off()
+    assert cli.output("result", task_id) == "datetime.date(2020, 2, 29)"
+
+
 @pytest.mark.parametrize(
     ("reference", "complaint"),
     [

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 @click.option("--result-ttl", type=duration, help="For how long the result is kept.")
 @click.option("--timeout", type=duration, help="How long one run may take.")
 @click.option("--heartbeat-timeout", type=duration, help="For how long a run may give no sign of life.")
+@click.option("--worker", metavar="KIND", help="The kind of worker that runs it: async, thread, process or gevent.")
 @click.option("--max-retries", type=click.IntRange(0), help="How often it is tried again after it failed.")
 @click.option("--retry-delay", type=duration, help="How long before the first retry; then doubled.")
 @click.option("--depends-on", metavar="TASK_ID", multiple=True, help="A task that must succeed first.")
