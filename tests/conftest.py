@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.servers.objects",
     "tests.servers.postgres",
     "tests.servers.redis",
+    "tests.servers.nats",
     "tests.servers.tls",
 ]
 

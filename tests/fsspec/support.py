@@ -13,7 +13,7 @@ from omniq.storage.log_files import segment_name, snapshot_name
 from omniq.storage.records import Change, NewTask, TaskFilter, TaskRecord
 from omniq.testing.builders import QUEUE
 from omniq_fsspec.config import FileTaskQueueConfig
-from omniq_fsspec.connection import PlaceConnection
+from omniq_fsspec.connection import open_place
 from omniq_fsspec.places import FilePlace
 from omniq_fsspec.queue import FileQueueStore
 
@@ -29,7 +29,7 @@ lone_stores: list[FileQueueStore] = []
 
 def lone(base: Path, *, fsync: bool = False) -> FileQueueStore:
     """A store whose replica nobody else in this process uses: it sees of others what another process would."""
-    kind = type("LoneStore", (FileQueueStore,), {"connections": Connections(PlaceConnection, of_process=True)})
+    kind = type("LoneStore", (FileQueueStore,), {"connections": Connections(open_place, of_process=True)})
     store: FileQueueStore = kind(FileTaskQueueConfig(base_dir=str(base), fsync=fsync))
     lone_stores.append(store)
     return store

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-FIXTURE = re.compile(r"(postgres|redis|pgbouncer|s3|azure|gcs|object)_\w+|(\w+_)?servers?")
+FIXTURE = re.compile(r"(nats|postgres|redis|pgbouncer|s3|azure|gcs|object)_\w+|(\w+_)?servers?")
 """How fixtures are called that start servers."""
-STORES = {"postgres", "redis"}
+STORES = {"nats", "postgres", "redis"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "server: needs PostgreSQL, Redis or an object store, started from a wheel; marked automatically"
+        "markers", "server: needs NATS, PostgreSQL, Redis or an object store, started from a wheel; marked automatically"
     )
 
 

@@ -20,7 +20,7 @@ from omniq.storage.records import EventFilter, EventPage
 from omniq.storage.rules import Place, cursor_at, event_in, matches, places_between
 
 from omniq_fsspec.config import FileEventStorageConfig, MemoryEventStorageConfig
-from omniq_fsspec.connection import PlaceStore
+from omniq_fsspec.connection import FilePlaceStore
 
 EVENTS: Final = "events"
 AT_ONCE: Final = 64
@@ -55,7 +55,7 @@ def _second(at: float) -> int:
     return int(at // 1) - int(FIRST_SECOND)
 
 
-class FileEventStore(PlaceStore, BaseEventStorage, contract=BaseEventStorage):
+class FileEventStore(FilePlaceStore, BaseEventStorage, contract=BaseEventStorage):
     """Events in files whose names tell from when they are. What is asked for by anything else is looked for in all."""
 
     async def connect(self) -> None:

@@ -45,6 +45,9 @@ class MemoryPlace(MemoryTables):
     async def open(self) -> None:
         """There is nothing to read."""
 
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
         """As `TableStore.carry_out`."""
         answer = self.do(step)

@@ -13,13 +13,13 @@ from omniq.storage.table_store import TableQueueStore
 
 from omniq_fsspec.bodies import size_of
 from omniq_fsspec.config import FileConfig, FileTaskQueueConfig, MemoryConfig, MemoryTaskQueueConfig
-from omniq_fsspec.connection import PlaceStore
+from omniq_fsspec.connection import FilePlaceStore
 from omniq_fsspec.results import FileResultStore
 
 OF_FILES: Final = TableQueueStore.capabilities | {Capability.CROSS_PROCESS, Capability.PERSISTENT}
 
 
-class FileQueueStore(PlaceStore, TableQueueStore, contract=BaseTaskQueue):
+class FileQueueStore(FilePlaceStore, TableQueueStore, contract=BaseTaskQueue):
     """Tasks and schedules as rows, the bodies of tasks in files beside them."""
 
     capabilities: ClassVar[frozenset[Capability]] = OF_FILES

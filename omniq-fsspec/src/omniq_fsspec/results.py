@@ -10,10 +10,10 @@ from omniq.storage.base import BaseResultStorage
 from omniq.storage.table_store import TableResultStore
 
 from omniq_fsspec.config import FileResultStorageConfig, MemoryResultStorageConfig
-from omniq_fsspec.connection import PlaceStore
+from omniq_fsspec.connection import FilePlaceStore
 
 
-class FileResultStore(PlaceStore, TableResultStore, contract=BaseResultStorage):
+class FileResultStore(FilePlaceStore, TableResultStore, contract=BaseResultStorage):
     """Results as rows, their bodies in files beside them."""
 
     async def hear(self, timeout: float) -> None:

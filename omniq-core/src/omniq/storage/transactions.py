@@ -1,0 +1,136 @@
+"""Steps as transactions on tables that many processes have alike, each taking effect where it stands in a shared log.
+
+A process tries steps on its own tables and sends what they wrote, with the position in the log that the tables had.
+Whoever reads it, its sender included, lets a transaction take effect unless somebody else has written, after that
+position, what it writes or rests on. All read the same log, so all decide alike, and nobody has to be asked: optimistic
+concurrency control (H. T. Kung and J. T. Robinson, "On Optimistic Methods for Concurrency Control", 1981), by each
+replica of a log (P. A. Bernstein et al., "Hyder: A Transactional Record Manager for Shared Flash", 2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from omniq.storage.log_files import Line
+from omniq.storage.records import TaskRecord
+from omniq.storage.table_store import Step, Tables, Written
+
+Key: TypeAlias = tuple[str, str]
+"""What transactions compete for: the name of a table and the id of a row, or what rows stand for."""
+
+
+class Footprint(NamedTuple):
+    """What a transaction competes for."""
+
+    writes: list[Key]
+    rests_on: list[Key]
+    """What others mustn't have written either."""
+
+
+def footprint(written: Written) -> Footprint:
+    """That of a transaction which has just been carried out."""
+    found = Footprint([], [])
+    for name, before in written.before.items():
+        found.writes.extend((name, id_) for id_ in before)
+    for old, new in written.rows("task"):
+        _add_task(found, old, new)
+    return found
+
+
+def _add_task(found: Footprint, old: TaskRecord | None, new: TaskRecord | None) -> None:
+    """A unique key has one holder. A child's parent stays, and who ends or deletes a task knows all of its children."""
+    keys = {row.unique for row in (old, new) if row is not None and row.unique is not None}
+    if keys and (old is None or new is None or old.unique != new.unique):
+        found.writes.extend(("unique", key) for key in keys)
+    if old is None and new is not None:
+        found.writes.extend(("children", parent) for parent in new.depends_on)
+        found.rests_on.extend(("task", parent) for parent in new.depends_on)
+    elif old is not None and (new is None or (new.finished_at is not None and old.finished_at is None)):
+        found.rests_on.append(("children", old.id))
+
+
+def revert(tables: Tables, written: Written) -> None:
+    """Let every row be what it was before that was written, since when nothing was."""
+    for name, table in tables.by_name.items():
+        table.before = dict(written.before[name])
+        table.undo()
+
+
+class Competition:
+    """Where in a log things were written last, as far as transactions compete with that."""
+
+    def __init__(self, since: int) -> None:
+        """Transactions that rest on a position before `since` are refused: what was written there isn't known here."""
+        self._since = since
+        self._written: dict[Key, int] = {}
+
+    def admits(self, base: int, position: int, wanted: Footprint) -> bool:
+        """Whether a transaction at `position` that rests on `base` takes effect, of which note is taken then.
+
+        What the same segment has written before it is no reason against it.
+        """
+        if base < self._since or any(base < self._written.get(key, 0) < position for keys in wanted for key in keys):
+            return False
+        self.note(position, wanted)
+        return True
+
+    def note(self, position: int, wanted: Footprint) -> None:
+        """Take note of a transaction that has taken effect there."""
+        for key in wanted.writes:
+            self._written[key] = position
+
+
+class Trial:
+    """Steps that were tried on tables, one after the other, and are still there."""
+
+    def __init__(self, tables: Tables, steps: Sequence[Step[Any]], now: float, position: int) -> None:
+        """Raises what a step raises: then none of them has changed anything."""
+        self.position = position
+        """Where in the log the tables were before."""
+        self.answers: list[Any] = []
+        self.written: list[Written] = []
+        self.lines: list[list[Mapping[str, Any]]] = []
+        """What each of the steps has written, to be encoded as lines that `decode_rows` reads."""
+        self.footprints: list[Footprint] = []
+        self._tables = tables
+        try:
+            for step in steps:
+                self.answers.append(step(tables, now))
+                self._note(tables.settle())
+        except BaseException:
+            tables.undo()
+            self.undo()
+            raise
+
+    def _note(self, written: Written) -> None:
+        self.written.append(written)
+        self.lines.append(written.lines())
+        self.footprints.append(footprint(written))
+
+    def undo(self) -> None:
+        """Let the tables be what they were before the steps."""
+        while self.written:
+            revert(self._tables, self.written.pop())
+
+
+def replay(
+    tables: Tables, lines: Sequence[Line], sizes: Sequence[int], base: int, position: int, competition: Competition
+) -> Iterator[Written | None]:
+    """Let the transactions of a segment take effect, of so many `lines` each: what each has written, None if refused.
+
+    One that follows a refused one, and competes with it, is refused as well: it rests on what never was.
+    """
+    refused: set[Key] = set()
+    start = 0
+    for size in sizes:
+        tables.apply(lines[start : start + size])
+        start += size
+        written = tables.settle()
+        wanted = footprint(written)
+        if refused.isdisjoint(key for keys in wanted for key in keys) and competition.admits(base, position, wanted):
+            yield written
+        else:
+            refused.update(wanted.writes)
+            revert(tables, written)
+            yield None

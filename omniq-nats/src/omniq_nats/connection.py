@@ -1,0 +1,96 @@
+"""What the stores of a project have in common: what this process has of its stream."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import ClassVar, TypeVar
+
+import msgspec
+from omniq.storage.base import Guarantees
+from omniq.storage.connected import Connections
+from omniq.storage.places import PlaceConnection, PlaceStore
+from omniq.storage.wakeups import DEAF_WAIT
+
+from omniq_nats import bodies
+from omniq_nats.config import NATSConfig
+from omniq_nats.replica import Replica
+from omniq_nats.stream import Stream
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+
+def open_replica(settings: NATSConfig) -> PlaceConnection[Replica]:
+    """What this process has of a project, on an event loop of its own."""
+    return PlaceConnection(Replica(settings), thread="omniq-nats")
+
+
+class NATSStore(PlaceStore[Replica]):
+    """A store in a project's stream."""
+
+    connections: ClassVar[Connections[PlaceConnection[Replica]]] = Connections(open_replica, of_process=True)
+
+    def __init__(self, config: NATSConfig) -> None:
+        super().__init__(config)
+        self._config = config
+
+    @property
+    def max_item_bytes(self) -> int:
+        return self._place.stream.max_message
+
+    async def guarantees(self) -> Guarantees:
+        await self.connect()
+        connection = self._connection
+        return await connection.run(_guarantees(connection.place.stream, self._config))
+
+    async def hear(self, timeout: float) -> None:
+        """As `BaseResultStorage.hear`."""
+        lost = self._place.stream.lost
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(timeout, DEAF_WAIT) if lost.is_set() else timeout):
+                await (asyncio.sleep(timeout) if lost.is_set() else lost.wait())
+
+    async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
+        """As `TableStore.store_bodies`."""
+        await self._place.open()
+        return await write(await bodies.store(self._place.stream, records))
+
+    async def load_bodies(self, rows: Sequence[K]) -> Sequence[K]:
+        """As `TableStore.load_bodies`."""
+        return await bodies.load(self._place.stream, rows)
+
+
+async def _guarantees(stream: Stream, config: NATSConfig) -> Guarantees:
+    """What the stream's servers promise."""
+    found = (await stream.info())["config"]
+    sync, replicas = await asyncio.to_thread(_sync_interval, config), int(found["num_replicas"])
+    kept = found["storage"] == "file"
+    return Guarantees(
+        survives_process_kill=kept,
+        survives_power_loss=kept and sync == "always",
+        survives_failover=replicas >= 3,
+        clock="server",
+        push=True,
+        atomic_results=True,
+        evidence=(
+            f"version={stream.version}",
+            f"storage={found['storage']}",
+            f"replicas={replicas}",
+            f"sync_interval={sync}",
+        ),
+    )
+
+
+def _sync_interval(config: NATSConfig) -> str:
+    """How often the server syncs to disk, as it tells where it is monitored."""
+    if config.monitor_url is None:
+        return "unknown: give monitor_url"
+    try:
+        with urllib.request.urlopen(f"{config.monitor_url.rstrip('/')}/jsz?config=1", timeout=config.timeout) as answer:
+            told = msgspec.json.decode(answer.read())["config"]
+    except (OSError, KeyError, msgspec.MsgspecError) as error:
+        return f"unknown: {error}"
+    return "always" if told.get("sync_always") else f"{told.get('sync_interval', 0) / 1e9:g} s"

