@@ -1,4 +1,4 @@
-"""What an idle worker costs its store, and how soon it wakes: `idle.py sqlite|postgres|redis`.
+"""What an idle worker costs its store, and how soon it wakes: `idle.py sqlite|postgres|redis|nats`.
 
 One worker at default settings in a process of its own; tasks are added by this one. Prints each figure beside what it
 must not exceed.
@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the servers, and the worker, 
 from omniq import AsyncOmniQ
 from omniq.sync import new_event_loop
 
-from tests.idle.places import Place, PostgresPlace, RedisPlace, place, until_listening
+from tests.idle.places import NATSPlace, Place, PostgresPlace, RedisPlace, place, until_listening
 from tests.idle.remote import RemoteWorker, remote_worker
 from tests.idle.worker import tell_start
 from tests.servers import exit_without_server
@@ -101,7 +101,7 @@ async def measure_cuts(at: Place, oq: AsyncOmniQ, worker: RemoteWorker) -> None:
     say("  wake then, longest", 1e3 * max(wakes[1::2]), unit=" ms")
 
 
-async def measure_downtime(at: PostgresPlace | RedisPlace, oq: AsyncOmniQ, worker: RemoteWorker) -> None:
+async def measure_downtime(at: NATSPlace | PostgresPlace | RedisPlace, oq: AsyncOmniQ, worker: RemoteWorker) -> None:
     await asyncio.sleep(0.5)  # the last task's end is stored by then
     await asyncio.to_thread(at.server.kill)
     await asyncio.sleep(DOWN)
@@ -119,6 +119,7 @@ async def main(name: str) -> None:
             await measure_wakes(oq, worker)
             if isinstance(at, PostgresPlace | RedisPlace):
                 await measure_cuts(at, oq, worker)
+            if isinstance(at, NATSPlace | PostgresPlace | RedisPlace):
                 await measure_downtime(at, oq, worker)
 
 

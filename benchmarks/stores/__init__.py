@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stores.base import Store
 
-NAMES = ("file", "kinds", "memory", "postgres", "redis", "sqlite")
+NAMES = ("file", "kinds", "memory", "nats", "postgres", "redis", "sqlite")
 
 sys.path.append(str(Path(__file__).parents[2]))  # the servers are those of the tests
 

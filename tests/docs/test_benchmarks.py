@@ -13,7 +13,7 @@ import pytest
 from tests.servers import exit_without_server
 
 ROOT = Path(__file__).parents[2]
-PEERS = {"sqlite": ["huey"], "postgres": ["pgqueuer", "awa"], "redis": ["ardiq"]}
+PEERS = {"sqlite": ["huey"], "postgres": ["pgqueuer", "awa"], "redis": ["ardiq"], "nats": ["taskiq-nats"]}
 NO_PYTHON = '#!/bin/sh\ncase "$1" in venv) echo "error: No interpreter found for Python >=3.12" >&2; exit 2;; esac\n'
 NO_PACKAGE = """#!/bin/sh
 case "$1" in

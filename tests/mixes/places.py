@@ -20,7 +20,14 @@ from tests.mixes.support import Url
 
 Fields: TypeAlias = dict[str, Any]
 
-CLASSES = {"sqlite": "SQLite", "postgres": "Postgres", "redis": "Redis", "file": "File", "memory": "Memory"}
+CLASSES = {
+    "sqlite": "SQLite",
+    "postgres": "Postgres",
+    "redis": "Redis",
+    "nats": "NATS",
+    "file": "File",
+    "memory": "Memory",
+}
 """How the names of a store's classes begin."""
 WITH_EVENTS = ("sqlite", "postgres", "file", "memory")
 VARIABLES = {

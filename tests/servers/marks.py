@@ -13,7 +13,8 @@ STORES = {"nats", "postgres", "redis"}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "server: needs NATS, PostgreSQL, Redis or an object store, started from a wheel; marked automatically"
+        "markers",
+        "server: needs NATS, PostgreSQL, Redis or an object store, started from a wheel; marked automatically",
     )
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,10 +59,14 @@ class NATSServer:
         """Start, after a crash too, and wait until JetStream answers."""
         place = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port), "-js", "-sd", str(self._home)]
         with open(self._home / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                [self._program, *place, *self._options, *options], stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen([self._program, *place, *self._options, *options], stdout=log, stderr=log)
         until(self._answers, f"the server doesn't start: {self.log[-2000:]}")
+
+    def told(self, what: str) -> dict[str, Any]:
+        """What the server tells of itself."""
+        with urllib.request.urlopen(f"{self.monitor_url}/{what}", timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
 
     def kill(self) -> None:
         """`kill -9`: nothing is flushed, and nobody says goodbye."""

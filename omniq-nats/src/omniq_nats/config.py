@@ -27,7 +27,9 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 Replicas = Annotated[int, Meta(ge=1, le=5)]
 Prefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
-_EXPECTED = "expected nats://user:password@host:port, nats://host,host:port for some servers of a cluster, tls:// for TLS"
+_EXPECTED = (
+    "expected nats://user:password@host:port, nats://host,host:port for some servers of a cluster, tls:// for TLS"
+)
 
 
 class NATSConfig(ComponentConfig, frozen=True, kw_only=True):

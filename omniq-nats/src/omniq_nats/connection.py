@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import ClassVar, TypeVar
 
 import msgspec
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import Connections
 from omniq.storage.places import PlaceConnection, PlaceStore
-from omniq.storage.wakeups import DEAF_WAIT
 
 from omniq_nats import bodies
 from omniq_nats.config import NATSConfig
@@ -45,13 +43,6 @@ class NATSStore(PlaceStore[Replica]):
         await self.connect()
         connection = self._connection
         return await connection.run(_guarantees(connection.place.stream, self._config))
-
-    async def hear(self, timeout: float) -> None:
-        """As `BaseResultStorage.hear`."""
-        lost = self._place.stream.lost
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(timeout, DEAF_WAIT) if lost.is_set() else timeout):
-                await (asyncio.sleep(timeout) if lost.is_set() else lost.wait())
 
     async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
         """As `TableStore.store_bodies`."""

@@ -58,7 +58,7 @@ async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Calla
         for number, address in enumerate(addresses, 1):
             client = Client()
             try:
-                await client.connect(f"nats://{address}", **_options(settings, on_loss))
+                await client.connect(f"nats://{address}", **_options(settings, client, on_loss))
             except ModuleNotFoundError as error:
                 raise ConfigError("nkey_seed, credentials: pip install omniq-nats[nkeys]") from error
             except Exception as error:
@@ -70,11 +70,13 @@ async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Calla
     raise AssertionError
 
 
-def _options(settings: NATSConfig, on_loss: Callable[[], None]) -> dict[str, Any]:
+def _options(settings: NATSConfig, client: Client, on_loss: Callable[[], None]) -> dict[str, Any]:
     async def lost() -> None:
         on_loss()
 
     async def failed(error: Exception) -> None:
+        if not client.is_connected:
+            raise error  # else it tries again, for two minutes
         _log.debug("%s: %s", settings.location, error)
 
     who = {"user": settings.username, "password": settings.password, "token": settings.token}

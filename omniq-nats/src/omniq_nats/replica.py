@@ -23,7 +23,7 @@ from omniq.storage.connected import check_layout
 from omniq.storage.log_files import decode_rows, encode_lines, encode_rows
 from omniq.storage.table_store import Step, Tables, Written
 from omniq.storage.transactions import Competition, Trial, replay
-from omniq.storage.wakeups import Wakeups
+from omniq.storage.wakeups import DEAF_WAIT, Wakeups
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
 
@@ -140,6 +140,15 @@ class Replica:
 
     def watch(self) -> None:
         """Those who wait are told as long as the log is followed."""
+
+    async def hear(self, timeout: float) -> None:
+        """As `BaseResultStorage.hear`."""
+        if not self._follows:
+            await asyncio.sleep(min(timeout, DEAF_WAIT))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.stream.lost.wait()
 
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
         """As `TableStore.carry_out`."""
@@ -277,6 +286,7 @@ class Replica:
         """Be connected, and know what is there; again after each loss."""
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
         while True:
+            self._heard = 0
             try:
                 await self.stream.open(self._hear)
                 await self._measure_clock()

@@ -14,6 +14,9 @@ from omniq_nats.connection import NATSStore
 class NATSResultStore(NATSStore, TableResultStore, contract=BaseResultStorage):
     """Results as rows, large bodies in messages beside them."""
 
+    async def hear(self, timeout: float) -> None:
+        await self._connection.run(self._place.hear(timeout))
+
 
 class AsyncNATSResultStorage(Configured, AsyncResultStorage[NATSResultStorageConfig]):
     """Results in a NATS stream. Takes the fields of `NATSResultStorageConfig`."""

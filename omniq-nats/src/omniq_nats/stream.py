@@ -141,7 +141,9 @@ class Stream:
             return
         if message.headers and message.headers.get("Status") == "503":
             answer.set_exception(
-                StoreUnavailable(f"{self._settings.location}: JetStream doesn't answer: is it enabled (nats-server -js)?")
+                StoreUnavailable(
+                    f"{self._settings.location}: JetStream doesn't answer: is it enabled (nats-server -js)?"
+                )
             )
         else:
             answer.set_result(message)

@@ -9,10 +9,10 @@ replica of a log (P. A. Bernstein et al., "Hyder: A Transactional Record Manager
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from omniq.storage.log_files import Line
+from omniq.storage.log_files import KINDS, Line
 from omniq.storage.records import TaskRecord
 from omniq.storage.table_store import Step, Tables, Written
 
@@ -28,14 +28,36 @@ class Footprint(NamedTuple):
     """What others mustn't have written either."""
 
 
-def footprint(written: Written) -> Footprint:
-    """That of a transaction which has just been carried out."""
+RowChange: TypeAlias = tuple[str, str, Any, Any]
+"""The name of a table, the id of a row, and the row before and after; None where there was or is none."""
+
+
+def footprint(changes: Iterable[RowChange]) -> Footprint:
+    """That of a transaction which makes these changes."""
     found = Footprint([], [])
-    for name, before in written.before.items():
-        found.writes.extend((name, id_) for id_ in before)
-    for old, new in written.rows("task"):
-        _add_task(found, old, new)
+    for name, id_, old, new in changes:
+        found.writes.append((name, id_))
+        if name == "task":
+            _add_task(found, old, new)
     return found
+
+
+def _changes_made(written: Written) -> Iterator[RowChange]:
+    for name, before in written.before.items():
+        rows = written.tables.by_name[name].rows
+        yield from ((name, id_, old, rows.get(id_)) for id_, old in before.items())
+
+
+def _changes_told(tables: Tables, lines: Iterable[Line]) -> Iterator[RowChange]:
+    """What the lines of a transaction would change."""
+    by_name = tables.by_name
+    for line in lines:
+        for name, (id_field, _) in KINDS.items():
+            if (new := getattr(line, name)) is not None:
+                id_ = getattr(new, id_field)
+                yield name, id_, by_name[name].rows.get(id_), new
+        for name, ids in (line.gone or {}).items():
+            yield from ((name, id_, by_name[name].rows.get(id_), None) for id_ in ids)
 
 
 def _add_task(found: Footprint, old: TaskRecord | None, new: TaskRecord | None) -> None:
@@ -106,7 +128,7 @@ class Trial:
     def _note(self, written: Written) -> None:
         self.written.append(written)
         self.lines.append(written.lines())
-        self.footprints.append(footprint(written))
+        self.footprints.append(footprint(_changes_made(written)))
 
     def undo(self) -> None:
         """Let the tables be what they were before the steps."""
@@ -124,13 +146,12 @@ def replay(
     refused: set[Key] = set()
     start = 0
     for size in sizes:
-        tables.apply(lines[start : start + size])
+        part = lines[start : start + size]
         start += size
-        written = tables.settle()
-        wanted = footprint(written)
+        wanted = footprint(_changes_told(tables, part))
         if refused.isdisjoint(key for keys in wanted for key in keys) and competition.admits(base, position, wanted):
-            yield written
+            tables.apply(part)
+            yield tables.settle()
         else:
             refused.update(wanted.writes)
-            revert(tables, written)
             yield None
