@@ -1,4 +1,4 @@
-"""NATS: the tests' server with JetStream in files, or the one that `OMNIQ_TEST_NATS_URL` names; streams go in between."""
+"""NATS: the tests' server with JetStream in files, or one that `OMNIQ_TEST_NATS_URL` names; streams go in between."""
 
 from __future__ import annotations
 

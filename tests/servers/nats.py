@@ -30,12 +30,12 @@ URL_VARIABLE, PROGRAM_VARIABLE = "OMNIQ_TEST_NATS_URL", "OMNIQ_TEST_NATS_SERVER"
 class NATSServer:
     """A server on a port of its own."""
 
-    def __init__(self, *options: str, program: str | None = None, port: int | None = None) -> None:
+    def __init__(self, *options: str, port: int | None = None, jetstream: bool = True) -> None:
         self.port = port or free_port()
         self.monitor_port = free_port()
         self._home = Path(tempfile.mkdtemp(prefix="omniq-nats-"))
-        self._options = options
-        self._program = program or find_program()
+        self._options = [*options, *(["-js", "-sd", str(self._home / "data")] if jetstream else [])]
+        self._program = find_program()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,11 +55,16 @@ class NATSServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *options: str) -> None:
-        """Start, after a crash too, and wait until JetStream answers."""
-        place = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port), "-js", "-sd", str(self._home)]
+    def start(self, *options: str, ready: bool = True) -> None:
+        """Start, after a crash too, and wait until JetStream answers, if it is to be `ready`."""
+        place = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
         with open(self._home / "log", "ab") as log:
             self._process = subprocess.Popen([self._program, *place, *self._options, *options], stdout=log, stderr=log)
+        if ready:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         until(self._answers, f"the server doesn't start: {self.log[-2000:]}")
 
     def told(self, what: str) -> dict[str, Any]:
@@ -84,6 +89,15 @@ class NATSServer:
         """Let it go on."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
+
+    def save(self) -> None:
+        """Keep a copy of its data, while it is down."""
+        shutil.copytree(self._home / "data", self._home / "copy")
+
+    def restore(self) -> None:
+        """Let its data be that copy: what came later is lost, as with the power."""
+        shutil.rmtree(self._home / "data")
+        shutil.copytree(self._home / "copy", self._home / "data")
 
     def remove(self) -> None:
         """Kill it, and delete its data."""
@@ -134,3 +148,21 @@ def nats_server() -> Iterator[NATSServer]:
     server.start()
     yield server
     server.remove()
+
+
+@pytest.fixture
+def nats_cluster() -> Iterator[list[NATSServer]]:
+    """Three servers that know each other."""
+    ports = [free_port() for _ in range(3)]
+    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+    names = [("--server_name", f"n{n}", "--cluster", f"nats://127.0.0.1:{port}") for n, port in enumerate(ports)]
+    servers = [NATSServer(*name, "--cluster_name", "tests", "--routes", routes) for name in names]
+    try:
+        for server in servers:
+            server.start(ready=False)
+        for server in servers:
+            server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.remove()

@@ -28,7 +28,7 @@ _RULES: tuple[Rule, ...] = (
     (errors.Error, r"(?i)authorization|authentication|permissions violation|account", StoreError),
     ((errors.SecureConnRequiredError, errors.SecureConnWantedError), "", StoreError),
     (APIError, r"(?i)insufficient|maximum (bytes|messages)|no space|resource", StoreFull),
-    (APIError, r"(?i)unavailable|not available|offline|leader|code=503", StoreUnavailable),
+    (APIError, r"(?i)unavailable|not available|offline|leader|code=503|stream not found", StoreUnavailable),
     (APIError, "", StoreError),
     (errors.Error, "", StoreUnavailable),
 )

@@ -140,6 +140,7 @@ class Stream:
         if answer is None or answer.done():
             return
         if message.headers and message.headers.get("Status") == "503":
+            self.lost.set()  # the stream may be gone
             answer.set_exception(
                 StoreUnavailable(
                     f"{self._settings.location}: JetStream doesn't answer: is it enabled (nats-server -js)?"
@@ -194,6 +195,8 @@ class Stream:
             except APIError as error:
                 if error.err_code == NO_MESSAGE:
                     return None
+                if error.err_code == NO_STREAM:
+                    self.lost.set()
                 raise
         time = datetime.fromisoformat(found["time"]).timestamp()
         return Message(int(found["seq"]), b64decode(found.get("data") or ""), time)

@@ -1,4 +1,4 @@
-"""Processes that are behind each other by chance send transactions to one log, and all have the same tables in the end."""
+"""Processes that lag by chance send transactions to one log, and all have the same tables in the end."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ _taken: ContextVar[PlaceConnection[Any]] = ContextVar("omniq_place")
 
 
 class PlaceStore(ConnectedStore[PlaceConnection[P]]):
-    """A store of a place. `class Tasks(PlaceStore[…], TableQueueStore, contract=BaseTaskQueue)` runs its verbs there."""
+    """A store of a place; `class Tasks(PlaceStore, TableQueueStore, contract=BaseTaskQueue)` runs the verbs there."""
 
     connections: ClassVar[Connections[PlaceConnection[Any]]]
 

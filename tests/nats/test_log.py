@@ -1,0 +1,185 @@
+"""What processes do that follow one log: snapshots, gaps, others that were faster, servers that lose what they had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
+from omniq.models.task import TERMINAL
+from omniq.storage.records import NEW, TaskFilter
+from omniq.testing.builders import claim, new_task, new_tasks, success
+from omniq_nats import replica
+from omniq_nats.queue import NATSQueueStore
+
+from tests.nats.support import QUEUE, opened, stream_state, until
+from tests.servers.nats import NATSServer
+
+
+@pytest.fixture
+async def stores(nats_url: str) -> AsyncIterator[tuple[NATSQueueStore, NATSQueueStore]]:
+    """Two that know of each other by the server only."""
+    async with opened(nats_url) as one, opened(nats_url) as other:
+        yield one, other
+        await one.drop()
+
+
+async def test_all_that_others_do_is_seen_at_once(stores: tuple[NATSQueueStore, NATSQueueStore]) -> None:
+    one, other = stores
+    for number in range(30):
+        assert await one.add([new_task(f"t{number}")]) == [NEW]
+        found = await other.get([f"t{number}"])
+        assert found[0] is not None
+
+
+async def test_each_task_is_claimed_once_by_many_who_are_at_it_together(
+    stores: tuple[NATSQueueStore, NATSQueueStore],
+) -> None:
+    one, other = stores
+    await one.add(new_tasks(200))
+
+    async def claim_all(store: NATSQueueStore, worker: str) -> list[str]:
+        ids: list[str] = []
+        while records := await store.claim([QUEUE], limit=7, lease=30, worker=worker):
+            ids += [record.id for record in records]
+        return ids
+
+    found = await asyncio.gather(*(claim_all(store, f"{n}") for n, store in enumerate([one, other] * 3)))
+    ids = [id_ for each in found for id_ in each]
+    assert len(ids) == len(set(ids)) == 200
+
+
+async def test_a_snapshot_takes_the_place_of_the_log(
+    stores: tuple[NATSQueueStore, NATSQueueStore], nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "WORTH_IT", 0)
+    monkeypatch.setattr(replica, "GRACE", 0.0)
+    one, other = stores
+    small = (await stream_state(one))["bytes"]
+    ids = [task.id for tasks in [new_tasks(500) for _ in range(10)] if await one.add(tasks) for task in tasks]
+    while records := await claim(one, limit=500):
+        await one.transition(list(map(success, records)))
+    await one.purge(older_than=1e6)
+
+    async def is_replaced() -> bool:
+        return int((await stream_state(one))["messages"]) < 30
+
+    await until(is_replaced, "the log isn't replaced")
+    async with opened(nats_url) as third:
+        assert len([row for row in await third.get(ids[:500], bodies=False) if row is not None]) == 500
+        assert await other.add([new_task(ids[0])]) != [NEW]
+        while await third.purge(older_than=-1.0):
+            continue
+        while await third.result_storage().purge():
+            continue
+        assert not (await third.find(TaskFilter(states=tuple(TERMINAL)))).tasks
+    await one.purge(older_than=1e6)
+
+    async def is_small() -> bool:
+        return int((await stream_state(one))["bytes"]) < small + 500_000
+
+    await until(is_small, "the stream stays large")
+    await other.add([new_task("last")])
+    assert (await one.get(["last"]))[0] is not None
+
+
+async def test_who_was_away_while_the_log_was_replaced_reads_the_snapshot(
+    stores: tuple[NATSQueueStore, NATSQueueStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "WORTH_IT", 0)
+    monkeypatch.setattr(replica, "GRACE", 0.0)
+    one, other = stores
+    await one.add([new_task("before")])
+    place = other._connection.place
+    await other._connection.run(place.stream.open(_hear_nothing))
+    for number in range(5):
+        await one.add([new_task(f"t{number}")])
+        await one.purge(older_than=1e6)
+    assert (await other.get(["before"]))[0] is not None
+    assert all(await other.get([f"t{number}" for number in range(5)]))
+
+
+async def _hear_nothing(_: object) -> None:
+    """Be deaf to what is added."""
+
+
+async def test_bodies_and_calls_that_are_too_large_are_refused_with_both_numbers(
+    stores: tuple[NATSQueueStore, NATSQueueStore],
+) -> None:
+    one, _ = stores
+    size = one.max_item_bytes
+    assert await one.add([new_task("fits", body=b"x" * size)]) == [NEW]
+    (record,) = await one.get(["fits"])
+    assert record is not None
+    assert len(record.body) == size
+    with pytest.raises(PayloadTooLarge, match=rf"{size + 1:,} bytes at once; .* allows {size:,}"):
+        await one.add([new_task("larger", body=b"x" * (size + 1))])
+
+
+class TestOutages:
+    async def test_calls_fail_while_the_server_is_away_and_go_on_after(self, nats_server: NATSServer) -> None:
+        async with opened(f"{nats_server.url}?timeout=2") as one, opened(nats_server.url) as other:
+            await one.add([new_task("before")])
+            nats_server.kill()
+            with pytest.raises(StoreUnavailable):
+                await one.add([new_task("while")])
+            nats_server.start()
+            await until(_works(one), "it doesn't come back")
+            await until(_works(other), "it doesn't come back")
+            assert all(await other.get(["before"]))
+
+    async def test_a_deleted_stream_is_begun_anew(self, nats_server: NATSServer) -> None:
+        async with opened(nats_server.url) as one, opened(nats_server.url) as other:
+            await one.add([new_task("before")])
+            assert all(await other.get(["before"]))
+            await one.drop()
+            await until(_works(other), "it doesn't begin anew")
+            assert await other.get(["before"]) == [None]
+
+    async def test_a_server_that_lost_its_last_writes_is_believed(self, nats_server: NATSServer) -> None:
+        async with opened(nats_server.url) as one:
+            await one.add([new_task("kept")])
+            nats_server.kill()
+            nats_server.save()
+            nats_server.start()
+            await until(_works(one))
+            await one.add([new_task("lost")])
+            nats_server.kill()
+            nats_server.restore()
+            nats_server.start()
+            async with opened(nats_server.url) as other:
+                await other.add([new_task("instead")])
+                await until(_works(one))
+                assert [row is not None for row in await one.get(["kept", "lost", "instead"])] == [True, False, True]
+
+    async def test_a_stream_of_somebody_else_is_refused(self, nats_server: NATSServer) -> None:
+        import nats
+
+        client = await nats.connect(nats_server.url)
+        await client.jetstream().add_stream(name="omniq-default", subjects=["other.>"])
+        await client.close()
+        with pytest.raises(StoreError, match="its subjects is .*give OmniQ a stream of its own"):
+            async with opened(nats_server.url):
+                pass
+
+    async def test_a_server_without_jetstream_is_told_of(self) -> None:
+        server = NATSServer(jetstream=False)
+        server.start()
+        try:
+            with pytest.raises(StoreUnavailable, match="JetStream doesn't answer"):
+                async with opened(server.url):
+                    pass
+        finally:
+            server.remove()
+
+
+def _works(store: NATSQueueStore) -> Callable[[], Awaitable[bool]]:
+    async def works() -> bool:
+        try:
+            await store.stats()
+        except StoreUnavailable:
+            return False
+        return True
+
+    return works
