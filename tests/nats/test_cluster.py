@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from omniq.errors import StoreUnavailable
+from omniq.models.task import TaskState
 from omniq.storage.records import TaskFilter
 from omniq.testing.builders import claim, new_tasks, success
 
 from tests.nats.support import opened
 from tests.servers.nats import NATSServer
-
 
 T = TypeVar("T")
 
@@ -24,23 +25,21 @@ def url_of(servers: list[NATSServer]) -> str:
 
 async def test_it_survives_the_loss_of_a_server_under_load(nats_cluster: list[NATSServer]) -> None:
     tasks = new_tasks(600)
-    added, ended = asyncio.Event(), 0
+    ended = 0
 
     async with opened(url_of(nats_cluster)) as producer, opened(url_of(nats_cluster)) as worker:
         assert (await producer.guarantees()).survives_failover
 
         async def produce() -> None:
             for start in range(0, len(tasks), 10):
-                await repeated(lambda part=tasks[start : start + 10]: producer.add(part))
-            added.set()
+                await repeated(partial(producer.add, tasks[start : start + 10]))
 
         async def work() -> None:
             nonlocal ended
             while ended < len(tasks):
-                records = await repeated(lambda: claim(worker, limit=20)) or []
-                done = [success(record) for record in records]
-                await repeated(lambda done=done: worker.transition(done))
-                ended = sum(queue.counts.get("success", 0) for queue in await repeated(worker.stats))
+                records = await repeated(partial(claim, worker, limit=20))
+                await repeated(partial(worker.transition, list(map(success, records))))
+                ended = sum(queue.counts.get(TaskState.SUCCESS, 0) for queue in await repeated(worker.stats))
 
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(produce())
