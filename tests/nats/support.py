@@ -12,6 +12,7 @@ from omniq.storage.connected import Connections
 from omniq_nats.config import NATSTaskQueueConfig
 from omniq_nats.connection import open_replica
 from omniq_nats.queue import NATSQueueStore
+from omniq_nats.stream import NATSStream
 
 QUEUE = "default"
 PATIENCE = 20.0
@@ -46,5 +47,7 @@ async def until(condition: Callable[[], Awaitable[bool]], reason: str = "it does
 async def stream_state(store: NATSQueueStore) -> dict[str, Any]:
     """What the server says of the stream."""
     connection = store._connection
-    found: dict[str, Any] = (await connection.run(connection.place.stream.info()))["state"]
+    stream = connection.place.stream
+    assert isinstance(stream, NATSStream)
+    found: dict[str, Any] = (await connection.run(stream.info()))["state"]
     return found

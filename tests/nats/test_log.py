@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.models.task import TERMINAL
+from omniq.storage import stream_replica
 from omniq.storage.records import NEW, TaskFilter
 from omniq.testing.builders import claim, new_task, new_tasks, success
-from omniq_nats import replica
 from omniq_nats.queue import NATSQueueStore
 
 from tests.nats.support import QUEUE, opened, stream_state, until
@@ -53,8 +53,8 @@ async def test_each_task_is_claimed_once_by_many_who_are_at_it_together(
 async def test_a_snapshot_takes_the_place_of_the_log(
     stores: tuple[NATSQueueStore, NATSQueueStore], nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "WORTH_IT", 0)
-    monkeypatch.setattr(replica, "GRACE", 0.0)
+    monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
+    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
     one, other = stores
     small = (await stream_state(one))["bytes"]
     ids = [task.id for tasks in [new_tasks(500) for _ in range(10)] if await one.add(tasks) for task in tasks]
@@ -87,8 +87,8 @@ async def test_a_snapshot_takes_the_place_of_the_log(
 async def test_who_was_away_while_the_log_was_replaced_reads_the_snapshot(
     stores: tuple[NATSQueueStore, NATSQueueStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "WORTH_IT", 0)
-    monkeypatch.setattr(replica, "GRACE", 0.0)
+    monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
+    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
     one, other = stores
     await one.add([new_task("before")])
     place = other._connection.place

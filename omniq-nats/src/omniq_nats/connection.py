@@ -1,60 +1,44 @@
-"""What the stores of a project have in common: what this process has of its stream."""
+"""What the stores of a project have in common: what this process has of its stream, and what its server promises."""
 
 from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import msgspec
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import Connections
-from omniq.storage.places import PlaceConnection, PlaceStore
+from omniq.storage.places import PlaceConnection
+from omniq.storage.stream_replica import StreamReplica
+from omniq.storage.stream_store import StreamStore
 
-from omniq_nats import bodies
 from omniq_nats.config import NATSConfig
-from omniq_nats.replica import Replica
-from omniq_nats.stream import Stream
-
-K = TypeVar("K")
-R = TypeVar("R")
+from omniq_nats.stream import NATSStream
 
 
-def open_replica(settings: NATSConfig) -> PlaceConnection[Replica]:
+def open_replica(settings: NATSConfig) -> PlaceConnection[StreamReplica]:
     """What this process has of a project, on an event loop of its own."""
-    return PlaceConnection(Replica(settings), thread="omniq-nats")
+    return PlaceConnection(StreamReplica(NATSStream(settings), settings.timeout), thread="omniq-nats")
 
 
-class NATSStore(PlaceStore[Replica]):
+class NATSStore(StreamStore):
     """A store in a project's stream."""
 
-    connections: ClassVar[Connections[PlaceConnection[Replica]]] = Connections(open_replica, of_process=True)
+    connections: ClassVar[Connections[PlaceConnection[StreamReplica]]] = Connections(open_replica, of_process=True)
 
     def __init__(self, config: NATSConfig) -> None:
         super().__init__(config)
         self._config = config
 
-    @property
-    def max_item_bytes(self) -> int:
-        return self._place.stream.max_message
-
     async def guarantees(self) -> Guarantees:
         await self.connect()
         connection = self._connection
+        assert isinstance(connection.place.stream, NATSStream)
         return await connection.run(_guarantees(connection.place.stream, self._config))
 
-    async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
-        """As `TableStore.store_bodies`."""
-        await self._place.open()
-        return await write(await bodies.store(self._place.stream, records))
 
-    async def load_bodies(self, rows: Sequence[K]) -> Sequence[K]:
-        """As `TableStore.load_bodies`."""
-        return await bodies.load(self._place.stream, rows)
-
-
-async def _guarantees(stream: Stream, config: NATSConfig) -> Guarantees:
+async def _guarantees(stream: NATSStream, config: NATSConfig) -> Guarantees:
     """What the stream's servers promise."""
     found = (await stream.info())["config"]
     sync, replicas = await asyncio.to_thread(_sync_interval, config), int(found["num_replicas"])

@@ -5,17 +5,14 @@ from __future__ import annotations
 from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BaseResultStorage
-from omniq.storage.table_store import TableResultStore
+from omniq.storage.stream_store import StreamResultStore
 
 from omniq_nats.config import NATSResultStorageConfig
 from omniq_nats.connection import NATSStore
 
 
-class NATSResultStore(NATSStore, TableResultStore, contract=BaseResultStorage):
-    """Results as rows, large bodies in messages beside them."""
-
-    async def hear(self, timeout: float) -> None:
-        await self._connection.run(self._place.hear(timeout))
+class NATSResultStore(NATSStore, StreamResultStore, contract=BaseResultStorage):
+    """Results in a NATS stream."""
 
 
 class AsyncNATSResultStorage(Configured, AsyncResultStorage[NATSResultStorageConfig]):

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
-from omniq.texts import get_logger
+from omniq.storage.stream import LOG, Listener, Message, Stream
 
 from omniq_nats.config import NATSConfig
 from omniq_nats.opening import open_client, store_errors
 
-LOG, CLOCK = "log", "clock"
-"""The subjects of the log, and of what is only written to learn the server's time."""
 LEAST_PAYLOAD: Final = 1024 * 1024
 """Bytes of a message that the server must take at least: its default."""
 BESIDE_DATA: Final = 1024
@@ -31,30 +29,12 @@ ROLLUP: Final = {"Nats-Rollup": "sub"}
 WRONG_SEQUENCE, NO_MESSAGE, NO_STREAM = 10071, 10037, 10059
 """Codes of JetStream's errors."""
 
-_log = get_logger("omniq.nats")
 
-
-class Message(NamedTuple):
-    """A message of the stream."""
-
-    sequence: int
-    data: bytes
-    time: float = 0.0
-    """When the server has stored it, in seconds since the epoch on its clock; 0 where that wasn't told."""
-    after: int | None = None
-    """The sequence of the message before it with the same subject, 0 if there is none; None where that wasn't told."""
-
-
-Listener: TypeAlias = Callable[[Message], Awaitable[None]]
-
-
-class Stream:
-    """The stream of a project, which is made if it isn't there.
-
-    What reaches the server raises `StoreUnavailable` if the same call may succeed later, and else `StoreError`.
-    """
+class NATSStream(Stream):
+    """A JetStream stream. The server repeats what is added to the log on a subject of core NATS."""
 
     def __init__(self, settings: NATSConfig) -> None:
+        super().__init__(settings.location)
         self._settings = settings
         self._name = settings.stream
         self._client: Client | None = None
@@ -63,14 +43,10 @@ class Stream:
         self._answers: dict[str, asyncio.Future[Msg]] = {}
         self._tokens = itertools.count()
         self._inbox = ""
-        self.lost = asyncio.Event()
-        """Set while there is no connection."""
-        self.lost.set()
 
     # ── the connection ───────────────────────────────────────────────────────
 
     async def open(self, listener: Listener) -> None:
-        """Connect, and let `listener` hear what is added to the log from now on."""
         await self.close()
         self.lost.clear()
 
@@ -82,7 +58,7 @@ class Stream:
             self._servers = [server.netloc for server in client.discovered_servers]
             if client.max_payload < LEAST_PAYLOAD:
                 raise StoreError(
-                    f"{self._settings.location}: max_payload is {client.max_payload:,} bytes, and OmniQ needs "
+                    f"{self.location}: max_payload is {client.max_payload:,} bytes, and OmniQ needs "
                     f"{LEAST_PAYLOAD:,}: raise it in the server's configuration"
                 )
             with store_errors(self._settings):
@@ -95,7 +71,6 @@ class Stream:
             raise
 
     async def close(self) -> None:
-        """Give the connection back; safe to repeat."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -106,11 +81,10 @@ class Stream:
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             if not answer.done():
-                answer.set_exception(StoreUnavailable(f"{self._settings.location}: the connection was lost"))
+                answer.set_exception(StoreUnavailable(f"{self.location}: the connection was lost"))
 
     @property
     def max_message(self) -> int:
-        """Bytes of the largest message that the server takes."""
         return LEAST_PAYLOAD if self._client is None else self._client.max_payload - BESIDE_DATA
 
     @property
@@ -123,7 +97,7 @@ class Stream:
     async def _ask(self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
         """The server's answer to a message."""
         if self._client is None:
-            raise StoreUnavailable(f"{self._settings.location}: not connected")
+            raise StoreUnavailable(f"{self.location}: not connected")
         token = str(next(self._tokens))
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._answers[token] = answer
@@ -142,9 +116,7 @@ class Stream:
         if message.headers and message.headers.get("Status") == "503":
             self.lost.set()  # the stream may be gone
             answer.set_exception(
-                StoreUnavailable(
-                    f"{self._settings.location}: JetStream doesn't answer: is it enabled (nats-server -js)?"
-                )
+                StoreUnavailable(f"{self.location}: JetStream doesn't answer: is it enabled (nats-server -js)?")
             )
         else:
             answer.set_result(message)
@@ -157,17 +129,12 @@ class Stream:
     # ── messages ─────────────────────────────────────────────────────────────
 
     async def append(self, data: bytes, after: int | None) -> bool:
-        """Add to the log, if `after` is None or the sequence of its last message; returns whether it was added."""
         if len(data) > self.max_message:
-            raise PayloadTooLarge(f"{len(data):,} bytes at once; {self._settings.location} allows {self.max_message:,}")
+            raise PayloadTooLarge(f"{len(data):,} bytes at once; {self.location} allows {self.max_message:,}")
         headers = None if after is None else {EXPECTED: str(after)}
         return await self._publish(LOG, data, headers) is not None
 
     async def put(self, name: str, data: bytes, after: int | None = None) -> int | None:
-        """Let that be the only message of its subject, and return its sequence.
-
-        With `after`, only if the last message there has that sequence, 0 if there is none; else None is returned.
-        """
         return await self._publish(name, data, ROLLUP if after is None else {**ROLLUP, EXPECTED: str(after)})
 
     async def _publish(self, name: str, data: bytes, headers: dict[str, str] | None) -> int | None:
@@ -181,11 +148,9 @@ class Stream:
                 raise
 
     async def last(self, name: str) -> Message | None:
-        """The last message of a subject, as the leader of the stream knows it."""
         return await self._get({"last_by_subj": self._subject(name)})
 
     async def next(self, name: str, after: int) -> Message | None:
-        """The first message of a subject, or of those that a pattern fits, after that sequence."""
         return await self._get({"seq": after + 1, "next_by_subj": self._subject(name)})
 
     async def _get(self, which: Mapping[str, object]) -> Message | None:
@@ -202,7 +167,6 @@ class Stream:
         return Message(int(found["seq"]), b64decode(found.get("data") or ""), time)
 
     async def read(self, name: str) -> bytes | None:
-        """The content of a message that is never replaced, from any server that has it."""
         found = await self._ask(f"$JS.API.DIRECT.GET.{self._name}.{self._subject(name)}")
         if not (found.headers and "Status" in found.headers):
             return found.data
@@ -210,14 +174,12 @@ class Stream:
         return None if message is None else message.data
 
     async def names(self, pattern: str) -> list[str]:
-        """The names of the subjects that a pattern fits."""
         with store_errors(self._settings):
             found = await self._call("STREAM.INFO", {"subjects_filter": self._subject(pattern)})
         start = len(self._subject(""))
         return [subject[start:] for subject in found["state"].get("subjects") or ()]
 
     async def delete(self, pattern: str, before: int | None = None) -> None:
-        """Delete what the subjects have that a pattern fits, or what they have of before that sequence."""
         until = {} if before is None else {"seq": before}
         with store_errors(self._settings):
             await self._call("STREAM.PURGE", {"filter": self._subject(pattern), **until})
@@ -251,7 +213,7 @@ class Stream:
         needed = ("subjects", "republish", "allow_rollup_hdrs", "allow_direct", "retention")
         if wrong := [name for name in needed if found.get(name) != config[name]]:
             raise StoreError(
-                f"{self._settings.location}: its {wrong[0]} is {found.get(wrong[0])!r}, and OmniQ needs "
+                f"{self.location}: its {wrong[0]} is {found.get(wrong[0])!r}, and OmniQ needs "
                 f"{config[wrong[0]]!r}: give OmniQ a stream of its own, which it makes itself, or another prefix"
             )
 
@@ -273,7 +235,6 @@ class Stream:
         }
 
     async def drop(self) -> None:
-        """Delete the stream, if it is there."""
         with store_errors(self._settings):
             try:
                 await self._call("STREAM.DELETE")

@@ -1,4 +1,4 @@
-"""The tables of a project, as a process has them: every process reads the same log, a subject of the project's stream.
+"""Tables as a process has them: every process reads the same log, one subject of a stream.
 
 A segment is a message of the log: transactions, as `omniq.storage.transactions` knows them. A snapshot is all rows as
 they were after one segment, in as many messages as that takes; what came before it is deleted.
@@ -15,20 +15,19 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
+
 from omniq import clock
 from omniq.batching import Backoff, Batcher
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
 from omniq.storage.connected import check_layout
 from omniq.storage.log_files import decode_rows, encode_lines, encode_rows
+from omniq.storage.stream import LOG, Message, Stream
 from omniq.storage.table_store import Step, Tables, Written
 from omniq.storage.transactions import Competition, Trial, replay
 from omniq.storage.wakeups import DEAF_WAIT, Wakeups
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
-
-from omniq_nats.config import NATSConfig
-from omniq_nats.stream import CLOCK, LOG, Message, Stream
 
 T = TypeVar("T")
 
@@ -47,12 +46,14 @@ WORTH_IT: Final = 64 * 1024
 """What segments must weigh for a snapshot after a purge."""
 GRACE: Final = 2.0
 """Seconds for which what a snapshot has made needless is kept: whoever is about to read it needn't begin anew."""
+CLOCK: Final = "clock"
+"""The subject of what is only stored to learn the time."""
 CLOCK_INTERVAL: Final = 300.0
 """Seconds between two looks at the server's clock."""
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 """Seconds between two attempts to connect."""
 
-_log = get_logger("omniq.nats")
+_log = get_logger("omniq.storage")
 
 
 class Head(Struct, omit_defaults=True, kw_only=True):
@@ -86,7 +87,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_segment = msgspec.json.Decoder(Segment).decode
 
 
-class Replica:
+class StreamReplica:
     """The tables as they are after some segment of the log. It belongs to one event loop.
 
     All calls that come while a segment is on its way share the next one. The first attempt is for the end of the log
@@ -94,12 +95,13 @@ class Replica:
     judged there, row by row. So who is far away isn't always overtaken.
     """
 
-    def __init__(self, settings: NATSConfig) -> None:
-        self.location = settings.location
-        self.stream = Stream(settings)
+    def __init__(self, stream: Stream, timeout: float) -> None:
+        """`timeout` is in seconds: how long a message that was stored may take to be heard."""
+        self.location = stream.location
+        self.stream = stream
         self.tables = Tables()
-        self.wakeups = Wakeups.at(settings.location)
-        self._timeout = settings.timeout
+        self.wakeups = Wakeups.at(stream.location)
+        self._timeout = timeout
         self._batcher = Batcher(self._carry_out, limit=1000)
         self._competition = Competition(0)
         self._log = ""
@@ -134,7 +136,7 @@ class Replica:
         """Follow the log, from now on. Raises `StoreError` if that can't be reached."""
         if self._following is None:
             self._connected = asyncio.get_running_loop().create_future()
-            self._following = spawn(self._follow(), name="omniq-nats")
+            self._following = spawn(self._follow(), name="omniq-follow")
         assert self._connected is not None
         await asyncio.shield(self._connected)
 
@@ -356,7 +358,7 @@ class Replica:
             head = msgspec.json.decode(found.data, type=Head)
         except msgspec.MsgspecError as error:
             raise StoreError(f"{self.location}: what is kept there isn't OmniQ's: {error}") from error
-        check_layout(self.location, head.omniq, LAYOUT, "omniq-nats")
+        check_layout(self.location, head.omniq, LAYOUT, "omniq-core")
         return head, found.sequence
 
     async def _has_same_past(self) -> bool:
@@ -396,7 +398,7 @@ class Replica:
         """Make a snapshot of the tables as they are now, after that segment."""
         self._wants_snapshot = False
         rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
-        task = spawn(self._write_snapshot(sequence, rows), name="omniq-nats-snapshot")
+        task = spawn(self._write_snapshot(sequence, rows), name="omniq-snapshot")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -1,0 +1,155 @@
+"""What a log that many may add to at once is kept in: a stream of messages with subjects, wherever it is.
+
+`omniq.storage.stream_replica` makes tables of its log, and `omniq.storage.stream_store` makes stores of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from msgspec.structs import replace
+
+LOG: Final = "log"
+"""The subject of the log."""
+
+
+class Message(NamedTuple):
+    """A message of a stream."""
+
+    sequence: int
+    """Later messages of a stream have larger ones, whatever their subjects. They count from 1."""
+    data: bytes
+    time: float = 0.0
+    """When it was stored, in seconds since the epoch on the clock of the stream; 0 where that wasn't told."""
+    after: int | None = None
+    """The sequence of the message before it with the same subject, 0 if there is none; None where that wasn't told."""
+
+
+Listener: TypeAlias = Callable[[Message], Awaitable[None]]
+
+
+class Stream(ABC):
+    """Messages of one project, each with a subject, as one event loop uses them: one connection, until it is lost.
+
+    Each call raises `StoreUnavailable` if the same call may succeed later, and else `StoreError`.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        """As `Store.location`."""
+        self.lost = asyncio.Event()
+        """Set while there is no connection; whoever finds that there is none any more sets it, too."""
+        self.lost.set()
+
+    @property
+    @abstractmethod
+    def max_message(self) -> int:
+        """Bytes of the largest message, at least 512 KiB; once it is open, as it is told."""
+
+    @abstractmethod
+    async def open(self, listener: Listener) -> None:
+        """Connect anew, make the stream if there is none, and let `listener` hear what is added to the log from now on.
+
+        A message may not be heard; then the next one tells that one is missing.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the connection back; safe to repeat."""
+
+    @abstractmethod
+    async def append(self, data: bytes, after: int | None) -> bool:
+        """Add to the log, if `after` is None or the sequence of its last message; returns whether it was added.
+
+        Raises `PayloadTooLarge`.
+        """
+
+    @abstractmethod
+    async def put(self, name: str, data: bytes, after: int | None = None) -> int | None:
+        """Let that be the only message of a subject, and return its sequence.
+
+        With `after`, only if the last message there has that sequence, 0 if there is none; else None is returned.
+        Raises `PayloadTooLarge`.
+        """
+
+    @abstractmethod
+    async def last(self, name: str) -> Message | None:
+        """The last message of a subject, whoever has stored it and wherever."""
+
+    @abstractmethod
+    async def next(self, name: str, after: int) -> Message | None:
+        """The first message of a subject after that sequence, whoever has stored it and wherever."""
+
+    @abstractmethod
+    async def read(self, name: str) -> bytes | None:
+        """The content of a message that is never replaced."""
+
+    @abstractmethod
+    async def names(self, pattern: str) -> list[str]:
+        """The subjects that have messages and that a pattern fits: `*` stands for one part between dots, `>` for the
+        rest."""
+
+    @abstractmethod
+    async def delete(self, pattern: str, before: int | None = None) -> None:
+        """Delete the messages of subjects that a pattern fits, or those before that sequence."""
+
+    @abstractmethod
+    async def drop(self) -> None:
+        """Delete the stream, if it is there."""
+
+
+# ── bodies ──────────────────────────────────────────────────────────────────
+
+
+SMALL: Final = 1024
+"""Bytes up to which a body stays in its row; others aren't worth a place in the tables of every process."""
+MARK: Final = b"\0body."
+"""What references begin with."""
+LENGTH: Final = len(MARK) + 26 + 10
+"""Bytes of a reference: the mark, the name of a message, and the size of the body."""
+
+
+def is_reference(body: bytes) -> bool:
+    """Whether a row refers to a body; else it holds it."""
+    return len(body) == LENGTH and body.startswith(MARK)
+
+
+def size_of(body: bytes) -> int:
+    """Bytes of the body that a row holds or refers to."""
+    return int(body[-10:]) if is_reference(body) else len(body)
+
+
+def name_of(reference: bytes) -> str:
+    """The subject of the message that has the body."""
+    return f"body.{reference[len(MARK) : -10].decode()}"
+
+
+async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:
+    """Store the bodies that are large; returns the records with references instead."""
+    return list(await asyncio.gather(*(_stored(stream, record) for record in records)))
+
+
+async def _stored(stream: Stream, record: Any) -> Any:
+    if len(record.body) <= SMALL and not is_reference(record.body):
+        return record
+    reference = MARK + secrets.token_hex(13).encode() + b"%010d" % len(record.body)
+    await stream.put(name_of(reference), record.body)
+    return replace(record, body=reference)
+
+
+async def load_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:
+    """The records with their bodies."""
+    return list(await asyncio.gather(*(_loaded(stream, record) for record in records)))
+
+
+async def _loaded(stream: Stream, record: Any) -> Any:
+    if not is_reference(record.body):
+        return record
+    body = await stream.read(name_of(record.body))
+    if body is None:
+        return replace(record, body=b"", damage=f"body: there is no message {name_of(record.body)}")
+    return replace(record, body=body)
