@@ -50,6 +50,8 @@ CLOCK: Final = "clock"
 """The subject of what is only stored to learn the time."""
 CLOCK_INTERVAL: Final = 300.0
 """Seconds between two looks at the server's clock."""
+PATIENCE: Final = 10
+"""How often the newest snapshot is looked for, while others make and delete some."""
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 """Seconds between two attempts to connect."""
 
@@ -173,7 +175,7 @@ class StreamReplica:
 
     async def _settle(self, trial: Trial, may_lag: Sequence[bool], *, is_current: bool) -> list[bool]:
         """Which answers of a trial are so: of those that have written something, if that has taken effect."""
-        if not any(trial.lines) and not self._wants_snapshot:
+        if not any(trial.lines) and (is_current or not self._wants_snapshot):
             trial.undo()
             return [is_current or lags for lags in may_lag]
         taken = await self._append(trial, None if is_current else trial.position)
@@ -337,11 +339,13 @@ class StreamReplica:
 
     async def _load(self) -> None:
         """Know what is there: from the newest snapshot on, unless the tables follow it already."""
-        while True:
+        for _ in range(PATIENCE):
             head, _ = await self._head()
             known = head.log == self._log and head.after <= self._position
             if (known and await self._has_same_past()) or await self._has_read(head):
                 break
+        else:
+            raise StoreError(f"{self.location}: the snapshot {head.name} is there, and a part of it is missing")
         while await self._next() is not None or self._position < self._heard:
             continue
 
@@ -411,14 +415,15 @@ class StreamReplica:
             async for part in _parts(rows):
                 written = await self.stream.put(f"part.{new.name}.{new.parts}", part)
                 first, new.parts = first or written or 0, new.parts + 1
-            if head.log != new.log or await self.stream.put(SNAPSHOT, _encode(new), after=at) is None:
+            told = await self.stream.put(SNAPSHOT, _encode(new), after=at) if head.log == new.log else None
+            if told is None:  # others have made a later one
                 await self.stream.delete(f"part.{new.name}.>")
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
                     await self._closing.wait()
             await self.stream.delete(LOG, before=sequence)
-            await self.stream.delete("part.>", before=first)
+            await self.stream.delete("part.>", before=first or told)
         except StoreError as error:
             _log.debug("%s: left for the next snapshot: %s", self.location, error)
 
