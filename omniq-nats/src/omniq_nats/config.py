@@ -136,9 +136,10 @@ def _place_of(parts: SplitResult) -> dict[str, Any]:
     if parts.scheme not in ("nats", "tls") or parts.path.strip("/"):
         raise ConfigError(f"url: {_EXPECTED}")
     given: dict[str, Any] = {"ssl": parts.scheme == "tls"}
-    user = user_of(parts)
+    servers = [urlsplit(f"//{server}") for server in parts.netloc.split(",") if server]
+    user = next(filter(None, map(user_of, servers)), {})
     given |= {"token": user["username"]} if "username" in user and "password" not in user else user
-    hosts = [host.rpartition("@")[2] for host in hosts_of(parts).split(",") if host]
+    hosts = list(map(hosts_of, servers))
     found = [_server(host, f"url: {_EXPECTED}") for host in hosts]
     if len(found) > 1:
         return {**given, "servers": hosts}

@@ -26,8 +26,10 @@ BESIDE_DATA: Final = 1024
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 ROLLUP: Final = {"Nats-Rollup": "sub"}
 """Lets a message take the place of all that its subject had."""
-WRONG_SEQUENCE, NO_MESSAGE, NO_STREAM = 10071, 10037, 10059
-"""Codes of JetStream's errors."""
+WRONG_SEQUENCE: Final = (10071, 10164)
+"""Codes of JetStream: what was expected isn't so; the second is a cluster's while another write is under way."""
+NO_MESSAGE, NO_STREAM = 10037, 10059
+"""Other codes."""
 
 
 class NATSStream(Stream):
@@ -129,8 +131,6 @@ class NATSStream(Stream):
     # ── messages ─────────────────────────────────────────────────────────────
 
     async def append(self, data: bytes, after: int | None) -> bool:
-        if len(data) > self.max_message:
-            raise PayloadTooLarge(f"{len(data):,} bytes at once; {self.location} allows {self.max_message:,}")
         headers = None if after is None else {EXPECTED: str(after)}
         return await self._publish(LOG, data, headers) is not None
 
@@ -138,12 +138,14 @@ class NATSStream(Stream):
         return await self._publish(name, data, ROLLUP if after is None else {**ROLLUP, EXPECTED: str(after)})
 
     async def _publish(self, name: str, data: bytes, headers: dict[str, str] | None) -> int | None:
+        if len(data) > self.max_message:
+            raise PayloadTooLarge(f"{len(data):,} bytes at once; {self.location} allows {self.max_message:,}")
         answer = await self._ask(self._subject(name), data, headers)
         with store_errors(self._settings):
             try:
                 return int(_checked(answer.data)["seq"])
             except APIError as error:
-                if error.err_code == WRONG_SEQUENCE:
+                if error.err_code in WRONG_SEQUENCE:
                     return None
                 raise
 

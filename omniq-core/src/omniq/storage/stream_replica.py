@@ -224,11 +224,15 @@ class StreamReplica:
 
     async def _catch_up(self) -> None:
         """Take over all that was added before this call. Raises `StoreError`."""
-        found = await self._next()
-        if found is not None:
-            last = await self.stream.last(LOG)
-            while last is not None and self._position < last.sequence and await self._next() is not None:
-                continue
+        try:
+            if await self._next() is not None:
+                last = await self.stream.last(LOG)
+                while last is not None and self._position < last.sequence and await self._next() is not None:
+                    continue
+        except StoreUnavailable:
+            if self._position >= 0:
+                raise
+            await self.open()  # which reads all anew
 
     async def _next(self) -> Message | None:
         """Take over the next segment, if there is one."""
@@ -249,6 +253,7 @@ class StreamReplica:
             self._position = message.sequence
         elif segment.compacts and segment.base != self._position:
             self._position = -1  # what is between was deleted
+            self._connected = asyncio.get_running_loop().create_future()
             self.stream.lost.set()
         else:
             self._take_over(segment, data, message)
@@ -304,7 +309,8 @@ class StreamReplica:
             self.wakeups.hears(True)
             await self._until_lost()
             self.wakeups.hears(False)
-            self._connected = asyncio.get_running_loop().create_future()
+            if self._follows:
+                self._connected = asyncio.get_running_loop().create_future()
 
     def _conclude(self, problem: StoreError | None) -> None:
         """Tell those who wait how the attempt went."""
