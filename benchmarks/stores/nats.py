@@ -36,10 +36,11 @@ def place() -> Iterator[Place]:
     url = shared_url()
     if asyncio.run(_streams(url)):
         raise RuntimeError("the server has streams: name another one, they will be deleted")
-    try:
-        yield {"BENCH_URL": url}
-    finally:
-        tidy(url)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield {"BENCH_URL": url, "BENCH_FILE": f"{folder}/peer"}
+        finally:
+            tidy(url)
 
 
 def corner(url: str, name: str) -> str:

@@ -6,10 +6,12 @@ import asyncio
 import itertools
 from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
@@ -75,7 +77,8 @@ class NATSStream(Stream):
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            with suppress(OSError, errors.Error):  # it was lost
+                await client.close()
         self._on_loss()
 
     def _on_loss(self) -> None:

@@ -73,8 +73,8 @@ class PlaceConnection(Connection, Generic[P]):
     async def close(self) -> None:
         while self._calls:
             await asyncio.wait(map(asyncio.wrap_future, list(self._calls)))
+        await self.run(self.place.close())
         if self._portal is not None:
-            await self.run(self.place.close())
             self._portal.stop()
 
     def abandon(self) -> None:
