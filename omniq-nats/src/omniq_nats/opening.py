@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -56,9 +57,10 @@ async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Calla
     addresses = dict.fromkeys((*sample(settings.addresses, len(settings.addresses)), *known))
     with store_errors(settings):
         for number, address in enumerate(addresses, 1):
-            client = Client()
+            client, connecting = Client(), asyncio.Event()
+            connecting.set()
             try:
-                await client.connect(f"nats://{address}", **_options(settings, client, on_loss))
+                await client.connect(f"nats://{address}", **_options(settings, connecting, on_loss))
             except ModuleNotFoundError as error:
                 raise ConfigError("nkey_seed, credentials: pip install omniq-nats[nkeys]") from error
             except Exception as error:
@@ -66,16 +68,17 @@ async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Calla
                     raise
                 _log.debug("%s: %s", address, error)
             else:
+                connecting.clear()
                 return client
     raise AssertionError
 
 
-def _options(settings: NATSConfig, client: Client, on_loss: Callable[[], None]) -> dict[str, Any]:
+def _options(settings: NATSConfig, connecting: asyncio.Event, on_loss: Callable[[], None]) -> dict[str, Any]:
     async def lost() -> None:
         on_loss()
 
     async def failed(error: Exception) -> None:
-        if not client.is_connected:
+        if connecting.is_set():
             raise error  # else it tries again, for two minutes
         _log.debug("%s: %s", settings.location, error)
 

@@ -74,6 +74,11 @@ class NATSStream(Stream):
             await self.close()
             raise
 
+    def look(self) -> None:
+        # A client that fails to send what was left when its connection broke doesn't say that it is closed.
+        if self._client is None or self._client.is_closed:
+            self._on_loss()
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
@@ -101,7 +106,8 @@ class NATSStream(Stream):
 
     async def _ask(self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
         """The server's answer to a message."""
-        if self._client is None:
+        self.look()
+        if self._client is None or self.lost.is_set():
             raise StoreUnavailable(f"{self.location}: not connected")
         token = str(next(self._tokens))
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()

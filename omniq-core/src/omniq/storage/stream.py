@@ -57,6 +57,9 @@ class Stream(ABC):
         A message may not be heard; then the next one tells that one is missing.
         """
 
+    def look(self) -> None:
+        """Set `lost` if there is no connection any more: called every second, for drivers that don't always tell."""
+
     @abstractmethod
     async def close(self) -> None:
         """Give the connection back; safe to repeat."""

@@ -48,11 +48,13 @@ GRACE: Final = 2.0
 """Seconds for which what a snapshot has made needless is kept: whoever is about to read it needn't begin anew."""
 CLOCK: Final = "clock"
 """The subject of what is only stored to learn the time."""
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between two looks whether the connection is still there."""
 CLOCK_INTERVAL: Final = 300.0
 """Seconds between two looks at the server's clock."""
 PATIENCE: Final = 10
 """How often the newest snapshot is looked for, while others make and delete some."""
-FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
+FIRST_PAUSE, MAX_PAUSE = 0.05, 0.25
 """Seconds between two attempts to connect."""
 
 _log = get_logger("omniq.storage")
@@ -324,11 +326,14 @@ class StreamReplica:
             self._connected.exception()  # nobody may wait
 
     async def _until_lost(self) -> None:
+        looked_at = clock.uptime()
         while not self.stream.lost.is_set():
-            try:
-                async with asyncio.timeout(CLOCK_INTERVAL):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL):
                     await self.stream.lost.wait()
-            except TimeoutError:
+            self.stream.look()
+            if clock.uptime() - looked_at > CLOCK_INTERVAL:
+                looked_at = clock.uptime()
                 with suppress(StoreError):
                     await self._measure_clock()
 
