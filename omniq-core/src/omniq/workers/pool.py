@@ -416,10 +416,10 @@ class AsyncWorkerPool:
 
 
 def _declared(asked: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
-    """The queues, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
+    """The queues, each once, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
     for name in asked:
         if name not in declared:
             known = did_you_mean(name, declared) or f"; declared: {', '.join(declared)}"
             how = "queues=[…] of the task queue declares it, as does OMNIQ_QUEUES"
             raise ConfigError(f"queues: there is no queue {name!r}{known} ({how})")
-    return tuple(asked)
+    return tuple(dict.fromkeys(asked))
