@@ -326,6 +326,7 @@ class AsyncWorkerPool:
             self.in_flight,
             lease=config.lease,
             stop_job=self.runners.stop_job,
+            call_off=self.runners.call_off,
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
             stacks=self._text_of_stacks,
