@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omniq import call
-from omniq.errors import TaskCancelled
+from omniq import OmniQ, call
+from omniq.errors import ConfigError, PluginError, TaskCancelled
 from omniq.models import TaskState
 from omniq.models.config import WorkerConfig
 from omniq.workers import AsyncWorker
@@ -97,6 +98,15 @@ async def test_what_cannot_be_run_here_goes_back_for_others(place: Place, caplog
         record = (await oq.task_queue.store.get([strange]))[0]
         assert record is not None
         assert (record.attempts, record.crashes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [("", "unknown worker '', installed: "), (3, "worker_type: expected str, got int")],
+)
+def test_what_is_no_kind_is_refused_instead_of_the_configured_one(kind: Any, complaint: str) -> None:
+    with OmniQ(config={"task_queue": "memory"}) as oq, pytest.raises((ConfigError, PluginError), match=complaint):
+        oq.start_worker(kind)
 
 
 @pytest.mark.parametrize("other", ["process", "thread"])
