@@ -226,9 +226,9 @@ class Greenlets:
             self._line.say(frames)
 
 
-def main(tasks: int, orders: int, results: int) -> None:
+def main(tasks: int, orders: int, results: int, leash: int) -> None:
     """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
-    line = Line(tasks, orders, results, poll=monkey.get_original("select", "poll"))
+    line = Line(tasks, orders, results, leash, poll=monkey.get_original("select", "poll"))
     leave_signals_to_the_worker()
     try:
         greeting = line.greeting()
