@@ -18,6 +18,7 @@ import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import ConfigError, TaskFailed, WorkerError
 from omniq.plugins import registry
+from omniq.testing.rude_tasks import cancel_itself_last
 from omniq.threads import is_patched
 from omniq.workers import GeventPoolWorker
 
@@ -85,6 +86,13 @@ async def test_a_child_that_can_do_nothing_ends_with_its_worker() -> None:
     program.kill()
     await program.communicate()
     await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_task_that_cancels_itself_last_runs_once(oq: AsyncOmniQ) -> None:
+    async with working(oq, "gevent"):
+        task_id = await oq.enqueue(cancel_itself_last)
+        assert await oq.get_result(task_id, timeout=SOON) is None
+        assert (await oq.get_task(task_id)).epoch == 1
 
 
 async def test_hundreds_of_greenlets_run_at_once_in_one_process(oq: AsyncOmniQ, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ class Run(Struct, eq=False):
     job: Job
     greenlet: gevent.Greenlet[..., None] | None = None
     task: asyncio.Task[Any] | None = None
+    ran: RunResult | None = None
+    """What came of it, if it is async and has run."""
     interruptible: bool = False
     """Whether its greenlet is inside the task's own code."""
 
@@ -169,11 +171,14 @@ class Greenlets:
         return run.task.result()
 
     def _begin_async(self, run: Run, call: LoadedCall) -> None:
-        self._async.begin(run, self._execution.run_async(run.job, call), partial(self._async_ended, run))
+        self._async.begin(run, self._run_async(run, call), partial(self._async_ended, run))
 
-    def _async_ended(self, run: Run, task: asyncio.Task[RunResult]) -> None:
-        # It is cancelled only if that came before it began.
-        ran = RunResult(end=run.job.ended_by or RunStatus.RELEASED) if task.cancelled() else task.result()
+    async def _run_async(self, run: Run, call: LoadedCall) -> None:
+        run.ran = await self._execution.run_async(run.job, call)
+
+    def _async_ended(self, run: Run, task: asyncio.Task[None]) -> None:
+        # There is nothing if it was cancelled before it began. One that has cancelled itself last has run all the same.
+        ran = run.ran or RunResult(end=run.job.ended_by or RunStatus.RELEASED)
         self._hub.loop.run_callback_threadsafe(self._end, run, ran)
 
     # ── where the tasks are ──────────────────────────────────────────────────
