@@ -46,12 +46,16 @@ CHECK: Final = 0.001
 """Seconds after which descriptors are put back though none seems to be closed: a task may have led them elsewhere."""
 
 
+TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+"""Those that end a process by a signal; the first one is that of `signal.alarm`."""
+
+
 class ProcessState:
     """Puts back what a task has changed for those behind it, as far as that goes.
 
-    That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals, an
-    alarm and the recursion limit. The environment, modules and `sys.path` are left alone: much code sets them, for
-    good, when it is first imported.
+    That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals,
+    timers that raise one and the recursion limit. The environment, modules and `sys.path` are left alone: much code
+    sets them, for good, when it is first imported.
     """
 
     def __init__(self, vital: Iterable[int]) -> None:
@@ -74,7 +78,8 @@ class ProcessState:
         sys.setrecursionlimit(self._recursion_limit)
         try:
             os.umask(self._umask)
-            signal.alarm(0)
+            for timer in TIMERS:
+                signal.setitimer(timer, 0.0)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
             if self._directory is not None:
                 os.fchdir(self._directory)
