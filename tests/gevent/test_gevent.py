@@ -95,6 +95,18 @@ async def test_a_task_that_cancels_itself_last_runs_once(oq: AsyncOmniQ) -> None
         assert (await oq.get_task(task_id)).epoch == 1
 
 
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+async def test_a_greenlet_of_a_task_that_exits_ends_nobody_else(oq: AsyncOmniQ, tmp_path: Path, how: str) -> None:
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    async with working(oq, "gevent", max_workers=2):
+        beside = await oq.enqueue(tasks.wait_with_others, [str(log), str(gate)])
+        await until(lambda: len(lines(log)) == 1)
+        assert await oq.get_result(await oq.enqueue(tasks.start_one_that_exits, [how]), timeout=SOON) == "done"
+        gate.touch()
+        await oq.get_result(beside, timeout=SOON)
+        assert (await oq.get_task(beside)).crashes == 0
+
+
 async def test_hundreds_of_greenlets_run_at_once_in_one_process(oq: AsyncOmniQ, tmp_path: Path) -> None:
     log, gate = tmp_path / "log", tmp_path / "gate"
     async with working(oq, "gevent", max_workers=300):

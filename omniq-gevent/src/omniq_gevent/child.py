@@ -92,6 +92,7 @@ class Greenlets:
         self._runs: dict[int, Run] = {}
         self._numbers: dict[Job, int] = {}
         self._hub = gevent.get_hub()
+        self._hub.SYSTEM_ERROR = ()  # a greenlet that a task has started may exit: that ends nobody else
         self._said: deque[tuple[bytes, ...]] = deque()
         self._has_said = Event()
 
