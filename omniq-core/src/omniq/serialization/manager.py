@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.msgpack import Decoder, Encoder
 
-from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
+from omniq.errors import CorruptPayload, InvalidTask, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
 from omniq.models.result import Outcome
 from omniq.models.task import Call, TaskId, TaskState
@@ -269,6 +269,8 @@ def _refusal(mode: Mode, signer: Signer | None, restricted: bool) -> str | None:
 def _callback(name: str, func: Function | None) -> str | None:
     if func is None:
         return None
+    if not callable(func):
+        raise InvalidTask(f"{name}: expected a function, got {type(func).__name__}")
     ref = reference(func)
     if ref is None:
         raise SerializationError(
