@@ -65,6 +65,14 @@ async def test_a_size_that_is_configured_for_a_kind_holds(place: Place) -> None:
             assert pool.report().slots == FAST["max_workers"] + 1
 
 
+async def test_what_goes_back_for_want_of_room_is_waited_for(place: Place) -> None:
+    async with front_door(place) as oq:
+        ids = await oq.enqueue_many([call(tasks.add, [n, 1], worker="thread") for n in range(6)])
+        async with AsyncWorker(oq.task_queue, **FAST).pool(lambda kind: WorkerConfig(max_workers=1)) as pool:
+            await pool.drain()
+        assert set(await states_of(oq, ids)) == {TaskState.SUCCESS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_slots_that_are_taken_hold_up_no_other_queue(place: Place, log: Path, gate: Path, kind: str) -> None:
     other = OTHERS[kind]

@@ -19,6 +19,7 @@ from omniq.serialization.base import (
     FunctionRegistry,
     display_name,
     function_of,
+    is_lost_class_method,
     reference,
     type_name,
 )
@@ -118,7 +119,10 @@ class SerializationManager:
         self, func: Function, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions = _DEFAULTS
     ) -> Call:
         """A call for no task yet: what a schedule keeps. Raises like `pack_call`."""
-        ref, func = reference(func), function_of(func)
+        ref = reference(func)
+        if ref is None and is_lost_class_method(func):
+            raise InvalidTask(f"func: {display_name(func)} is a class method: give it to enqueue() of the OmniQ itself")
+        func = function_of(func)
         parents: tuple[str, ...] = ()
         try:
             format, packed = self._pack(func, ref, args, kwargs)
