@@ -97,7 +97,7 @@ def test_it_goes_by_name_whichever_way_it_is_enqueued(
         "call": lambda oq, area: oq.enqueue_many([area.options(priority=1).call(3)])[0],
         "schedule": lambda oq, area: oq.run_schedule(area.schedule("@daily", 3)),
     }
-    with OmniQ(config=tasks.CONFIG) as oq:
+    with OmniQ(config=declared.CONFIG) as oq:
         oq.start_worker("thread")
         area = oq.task(queue="high")(declared.area.function)  # by a second OmniQ, too
         assert oq.get_result(ways[make](oq, area), timeout=30) == 6

@@ -248,7 +248,8 @@ class Fetcher:
         return 0.0 if may_be_more else REST
 
     async def until_nothing_due(self) -> bool:
-        """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile."""
+        """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile, and
+        nothing that went back for want of room is due again soon."""
         if self._in_vain:
             self._in_vain = False
             await asyncio.sleep(1.1 * IN_VAIN)  # clocks are rounded
@@ -257,7 +258,7 @@ class Fetcher:
         while self._emptied_at < now:
             self._emptied.clear()
             await self._emptied.wait()
-        return self._found == found
+        return self._found == found and not self._in_vain
 
     # ── how many ─────────────────────────────────────────────────────────────
 
