@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from omniq import OmniQ
 from omniq.declaring import TaskFunction
 from omniq.errors import InvalidTask, SerializationError
+from omniq.serialization.base import declared as registered
 
 from tests.core.workers import declared_tasks as tasks
 
@@ -82,6 +84,68 @@ def test_schedules_take_what_one_would_write(declared: Any) -> None:
 
 def test_they_are_listed(declared: Any) -> None:
     assert f"{tasks.__name__}:area" in declared.oq.tasks
+
+
+@pytest.mark.parametrize("make", ["enqueue", "options", "call", "schedule"])
+def test_it_goes_by_name_whichever_way_it_is_enqueued(
+    declared: Any, monkeypatch: pytest.MonkeyPatch, make: str
+) -> None:
+    monkeypatch.setenv("OMNIQ_SERIALIZER", "msgspec")  # which refuses functions that go by value
+    ways: dict[str, Callable[[Any, Any], Any]] = {
+        "enqueue": lambda oq, area: area.enqueue(3),
+        "options": lambda oq, area: area.options(priority=1).enqueue(3),
+        "call": lambda oq, area: oq.enqueue_many([area.options(priority=1).call(3)])[0],
+        "schedule": lambda oq, area: oq.run_schedule(area.schedule("@daily", 3)),
+    }
+    with OmniQ(config=declared.CONFIG) as oq:
+        oq.start_worker("thread")
+        area = oq.task(queue="high")(declared.area.function)  # by a second OmniQ, too
+        assert oq.get_result(ways[make](oq, area), timeout=30) == 6
+
+
+def test_methods_belong_to_their_object(declared: Any) -> None:
+    shop = declared.Shop("Tom")
+    assert (shop.sell(2), declared.Shop.sell(shop, 3)) == ("Tom sells 2", "Tom sells 3")
+    assert (shop.add(1, 2), declared.Shop.add(1, 2), shop.kind("!")) == (3, 3, "Shop!")
+    declared.oq.start_worker("thread")
+    ids = [shop.sell.enqueue(2), declared.Shop.sell.enqueue(shop, 3), declared.Shop.add.enqueue(1, right=2)]
+    ids += [declared.oq.enqueue(declared.Shop.kind, ["!"])]
+    assert [declared.oq.get_result(id_, timeout=30) for id_ in ids] == ["Tom sells 2", "Tom sells 3", 3, "Shop!"]
+    assert declared.oq.get_task(ids[0]).queue_name == "high"
+    with pytest.raises(InvalidTask, match=r"func_args: sell\(count=1\): too many"):
+        shop.sell.enqueue(2, 3)
+
+
+def test_a_class_method_never_takes_an_argument_for_its_class(declared: Any) -> None:
+    if sys.version_info >= (3, 13):
+        with pytest.raises(InvalidTask, match="is a class method"):
+            declared.Shop.kind.enqueue("!")
+    else:
+        declared.oq.start_worker("thread")
+        assert declared.oq.get_result(declared.Shop.kind.enqueue("!"), timeout=30) == "Shop!"
+
+
+def test_names_of_its_own_stay_its_own(oq: OmniQ) -> None:
+    def told(**numbers: int) -> int:
+        return sum(numbers.values())
+
+    told.enqueue, told.mine = None, 5  # type: ignore[attr-defined]
+    task: Any = oq.task()(told)
+    assert task.mine == 5
+    assert task(self=1) == task.call(self=1).func(self=1) == 1
+    assert oq.get_task(task.enqueue(self=1, when=2)).func.endswith("told")
+
+
+def test_the_kind_of_worker_is_told(declared: Any) -> None:
+    assert declared.oq.get_task(declared.where_on_a_process.enqueue()).worker_kind == "process"
+    assert declared.oq.get_task(declared.area.enqueue(3)).worker_kind is None
+
+
+def test_what_has_no_signature_or_name_of_its_own(oq: OmniQ) -> None:
+    with pytest.raises(InvalidTask, match="task: builtins:max can't be declared: no signature"):
+        oq.task()(max)
+    assert oq.task()(partial(sum, [1]))() == 1
+    assert "functools:partial" not in registered  # which allowed_modules would let anybody make
 
 
 BAD_CALLS: dict[str, Callable[[Any], Any]] = {

@@ -129,6 +129,17 @@ async def named(name: str) -> str:
     return name
 
 
+class Shop:
+    @oq.task()
+    def sell(self, count: int) -> str:
+        return str(count)
+
+
+assert_type(Shop().sell(1), str)
+assert_type(Shop().sell.enqueue(1), TaskId)
+assert_type(Shop.sell.enqueue(Shop(), 1), TaskId)
+Shop().sell.enqueue("1")  # type: ignore[arg-type]
+
 assert_type(area(1), int)
 assert_type(area.enqueue(1, height=2), TaskId)
 assert_type(area.options(priority=5).enqueue(3), TaskId)

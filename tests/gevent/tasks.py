@@ -10,6 +10,7 @@ from socket import create_connection, socketpair
 from threading import Thread
 from time import sleep
 
+import gevent
 from gevent.monkey import is_module_patched, is_object_patched
 
 PATCHED = [is_module_patched(name) for name in ("socket", "threading", "time", "ssl", "subprocess")]
@@ -45,3 +46,14 @@ def talk() -> bytes:
         heard = here.recv(5)
     thread.join()
     return heard
+
+
+def start_one_that_exits(how: str) -> str:
+    """Let a greenlet end as a program would, and wait until it has."""
+
+    def leave() -> None:
+        raise SystemExit(3) if how == "exit" else KeyboardInterrupt
+
+    gevent.joinall([gevent.spawn(leave)])
+    sleep(0.05)
+    return "done"

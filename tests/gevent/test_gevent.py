@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import socket
 import subprocess
@@ -12,10 +13,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from omniq import AsyncOmniQ
 from omniq.errors import ConfigError, TaskFailed, WorkerError
 from omniq.plugins import registry
+from omniq.testing.rude_tasks import cancel_itself_last
 from omniq.threads import is_patched
 from omniq.workers import GeventPoolWorker
 
@@ -61,6 +64,47 @@ def test_a_program_that_runs_such_a_worker_does_not_even_import_gevent(tmp_path:
     """
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child has to notice it by itself")
+async def test_a_child_that_can_do_nothing_ends_with_its_worker() -> None:
+    """As one whose task is in C code that keeps Python's lock; here it is stopped."""
+    code = """if True:
+        import os, time
+        from omniq import OmniQ
+        with OmniQ(config={"task_queue": {"url": "memory://"}}) as oq:
+            oq.start_worker("gevent", max_workers=2)
+            oq.get_result(oq.enqueue(len, ["four"]), timeout=30)
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    program = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert program.stdout is not None
+    assert await asyncio.wait_for(program.stdout.readline(), SOON) == b"ready\n"
+    (child,) = psutil.Process(program.pid).children()
+    child.suspend()
+    program.kill()
+    await program.communicate()
+    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_task_that_cancels_itself_last_runs_once(oq: AsyncOmniQ) -> None:
+    async with working(oq, "gevent"):
+        task_id = await oq.enqueue(cancel_itself_last)
+        assert await oq.get_result(task_id, timeout=SOON) is None
+        assert (await oq.get_task(task_id)).epoch == 1
+
+
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+async def test_a_greenlet_of_a_task_that_exits_ends_nobody_else(oq: AsyncOmniQ, tmp_path: Path, how: str) -> None:
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    async with working(oq, "gevent", max_workers=2):
+        beside = await oq.enqueue(tasks.wait_with_others, [str(log), str(gate)])
+        await until(lambda: len(lines(log)) == 1)
+        assert await oq.get_result(await oq.enqueue(tasks.start_one_that_exits, [how]), timeout=SOON) == "done"
+        gate.touch()
+        await oq.get_result(beside, timeout=SOON)
+        assert (await oq.get_task(beside)).crashes == 0
 
 
 async def test_hundreds_of_greenlets_run_at_once_in_one_process(oq: AsyncOmniQ, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Final
 import psutil
 import redis
 from omniq import AsyncOmniQ, OmniQ, call, current_task
+from omniq.models.task import TaskState
 from omniq.queue.options import TaskCall
 from omniq.workers.base import WorkerPool
 
@@ -38,13 +39,15 @@ EVERY: Final = 5.0
 LEASE: Final = 2.0
 KEPT: Final = 20.0
 """Seconds for which ended tasks and results are kept: ten leases, as a worker's least."""
-BATCH, PAUSE = 100, 0.5
-"""Tasks that are enqueued at once, and seconds between."""
+PAUSE: Final = 0.5
+"""Seconds between two batches of tasks."""
+BACKLOG: Final = 300
+"""Tasks that may wait: the store holds no more for a worker that is slow."""
 GROWTH: Final = {
     "rss_mb": (1.05, 4.0),
-    "descriptors": (1.0, 3.0),
-    "threads": (1.0, 3.0),
-    "coroutines": (1.0, 3.0),
+    "descriptors": (1.05, 3.0),
+    "threads": (1.05, 3.0),
+    "coroutines": (1.05, 3.0),
     "store_mb": (1.25, 2.0),
 }
 """By how much each may have grown: a factor, and so much more. Ended tasks are forgotten once a minute."""
@@ -78,7 +81,6 @@ async def nap(seconds: float) -> None:
 
 def some_calls(random: Random) -> list[TaskCall]:
     """Calls of every way to end."""
-    size = random.choice([10, 1000, 200_000])
     ways = [
         *[call(nothing)] * 60,
         *[call(nap, [0.01])] * 20,
@@ -86,7 +88,7 @@ def some_calls(random: Random) -> list[TaskCall]:
         *[call(fail, max_retries=1, retry_delay=0.1)] * 5,
         *[call(linger, [5.0], timeout=0.2, max_retries=0)],
         *[call(nap, [5.0], timeout=0.2, max_retries=0)],
-        *[call(echo, [random.randbytes(size)])] * 4,
+        *[call(echo, [random.randbytes(size)]) for size in (10, 1000, 1000, 200_000)],
         *[call(nothing, on_success=nothing_of)] * 4,
     ]
     return random.sample(ways, len(ways))
@@ -149,13 +151,14 @@ def worker(url: str, kind: str) -> Iterator[subprocess.Popen[str]]:
 
 
 async def feed(url: str, seed: int) -> None:
-    """Enqueue without end."""
+    """Enqueue without end, as fast as the worker is."""
     from tests.reliability import leaks  # as a worker imports its tasks, and not as the program that is run
 
     random = Random(seed)
     async with AsyncOmniQ(config={"task_queue": {"url": url}, "defaults": {"result_ttl": KEPT}}) as oq:
         while True:
-            await oq.enqueue_many(leaks.some_calls(random))
+            if sum(queue.counts.get(TaskState.PENDING, 0) for queue in await oq.stats()) < BACKLOG:
+                await oq.enqueue_many(leaks.some_calls(random))
             await asyncio.sleep(PAUSE)
 
 

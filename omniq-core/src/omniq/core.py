@@ -89,7 +89,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         results = maybe_core_of(result_store, AsyncResultStorage, "result_store") or build.result_store(self.config)
         events = maybe_core_of(event_store, AsyncEventStorage, "event_store") or build.event_store(self.config)
         self._join(queue, results, events, callbacks)
-        self._worker_type = worker_type or self.config.worker.type
+        self._worker_type = self.config.worker.type if worker_type is None else worker_type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None
         AsyncDeclaring.__init__(self)
@@ -293,10 +293,11 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
 
     def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool:
         """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
-        spec = registry().worker(worker_type or self._worker_type)
+        self.config.worker.check_options()
+        kind = self._worker_type if worker_type is None else worker_type
+        spec = registry().worker(convert(kind, str, "worker_type"))
         worker_class = load_class(spec.worker_class, Worker)
-        configured = given_fields(self.config.worker.settings_for(spec.name))
-        config = {**configured, **self._worker_config, **worker_config}
+        config = {**given_fields(self.config.worker.settings_for(spec.name)), **self._worker_config, **worker_config}
         return worker_class(self.task_queue, **config).pool(self.config.worker.settings_for)
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:

@@ -6,7 +6,20 @@ import datetime as dt
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from msgspec import UNSET, UnsetType
 
@@ -15,7 +28,7 @@ from omniq.errors import InvalidTask
 from omniq.models.task import TaskId, TaskRef
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.options import CommonOptions, EnqueueOptions, ScheduleOptions, TaskCall, TaskOptions
-from omniq.serialization.base import DeclaredFunction, declared, display_name
+from omniq.serialization.base import DeclaredFunction, display_name, enlist
 from omniq.texts import did_you_mean
 
 P = ParamSpec("P")
@@ -23,6 +36,10 @@ C = TypeVar("C")
 """What calling the function returns: a coroutine if it is async."""
 R = TypeVar("R")
 """What a task of the function returns in the end."""
+S = TypeVar("S")
+"""Whose method it is."""
+Q = ParamSpec("Q")
+"""What a method takes besides."""
 T = TypeVar("T")
 
 
@@ -63,11 +80,17 @@ class BaseTaskFunction(DeclaredFunction, Generic[P, C, R]):
     def __repr__(self) -> str:
         return f"<task {display_name(self.function)}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
         """Call the function here and now, without any queue."""
         return self._function(*args, **kwargs)
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall:
+    def _bound(self, instance: object, owner: type | None) -> Callable[..., Any]:
+        """The function as it is found on an object of its class: a method of that."""
+        bind = getattr(type(self.function), "__get__", None)
+        function: Callable[..., Any] = self.function if bind is None else bind(self.function, instance, owner)
+        return function
+
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskCall:
         """The call as a step of a workflow, or for `enqueue_many`. Raises `InvalidTask` for arguments it doesn't take.
 
         Where one is to be another task's result, `omniq.call` takes it, which has no types.
@@ -98,12 +121,22 @@ class AsyncTaskFunction(BaseTaskFunction[P, C, R]):
         super().__init__(function, defaults)
         self._door = door
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: AsyncTaskFunction[Concatenate[S, Q], C, R], instance: S, owner: type | None = None
+    ) -> AsyncTaskFunction[Q, C, R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        function = self._bound(instance, owner)
+        return self if function is self.function else AsyncTaskFunction(function, self.defaults, self._door)
+
     def options(self, **options: Unpack[EnqueueOptions]) -> Self:
         """The same task with other options than those it was declared with. Raises `InvalidTask`."""
         self._door.task_queue.requests.check(TaskOptions.of(self, options))
         return type(self)(self._function, {**self.defaults, **options}, self._door)
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskId:
+    async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskId:
         """Add a task with these arguments, and return its id. Raises as `AsyncOmniQ.enqueue` does."""
         return await self._door.task_queue.enqueue(self, self.check(args, kwargs))
 
@@ -127,11 +160,21 @@ class TaskFunction(BaseTaskFunction[P, C, R]):
         self.aio = aio
         self._call = call
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: TaskFunction[Concatenate[S, Q], C, R], instance: S, owner: type | None = None
+    ) -> TaskFunction[Q, C, R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        aio = self.aio.__get__(instance, owner)
+        return self if aio is self.aio else TaskFunction(aio, self._call)
+
     def options(self, **options: Unpack[EnqueueOptions]) -> TaskFunction[P, C, R]:
         """As `AsyncTaskFunction.options`."""
         return TaskFunction(self.aio.options(**options), self._call)
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskId:
+    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskId:
         """As `AsyncTaskFunction.enqueue`."""
         task_id: TaskId = self._call(self.aio.enqueue(*args, **kwargs))
         return task_id
@@ -239,7 +282,8 @@ class AsyncDeclaring:
             raise InvalidTask(f"task: expected a function to declare, got {type(function).__name__}")
         task: AsyncTaskFunction[..., Any, Any] = AsyncTaskFunction(function, defaults, cast("Door", self))
         name = display_name(function)
-        self._tasks[name] = declared[name] = task
+        self._tasks[name] = task
+        enlist(task)
         return task
 
 
@@ -271,7 +315,7 @@ class Declaring:
 
     def _declare(self, aio: AsyncTaskFunction[..., Any, Any]) -> TaskFunction[..., Any, Any]:
         task = TaskFunction(aio, cast("Any", self)._call)
-        declared[display_name(aio.function)] = task
+        enlist(task)
         return task
 
 

@@ -74,6 +74,8 @@ class Run(Struct, eq=False):
     job: Job
     greenlet: gevent.Greenlet[..., None] | None = None
     task: asyncio.Task[Any] | None = None
+    ran: RunResult | None = None
+    """What came of it, if it is async and has run."""
     interruptible: bool = False
     """Whether its greenlet is inside the task's own code."""
 
@@ -90,6 +92,7 @@ class Greenlets:
         self._runs: dict[int, Run] = {}
         self._numbers: dict[Job, int] = {}
         self._hub = gevent.get_hub()
+        self._hub.SYSTEM_ERROR = ()  # a greenlet that a task has started may exit: that ends nobody else
         self._said: deque[tuple[bytes, ...]] = deque()
         self._has_said = Event()
 
@@ -169,11 +172,14 @@ class Greenlets:
         return run.task.result()
 
     def _begin_async(self, run: Run, call: LoadedCall) -> None:
-        self._async.begin(run, self._execution.run_async(run.job, call), partial(self._async_ended, run))
+        self._async.begin(run, self._run_async(run, call), partial(self._async_ended, run))
 
-    def _async_ended(self, run: Run, task: asyncio.Task[RunResult]) -> None:
-        # It is cancelled only if that came before it began.
-        ran = RunResult(end=run.job.ended_by or RunStatus.RELEASED) if task.cancelled() else task.result()
+    async def _run_async(self, run: Run, call: LoadedCall) -> None:
+        run.ran = await self._execution.run_async(run.job, call)
+
+    def _async_ended(self, run: Run, task: asyncio.Task[None]) -> None:
+        # There is nothing if it was cancelled before it began. One that has cancelled itself last has run all the same.
+        ran = run.ran or RunResult(end=run.job.ended_by or RunStatus.RELEASED)
         self._hub.loop.run_callback_threadsafe(self._end, run, ran)
 
     # ── where the tasks are ──────────────────────────────────────────────────
@@ -226,9 +232,9 @@ class Greenlets:
             self._line.say(frames)
 
 
-def main(tasks: int, orders: int, results: int) -> None:
+def main(tasks: int, orders: int, results: int, leash: int) -> None:
     """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
-    line = Line(tasks, orders, results, poll=monkey.get_original("select", "poll"))
+    line = Line(tasks, orders, results, leash, poll=monkey.get_original("select", "poll"))
     leave_signals_to_the_worker()
     try:
         greeting = line.greeting()

@@ -70,12 +70,22 @@ async def test_what_a_worker_and_its_tasks_say_is_json(tmp_path: Path, kind: str
     assert all(time.utcoffset() == dt.timedelta(0) and time.year > 2024 for time in times)
 
 
-def test_what_keeps_it_from_starting_is_json_too(tmp_path: Path) -> None:
-    with WorkerProcess("nowhere://x", "--json-logs", directory=tmp_path) as worker:
-        assert worker.ends() != 0
-    (line,) = objects(worker)
+@pytest.mark.parametrize(
+    ("url", "arguments", "complaint"),
+    [
+        ("nowhere://x", [], "unknown backend 'nowhere'"),
+        (None, ["nowhere:oq", "--debug"], "APP: there is no module 'nowhere' here"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_json_too(
+    tmp_path: Path, url: str | None, arguments: list[str], complaint: str
+) -> None:
+    with WorkerProcess(url, *arguments, "--json-logs", directory=tmp_path) as worker:
+        assert worker.ends() == 2
+    *tracebacks, line = objects(worker)
     assert line["level"] == "ERROR"
-    assert "unknown backend 'nowhere'" in line["message"]
+    assert complaint in line["message"]
+    assert len(tracebacks) == ("--debug" in arguments)
 
 
 # ── a line ───────────────────────────────────────────────────────────────────

@@ -220,7 +220,13 @@ async def test_plain_lines_are_no_more_than_lines(window: Callable[..., Window])
 
 @pytest.mark.parametrize(
     ("environ", "draws"),
-    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({}, False), ({"TERM": "xterm", "CI": "true"}, False)],
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": ""}, False),
+        ({}, False),
+        ({"TERM": "xterm", "CI": "true"}, False),
+    ],
 )
 def test_where_nothing_can_be_drawn(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], draws: bool) -> None:
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)

@@ -16,7 +16,7 @@ from omniq.models import TaskState
 
 from tests.core import tasks
 from tests.core.cli import tasks as cli_tasks
-from tests.core.cli.process import WorkerProcess
+from tests.core.cli.process import PATIENCE, WorkerProcess
 from tests.core.cli.support import run
 from tests.core.support import front_door, lines, results_of, sqlite_place, states_of, until, until_states
 
@@ -68,6 +68,7 @@ def app(tmp_path: Path) -> Path:
         (["{shop}.x:oq"], 2, "APP: there is no module '{shop}.x' here"),
         (["{shop}"], 2, "APP: expected module:attribute, such as shop.app:oq, got '{shop}', did you mean '{shop}:oq'?"),
         (["./{shop}.py:oq"], 2, ", did you mean '{shop}:oq'?"),
+        (["{shop}.py:oq"], 2, "APP: there is no module '{shop}.py' here, did you mean '{shop}'?"),
         ([":"], 2, "APP: expected module:attribute, such as shop.app:oq, got ':'"),
         (["{shop}:xyz"], 2, "APP: {shop} has no attribute 'xyz'; it has oq"),
         (["{shop}:mke"], 2, "APP: {shop} has no attribute 'mke', did you mean 'make'?"),
@@ -110,12 +111,14 @@ def test_one_line_says_what_is_wrong_with_a_program(
         (["--processes", "0"], "Invalid value for '--processes': 0 is not in the range 1<=x<=1000."),
         (["--typ", "async"], "No such option '--typ'. Did you mean '--type'?"),
         (["app:oq", "more"], "Got unexpected extra argument (more)"),
+        (["app:some.oq"], "got 'app:some.oq' "),
+        (["--processes", "3", "--health-port", "65534"], "each worker has one, and there are no 3 from 65534 on"),
     ],
 )
 def test_a_wrong_option_is_refused(arguments: list[str], complaint: str) -> None:
     result = run("worker", *arguments)
     assert result.exit_code == 2
-    assert complaint in " ".join(result.stderr.split())
+    assert complaint in " ".join([*result.stderr.split(), ""])
 
 
 def test_a_traceback_is_shown_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +129,42 @@ def test_a_traceback_is_shown_on_request(tmp_path: Path, monkeypatch: pytest.Mon
         assert said[0] == "Traceback (most recent call last):"
         assert said[-2] == "ModuleNotFoundError: No module named 'nothing'"
         assert said[-1].startswith("error: APP: broken_shop can't be imported: ModuleNotFoundError: ")
+
+
+# ── signals before it works ──────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_while_its_program_is_imported_it_is_asked_and_stopped_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "slow.py").write_text("import sys, time\nprint('here', file=sys.stderr)\ntime.sleep(60)")
+    with WorkerProcess(None, "slow:oq", directory=tmp_path) as worker:
+        worker.hears("here")
+        worker.signal(signal.SIGQUIT)
+        worker.hears("no worker works here just now:")
+        worker.hears("slow.py")
+        worker.signal(number)
+        assert worker.ends() == 0
+
+
+def test_one_that_is_starting_lives_on_when_its_supervisor_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import sys, time\nprint('here', file=sys.stderr)\ntime.sleep(60)")
+    with WorkerProcess(None, "slow:oq", "--processes", "1", directory=tmp_path) as worker:
+        worker.hears("here")
+        worker.signal(signal.SIGQUIT)
+        worker.hears(" is starting")
+        worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
+    assert not any("another one takes its place" in line for line in worker.said)
+
+
+def test_it_is_stopped_in_order_while_its_store_is_silent(tmp_path: Path) -> None:
+    pytest.importorskip("omniq_redis")
+    silent = socket.create_server(("127.0.0.1", 0))
+    silent.settimeout(PATIENCE)
+    url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+    with silent, WorkerProcess(url, directory=tmp_path) as worker, silent.accept()[0]:
+        worker.signal(signal.SIGTERM)
+        assert worker.ends(within=2) == 0
 
 
 # ── a program ────────────────────────────────────────────────────────────────

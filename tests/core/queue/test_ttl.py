@@ -51,7 +51,8 @@ class TestRetries:
     async def test_a_retry_that_is_late_is_not_started(
         self, oq: AsyncOmniQ, kind: str, virtual_clock: VirtualClock, log: Path
     ) -> None:
-        task_id = await oq.enqueue(tasks.fail_without, ["/nowhere", str(log)], ttl=600, max_retries=3, retry_delay=60)
+        args = [str(log.with_name("nowhere")), str(log)]
+        task_id = await oq.enqueue(tasks.fail_without, args, ttl=600, max_retries=3, retry_delay=60)
         async with working(oq, kind):
             await until_states(oq, [task_id], TaskState.SCHEDULED)
             virtual_clock.advance(601)

@@ -22,6 +22,27 @@ def area(width: int, height: int = 2) -> int:
     return width * height
 
 
+class Shop:
+    """A class with methods that are tasks."""
+
+    def __init__(self, name: str = "none") -> None:
+        self.name = name
+
+    @oq.task(queue="high")
+    def sell(self, count: int = 1) -> str:
+        return f"{self.name} sells {count}"
+
+    @staticmethod
+    @oq.task()
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    @classmethod
+    @oq.task()
+    def kind(cls, suffix: str = "") -> str:
+        return cls.__name__ + suffix
+
+
 @oq.task(worker="process")
 def where_on_a_process() -> tuple[int, bool]:
     return where()

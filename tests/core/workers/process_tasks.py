@@ -164,6 +164,11 @@ def block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
+def set_timers() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 60)
+    signal.setitimer(signal.ITIMER_PROF, 60)
+
+
 def set_an_alarm() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.01)
 
@@ -221,6 +226,7 @@ SURVIVED: list[Callable[[], None]] = [
     change_umask,
     block_signals,
     set_an_alarm,
+    set_timers,
     lower_the_recursion_limit,
     return_from_a_fork,
     exit_from_a_fork,
@@ -248,4 +254,5 @@ def innocent(log: str) -> list[object]:
     umask = os.umask(0)
     os.umask(umask)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    return [os.getcwd(), umask, len(blocked), os.fstat(1).st_ino, sys.getrecursionlimit()]
+    timers = [signal.getitimer(timer) for timer in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]
+    return [os.getcwd(), umask, len(blocked), os.fstat(1).st_ino, sys.getrecursionlimit(), timers]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omniq import call
-from omniq.errors import TaskCancelled
+from omniq import OmniQ, call
+from omniq.errors import ConfigError, PluginError, TaskCancelled
 from omniq.models import TaskState
 from omniq.models.config import WorkerConfig
 from omniq.workers import AsyncWorker
@@ -64,6 +65,14 @@ async def test_a_size_that_is_configured_for_a_kind_holds(place: Place) -> None:
             assert pool.report().slots == FAST["max_workers"] + 1
 
 
+async def test_what_goes_back_for_want_of_room_is_waited_for(place: Place) -> None:
+    async with front_door(place) as oq:
+        ids = await oq.enqueue_many([call(tasks.add, [n, 1], worker="thread") for n in range(6)])
+        async with AsyncWorker(oq.task_queue, **FAST).pool(lambda kind: WorkerConfig(max_workers=1)) as pool:
+            await pool.drain()
+        assert set(await states_of(oq, ids)) == {TaskState.SUCCESS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_slots_that_are_taken_hold_up_no_other_queue(place: Place, log: Path, gate: Path, kind: str) -> None:
     other = OTHERS[kind]
@@ -97,6 +106,15 @@ async def test_what_cannot_be_run_here_goes_back_for_others(place: Place, caplog
         record = (await oq.task_queue.store.get([strange]))[0]
         assert record is not None
         assert (record.attempts, record.crashes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [("", "unknown worker '', installed: "), (3, "worker_type: expected str, got int")],
+)
+def test_what_is_no_kind_is_refused_instead_of_the_configured_one(kind: Any, complaint: str) -> None:
+    with OmniQ(config={"task_queue": "memory"}) as oq, pytest.raises((ConfigError, PluginError), match=complaint):
+        oq.start_worker(kind)
 
 
 @pytest.mark.parametrize("other", ["process", "thread"])

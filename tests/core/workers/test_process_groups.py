@@ -93,6 +93,22 @@ async def test_the_death_of_the_worker_ends_children_and_what_they_have_started(
     await program.communicate()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child has to notice it by itself")
+async def test_the_death_of_the_worker_ends_a_child_that_can_do_nothing(tmp_path: Path) -> None:
+    """As one whose task is in C code that keeps Python's lock; here it is stopped."""
+    command = [sys.executable, "-m", "tests.core.workers.process_programs", "staying", str(tmp_path)]
+    program = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert program.stdout is not None
+    assert await asyncio.wait_for(program.stdout.readline(), SOON) == b"ready\n"
+    worker = psutil.Process(program.pid)
+    for child in worker.children():
+        child.suspend()
+    pids = [process.pid for process in worker.children(recursive=True)]
+    program.kill()
+    await until_dead(*pids)
+    await program.communicate()
+
+
 async def test_each_child_leads_a_session_of_its_own(oq: AsyncOmniQ) -> None:
     async with working(oq, "process", max_workers=1):
         pid = await oq.get_result(await oq.enqueue(tasks.process_id), timeout=SOON)

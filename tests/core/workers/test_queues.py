@@ -17,7 +17,8 @@ from tests.core.support import KINDS, Place, front_door, lines, results_of, stat
 async def test_a_worker_serves_the_queues_that_it_is_given_in_their_order(oq: AsyncOmniQ, log: Path) -> None:
     for name in ("high", "default", "low"):
         await oq.enqueue(tasks.append, [str(log), name], queue_name=name)
-    async with working(oq, "async", max_workers=1, prefetch=0, queues=["low", "high"]) as pool:
+    async with working(oq, "async", max_workers=1, prefetch=0, queues=["low", "high", "low"]) as pool:
+        assert list(pool.report().queues) == ["low", "high"]
         await pool.drain()
     assert lines(log) == ["low", "high"]
 

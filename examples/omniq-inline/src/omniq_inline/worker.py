@@ -22,7 +22,8 @@ class InlineRunner(Runner):
     preempts = False
 
     async def open(self) -> None:
-        self._running: tuple[Job, asyncio.Task[RunResult]] | None = None
+        self._running: tuple[Job, asyncio.Task[None]] | None = None
+        self._ran: RunResult | None = None
 
     def wake(self) -> None:
         if self._running is None and (job := self.line.take()) is not None:
@@ -51,7 +52,10 @@ class InlineRunner(Runner):
         if self._running is not None and self._running[0] is job:
             self._running[1].cancel()
 
-    async def _run(self, job: Job) -> RunResult:
+    async def _run(self, job: Job) -> None:
+        self._ran = await self._result_of(job)
+
+    async def _result_of(self, job: Job) -> RunResult:
         if self.on_start is not None:
             self.on_start(job)
         call = self.execution.load(job)
@@ -60,10 +64,12 @@ class InlineRunner(Runner):
         func = call.func if is_async(call.func) else partial(call_sync, call.func)
         return await self.execution.run_async(job, LoadedCall(func, call.args, call.kwargs))
 
-    def _ended(self, task: asyncio.Task[RunResult]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         assert self._running is not None
-        job, self._running = self._running[0], None
-        ran = RunResult(end=job.ended_by or RunStatus.RELEASED) if task.cancelled() else task.result()
+        job, ran = self._running[0], self._ran
+        self._running = self._ran = None
+        if ran is None:  # it was cancelled before it began
+            ran = RunResult(end=job.ended_by or RunStatus.RELEASED)
         if job.deadline is not None and time.monotonic() > job.deadline:
             ran = failure(job, job.overdue)
         self.line.done(job, ran)

@@ -126,7 +126,7 @@ class RootGroup(CommandGroup):
             return super().invoke(ctx)
         except (OmniQError, Failure) as error:
             if ctx.meta.get(DEBUG):
-                click.echo(_traceback(error), err=True, nl=False)
+                tell(_traceback(error).rstrip("\n"), "ERROR")
             if isinstance(error, Failure):
                 raise
             raise Failure.of(error) from error

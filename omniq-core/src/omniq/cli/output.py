@@ -132,7 +132,7 @@ def _tell(text: str) -> None:
 
 TASK_COLUMNS: Final = ("ID", "STATE", "QUEUE", "FUNCTION", "RUN-AT", "PRIORITY", "FAILED")
 CALL_FIELDS: Final = (
-    *("max_retries", "retry_delay", "timeout", "heartbeat_timeout", "result_ttl", "metadata", "body"),
+    *("max_retries", "retry_delay", "timeout", "heartbeat_timeout", "result_ttl", "worker_kind", "metadata", "body"),
 )
 """What only a task's call tells."""
 STATS_COLUMNS: Final = ("QUEUE", "PAUSED", *(state.upper() for state in TaskState))

@@ -87,14 +87,17 @@ def _meant(reference: str) -> str:
     """A guess at the module and its attribute, where a path or a module alone was given."""
     path, _, attribute = reference.partition(":")
     name = os.path.normpath(path).removesuffix(".py").replace("/", ".")
-    if not all(part.isidentifier() for part in name.split(".")):
+    attribute = attribute or "oq"
+    if not all(part.isidentifier() for part in (*name.split("."), attribute)):
         return ""
-    return did_you_mean(reference, [f"{name}:{attribute or 'oq'}"])
+    return did_you_mean(reference, [f"{name}:{attribute}"])
 
 
 def _sibling(missing: str) -> str:
-    """A module beside the missing one that is called nearly so."""
-    package, dot, _ = missing.rpartition(".")
+    """A module beside the missing one that is called nearly so, or the one whose file was named."""
+    package, dot, last = missing.rpartition(".")
+    if package and last == "py":
+        return f", did you mean {package!r}?"
     places = getattr(sys.modules.get(package), "__path__", []) if package else [os.getcwd()]
     return did_you_mean(missing, [package + dot + found.name for found in pkgutil.iter_modules(places)])
 

@@ -1,4 +1,4 @@
-"""SIGQUIT: what a worker is doing, on stderr; and it goes on."""
+"""The signals that stop a worker, before it works; and SIGQUIT: what it is doing, on stderr, and it goes on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,60 @@ import faulthandler
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final
+from types import FrameType
+from typing import TYPE_CHECKING, Final
 
 from omniq.cli.output import say_block
-from omniq.threads import start_thread
-from omniq.workers.pool import AsyncWorkerPool
+
+if TYPE_CHECKING:
+    from omniq.workers.pool import AsyncWorkerPool
+
+# ── before it works ─────────────────────────────────────────────────────────
+
+
+SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
+
+def is_heard(number: int) -> bool:
+    """Whether this process is to heed the signal: not a SIGHUP that is ignored."""
+    return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
+
+
+@contextmanager
+def early_signals() -> Iterator[None]:
+    """Heed signals before a worker does, such as while its program is imported, and after it has ended.
+
+    Nothing is in its hands then, so one that stops it ends the process in order. By default the first process of a
+    container would hear none of them, and SIGQUIT would end any other.
+    """
+    before = {number: signal.signal(number, _end) for number in SIGNALS if is_heard(number)}
+    if hasattr(signal, "SIGQUIT"):
+        before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, _tell_where)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # else it isn't Python's
+                signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def _tell_where(number: int, frame: FrameType | None) -> None:
+    places = [place for place in traceback.extract_stack(frame) if not place.filename.startswith("<frozen ")]
+    with suppress(RuntimeError):  # what it interrupts is writing there itself
+        say_block("".join(["no worker works here just now:\n", *traceback.format_list(places)]))
+
+
+# ── while it works ──────────────────────────────────────────────────────────
+
 
 ANSWER: Final = 10.0
 """Seconds that the worker has to tell."""
@@ -32,6 +77,8 @@ def stacks_on_quit(pool: AsyncWorkerPool) -> Iterator[None]:
     if not hasattr(signal, "SIGQUIT"):
         yield
         return
+    from omniq.threads import start_thread  # it imports asyncio, and early signals are to be heard early
+
     told, telling = os.pipe()
     os.set_blocking(telling, False)  # a handler mustn't wait
     faulthandler.register(signal.SIGQUIT, telling, all_threads=False)

@@ -22,7 +22,7 @@ from omniq.cli.health import HealthServer
 from omniq.cli.live import Watch, ends_text, leave_terminals
 from omniq.cli.output import count, say
 from omniq.cli.program import Reloader
-from omniq.cli.quitting import stacks_on_quit
+from omniq.cli.quitting import SIGNALS, is_heard, stacks_on_quit
 from omniq.core import AsyncOmniQ
 from omniq.errors import ConfigError, WorkerError
 from omniq.logs import name_in_logs
@@ -35,7 +35,6 @@ from omniq.workers.pool import AsyncWorkerPool
 # ── ending ──────────────────────────────────────────────────────────────────
 
 
-SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 AT_ONCE: Final = 0.9
 """Seconds within which the process is gone after a second signal."""
 MARGIN: Final = 3.0
@@ -108,8 +107,8 @@ class StopSignals:
         self.count = 0
         self.exit_code = 0
         """What a process exits with that was ended by the last signal."""
-        self.patience = 0.0
-        """Seconds that the first signal leaves to what runs."""
+        self.patience: float | None = None
+        """Seconds that the first signal leaves to what runs; None before the worker works, when nothing does."""
         self.first = asyncio.Event()
         self.second = asyncio.Event()
 
@@ -133,8 +132,10 @@ class StopSignals:
             return
         self.count = 1 + at_once
         self.exit_code = SIGNALLED + number
-        seconds = AT_ONCE if at_once else self.patience + MARGIN
-        self._last_resort.within(seconds, self.exit_code, TOO_LATE)
+        if self.patience is None:
+            self._last_resort.within(0.0, self.exit_code if at_once else 0)
+            return
+        self._last_resort.within(AT_ONCE if at_once else self.patience + MARGIN, self.exit_code, TOO_LATE)
         self.call_soon(self._tell)
 
     def call_soon(self, function: Callable[[], object]) -> None:
@@ -150,11 +151,6 @@ class StopSignals:
         self.first.set()
         if self.count > 1:
             self.second.set()
-
-
-def is_heard(number: int) -> bool:
-    """Whether this process is to heed the signal: not a SIGHUP that is ignored."""
-    return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
 
 
 class SupervisorLink:
@@ -411,7 +407,7 @@ class Service:
     # ── what it says ─────────────────────────────────────────────────────────
 
     def _greeting(self, pool: AsyncWorkerPool) -> str:
-        queues = ", ".join(pool.config.queues or self._oq.task_queue.queues)
+        queues = ", ".join(pool.report().queues)
         slots = count(pool.max_workers, "slot")
         line = f"worker {pool.name} ({pool.kind}, {slots}) serves {queues} in {self._oq.task_queue.store.location}"
         return line if self._health is None else f"{line}; health at {self._health.url}"

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, Self
 
@@ -19,7 +20,8 @@ from omniq.batching import Backoff
 from omniq.cli.app import FAILED, MISUSED, SIGNALLED
 from omniq.cli.output import count, say
 from omniq.cli.program import this_command
-from omniq.cli.serving import AT_ONCE, MARGIN, SIGNALS, SupervisorLink, is_heard
+from omniq.cli.quitting import SIGNALS, is_heard
+from omniq.cli.serving import AT_ONCE, MARGIN, SupervisorLink
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 """Seconds until another worker is started in the place of one that has died; they double from death to death."""
@@ -36,6 +38,8 @@ class WorkerProcess:
         self.process = process
         self._link = ours
         self._began = time.monotonic()
+        self.works = False
+        """Whether it has ever said that it does."""
         self.patience = 0.0
         """Seconds that it leaves to what runs when it is stopped, as it has said."""
 
@@ -80,6 +84,7 @@ class WorkerProcess:
                 return False
             said += more
         self.patience = float(said.split()[0])
+        self.works = True
         return True
 
     def close(self) -> None:
@@ -108,7 +113,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in filter(is_heard, SIGNALS):
             loop.add_signal_handler(number, self._signalled, number)
-        loop.add_signal_handler(signal.SIGQUIT, self._pass_on, signal.SIGQUIT)
+        loop.add_signal_handler(signal.SIGQUIT, self._ask)
         first = asyncio.create_task(self._keep(1))
         first.add_done_callback(lambda _: self._go_on.set())
         await self._go_on.wait()
@@ -185,10 +190,18 @@ class Supervisor:
             worker.stop(number)
         patience = max((worker.patience for worker in self._workers), default=0.0)
         seconds = AT_ONCE if len(self._heard) > 1 else patience + MARGIN
-        asyncio.get_running_loop().call_later(seconds + LATE, self._pass_on, signal.SIGKILL)
+        asyncio.get_running_loop().call_later(seconds + LATE, self._send, signal.SIGKILL)
 
-    def _pass_on(self, number: int) -> None:
-        for worker in self._workers:
+    def _ask(self) -> None:
+        """Let the workers tell what they are doing; one that is starting may not be able to hear it, and would die."""
+        starting = [worker for worker in self._workers if not worker.works]
+        for worker in starting:
+            say(f"the worker process with pid {worker.process.pid} is starting")
+        self._send(signal.SIGQUIT, self._workers.difference(starting))
+
+    def _send(self, number: int, workers: Iterable[WorkerProcess] | None = None) -> None:
+        """Send a signal to all workers, or to these."""
+        for worker in self._workers if workers is None else workers:
             with suppress(ProcessLookupError):
                 worker.process.send_signal(number)
 

@@ -150,7 +150,7 @@ def can_draw() -> bool:
     """Whether stderr is a terminal that can be drawn on, with this process in its foreground, and not a CI's."""
     if os.name != "posix" or not is_terminal(sys.stderr) or os.environ.get("CI", "").lower() not in ("", "0", "false"):
         return False
-    return os.environ.get("TERM", "dumb") not in ("dumb", "unknown") and _in_foreground(sys.stderr.fileno())
+    return os.environ.get("TERM", "") not in ("", "dumb", "unknown") and _in_foreground(sys.stderr.fileno())
 
 
 def _in_foreground(terminal: int) -> bool:

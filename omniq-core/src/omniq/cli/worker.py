@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from omniq.cli.app import MISUSED, Failure
 from omniq.cli.options import Place, duration, names, placed, use_working_directory
 from omniq.cli.output import say
+from omniq.cli.quitting import early_signals
 from omniq.errors import OmniQError
 
 if TYPE_CHECKING:
     from omniq.cli.program import Reloader
     from omniq.cli.serving import SupervisorLink
     from omniq.core import AsyncOmniQ
+
+LAST_PORT: Final = 65535
 
 
 @click.command()
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
 @click.option("--import", "modules", metavar="MODULE", multiple=True, help="Import it first; may be repeated.")
 @click.option("--plain", is_flag=True, help="Print lines only, and show no live view on a terminal.")
 @click.option("--json-logs", is_flag=True, help="Print all lines as JSON, one object each; there is no live view then.")
-@click.option("--health-port", type=click.IntRange(0, 65535), help="Answer GET /live and /ready on that port; 0: any.")
+@click.option(
+    "--health-port", type=click.IntRange(0, LAST_PORT), help="Answer GET /live and /ready on that port; 0: any."
+)
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="The address that port is on.")
 @placed
 def worker(
@@ -60,7 +65,8 @@ def worker(
     those that run, hands back what isn't done after the grace period, and exits with 0. A second signal lets it
     hand back everything at once, and exit with 128 and the signal's number.
     """
-    _check_options(place, app, processes, reload)
+    _check_options(place, app, processes, reload, health_port or 0)
+    click.get_current_context().with_resource(early_signals())
 
     from omniq.cli.live import can_view
     from omniq.cli.program import Reloader
@@ -84,6 +90,8 @@ def worker(
     try:
         click.get_current_context().exit(run_worker(_open(place, app, modules, json_logs=json_logs), options))
     except (Failure, OmniQError) as error:
+        if json_logs:
+            _log_as_json()  # the program couldn't be imported: until then, logging is its own to set up
         if reloader is None or not reloader.again:
             raise
         _wait_for_a_change(error, reloader)
@@ -100,19 +108,26 @@ def _wait_for_a_change(error: Failure | OmniQError, reloader: Reloader) -> None:
 def _supervise(processes: int, *, burst: bool, json_logs: bool) -> NoReturn:
     """Run this command in so many processes, and exit as they do."""
     from omniq.cli.supervisor import supervise
-    from omniq.logs import log_as_json
 
     if json_logs:
-        log_as_json()
+        _log_as_json()
     click.get_current_context().exit(supervise(processes, burst=burst))
 
 
-def _check_options(place: Place, app: str | None, processes: int | None, reload: bool) -> None:
+def _check_options(place: Place, app: str | None, processes: int | None, reload: bool, port: int) -> None:
     """Raise `Failure` for options that exclude each other, or can't be had here."""
     if app is not None and (given := place.elsewhere):
         raise Failure(f"{given}: APP says where the queue is; give one or the other", MISUSED)
     if os.name != "posix" and (processes is not None or reload):
         raise Failure(f"{'--reload' if reload else '--processes'}: this needs a POSIX system", MISUSED)
+    if port > 0 and port + (processes or 1) - 1 > LAST_PORT:
+        raise Failure(f"--health-port: each worker has one, and there are no {processes} from {port} on", MISUSED)
+
+
+def _log_as_json() -> None:
+    from omniq.logs import log_as_json
+
+    log_as_json()
 
 
 def _own_port(port: int, link: SupervisorLink | None) -> int:

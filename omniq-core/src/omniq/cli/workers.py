@@ -41,7 +41,7 @@ def workers(place: Place, as_json: bool) -> None:
     """List the workers of all processes and hosts, or tell what one of them is doing.
 
     BUSY are the tasks in a worker's hands, of as many as it runs at once. A worker is gone if it wasn't seen for one
-    and a half leases, and hasn't said goodbye. Those circuit breakers are listed that aren't closed.
+    and a half leases, and at least 10 s, and hasn't said goodbye. Those circuit breakers are listed that aren't closed.
     """
     context = click.get_current_context()
     context.obj = place

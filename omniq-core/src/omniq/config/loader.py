@@ -73,6 +73,12 @@ class WorkerChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         given = {**given_fields(self.config), **self.options.get(kind, {})}
         return worker_config(given, config_of(kind), f"worker.options.{kind}")
 
+    def check_options(self) -> None:
+        """Raise `ConfigError` for options that a kind of worker which is installed here doesn't have."""
+        for kind in self.options.keys() & set(registry().names("worker")):
+            with suppress(PluginError):  # tasks that ask for it go back, and the log tells why
+                self.settings_for(kind)
+
 
 class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a task gets that says nothing itself. Durations are seconds."""

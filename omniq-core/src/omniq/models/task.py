@@ -170,6 +170,8 @@ class Task(Abridged, Struct, frozen=True, kw_only=True, eq=False):
     """Seconds for which one run may give no sign of life; None in lists, and where there is no limit."""
     result_ttl: float | None = None
     """Seconds for which the result is kept; None in lists, and where that is without end."""
+    worker_kind: str | None = None
+    """The kind of worker that runs it; None in lists, and where that is the one that claims it."""
     metadata: dict[str, Any] | None = None
     body: bytes = b""
     """The stored bytes of the call, as they are: for a look at what can't be read. Empty in lists."""

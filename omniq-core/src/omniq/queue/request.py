@@ -97,6 +97,7 @@ def task_details(record: TaskRecord, serialization: SerializationManager) -> Tas
         timeout=call.timeout,
         heartbeat_timeout=call.heartbeat_timeout,
         result_ttl=call.result_ttl,
+        worker_kind=call.worker,
         metadata=call.metadata,
         body=record.body,
         damage=damage,

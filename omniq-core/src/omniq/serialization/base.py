@@ -82,7 +82,7 @@ def reference(func: Function) -> str | None:
         found = _walk(holder, qualname)
     except FunctionNotFound:
         return None
-    return f"{module}:{qualname}" if _is_same(found, func) else None
+    return f"{module}:{qualname}" if _is_same(function_of(found), function_of(func)) else None
 
 
 def display_name(func: Function) -> str:
@@ -98,11 +98,16 @@ class DeclaredFunction:
     """Stands in a module for a function of it, and says how that is to be run. Workers call the function itself."""
 
     def __init__(self, function: Function, defaults: Mapping[str, Any]) -> None:
-        functools.update_wrapper(self, function)  # so that its name leads to this object
+        functools.update_wrapper(self, function, updated=())  # so that its name leads to this object
+        attributes: Mapping[str, Any] = getattr(function, "__dict__", {})
+        vars(self).update({name: value for name, value in attributes.items() if not hasattr(type(self), name)})
         self.function = function
         self.defaults = defaults
         """Options of the tasks that run it, as far as they don't say otherwise."""
-        self._signature = inspect.signature(function)
+        try:
+            self._signature = inspect.signature(function)
+        except (TypeError, ValueError) as error:  # as for some builtins
+            raise InvalidTask(f"task: {display_name(function)} can't be declared: {error}") from None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function here and now."""
@@ -124,21 +129,41 @@ class DeclaredFunction:
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         """By its name: what it belongs to, connections and all, stays where it is."""
         ref = reference(self)
-        if ref is None:
+        if ref is None or _imported(ref) is not self:
             name = display_name(self.function)
             raise SerializationError(f"{name}: a declared task goes by its name, and no module can be imported for it")
         return _imported, (ref,)
 
 
-def function_of(func: Function) -> Function:
+def function_of(func: Any) -> Any:
     """The function itself, where it is a declared one."""
     return func.function if isinstance(func, DeclaredFunction) else func
+
+
+def is_lost_class_method(func: Function) -> bool:
+    """Whether a declared function is what a class method was made of, so that it no longer knows its class.
+
+    From Python 3.13 on, that is what `Class.method.enqueue` leads to where `@classmethod` is above `@oq.task()`.
+    """
+    if not isinstance(func, DeclaredFunction) or func.__module__ not in sys.modules:
+        return False
+    try:
+        found = _walk(sys.modules[func.__module__], getattr(func, "__qualname__", ""))
+    except FunctionNotFound:
+        return False
+    return isinstance(found, MethodType) and function_of(found.__func__) is func.function
 
 
 DECLARED: Final = "@task"
 """Stands in `allowed_modules` for the functions that are declared in this process."""
 declared: Final[dict[str, DeclaredFunction]] = {}
 """Those, by their references."""
+
+
+def enlist(task: DeclaredFunction) -> None:
+    """Allow a task that is declared. A partial, say, has no name of its own: that of its class is none to allow."""
+    if hasattr(task.function, "__qualname__"):
+        declared[display_name(task.function)] = task
 
 
 def _imported(ref: str) -> Any:

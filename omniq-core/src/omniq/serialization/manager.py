@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.msgpack import Decoder, Encoder
 
-from omniq.errors import CorruptPayload, PayloadTooLarge, SerializationError
+from omniq.errors import CorruptPayload, InvalidTask, PayloadTooLarge, SerializationError
 from omniq.models.config import DEFAULT_PROJECT
 from omniq.models.result import Outcome
 from omniq.models.task import Call, TaskId, TaskState
@@ -19,6 +19,7 @@ from omniq.serialization.base import (
     FunctionRegistry,
     display_name,
     function_of,
+    is_lost_class_method,
     reference,
     type_name,
 )
@@ -118,7 +119,10 @@ class SerializationManager:
         self, func: Function, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions = _DEFAULTS
     ) -> Call:
         """A call for no task yet: what a schedule keeps. Raises like `pack_call`."""
-        ref, func = reference(func), function_of(func)
+        ref = reference(func)
+        if ref is None and is_lost_class_method(func):
+            raise InvalidTask(f"func: {display_name(func)} is a class method: give it to enqueue() of the OmniQ itself")
+        func = function_of(func)
         parents: tuple[str, ...] = ()
         try:
             format, packed = self._pack(func, ref, args, kwargs)
@@ -269,6 +273,8 @@ def _refusal(mode: Mode, signer: Signer | None, restricted: bool) -> str | None:
 def _callback(name: str, func: Function | None) -> str | None:
     if func is None:
         return None
+    if not callable(func):
+        raise InvalidTask(f"{name}: expected a function, got {type(func).__name__}")
     ref = reference(func)
     if ref is None:
         raise SerializationError(

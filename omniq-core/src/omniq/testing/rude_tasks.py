@@ -280,6 +280,13 @@ async def cancel_everything() -> None:
     await asyncio.sleep(0.01)
 
 
+@rude(SUCCESS, "asyncio.exceptions.CancelledError")
+async def cancel_itself_last() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
 @rude("RuntimeError")
 async def run_a_loop_inside() -> None:
     coroutine = asyncio.sleep(0)

@@ -113,6 +113,12 @@ class LoopRunner(InProcessRunner):
             self._free += 1
             self.line.put_back([waiting])
 
+    def call_off(self) -> list[Job]:
+        waiting = [job for job in list(self._tasks) if job.started_at is None and job.ended_by is None]
+        for job in waiting:
+            job.ended_by = RunStatus.RELEASED
+        return [*iter(self._take_sync, None), *(job for job in waiting if job.started_at is None)]
+
     async def close(self) -> None:
         self._closing = True
         while (waiting := self._take_sync()) is not None:

@@ -1,4 +1,4 @@
-"""The first lines of a child process: `python bootstrap.py MODULE TASKS ORDERS RESULTS`.
+"""The first lines of a child process: `python bootstrap.py MODULE TASKS ORDERS RESULTS LEASH`.
 
 MODULE has the `main` to call; the rest are numbers of inherited descriptors.
 
@@ -14,7 +14,7 @@ import posix
 import sys
 
 
-def start(module: str, tasks: int, orders: int, results: int) -> None:
+def start(module: str, tasks: int, *others: int) -> None:
     """Become a child of the worker at the other end."""
     path: list[str] = marshal.loads(_read(tasks, int.from_bytes(_read(tasks, 4), "big")))
     given = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
@@ -24,7 +24,7 @@ def start(module: str, tasks: int, orders: int, results: int) -> None:
 
     main = import_module(module).main
     sys.path[:] = path
-    main(tasks, orders, results)
+    main(tasks, *others)
 
 
 def _read(descriptor: int, size: int) -> bytes:

@@ -46,12 +46,16 @@ CHECK: Final = 0.001
 """Seconds after which descriptors are put back though none seems to be closed: a task may have led them elsewhere."""
 
 
+TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+"""Those that end a process by a signal; the first one is that of `signal.alarm`."""
+
+
 class ProcessState:
     """Puts back what a task has changed for those behind it, as far as that goes.
 
-    That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals, an
-    alarm and the recursion limit. The environment, modules and `sys.path` are left alone: much code sets them, for
-    good, when it is first imported.
+    That is: descriptors 0 to 2, `sys.stdout` and `sys.stderr`, the working directory, the umask, blocked signals,
+    timers that raise one and the recursion limit. The environment, modules and `sys.path` are left alone: much code
+    sets them, for good, when it is first imported.
     """
 
     def __init__(self, vital: Iterable[int]) -> None:
@@ -74,7 +78,8 @@ class ProcessState:
         sys.setrecursionlimit(self._recursion_limit)
         try:
             os.umask(self._umask)
-            signal.alarm(0)
+            for timer in TIMERS:
+                signal.setitimer(timer, 0.0)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
             if self._directory is not None:
                 os.fchdir(self._directory)
@@ -170,15 +175,16 @@ class Line:
     """
 
     def __init__(
-        self, tasks: int, tickets: int, results: int, *, poll: Callable[[], select.poll] = select.poll
+        self, tasks: int, tickets: int, results: int, leash: int, *, poll: Callable[[], select.poll] = select.poll
     ) -> None:
-        for descriptor in (tasks, tickets, results):
+        self.descriptors = (tasks, tickets, results, leash)
+        for descriptor in self.descriptors:
             os.set_inheritable(descriptor, False)
+        _die_with(leash)
         self._tasks_socket = socket.socket(fileno=tasks)
         self._tasks = self._tasks_socket.makefile("rb")
         self._tickets = socket.socket(fileno=tickets)
         self._results = socket.socket(fileno=results)
-        self.descriptors = (tasks, tickets, results)
         self._poll = poll
         self._nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._drawn: int | None = None
@@ -276,6 +282,18 @@ class Line:
         """In a fork of this process: be connected no more, even if another greenlet is just reading from there."""
         for descriptor in self.descriptors:
             os.dup2(self._nowhere, descriptor, inheritable=False)
+
+
+def _die_with(leash: int) -> None:
+    """Let the system kill this process and its group when the worker's end of that socket is closed.
+
+    Where it can, which is on Linux: no thread has to get its turn for that, as none does while C code holds Python's
+    lock, or the process is stopped.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(leash, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 TELL_INTERVAL: Final = 0.1
@@ -377,9 +395,9 @@ class Child:
         return ran
 
 
-def main(tasks: int, tickets: int, results: int) -> None:
+def main(tasks: int, tickets: int, results: int, leash: int) -> None:
     """Run tasks until the worker hangs up or is gone; the descriptors are the child's ends of sockets."""
-    line = Line(tasks, tickets, results)
+    line = Line(tasks, tickets, results, leash)
     leave_signals_to_the_worker()
     try:
         greeting = line.greeting()

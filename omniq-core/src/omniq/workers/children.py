@@ -45,6 +45,8 @@ class Ends(NamedTuple):
     tickets: socket.socket
     drawn: socket.socket
     """The child's own end of `tickets`: what is read here, the child doesn't get."""
+    leash: socket.socket
+    """Nothing is said here: that it is closed, as by the death of this process, kills the child."""
 
     def close(self) -> None:
         for end in self:
@@ -64,13 +66,16 @@ def start(module: str) -> Started:
     Raises `OSError` when there are no descriptors or processes left.
     """
     with ExitStack() as opened:
-        (tasks, their_tasks), (results, their_results), (tickets, drawn) = (_pair(opened) for _ in range(3))
-        process = _popen(module, [their_tasks.fileno(), drawn.fileno(), their_results.fileno()])
+        (tasks, their_tasks), (results, their_results), (tickets, drawn), (leash, their_leash) = (
+            _pair(opened) for _ in range(4)
+        )
+        theirs = (their_tasks, drawn, their_results, their_leash)
+        process = _popen(module, [end.fileno() for end in theirs])
         opened.pop_all()
-    their_tasks.close()
-    their_results.close()
+    for end in (their_tasks, their_results, their_leash):
+        end.close()
     tickets.setblocking(False)
-    return Started(process, Ends(tasks, results, tickets, drawn))
+    return Started(process, Ends(tasks, results, tickets, drawn, leash))
 
 
 def first_bytes(execution: Execution, config: ChildProcessWorkerConfig) -> bytes:

@@ -385,6 +385,11 @@ class Runner(ABC):
     def take_back(self) -> None:  # noqa: B027 (nothing, where each job that was taken is begun at once)
         """Put jobs that were taken and not begun in line again: the worker stops. On the worker's loop."""
 
+    def call_off(self) -> list[Job]:
+        """Let jobs that were taken and not begun never begin, and return them: the worker's loop stands still, or is
+        gone. From any thread."""
+        return []
+
     @abstractmethod
     async def close(self) -> None:
         """Stop everything that still runs, and wait for what can be waited for."""

@@ -193,6 +193,8 @@ class Fetcher:
         self._unanswered = False
         """Whether a claim has failed that the store may have carried out."""
         self._found = 0
+        self._in_vain = False
+        """Whether tasks have gone back for which there was no room, and which are due again a little later."""
         self._swept: set[str] = set()
         """Tasks this worker lacks the key for, as far as they were claimed and went back since it last paused."""
         self.last_fetch = time.monotonic()
@@ -246,13 +248,17 @@ class Fetcher:
         return 0.0 if may_be_more else REST
 
     async def until_nothing_due(self) -> bool:
-        """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile."""
+        """Wait for a claim that begins after now and finds nothing; returns whether none found anything meanwhile, and
+        nothing that went back for want of room is due again soon."""
+        if self._in_vain:
+            self._in_vain = False
+            await asyncio.sleep(1.1 * IN_VAIN)  # clocks are rounded
         now, found = time.monotonic(), self._found
         self._store.wakeups.tell(News(due=None))  # so that it is made at once
         while self._emptied_at < now:
             self._emptied.clear()
             await self._emptied.wait()
-        return self._found == found
+        return self._found == found and not self._in_vain
 
     # ── how many ─────────────────────────────────────────────────────────────
 
@@ -352,8 +358,9 @@ class Fetcher:
 
     def _run(self, jobs: Iterable[Job]) -> None:
         self._in_flight.accept(jobs)
-        if self._limits.demand:
-            self._hand_back(self._limits.excess(), IN_VAIN)
+        if self._limits.demand and (excess := self._limits.excess()):
+            self._in_vain = True
+            self._hand_back(excess, IN_VAIN)
         self._runners.wake()
 
     async def _with_slots(self, jobs: Sequence[Job]) -> list[Job]:

@@ -82,6 +82,10 @@ class Runners:
     def end_silent(self, job: Job) -> None:
         self.of(job).end_silent(job)
 
+    def call_off(self) -> list[Job]:
+        """The jobs that have a slot and haven't begun there, and never will, as `Runner.call_off` says."""
+        return [job for runner in self.all() for job in runner.call_off()]
+
     async def stacks(self) -> dict[str, Stack]:
         """Where the tasks are that run, by their ids, as `Runner.stacks` says."""
         found: dict[str, Stack] = {}

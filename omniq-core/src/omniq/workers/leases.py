@@ -66,6 +66,7 @@ class LeaseKeeper:
         *,
         lease: float,
         stop_job: Callable[[Job, RunStatus], None],
+        call_off: Callable[[], list[Job]],
         back: Callable[[Job], Change],
         report: Callable[[], WorkerRecord],
         stacks: Callable[[], Awaitable[str]],
@@ -76,6 +77,7 @@ class LeaseKeeper:
         self._in_flight = in_flight
         self._lease = lease
         self._stop_job = stop_job
+        self._call_off = call_off
         self._back = back
         self._report = report
         self._stacks = stacks
@@ -216,7 +218,7 @@ class LeaseKeeper:
 
     async def _hand_back(self) -> None:
         """Hand back what wasn't begun, for a worker whose loop is gone."""
-        jobs = self._in_flight.withdraw()
+        jobs = [*self._in_flight.withdraw(), *self._call_off()]
         log.error("the worker's event loop has ended, or stands still: %d tasks go back, its leases end", len(jobs))
         await self._store.connect()
         backs = [self._back(job) for job in jobs]

@@ -326,6 +326,7 @@ class AsyncWorkerPool:
             self.in_flight,
             lease=config.lease,
             stop_job=self.runners.stop_job,
+            call_off=self.runners.call_off,
             back=lambda job: policy.change(job, RunResult(end=RunStatus.RELEASED)),
             report=self.report,
             stacks=self._text_of_stacks,
@@ -416,10 +417,10 @@ class AsyncWorkerPool:
 
 
 def _declared(asked: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
-    """The queues, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
+    """The queues, each once, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
     for name in asked:
         if name not in declared:
             known = did_you_mean(name, declared) or f"; declared: {', '.join(declared)}"
             how = "queues=[…] of the task queue declares it, as does OMNIQ_QUEUES"
             raise ConfigError(f"queues: there is no queue {name!r}{known} ({how})")
-    return tuple(asked)
+    return tuple(dict.fromkeys(asked))
