@@ -13,7 +13,7 @@ from omniq.storage.records import NEW, TaskFilter
 from omniq.testing.builders import claim, new_task, new_tasks, success
 from omniq_nats.queue import NATSQueueStore
 
-from tests.nats.support import QUEUE, opened, stream_state, until
+from tests.nats.support import QUEUE, lone_store, opened, stream_state, until
 from tests.servers.nats import NATSServer
 
 
@@ -85,19 +85,22 @@ async def test_a_snapshot_takes_the_place_of_the_log(
 
 
 async def test_who_was_away_while_the_log_was_replaced_reads_the_snapshot(
-    stores: tuple[NATSQueueStore, NATSQueueStore], monkeypatch: pytest.MonkeyPatch
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
     monkeypatch.setattr(stream_replica, "GRACE", 0.0)
-    one, other = stores
-    await one.add([new_task("before")])
-    place = other._connection.place
-    await other._connection.run(place.stream.open(_hear_nothing))
-    for number in range(5):
-        await one.add([new_task(f"t{number}")])
-        await one.purge(older_than=1e6)
-    assert (await other.get(["before"]))[0] is not None
-    assert all(await other.get([f"t{number}" for number in range(5)]))
+    deaf = lone_store(nats_url)
+    monkeypatch.setattr(deaf._connection.place, "_hear", _hear_nothing)
+    async with opened(nats_url) as one:
+        await one.add([new_task("before")])
+        assert (await deaf.get(["before"]))[0] is not None
+        for number in range(5):
+            await one.add([new_task(f"t{number}")])
+            await one.purge(older_than=1e6)
+        assert (await deaf.get(["before"]))[0] is not None
+        assert all(await deaf.get([f"t{number}" for number in range(5)]))
+        await deaf.close()
+        await one.drop()
 
 
 async def _hear_nothing(_: object) -> None:

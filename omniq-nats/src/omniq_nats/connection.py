@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar, TypeVar
 
 import msgspec
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import Connections
-from omniq.storage.places import PlaceConnection
+from omniq.storage.places import PlaceConnection, PlaceStore
+from omniq.storage.stream import load_bodies, store_bodies
 from omniq.storage.stream_replica import StreamReplica
-from omniq.storage.stream_store import StreamStore
 
 from omniq_nats.config import NATSConfig
 from omniq_nats.stream import NATSStream
+
+K = TypeVar("K")
+R = TypeVar("R")
 
 
 def open_replica(settings: NATSConfig) -> PlaceConnection[StreamReplica]:
@@ -22,8 +26,8 @@ def open_replica(settings: NATSConfig) -> PlaceConnection[StreamReplica]:
     return PlaceConnection(StreamReplica(NATSStream(settings), settings.timeout), thread="omniq-nats")
 
 
-class NATSStore(StreamStore):
-    """A store in a project's stream."""
+class NATSStore(PlaceStore[StreamReplica]):
+    """A store in a project's stream; large bodies are messages of their own."""
 
     connections: ClassVar[Connections[PlaceConnection[StreamReplica]]] = Connections(open_replica, of_process=True)
 
@@ -36,6 +40,19 @@ class NATSStore(StreamStore):
         connection = self._connection
         assert isinstance(connection.place.stream, NATSStream)
         return await connection.run(_guarantees(connection.place.stream, self._config))
+
+    @property
+    def max_item_bytes(self) -> int:
+        return self._place.stream.max_message
+
+    async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
+        """As `TableStore.store_bodies`."""
+        await self._place.open()
+        return await write(await store_bodies(self._place.stream, records))
+
+    async def load_bodies(self, rows: Sequence[K]) -> Sequence[K]:
+        """As `TableStore.load_bodies`."""
+        return await load_bodies(self._place.stream, rows)
 
 
 async def _guarantees(stream: NATSStream, config: NATSConfig) -> Guarantees:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from random import sample
 from typing import Any, Final
 
@@ -61,16 +61,24 @@ async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Calla
             connecting.set()
             try:
                 await client.connect(f"nats://{address}", **_options(settings, connecting, on_loss))
-            except ModuleNotFoundError as error:
-                raise ConfigError("nkey_seed, credentials: pip install omniq-nats[nkeys]") from error
-            except Exception as error:
-                if number == len(addresses):
+            except BaseException as error:
+                connecting.clear()
+                await close_client(client)
+                if isinstance(error, ModuleNotFoundError):
+                    raise ConfigError("nkey_seed, credentials: pip install omniq-nats[nkeys]") from error
+                if number == len(addresses) or not isinstance(error, Exception):
                     raise
                 _log.debug("%s: %s", address, error)
             else:
                 connecting.clear()
                 return client
     raise AssertionError
+
+
+async def close_client(client: Client) -> None:
+    """Close it, whatever has become of its connection."""
+    with suppress(OSError, errors.Error):
+        await client.close()
 
 
 def _options(settings: NATSConfig, connecting: asyncio.Event, on_loss: Callable[[], None]) -> dict[str, Any]:

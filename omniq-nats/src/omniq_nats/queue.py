@@ -2,21 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar
+from urllib.parse import quote, unquote
+
+import msgspec
+from msgspec.structs import replace
 from omniq.backend import Configured, configured_by
 from omniq.queue import AsyncTaskQueue, TaskQueue
-from omniq.storage.base import BaseResultStorage, BaseTaskQueue
-from omniq.storage.stream_store import StreamQueueStore
+from omniq.storage import rules
+from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
+from omniq.storage.records import WorkerRecord
+from omniq.storage.stream import size_of
+from omniq.storage.table_store import TableQueueStore
 
 from omniq_nats.config import NATSTaskQueueConfig
 from omniq_nats.connection import NATSStore
 from omniq_nats.results import NATSResultStore
 
 
-class NATSQueueStore(NATSStore, StreamQueueStore, contract=BaseTaskQueue):
-    """Tasks and schedules in a NATS stream."""
+class NATSQueueStore(NATSStore, TableQueueStore, contract=BaseTaskQueue):
+    """Tasks and schedules in a NATS stream. What workers tell of themselves are messages of their own."""
+
+    capabilities: ClassVar[frozenset[Capability]] = TableQueueStore.capabilities | {
+        Capability.CROSS_PROCESS,
+        Capability.PERSISTENT,
+        Capability.PUSH,
+    }
+    max_items: ClassVar[int] = 500
+    max_bytes: ClassVar[int] = 128 * 1024
+    size_of: ClassVar[Callable[[bytes], int]] = staticmethod(size_of)
 
     def result_storage(self) -> BaseResultStorage:
         return NATSResultStore(self._config)
+
+    async def purged(self) -> None:
+        await self._place.vacuum()
+
+    async def now(self) -> float:
+        await self._place.open()
+        return self._place.now()
+
+    # ── workers ──────────────────────────────────────────────────────────────
+
+    async def beat(self, worker: WorkerRecord, *, leaving: bool = False) -> bool:
+        await self._place.open()
+        if leaving:
+            await self._place.stream.delete(_subject_of(worker.name))
+        else:
+            report = replace(worker, last_seen=self._place.now())
+            await self._place.stream.put(_subject_of(worker.name), msgspec.json.encode(report))
+        return await self.was_asked(worker.name)
+
+    async def workers(self) -> list[WorkerRecord]:
+        await self._place.open()
+        names = await self._place.stream.names("worker.*")
+        found = zip(names, await asyncio.gather(*map(self._place.stream.last, names)), strict=True)
+        return sorted((_worker_of(name, each.data) for name, each in found if each), key=lambda worker: worker.name)
+
+    async def forget_workers(self, older_than: float) -> None:
+        for worker in await self.workers():
+            if worker.last_seen <= self._place.now() - older_than:
+                await self._place.stream.delete(_subject_of(worker.name))
+
+
+def _subject_of(worker: str) -> str:
+    return f"worker.{quote(worker, safe='').replace('.', '%2E')}"
+
+
+def _worker_of(subject: str, data: bytes) -> WorkerRecord:
+    """What a worker has told; if that can't be read, its name."""
+    try:
+        return msgspec.json.decode(data, type=WorkerRecord)
+    except ValueError:
+        return rules.worker_of(unquote(subject.partition(".")[2]), b"", 0.0)
 
 
 class AsyncNATSTaskQueue(Configured, AsyncTaskQueue[NATSTaskQueueConfig]):

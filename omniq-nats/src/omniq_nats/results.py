@@ -5,14 +5,17 @@ from __future__ import annotations
 from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BaseResultStorage
-from omniq.storage.stream_store import StreamResultStore
+from omniq.storage.table_store import TableResultStore
 
 from omniq_nats.config import NATSResultStorageConfig
 from omniq_nats.connection import NATSStore
 
 
-class NATSResultStore(NATSStore, StreamResultStore, contract=BaseResultStorage):
+class NATSResultStore(NATSStore, TableResultStore, contract=BaseResultStorage):
     """Results in a NATS stream."""
+
+    async def hear(self, timeout: float) -> None:
+        await self._connection.run(self._place.hear(timeout))
 
 
 class AsyncNATSResultStorage(Configured, AsyncResultStorage[NATSResultStorageConfig]):

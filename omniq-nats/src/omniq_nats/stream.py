@@ -6,12 +6,10 @@ import asyncio
 import itertools
 from base64 import b64decode
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
@@ -19,7 +17,7 @@ from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.storage.stream import LOG, Listener, Message, Stream
 
 from omniq_nats.config import NATSConfig
-from omniq_nats.opening import open_client, store_errors
+from omniq_nats.opening import close_client, open_client, store_errors
 
 LEAST_PAYLOAD: Final = 1024 * 1024
 """Bytes of a message that the server must take at least: its default."""
@@ -82,8 +80,7 @@ class NATSStream(Stream):
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with suppress(OSError, errors.Error):  # it was lost
-                await client.close()
+            await close_client(client)
         self._on_loss()
 
     def _on_loss(self) -> None:

@@ -165,7 +165,7 @@ CASES: Final = {
     ),
     # ── names ──
     "word": Case('url_schemes=("NAME",)', 'url_schemes="NAME"', "url_schemes word: it is of type str"),
-    "taken": Case('TaskQueueSpec("NAME"', 'TaskQueueSpec("nats"', "'nats' is omniq-nats's, beside which"),
+    "taken": Case('TaskQueueSpec("NAME"', 'TaskQueueSpec("gcs"', "'gcs' is omniq-fsspec's, beside which"),
     "hidden": Case(
         'CommandSpec("NAME"', 'CommandSpec("worker"', "command 'worker', name worker: it is hidden by OmniQ's own"
     ),

@@ -1,6 +1,6 @@
 """What a log that many may add to at once is kept in: a stream of messages with subjects, wherever it is.
 
-`omniq.storage.stream_replica` makes tables of its log, and `omniq.storage.stream_store` makes stores of these.
+`omniq.storage.stream_replica` makes tables of its log.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stream(ABC):
         A message may not be heard; then the next one tells that one is missing.
         """
 
-    def look(self) -> None:
+    def look(self) -> None:  # noqa: B027 (nothing, where the driver tells)
         """Set `lost` if there is no connection any more: called every second, for drivers that don't always tell."""
 
     @abstractmethod

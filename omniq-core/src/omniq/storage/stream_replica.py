@@ -87,6 +87,10 @@ class Segment(Struct, omit_defaults=True, kw_only=True):
     """Whether its writer makes a snapshot, so that others needn't; no transaction after it rests on what is before."""
 
 
+class _Overtaken(StoreUnavailable):
+    """What is missing before the next segment was deleted: a snapshot has it."""
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_segment = msgspec.json.Decoder(Segment).decode
 
@@ -139,7 +143,7 @@ class StreamReplica:
     async def open(self) -> None:
         """Follow the log, from now on. Raises `StoreError` if that can't be reached."""
         if self._following is None:
-            self._connected = asyncio.get_running_loop().create_future()
+            self._expect_connection()
             self._following = spawn(self._follow(), name="omniq-follow")
         assert self._connected is not None
         await asyncio.shield(self._connected)
@@ -231,9 +235,7 @@ class StreamReplica:
                 last = await self.stream.last(LOG)
                 while last is not None and self._position < last.sequence and await self._next() is not None:
                     continue
-        except StoreUnavailable:
-            if self._position >= 0:
-                raise
+        except _Overtaken:
             await self.open()  # which reads all anew
 
     async def _next(self) -> Message | None:
@@ -242,7 +244,7 @@ class StreamReplica:
         if found is not None:
             self._apply(found)
         if self._position < 0:
-            raise StoreUnavailable(f"{self.location}: others have gone on meanwhile: try again")
+            raise _Overtaken(f"{self.location}: others have gone on meanwhile")
         return found
 
     def _apply(self, message: Message) -> None:
@@ -255,7 +257,7 @@ class StreamReplica:
             self._position = message.sequence
         elif segment.compacts and segment.base != self._position:
             self._position = -1  # what is between was deleted
-            self._connected = asyncio.get_running_loop().create_future()
+            self._expect_connection()
             self.stream.lost.set()
         else:
             self._take_over(segment, data, message)
@@ -303,7 +305,8 @@ class StreamReplica:
                 await self._measure_clock()
                 await self._load()
             except StoreError as error:
-                self._conclude(error)
+                if not isinstance(error, _Overtaken):
+                    self._conclude(error)
                 await backoff.pause()
                 continue
             self._conclude(None)
@@ -311,13 +314,17 @@ class StreamReplica:
             self.wakeups.hears(True)
             await self._until_lost()
             self.wakeups.hears(False)
-            if self._follows:
-                self._connected = asyncio.get_running_loop().create_future()
+            self._expect_connection()
+
+    def _expect_connection(self) -> None:
+        """Let those wait who call from now on; those who wait already go on to."""
+        if self._connected is None or self._connected.done():
+            self._connected = asyncio.get_running_loop().create_future()
 
     def _conclude(self, problem: StoreError | None) -> None:
         """Tell those who wait how the attempt went."""
-        if self._connected is None or self._connected.done():
-            self._connected = asyncio.get_running_loop().create_future()
+        self._expect_connection()
+        assert self._connected is not None
         if problem is None:
             self._connected.set_result(None)
         else:
