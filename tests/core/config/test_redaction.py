@@ -96,14 +96,14 @@ def test_no_repr_shows_a_secret() -> None:
     ("source", "environ"),
     [
         ({"task_queue": {"type": "sqlite", "url": f"redis://:{SECRET}@h"}}, {}),
-        ({"task_queue": {"url": f"nats://me:{SECRET}@h"}}, {}),
+        ({"task_queue": {"url": f"amqp://me:{SECRET}@h"}}, {}),
         ({"task_queue": {"url": f"redis://me:{SECRET}@h:port"}}, {}),
         ({"task_queue": {"url": f"postgresql://me:{SECRET}@h:port/d"}}, {}),
         ({"task_queue": {"url": f"sqlite://me:{SECRET}@h/x.db"}}, {}),
         ({"task_queue": {"url": f"sqlite:///x.db?password={SECRET}"}}, {}),
         ({"task_queue": {"type": "sqlite", "config": {"password": SECRET}}}, {}),
         ({"task_queue": {"type": "sqlite", "config": {"base_dir": {"password": SECRET}}}}, {}),
-        ({}, {"OMNIQ_TASK_QUEUE_URL": f"nats://:{SECRET}@h"}),
+        ({}, {"OMNIQ_TASK_QUEUE_URL": f"amqp://:{SECRET}@h"}),
         ({"signing_key": [SECRET]}, {}),
     ],
 )
