@@ -24,7 +24,6 @@ CLASSES = {
     "sqlite": "SQLite",
     "postgres": "Postgres",
     "redis": "Redis",
-    "nats": "NATS",
     "file": "File",
     "memory": "Memory",
 }
