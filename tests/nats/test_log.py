@@ -120,6 +120,23 @@ async def test_bodies_and_calls_that_are_too_large_are_refused_with_both_numbers
         await one.add([new_task("larger", body=b"x" * (size + 1))])
 
 
+async def test_large_bodies_go_with_their_rows(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+    async with opened(nats_url) as store:
+        await store.add([new_task("t", body=b"x" * 5000)])
+        (record,) = await claim(store)
+        assert len(record.body) == 5000
+        await store.transition([success(record, body=b"y" * 5000, ttl=0.01)])
+        assert await store.delete(["t"]) == [True]
+        await store.result_storage().purge()
+
+        async def are_gone() -> bool:
+            return await store._connection.run(store._place.stream.names("body.*")) == []
+
+        await until(are_gone, "bodies are left")
+        await store.drop()
+
+
 class TestOutages:
     async def test_calls_fail_while_the_server_is_away_and_go_on_after(self, nats_server: NATSServer) -> None:
         async with opened(f"{nats_server.url}?timeout=2") as one, opened(nats_server.url) as other:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
+
+from omniq.storage.log_files import encode_rows
+from omniq.storage.table_store import Written
 
 LOG: Final = "log"
 """The subject of the log."""
@@ -105,6 +108,30 @@ class Stream(ABC):
         """Delete the stream, if it is there."""
 
 
+# ── snapshots ───────────────────────────────────────────────────────────────
+
+
+PIECE: Final = 500
+"""Rows that are encoded at a time."""
+PART_BYTES: Final = 512 * 1024
+"""Bytes after which the next message of a snapshot begins."""
+
+
+async def snapshot_parts(tables: Sequence[tuple[str, list[Any]]]) -> AsyncIterator[bytes]:
+    """The rows, in messages of a snapshot."""
+    part = b""
+    for name, rows in tables:
+        for start in range(0, len(rows), PIECE):
+            for piece in encode_rows(name, rows[start : start + PIECE]).splitlines(keepends=True):
+                if part and len(part) + len(piece) > PART_BYTES:
+                    yield part
+                    part = b""
+                part += piece
+            await asyncio.sleep(0)  # others have their turn
+    if part:
+        yield part
+
+
 # ── bodies ──────────────────────────────────────────────────────────────────
 
 
@@ -129,6 +156,13 @@ def size_of(body: bytes) -> int:
 def name_of(reference: bytes) -> str:
     """The subject of the message that has the body."""
     return f"body.{reference[len(MARK) : -10].decode()}"
+
+
+def unused_bodies(written: Written) -> list[str]:
+    """The messages whose bodies no row refers to any more, since no two rows ever refer to one."""
+    rows = [pair for name in ("task", "result") for pair in written.rows(name)]
+    old = (before.body for before, now in rows if before is not None and (now is None or now.body != before.body))
+    return [name_of(body) for body in old if is_reference(body)]
 
 
 async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:

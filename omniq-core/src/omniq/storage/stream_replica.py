@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -21,8 +21,8 @@ from omniq.batching import Backoff, Batcher
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
 from omniq.storage.connected import check_layout
-from omniq.storage.log_files import decode_rows, encode_lines, encode_rows
-from omniq.storage.stream import LOG, Message, Stream
+from omniq.storage.log_files import decode_rows, encode_lines
+from omniq.storage.stream import LOG, Message, Stream, snapshot_parts, unused_bodies
 from omniq.storage.table_store import Step, Tables, Written
 from omniq.storage.transactions import Competition, Trial, replay
 from omniq.storage.wakeups import DEAF_WAIT, Wakeups
@@ -38,10 +38,6 @@ SNAPSHOT: Final = "snapshot"
 PER_SEGMENT, PER_ROW, LIGHT = 500, 300, 1 << 20
 """A snapshot is made once the segments since the last one weigh as much as it would: so many bytes for each segment
 besides its own; for each row of the snapshot, and for all of it at least."""
-PIECE: Final = 500
-"""Rows that are encoded at a time."""
-PART_BYTES: Final = 512 * 1024
-"""Bytes after which the next message of a snapshot begins."""
 WORTH_IT: Final = 64 * 1024
 """What segments must weigh for a snapshot after a purge."""
 GRACE: Final = 2.0
@@ -270,6 +266,7 @@ class StreamReplica:
             self._competition, self._weight = Competition(message.sequence), 0
         if self._outcome is not None and segment.writer == self._writer and not self._outcome.done():
             self._outcome.set_result(outcome)
+            self._delete_later([name for written in taken for name in unused_bodies(written)])
             if segment.compacts:
                 self._compact(message.sequence)
         now = self.now()
@@ -420,7 +417,26 @@ class StreamReplica:
         """Make a snapshot of the tables as they are now, after that segment."""
         self._wants_snapshot = False
         rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
-        task = spawn(self._write_snapshot(sequence, rows), name="omniq-snapshot")
+        self._run_in_background(self._write_snapshot(sequence, rows))
+
+    def _delete_later(self, names: Sequence[str]) -> None:
+        """Delete bodies to which rows led a moment ago: somebody may be about to read them."""
+        if names:
+            self._run_in_background(self._delete(names))
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        await self._rest()
+        with suppress(StoreError):  # they stay, and harm nobody
+            for name in names:
+                await self.stream.delete(name)
+
+    async def _rest(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self._closing.wait()
+
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = spawn(work, name="omniq-stream")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -430,16 +446,14 @@ class StreamReplica:
             head, at = await self._head()
             new = Head(omniq=LAYOUT, log=self._log, after=sequence, name=secrets.token_hex(4))
             first = 0
-            async for part in _parts(rows):
+            async for part in snapshot_parts(rows):
                 written = await self.stream.put(f"part.{new.name}.{new.parts}", part)
                 first, new.parts = first or written or 0, new.parts + 1
             told = await self.stream.put(SNAPSHOT, _encode(new), after=at) if head.log == new.log else None
             if told is None:  # others have made a later one
                 await self.stream.delete(f"part.{new.name}.>")
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
-                    await self._closing.wait()
+            await self._rest()
             await self.stream.delete(LOG, before=sequence)
             await self.stream.delete("part.>", before=first or told)
         except StoreError as error:
@@ -475,21 +489,6 @@ def _read(data: bytes) -> tuple[Segment | None, bytes]:
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         return _decode_segment(first), rest
     return None, rest
-
-
-async def _parts(tables: Sequence[tuple[str, list[Any]]]) -> AsyncIterator[bytes]:
-    """The rows, in messages of a snapshot."""
-    part = b""
-    for name, rows in tables:
-        for start in range(0, len(rows), PIECE):
-            for piece in encode_rows(name, rows[start : start + PIECE]).splitlines(keepends=True):
-                if part and len(part) + len(piece) > PART_BYTES:
-                    yield part
-                    part = b""
-                part += piece
-            await asyncio.sleep(0)  # others have their turn
-    if part:
-        yield part
 
 
 def _nothing(tables: Tables, now: float) -> None:
