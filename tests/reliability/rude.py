@@ -178,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, default=1 << 30, help="bytes that a greedy task allocates")
     parser.add_argument("--only", action="append", choices=sorted(ACTS), help="this act; may be repeated")
     parser.add_argument("--without", action="append", default=[], choices=sorted(ACTS))
+    parser.add_argument("--patience", type=float, default=240.0, help="seconds after which a task hangs")
     parser.add_argument("--url", help="where the queue is; a SQLite file of its own by default")
     parser.add_argument("--report", type=Path, help="a file for what was wrong; it may close stdout")
     options = parser.parse_args(arguments)
@@ -191,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tasks=options.tasks,
             seed=options.seed,
             memory=options.memory,
+            patience=options.patience,
             acts=tuple(name for name in options.only or ACTS if name not in options.without),
         )
         began = time.monotonic()

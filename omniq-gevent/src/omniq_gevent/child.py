@@ -32,23 +32,25 @@ from omniq.workers.child import Line, MemoryLimit, initialize, leave_signals_to_
 from omniq.workers.execution import Execution, failure, is_async, within
 from omniq.workers.jobs import Job, RunResult, RunStatus
 from omniq.workers.stacks import Stack, of_coroutine, of_frames, of_threads
+from omniq.workers.thread_loop import ThreadState
 
 HUB_PATIENCE: Final = 0.5
 """Seconds that the hub has to tell where the tasks are, before the one is to blame that lets nobody else run."""
 
 
 class AsyncSide:
-    """An event loop on a thread of the system, for all async tasks: none can stop it, or cancel what others run."""
+    """An event loop on a thread of the system, for all async tasks: none can stop it, or cancel what others run.
+
+    It is there before the first task: that one, and those beside it, may use up all descriptors.
+    """
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = new_native_loop()
+        keep_to_ourselves(self._loop)
+        start_thread(self._run, "omniq-async")
 
     def call_soon(self, function: Any, *args: Any) -> None:
         """Call it on the loop; from any thread."""
-        if self._loop is None:
-            self._loop = new_native_loop()
-            keep_to_ourselves(self._loop)
-            start_thread(partial(self._run, self._loop), "omniq-async")
         self._loop.call_soon_threadsafe(function, *args, context=Context())
 
     @staticmethod
@@ -60,11 +62,10 @@ class AsyncSide:
         if run.job.cancelled:
             task.cancel()
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
         while True:
-            run_once(loop)
+            run_once(self._loop)
 
 
 class Run(Struct, eq=False):
@@ -88,6 +89,8 @@ class Greenlets:
         self._execution = Execution(greeting.security, greeting.max_result)
         self._execution.on_report = self._tell
         self._memory = MemoryLimit(greeting.max_memory)
+        # Looked at after each task: another greenlet may open a file at once, which must not be a standard one.
+        self._state = ThreadState(interval=0.0)
         self._async = AsyncSide()
         self._runs: dict[int, Run] = {}
         self._numbers: dict[Job, int] = {}
@@ -137,7 +140,9 @@ class Greenlets:
             self._async.call_soon(copy_context().run, self._begin_async, run, call)
         else:
             limited = LoadedCall(partial(self._limited, run, call.func), call.args, call.kwargs)
-            self._end(run, self._execution.run_sync(job, limited, partial(self._await, run)))
+            ran = self._execution.run_sync(job, limited, partial(self._await, run))
+            self._state.restore()
+            self._end(run, ran)
 
     def _limited(self, run: Run, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the task's function, whose greenlet may be stopped meanwhile."""

@@ -10,11 +10,13 @@ get_hub()
 
 # isort: split
 import asyncio
+import errno
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import gevent.core
 import greenlet
 
 _thread_id: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -24,6 +26,27 @@ _main = _thread_id()
 def _on_greenlets() -> bool:
     """Whether this is the thread whose greenlets run tasks, and not the one of the async tasks."""
     return _thread_id() == _main
+
+
+# ── scarce descriptors ──────────────────────────────────────────────────────
+
+# A thread of an executor gets a hub when what it runs waits for something. libev ends the process if there is no
+# descriptor for that, unless it is told to go on: it tries again then.
+RETRY_INTERVAL: Final = 0.02
+"""Seconds between two tries."""
+
+_sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
+
+
+def _failed(message: object, number: int) -> None:
+    if number not in (errno.EMFILE, errno.ENFILE):
+        get_hub().loop._handle_syserr(message, number)
+        return
+    _sleep(RETRY_INTERVAL)
+
+
+if hasattr(gevent.core, "set_syserr_cb"):  # libuv raises errors instead
+    gevent.core.set_syserr_cb(_failed)
 
 
 # ── event loops ─────────────────────────────────────────────────────────────

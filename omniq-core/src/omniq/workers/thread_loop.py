@@ -174,7 +174,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 LOOK_INTERVAL = 0.05
-"""Seconds between two looks at what only the system knows."""
+"""Seconds between two looks at what only the system knows, unless said otherwise."""
 STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -186,7 +186,9 @@ class ThreadState:
     stays as a task leaves it: there may be another task that goes by it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = LOOK_INTERVAL) -> None:
+        """Look at what only the system knows each `interval` seconds."""
+        self._interval = interval
         self._trace, self._profile = gettrace(), getprofile()
         self._recursion_limit = getrecursionlimit()
         self._streams = [(name, getattr(sys, name)) for name in STREAMS]
@@ -201,7 +203,7 @@ class ThreadState:
             sys.setprofile(self._profile)
         if getrecursionlimit() < self._recursion_limit:
             sys.setrecursionlimit(self._recursion_limit)
-        if (now := monotonic()) - self._looked > LOOK_INTERVAL:
+        if (now := monotonic()) - self._looked >= self._interval:
             self._looked = now
             self._restore_signals()
             self._restore_streams()
