@@ -23,8 +23,8 @@ LEFT_TO_THE_SYSTEM = {
 @pytest.mark.slow
 def test_rude_tasks_hurt_no_innocent_one(worker: str, tmp_path: Path) -> None:
     report = tmp_path / "report"
-    command = [sys.executable, "-m", "tests.reliability.rude", "--worker", worker, "--tasks", "600"]
-    options = ["--patience", "60", "--memory", str(MEMORY), "--report", str(report), *LEFT_TO_THE_SYSTEM.get(worker, [])]
+    command = [sys.executable, "-m", "tests.reliability.rude", "--worker", worker, "--tasks", "600", "--patience", "60"]
+    options = ["--memory", str(MEMORY), "--report", str(report), *LEFT_TO_THE_SYSTEM.get(worker, [])]
     ended = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert report.exists(), ended.stdout + ended.stderr
     assert report.read_text() == ""

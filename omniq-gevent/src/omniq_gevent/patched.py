@@ -13,10 +13,10 @@ import asyncio
 import errno
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import gevent.core
 import greenlet
 
 _thread_id: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -40,13 +40,15 @@ _sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
 
 def _failed(message: object, number: int) -> None:
     if number not in (errno.EMFILE, errno.ENFILE):
-        get_hub().loop._handle_syserr(message, number)
+        _main_loop._handle_syserr(message, number)
         return
     _sleep(RETRY_INTERVAL)
 
 
-if hasattr(gevent.core, "set_syserr_cb"):  # libuv raises errors instead
-    gevent.core.set_syserr_cb(_failed)
+_main_loop: Any = get_hub().loop
+_core: Any = import_module("gevent.core")
+if hasattr(_core, "set_syserr_cb"):  # libuv raises errors instead
+    _core.set_syserr_cb(_failed)
 
 
 # ── event loops ─────────────────────────────────────────────────────────────

@@ -91,6 +91,17 @@ async def cancel_everything_as_callback(result: object) -> None:
         task.cancel()
 
 
+async def wait_then_cancel_itself(log: str, gate: str) -> str:
+    """Cancel itself last, when nothing is left that it would wait for."""
+    note(log)
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.005)
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    return "done"
+
+
 async def wait_in_a_child(log: str, gate: str) -> str:
     """Wait where only a child waits."""
     note(log)

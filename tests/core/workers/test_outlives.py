@@ -139,6 +139,18 @@ async def test_a_task_that_cancels_everything_ends_itself_alone(oq: AsyncOmniQ, 
     assert [result.attempts for result in ended if result is not None] == [1, 1]
 
 
+async def test_tasks_that_cancel_each_other_and_themselves_do_not_end_the_worker(
+    oq: AsyncOmniQ, log: Path, gate: Path
+) -> None:
+    async with working_elsewhere(oq, "async", max_workers=4, lease=60.0):
+        beside = await oq.enqueue(rude.wait_then_cancel_itself, [str(log), str(gate)])
+        await until(lambda: len(lines(log)) == 1)
+        assert await error_of(oq, await oq.enqueue(rude.cancel_everything)) == "asyncio.exceptions.CancelledError"
+        gate.touch()
+        assert await oq.get_result(beside, timeout=SOON) == "done"
+        assert await oq.get_result(await oq.enqueue(tasks.add_async, [1, 2]), timeout=SOON) == 3
+
+
 async def test_a_callback_that_cancels_everything_ends_itself_alone(oq: AsyncOmniQ, log: Path, gate: Path) -> None:
     async with working_elsewhere(oq, "async", max_workers=4, lease=60.0):
         beside = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])

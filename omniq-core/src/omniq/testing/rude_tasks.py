@@ -442,7 +442,8 @@ def use_up_descriptors(seconds: float = 0.3) -> None:
         time.sleep(seconds)
     finally:
         for number in opened:
-            os.close(number)
+            with suppress(OSError):  # another one may have closed the standard files, and it is one of them
+                os.close(number)
 
 
 @rude(SUCCESS)

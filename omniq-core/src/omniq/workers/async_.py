@@ -26,8 +26,10 @@ log = get_logger("omniq.worker")
 class JobTask(asyncio.Task[None]):
     """The task in which a job runs: none that belongs to another job can cancel it."""
 
-    __slots__ = ("job",)
+    __slots__ = ("job", "loop_ends")
     job: Job
+    loop_ends: bool
+    """Whether a program cancels it, with all else on its loop."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it. Where a program does that to all on its own loop, to end that, the job is handed back."""
@@ -38,6 +40,7 @@ class JobTask(asyncio.Task[None]):
                 return False
             if not is_own(self.get_loop()):
                 job.disturbed_by = RunStatus.RELEASED
+                self.loop_ends = True
         return super().cancel(msg)
 
 
@@ -195,18 +198,13 @@ class LoopRunner(InProcessRunner):
             self._hand_in(job, ran)
 
     def _hand_in(self, job: Job, ran: RunResult) -> None:
-        if job.disturbed_by is not None and job.ended_by is None and self._is_cancelled():
-            self._halted = True  # the program ends this loop, and nothing more can be begun on it
+        if job.ended_by is None and getattr(asyncio.current_task(), "loop_ends", False):
+            self._halted = True  # nothing more can be begun on it
         if not job.done:  # else it was given up
             self._tasks.pop(job, None)
             if job.call.timeout is not None or job.silent:
                 self._disarm(job)
             self._ended(job, ran)
-
-    @staticmethod
-    def _is_cancelled() -> bool:
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
 
     def _ended(self, job: Job, ran: RunResult) -> None:
         self._free += 1
