@@ -11,14 +11,15 @@ from omniq import AsyncOmniQ
 from omniq.models.task import new_id
 
 from tests.mixes.support import MIXES, Mix, MixedPlace, Url
-from tests.servers import postgres, redis
+from tests.servers import nats, postgres, redis
 
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_servers() -> None:
     """Start the servers before a test does, which would have to leave them behind; a test skips what is missing."""
-    with suppress(pytest.skip.Exception):
-        postgres.shared_url()
+    for shared_url in (postgres.shared_url, nats.shared_url):
+        with suppress(pytest.skip.Exception):
+            shared_url()
     for kind in redis.kinds():
         with suppress(pytest.skip.Exception):
             redis.shared_url(kind)
@@ -30,11 +31,11 @@ def nothing_left(nothing_left_behind: None) -> None:
 
 
 @pytest.fixture
-def urls(postgres_url: Url, redis_url: Url, tmp_path: Path) -> dict[str, Url]:
+def urls(postgres_url: Url, redis_url: Url, nats_url: Url, tmp_path: Path) -> dict[str, Url]:
     """An empty place in each store. A test doesn't need its commits to survive a power loss."""
     sqlite_url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
     ours = {"file": f"file://{tmp_path}/files", "memory": f"memory://{new_id()}"}
-    return {"postgres": postgres_url, "redis": redis_url, "sqlite": sqlite_url, **ours}
+    return {"postgres": postgres_url, "redis": redis_url, "nats": nats_url, "sqlite": sqlite_url, **ours}
 
 
 @pytest.fixture(params=MIXES, ids=str)

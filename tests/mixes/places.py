@@ -24,6 +24,7 @@ CLASSES = {
     "sqlite": "SQLite",
     "postgres": "Postgres",
     "redis": "Redis",
+    "nats": "NATS",
     "file": "File",
     "memory": "Memory",
 }

@@ -47,6 +47,9 @@ MIXES = (
     Mix("postgres", "postgres", "sqlite"),
     Mix("sqlite", "redis", MEMORY),
     Mix(MEMORY, "redis", "postgres"),
+    Mix("nats", "nats", "file"),
+    Mix("nats", "redis", "postgres"),
+    Mix("sqlite", "nats", "sqlite"),
 )
 
 

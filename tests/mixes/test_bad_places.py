@@ -15,13 +15,14 @@ from omniq.config import ComponentChoice, ConfigProvider
 from omniq.errors import ConfigError, StoreError, UnknownBackend
 
 from tests.mixes.places import CLASSES, VARIABLES, WITH_EVENTS, Fields, Store
-from tests.servers.redis import free_port
+from tests.servers.base import free_port
 
 SECRET = "s3cr3t"
 URLS = {
     "sqlite": "sqlite:///omniq.db",
     "postgres": f"postgresql://me:{SECRET}@127.0.0.1:5432/db",
     "redis": f"redis://me:{SECRET}@127.0.0.1:6379/0",
+    "nats": f"nats://me:{SECRET}@127.0.0.1:4222",
     "file": "file:///omniq",
     "memory": "memory://omniq",
 }
@@ -29,6 +30,7 @@ WRONG: dict[str, tuple[str, object, str]] = {
     "sqlite": ("busy_timeout", "long", "expected float, got str"),
     "postgres": ("port", "first", "expected int, got str"),
     "redis": ("port", "first", "expected int, got str"),
+    "nats": ("port", "first", "expected int, got str"),
     "file": ("fsync", "perhaps", "expected bool, got str"),
     "memory": ("base_dir", 1, "expected str, got int"),
 }
@@ -37,11 +39,12 @@ MISSPELT = {
     "sqlite": ("pth", "path"),
     "postgres": ("prot", "port"),
     "redis": ("prot", "port"),
+    "nats": ("prot", "port"),
     "file": ("fsnc", "fsync"),
     "memory": ("base_dr", "base_dir"),
 }
 """A name that isn't known, and the one that was meant."""
-SERVERS = ("postgres", "redis")
+SERVERS = ("postgres", "redis", "nats")
 """The stores that have passwords."""
 KINDS = [(name, kind) for name in CLASSES for kind in VARIABLES if kind != "event_store" or name in WITH_EVENTS]
 
@@ -50,7 +53,7 @@ KINDS = [(name, kind) for name in CLASSES for kind in VARIABLES if kind != "even
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store that nobody connects to."""
     name: str = request.param
-    return Store(name, URLS[name], {"password": SECRET} if name in SERVERS else {}, tmp_path)
+    return Store(name, URLS[name], {"username": "me", "password": SECRET} if name in SERVERS else {}, tmp_path)
 
 
 on_each = pytest.mark.parametrize(("store", "kind"), KINDS, indirect=["store"])
@@ -97,7 +100,7 @@ class TestArguments:
         assert complaint(lambda: backend.from_dict({**store.fields, name: value})).endswith(f"{name}: {reason}")
 
     @pytest.mark.parametrize("port", [0, 65_536, -1, 5432.5, None, True])
-    @pytest.mark.parametrize("store", ["postgres", "redis"], indirect=True)
+    @pytest.mark.parametrize("store", SERVERS, indirect=True)
     def test_ports_that_are_none(self, store: Store, port: object) -> None:
         component = store.component("task_queue")
         assert complaint(lambda: component(port=port)).startswith(f"{component.__name__}: port: expected int")
@@ -155,13 +158,14 @@ def test_a_misspelt_type(kind: str) -> None:
     assert said.startswith("unknown backend 'postgrs', did you mean 'postgres'?")
 
 
-def test_redis_keeps_no_events() -> None:
-    said = complaint(lambda: AsyncOmniQ.from_dict({"event_store": {"type": "redis"}}), UnknownBackend)
-    assert said == "'redis' provides no event store; installed: file, memory, postgres, sqlite"
-    sqlite, redis = (Store(name, "", {}, Path()).backend() for name in ("sqlite", "redis"))
-    said = complaint(lambda: AsyncOmniQ.from_backend(sqlite, event_store_backend=redis))
-    assert said == "event_store: redis keeps no events"
-    assert AsyncOmniQ.from_backend(redis).event_store is None
+@pytest.mark.parametrize("name", ["redis", "nats"])
+def test_some_keep_no_events(name: str) -> None:
+    said = complaint(lambda: AsyncOmniQ.from_dict({"event_store": {"type": name}}), UnknownBackend)
+    assert said == f"{name!r} provides no event store; installed: file, memory, postgres, sqlite"
+    sqlite, other = (Store(each, "", {}, Path()).backend() for each in ("sqlite", name))
+    said = complaint(lambda: AsyncOmniQ.from_backend(sqlite, event_store_backend=other))
+    assert said == f"event_store: {name} keeps no events"
+    assert AsyncOmniQ.from_backend(other).event_store is None
 
 
 class TestVariables:
@@ -182,6 +186,7 @@ class TestVariables:
         [
             ("postgresql://me:s3cr3t@h/db?schme=x", ".schme: unknown name, did you mean 'schema'?"),
             ("redis://:s3cr3t@h?prefx=x", ".prefx: unknown name, did you mean 'prefix'?"),
+            ("nats://s3cr3t@h?prefx=x", ".prefx: unknown name, did you mean 'prefix'?"),
             ("sqlite:///x.db?synchronos=FULL", ".synchronos: unknown name, did you mean 'synchronous'?"),
             ("memory://x?base_dr=y", ".base_dr: unknown name, did you mean 'base_dir'?"),
         ],
@@ -198,6 +203,9 @@ class TestVariables:
             ("redis://me:s3cr3t@h:first", "task_queue.url: expected redis://"),
             ("redis://me:s3cr3t@h?port=first", "task_queue.url.port: expected int, got str"),
             ("redis://me:s3cr3t@h:70000", "task_queue.url: expected redis://"),
+            ("nats://me:s3cr3t@h:first", "task_queue.url: expected nats://"),
+            ("nats://me:s3cr3t@h?port=first", "task_queue.url.port: expected int, got str"),
+            ("nats://me:s3cr3t@h:70000", "task_queue.url: expected nats://"),
             ("sqlite:///x.db?busy_timeout=long", "task_queue.url.busy_timeout: expected float, got str"),
             ("file:///x?fsync=perhaps", "task_queue.url.fsync: expected bool, got str"),
         ],
@@ -212,7 +220,13 @@ class TestVariables:
 
     @pytest.mark.parametrize(
         ("scheme", "meant"),
-        [("postgress", "'postgres'"), ("redsi", "'redis'"), ("flie", "'file'"), ("sqllite", "'sqlite'")],
+        [
+            ("postgress", "'postgres'"),
+            ("redsi", "'redis'"),
+            ("ants", "'nats'"),
+            ("flie", "'file'"),
+            ("sqllite", "'sqlite'"),
+        ],
     )
     def test_a_misspelt_scheme(self, said: Callable[..., str], scheme: str, meant: str) -> None:
         text = said("task_queue", f"{scheme}://me:{SECRET}@h/db", error=UnknownBackend)
@@ -239,7 +253,7 @@ class TestSecrets:
         assert config.from_url(store.url).password == SECRET
         assert not [text for text in map(repr, shown) if SECRET in text]
 
-    @pytest.mark.parametrize("store", ["postgres", "redis"], indirect=True)
+    @pytest.mark.parametrize("store", SERVERS, indirect=True)
     async def test_a_server_that_can_t_be_reached(self, store: Store) -> None:
         component = store.component("task_queue")(host="127.0.0.1", port=free_port(), **store.fields)
         with pytest.raises(StoreError) as caught:

@@ -17,10 +17,11 @@ from omniq.workers import AsyncWorkerPool
 from tests.core import tasks
 from tests.core.support import SOON, lines, results_of, states_of, until, working
 from tests.mixes.support import SPREAD, Mix, MixedPlace, Url
+from tests.servers.nats import NATSServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer, kinds
 
-Server: TypeAlias = PostgresServer | RedisServer
+Server: TypeAlias = PostgresServer | RedisServer | NATSServer
 
 COUNT = 30
 LEASE = 8.0
@@ -30,16 +31,16 @@ on_one_server = pytest.mark.parametrize("redis_server", kinds()[:1], indirect=Tr
 
 
 @pytest.fixture
-def urls(redis_server: RedisServer, postgres_server: PostgresServer, tmp_path: Path) -> dict[str, Url]:
-    """Places on servers that can be killed."""
-    sqlite_url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
-    return {"postgres": postgres_server.url, "redis": redis_server.url, "sqlite": sqlite_url}
+def servers(redis_server: RedisServer, postgres_server: PostgresServer, nats_server: NATSServer) -> dict[str, Server]:
+    """Servers that can be killed."""
+    return {"redis": redis_server, "postgres": postgres_server, "nats": nats_server}
 
 
 @pytest.fixture
-def servers(redis_server: RedisServer, postgres_server: PostgresServer) -> dict[str, Server]:
-    """The same, to kill them."""
-    return {"redis": redis_server, "postgres": postgres_server}
+def urls(servers: dict[str, Server], tmp_path: Path) -> dict[str, Url]:
+    """Places on them."""
+    sqlite_url = f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL"
+    return {"sqlite": sqlite_url, **{name: server.url for name, server in servers.items()}}
 
 
 @on_one_server
@@ -49,8 +50,10 @@ def servers(redis_server: RedisServer, postgres_server: PostgresServer) -> dict[
         (Mix("postgres", "redis", "sqlite"), "redis"),
         (SPREAD, "postgres"),
         (SPREAD, "redis"),
+        (Mix("nats", "redis", "sqlite"), "nats"),
+        (Mix("redis", "nats", "sqlite"), "nats"),
     ],
-    ids=["results-in-redis", "results-in-postgres", "queue-in-redis"],
+    ids=["results-in-redis", "results-in-postgres", "queue-in-redis", "queue-in-nats", "results-in-nats"],
 )
 async def test_tasks_that_end_while_a_store_is_away(
     urls: dict[str, Url],

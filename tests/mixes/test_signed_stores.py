@@ -128,7 +128,7 @@ async def use(url: Url, **config: Any) -> None:
             assert await oq.result_store.get("none") is None
 
 
-@pytest.mark.parametrize("name", ["postgres", "redis"])
+@pytest.mark.parametrize("name", ["postgres", "redis", "nats"])
 async def test_whoever_trusts_a_server_without_a_key_is_warned_once(
     name: str, urls: dict[str, Url], warnings: Callable[[], list[str]]
 ) -> None:
@@ -138,7 +138,7 @@ async def test_whoever_trusts_a_server_without_a_key_is_warned_once(
     assert "OMNIQ_SIGNING_KEY" in warning
 
 
-@pytest.mark.parametrize("name", ["postgres", "redis"])
+@pytest.mark.parametrize("name", ["postgres", "redis", "nats"])
 async def test_whoever_lets_a_server_name_any_function_is_warned_once(
     name: str, urls: dict[str, Url], warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

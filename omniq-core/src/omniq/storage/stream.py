@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
+from omniq import clock
 from omniq.storage.log_files import encode_rows
 from omniq.storage.table_store import Written
 
@@ -137,6 +138,8 @@ async def snapshot_parts(tables: Sequence[tuple[str, list[Any]]]) -> AsyncIterat
 
 SMALL: Final = 1024
 """Bytes up to which a body stays in its row; others aren't worth a place in the tables of every process."""
+LEFT: Final = 3600.0
+"""Seconds after which a body that no row refers to is left over: its call has failed, or its process has died."""
 MARK: Final = b"\0body."
 """What references begin with."""
 LENGTH: Final = len(MARK) + 26 + 10
@@ -165,6 +168,34 @@ def unused_bodies(written: Written) -> list[str]:
     return [name_of(body) for body in old if is_reference(body)]
 
 
+class BodySweeper:
+    """Deletes the bodies that are left over, at most once in that time."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._due = 0.0
+
+    async def run(self, tables: Sequence[tuple[str, list[Any]]]) -> None:
+        """Delete those to which none of these rows refers: all that there were a moment ago. Raises `StoreError`."""
+        if (now := clock.now()) < self._due:
+            return
+        self._due = now + LEFT
+        rows = (row for name, rows in tables if name in ("task", "result") for row in rows)
+        used = {name_of(row.body) for row in rows if is_reference(row.body)}
+        for name in await self._stream.names("body.*"):
+            if name not in used and _stored_at(name) < now - LEFT:
+                await self._stream.delete(name)
+
+
+def _new_name() -> bytes:
+    """A name that no other body has; it begins with the time, in seconds."""
+    return f"{int(clock.now()):08x}{secrets.token_hex(9)}".encode()
+
+
+def _stored_at(name: str) -> float:
+    return float(int(name.removeprefix("body.")[:8], 16))
+
+
 async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:
     """Store the bodies that are large; returns the records with references instead."""
     return list(await asyncio.gather(*(_stored(stream, record) for record in records)))
@@ -173,7 +204,7 @@ async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:
 async def _stored(stream: Stream, record: Any) -> Any:
     if len(record.body) <= SMALL and not is_reference(record.body):
         return record
-    reference = MARK + secrets.token_hex(13).encode() + b"%010d" % len(record.body)
+    reference = MARK + _new_name() + b"%010d" % len(record.body)
     await stream.put(name_of(reference), record.body)
     return replace(record, body=reference)
 

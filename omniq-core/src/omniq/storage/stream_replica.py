@@ -22,7 +22,7 @@ from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
 from omniq.storage.connected import check_layout
 from omniq.storage.log_files import decode_rows, encode_lines
-from omniq.storage.stream import LOG, Message, Stream, snapshot_parts, unused_bodies
+from omniq.storage.stream import LOG, BodySweeper, Message, Stream, snapshot_parts, unused_bodies
 from omniq.storage.table_store import Step, Tables, Written
 from omniq.storage.transactions import Competition, Trial, replay
 from omniq.storage.wakeups import DEAF_WAIT, Wakeups
@@ -122,6 +122,7 @@ class StreamReplica:
         self._weight = 0
         """What the segments since the last snapshot weigh."""
         self._wants_snapshot = False
+        self._sweeper = BodySweeper(stream)
         self._ahead = 0.0
         """Seconds by which the server's clock is ahead of this machine's."""
         self._following: Background[None] | None = None
@@ -456,6 +457,7 @@ class StreamReplica:
             await self._rest()
             await self.stream.delete(LOG, before=sequence)
             await self.stream.delete("part.>", before=first or told)
+            await self._sweeper.run(rows)
         except StoreError as error:
             _log.debug("%s: left for the next snapshot: %s", self.location, error)
 
