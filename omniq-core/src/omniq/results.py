@@ -172,7 +172,7 @@ class ResultWatcher:
         if not ids:
             return
         began = time.monotonic()
-        answers = await apart(partial(look_up, self._store, self._store.get), ids)
+        answers = await apart(partial(look_up, self._store, self._store.get_recent), ids)
         if len(ids) >= len(self._waiting):
             self._took = time.monotonic() - began
         errors = [answer for answer in answers if isinstance(answer, Exception)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from omniq.backend import Configured, configured_by
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BaseResultStorage
+from omniq.storage.records import ResultRecord
 from omniq.storage.table_store import TableResultStore
 
 from omniq_fsspec.config import FileResultStorageConfig, MemoryResultStorageConfig
@@ -15,6 +17,9 @@ from omniq_fsspec.connection import FilePlaceStore
 
 class FileResultStore(FilePlaceStore, TableResultStore, contract=BaseResultStorage):
     """Results as rows, their bodies in files beside them."""
+
+    async def get_recent(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        return await self._get(ids, may_lag=True)
 
     async def hear(self, timeout: float) -> None:
         self._connection.watch()

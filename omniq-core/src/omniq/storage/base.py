@@ -41,10 +41,8 @@ from omniq.storage.wakeups import DEAF_WAIT, Wakeups
 
 
 class Capability(StrEnum):
-    """A declared ability. The conformance suite tests it where it is declared.
-
-    Where it isn't, the suite asserts that asking for it raises `UnsupportedCapability`, if it can be asked for.
-    """
+    """A declared ability, which the conformance suite tests; it asserts that asking for another one raises
+    `UnsupportedCapability`."""
 
     ATOMIC_RESULTS = "atomic-results"
     """`transition` writes the changes' results in the same atomic step, where both live in one `location`."""
@@ -161,14 +159,18 @@ class BaseResultStorage(Store):
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         """Replace the bodies of results that have the old one; returns whether each was replaced.
 
-        Nothing else of a result changes, neither its times nor its place among those of its schedule. As for tasks, a
-        store without it raises `UnsupportedCapability`.
+        Nothing else of it changes, neither its times nor its place in its schedule. As for tasks, a store without it
+        raises `UnsupportedCapability`.
         """
         raise UnsupportedCapability(f"{self.location} can't replace the bodies of results")
 
     @abstractmethod
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
         """The results, or None for those that aren't there or have expired."""
+
+    async def get_recent(self, ids: Sequence[str]) -> list[ResultRecord | None]:
+        """As `get`, but what was stored a moment ago may be missing: whoever waits will be told of it."""
+        return await self.get(ids)
 
     @abstractmethod
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
@@ -211,9 +213,6 @@ class BaseEventStorage(Store):
     @abstractmethod
     async def purge(self, *, before: float, limit: int = 1000) -> int:
         """Delete up to `limit` events from before that time (seconds since the epoch); returns how many."""
-
-
-# ── task queues ─────────────────────────────────────────────────────────────
 
 
 # ── sizes ───────────────────────────────────────────────────────────────────

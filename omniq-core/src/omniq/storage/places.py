@@ -83,6 +83,8 @@ class PlaceConnection(Connection, Generic[P]):
             portal.submit(self.place.close()).add_done_callback(lambda _: portal.end())
 
 
+_WITH_DEFAULTS = {"get_recent", "replace_bodies"}
+"""Verbs that a contract doesn't insist on."""
 _taken: ContextVar[PlaceConnection[Any]] = ContextVar("omniq_place")
 """That of the verb which is being carried out."""
 
@@ -94,7 +96,7 @@ class PlaceStore(ConnectedStore[PlaceConnection[P]]):
 
     def __init_subclass__(cls, contract: type[Store] | None = None) -> None:
         super().__init_subclass__()
-        for name in contract.__abstractmethods__ - Store.__abstractmethods__ | {"replace_bodies"} if contract else ():
+        for name in contract.__abstractmethods__ - Store.__abstractmethods__ | _WITH_DEFAULTS if contract else ():
             if hasattr(cls, name):
                 setattr(cls, name, _where_the_place_is(getattr(cls, name)))
 

@@ -299,7 +299,10 @@ class TableResultStore(TableStore, BaseResultStorage):
         return await _replace_bodies(self, bodies, rows, lambda tables: tables.results.replace_body)
 
     async def get(self, ids: Sequence[str]) -> list[ResultRecord | None]:
-        rows = await self.carry_out(lambda tables, now: [tables.results.get(id_, now) for id_ in ids])
+        return await self._get(ids)
+
+    async def _get(self, ids: Sequence[str], *, may_lag: bool = False) -> list[ResultRecord | None]:
+        rows = await self.carry_out(lambda tables, now: [tables.results.get(id_, now) for id_ in ids], may_lag=may_lag)
         return await _fetch_known(self, rows)
 
     async def find(self, schedule_id: str, *, newest_first: bool = True, limit: int = 100) -> list[ResultRecord]:
@@ -318,7 +321,6 @@ class TableQueueStore(TableStore, BaseTaskQueue):
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.ATOMIC_RESULTS, Capability.PRIORITY, Capability.UNIQUE}
     )
-
     size_of: ClassVar[Callable[[bytes], int]] = len
     """The size of the body that a row holds or stands for, in bytes."""
 
@@ -458,7 +460,6 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         return await self.carry_out(lambda tables, now: tables.tasks.next_due(queues, now), may_lag=True)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
-        """Also returns when a scheduled task of these queues comes due."""
         await self.wakeups.for_tasks(queues, timeout, self.next_due)
 
 
@@ -494,7 +495,6 @@ async def _replace_bodies(
         done = await store.carry_out(lambda tables, _: list(map(verb(tables), changes)))
         return {new.task_id for new, is_done in zip(changes, done, strict=True) if is_done}
 
-    replaced = (
-        await store.store_bodies([replace(row, body=new.body) for row, new in fitting], write) if fitting else set()
-    )
+    new_rows = [replace(row, body=new.body) for row, new in fitting]
+    replaced = await store.store_bodies(new_rows, write) if new_rows else set()
     return [new.task_id in replaced for new in bodies]

@@ -41,6 +41,7 @@ from omniq.testing.builders import (
     running,
     states,
     together,
+    until_equal,
     until_told,
     woken,
 )
@@ -76,6 +77,13 @@ class PutResultTests(Conformance):
         assert stored.finished_at == now()
         assert (stored.task_id, stored.epoch, stored.status, stored.body) == ("t", 3, status, b"\x00r")
         assert (stored.schedule_id, stored.expires_at) == ("s", None)
+
+    async def test_who_waits_finds_a_result_sooner_or_later(self, store: BaseResultStorage) -> None:
+        async def found() -> list[bytes | None]:
+            return [None if record is None else record.body for record in await store.get_recent(["t", "none"])]
+
+        await store.put([result_of("t", 3, body=b"r")])
+        await until_equal(found, [b"r", None])
 
     async def test_the_store_sets_the_times(self, store: BaseResultStorage, clock: VirtualClock) -> None:
         clock.advance(HOUR)
