@@ -13,7 +13,7 @@ import nats
 from contestants import Contestant
 from goals import Ceiling, Ratio
 
-from stores.base import LATENCY, OMNIQ, Place, Store, filesystem
+from stores.base import LATENCY, OMNIQ, Place, Store, filesystem, nothing_to_tidy
 from tests.servers.nats import URL_VARIABLE, shared_url
 
 
@@ -40,16 +40,11 @@ def place() -> Iterator[Place]:
         try:
             yield {"BENCH_URL": url, "BENCH_FILE": f"{folder}/peer"}
         finally:
-            tidy(url)
+            asyncio.run(_streams(url, delete=True))
 
 
 def corner(url: str, name: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}prefix={name}"
-
-
-def tidy(url: str) -> None:
-    """Delete all streams."""
-    asyncio.run(_streams(url, delete=True))
 
 
 async def _streams(url: str, *, delete: bool = False) -> list[str]:
@@ -85,5 +80,5 @@ STORE = Store(
     describe=describe,
     place=place,
     corner=corner,
-    tidy=tidy,
+    tidy=nothing_to_tidy,
 )

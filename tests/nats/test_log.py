@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pytest
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
-from omniq.models.task import TERMINAL
+from omniq.models.task import TaskState
 from omniq.storage import stream_replica
-from omniq.storage.records import NEW, TaskFilter
+from omniq.storage.records import NEW, Change, TaskFilter
 from omniq.testing.builders import claim, new_task, new_tasks, success
 from omniq_nats.queue import NATSQueueStore
 
 from tests.nats.support import QUEUE, lone_store, opened, stream_state, until
 from tests.servers.nats import NATSServer
+
+T = TypeVar("T")
+
+TASKS = int(os.environ.get("OMNIQ_TEST_NATS_TASKS", "5000"))
+"""How many tasks are finished and purged; a multiple of 5,000."""
 
 
 @pytest.fixture
@@ -50,38 +57,65 @@ async def test_each_task_is_claimed_once_by_many_who_are_at_it_together(
     assert len(ids) == len(set(ids)) == 200
 
 
-async def test_a_snapshot_takes_the_place_of_the_log(
+async def test_what_is_purged_leaves_the_stream_as_small_as_it_was(
     stores: tuple[NATSQueueStore, NATSQueueStore], nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
     monkeypatch.setattr(stream_replica, "GRACE", 0.0)
     one, other = stores
     small = (await stream_state(one))["bytes"]
-    ids = [task.id for tasks in [new_tasks(500) for _ in range(10)] if await one.add(tasks) for task in tasks]
+    tasks = [new_task(f"{number:06}", delay=0.0 if number % 5 else 3600.0) for number in range(TASKS)]
+    ids = [task.id for task in tasks]
+    for page in pages(tasks):
+        assert await one.add(page) == [NEW] * len(page)
+    (queue,) = await other.stats()
+    assert queue.counts == {TaskState.PENDING: TASKS * 4 // 5, TaskState.SCHEDULED: TASKS // 5}
+    assert sorted(await found(other)) == ids
     while records := await claim(one, limit=500):
         await one.transition([success(record, ttl=0.01) for record in records])
+    for page in pages(ids[::5]):
+        await one.transition([cancel(task_id) for task_id in page])
     await one.purge(older_than=1e6)
 
     async def is_replaced() -> bool:
-        return bool((await stream_state(one))["messages"] < 30)
+        return bool((await stream_state(one))["messages"] < TASKS / 100)
 
     await until(is_replaced, "the log isn't replaced")
     async with opened(nats_url) as third:
-        assert len([row for row in await third.get(ids[:500], bodies=False) if row is not None]) == 500
+        assert None not in await third.get(ids[:500], bodies=False)
         assert await other.add([new_task(ids[0])]) != [NEW]
         while await third.purge(older_than=-1.0):
             continue
-        while await third.result_storage().purge():
-            continue
-        assert not (await third.find(TaskFilter(states=tuple(TERMINAL)))).tasks
-    await one.purge(older_than=1e6)
+        assert await found(third) == []
+    results = other.result_storage()
 
     async def is_small() -> bool:
+        await results.purge()
+        await one.purge(older_than=1e6)
         return bool((await stream_state(one))["bytes"] < small + 10_000)
 
     await until(is_small, "the stream stays large")
     await other.add([new_task("last")])
     assert (await one.get(["last"]))[0] is not None
+
+
+def cancel(task_id: str) -> Change:
+    return Change(task_id=task_id, to=TaskState.CANCELLED, from_states=(TaskState.SCHEDULED,))
+
+
+def pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items, as many at a time as a call takes."""
+    return (items[start : start + 1000] for start in range(0, len(items), 1000))
+
+
+async def found(store: NATSQueueStore) -> list[str]:
+    """The ids of all tasks, in pages."""
+    page = await store.find(TaskFilter(), limit=1000)
+    ids = [task.id for task in page.tasks]
+    while page.cursor is not None:
+        page = await store.find(TaskFilter(), limit=1000, cursor=page.cursor)
+        ids += [task.id for task in page.tasks]
+    return ids
 
 
 async def test_who_was_away_while_the_log_was_replaced_reads_the_snapshot(

@@ -120,17 +120,18 @@ PART_BYTES: Final = 512 * 1024
 
 async def snapshot_parts(tables: Sequence[tuple[str, list[Any]]]) -> AsyncIterator[bytes]:
     """The rows, in messages of a snapshot."""
-    part = b""
+    part, size = list[bytes](), 0
     for name, rows in tables:
         for start in range(0, len(rows), PIECE):
-            for piece in encode_rows(name, rows[start : start + PIECE]).splitlines(keepends=True):
-                if part and len(part) + len(piece) > PART_BYTES:
-                    yield part
-                    part = b""
-                part += piece
+            for line in encode_rows(name, rows[start : start + PIECE]).splitlines(keepends=True):
+                if part and size + len(line) > PART_BYTES:
+                    yield b"".join(part)
+                    part, size = [], 0
+                part.append(line)
+                size += len(line)
             await asyncio.sleep(0)  # others have their turn
     if part:
-        yield part
+        yield b"".join(part)
 
 
 # ── bodies ──────────────────────────────────────────────────────────────────
