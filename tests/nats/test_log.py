@@ -73,8 +73,8 @@ async def test_what_is_purged_leaves_the_stream_as_small_as_it_was(
     assert sorted(await found(other)) == ids
     while records := await claim(one, limit=500):
         await one.transition([success(record, ttl=0.01) for record in records])
-    for page in pages(ids[::5]):
-        await one.transition([cancel(task_id) for task_id in page])
+    for part in pages(ids[::5]):
+        await one.transition([cancel(task_id) for task_id in part])
     await one.purge(older_than=1e6)
 
     async def is_replaced() -> bool:
