@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,7 @@ import pytest
 
 from tests.core.support import SOON
 
-SERVERS = ("postgres", "redis-server", "valkey-server")
+SERVERS = ("postgres", "redis-server", "valkey-server", "nats-server", "weed")
 
 
 @pytest.fixture
@@ -47,16 +49,44 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[psutil.Process]:
-    """Our processes, except for what stays: servers of tests, which start and end some of their own at any time, and
-    the process by which `multiprocessing` tidies up in the end."""
-    return {process for process in psutil.Process().children(recursive=True) if not _stays(process)}
+    """Our processes, except for what stays: servers of tests, with what these start and end at any time, and the
+    process by which `multiprocessing` tidies up in the end."""
+    found = set[psutil.Process]()
+    left = _begun_by(os.getpid())
+    while left:
+        process = left.pop()
+        if not _stays(process):
+            found.add(process)
+            left += _begun_by(process.pid)
+    return found
+
+
+def _begun_by(pid: int) -> list[psutil.Process]:
+    """The children of a process. Before and after each test, psutil would look at all processes of the machine."""
+    found = list[psutil.Process]()
+    with suppress(OSError, psutil.NoSuchProcess):  # it, or one of them, has just ended
+        for thread in os.scandir(f"/proc/{pid}/task"):
+            found += map(psutil.Process, map(int, Path(thread.path, "children").read_text().split()))
+        return found
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children()
+    return []
 
 
 def _stays(process: psutil.Process) -> bool:
+    if process.pid in _staying:
+        return True
     try:
-        return process.name() in SERVERS or any("resource_tracker" in word for word in process.cmdline())
+        stays = process.name() in SERVERS or any("resource_tracker" in word for word in process.cmdline())
     except psutil.NoSuchProcess:
         return True
+    if stays:
+        _staying.add(process.pid)
+    return stays
+
+
+_staying: set[int] = set()
+"""The processes that stay."""
 
 
 def _is_unseen(record: logging.LogRecord) -> bool:

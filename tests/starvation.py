@@ -123,6 +123,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limit = item.config.getini("timeout")
         if limit and item.get_closest_marker("starvable") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TRIES * float(limit)))
+    marked = {item.path for item in items if item.get_closest_marker("starvable")}
+    if unsaid := [path.name for path in marked if "starvable" not in path.read_text("utf-8")]:
+        raise pytest.UsageError(f"{', '.join(sorted(unsaid))}: CI finds starvable tests by that word in their file")
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

@@ -13,21 +13,16 @@ from omniq.storage.records import TaskFilter
 from omniq.testing.builders import claim, new_tasks, success
 
 from tests.nats.support import opened
-from tests.servers.nats import NATSServer
+from tests.servers.nats import NATSCluster
 
 T = TypeVar("T")
 
 
-def url_of(servers: list[NATSServer]) -> str:
-    hosts = ",".join(server.url.removeprefix("nats://") for server in servers)
-    return f"nats://{hosts}?replicas=3"
-
-
-async def test_it_survives_the_loss_of_a_server_under_load(nats_cluster: list[NATSServer]) -> None:
+async def test_it_survives_the_loss_of_a_server_under_load(nats_cluster: NATSCluster) -> None:
     tasks = new_tasks(600)
     ended = 0
 
-    async with opened(url_of(nats_cluster)) as producer, opened(url_of(nats_cluster)) as worker:
+    async with opened(nats_cluster.url) as producer, opened(nats_cluster.url) as worker:
         assert (await producer.guarantees()).survives_failover
 
         async def produce() -> None:
@@ -46,7 +41,7 @@ async def test_it_survives_the_loss_of_a_server_under_load(nats_cluster: list[NA
             group.create_task(work())
             while ended < 100:
                 await asyncio.sleep(0.01)
-            await asyncio.to_thread(nats_cluster[0].kill)
+            await asyncio.to_thread(nats_cluster.servers[0].kill)
         found = (await producer.find(TaskFilter(), limit=1000)).tasks
         assert {task.id for task in found} == {task.id for task in tasks}
         assert {task.epoch for task in found} == {1}

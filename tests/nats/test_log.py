@@ -13,6 +13,7 @@ from omniq.models.task import TaskState
 from omniq.storage import stream_replica
 from omniq.storage.records import NEW, Change, TaskFilter
 from omniq.testing.builders import claim, new_task, new_tasks, success
+from omniq_nats import stream
 from omniq_nats.queue import NATSQueueStore
 
 from tests.nats.support import QUEUE, lone_store, opened, stream_state, until
@@ -194,6 +195,26 @@ async def test_bodies_that_are_left_over_are_deleted_with_a_snapshot(
 
 
 class TestOutages:
+    async def test_what_is_not_answered_is_sent_again_and_added_once(
+        self, nats_server: NATSServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream, "RESEND_INTERVAL", 0.01)
+        async with opened(nats_server.url) as store:
+            await store.add([new_task("first")])
+            before = (await stream_state(store))["last_seq"]
+            nats_server.freeze()
+            adding = asyncio.ensure_future(store.add([new_task("t")]))
+            client = store._place.stream._client  # type: ignore[attr-defined]
+            sent = client.stats["out_msgs"]
+
+            async def is_sent_again() -> bool:
+                return bool(client.stats["out_msgs"] >= sent + 3)
+
+            await until(is_sent_again, "it is sent once")
+            nats_server.thaw()
+            assert await adding == [NEW]
+            assert (await stream_state(store))["last_seq"] == before + 1
+
     async def test_calls_fail_while_the_server_is_away_and_go_on_after(self, nats_server: NATSServer) -> None:
         async with opened(f"{nats_server.url}?timeout=2") as one, opened(nats_server.url) as other:
             await one.add([new_task("before")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import json
 import os
 import secrets
@@ -75,6 +76,52 @@ class NATSServer(Server):
             return False
 
 
+class NATSCluster:
+    """Three servers that keep streams together, of which one after the other may die."""
+
+    def __init__(self) -> None:
+        ports = [free_port() for _ in range(3)]
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+        names = [("--server_name", f"n{n}", "--cluster", f"nats://127.0.0.1:{port}") for n, port in enumerate(ports)]
+        self.servers = [NATSServer(*name, "--cluster_name", "tests", "--routes", routes) for name in names]
+        self._turns = itertools.cycle(self.servers)
+        self._down: NATSServer | None = None
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(server.url.removeprefix("nats://") for server in self.servers)
+        return f"nats://{hosts}?replicas=3"
+
+    def start(self) -> None:
+        """Start those that are down, and wait until all answer."""
+        down = self.servers if self._down is None else [self._down]
+        for server in down:
+            server.start(ready=False)
+        for server in down:
+            server.wait()
+        self._down = None
+
+    def kill(self) -> None:
+        """`kill -9` the next one."""
+        self._down = next(self._turns)
+        self._down.kill()
+
+    def freeze(self) -> None:
+        """Stop all where they stand."""
+        for server in self.servers:
+            server.freeze()
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for server in self.servers:
+            server.thaw()
+
+    def remove(self) -> None:
+        """Kill all, and delete their data."""
+        for server in self.servers:
+            server.remove()
+
+
 def find_program() -> str:
     """The server's program, or a skip that says what is missing."""
     scripts = sysconfig.get_path("scripts")  # where its wheel puts it, whether that is on the path or not
@@ -112,18 +159,11 @@ def nats_server() -> Iterator[NATSServer]:
 
 
 @pytest.fixture
-def nats_cluster() -> Iterator[list[NATSServer]]:
+def nats_cluster() -> Iterator[NATSCluster]:
     """Three servers that know each other."""
-    ports = [free_port() for _ in range(3)]
-    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
-    names = [("--server_name", f"n{n}", "--cluster", f"nats://127.0.0.1:{port}") for n, port in enumerate(ports)]
-    servers = [NATSServer(*name, "--cluster_name", "tests", "--routes", routes) for name in names]
+    cluster = NATSCluster()
     try:
-        for server in servers:
-            server.start(ready=False)
-        for server in servers:
-            server.wait()
-        yield servers
+        cluster.start()
+        yield cluster
     finally:
-        for server in servers:
-            server.remove()
+        cluster.remove()

@@ -7,7 +7,7 @@ import itertools
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from nats.aio.client import Client
@@ -24,12 +24,21 @@ LEAST_PAYLOAD: Final = 1024 * 1024
 BESIDE_DATA: Final = 1024
 """Bytes of headers that a message may have besides."""
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+MESSAGE_ID: Final = "Nats-Msg-Id"
+"""Of messages with the same one, the server stores the first."""
+KNOWN_FOR: Final = 60.0
+"""Seconds for which it does."""
+RESEND_INTERVAL: Final = 1.0
+"""Seconds without an answer after which what may be sent again is: a cluster that elects a leader loses messages."""
 ROLLUP: Final = {"Nats-Rollup": "sub"}
 """Lets a message take the place of all that its subject had."""
 WRONG_SEQUENCE: Final = (10071, 10164)
 """Codes of JetStream: what was expected isn't so; the second is a cluster's while another write is under way."""
 NO_MESSAGE, NO_STREAM = 10037, 10059
 """Other codes."""
+
+Headers: TypeAlias = dict[str, str]
+NO_HEADERS: Final[Headers] = {}
 
 
 class NATSStream(Stream):
@@ -101,8 +110,13 @@ class NATSStream(Stream):
 
     # ── asking ───────────────────────────────────────────────────────────────
 
-    async def _ask(self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
-        """The server's answer to a message."""
+    async def _ask(
+        self, subject: str, data: bytes = b"", headers: Headers | None = None, *, again: Headers | None = NO_HEADERS
+    ) -> Msg:
+        """The server's answer to a message, which is sent with the headers `again` while none comes; None: only once.
+
+        Raises `StoreUnavailable`.
+        """
         self.look()
         if self._client is None or self.lost.is_set():
             raise StoreUnavailable(f"{self.location}: not connected")
@@ -111,9 +125,13 @@ class NATSStream(Stream):
         self._answers[token] = answer
         try:
             with store_errors(self._settings):
-                await self._client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
                 async with asyncio.timeout(self._settings.timeout):
-                    return await answer
+                    while True:
+                        await self._client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+                        await asyncio.wait([answer], timeout=None if again is None else RESEND_INTERVAL)
+                        if answer.done():
+                            return answer.result()
+                        headers = again
         finally:
             self._answers.pop(token, None)
 
@@ -136,17 +154,20 @@ class NATSStream(Stream):
 
     # ── messages ─────────────────────────────────────────────────────────────
 
-    async def append(self, data: bytes, after: int | None) -> bool:
-        headers = None if after is None else {EXPECTED: str(after)}
-        return await self._publish(LOG, data, headers) is not None
+    async def append(self, data: bytes, after: int | None, id_: str | None) -> bool:
+        named = None if id_ is None else {MESSAGE_ID: id_}
+        headers = {**(named or {}), **({} if after is None else {EXPECTED: str(after)})}
+        return await self._publish(LOG, data, headers, again=named) is not None
 
     async def put(self, name: str, data: bytes, after: int | None = None) -> int | None:
-        return await self._publish(name, data, ROLLUP if after is None else {**ROLLUP, EXPECTED: str(after)})
+        if after is None:
+            return await self._publish(name, data, ROLLUP, again=ROLLUP)
+        return await self._publish(name, data, {**ROLLUP, EXPECTED: str(after)}, again=None)
 
-    async def _publish(self, name: str, data: bytes, headers: dict[str, str] | None) -> int | None:
+    async def _publish(self, name: str, data: bytes, headers: Headers, *, again: Headers | None) -> int | None:
         if len(data) > self.max_message:
             raise PayloadTooLarge(f"{len(data):,} bytes at once; {self.location} allows {self.max_message:,}")
-        answer = await self._ask(self._subject(name), data, headers)
+        answer = await self._ask(self._subject(name), data, headers, again=again)
         with store_errors(self._settings):
             try:
                 return int(_checked(answer.data)["seq"])
@@ -237,6 +258,7 @@ class NATSStream(Stream):
             "max_msgs": -1,
             "max_bytes": -1,
             "max_age": 0,
+            "duplicate_window": int(KNOWN_FOR * 1e9),
             "allow_direct": True,
             "allow_rollup_hdrs": True,
             "republish": {"src": self._subject(LOG), "dest": self._news},

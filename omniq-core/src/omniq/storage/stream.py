@@ -69,10 +69,11 @@ class Stream(ABC):
         """Give the connection back; safe to repeat."""
 
     @abstractmethod
-    async def append(self, data: bytes, after: int | None) -> bool:
+    async def append(self, data: bytes, after: int | None, id_: str | None) -> bool:
         """Add to the log, if `after` is None or the sequence of its last message; returns whether it was added.
 
-        Raises `PayloadTooLarge`.
+        With an `id_`, which nothing else has, it is sent again where no answer comes, is added once at most, and may
+        then be added after any message. Raises `PayloadTooLarge`.
         """
 
     @abstractmethod

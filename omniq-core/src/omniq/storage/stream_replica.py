@@ -192,7 +192,9 @@ class StreamReplica:
         outcome: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._outcome = outcome
         try:
-            if not await self.stream.append(self._encoded(trial, compacts=after is not None and self._is_heavy), after):
+            compacts = after is not None and self._is_heavy
+            id_ = None if compacts else self._writer
+            if not await self.stream.append(self._encoded(trial, compacts=compacts), after, id_):
                 return None
             async with asyncio.timeout(self._timeout):
                 return await outcome
