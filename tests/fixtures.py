@@ -65,8 +65,9 @@ def _begun_by(pid: int) -> list[psutil.Process]:
     """The children of a process. Before and after each test, psutil would look at all processes of the machine."""
     found = list[psutil.Process]()
     with suppress(OSError, psutil.NoSuchProcess):  # it, or one of them, has just ended
-        for thread in os.scandir(f"/proc/{pid}/task"):
-            found += map(psutil.Process, map(int, Path(thread.path, "children").read_text().split()))
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            pids = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+            found += map(psutil.Process, map(int, pids))
         return found
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children()

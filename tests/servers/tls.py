@@ -60,9 +60,15 @@ class Authority:
         self._signs.configure_trust(context)
         return context
 
+    def host(self, *names: str) -> Identity:
+        """A certificate for a server of these names."""
+        return self._written(names[0], self._signs.issue_cert(*names))
+
     def client(self, name: str) -> Identity:
         """A certificate for a client."""
-        issued = self._signs.issue_cert(f"{name}@example.org")
+        return self._written(name, self._signs.issue_cert(f"{name}@example.org"))
+
+    def _written(self, name: str, issued: trustme.LeafCert) -> Identity:
         identity = Identity(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         issued.cert_chain_pems[0].write_to_path(identity.certificate)
         issued.private_key_pem.write_to_path(identity.key)

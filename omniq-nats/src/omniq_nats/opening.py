@@ -22,6 +22,8 @@ from omniq_nats.config import NATSConfig
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 PING_INTERVAL: Final = 5.0
 """Seconds between two questions whether a silent server is still there; it is given up when two stay unanswered."""
+CLOSE_PATIENCE: Final = 0.5
+"""Seconds that closing may take: nats-py waits for ever for a connection whose TLS couldn't be begun."""
 
 _log = get_logger("omniq.nats")
 
@@ -49,18 +51,30 @@ def _advice(error: BaseException, settings: NATSConfig) -> str | None:
     return tls_advice(error, files, other_host="give a host that is in it")
 
 
-async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Callable[[], None]) -> Client:
+class _InsistingClient(Client):
+    """Doesn't say who it is before TLS has begun: nats-py goes on without it where a server doesn't ask for it."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and not info.get("tls_required"):
+            raise errors.SecureConnWantedError
+        await super()._process_info(info, initial_connection=initial_connection)
+
+
+async def open_client(
+    settings: NATSConfig, known: Iterable[str], on_loss: Callable[[], None], on_error: Callable[[Exception], None]
+) -> Client:
     """A client that is connected to one of the servers; `known` are those that a server has told of.
 
-    It never connects again by itself: `on_loss` is called once, when the connection is lost or closed.
+    It never connects again by itself: `on_loss` is called once, when the connection is lost or closed; `on_error`, when
+    the server has refused something.
     """
     addresses = dict.fromkeys((*sample(settings.addresses, len(settings.addresses)), *known))
     with store_errors(settings):
         for number, address in enumerate(addresses, 1):
-            client, connecting = Client(), asyncio.Event()
+            client, connecting = _InsistingClient() if settings.ssl else Client(), asyncio.Event()
             connecting.set()
             try:
-                await client.connect(f"nats://{address}", **_options(settings, connecting, on_loss))
+                await client.connect(f"nats://{address}", **_options(settings, connecting, on_loss, on_error))
             except BaseException as error:
                 connecting.clear()
                 await close_client(client)
@@ -77,11 +91,14 @@ async def open_client(settings: NATSConfig, known: Iterable[str], on_loss: Calla
 
 async def close_client(client: Client) -> None:
     """Close it, whatever has become of its connection."""
-    with suppress(OSError, errors.Error):
-        await client.close()
+    with suppress(OSError, errors.Error, TimeoutError):
+        async with asyncio.timeout(CLOSE_PATIENCE):
+            await client.close()
 
 
-def _options(settings: NATSConfig, connecting: asyncio.Event, on_loss: Callable[[], None]) -> dict[str, Any]:
+def _options(
+    settings: NATSConfig, connecting: asyncio.Event, on_loss: Callable[[], None], on_error: Callable[[Exception], None]
+) -> dict[str, Any]:
     async def lost() -> None:
         on_loss()
 
@@ -89,6 +106,7 @@ def _options(settings: NATSConfig, connecting: asyncio.Event, on_loss: Callable[
         if connecting.is_set():
             raise error  # else it tries again, for two minutes
         _log.debug("%s: %s", settings.location, error)
+        on_error(error)
 
     who = {"user": settings.username, "password": settings.password, "token": settings.token}
     files = {"user_credentials": settings.credentials, "nkeys_seed": settings.nkey_seed}

@@ -7,7 +7,7 @@ import itertools
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from nats.aio.client import Client
@@ -37,8 +37,22 @@ WRONG_SEQUENCE: Final = (10071, 10164)
 NO_MESSAGE, NO_STREAM = 10037, 10059
 """Other codes."""
 
+PERMISSIONS, PUBLISHING = "ermissions violation", "publish"
+"""What stands in a server's errors about rights, as nats-py tells them."""
+
 Headers: TypeAlias = dict[str, str]
 NO_HEADERS: Final[Headers] = {}
+
+
+class _Answer(NamedTuple):
+    """What is waited for after a message to a subject."""
+
+    subject: str
+    future: asyncio.Future[Msg]
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class NATSStream(Stream):
@@ -51,7 +65,7 @@ class NATSStream(Stream):
         self._client: Client | None = None
         self._servers: list[str] = []
         """Those of which a server has told."""
-        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._answers: dict[str, _Answer] = {}
         self._tokens = itertools.count()
         self._inbox = ""
 
@@ -65,7 +79,7 @@ class NATSStream(Stream):
             await listener(_heard(message))
 
         try:
-            client = self._client = await open_client(self._settings, self._servers, self._on_loss)
+            client = self._client = await open_client(self._settings, self._servers, self._on_loss, self._on_error)
             self._servers = [server.netloc for server in client.discovered_servers]
             if client.max_payload < LEAST_PAYLOAD:
                 raise StoreError(
@@ -96,8 +110,14 @@ class NATSStream(Stream):
         self.lost.set()
         answers, self._answers = self._answers, {}
         for answer in answers.values():
-            if not answer.done():
-                answer.set_exception(StoreUnavailable(f"{self.location}: the connection was lost"))
+            answer.fail(StoreUnavailable(f"{self.location}: the connection was lost"))
+
+    def _on_error(self, error: Exception) -> None:
+        """Tell those whose message was refused; all of them, if the server won't let this client hear answers."""
+        if PERMISSIONS in str(error):
+            for answer in self._answers.values():
+                if PUBLISHING not in str(error) or f'"{answer.subject}"' in str(error):
+                    answer.fail(error)
 
     @property
     def max_message(self) -> int:
@@ -122,7 +142,7 @@ class NATSStream(Stream):
             raise StoreUnavailable(f"{self.location}: not connected")
         token = str(next(self._tokens))
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._answers[token] = answer
+        self._answers[token] = _Answer(subject, answer)
         try:
             with store_errors(self._settings):
                 async with asyncio.timeout(self._settings.timeout):
@@ -137,15 +157,15 @@ class NATSStream(Stream):
 
     async def _on_answer(self, message: Msg) -> None:
         answer = self._answers.get(message.subject.rpartition(".")[2])
-        if answer is None or answer.done():
+        if answer is None:
             return
         if message.headers and message.headers.get("Status") == "503":
             self.lost.set()  # the stream may be gone
-            answer.set_exception(
+            answer.fail(
                 StoreUnavailable(f"{self.location}: JetStream doesn't answer: is it enabled (nats-server -js)?")
             )
-        else:
-            answer.set_result(message)
+        elif not answer.future.done():
+            answer.future.set_result(message)
 
     async def _call(self, verb: str, what: object = None) -> Any:
         """What JetStream's API answers. Raises `APIError`, for who knows what to do about some."""
