@@ -29,7 +29,7 @@ _log = get_logger("omniq.nats")
 
 _RULES: tuple[Rule, ...] = (
     (errors.Error, r"(?i)authorization|authentication|permissions violation|account", StoreError),
-    ((errors.SecureConnRequiredError, errors.SecureConnWantedError), "", StoreError),
+    (errors.SecureConnWantedError, "", StoreError),
     (APIError, r"(?i)insufficient|maximum (bytes|messages)|no space|resource", StoreFull),
     (APIError, r"(?i)unavailable|not available|offline|leader|code=503|stream not found", StoreUnavailable),
     (APIError, "", StoreError),
@@ -43,8 +43,6 @@ def store_errors(settings: NATSConfig) -> AbstractContextManager[None]:
 
 
 def _advice(error: BaseException, settings: NATSConfig) -> str | None:
-    if isinstance(error, errors.SecureConnRequiredError):
-        return "the server wants TLS: set ssl (tls://)"
     if isinstance(error, errors.SecureConnWantedError):
         return "the server does no TLS: leave ssl out (nats://)"
     files = {name: getattr(settings, name) for name in (*TLS_FILES, "credentials", "nkey_seed")}
