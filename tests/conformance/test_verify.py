@@ -15,7 +15,7 @@ import pytest
 from omniq.testing.verify import tidy
 
 ROOT = Path(__file__).parents[2]
-VERIFY = [sys.executable, "-P", "-m", "omniq.cli", "plugins", "verify"]
+VERIFY = [sys.executable, "-P", "-m", "omniq", "plugins", "verify"]
 LONG = pytest.mark.timeout(400)
 
 

@@ -30,7 +30,7 @@ def install(site: Path, name: str, plugin: str, **modules: str) -> None:
 def omniq(site: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command where these distributions are installed."""
     return subprocess.run(
-        [sys.executable, "-m", "omniq.cli", *arguments],
+        [sys.executable, "-m", "omniq", *arguments],
         env={**os.environ, "PYTHONPATH": str(site), **environ},
         cwd=site,
         capture_output=True,

@@ -207,7 +207,7 @@ TROUBLES = {
 
 def complaint(url: str, folder: Path) -> str:
     """What a command says that can't use a place."""
-    command = [sys.executable, "-m", "omniq.cli", "enqueue", "math:sqrt", "--url", url]
+    command = [sys.executable, "-m", "omniq", "enqueue", "math:sqrt", "--url", url]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert ran.returncode in (1, 2)
     return ran.stderr

@@ -110,7 +110,7 @@ def test_nobody_is_sent_to_the_foreign_package(page: Path) -> None:
 @each_page("sh")
 def test_the_commands_of_a_page_exist(page: Path) -> None:
     for command in OUR_COMMAND.findall("\n".join(blocks(page, "sh"))):
-        asked = [sys.executable, "-m", "omniq.cli", *command.split(), "--help"]
+        asked = [sys.executable, "-m", "omniq", *command.split(), "--help"]
         answered = subprocess.run(asked, capture_output=True, text=True, timeout=60)
         assert answered.returncode == 0, answered.stderr
 

@@ -17,7 +17,7 @@ def test_the_program_is_served(tmp_path: Path) -> None:
     )
     (tmp_path / "shop.py").write_text(program[0])
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
-    for command in (["shop.py"], ["-m", "omniq.cli", "worker", "shop:oq", "--burst"]):
+    for command in (["shop.py"], ["-m", "omniq", "worker", "shop:oq", "--burst"]):
         ran = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
         )

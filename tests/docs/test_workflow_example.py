@@ -17,7 +17,7 @@ CONFIG = """
 task_queue: {{url: "sqlite:///{}/texts.db?synchronous=NORMAL"}}
 worker: {{type: thread, config: {{max_workers: 1, lease: 2, reap_interval: 0.2}}}}
 """
-WORKER = ("-m", "omniq.cli", "worker", "--project", "texts")
+WORKER = ("-m", "omniq", "worker", "--project", "texts")
 PATIENCE = 60.0
 """Seconds after which something that should have happened won't happen any more."""
 

@@ -153,7 +153,7 @@ class Play:
 
     async def _ask_status(self) -> None:
         """Ask another process how things stand."""
-        command = [sys.executable, "-m", "omniq.cli", "--config", str(self._config), "status", "--json"]
+        command = [sys.executable, "-m", "omniq", "--config", str(self._config), "status", "--json"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
         pipe = asyncio.subprocess.PIPE
         asking = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=environ)

@@ -214,7 +214,7 @@ class Stops:
         config.write_bytes(msgspec.json.encode(self._config(project)))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
         environ["PYTHONPATH"] = str(ROOT)
-        command = [sys.executable, "-P", "-m", "omniq.cli", "--config", str(config), "worker", *options]
+        command = [sys.executable, "-P", "-m", "omniq", "--config", str(config), "worker", *options]
         with open(self._directory / "said", "ab") as said:
             worker = subprocess.Popen(command, cwd=self._directory, env=environ, stdout=said, stderr=said)
         try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
+from omniq.backend import AsyncComponent, BaseBackend
 from omniq.config.convert import convert, describe, given_fields, url_scheme
-from omniq.config.loader import ComponentChoice, OmniQConfig, Security
+from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Resolved, Security
 from omniq.config.settings import Settings
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.events import AsyncEventStorage
@@ -25,7 +27,8 @@ from omniq.plugins.registry import Registry, capabilities, load_class, registry
 from omniq.plugins.specs import STORES, EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.sync import Blocking
 from omniq.texts import install_command
 
 DEFAULT_STORE: Final = "sqlite"
@@ -41,6 +44,59 @@ _SERIALIZER: Final[Any] = Serializer
 _IN_URL: Final = re.compile(r"\Aurl(: |\.)")
 
 C = TypeVar("C", bound=ComponentConfig)
+
+Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
+"""A whole configuration."""
+Place: TypeAlias = str | Mapping[str, Any] | ComponentChoice | ComponentConfig | BaseBackend
+"""Where a component keeps what it has: a URL or a name, `url`, `type` and `config`, a config struct, or a backend."""
+Given: TypeAlias = dict[StoreKind, Any]
+"""Components as they were given, by kind: a `Place`, a component or its blocking facade, or None."""
+COMPONENTS: Final[Mapping[StoreKind, type[AsyncComponent[Any, Any]]]] = {
+    "task_queue": AsyncTaskQueue,
+    "result_store": AsyncResultStorage,
+    "event_store": AsyncEventStorage,
+}
+
+
+def configured(source: Source | None, project_name: str | None, given: Given) -> tuple[OmniQConfig, Given]:
+    """The configuration, with what was given in words; and the components that were given in another way.
+
+    Raises `ConfigError` or `PluginError`.
+    """
+    words: dict[str, Any] = {
+        kind: part for kind, part in given.items() if isinstance(part, str | Mapping | ComponentChoice)
+    }
+    made: Given = {kind: None if kind in words else _component(kind, part) for kind, part in given.items()}
+    if isinstance(source, Resolved):
+        return source.config, made
+    return ConfigProvider(source).load(project_name=project_name, **words), made
+
+
+def _component(kind: StoreKind, part: object) -> AsyncComponent[Any, Any] | None:
+    """The component that is meant. Raises `ConfigError`."""
+    core = part.aio if isinstance(part, Blocking) else part
+    if core is None or isinstance(core, COMPONENTS[kind]):
+        return core
+    if isinstance(core, BaseBackend):
+        if kind == "event_store" and not core.has_events:
+            raise ConfigError(f"{kind}: {core.name} keeps no events")
+        made: AsyncComponent[Any, Any] = COMPONENTS[kind].from_backend(core)  # type: ignore[attr-defined]
+        return made
+    if isinstance(core, ComponentConfig):
+        return COMPONENTS[kind](load_class(_configured_by(kind, type(core)).store, Store), core)
+    name = COMPONENTS[kind].__name__
+    expected = f"a URL, a store's name, a dict, a config struct, a backend, an {name} or its blocking facade"
+    raise ConfigError(f"{kind}: expected {expected}, got {type(core).__name__}")
+
+
+def _configured_by(kind: StoreKind, struct: type[ComponentConfig]) -> StoreSpec:
+    """The spec of the store that this struct configures. Raises `ConfigError`."""
+    plugins = registry()
+    for spec in (plugins.store(kind, name) for name in plugins.names(kind)):
+        if spec.config == f"{struct.__module__}:{struct.__qualname__}":
+            return spec
+    title = STORES[kind].title()
+    raise ConfigError(f"{kind}: {struct.__name__} isn't the configuration of an installed {title}")
 
 
 def security(config: OmniQConfig) -> Security:

@@ -8,10 +8,11 @@ from typing import Any, Literal, Self, TypeAlias, Unpack, cast
 
 from omniq import build
 from omniq.backend import AsyncComponent, BaseBackend, check_backend
+from omniq.build import Place, Source
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
-from omniq.config.loader import ConfigProvider, OmniQConfig, Resolved
+from omniq.config.loader import OmniQConfig
 from omniq.declaring import AsyncDeclaring, Declaring
 from omniq.errors import InvalidTask, WorkerError
 from omniq.events.logger import AsyncEventLogger
@@ -28,14 +29,13 @@ from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, inspect, status_of, workers_of
 from omniq.storage.records import BreakerStatus, WorkerRecord
-from omniq.sync import Blocking, Delegated, blocking, maybe_core_of
+from omniq.sync import Blocking, Delegated, blocking
 from omniq.workers.base import Worker, WorkerPool
 from omniq.workers.pool import AsyncWorkerPool
 
-Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
-AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue
-AnyResultStorage: TypeAlias = AsyncResultStorage[Any] | ResultStorage
-AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage
+AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue | Place
+AnyResultStorage: TypeAlias = AsyncResultStorage[Any] | ResultStorage | Place
+AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage | Place
 Kind: TypeAlias = Literal["latest", "first", "all"]
 
 
@@ -65,9 +65,10 @@ class FromSource:
 class AsyncOmniQ(FromSource, AsyncDeclaring):
     """A task queue with its results, its events and, if asked for, a worker.
 
-    What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the environment, and
-    else from the defaults: SQLite in `./.omniq`, results where the queue is, no events. Both async components
-    and their blocking facades are taken. Entering it as a context manager connects; only `start_worker` works.
+    A component is given as a URL, a store's name, a dict as in the file, a config struct, a backend, or made by hand,
+    async or blocking. What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the
+    environment, else from the defaults: SQLite in `./.omniq`, results where the queue is, no events. Entering it as a
+    context manager connects; only `start_worker` works. Raises `ConfigError`.
     """
 
     def __init__(
@@ -82,13 +83,11 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         config: Source | None = None,
         callbacks: CallbackManager | None = None,
     ) -> None:
-        self.config = (
-            config.config if isinstance(config, Resolved) else ConfigProvider(config).load(project_name=project_name)
-        )
-        queue = maybe_core_of(task_queue, AsyncTaskQueue, "task_queue") or build.task_queue(self.config)
-        results = maybe_core_of(result_store, AsyncResultStorage, "result_store") or build.result_store(self.config)
-        events = maybe_core_of(event_store, AsyncEventStorage, "event_store") or build.event_store(self.config)
-        self._join(queue, results, events, callbacks)
+        given: build.Given = {"task_queue": task_queue, "result_store": result_store, "event_store": event_store}
+        self.config, made = build.configured(config, project_name, given)
+        results = made["result_store"] or build.result_store(self.config)
+        events = made["event_store"] or build.event_store(self.config)
+        self._join(made["task_queue"] or build.task_queue(self.config), results, events, callbacks)
         self._worker_type = self.config.worker.type if worker_type is None else worker_type
         self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
         self._worker: AsyncWorkerPool | None = None

@@ -85,4 +85,7 @@ def _sync_interval(config: NATSConfig) -> str:
             told = msgspec.json.decode(answer.read())["config"]
     except (OSError, KeyError, msgspec.MsgspecError) as error:
         return f"unknown: {error}"
-    return "always" if told.get("sync_always") else f"{told.get('sync_interval', 0) / 1e9:g} s"
+    if told.get("sync_always"):
+        return "always"
+    interval = told.get("sync_interval")
+    return "unknown: a server before 2.10 doesn't tell" if interval is None else f"{interval / 1e9:g} s"

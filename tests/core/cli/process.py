@@ -27,7 +27,7 @@ class WorkerProcess:
     def __init__(self, url: str | None, *arguments: str, directory: Path, **environ: str) -> None:
         path = os.pathsep.join(filter(None, [environ.pop("PYTHONPATH", ""), str(ROOT)]))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "omniq.cli", *(["--url", url] if url else []), "worker", *arguments],
+            [sys.executable, "-P", "-m", "omniq", *(["--url", url] if url else []), "worker", *arguments],
             env={**os.environ, "PYTHONPATH": path, **environ},
             cwd=directory,
             stdout=subprocess.DEVNULL,

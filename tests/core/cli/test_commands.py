@@ -277,7 +277,7 @@ async def purge(cli: Cli) -> None:
 
 
 def test_ctrl_c_while_waiting_exits_with_130(cli: Cli) -> None:
-    command = [sys.executable, "-m", "omniq.cli", "--url", cli.url, "enqueue", f"{TASKS}:birthday", "--wait"]
+    command = [sys.executable, "-m", "omniq", "--url", cli.url, "enqueue", f"{TASKS}:birthday", "--wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
         task_id = process.stderr.readline().strip()

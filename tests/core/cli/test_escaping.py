@@ -135,7 +135,7 @@ async def test_a_callback_that_raises_shows_no_result(caplog: pytest.LogCaptureF
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_ends_a_command_with_one_line() -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-P", "-m", "omniq.cli", "plugins", "list"]
+        command = [sys.executable, "-P", "-m", "omniq", "plugins", "list"]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (1, "error: what it prints can't be written: No space left on device\n")
 
@@ -143,7 +143,7 @@ def test_a_full_disk_ends_a_command_with_one_line() -> None:
 def test_a_terminal_that_does_not_know_a_character_gets_an_escape(cli: Cli, tmp_path: Path) -> None:
     task_id = cli.output("enqueue", f"{TASKS}:greet", "name=\u20ac")
     cli.work_off()
-    command = [sys.executable, "-P", "-m", "omniq.cli", "--url", cli.url, "result", task_id]
+    command = [sys.executable, "-P", "-m", "omniq", "--url", cli.url, "result", task_id]
     environment = {"PYTHONIOENCODING": "latin-1", "PATH": "", "PYTHONPATH": str(Path(__file__).parents[3])}
     ended = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path, check=False)
     assert (ended.returncode, ended.stdout) == (0, b'"hello \\u20ac "\n')

@@ -180,7 +180,7 @@ def test_the_last_events_are_printed(cli: Cli, tmp_path: Path) -> None:
 def test_events_are_followed_until_they_are_read_no_more(cli: Cli, tmp_path: Path) -> None:
     options = with_events(cli, tmp_path)
     run(*options, "enqueue", f"{TASKS}:birthday", "--task-id", "before")
-    command = [sys.executable, "-m", "omniq.cli", *options, "events", "tail", "-f", "--json", "--type", "ENQUEUED"]
+    command = [sys.executable, "-m", "omniq", *options, "events", "tail", "-f", "--json", "--type", "ENQUEUED"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
         assert tail.stdout is not None
         assert json.loads(tail.stdout.readline())["task_id"] == "before"

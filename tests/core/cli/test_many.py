@@ -68,7 +68,7 @@ def test_it_must_be_said_which_tasks(cli: Cli) -> None:
 def test_standard_streams_may_be_closed(cli: Cli, command: str, closed: str) -> None:
     cli.output("enqueue", f"{TASKS}:birthday", "--task-id", "t")
     cli.output("tasks", "cancel", "t")
-    program = f'"{sys.executable}" -m omniq.cli --url "{cli.url}" {command} {closed}'
+    program = f'"{sys.executable}" -m omniq --url "{cli.url}" {command} {closed}'
     ended = subprocess.run(program, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == ((1, "") if "result" in command else (0, "0 tasks\n"))
     assert "AttributeError" not in ended.stderr

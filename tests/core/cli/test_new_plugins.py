@@ -134,7 +134,7 @@ def test_what_cannot_be_written_is_refused(arguments: list[str], code: int, comp
 
 
 def test_nothing_is_left_half_written(tmp_path: Path) -> None:
-    command = f"ulimit -f 1; exec {sys.executable} -B -m omniq.cli plugins new tray"
+    command = f"ulimit -f 1; exec {sys.executable} -B -m omniq plugins new tray"
     refused = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert refused.stderr == "error: omniq-tray can't be written: [Errno 27] File too large\n"

@@ -49,7 +49,7 @@ def running(cli: Cli, log: Path, gate: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def waiting(cli: Cli, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     """The command `omniq result … --wait`, in a process of its own."""
-    command = [sys.executable, "-m", "omniq.cli", "--url", cli.url, "result", *arguments, "--wait"]
+    command = [sys.executable, "-m", "omniq", "--url", cli.url, "result", *arguments, "--wait"]
     environ = {**os.environ, "COLUMNS": "80"}
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, env=environ)
 

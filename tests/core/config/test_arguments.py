@@ -11,14 +11,15 @@ from typing import Annotated, Any, cast
 import pytest
 from msgspec import Meta, field
 from omniq import AsyncOmniQ, OmniQ
-from omniq.backend import BaseBackend, SQLiteBackend
-from omniq.config import configured_by
+from omniq.backend import BaseBackend, RedisBackend, SQLiteBackend
+from omniq.config import ComponentChoice, configured_by
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.events import AsyncEventStorage
 from omniq.models import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, TaskQueueConfig
 from omniq.models.config import Name, default_queues
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
+from omniq.storage import SQLiteResultStorage
 from omniq.workers import AsyncWorker
 
 
@@ -151,14 +152,63 @@ def test_a_backend_s_repr_shows_no_secret() -> None:
 
 
 ANY: Any = "sqlite"
+NUMBER: Any = 5
+
+PARTS: dict[str, Callable[[str], Any]] = {
+    "URL": lambda path: f"sqlite:///{path}/shop.db",
+    "dict": lambda path: {"type": "sqlite", "config": {"base_dir": path}},
+    "dict with a URL": lambda path: {"url": f"sqlite:///{path}/shop.db"},
+    "choice": lambda path: ComponentChoice(type="sqlite", config={"base_dir": path}),
+    "backend": lambda path: SQLiteBackend(base_dir=path),
+}
+"""Ways to say where a component is, whichever it is."""
+
+
+@pytest.mark.parametrize("way", PARTS)
+@pytest.mark.parametrize("door", [OmniQ, AsyncOmniQ])
+def test_a_component_is_said_in_any_way(door: type[OmniQ] | type[AsyncOmniQ], way: str, tmp_path: Path) -> None:
+    part = PARTS[way](str(tmp_path))
+    oq = door(task_queue=part, result_store=part, event_store=part, project_name="shop")
+    core = oq.aio if isinstance(oq, OmniQ) else oq
+    assert core.event_store is not None
+    stores = (core.task_queue.store, core.result_store.store, core.event_store.store)
+    assert {store.location for store in stores} == {f"sqlite:{tmp_path}/shop.db"}
+    assert core.task_queue.config.project == "shop"
+
+
+def test_a_component_is_said_by_its_struct_or_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    struct = SQLiteTaskQueueConfig(base_dir=str(tmp_path), queues=["high"])
+    oq = AsyncOmniQ(task_queue=struct, result_store=SQLiteResultStorageConfig(base_dir=str(tmp_path)))
+    assert oq.task_queue.config.queues == ["high"]
+    assert oq.task_queue.store.location == oq.result_store.store.location == f"sqlite:{tmp_path}/default.db"
+    monkeypatch.chdir(tmp_path)
+    assert AsyncOmniQ(task_queue="sqlite").task_queue.store.location == f"sqlite:{tmp_path}/.omniq/default.db"
+
+
+def test_what_is_given_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_TASK_QUEUE_URL", "redis://elsewhere")
+    oq = AsyncOmniQ(task_queue=f"sqlite:///{tmp_path}/omniq.db", config={"task_queue": "postgresql://h/db"})
+    assert oq.task_queue.store.location == f"sqlite:{tmp_path}/omniq.db"
 
 
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: OmniQ(task_queue=ANY), "task_queue: expected AsyncTaskQueue or its blocking facade, got str"),
-        (lambda: AsyncOmniQ(result_store=ANY), "result_store: expected AsyncResultStorage .*, got str"),
-        (lambda: AsyncOmniQ(event_store=ANY), "event_store: expected AsyncEventStorage .*, got str"),
+        (
+            lambda: OmniQ(task_queue=NUMBER),
+            "task_queue: expected a URL, .* an AsyncTaskQueue .*, got int",
+        ),
+        (lambda: AsyncOmniQ(result_store=NUMBER), "result_store: expected a URL, .* an AsyncResultStorage .*, got int"),
+        (lambda: AsyncOmniQ(event_store=NUMBER), "event_store: expected a URL, .* an AsyncEventStorage .*, got int"),
+        (
+            lambda: OmniQ(task_queue=cast("Any", SQLiteResultStorage())),
+            "task_queue: .*, got AsyncSQLite",
+        ),
+        (lambda: OmniQ(task_queue=SQLiteResultStorageConfig()), "SQLiteResultStorageConfig isn't the configuration"),
+        (lambda: OmniQ(task_queue={"base_dir": "x"}), "task_queue.base_dir: unknown name; known: config, type, url"),
+        (lambda: OmniQ(task_queue={"type": "sqlite", "config": {"queues": 1}}), "task_queue.config.queues: expected"),
+        (lambda: OmniQ(task_queue="sqlite:///x.db?pth=1"), "task_queue.url.pth: unknown name, did you mean 'path'"),
+        (lambda: OmniQ(event_store=RedisBackend()), "event_store: redis keeps no events"),
         (lambda: AsyncOmniQ(worker_config=ANY), "worker_config: expected mapping, got str"),
         (lambda: AsyncOmniQ(config=cast("Any", 7)), "config: expected a file's path, .*, got int"),
         (lambda: AsyncWorker(ANY), "queue: expected AsyncTaskQueue .*, got str"),

@@ -156,7 +156,7 @@ def test_what_is_to_be_done_at_the_exit_of_a_process_is_done(tmp_path: Path) -> 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 async def test_a_worker_without_standard_streams_runs_tasks(tmp_path: Path, closed: str) -> None:
     (tmp_path / "uvloop.py").write_text("raise ImportError")  # libuv can't close what has taken those places
-    worker = f"{sys.executable} -P -m omniq.cli --url sqlite:///{tmp_path}/omniq.db worker --type process --burst"
+    worker = f"{sys.executable} -P -m omniq --url sqlite:///{tmp_path}/omniq.db worker --type process --burst"
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     async with front_door(sqlite_place(tmp_path)) as oq:
         ids = [await oq.enqueue(tasks.add, [n, 1]) for n in range(3)]

@@ -77,7 +77,7 @@ project_name: default
 task_queue: {{type: sqlite, config: {{path: {tmp_path}/omniq.db}}}}
 worker: {{type: async, config: {{lease: 0.1, reap_interval: 0.1, stall_timeout: 1.0}}}}
 """)
-        command = [sys.executable, "-m", "omniq.cli", "--config", str(config), "worker"]
+        command = [sys.executable, "-m", "omniq", "--config", str(config), "worker"]
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         _, errors = await asyncio.wait_for(process.communicate(), 60)

@@ -1,4 +1,4 @@
-"""`python -m omniq.cli`: the `omniq` command of this interpreter."""
+"""`python -m omniq`: the `omniq` command of this interpreter."""
 
 from __future__ import annotations
 
