@@ -18,7 +18,7 @@ from omniq.exports import FIRST_PARTY, KINDS
 
 LAZY = ("config", "models", "queue", "storage", "workers")
 PACKAGES = (*LAZY, "backend", "events", "plugins", "results")
-BUILT = ("omniq", "omniq_fsspec", "omniq_gevent", "omniq_postgres", "omniq_redis", "omniq_sqlite")
+BUILT = ("omniq", "omniq_fsspec", "omniq_gevent", "omniq_nats", "omniq_postgres", "omniq_redis", "omniq_sqlite")
 HEAVY = ("asyncio", "click", "dill", "logging", "msgspec", "omniq_sqlite", "pluggy", "sqlite3", "yaml")
 
 

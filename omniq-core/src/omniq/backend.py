@@ -145,7 +145,9 @@ class Configured:
 
     @classmethod
     def from_config(cls, config: ComponentConfig) -> Self:
-        """As a config struct says. Raises `ConfigError` naming the field."""
+        """As a config struct says. Raises `ConfigError` naming the field, or if it is another component's."""
+        if not isinstance(config, cls.config_class):
+            raise ConfigError(f"{cls.__name__}: expected {cls.config_class.__name__}, got {type(config).__name__}")
         return cls.from_dict(asdict(config))
 
     @classmethod

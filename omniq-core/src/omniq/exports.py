@@ -42,6 +42,13 @@ if TYPE_CHECKING:  # what the fronts show of the stores
     from omniq_fsspec.results import FileResultStorage as FileResultStorage
     from omniq_fsspec.results import MemoryResultStorage as MemoryResultStorage
     from omniq_gevent.worker import GeventPoolWorker as GeventPoolWorker
+    from omniq_nats.backend import NATSBackend as NATSBackend
+    from omniq_nats.config import NATSResultStorageConfig as NATSResultStorageConfig
+    from omniq_nats.config import NATSTaskQueueConfig as NATSTaskQueueConfig
+    from omniq_nats.queue import AsyncNATSTaskQueue as AsyncNATSTaskQueue
+    from omniq_nats.queue import NATSTaskQueue as NATSTaskQueue
+    from omniq_nats.results import AsyncNATSResultStorage as AsyncNATSResultStorage
+    from omniq_nats.results import NATSResultStorage as NATSResultStorage
     from omniq_postgres.backend import PostgresBackend as PostgresBackend
     from omniq_postgres.config import PostgresEventStorageConfig as PostgresEventStorageConfig
     from omniq_postgres.config import PostgresResultStorageConfig as PostgresResultStorageConfig

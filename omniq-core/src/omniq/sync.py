@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import inspect
 import os
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
@@ -349,6 +350,14 @@ class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
         self._method = method
         self.__doc__ = method.__doc__
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._method)
+
+    def __call__(self, owner: Blocking[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call it as a function of the owner, as `Class.method(owner, …)` does."""
+        return self.__get__(owner, type(owner))(*args, **kwargs)
+
     @overload
     def __get__(self, obj: None, owner: type) -> Self: ...
     @overload
@@ -364,6 +373,7 @@ class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
 
             return obj._call(run())
 
+        call.__dict__["__wrapped__"] = functools.partial(self._method, obj.aio)  # whose signature is this one's
         return call
 
 
@@ -387,6 +397,10 @@ class Delegated(Generic[P, R]):
         self._method = method
         self._attribute = attribute
         self.__doc__ = method.__doc__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._method)
 
     def __call__(self, owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call it as a function of the owner, as `Class.method(owner, …)` does."""

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
+from unittest.mock import create_autospec
 
 import pytest
 from msgspec import Meta, field
@@ -17,6 +18,7 @@ from omniq.errors import ConfigError, UnknownBackend
 from omniq.events import AsyncEventStorage
 from omniq.models import SQLiteEventStorageConfig, SQLiteResultStorageConfig, SQLiteTaskQueueConfig, TaskQueueConfig
 from omniq.models.config import Name, default_queues
+from omniq.queue import SQLiteTaskQueue
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.storage import SQLiteResultStorage
@@ -222,3 +224,29 @@ def test_what_is_given_wins_over_the_environment(tmp_path: Path, monkeypatch: py
 def test_a_component_that_is_none_is_named(make: Callable[[], object], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         make()
+
+
+def test_a_struct_of_another_component_is_refused() -> None:
+    with pytest.raises(ConfigError, match="SQLiteTaskQueue: expected SQLiteTaskQueueConfig, got SQLiteResultStorage"):
+        SQLiteTaskQueue.from_config(SQLiteResultStorageConfig())
+    with pytest.raises(ConfigError, match="SQLiteBackend: expected SQLiteTaskQueueConfig, got dict"):
+        SQLiteBackend.from_config(cast("Any", {"base_dir": "x"}))
+
+
+@pytest.mark.parametrize("name", ["enqueue", "get_result", "list_tasks", "schedule"])
+def test_methods_show_what_they_take(name: str) -> None:
+    of_queue = inspect.signature(getattr(AsyncTaskQueue if name in dir(AsyncTaskQueue) else AsyncOmniQ, name))
+    wanted = list(of_queue.parameters)[1:]
+    for oq in (OmniQ(task_queue="memory"), AsyncOmniQ(task_queue="memory")):
+        assert list(inspect.signature(getattr(oq, name)).parameters) == wanted
+
+
+def test_a_double_of_the_front_door_knows_its_methods() -> None:
+    double = create_autospec(OmniQ, instance=True)
+    double.enqueue(len, ["ab"])
+    double.enqueue.assert_called_once()
+
+
+def test_a_worker_of_no_queue_is_refused() -> None:
+    with pytest.raises(ConfigError, match="queues: none given"):
+        AsyncOmniQ(task_queue="memory").worker_pool(queues=[])

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from omniq.models.result import ResultStatus as ResultStatus
     from omniq.models.result import TaskResult as TaskResult
     from omniq.models.schedule import Schedule as Schedule
+    from omniq.models.schedule import Timing as Timing
     from omniq.models.task import DeadLetter as DeadLetter
     from omniq.models.task import Page as Page
     from omniq.models.task import Task as Task
     from omniq.models.task import TaskId as TaskId
     from omniq.models.task import TaskState as TaskState
     from omniq.status import Status as Status
+    from omniq.storage.base import Guarantees as Guarantees
     from omniq.storage.records import BreakerState as BreakerState
     from omniq.storage.records import BreakerStatus as BreakerStatus
+    from omniq.storage.records import QueueStats as QueueStats
+    from omniq.storage.records import WorkerRecord as WorkerRecord
 else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
@@ -42,12 +46,14 @@ else:
             "ChildProcessWorkerConfig": "omniq.models.config",
             "ComponentConfig": "omniq.models.config",
             "DeadLetter": "omniq.models.task",
-            "EventStorageConfig": "omniq.models.config",
             "EventLevel": "omniq.models.event",
+            "EventStorageConfig": "omniq.models.config",
             "EventType": "omniq.models.event",
+            "Guarantees": "omniq.storage.base",
             "InProcessWorkerConfig": "omniq.models.config",
             "Page": "omniq.models.task",
             "Progress": "omniq.models.result",
+            "QueueStats": "omniq.storage.records",
             "ResultStatus": "omniq.models.result",
             "ResultStorageConfig": "omniq.models.config",
             "Schedule": "omniq.models.schedule",
@@ -59,7 +65,9 @@ else:
             "TaskQueueConfig": "omniq.models.config",
             "TaskResult": "omniq.models.result",
             "TaskState": "omniq.models.task",
+            "Timing": "omniq.models.schedule",
             "WorkerConfig": "omniq.models.config",
+            "WorkerRecord": "omniq.storage.records",
         },
         fronts=("config",),
     )

@@ -9,7 +9,10 @@ from omniq.exports import lazy
 if TYPE_CHECKING:
     from omniq.exports import *  # noqa: F403
     from omniq.workers.async_ import AsyncWorker as AsyncWorker
+    from omniq.workers.base import Worker as Worker
     from omniq.workers.base import WorkerPool as WorkerPool
+    from omniq.workers.execution import Runner as Runner
+    from omniq.workers.jobs import TaskContext as TaskContext
     from omniq.workers.jobs import current_task as current_task
     from omniq.workers.pool import AsyncWorkerPool as AsyncWorkerPool
     from omniq.workers.process import ProcessPoolWorker as ProcessPoolWorker
@@ -21,7 +24,10 @@ else:
             "AsyncWorker": "omniq.workers.async_",
             "AsyncWorkerPool": "omniq.workers.pool",
             "ProcessPoolWorker": "omniq.workers.process",
+            "Runner": "omniq.workers.execution",
+            "TaskContext": "omniq.workers.jobs",
             "ThreadPoolWorker": "omniq.workers.thread",
+            "Worker": "omniq.workers.base",
             "WorkerPool": "omniq.workers.base",
             "current_task": "omniq.workers.jobs",
         },

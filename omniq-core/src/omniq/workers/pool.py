@@ -7,7 +7,7 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -96,7 +96,7 @@ class AsyncWorkerPool:
         self._queue = queue
         self._runner_class = runner
         self._other_kind = other_kind
-        self._queues = _declared(config.queues, queue.queues) if config.queues else queue.queues
+        self._queues = queue.queues if config.queues is None else _declared(config.queues, queue.queues)
         self._stores = queue.stores
         self._parts: list[Background[None]] = []
         self._grace: GracePeriod | None = None
@@ -416,8 +416,10 @@ class AsyncWorkerPool:
         )
 
 
-def _declared(asked: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
+def _declared(asked: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
     """The queues, each once, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
+    if not asked:
+        raise ConfigError("queues: none given; leave it out to serve all")
     for name in asked:
         if name not in declared:
             known = did_you_mean(name, declared) or f"; declared: {', '.join(declared)}"
