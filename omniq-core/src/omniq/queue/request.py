@@ -27,7 +27,7 @@ from omniq.models.task import (
 )
 from omniq.plugins.registry import registry
 from omniq.queue.options import NO_OPTIONS, FuncArgs, TaskCall, TaskOptions
-from omniq.serialization.base import DeclaredFunction
+from omniq.serialization.base import DeclaredFunction, check_arguments, surely_takes
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.records import NewTask, TaskRecord
@@ -181,6 +181,8 @@ class RequestBuilder:
         args, kwargs = split_args(func_args)
         if isinstance(func, DeclaredFunction):
             func.check(args, kwargs)
+        elif not surely_takes(func, args, kwargs):
+            check_arguments(func, args, kwargs)
         checked = self._without_options if options is NO_OPTIONS else self._call_options(options)
         return self._serialization.build_call(func, args, kwargs, checked)
 

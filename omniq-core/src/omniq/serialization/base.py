@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from importlib import import_module
-from types import MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, ClassVar, Final, TypeAlias
 
 from omniq.errors import FunctionNotFound, InvalidTask, SerializationError
@@ -92,6 +92,46 @@ def display_name(func: Function) -> str:
 
 
 _EMPTY: Final = inspect.Signature.empty
+_STARRED: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+
+
+def surely_takes(func: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a plain function takes these arguments, as far as that is seen at once: looking at a signature would
+    cost each task as much as packing it."""
+    if type(func) is not FunctionType:
+        return False
+    code = func.__code__
+    count = code.co_argcount
+    needed = count - len(func.__defaults__ or ())
+    if code.co_kwonlyargcount or code.co_posonlyargcount:
+        return False
+    if code.co_flags & _STARRED:
+        return code.co_flags & _STARRED == _STARRED and needed <= len(args) and not kwargs
+    if not kwargs:
+        return needed <= len(args) <= count
+    names, keys = code.co_varnames[:count], kwargs.keys()
+    return not args and keys <= {*names} and keys >= {*names[:needed]}
+
+
+def check_arguments(func: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise `InvalidTask` if the function doesn't take these arguments; what has no signature is left to the worker."""
+    try:
+        signature = inspect.signature(func, follow_wrapped=False)
+    except (TypeError, ValueError):  # as for some builtins
+        return
+    _bound(func, signature, args, kwargs)
+
+
+def _bound(
+    func: Function, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        # The function as it is to be called, without types.
+        parameters = [parameter.replace(annotation=_EMPTY) for parameter in signature.parameters.values()]
+        bare = signature.replace(parameters=parameters, return_annotation=_EMPTY)
+        raise InvalidTask(f"func_args: {getattr(func, '__name__', 'function')}{bare}: {error}") from None
 
 
 class DeclaredFunction:
@@ -115,16 +155,7 @@ class DeclaredFunction:
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """The arguments by the function's signature. Raises `InvalidTask` if it doesn't take them."""
-        try:
-            return self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidTask(f"func_args: {self._shown()}: {error}") from None
-
-    def _shown(self) -> str:
-        """The function as it is to be called, without types."""
-        parameters = [parameter.replace(annotation=_EMPTY) for parameter in self._signature.parameters.values()]
-        bare = self._signature.replace(parameters=parameters, return_annotation=_EMPTY)
-        return f"{getattr(self.function, '__name__', 'function')}{bare}"
+        return _bound(self.function, self._signature, args, kwargs)
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         """By its name: what it belongs to, connections and all, stays where it is."""
