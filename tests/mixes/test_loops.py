@@ -24,7 +24,7 @@ RUNS = int(os.environ.get("OMNIQ_TEST_LOOPS", "110"))
 FEW = 12
 
 
-@pytest.fixture(params=["sqlite", "postgres", "redis", "nats"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def url(request: pytest.FixtureRequest, urls: dict[str, Url]) -> Url:
     return urls[request.param]
 
