@@ -414,7 +414,7 @@ class StreamReplica:
         """Make a snapshot if there is much that it makes needless."""
         if self._weight > WORTH_IT:
             self._wants_snapshot = True
-            await self.carry_out(_nothing, may_lag=True)
+            await self.carry_out(lambda tables, now: None, may_lag=True)
 
     def _compact(self, sequence: int) -> None:
         """Make a snapshot of the tables as they are now, after that segment."""
@@ -468,11 +468,19 @@ class StreamReplica:
     async def drop(self) -> None:
         """Delete the stream. Raises `StoreError`."""
         await self.open()
+        await self._stop()  # else what goes on finds no stream, and connects anew
         await self.stream.drop()
         await self.close()
 
     async def close(self) -> None:
         """Give back what is open, after the calls under way; the next call begins anew."""
+        await self._stop()
+        await self.stream.close()
+        self._closing.clear()
+        self._position = -1
+
+    async def _stop(self) -> None:
+        """Let the calls under way end, and then all that goes on behind them."""
         await self._batcher.drain()
         self._closing.set()
         while self._background:
@@ -481,10 +489,7 @@ class StreamReplica:
             await cancel_and_wait(self._following)
             if self._follows:
                 self.wakeups.hears(False)
-        await self.stream.close()
         self._following = self._connected = None
-        self._closing.clear()
-        self._position = -1
 
 
 def _read(data: bytes) -> tuple[Segment | None, bytes]:
@@ -493,7 +498,3 @@ def _read(data: bytes) -> tuple[Segment | None, bytes]:
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         return _decode_segment(first), rest
     return None, rest
-
-
-def _nothing(tables: Tables, now: float) -> None:
-    """A step that changes nothing."""
