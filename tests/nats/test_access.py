@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from base64 import urlsafe_b64encode
@@ -9,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 from omniq import AsyncOmniQ
-from omniq.errors import StoreError
+from omniq.errors import ConfigError, StoreError
 
 from tests.core import tasks
 from tests.core.support import SOON, working
@@ -70,6 +72,36 @@ async def test_a_token_stands_for_a_user(start: Callable[..., NATSServer]) -> No
     server = start("--auth", SECRET)
     await assert_works(f"nats://{SECRET}@127.0.0.1:{server.port}")
     await assert_refused(f"nats://{SECRET}2@127.0.0.1:{server.port}", "Authorization Violation")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "credentials={folder}/none.creds",
+        "nkey_seed={folder}/none",
+        "ssl=true&ssl_ca_certs={folder}/none",
+        "ssl=true&ssl_certfile={folder}/none",
+    ],
+)
+async def test_a_file_that_is_missing_is_told_of(nats_server: NATSServer, tmp_path: Path, options: str) -> None:
+    store = lone_store(f"{nats_server.url}?{options.format(folder=tmp_path)}")
+    async with asyncio.timeout(SOON):
+        with pytest.raises((StoreError, ConfigError)) as refused:
+            await store.connect()
+        await store.close()
+    assert options.partition("{")[0].rpartition("&")[2].removesuffix("=") in str(refused.value)
+
+
+async def test_a_stream_with_limits_is_refused(nats_server: NATSServer) -> None:
+    async with opened(nats_server.url) as store:
+        config = (await store._connection.run(store._place.stream.info()))["config"]  # type: ignore[attr-defined]
+        await store.drop()
+    client = await nats.connect(nats_server.url)
+    limited = json.dumps({**config, "max_age": 2_000_000_000, "duplicate_window": 0}).encode()
+    made = await client.request(f"$JS.API.STREAM.CREATE.{config['name']}", limited)
+    assert "error" not in json.loads(made.data), made.data
+    await client.close()
+    await assert_refused(nats_server.url, "its max_age is 2000000000, and OmniQ needs 0")
 
 
 class TestKeys:

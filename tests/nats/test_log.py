@@ -155,6 +155,23 @@ async def test_bodies_and_calls_that_are_too_large_are_refused_with_both_numbers
         await one.add([new_task("larger", body=b"x" * (size + 1))])
 
 
+async def test_any_number_may_come_due_at_once(nats_url: str) -> None:
+    count = 3000
+    async with opened(nats_url) as store:
+        for page in pages([new_task(f"{number:04}", delay=0.5, body=b"x" * 300) for number in range(count)]):
+            await store.add(page)
+
+        taken: set[str] = set()
+
+        async def are_taken() -> bool:
+            taken.update(record.id for record in await claim(store, limit=10))
+            taken.update(record.id for record in await claim(store, limit=500))
+            return len(taken) == count
+
+        await until(are_taken, "not all are claimed")
+        await store.drop()
+
+
 async def test_large_bodies_go_with_their_rows(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_replica, "GRACE", 0.0)
     async with opened(nats_url) as store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
+from http.client import HTTPException
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -83,8 +84,8 @@ def _sync_interval(config: NATSConfig) -> str:
     try:
         with urllib.request.urlopen(f"{config.monitor_url.rstrip('/')}/jsz?config=1", timeout=config.timeout) as answer:
             told = msgspec.json.decode(answer.read())["config"]
-    except (OSError, KeyError, msgspec.MsgspecError) as error:
-        return f"unknown: {error}"
+    except (OSError, HTTPException, KeyError, ValueError, msgspec.MsgspecError) as error:
+        return f"unknown: {config.monitor_url} gives {type(error).__name__}"
     if told.get("sync_always"):
         return "always"
     interval = told.get("sync_interval")

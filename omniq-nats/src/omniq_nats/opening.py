@@ -68,6 +68,7 @@ async def open_client(
     """
     addresses = dict.fromkeys((*sample(settings.addresses, len(settings.addresses)), *known))
     with store_errors(settings):
+        _look_at_files(settings)
         for number, address in enumerate(addresses, 1):
             client, connecting = _InsistingClient() if settings.ssl else Client(), asyncio.Event()
             connecting.set()
@@ -87,9 +88,15 @@ async def open_client(
     raise AssertionError
 
 
+def _look_at_files(settings: NATSConfig) -> None:
+    """Raise `OSError` for one that can't be read: nats-py looks at it only when a server asks for it."""
+    for file in filter(None, (settings.credentials, settings.nkey_seed)):
+        open(file).close()
+
+
 async def close_client(client: Client) -> None:
     """Close it, whatever has become of its connection."""
-    with suppress(OSError, errors.Error, TimeoutError):
+    with suppress(OSError, errors.Error, TimeoutError, AssertionError):  # the last, if it hasn't begun to connect
         async with asyncio.timeout(CLOSE_PATIENCE):
             await client.close()
 

@@ -259,8 +259,9 @@ class NATSStream(Stream):
                 if error.err_code != NO_STREAM:
                     raise
                 found = (await self._call("STREAM.CREATE", config))["config"]
-        needed = ("subjects", "republish", "allow_rollup_hdrs", "allow_direct", "retention")
-        if wrong := [name for name in needed if found.get(name) != config[name]]:
+        free = ("name", "description", "num_replicas", "max_bytes", "duplicate_window")
+        wrong = [name for name in config if name not in free and (found.get(name) or 0) != (config[name] or 0)]
+        if wrong:
             raise StoreError(
                 f"{self.location}: its {wrong[0]} is {found.get(wrong[0])!r}, and OmniQ needs "
                 f"{config[wrong[0]]!r}: give OmniQ a stream of its own, which it makes itself, or another prefix"
@@ -278,6 +279,9 @@ class NATSStream(Stream):
             "max_msgs": -1,
             "max_bytes": -1,
             "max_age": 0,
+            "max_msgs_per_subject": -1,
+            "max_msg_size": -1,
+            "no_ack": False,
             "duplicate_window": int(KNOWN_FOR * 1e9),
             "allow_direct": True,
             "allow_rollup_hdrs": True,

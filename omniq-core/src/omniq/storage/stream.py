@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
@@ -195,7 +197,10 @@ def _new_name() -> bytes:
 
 
 def _stored_at(name: str) -> float:
-    return float(int(name.removeprefix("body.")[:8], 16))
+    """When it was; never, if the name isn't one of ours."""
+    with suppress(ValueError):
+        return float(int(name.removeprefix("body.")[:8], 16))
+    return math.inf
 
 
 async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:

@@ -304,7 +304,7 @@ class StreamReplica:
                 await self.stream.open(self._hear)
                 await self._measure_clock()
                 await self._load()
-            except StoreError as error:
+            except Exception as error:  # whatever it is: those who wait would else wait for ever
                 if not isinstance(error, _Overtaken):
                     self._conclude(error)
                 await backoff.pause()
@@ -321,7 +321,7 @@ class StreamReplica:
         if self._connected is None or self._connected.done():
             self._connected = asyncio.get_running_loop().create_future()
 
-    def _conclude(self, problem: StoreError | None) -> None:
+    def _conclude(self, problem: Exception | None) -> None:
         """Tell those who wait how the attempt went."""
         self._expect_connection()
         assert self._connected is not None

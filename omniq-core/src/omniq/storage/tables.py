@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush, nlargest, nsmallest
+from itertools import islice
 from math import inf
 from typing import Generic, TypeAlias, TypeVar
 
@@ -43,6 +44,8 @@ R = TypeVar("R", bound=Struct)
 Key: TypeAlias = tuple[float, str]
 """A number to order by, and the row's id."""
 
+PROMOTED = 200
+"""Tasks of a queue that come due at once in a claim, at least: a step must not grow with all that are due."""
 _SMALL = 64
 
 
@@ -293,7 +296,8 @@ class TaskTable(Table[TaskRecord]):
         taken: list[TaskRecord] = []
         room = max_bytes
         for line in self._open_queues(queues):
-            self._promote(line, now)
+            for due in islice(iter(partial(line.later.take, now), None), max(limit, PROMOTED)):
+                self.put(replace(due, state=TaskState.PENDING))
             while len(taken) < limit and (row := line.take()) is not None:
                 room -= size_of(row.body)
                 if room < 0 and taken:
@@ -462,10 +466,6 @@ class TaskTable(Table[TaskRecord]):
 
     def _open_queues(self, names: Sequence[str]) -> Iterator[QueueIndex]:
         return (self._queues[name] for name in names if name in self._queues and not self.is_paused(name))
-
-    def _promote(self, line: QueueIndex, now: float) -> None:
-        while (row := line.later.take(now)) is not None:
-            self.put(replace(row, state=TaskState.PENDING))
 
     def _running(self) -> Iterator[TaskRecord]:
         return (self.rows[id_] for line in self._queues.values() for id_ in line.in_state(TaskState.RUNNING))
