@@ -183,13 +183,6 @@ class TestArguments:
             await oq.enqueue(tasks.add, [1, value])
         assert await oq.list_tasks() == []
 
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_too_many_arguments_fail_the_task(self, oq: AsyncOmniQ, kind: str) -> None:
-        task_id = await oq.enqueue(tasks.add, [1, 2, 3])
-        async with working(oq, kind):
-            with pytest.raises(TaskFailed, match="takes 2 positional arguments but 3 were given"):
-                await oq.get_result(task_id, timeout=SOON)
-
 
 class TestHostileBytes:
     @pytest.mark.parametrize("kind", KINDS)
