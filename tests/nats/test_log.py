@@ -169,6 +169,7 @@ async def test_any_number_may_come_due_at_once(nats_url: str) -> None:
             return len(taken) == count
 
         await until(are_taken, "not all are claimed")
+        assert taken == {f"{number:04}" for number in range(count)}
         await store.drop()
 
 

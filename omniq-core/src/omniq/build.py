@@ -68,7 +68,9 @@ def configured(source: Source | None, project_name: str | None, given: Given) ->
     }
     made: Given = {kind: None if kind in words else _component(kind, part) for kind, part in given.items()}
     if isinstance(source, Resolved):
-        return source.config, made
+        if not words:
+            return source.config, made
+        source = source.config
     return ConfigProvider(source).load(project_name=project_name, **words), made
 
 
