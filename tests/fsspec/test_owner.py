@@ -13,7 +13,7 @@ import pytest
 from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.storage.log_files import OwnerFile
-from omniq.storage.table_store import Step
+from omniq.storage.table_set import Step
 from omniq_fsspec.config import FileTaskQueueConfig
 from omniq_fsspec.filesystems import PlaceFiles, files_of
 from omniq_fsspec.places import FilePlace

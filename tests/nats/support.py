@@ -29,8 +29,8 @@ def lone_store(url: str) -> NATSQueueStore:
 async def opened(url: str) -> AsyncIterator[NATSQueueStore]:
     """A connected store, which is closed afterwards."""
     store = lone_store(url)
-    await store.connect()
     try:
+        await store.connect()
         yield store
     finally:
         await store.close()

@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.models.task import TaskState
-from omniq.storage import stream_replica
+from omniq.storage import snapshots, stream_replica
 from omniq.storage.records import NEW, Change, TaskFilter
 from omniq.testing.builders import claim, new_task, new_tasks, success
 from omniq_nats import stream
@@ -199,17 +199,27 @@ async def test_bodies_that_are_left_over_are_deleted_with_a_snapshot(
         await store.add([new_task("t", body=b"x" * 5000)])
         connection, stream = store._connection, store._place.stream
         (used,) = await connection.run(stream.names("body.*"))
-        old, young = "body." + "0" * 26, used[:13] + "0" * 18
-        await asyncio.gather(*(connection.run(stream.put(name, b"left")) for name in (old, young)))
+        names = [used, "body.left", "body." + "0" * 26]
+        await asyncio.gather(*(connection.run(stream.put(name, b"left")) for name in names[1:]))
+
+        async def has_names(names: Sequence[str]) -> bool:
+            await store.add([new_task()])
+            await store.purge(older_than=1e6)
+            return sorted(await connection.run(stream.names("body.*"))) == sorted(names)
+
+        replica = store._connection.place
         await store.purge(older_than=1e6)
-
-        async def is_gone() -> bool:
-            return sorted(await connection.run(stream.names("body.*"))) == sorted((used, young))
-
-        await until(is_gone, "what is left over stays")
-        (record,) = await claim(store)
-        assert record.body == b"x" * 5000
+        await until(lambda: _is_true(replica._snapshots._swept_at > 0), "it isn't swept")
+        assert await has_names(names), "one may be about to refer to them"
+        replica._ahead += snapshots.LEFT + 60
+        replica._snapshots._swept_at = -snapshots.LEFT
+        await until(lambda: has_names([used]), "what is left over stays")
+        assert (await claim(store))[0].body == b"x" * 5000
         await store.drop()
+
+
+async def _is_true(value: bool) -> bool:
+    return value
 
 
 class TestOutages:

@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from omniq.storage.log_files import Files, Part
 from omniq.storage.records import NewTask, ResultRecord, TaskRecord
-from omniq.storage.table_store import Written
+from omniq.storage.table_set import Written
 
 RESULTS: Final = "results"
 SMALL: Final = 1024

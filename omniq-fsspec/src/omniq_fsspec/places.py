@@ -14,7 +14,7 @@ from omniq.storage.embedded import MemoryTables
 from omniq.storage.log import Replica, end_by_results
 from omniq.storage.log_files import TEMPORARY, Workers
 from omniq.storage.records import NewTask, ResultRecord, TaskRecord
-from omniq.storage.table_store import Step, Tables, Written
+from omniq.storage.table_set import Step, Tables, Written
 from omniq.texts import get_logger
 
 from omniq_fsspec.bodies import QUEUES, RESULTS, Bodies

@@ -84,8 +84,9 @@ class NATSConfig(ComponentConfig, frozen=True, kw_only=True):
 
     @property
     def stream(self) -> str:
-        """The stream's name."""
-        return self.subject.replace(".", "-", 1)
+        """The stream's name: up to its first dash is the prefix, so that two projects never share one."""
+        prefix, _, project = self.subject.partition(".")
+        return f"{prefix.replace('-', '%2D')}-{project}"
 
     @property
     def settings(self) -> NATSConfig:

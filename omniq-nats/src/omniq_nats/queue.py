@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final
 from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec.structs import replace
 from omniq.backend import Configured, configured_by
+from omniq.errors import PayloadTooLarge
 from omniq.queue import AsyncTaskQueue, TaskQueue
 from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability
-from omniq.storage.records import WorkerRecord
+from omniq.storage.records import Added, NewTask, WorkerRecord
 from omniq.storage.stream import size_of
 from omniq.storage.table_store import TableQueueStore
 
 from omniq_nats.config import NATSTaskQueueConfig
 from omniq_nats.connection import NATSStore
 from omniq_nats.results import NATSResultStore
+
+MANY: Final = 400
+"""Parents up to which a row is small, however long their ids."""
 
 
 class NATSQueueStore(NATSStore, TableQueueStore, contract=BaseTaskQueue):
@@ -33,6 +37,16 @@ class NATSQueueStore(NATSStore, TableQueueStore, contract=BaseTaskQueue):
     max_items: ClassVar[int] = 500
     max_bytes: ClassVar[int] = 128 * 1024
     size_of: ClassVar[Callable[[bytes], int]] = staticmethod(size_of)
+
+    async def _add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        most = self._place.stream.max_message // 2  # rows grow, and travel with results
+        for task in tasks:
+            if len(task.depends_on) > MANY and (size := len(msgspec.json.encode(task))) > most:
+                raise PayloadTooLarge(
+                    f"task {task.id}: depends_on: its {len(task.depends_on):,} parents and what else is known of it "
+                    f"take {size:,} bytes, and {self.location} allows {most:,}: let it depend on fewer"
+                )
+        return await super()._add(tasks)
 
     def result_storage(self) -> BaseResultStorage:
         return NATSResultStore(self._config)

@@ -174,10 +174,10 @@ class NATSStream(Stream):
 
     # ── messages ─────────────────────────────────────────────────────────────
 
-    async def append(self, data: bytes, after: int | None, id_: str | None) -> bool:
+    async def append(self, data: bytes, after: int | None, id_: str | None) -> int | None:
         named = None if id_ is None else {MESSAGE_ID: id_}
         headers = {**(named or {}), **({} if after is None else {EXPECTED: str(after)})}
-        return await self._publish(LOG, data, headers, again=named) is not None
+        return await self._publish(LOG, data, headers, again=named)
 
     async def put(self, name: str, data: bytes, after: int | None = None) -> int | None:
         if after is None:

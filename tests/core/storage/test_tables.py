@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from omniq.models.task import TERMINAL, TaskState
 from omniq.storage.records import Change, TaskFilter
-from omniq.storage.table_store import Tables
+from omniq.storage.table_set import Tables
 from omniq.storage.tables import Order
 from omniq.testing.builders import new_schedule, new_task, success
 from omniq.testing.reference import ReferenceSpace

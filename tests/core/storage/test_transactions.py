@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage.log_files import decode_rows, encode_lines
+from omniq.storage.lines import decode_rows, encode_lines
 from omniq.storage.records import AddStatus, Change, ChangeStatus
-from omniq.storage.table_store import Step, Tables
+from omniq.storage.table_set import Step, Tables
 from omniq.storage.transactions import Competition, Footprint, Trial, replay
 from omniq.testing.builders import HOUR, QUEUE, new_task
 

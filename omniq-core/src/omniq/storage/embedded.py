@@ -21,7 +21,7 @@ from omniq.errors import StoreError
 from omniq.loops import PerLoop
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import Identity, identity, make_file
-from omniq.storage.table_store import Step, Tables, Written, undoing
+from omniq.storage.table_set import Step, Tables, Written, undoing
 from omniq.storage.wakeups import Wakeups
 from omniq.texts import get_logger
 from omniq.threads import Alarm, new_lock

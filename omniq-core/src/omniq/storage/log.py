@@ -23,23 +23,10 @@ from omniq.loops import Background, spawn
 from omniq.models.task import TaskState
 from omniq.storage import rules
 from omniq.storage.connected import check_layout
-from omniq.storage.log_files import (
-    LAYOUT,
-    LOG,
-    Files,
-    Header,
-    Line,
-    Part,
-    decode_rows,
-    encode,
-    encode_lines,
-    encode_rows,
-    numbers_in,
-    segment_name,
-    snapshot_name,
-)
+from omniq.storage.lines import Line, decode_rows, encode_lines, encode_rows
+from omniq.storage.log_files import LAYOUT, LOG, Files, Header, Part, encode, numbers_in, segment_name, snapshot_name
 from omniq.storage.records import Change
-from omniq.storage.table_store import Step, Tables, Written, undoing
+from omniq.storage.table_set import Step, Tables, Written, undoing
 from omniq.storage.wakeups import ANYTHING, Wakeups
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger

@@ -1,4 +1,4 @@
-"""What a log is kept in: files, wherever they are, with rows as lines of JSON."""
+"""What a log is kept in: files, wherever they are."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import shutil
 import socket
 import time
 from abc import ABC, abstractmethod
-from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import ClassVar, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote, unquote
 from zlib import crc32
 
@@ -31,8 +30,7 @@ from omniq.loops import Background, spawn
 from omniq.storage import rules
 from omniq.storage.base import Guarantees
 from omniq.storage.connected import create_file, make_directory, replace_file, sync_directory
-from omniq.storage.records import ResultRecord, ScheduleRecord, TaskRecord, WorkerRecord
-from omniq.storage.tables import AskedRecord, QueueRecord
+from omniq.storage.records import WorkerRecord
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
 
@@ -226,68 +224,6 @@ def _unless_missing(error: OSError) -> None:
         raise error
 
 
-# ── rows as lines of JSON ───────────────────────────────────────────────────
-
-
-class Line(Struct, omit_defaults=True, kw_only=True):
-    """A row as it is from now on; or the ids of rows that are gone, by the names of their tables."""
-
-    task: TaskRecord | None = None
-    queue: QueueRecord | None = None
-    schedule: ScheduleRecord | None = None
-    result: ResultRecord | None = None
-    asked: AskedRecord | None = None
-    gone: dict[str, list[str]] | None = None
-
-
-KINDS: Final[Mapping[str, tuple[str, type[Any]]]] = {
-    "task": ("id", TaskRecord),
-    "queue": ("name", QueueRecord),
-    "schedule": ("id", ScheduleRecord),
-    "result": ("task_id", ResultRecord),
-    "asked": ("name", AskedRecord),
-}
-"""By the names of the tables, where a row has its id, and what it is."""
-
-_encode_lines = msgspec.json.Encoder().encode_lines
-_decode_lines = msgspec.json.Decoder(Line).decode_lines
-_decode_line = msgspec.json.Decoder(Line).decode
-
-
-def encode_rows(name: str, rows: Iterable[Any]) -> bytes:
-    """Rows of a table, each as a line."""
-    return encode_lines([{name: row} for row in rows])
-
-
-def encode_lines(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """What `Written.lines` gives, as lines that `decode_rows` reads."""
-    return _encode_lines(lines)
-
-
-def decode_rows(data: bytes) -> list[Line]:
-    """What lines tell, read one by one where something is damaged; those of which nothing can be told are left out."""
-    try:
-        return _decode_lines(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return [line for raw in data.splitlines() if (line := _repaired(raw)) is not None]
-
-
-def _repaired(raw: bytes) -> Line | None:
-    """What can be told of a line, with the damage told in its row; None if that is nothing."""
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        return _decode_line(raw)
-    values: Any = None
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        values = msgspec.json.decode(raw)
-    (name, row), *_ = values.items() if isinstance(values, dict) and values else [("", None)]
-    if name not in KINDS or not isinstance(row, dict) or not isinstance(row.get(KINDS[name][0]), str):
-        return None
-    with suppress(ValueError, TypeError):
-        row["body"] = b64decode(row.get("body", ""))
-    of = {"task": rules.task_of, "schedule": rules.schedule_of, "result": rules.result_of}.get(name)
-    return None if of is None else msgspec.structs.replace(Line(), **{name: of(row)})
-
-
 # ── segments and snapshots ──────────────────────────────────────────────────
 
 
@@ -316,7 +252,7 @@ def numbers_in(names: Iterable[str]) -> tuple[list[int], list[int]]:
 
 def encode(header: Header, lines: bytes = b"") -> bytes:
     """A segment or a snapshot."""
-    return _encode_lines([replace(header, crc=header.checksum(lines))]) + lines
+    return msgspec.json.encode(replace(header, crc=header.checksum(lines))) + b"\n" + lines
 
 
 class Header(Struct, omit_defaults=True, kw_only=True):
@@ -354,7 +290,7 @@ class Header(Struct, omit_defaults=True, kw_only=True):
     @classmethod
     def read(cls, data: bytes) -> Header | None:
         """That of a segment or a snapshot; None if it can't be read."""
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with suppress(*rules.DAMAGE):
             return msgspec.json.decode(data.partition(b"\n")[0], type=cls)
         return None
 
@@ -437,7 +373,7 @@ class OwnerFile:
         (data,) = await self._files.read([Part(self.NAME)])
         try:
             return None if data is None else msgspec.json.decode(data, type=Owner)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except rules.DAMAGE:
             return Owner(f"whoever wrote {self.NAME}", crc32(data or b""))
 
     async def _write(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from omniq.storage.base import Store
 from omniq.storage.connected import ConnectedStore, Connection, Connections
 from omniq.storage.embedded import let_threads_run
-from omniq.storage.table_store import Step
+from omniq.storage.table_set import Step
 from omniq.sync import Portal
 
 T = TypeVar("T")

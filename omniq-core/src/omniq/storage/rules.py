@@ -260,6 +260,8 @@ def queue_stats(
 
 R = TypeVar("R", bound=Struct)
 
+DAMAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises where something isn't as it was written."""
 MAX_SHOWN: Final = 100
 """Characters of a text that isn't one, and of what is said of a column."""
 
@@ -316,10 +318,10 @@ def event_of(values: Mapping[str, object]) -> TaskEvent:
 
 def event_in(line: bytes) -> TaskEvent:
     """The event that is JSON, with what is wrong with it told as its damage."""
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with suppress(*DAMAGE):
         return _decode_event(line)
     values: object = None
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with suppress(*DAMAGE):
         values = msgspec.json.decode(line)
     return event_of(values if isinstance(values, dict) else {})
 

@@ -1,23 +1,19 @@
 """What a log that many may add to at once is kept in: a stream of messages with subjects, wherever it is.
 
-`omniq.storage.stream_replica` makes tables of its log.
+`omniq.storage.stream_replica` makes tables of its log, and `omniq.storage.snapshots` keeps what it was made of small.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from omniq import clock
-from omniq.storage.log_files import encode_rows
-from omniq.storage.table_store import Written
+from omniq.storage.table_set import Written
 
 LOG: Final = "log"
 """The subject of the log."""
@@ -71,8 +67,9 @@ class Stream(ABC):
         """Give the connection back; safe to repeat."""
 
     @abstractmethod
-    async def append(self, data: bytes, after: int | None, id_: str | None) -> bool:
-        """Add to the log, if `after` is None or the sequence of its last message; returns whether it was added.
+    async def append(self, data: bytes, after: int | None, id_: str | None) -> int | None:
+        """Add to the log, if `after` is None or the sequence of its last message; returns the sequence that it got, and
+        None if it wasn't added.
 
         With an `id_`, which nothing else has, it is sent again where no answer comes, is added once at most, and may
         then be added after any message. Raises `PayloadTooLarge`.
@@ -112,38 +109,11 @@ class Stream(ABC):
         """Delete the stream, if it is there."""
 
 
-# ── snapshots ───────────────────────────────────────────────────────────────
-
-
-PIECE: Final = 500
-"""Rows that are encoded at a time."""
-PART_BYTES: Final = 512 * 1024
-"""Bytes after which the next message of a snapshot begins."""
-
-
-async def snapshot_parts(tables: Sequence[tuple[str, list[Any]]]) -> AsyncIterator[bytes]:
-    """The rows, in messages of a snapshot."""
-    part, size = list[bytes](), 0
-    for name, rows in tables:
-        for start in range(0, len(rows), PIECE):
-            for line in encode_rows(name, rows[start : start + PIECE]).splitlines(keepends=True):
-                if part and size + len(line) > PART_BYTES:
-                    yield b"".join(part)
-                    part, size = [], 0
-                part.append(line)
-                size += len(line)
-            await asyncio.sleep(0)  # others have their turn
-    if part:
-        yield b"".join(part)
-
-
 # ── bodies ──────────────────────────────────────────────────────────────────
 
 
 SMALL: Final = 1024
 """Bytes up to which a body stays in its row; others aren't worth a place in the tables of every process."""
-LEFT: Final = 3600.0
-"""Seconds after which a body that no row refers to is left over: its call has failed, or its process has died."""
 MARK: Final = b"\0body."
 """What references begin with."""
 LENGTH: Final = len(MARK) + 26 + 10
@@ -172,37 +142,6 @@ def unused_bodies(written: Written) -> list[str]:
     return [name_of(body) for body in old if is_reference(body)]
 
 
-class BodySweeper:
-    """Deletes the bodies that are left over, at most once in that time."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._due = 0.0
-
-    async def run(self, tables: Sequence[tuple[str, list[Any]]]) -> None:
-        """Delete those to which none of these rows refers: all that there were a moment ago. Raises `StoreError`."""
-        if (now := clock.now()) < self._due:
-            return
-        self._due = now + LEFT
-        rows = (row for name, rows in tables if name in ("task", "result") for row in rows)
-        used = {name_of(row.body) for row in rows if is_reference(row.body)}
-        for name in await self._stream.names("body.*"):
-            if name not in used and _stored_at(name) < now - LEFT:
-                await self._stream.delete(name)
-
-
-def _new_name() -> bytes:
-    """A name that no other body has; it begins with the time, in seconds."""
-    return f"{int(clock.now()):08x}{secrets.token_hex(9)}".encode()
-
-
-def _stored_at(name: str) -> float:
-    """When it was; never, if the name isn't one of ours."""
-    with suppress(ValueError):
-        return float(int(name.removeprefix("body.")[:8], 16))
-    return math.inf
-
-
 async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:
     """Store the bodies that are large; returns the records with references instead."""
     return list(await asyncio.gather(*(_stored(stream, record) for record in records)))
@@ -211,7 +150,7 @@ async def store_bodies(stream: Stream, records: Sequence[Any]) -> list[Any]:
 async def _stored(stream: Stream, record: Any) -> Any:
     if len(record.body) <= SMALL and not is_reference(record.body):
         return record
-    reference = MARK + _new_name() + b"%010d" % len(record.body)
+    reference = MARK + secrets.token_hex(13).encode() + b"%010d" % len(record.body)
     await stream.put(name_of(reference), record.body)
     return replace(record, body=reference)
 

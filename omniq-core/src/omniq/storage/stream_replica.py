@@ -1,7 +1,6 @@
 """Tables as a process has them: every process reads the same log, one subject of a stream.
 
-A segment is a message of the log: transactions, as `omniq.storage.transactions` knows them. A snapshot is all rows as
-they were after one segment, in as many messages as that takes; what came before it is deleted.
+A segment is a message of the log: transactions, as `omniq.storage.transactions` knows them.
 """
 
 from __future__ import annotations
@@ -13,28 +12,21 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-import msgspec
-from msgspec import Struct
-
 from omniq import clock
 from omniq.batching import Backoff, Batcher
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
-from omniq.storage.connected import check_layout
-from omniq.storage.log_files import decode_rows, encode_lines
-from omniq.storage.stream import LOG, BodySweeper, Message, Stream, snapshot_parts, unused_bodies
-from omniq.storage.table_store import Step, Tables, Written
-from omniq.storage.transactions import Competition, Trial, replay
+from omniq.storage.lines import decode_rows
+from omniq.storage.snapshots import Head, Snapshots
+from omniq.storage.stream import LOG, Message, Stream, unused_bodies
+from omniq.storage.table_set import Step, Tables, Written
+from omniq.storage.transactions import Competition, Segment, Trial, encode_segment, read_segment, replay
 from omniq.storage.wakeups import DEAF_WAIT, Wakeups
 from omniq.sync import cancel_and_wait
 from omniq.texts import get_logger
 
 T = TypeVar("T")
 
-LAYOUT: Final = 1
-"""The version of the subjects and of what their messages hold."""
-SNAPSHOT: Final = "snapshot"
-"""The subject that tells of the newest snapshot. Its messages are at `part.<snapshot>.<number>`."""
 PER_SEGMENT, PER_ROW, LIGHT = 500, 300, 1 << 20
 """A snapshot is made once the segments since the last one weigh as much as it would: so many bytes for each segment
 besides its own; for each row of the snapshot, and for all of it at least."""
@@ -48,47 +40,20 @@ LOOK_INTERVAL: Final = 1.0
 """Seconds between two looks whether the connection is still there."""
 CLOCK_INTERVAL: Final = 300.0
 """Seconds between two looks at the server's clock."""
+HEARD_WITHIN: Final = 1.0
+"""Seconds after which a segment that was added, and wasn't heard, is read."""
 PATIENCE: Final = 10
 """How often the newest snapshot is looked for, while others make and delete some."""
 FIRST_PAUSE, MAX_PAUSE = 0.05, 0.25
 """Seconds between two attempts to connect."""
+FIRST_LONG_PAUSE, MAX_LONG_PAUSE = 0.25, 5.0
+"""The same, where something is wrong that doesn't pass by itself."""
 
 _log = get_logger("omniq.storage")
 
 
-class Head(Struct, omit_defaults=True, kw_only=True):
-    """What is told of the newest snapshot."""
-
-    omniq: int
-    """The layout."""
-    log: str
-    """Which log it is of: another one may be begun, once the stream was deleted."""
-    after: int = 0
-    """The segment after which it was made, by its sequence; 0 for the empty one, with which a log begins."""
-    name: str = ""
-    parts: int = 0
-
-
-class Segment(Struct, omit_defaults=True, kw_only=True):
-    """The first line of a message of the log."""
-
-    log: str
-    writer: str
-    """A text that no other segment has."""
-    base: int
-    """The sequence of the segment up to which its writer had the tables."""
-    sizes: Sequence[int] = ()
-    """How many of the lines that follow belong to each of its transactions."""
-    compacts: bool = False
-    """Whether its writer makes a snapshot, so that others needn't; no transaction after it rests on what is before."""
-
-
 class _Overtaken(StoreUnavailable):
     """What is missing before the next segment was deleted: a snapshot has it."""
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_segment = msgspec.json.Decoder(Segment).decode
 
 
 class StreamReplica:
@@ -113,8 +78,12 @@ class StreamReplica:
         """The last segment that the tables have; -1 where they have to be read anew."""
         self._last_writer = ""
         """Who wrote it."""
+        self._before = -1
+        """The segment before it; -1 where that isn't known."""
         self._heard = 0
-        """The last segment of which the server has told."""
+        """How many segments were heard on this connection."""
+        self._reread = -1
+        """The last segment because of which all was read anew."""
         self._trial: Trial | None = None
         """The steps that are tried on the tables, while their segment is on its way."""
         self._writer = ""
@@ -122,7 +91,7 @@ class StreamReplica:
         self._weight = 0
         """What the segments since the last snapshot weigh."""
         self._wants_snapshot = False
-        self._sweeper = BodySweeper(stream)
+        self._snapshots = Snapshots(stream)
         self._ahead = 0.0
         """Seconds by which the server's clock is ahead of this machine's."""
         self._following: Background[None] | None = None
@@ -194,20 +163,27 @@ class StreamReplica:
         try:
             compacts = after is not None and self._is_heavy
             id_ = None if compacts else self._writer
-            if not await self.stream.append(self._encoded(trial, compacts=compacts), after, id_):
-                return None
-            async with asyncio.timeout(self._timeout):
-                return await outcome
-        except TimeoutError:
-            raise StoreUnavailable(f"{self.location}: what was sent didn't come back") from None
+            added = await self.stream.append(self._encoded(trial, compacts=compacts), after, id_)
+            return None if added is None else await self._hear_back(outcome, later=added > trial.position)
         finally:
             self._give_up_trial()
             self._outcome = None
 
+    async def _hear_back(self, outcome: asyncio.Future[list[bool]], *, later: bool) -> list[bool]:
+        """What became of a segment that was added; unless it is `later` than all that is known, the log is another."""
+        with suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(self._timeout if later else 0.0):
+                await asyncio.wait([outcome], timeout=HEARD_WITHIN)
+                if self._follows and not outcome.done():
+                    await self._catch_up()
+                return await outcome
+        self._begin_anew()
+        raise StoreUnavailable(f"{self.location}: what was sent didn't come back")
+
     def _encoded(self, trial: Trial, *, compacts: bool) -> bytes:
         sizes = [len(lines) for lines in trial.lines]
         head = Segment(log=self._log, writer=self._writer, base=trial.position, sizes=sizes, compacts=compacts)
-        return _encode(head) + b"\n" + encode_lines([line for lines in trial.lines for line in lines])
+        return encode_segment(head, [line for lines in trial.lines for line in lines])
 
     def _give_up_trial(self) -> None:
         trial, self._trial = self._trial, None
@@ -218,14 +194,26 @@ class StreamReplica:
 
     async def _hear(self, message: Message) -> None:
         """Take over a segment that was added, and those before it that weren't heard."""
-        self._heard = max(self._heard, message.sequence)
-        if not self._follows or message.sequence <= self._position:
+        self._heard += 1
+        if not self._follows or self._position < 0 or message.after is None:
             return
-        if message.after == self._position:
+        if message.after == self._position < message.sequence:
             self._apply(message)
-        else:
+        elif self._is_of_another_past(message, message.after):
+            _log.warning("%s: the log isn't the one that was followed: it is read anew", self.location)
+            self._begin_anew()
+        elif message.sequence > self._position:
             with suppress(StoreError):  # then all is read anew
                 await self._catch_up()
+
+    def _is_of_another_past(self, message: Message, after: int) -> bool:
+        """Whether what the tables have isn't in the log any more: the stream was deleted, or emptied by hand."""
+        if message.sequence > self._position:
+            return after < self._position
+        if message.sequence == self._position and after != self._before >= 0:
+            return True
+        segment, _ = read_segment(message.data)
+        return segment is not None and segment.log != self._log
 
     async def _catch_up(self) -> None:
         """Take over all that was added before this call. Raises `StoreError`."""
@@ -250,20 +238,34 @@ class StreamReplica:
         """Let the transactions of the next segment take effect, as all processes do."""
         if not 0 <= self._position < message.sequence:
             return
-        segment, data = _read(message.data)
+        segment, data = read_segment(message.data)
         if segment is None or segment.log != self._log:
-            _log.error("%s: segment %d can't be read, and is passed over", self.location, message.sequence)
-            self._position = message.sequence
+            self._pass_over(message, "it can't be read")
         elif segment.compacts and segment.base != self._position:
-            self._position = -1  # what is between was deleted
-            self._expect_connection()
-            self.stream.lost.set()
+            if self._reread == message.sequence:
+                self._pass_over(message, "it isn't where it says")
+            else:
+                self._reread = message.sequence
+                self._begin_anew()  # what is between was deleted
         else:
             self._take_over(segment, data, message)
 
+    def _pass_over(self, message: Message, reason: str) -> None:
+        _log.error("%s: segment %d is passed over: %s", self.location, message.sequence, reason)
+        self._go_on_from(message.sequence, "")
+
+    def _go_on_from(self, sequence: int, writer: str) -> None:
+        self._before, self._position, self._last_writer = self._position, sequence, writer
+
+    def _begin_anew(self) -> None:
+        """Let all be read anew, from the newest snapshot on."""
+        self._position = -1
+        self._expect_connection()
+        self.stream.lost.set()
+
     def _take_over(self, segment: Segment, data: bytes, message: Message) -> None:
         taken, outcome = self._replayed(segment, data, message.sequence)
-        self._position, self._last_writer = message.sequence, segment.writer
+        self._go_on_from(message.sequence, segment.writer)
         self._weight += len(message.data) + PER_SEGMENT
         if segment.compacts:
             self._competition, self._weight = Competition(message.sequence), 0
@@ -297,7 +299,7 @@ class StreamReplica:
 
     async def _follow(self) -> None:
         """Be connected, and know what is there; again after each loss."""
-        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE)
+        backoff, long_backoff = Backoff(FIRST_PAUSE, MAX_PAUSE), Backoff(FIRST_LONG_PAUSE, MAX_LONG_PAUSE)
         while True:
             self._heard = 0
             try:
@@ -307,10 +309,11 @@ class StreamReplica:
             except Exception as error:  # whatever it is: those who wait would else wait for ever
                 if not isinstance(error, _Overtaken):
                     self._conclude(error)
-                await backoff.pause()
+                await (backoff if isinstance(error, StoreUnavailable) else long_backoff).pause()
                 continue
             self._conclude(None)
             backoff.reset()
+            long_backoff.reset()
             self.wakeups.hears(True)
             await self._until_lost()
             self.wakeups.hears(False)
@@ -358,51 +361,35 @@ class StreamReplica:
     async def _load(self) -> None:
         """Know what is there: from the newest snapshot on, unless the tables follow it already."""
         for _ in range(PATIENCE):
-            head, _ = await self._head()
-            known = head.log == self._log and head.after <= self._position
-            if (known and await self._has_same_past()) or await self._has_read(head):
+            head, _ = await self._snapshots.newest()
+            if head.log == self._log and head.after <= self._position and await self._has_same_past():
+                break
+            if (tables := await self._snapshots.read(head)) is not None:
+                self._begin_with(tables, head)
                 break
         else:
-            raise StoreError(f"{self.location}: the snapshot {head.name} is there, and a part of it is missing")
-        while await self._next() is not None or self._position < self._heard:
-            continue
-
-    async def _head(self) -> tuple[Head, int]:
-        """What is told of the newest snapshot, and the sequence of that message. A log is begun where there is none."""
-        found = await self.stream.last(SNAPSHOT)
-        if found is None:
-            begun = Head(omniq=LAYOUT, log=secrets.token_hex(8))
-            await self.stream.put(SNAPSHOT, _encode(begun), after=0)
-            found = await self.stream.last(SNAPSHOT)
-        if found is None:
-            raise StoreUnavailable(f"{self.location}: the stream was deleted meanwhile: try again")
-        try:
-            head = msgspec.json.decode(found.data, type=Head)
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"{self.location}: what is kept there isn't OmniQ's: {error}") from error
-        check_layout(self.location, head.omniq, LAYOUT, "omniq-core")
-        return head, found.sequence
+            raise StoreUnavailable(f"{self.location}: others make snapshots faster than they can be read")
+        heard = -1
+        while await self._next() is not None or heard != self._heard:  # what is heard now isn't taken over yet
+            heard = self._heard
 
     async def _has_same_past(self) -> bool:
         """Whether the last segment that the tables have is still there: a server may have lost some with its power."""
         if not self._position:
             return False
         found = await self.stream.next(LOG, self._position - 1)
-        segment = None if found is None or found.sequence != self._position else _read(found.data)[0]
+        segment = None if found is None or found.sequence != self._position else read_segment(found.data)[0]
         return segment is not None and segment.writer == self._last_writer
 
-    async def _has_read(self, head: Head) -> bool:
-        """Begin with that snapshot, unless it was replaced meanwhile."""
-        tables = Tables()
-        for number in range(head.parts):
-            data = await self.stream.read(f"part.{head.name}.{number}")
-            if data is None:
-                return False
-            tables.apply(decode_rows(data))
-        tables.settle()
+    def _begin_with(self, tables: Tables, head: Head) -> None:
+        """Go on from a snapshot."""
+        self._give_up_trial()
+        if head.log != self._log and self._outcome is not None and not self._outcome.done():
+            self._outcome.set_exception(StoreUnavailable(f"{self.location}: its log was deleted meanwhile"))
+            self._outcome.exception()  # nobody may wait yet
         self.tables, self._competition = tables, Competition(head.after)
-        self._log, self._position, self._last_writer, self._weight = head.log, head.after, "", 0
-        return True
+        self._log, self._position, self._weight = head.log, head.after, 0
+        self._last_writer, self._before = "", -1
 
     @property
     def _is_heavy(self) -> bool:
@@ -446,20 +433,12 @@ class StreamReplica:
     async def _write_snapshot(self, sequence: int, rows: Sequence[tuple[str, list[Any]]]) -> None:
         """Write a snapshot, and delete what it makes needless."""
         try:
-            head, at = await self._head()
-            new = Head(omniq=LAYOUT, log=self._log, after=sequence, name=secrets.token_hex(4))
-            first = 0
-            async for part in snapshot_parts(rows):
-                written = await self.stream.put(f"part.{new.name}.{new.parts}", part)
-                first, new.parts = first or written or 0, new.parts + 1
-            told = await self.stream.put(SNAPSHOT, _encode(new), after=at) if head.log == new.log else None
-            if told is None:  # others have made a later one
-                await self.stream.delete(f"part.{new.name}.>")
-                return
-            await self._rest()
-            await self.stream.delete(LOG, before=sequence)
-            await self.stream.delete("part.>", before=first or told)
-            await self._sweeper.run(rows)
+            first = await self._snapshots.write(self._log, sequence, rows)
+            if first is not None:
+                await self._rest()
+                await self._snapshots.trim(sequence, first)
+                if self._follows:
+                    await self._snapshots.sweep(self.now(), lambda: self.tables)
         except StoreError as error:
             _log.debug("%s: left for the next snapshot: %s", self.location, error)
 
@@ -467,10 +446,12 @@ class StreamReplica:
 
     async def drop(self) -> None:
         """Delete the stream. Raises `StoreError`."""
-        await self.open()
         await self._stop()  # else what goes on finds no stream, and connects anew
-        await self.stream.drop()
-        await self.close()
+        try:
+            await self.stream.open(self._hear)  # whether or not what it holds can be read
+            await self.stream.drop()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Give back what is open, after the calls under way; the next call begins anew."""
@@ -490,11 +471,3 @@ class StreamReplica:
             if self._follows:
                 self.wakeups.hears(False)
         self._following = self._connected = None
-
-
-def _read(data: bytes) -> tuple[Segment | None, bytes]:
-    """The head of a segment, None if it can't be read, and its lines."""
-    first, _, rest = data.partition(b"\n")
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        return _decode_segment(first), rest
-    return None, rest

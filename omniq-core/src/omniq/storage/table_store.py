@@ -1,30 +1,20 @@
-"""Stores on tables: the contract's verbs as steps, which a store carries out wherever it keeps the rows.
-
-A step is a function of the tables and the time. It decides and changes rows at once; what it has changed is then
-written down, shared or merely kept, as `TableStore.carry_out` of the store says: as a whole, or not at all.
-"""
+"""Stores on tables: the contract's verbs as steps, which a store carries out wherever it keeps the rows."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from bisect import bisect_left, insort
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from msgspec.structs import replace
 
+from omniq.errors import PayloadTooLarge
 from omniq.models.task import TERMINAL, TaskState
-from omniq.storage import rules
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, Store
-from omniq.storage.log_files import Line
 from omniq.storage.records import (
     Added,
     Change,
     Changed,
-    ChangeStatus,
     Firing,
     LapsedLease,
     Lease,
@@ -38,231 +28,12 @@ from omniq.storage.records import (
     TaskPage,
     TaskRecord,
 )
-from omniq.storage.tables import AskedRecord, Key, Order, Table, TaskTable
-from omniq.storage.wakeups import News
+from omniq.storage.table_set import Step, Tables
+from omniq.storage.tables import AskedRecord
 
 K = TypeVar("K")
 R = TypeVar("R")
 T = TypeVar("T")
-
-# ── tables ──────────────────────────────────────────────────────────────────
-
-
-class ScheduleTable(Table[ScheduleRecord]):
-    """Schedules by id, written by compare-and-set on their version."""
-
-    def get(self, schedule_id: str, version: int) -> ScheduleRecord | None:
-        """The schedule, if that is its version."""
-        row = self.rows.get(schedule_id)
-        return row if row is not None and row.version == version else None
-
-    def put(self, schedule: ScheduleRecord, if_version: int | None) -> bool:
-        """Write the schedule over that version; returns whether it was still there."""
-        row = self.rows.get(schedule.id)
-        if (None if row is None else row.version) != if_version:
-            return False
-        version = (schedule.version if if_version is None else if_version) + 1
-        self.write(schedule.id, replace(schedule, version=version))
-        return True
-
-    def find(self, ids: Iterable[str] | None, due_by: float | None = None) -> list[ScheduleRecord]:
-        """All schedules by id, or those of `ids` that exist; of these only active ones with a slot by `due_by`."""
-        rows = [self.rows[id_] for id_ in sorted(self.rows if ids is None else set(ids) & self.rows.keys())]
-        return rows if due_by is None else [row for row in rows if _is_due(row, due_by)]
-
-    def delete(self, schedule_id: str) -> bool:
-        """Returns whether it was there."""
-        there = schedule_id in self.rows
-        if there:
-            self.write(schedule_id, None)
-        return there
-
-
-def _is_due(schedule: ScheduleRecord, by: float) -> bool:
-    return not schedule.paused and schedule.next_run is not None and schedule.next_run <= by
-
-
-class ResultTable(Table[ResultRecord]):
-    """Results by task, kept until they expire."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._expiring = Order(self.rows, lambda row: row.expires_at)
-        self._of_schedule: defaultdict[str, list[Key]] = defaultdict(list)
-
-    def put(self, record: ResultRecord, now: float) -> bool:
-        """Store the record if the one that is there gives way; returns whether it was stored."""
-        old = self.rows.get(record.task_id)
-        if old is not None and not rules.gives_way(old, record):
-            return False
-        expires_at = None if record.ttl is None else now + record.ttl
-        self.write(record.task_id, replace(record, finished_at=now, expires_at=expires_at))
-        return True
-
-    def replace_body(self, new: NewBody) -> bool:
-        """Replace a result's body; returns whether it had the old one."""
-        row = self.rows.get(new.task_id)
-        if row is None or row.body != new.old:
-            return False
-        self.write(row.task_id, replace(row, body=new.body))
-        return True
-
-    def get(self, task_id: str, now: float) -> ResultRecord | None:
-        """The task's result, unless it has expired."""
-        row = self.rows.get(task_id)
-        return None if row is None or (row.expires_at is not None and row.expires_at <= now) else row
-
-    def find(self, schedule_id: str, now: float, *, newest_first: bool, limit: int) -> list[ResultRecord]:
-        """Up to `limit` of the schedule's results that haven't expired, in the order of their ends."""
-        keys = self._of_schedule.get(schedule_id, [])
-        rows = (self.get(id_, now) for _, id_ in (reversed(keys) if newest_first else keys))
-        return [row for row, _ in zip((row for row in rows if row is not None), range(limit), strict=False)]
-
-    def purge(self, now: float, limit: int) -> int:
-        """Delete up to `limit` expired results; returns how many."""
-        gone = 0
-        while gone < limit and (row := self._expiring.take(now)) is not None:
-            self.write(row.task_id, None)
-            gone += 1
-        return gone
-
-    def _index(self, old: ResultRecord | None, row: ResultRecord | None) -> None:
-        if old is not None and old.schedule_id is not None:
-            keys = self._of_schedule[old.schedule_id]
-            del keys[bisect_left(keys, (old.finished_at, old.task_id))]
-            if not keys:
-                del self._of_schedule[old.schedule_id]
-        if row is not None and row.schedule_id is not None:
-            insort(self._of_schedule[row.schedule_id], (row.finished_at, row.task_id))
-        if row is not None and row.expires_at is not None:
-            self._expiring.enter(row.expires_at, row.task_id)
-
-
-class Tables:
-    """All that a store keeps at one place."""
-
-    def __init__(self) -> None:
-        self.tasks = TaskTable()
-        self.schedules = ScheduleTable()
-        self.results = ResultTable()
-        self.asked = Table[AskedRecord]()
-
-    def change(self, change: Change, now: float) -> Changed:
-        """Apply a change of a task, and store its result, if its conditions hold."""
-        status = self.tasks.change(change, now)
-        if status is ChangeStatus.APPLIED and change.result is not None:
-            self.results.put(change.result, now)
-        return Changed(status, change.task_id in self.tasks.parents)
-
-    def fire(self, firing: Firing, now: float) -> bool:
-        """Add a slot's task and move its schedule on, if that is at its version; returns whether it was."""
-        schedule = self.schedules.get(firing.schedule_id, firing.if_version)
-        if schedule is None:
-            return False
-        self.tasks.add([firing.task], now)
-        return self.schedules.put(replace(schedule, next_run=firing.next_run, last_run=firing.slot), firing.if_version)
-
-    def forget_asked(self, workers: Iterable[str]) -> bool:
-        """Forget that these were asked what they run; returns whether any was."""
-        asked = [name for name in workers if name in self.asked.rows]
-        for name in asked:
-            self.asked.write(name, None)
-        return bool(asked)
-
-    @property
-    def by_name(self) -> Mapping[str, Table[Any]]:
-        """The tables, by what their rows are called."""
-        rest: dict[str, Table[Any]] = {"schedule": self.schedules, "result": self.results, "asked": self.asked}
-        return {"task": self.tasks, "queue": self.tasks.queues, **rest}
-
-    def apply(self, lines: Iterable[Line]) -> None:
-        """Have the rows as the lines tell them."""
-        by_name = self.by_name
-        for line in lines:
-            if line.task is not None:
-                by_name["task"].write(line.task.id, line.task)
-            elif line.result is not None:
-                by_name["result"].write(line.result.task_id, line.result)
-            elif line.schedule is not None:
-                by_name["schedule"].write(line.schedule.id, line.schedule)
-            elif line.queue is not None:
-                by_name["queue"].write(line.queue.name, line.queue)
-            elif line.asked is not None:
-                by_name["asked"].write(line.asked.name, line.asked)
-            for name, ids in (line.gone or {}).items():
-                for id_ in ids if name in by_name else ():
-                    by_name[name].write(id_, None)
-
-    @property
-    def written(self) -> Written:
-        """What has been written since the last `settle`."""
-        return Written(self, {name: table.before for name, table in self.by_name.items()})
-
-    def undo(self) -> None:
-        """Let every row be what it was at the last `settle`."""
-        for table in self.by_name.values():
-            table.undo()
-
-    def settle(self) -> Written:
-        """What has been written since the last call. From now on, it can't be undone."""
-        return Written(self, {name: table.settle() for name, table in self.by_name.items()})
-
-
-class Written:
-    """What steps have written: by the names of tables and the ids of rows, what the rows were before."""
-
-    def __init__(self, tables: Tables, before: Mapping[str, Mapping[str, Any]]) -> None:
-        self.tables = tables
-        self.before = before
-
-    def __bool__(self) -> bool:
-        return any(self.before.values())
-
-    def rows(self, name: str) -> Iterator[tuple[Any, Any]]:
-        """Each row of a table that was written, as it was before and as it is now; None where there was or is none."""
-        rows = self.tables.by_name[name].rows
-        return ((old, rows.get(id_)) for id_, old in self.before[name].items())
-
-    def lines(self) -> list[Mapping[str, Any]]:
-        """What was written, to be encoded as lines that `decode_rows` reads."""
-        lines: list[Mapping[str, Any]] = []
-        gone: dict[str, list[str]] = {}
-        for name, before in self.before.items():
-            rows = self.tables.by_name[name].rows
-            lines += ({name: row} for id_ in before if (row := rows.get(id_)) is not None)
-            if ids := [id_ for id_, old in before.items() if old is not None and id_ not in rows]:
-                gone[name] = ids
-        return [*lines, {"gone": gone}] if gone else lines
-
-    def news(self, now: float) -> News:
-        """What those who wait are to be told of it."""
-        due: dict[str, float] = {}
-        rows = self.tables.tasks.rows
-        for id_, old in self.before["task"].items():
-            row = rows.get(id_)
-            if row is not None and row.state in _DUE and (old is None or old.state is not row.state):
-                due[row.queue_name] = min(row.run_at - now, due.get(row.queue_name, math.inf))
-        opened = {name: -math.inf for name in self.before["queue"] if name not in self.tables.tasks.queues.rows}
-        return News({**due, **opened}, [id_ for id_ in self.before["result"] if id_ in self.tables.results.rows])
-
-
-@contextmanager
-def undoing(tables: Tables) -> Iterator[None]:
-    """Undo what was written if an error comes."""
-    try:
-        yield
-    except BaseException:
-        tables.undo()
-        raise
-
-
-_DUE = frozenset({TaskState.PENDING, TaskState.SCHEDULED})
-
-Step: TypeAlias = Callable[[Tables, float], T]
-"""Decides and changes, given the tables and the store's time (seconds since the epoch), and returns an answer."""
-
-
-# ── stores ──────────────────────────────────────────────────────────────────
 
 
 class TableStore(Store):
@@ -273,8 +44,30 @@ class TableStore(Store):
         """What the step answers, once all that it has changed is as durable as the store promises, and those who wait
         have been told. If the step fails, nothing has changed.
 
-        With `may_lag`, a step that changes nothing may see the tables as they were a moment before.
+        With `may_lag`, a step that changes nothing may see the tables as they were a moment before. Raises
+        `PayloadTooLarge` if what it has changed is more than can be written down at once.
         """
+
+    async def carry_out_for(
+        self, items: Sequence[K], step: Callable[[Tables, float, Sequence[K]], list[R]], *, may_lag: bool = False
+    ) -> list[R]:
+        """What a step answers to the items; in halves, where what it changes for all of them is too large."""
+        try:
+            return await self.carry_out(lambda tables, now: step(tables, now, items), may_lag=may_lag)
+        except PayloadTooLarge:
+            if len(items) == 1:
+                raise
+        half = len(items) // 2
+        first = await self.carry_out_for(items[:half], step, may_lag=may_lag)
+        return [*first, *await self.carry_out_for(items[half:], step, may_lag=may_lag)]
+
+    async def purge_up_to(self, limit: int, purge: Callable[[Tables, float, int], int]) -> int:
+        """How many rows of `limit` a purge deletes, in as many steps as that takes."""
+        return len(
+            await self.carry_out_for(
+                range(limit), lambda tables, now, places: [None] * purge(tables, now, len(places)), may_lag=True
+            )
+        )
 
     async def store_bodies(self, records: Sequence[K], write: Callable[[Sequence[K]], Awaitable[R]]) -> R:
         """What `write` answers to the records of tasks or results, once their bodies are kept."""
@@ -292,7 +85,7 @@ class TableResultStore(TableStore, BaseResultStorage):
         return await self.store_bodies(records, self._put)
 
     async def _put(self, records: Sequence[ResultRecord]) -> list[bool]:
-        return await self.carry_out(lambda tables, now: [tables.results.put(record, now) for record in records])
+        return await self.carry_out_for(records, lambda tables, now, part: [tables.results.put(r, now) for r in part])
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         rows = await self.carry_out(lambda tables, _: [tables.results.rows.get(new.task_id) for new in bodies])
@@ -312,7 +105,7 @@ class TableResultStore(TableStore, BaseResultStorage):
         return list(await self.load_bodies(found))
 
     async def purge(self, *, limit: int = 1000) -> int:
-        return await self.carry_out(lambda tables, now: tables.results.purge(now, limit), may_lag=True)
+        return await self.purge_up_to(limit, lambda tables, now, most: tables.results.purge(now, most))
 
 
 class TableQueueStore(TableStore, BaseTaskQueue):
@@ -329,20 +122,22 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         return await self.store_bodies(tasks, self._add)
 
     async def _add(self, tasks: Sequence[NewTask]) -> list[Added]:
-        return await self.carry_out(lambda tables, now: tables.tasks.add(tasks, now))
+        return await self.carry_out_for(tasks, lambda tables, now, part: tables.tasks.add(part, now))
 
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
         size_of, max_bytes = type(self).size_of, self.max_bytes
 
-        def claim(tables: Tables, now: float) -> list[TaskRecord]:
+        def claim(tables: Tables, now: float, places: Sequence[int]) -> list[TaskRecord]:
             return tables.tasks.claim(
-                queues, now, limit=limit, lease=lease, worker=worker, max_bytes=max_bytes, size_of=size_of
+                queues, now, limit=len(places), lease=lease, worker=worker, max_bytes=max_bytes, size_of=size_of
             )
 
-        return list(await self.load_bodies(await self.carry_out(claim, may_lag=True)))
+        return list(await self.load_bodies(await self.carry_out_for(range(limit), claim, may_lag=True)))
 
     async def extend(self, leases: Sequence[Lease], *, lease: float) -> list[LeaseStatus]:
-        return await self.carry_out(lambda tables, now: [tables.tasks.extend(held, now + lease) for held in leases])
+        return await self.carry_out_for(
+            leases, lambda tables, now, part: [tables.tasks.extend(held, now + lease) for held in part]
+        )
 
     async def held(self, worker: str) -> list[Lease]:
         return await self.carry_out(lambda tables, _: tables.tasks.held(worker))
@@ -352,7 +147,9 @@ class TableQueueStore(TableStore, BaseTaskQueue):
 
     async def reap(self, leases: Sequence[LapsedLease]) -> list[TaskRecord]:
         seen = {worker.name: worker.last_seen for worker in await self.workers()}
-        return await self.carry_out(lambda tables, now: [bodiless(row) for row in tables.tasks.reap(leases, now, seen)])
+        return await self.carry_out_for(
+            leases, lambda tables, now, part: [bodiless(row) for row in tables.tasks.reap(part, now, seen)]
+        )
 
     async def transition(self, changes: Sequence[Change]) -> list[Changed]:
         results = [change.result for change in changes if change.result is not None]
@@ -366,7 +163,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         return await self.store_bodies(results, write)
 
     async def _change(self, changes: Sequence[Change]) -> list[Changed]:
-        return await self.carry_out(lambda tables, now: [tables.change(change, now) for change in changes])
+        return await self.carry_out_for(changes, lambda tables, now, part: [tables.change(c, now) for c in part])
 
     async def replace_bodies(self, bodies: Sequence[NewBody]) -> list[bool]:
         rows = await self.carry_out(lambda tables, _: [tables.tasks.rows.get(new.task_id) for new in bodies])
@@ -401,8 +198,8 @@ class TableQueueStore(TableStore, BaseTaskQueue):
     async def purge(self, *, older_than: float, states: Collection[TaskState] = TERMINAL, limit: int = 1000) -> int:
         await self.forget_workers(older_than)
         await self._forget_asked()
-        gone = await self.carry_out(
-            lambda tables, now: tables.tasks.purge(now - older_than, states, limit), may_lag=True
+        gone = await self.purge_up_to(
+            limit, lambda tables, now, most: tables.tasks.purge(now - older_than, states, most)
         )
         await self.purged()
         return gone
@@ -411,7 +208,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         """Called after each purge: clear away what no row needs any more, if that is worth the trouble."""
 
     async def delete(self, ids: Sequence[str], *, states: Collection[TaskState] = TERMINAL) -> list[bool]:
-        return await self.carry_out(lambda tables, _: [tables.tasks.delete(id_, states) for id_ in ids])
+        return await self.carry_out_for(ids, lambda tables, _, part: [tables.tasks.delete(id_, states) for id_ in part])
 
     async def inspect(self, worker: str) -> bool:
         if all(known.name != worker for known in await self.workers()):
@@ -451,7 +248,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
     async def fire(self, firings: Sequence[Firing]) -> list[bool]:
         async def write(kept: Sequence[NewTask]) -> list[bool]:
             slots = [replace(firing, task=task) for firing, task in zip(firings, kept, strict=True)]
-            return await self.carry_out(lambda tables, now: [tables.fire(slot, now) for slot in slots])
+            return await self.carry_out_for(slots, lambda tables, now, part: [tables.fire(slot, now) for slot in part])
 
         return await self.store_bodies([firing.task for firing in firings], write)
 
@@ -460,6 +257,7 @@ class TableQueueStore(TableStore, BaseTaskQueue):
         return await self.carry_out(lambda tables, now: tables.tasks.next_due(queues, now), may_lag=True)
 
     async def wait(self, queues: Sequence[str], timeout: float) -> None:
+        """As `BaseTaskQueue.wait`: what is due is told by who has followed the log."""
         await self.wakeups.for_tasks(queues, timeout, self.next_due)
 
 
@@ -492,7 +290,7 @@ async def _replace_bodies(
     async def write(kept: Sequence[Any]) -> set[str]:
         pairs = zip(fitting, kept, strict=True)
         changes = [NewBody(task_id=n.task_id, old=row.body, body=record.body) for (row, n), record in pairs]
-        done = await store.carry_out(lambda tables, _: list(map(verb(tables), changes)))
+        done = await store.carry_out_for(changes, lambda tables, _, part: list(map(verb(tables), part)))
         return {new.task_id for new, is_done in zip(changes, done, strict=True) if is_done}
 
     new_rows = [replace(row, body=new.body) for row, new in fitting]

@@ -10,11 +10,16 @@ replica of a log (P. A. Bernstein et al., "Hyder: A Transactional Record Manager
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
-from omniq.storage.log_files import KINDS, Line
+import msgspec
+from msgspec import Struct
+
+from omniq.storage import rules
+from omniq.storage.lines import KINDS, Line, encode_lines
 from omniq.storage.records import TaskRecord
-from omniq.storage.table_store import Step, Tables, Written
+from omniq.storage.table_set import Step, Tables, Written
 
 Key: TypeAlias = tuple[str, str]
 """What transactions compete for: the name of a table and the id of a row, or what rows stand for."""
@@ -57,7 +62,7 @@ def _changes_told(tables: Tables, lines: Iterable[Line]) -> Iterator[RowChange]:
                 id_ = getattr(new, id_field)
                 yield name, id_, by_name[name].rows.get(id_), new
         for name, ids in (line.gone or {}).items():
-            yield from ((name, id_, by_name[name].rows.get(id_), None) for id_ in ids)
+            yield from ((name, id_, by_name[name].rows.get(id_), None) for id_ in ids if name in by_name)
 
 
 def _add_task(found: Footprint, old: TaskRecord | None, new: TaskRecord | None) -> None:
@@ -155,3 +160,37 @@ def replay(
         else:
             refused.update(wanted.writes)
             yield None
+
+
+# ── segments ────────────────────────────────────────────────────────────────
+
+
+class Segment(Struct, omit_defaults=True, kw_only=True):
+    """The first line of a message of the log."""
+
+    log: str
+    writer: str
+    """A text that no other segment has."""
+    base: int
+    """The sequence of the segment up to which its writer had the tables."""
+    sizes: Sequence[int] = ()
+    """How many of the lines that follow belong to each of its transactions."""
+    compacts: bool = False
+    """Whether its writer makes a snapshot, so that others needn't; no transaction after it rests on what is before."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Segment).decode
+
+
+def encode_segment(head: Segment, lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """A message of the log."""
+    return _encode(head) + b"\n" + encode_lines(lines)
+
+
+def read_segment(data: bytes) -> tuple[Segment | None, bytes]:
+    """The head of a segment, None if it can't be read, and its lines, for `decode_rows`."""
+    first, _, rest = data.partition(b"\n")
+    with suppress(*rules.DAMAGE):
+        return _decode(first), rest
+    return None, rest

@@ -19,7 +19,8 @@ from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.embedded import MemoryTables
 from omniq.storage.records import EventFilter, EventPage, WorkerRecord
 from omniq.storage.rules import cursor_at, matches, place_of
-from omniq.storage.table_store import Step, TableQueueStore, TableResultStore, Tables, TableStore
+from omniq.storage.table_set import Step, Tables
+from omniq.storage.table_store import TableQueueStore, TableResultStore, TableStore
 from omniq.threads import new_lock
 
 T = TypeVar("T")

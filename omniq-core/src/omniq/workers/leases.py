@@ -315,8 +315,9 @@ class Reaper:
         now = time.monotonic()
         self._seen = {lease: self._seen.get(lease, now) for lease in lapsed}
         confirmed = [lease for lease, since in self._seen.items() if now - since >= self._confirm_after]
-        for start in range(0, len(confirmed), PAGE):
-            await self._reap(confirmed[start : start + PAGE])
+        page = min(PAGE, self._queue.store.max_items)
+        for start in range(0, len(confirmed), page):
+            await self._reap(confirmed[start : start + page])
 
     async def _lapsed(self) -> list[LapsedLease]:
         store = self._queue.store
