@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from omniq.errors import PayloadTooLarge, StoreError
+from omniq.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from omniq.models.task import TaskState
 from omniq.storage import snapshots, stream_replica
 from omniq.storage.records import NEW, Change, ChangeStatus, NewTask
-from omniq.storage.stream import LOG, Message
+from omniq.storage.stream import LOG
 from omniq.storage.transactions import Segment, encode_segment
 from omniq.testing.builders import claim, lease_of, new_task, new_tasks, reap, success
 from omniq_nats.queue import NATSQueueStore
@@ -114,19 +114,12 @@ class TestByHand:
         await one.add([new_task("lost")])
         await self._ask(one, "STREAM.PURGE", {"filter": _stream(one)._subject(LOG)})
         if deaf:
-            replica = one._connection.place
-            hear, heard = replica._hear, list[Message]()
-
-            async def hear_later(message: Message) -> None:
-                heard.append(message)
-
-            monkeypatch.setattr(replica, "_hear", hear_later)
-            await _in_loop(one, _lose(one))
+            await _be_deaf(one)
             async with opened(nats_url) as other:
                 await other.add([new_task("instead")])
                 assert (await one.get(["instead"]))[0] is not None
-                assert [message.sequence for message in heard]
-                await _in_loop(one, hear(heard[0]))
+                last = await _in_loop(one, _stream(one).last(LOG))
+                await _in_loop(one, one._connection.place._hear(last._replace(after=0)))
         await self._goes_on(nats_url, one, kept=True)
         assert [row is not None for row in await one.get(["kept", "lost"])] == [True, False]
 
@@ -141,6 +134,15 @@ class TestByHand:
             for store in (one, other):
                 assert all(await store.get(["a", "b"]))
                 assert [queue.counts for queue in await store.stats()] == [{TaskState.PENDING: 2}]
+
+    async def test_who_writes_into_an_emptied_stream_is_told_soon(self, nats_url: str) -> None:
+        async with opened(f"{nats_url}&timeout=100") as store, asyncio.timeout(20):
+            await store.add(new_tasks(20))
+            await self._ask(store, "STREAM.PURGE", {})
+            with pytest.raises(StoreUnavailable):
+                await store.add([new_task("t")])
+            await until(lambda: _adds(store, "t"))
+            await store.drop()
 
     async def _ask(self, store: NATSQueueStore, verb: str, what: object = None) -> None:
         await _in_loop(store, _stream(store)._call(verb, what))
@@ -216,11 +218,7 @@ class TestForeignMessages:
 async def test_what_was_added_and_never_heard_is_read(one: NATSQueueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_replica, "HEARD_WITHIN", 0.05)
     await one.add([new_task("before")])
-    client = _stream(one)._client
-    assert client is not None
-    for subscription in list(client._subs.values()):
-        if subscription.subject == _stream(one)._news:
-            await _in_loop(one, subscription.unsubscribe())
+    await _be_deaf(one)
     for number in range(3):
         assert await one.add([new_task(f"t{number}")]) == [NEW]
 
@@ -303,8 +301,13 @@ async def _in_loop(store: NATSQueueStore, call: Any) -> Any:
     return await store._connection.run(call)
 
 
-async def _lose(store: NATSQueueStore) -> None:
-    _stream(store).lost.set()
+async def _be_deaf(store: NATSQueueStore) -> None:
+    """Let it hear nothing of what is added."""
+    client = _stream(store)._client
+    assert client is not None
+    for subscription in list(client._subs.values()):
+        if subscription.subject == _stream(store)._news:
+            await _in_loop(store, subscription.unsubscribe())
 
 
 async def _put_into_log(store: NATSQueueStore, data: bytes) -> None:
