@@ -20,8 +20,8 @@ from omniq.events.processing import AsyncEvents, Events
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.result import TaskResult
-from omniq.models.task import TaskRef, check_id
-from omniq.outcomes import OutcomeWaiter, results_of
+from omniq.models.task import TaskRef, check_flags, check_id
+from omniq.outcomes import OutcomeWaiter, check_kind, results_of
 from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.options import TaskCall
@@ -217,13 +217,13 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         `ResultExpired`, and `ResultTimeout` after `timeout` (seconds or `timedelta`; None: no limit); `Closed` when
         this object is closed meanwhile, `InvalidTask` for what can't be an id.
         """
-        waiter = self._outcomes()
+        check_kind(kind)
         if (task_id is None) == (schedule_id is None):
             raise InvalidTask("task_id: give a task_id or a schedule_id, and not both")
         if schedule_id is not None:
-            return await waiter.scheduled(schedule_id, kind, timeout)
+            return await self._outcomes().scheduled(schedule_id, kind, timeout)
         assert task_id is not None
-        return await waiter.value(task_id, timeout)
+        return await self._outcomes().value(task_id, timeout)
 
     async def peek_result(self, task_id: TaskRef) -> TaskResult:
         """How things stand with the task now: its status and, while it is running, its progress. Doesn't wait.
@@ -254,8 +254,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
     ) -> list[TaskEvent]:
         """A page of events: see `AsyncEventStorage.list`. Raises `ConfigError` when no event store is set."""
         await self.events.flush()
-        storage = self.events.storage
-        return await storage.list(oldest_first=oldest_first, limit=limit, cursor=cursor, **conditions)
+        return await self.events.storage.list(oldest_first=oldest_first, limit=limit, cursor=cursor, **conditions)
 
     # ── how things stand ─────────────────────────────────────────────────────
 
@@ -275,6 +274,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         With `alive=False`, those that weren't seen for long and haven't said goodbye, until they are purged. Raises
         `StoreError`.
         """
+        check_flags(alive=alive)
         found = await workers_of(await self.task_queue.ready())
         return found.alive if alive else found.gone
 
@@ -316,9 +316,10 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
 
     async def stop_worker(self, grace_period: Duration | None = None) -> None:
         """Let the worker finish or hand back what it holds; returns when it has stopped."""
+        grace = seconds("grace_period", grace_period)
         pool, self._worker = self._worker, None
         if pool is not None:
-            await pool.stop(seconds("grace_period", grace_period))
+            await pool.stop(grace)
 
     # ── life ─────────────────────────────────────────────────────────────────
 

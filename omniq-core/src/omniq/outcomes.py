@@ -284,8 +284,6 @@ class OutcomeWaiter:
         Raises `ScheduleNotFound`, `ResultExpired` where it has ended and none is kept, or what `value` raises for the
         task in question.
         """
-        if kind not in KINDS:
-            raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")
         id_, limit = check_id(schedule_id, "schedule_id"), seconds("timeout", timeout)
         return await answered(f"schedule {id_}", limit, self._scheduled(id_, kind, limit))
 
@@ -428,3 +426,9 @@ def _ends(result: TaskResult | ResultRecord, record: TaskRecord) -> bool:
     """
     ended = (record.state.is_terminal, record.epoch, record.state.value)
     return ended == (True, result.epoch, result.status.value)
+
+
+def check_kind(kind: object) -> None:
+    """Raise `InvalidTask` unless that says which results of a schedule are meant."""
+    if kind not in KINDS:
+        raise InvalidTask(f"kind: expected 'latest', 'first' or 'all', got {kind!r:.80}")

@@ -19,7 +19,7 @@ from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationErr
 from omniq.loops import PerLoop, Wait, spawn
 from omniq.models.config import BreakerConfig, ResultStorageConfig
 from omniq.models.result import NO_VALUE, ResultStatus, StoredValue, TaskResult
-from omniq.models.task import TaskRef, TaskState, check_id, id_of
+from omniq.models.task import TaskRef, TaskState, check_flags, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, look_up
@@ -296,8 +296,9 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
 
         One that is damaged, or not signed by us, is an error that says so. Raises as `get` does for an id.
         """
-        id_ = check_id(schedule_id, "schedule_id")
-        found = await self.find_records(id_, newest_first=newest_first, limit=limit)
+        id_, size = check_id(schedule_id, "schedule_id"), check_limit(limit)
+        check_flags(newest_first=newest_first)
+        found = await self.find_records(id_, newest_first=newest_first, limit=size)
         return [listed_result(record, self.serialization) for record in found]
 
     @repeating

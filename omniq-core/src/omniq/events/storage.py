@@ -14,7 +14,7 @@ from omniq.errors import ConfigError, InvalidTask
 from omniq.events.streams import OVERLAP, POLL_INTERVAL, AsyncEventStream, EventStream, Follower, Reader, check_cursor
 from omniq.models.config import BreakerConfig, EventStorageConfig
 from omniq.models.event import EventType, TaskEvent
-from omniq.models.task import TaskRef, check_id, check_limit, id_of
+from omniq.models.task import TaskRef, check_flags, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter, EventPage
@@ -112,6 +112,7 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
         `cursor` is that of the last event of the page before, or of any event; with another order it leads back.
         Raises `InvalidTask` for what can't be an id, a limit, a type or a cursor.
         """
+        check_flags(oldest_first=oldest_first)
         where = event_filter(**conditions)
         if cursor is not None:
             check_cursor(cursor, "cursor")
@@ -136,6 +137,7 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
 
         `prepare` is awaited before the first page. Raises as `list` does.
         """
+        check_flags(oldest_first=oldest_first)
         reader = Reader(self, event_filter(**conditions), oldest_first=oldest_first, after=after)
         return AsyncEventStream(reader.run(prepare), lambda: reader.cursor)
 

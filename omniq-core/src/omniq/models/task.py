@@ -86,6 +86,13 @@ def check_limit(limit: object) -> int:
     return int(limit)
 
 
+def check_flags(**flags: object) -> None:
+    """Raise `InvalidTask`, naming it, for one that is neither True nor False: any text would count as true."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise InvalidTask(f"{name}: expected True or False, got {flag!r:.80}")
+
+
 def _uuid(milliseconds: int, version: int, bits: int) -> str:
     """32 digits of 48 bits of time and 74 others."""
     return f"{milliseconds << 80 | version | (bits >> 62) << 64 | _VARIANT | (bits & ((1 << 62) - 1)):032x}"

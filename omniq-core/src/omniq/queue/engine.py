@@ -19,7 +19,17 @@ from omniq.models.config import DEFAULT_QUEUE, BreakerConfig, TaskQueueConfig
 from omniq.models.event import EventType
 from omniq.models.result import Outcome
 from omniq.models.schedule import Schedule
-from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskId, TaskRef, TaskState, check_limit, id_of
+from omniq.models.task import (
+    QUEUED,
+    DeadLetter,
+    Page,
+    Task,
+    TaskId,
+    TaskRef,
+    TaskState,
+    check_limit,
+    id_of,
+)
 from omniq.plugins.registry import load_class
 from omniq.queue.adding import Resigner, TaskAdder
 from omniq.queue.explain import Explainer, Explanation
@@ -309,7 +319,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
         Raises `InvalidTask` where neither ids nor a condition is given and `all` isn't set.
         """
-        check_meant(conditions, ids, all=all)
+        check_meant(conditions, ids, all=all, dry_run=dry_run)
         return await self.many.cancel(Selection.of(conditions, among=CANCELLABLE), ids, dry_run=dry_run)
 
     async def requeue_many(
@@ -323,7 +333,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         """Let dead letters start afresh, as `requeue` does; tasks that were cancelled or have expired, too, where
         `state` says so or `ids` name them. Conditions and answer are as those of `cancel_many`.
         """
-        check_meant(conditions, ids, all=all)
+        check_meant(conditions, ids, all=all, dry_run=dry_run)
         among = REQUEUABLE if conditions.get("state") is not None or ids is not None else DEAD
         return await self.many.requeue(Selection.of(conditions, among=among), ids, dry_run=dry_run)
 
@@ -339,7 +349,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 
         A dead letter that a waiting task depends on is kept.
         """
-        check_meant(conditions, ids, all=all)
+        check_meant(conditions, ids, all=all, dry_run=dry_run)
         return await self.many.delete(Selection.of(conditions, among=DEAD), ids, dry_run=dry_run)
 
     @repeating

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, TypedDict, cast
@@ -17,7 +17,7 @@ from omniq.clock import timestamp
 from omniq.errors import InvalidTask, SerializationError
 from omniq.models.event import EventType
 from omniq.models.result import Outcome, TaskResult
-from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskRef, TaskState, check_id, id_of
+from omniq.models.task import QUEUED, DeadLetter, Page, Task, TaskRef, TaskState, check_flags, check_id, id_of
 from omniq.queue.policies import DependencyResolver
 from omniq.queue.request import task_view, verified_call
 from omniq.queue.stores import FEW, Stores
@@ -109,9 +109,8 @@ def _states(state: object, among: Sequence[TaskState]) -> tuple[TaskState, ...]:
         return tuple(among)
     known = among or tuple(TaskState)
     wanted = [state] if isinstance(state, str) or not isinstance(state, Iterable) else list(state)
-    bad = next((each for each in wanted if each not in known), None) if wanted else state
-    if bad is not None:
-        raise InvalidTask(f"state: expected one of {', '.join(known)}, or several, got {bad!r:.80}")
+    if bad := [each for each in wanted if each not in known] if wanted else [state]:
+        raise InvalidTask(f"state: expected one of {', '.join(known)}, or several, got {bad[0]!r:.80}")
     return tuple(dict.fromkeys(TaskState(each) for each in cast("list[str]", wanted)))
 
 
@@ -145,6 +144,7 @@ class ManyTasks:
         self, selection: Selection, *, newest_first: bool, limit: int, cursor: str | None
     ) -> Page[TaskRecord]:
         """Up to `limit` of the tasks, from beyond the cursor on."""
+        check_flags(newest_first=newest_first)
         size = limit if selection.is_told_by_the_store else max(limit, PAGE)
         found: list[TaskRecord] = []
         while True:
@@ -159,6 +159,7 @@ class ManyTasks:
 
     async def dead_page(self, page: Page[TaskRecord], *, tracebacks: bool, arguments: bool) -> Page[DeadLetter]:
         """The page with what these tasks failed of, and what else is asked for."""
+        check_flags(tracebacks=tracebacks, arguments=arguments)
         results = await self.ends(page)
         with_calls = await self._with_calls(page) if arguments else [None] * len(page)
         letters = [
@@ -329,9 +330,10 @@ def page_of_tasks(page: Page[TaskRecord]) -> Page[Task]:
     return Page(map(task_view, page), page.cursor)
 
 
-def check_meant(conditions: TaskConditions, ids: object, *, all: bool) -> None:
+def check_meant(conditions: TaskConditions, ids: object, *, all: bool, dry_run: bool) -> None:
     """Raise `InvalidTask` unless it was said which tasks are meant: leaving it out mustn't mean every one."""
-    if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
+    check_flags(all=all, dry_run=dry_run)
+    if ids is not None and (isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable)):
         raise InvalidTask(f"ids: expected a list of task ids or tasks, got {type(ids).__name__}")
     if not all and ids is None and not any(value is not None for value in cast("dict[str, Any]", conditions).values()):
         raise InvalidTask("conditions: none is given; say all=True if every task is meant")

@@ -155,7 +155,7 @@ class RequestBuilder:
     def check(self, options: TaskOptions) -> None:
         """Raise `InvalidTask`, naming the option, for options that no task can have."""
         self._placing(options)
-        self._call_options(options)
+        self._serialization.build_call(id, (), {}, self._call_options(options))
 
     def _placing(self, options: TaskOptions) -> Placing:
         """Where and when a task is to run. What it is without options is told once."""

@@ -284,7 +284,7 @@ class BaseTaskQueue(Store):
         The tasks exist only if, and from when, the caller commits. Only with `TRANSACTIONAL_ENQUEUE`, else
         `UnsupportedCapability`.
         """
-        raise UnsupportedCapability(f"{self.location} can't enqueue within a transaction of the caller's")
+        raise UnsupportedCapability(f"connection: {self.location} can't enqueue within a transaction of the caller's")
 
     @abstractmethod
     async def claim(self, queues: Sequence[str], *, limit: int, lease: float, worker: str) -> list[TaskRecord]:
