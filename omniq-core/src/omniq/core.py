@@ -264,9 +264,9 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
 
     async def status(self) -> Status:
         """How things stand: stores, queues, workers, schedules, and what is wrong. A store that is away is no error."""
-        events = None if self.event_store is None else self.event_store.store
-        dropped = None if self._event_logger is None else self._event_logger.dropped
-        return await status_of(self.task_queue, events, events_dropped=dropped)
+        store, logger = self.event_store, self._event_logger
+        events = None if store is None else store.store
+        return await status_of(self.task_queue, events, events_dropped=None if logger is None else logger.dropped)
 
     async def workers(self, *, alive: bool = True) -> list[WorkerRecord]:
         """The workers that serve queues here, wherever they run, as they were last seen.
@@ -490,9 +490,9 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
 
     def stop_worker(self, grace_period: Duration | None = None) -> None:
         """Let the worker finish or hand back what it holds; returns when it has stopped."""
-        worker, self._worker = self._worker, None
+        worker, self._worker, grace = self._worker, None, seconds("grace_period", grace_period)
         if worker is not None:
-            worker.stop(seconds("grace_period", grace_period))
+            worker.stop(grace)
 
     def close(self) -> None:
         """Stop the worker and give back all connections; a later call opens them again."""

@@ -13,7 +13,19 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from omniq.errors import BlockingCallInLoop, Closed, ConfigError
 from omniq.loops import Background, begin, clear_loop, drive, end_task, forks, keep_to_ourselves, run_once
@@ -275,8 +287,20 @@ class Blocking(Generic[A_co]):
     """Base of the blocking facades: `aio` is the async core; it connects at the first call."""
 
     aio: A_co
+    _core: ClassVar[type[Any]] = object
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            if get_origin(base) is Blocking:
+                (core,) = get_args(base)
+                cls._core = get_origin(core) or core
 
     def __init__(self, aio: A_co) -> None:
+        """Raises `ConfigError` for another core than this facade's."""
+        if not isinstance(aio, self._core):
+            name, core = type(self).__name__, self._core.__name__
+            raise ConfigError(f"{name}: aio: expected {core}, got {type(aio).__name__}")
         self.aio = aio
         self._opened = False
 

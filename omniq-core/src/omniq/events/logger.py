@@ -17,7 +17,7 @@ from omniq import clock
 from omniq.batching import Backoff, apart, within
 from omniq.config.convert import convert
 from omniq.config.loader import EventsConfig
-from omniq.errors import StoreError, StoreUnavailable, ValueRefused
+from omniq.errors import ConfigError, StoreError, StoreUnavailable, ValueRefused
 from omniq.events.storage import EventStorage, event_types
 from omniq.loops import PerLoop, forget, spawn
 from omniq.models.event import EventLevel, EventType, TaskEvent
@@ -96,6 +96,9 @@ class AsyncEventLogger:
     """
 
     def __init__(self, store: BaseEventStorage, config: EventsConfig | None = None) -> None:
+        """Raises `ConfigError` for what isn't an event store."""
+        if not isinstance(store, BaseEventStorage):
+            raise ConfigError(f"store: expected an event store, got {type(store).__name__}")
         self.store = store
         self.config = EventsConfig.from_environment() if config is None else config
         """As `configure` has left it."""
@@ -356,6 +359,8 @@ class EventLogger(Blocking[AsyncEventLogger]):
     """Logs events from blocking code: `log` returns at once, `flush` when all is written."""
 
     def __init__(self, storage: EventStorage, config: EventsConfig | None = None) -> None:
+        if not isinstance(storage, EventStorage):
+            raise ConfigError(f"storage: expected an EventStorage, got {type(storage).__name__}")
         super().__init__(AsyncEventLogger(storage.aio.store, config))
 
     flush = blocking(AsyncEventLogger.flush)

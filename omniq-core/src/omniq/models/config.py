@@ -36,8 +36,10 @@ def mask_url(text: str) -> str:
     """The URL, or a text with URLs in it, without passwords, tokens and secret parameters.
 
     A lone user name goes too, since some servers take a token in its place. Where a malformed URL leaves
-    doubt, too much is masked rather than too little.
+    doubt, too much is masked rather than too little. Raises `ConfigError` for what isn't text.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"text: expected text, got {type(text).__name__}")
     with_users = _NO_SCHEME.sub(rf"\g<user>{MASK}@", _USER_INFO.sub(_mask_user_info, text))
     return _QUERY.sub(_mask_parameter, with_users)
 

@@ -7,13 +7,13 @@ from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import groupby
 from operator import attrgetter
-from typing import Final
+from typing import Final, cast
 
 from msgspec import Struct
 
 from omniq.batching import repeated
-from omniq.errors import TaskNotFound, UnknownParent
-from omniq.models.task import TaskRef, TaskState, check_limit, id_of
+from omniq.errors import InvalidTask, TaskNotFound, UnknownParent
+from omniq.models.task import TaskRef, TaskState, check_flags, check_limit, id_of
 from omniq.queue.options import TaskCall, listed_calls
 from omniq.queue.policies import cycle, some
 from omniq.queue.request import listed_parents, split_args
@@ -45,7 +45,9 @@ class TaskDependencyGraph:
     """Tasks and what they wait for: of calls that aren't enqueued yet (`of`), or as a store has them (`load`)."""
 
     def __init__(self, nodes: Iterable[TaskNode], *, complete: bool = True) -> None:
-        self.nodes: Final[Mapping[str, TaskNode]] = {node.id: node for node in nodes}
+        """Raises `InvalidTask` for what are no nodes."""
+        check_flags(complete=complete)
+        self.nodes: Final[Mapping[str, TaskNode]] = {node.id: node for node in _listed_nodes(nodes)}
         self.complete: Final = complete
         """Whether all that is connected is in it."""
 
@@ -240,3 +242,10 @@ async def records_of(store: BaseTaskQueue, ids: Sequence[str]) -> dict[str, Task
 
 async def _children(store: BaseTaskQueue, ids: Sequence[str], again: bool) -> list[list[str]]:
     return await look_up(store, store.children, ids)
+
+
+def _listed_nodes(nodes: object) -> list[TaskNode]:
+    listed: list[object] = list(nodes) if isinstance(nodes, Iterable) else [nodes]
+    if bad := [type(each).__name__ for each in listed if not isinstance(each, TaskNode)]:
+        raise InvalidTask(f"nodes: expected TaskNode, got {bad[0]}")
+    return cast("list[TaskNode]", listed)

@@ -11,7 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
 from typing import Final
 
-from omniq.errors import DependencyCycle, KeyMissing, SerializationError, UnknownParent
+from omniq.errors import DependencyCycle, InvalidTask, KeyMissing, SerializationError, UnknownParent
 from omniq.models.config import DEAD_LETTER_RETENTION
 from omniq.models.result import Outcome
 from omniq.models.task import DEFAULT_RETRY, QUEUED, TERMINAL, Call, TaskState
@@ -32,6 +32,9 @@ class RetryManager:
     """
 
     def __init__(self, *, seed: int | None = None) -> None:
+        """`seed` makes the draws repeatable. Raises `InvalidTask` if it is no integer."""
+        if seed is not None and type(seed) is not int:
+            raise InvalidTask(f"seed: expected an integer, got {seed!r:.80}")
         self._random = random.Random(seed)
 
     def delay(self, call: Call, attempt: int) -> float:

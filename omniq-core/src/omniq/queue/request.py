@@ -176,13 +176,7 @@ class RequestBuilder:
 
     def build_call(self, func: Callable[..., Any], func_args: FuncArgs, options: TaskOptions) -> Call:
         """Function, arguments and what a worker must know to run them. Raises like `build`."""
-        if not callable(func):
-            raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
-        args, kwargs = split_args(func_args)
-        if isinstance(func, DeclaredFunction):
-            func.check(args, kwargs)
-        elif not surely_takes(func, args, kwargs):
-            check_arguments(func, args, kwargs)
+        args, kwargs = check_call(func, func_args)
         checked = self._without_options if options is NO_OPTIONS else self._call_options(options)
         return self._serialization.build_call(func, args, kwargs, checked)
 
@@ -228,6 +222,18 @@ class RequestBuilder:
                 f"queue_name: {name!r} isn't one of the declared queues ({self._queue_list}); add it with queues=[…]"
             )
         return str.__str__(name)
+
+
+def check_call(func: object, func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call. Raises `InvalidTask` if that is no function, or one that doesn't take them."""
+    if not callable(func):
+        raise InvalidTask(f"func: expected a function, got {type(func).__name__}")
+    args, kwargs = split_args(func_args)
+    if isinstance(func, DeclaredFunction):
+        func.check(args, kwargs)
+    elif not surely_takes(func, args, kwargs):
+        check_arguments(func, args, kwargs)
+    return args, kwargs
 
 
 def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

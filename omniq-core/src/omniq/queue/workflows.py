@@ -18,7 +18,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.graph import MAX_NODES, TaskDependencyGraph, records_of
 from omniq.queue.options import EnqueueOptions, FuncArgs, Parent, TaskCall, TaskOptions
 from omniq.queue.policies import some
-from omniq.queue.request import listed_parents, parent_id
+from omniq.queue.request import check_call, listed_parents, parent_id
 from omniq.serialization.parents import NO_DEFAULT, ResultOf
 from omniq.sync import Blocking
 
@@ -57,7 +57,11 @@ Step: TypeAlias = TaskCall | Chain | Group
 
 
 def call(func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]) -> TaskCall:
-    """One task of a workflow: what `enqueue` would be given. Raises `InvalidTask` for an option that doesn't exist."""
+    """One task of a workflow: what `enqueue` would be given.
+
+    Raises `InvalidTask` for a function that doesn't take these arguments, and for an option that doesn't exist.
+    """
+    check_call(func, func_args)
     TaskOptions.of(func, options)
     return TaskCall(func=func, func_args=func_args, options=options)
 

@@ -151,6 +151,11 @@ class WorkerPool:
     """A worker pool on a thread and an event loop of its own; its methods block."""
 
     def __init__(self, pool: AsyncWorkerPool) -> None:
+        """Raises `WorkerError` for what is no `AsyncWorkerPool`, such as `AsyncOmniQ.worker_pool` makes."""
+        from omniq.workers.pool import AsyncWorkerPool  # it imports this module
+
+        if not isinstance(pool, AsyncWorkerPool):
+            raise WorkerError(f"pool: expected an AsyncWorkerPool, got {type(pool).__name__}")
         self.aio = pool
         self._portal: Portal | None = None
 

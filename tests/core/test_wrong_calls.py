@@ -1,0 +1,372 @@
+"""Wrong calls of the public API, on both front doors: each is refused with a typed error that names the argument."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import math
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import omniq
+import omniq.backend
+import omniq.config
+import omniq.events
+import omniq.models
+import omniq.queue
+import omniq.results
+import omniq.storage
+import omniq.workers
+import pytest
+from omniq import AsyncOmniQ, OmniQ
+from omniq.errors import OmniQError
+
+VAST = 10**400
+IDS: Sequence[object] = (5, "", "a\0b", "x" * 2000, b"x", 1.5, [], {}, object(), uuid.UUID(int=5), "\ud800")
+"""What is no id; where one is needed, None isn't either."""
+NEEDED_IDS: Sequence[object] = (None, *IDS)
+FLAGS: Sequence[object] = (None, 0, 1, "yes", math.nan, [], object())
+LIMITS: Sequence[object] = (None, 0, -1, 10**6, VAST, "5", 1.5, math.nan, True, object())
+SPANS: Sequence[object] = ("5", -1, math.nan, math.inf, VAST, b"5", [], object(), True, dt.timedelta(days=-1))
+NEEDED_SPANS: Sequence[object] = (None, *SPANS)
+FUNCTIONS: Sequence[object] = (None, 5, "print", b"x", [], {}, object())
+ARGUMENTS: Sequence[object] = (5, "ab", b"ab", 1.5, object(), {5: 1}, {"no_such_argument": 1}, [1, 2, 3])
+NUMBERS: Sequence[object] = ("5", math.nan, math.inf, VAST, b"5", [], object(), True)
+TEXTS: Sequence[object] = (5, b"x", [], {}, object(), "a\0b")
+TIMES: Sequence[object] = ("tomorrow", math.nan, math.inf, VAST, object(), [], dt.timedelta(1), b"5")
+CURSORS: Sequence[object] = (5, "", "a\0b", b"x", [], object(), 1.5)
+QUEUES: Sequence[object] = ("no such queue", "", 5, b"default", [], object())
+OPTIONS: Mapping[str, Sequence[object]] = {
+    "priority": (*NUMBERS, 101, -101, 1.5),
+    "ttl": SPANS,
+    "result_ttl": SPANS,
+    "timeout": (*SPANS, 0),
+    "heartbeat_timeout": (*SPANS, 0),
+    "max_retries": (*NUMBERS, -1, 1.5, 2**64),
+    "retry_delay": SPANS,
+    "retry_factor": (*NUMBERS, 0.5),
+    "retry_max_delay": SPANS,
+    "retry_jitter": (*NUMBERS, -0.1, 1.1),
+    "retry_on": (5, "ValueError", [None], [5], object()),
+    "give_up_on": (5, "ValueError", [None], [5], object()),
+    "metadata": (5, "a", [1], {5: 5}, {"a": object()}, {"a": math.nan}),
+    "on_success": (5, "f", object()),
+    "on_failure": (5, "f", object()),
+    "on_parent_failure": (5, "explode", object()),
+    "worker": (5, "no such kind", "", object()),
+}
+CONDITIONS: Mapping[str, Sequence[object]] = {
+    "state": ("no such state", 5, [None], ["error", 5], [], object()),
+    "queue_name": TEXTS,
+    "name": TEXTS,
+    "schedule_id": IDS,
+    "error": TEXTS,
+    "since": TIMES,
+    "until": TIMES,
+}
+EVENT_CONDITIONS: Mapping[str, Sequence[object]] = {
+    "task_id": IDS,
+    "queue_name": TEXTS,
+    "name": TEXTS,
+    "schedule_id": IDS,
+    "worker": TEXTS,
+    "type": ("no such type", 5, [None], [5], object()),
+    "since": TIMES,
+    "until": TIMES,
+}
+LISTS: Mapping[str, Sequence[object]] = {"newest_first": FLAGS, "limit": LIMITS, "cursor": CURSORS, **CONDITIONS}
+EVENT_LISTS: Mapping[str, Sequence[object]] = {"oldest_first": FLAGS, "limit": LIMITS, "cursor": CURSORS}
+BULK: Mapping[str, Sequence[object]] = {
+    "ids": ("a", b"a", 5, object(), {"a": 1}, [None], [5], [""]),
+    "all": FLAGS,
+    "dry_run": FLAGS,
+    **CONDITIONS,
+}
+
+
+def add(x: int = 1, y: int = 2) -> int:
+    return x + y
+
+
+INSTEAD_OF_INTERVAL = ("cron", "rrule", "run_at")
+
+Wrong = tuple[Mapping[str, object], Mapping[str, Sequence[object]]]
+"""The arguments of a right call, and values by which one of them may not be replaced."""
+
+ONE_TASK: Wrong = {}, {"task_id": NEEDED_IDS}
+ONE_SCHEDULE: Wrong = {}, {"schedule_id": NEEDED_IDS}
+WORKFLOWS: Sequence[object] = (None, 5, "a", [None], [5], [add], object())
+
+QUEUE_CALLS: Mapping[str, Wrong] = {
+    "enqueue": (
+        {"func": add},
+        {
+            "func": FUNCTIONS,
+            "func_args": ARGUMENTS,
+            **OPTIONS,
+            "queue_name": (None, *QUEUES),
+            "run_in": SPANS,
+            "run_at": (*TIMES, dt.datetime(1, 1, 1)),
+            "depends_on": (5, [None], [5], [""], ["no such task"], object()),
+            "task_id": IDS,
+            "unique_key": IDS,
+            "connection": (5, object()),
+            "no_such_option": (None, 5),
+        },
+    ),
+    "enqueue_many": ({}, {"calls": (None, 5, "a", [None], [5], [add], [{"func": add}], object())}),
+    "schedule": (
+        {"func": add, "interval": 60},
+        {
+            "func": FUNCTIONS,
+            "func_args": ARGUMENTS,
+            **OPTIONS,
+            "schedule_id": IDS,
+            "queue_name": (None, *QUEUES),
+            "interval": (0, *SPANS),
+            "cron": (5, "* * *", "60 * * * *", "", object()),
+            "rrule": (5, "FREQ=NEVER", "", object()),
+            "run_at": TIMES,
+            "start": TIMES,
+            "end": TIMES,
+            "timezone": (5, "Nowhere/City", object()),
+            "grace": SPANS,
+            "jitter": SPANS,
+            "catch_up": (5, "sometimes", object()),
+            "overlap": (5, "sometimes", object()),
+            "max_running": (0, -1, "5", 1.5, math.nan, VAST),
+            "no_such_option": (None, 5),
+        },
+    ),
+    "cancel": ONE_TASK,
+    "explain": ONE_TASK,
+    "get_dead": ({"task_id": "t"}, {"task_id": NEEDED_IDS}),
+    "get_task": ONE_TASK,
+    "requeue": ONE_TASK,
+    "delete_schedule": ONE_SCHEDULE,
+    "get_schedule": ONE_SCHEDULE,
+    "pause_schedule": ONE_SCHEDULE,
+    "resume_schedule": ONE_SCHEDULE,
+    "run_schedule": ONE_SCHEDULE,
+    "pause_queue": ({}, {"queue_name": (None, *QUEUES)}),
+    "resume_queue": ({}, {"queue_name": (None, *QUEUES)}),
+    "list_tasks": ({}, {**LISTS, "no_such_condition": (None, 5)}),
+    "list_dead": ({}, {**LISTS, "tracebacks": FLAGS, "arguments": FLAGS, "no_such_condition": (None, 5)}),
+    "cancel_many": ({"state": "pending"}, BULK),
+    "requeue_many": ({"state": "error"}, BULK),
+    "purge_dead": ({"state": "error"}, BULK),
+}
+RESULT_CALLS: Mapping[str, Wrong] = {
+    "find": ({"schedule_id": "s"}, {"schedule_id": NEEDED_IDS, "newest_first": FLAGS, "limit": LIMITS}),
+    "get": ONE_TASK,
+    "wait": ({"task_id": "t", "timeout": 0.01}, {"task_id": NEEDED_IDS, "timeout": SPANS}),
+}
+EVENT_CALLS: Mapping[str, Wrong] = {
+    "list": ({}, {**EVENT_LISTS, **EVENT_CONDITIONS, "no_such_condition": (None, 5)}),
+    "iterate": ({}, {"oldest_first": FLAGS, "after": CURSORS, **EVENT_CONDITIONS}),
+    "follow": ({}, {"after": CURSORS, "poll_interval": NEEDED_SPANS, "overlap": NEEDED_SPANS, **EVENT_CONDITIONS}),
+    "purge": ({}, {"older_than": NEEDED_SPANS}),
+}
+WORKER_SETTINGS: Mapping[str, Sequence[object]] = {
+    "max_workers": (0, -1, "5", 1.5, math.nan, VAST, object()),
+    "queues": ([], ["no such queue"], [5], "default", 5, object()),
+    "lease": NEEDED_SPANS,
+    "poll_interval": NEEDED_SPANS,
+    "policy": (5, "random", object()),
+    "prefetch": (-1, "5", 1.5, math.nan, VAST),
+    "no_such_setting": (None, 5),
+}
+DOOR_CALLS: Mapping[str, Wrong] = {
+    **QUEUE_CALLS,
+    "enqueue_workflow": ({}, {"workflow": WORKFLOWS}),
+    "get_workflow": ONE_TASK,
+    "get_result": (
+        {"task_id": "t", "timeout": 0.01},
+        {"task_id": IDS, "kind": (None, 5, "last", object(), []), "timeout": SPANS},
+    ),
+    "peek_result": ONE_TASK,
+    "watch": ({"task_id": "t", "timeout": 0.01}, {"task_id": NEEDED_IDS, "timeout": SPANS}),
+    "inspect_worker": ({"name": "w"}, {"name": NEEDED_IDS, "timeout": SPANS}),
+    "list_events": ({}, {**EVENT_LISTS, **EVENT_CONDITIONS, "no_such_condition": (None, 5)}),
+    "workers": ({}, {"alive": FLAGS}),
+    "start_worker": ({}, {"worker_type": (5, "threads", "", object(), []), **WORKER_SETTINGS}),
+    "stop_worker": ({}, {"grace_period": SPANS}),
+    "task": (
+        {},
+        {
+            **{name: values for name, values in OPTIONS.items() if name != "max_retries"},
+            "queue": QUEUES,
+            "retries": OPTIONS["max_retries"],
+            "task_id": ("t",),
+            "no_such_option": (None, 5),
+        },
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def door(folder: Path) -> Iterator[OmniQ]:
+    with OmniQ(task_queue="sqlite", event_store="sqlite") as oq:
+        yield oq
+
+
+@pytest.fixture
+async def async_door(folder: Path) -> AsyncIterator[AsyncOmniQ]:
+    async with AsyncOmniQ(task_queue="sqlite", event_store="sqlite") as oq:
+        yield oq
+
+
+def wrong_calls(calls: Mapping[str, Wrong]) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Each method, the argument that is wrong, and all arguments."""
+    for method, (right, wrong) in calls.items():
+        for name, values in wrong.items():
+            others = {
+                key: value for key, value in right.items() if key != "interval" or name not in INSTEAD_OF_INTERVAL
+            }
+            yield from ((method, name, {**others, name: value}) for value in values)
+
+
+def problem(name: str, error: BaseException | None) -> str | None:
+    """What is wrong with an answer to a wrong argument."""
+    if error is None:
+        return "is accepted"
+    if isinstance(error, TypeError) and name.startswith("no_such"):  # Python's own words for a name that isn't there
+        return None if f"'{name}'" in str(error) else f"isn't named: {error}"
+    if not isinstance(error, OmniQError):
+        return f"raises {error!r:.140}"
+    text = str(error)
+    if not re.search(rf"(^|[ .]){name}(\[\d+\])?[:.] ", text):
+        return f"isn't named: {text:.140}"
+    return f"is told in several lines: {text:.100}" if "\n" in text else None
+
+
+def refused_by(owner: object, method: str, arguments: Mapping[str, Any]) -> BaseException | None:
+    """What a blocking call raises."""
+    try:
+        answer = getattr(owner, method)(**arguments)
+        if method in ("watch", "iterate", "follow"):
+            next(iter(answer), None)
+    except Exception as error:
+        return error
+    return None
+
+
+async def refused_by_async(owner: object, method: str, arguments: Mapping[str, Any]) -> BaseException | None:
+    """What an async call raises."""
+    try:
+        answer = getattr(owner, method)(**arguments)
+        if inspect.isawaitable(answer):
+            await answer
+        elif hasattr(answer, "__anext__"):
+            await anext(answer, None)
+    except Exception as error:
+        return error
+    return None
+
+
+def report(found: Sequence[tuple[str, str, Mapping[str, object], str | None]]) -> list[str]:
+    return [  # all that is wrong, at once
+        f"{method}({name}={arguments[name]!r:.40}) {what}"
+        for method, name, arguments, what in found
+        if what is not None
+    ]
+
+
+class TestOnBothDoors:
+    def test_calls_of_the_blocking_one(self, door: OmniQ) -> None:
+        wrong = list(wrong_calls(DOOR_CALLS))
+        assert len(wrong) > 120
+        assert report([(*each, problem(each[1], refused_by(door, each[0], each[2]))) for each in wrong]) == []
+        assert door.list_tasks() == []
+
+    async def test_calls_of_the_async_one(self, async_door: AsyncOmniQ) -> None:
+        found = [
+            (*each, problem(each[1], await refused_by_async(async_door, each[0], each[2])))
+            for each in wrong_calls(DOOR_CALLS)
+        ]
+        assert report(found) == []
+        assert await async_door.list_tasks() == []
+
+    @pytest.mark.parametrize(
+        ("component", "calls"),
+        [("task_queue", QUEUE_CALLS), ("result_store", RESULT_CALLS), ("event_store", EVENT_CALLS)],
+    )
+    async def test_calls_of_components(
+        self, async_door: AsyncOmniQ, component: str, calls: Mapping[str, Wrong]
+    ) -> None:
+        owner = getattr(async_door, component)
+        found = [
+            (*each, problem(each[1], await refused_by_async(owner, each[0], each[2]))) for each in wrong_calls(calls)
+        ]
+        assert report(found) == []
+
+    @pytest.mark.parametrize(
+        ("kind", "calls"),
+        [
+            (omniq.queue.SQLiteTaskQueue, QUEUE_CALLS),
+            (omniq.storage.SQLiteResultStorage, RESULT_CALLS),
+            (omniq.storage.SQLiteEventStorage, EVENT_CALLS),
+        ],
+    )
+    def test_calls_of_blocking_components(
+        self, folder: Path, kind: Callable[[], Any], calls: Mapping[str, Wrong]
+    ) -> None:
+        with kind() as owner:
+            found = [(*each, problem(each[1], refused_by(owner, each[0], each[2]))) for each in wrong_calls(calls)]
+        assert report(found) == []
+
+
+WITHOUT_ARGUMENTS_THAT_CAN_BE_WRONG = {
+    "from_config": "test_config_structs",
+    "from_dict": "test_config_structs",
+    "from_config_file": "test_config_structs",
+    "from_url": "test_config_structs",
+    "from_backend": "test_config_structs",
+}
+"""What is called on classes, and where it is tested."""
+OF_CORE = {
+    "as_part": "how a component becomes one of an OmniQ",
+    "look": "for core: takes an id that was checked",
+    "ready": "for core",
+    "find_records": "for core",
+    "newest": "for core",
+    "until_other": "for core",
+    "within": "for core",
+    "page": "for core",
+    "worker_pool": "as start_worker, which calls it",
+    "resigner": "for `omniq resign`",
+}
+"""What has a public name and is called by core alone."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "calls"),
+    [
+        (AsyncOmniQ, DOOR_CALLS),
+        (OmniQ, DOOR_CALLS),
+        (omniq.queue.AsyncTaskQueue, QUEUE_CALLS),
+        (omniq.queue.TaskQueue, QUEUE_CALLS),
+        (omniq.results.AsyncResultStorage, RESULT_CALLS),
+        (omniq.results.ResultStorage, RESULT_CALLS),
+        (omniq.events.AsyncEventStorage, EVENT_CALLS),
+        (omniq.events.EventStorage, EVENT_CALLS),
+    ],
+)
+def test_each_public_method_has_wrong_calls(owner: type, calls: Mapping[str, Wrong]) -> None:
+    missing = [
+        name
+        for name, method in inspect.getmembers(owner, callable)
+        if not name.startswith("_")
+        and name not in {*calls, *WITHOUT_ARGUMENTS_THAT_CAN_BE_WRONG, *OF_CORE}
+        and set(inspect.signature(method).parameters) - {"self"}
+    ]
+    assert missing == []
