@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias, Unpack
 
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from omniq.backend import AsyncComponent, BaseBackend, check_backend
 from omniq.build import AnyEventStorage, AnyResultStorage, AnyTaskQueue, FromSource, Source
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
-from omniq.config.described import Changes, Reloaded, adopted, changed, is_of_events
+from omniq.config.described import Changes, Reloaded, adopted, changed, words_of
 from omniq.config.loader import OmniQConfig, Resolved
 from omniq.config.settings import adopt, set_levels
 from omniq.declaring import AsyncDeclaring, Declaring
@@ -247,29 +247,26 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         `Changes` has what can be given; what isn't, stays as it is. Raises `ConfigError` for a value that can't be, and
         for what needs a restart; then nothing has changed.
         """
-        now = self._configuration
-        new = changed(now, changes)
-        if self._event_logger is None and new.events != now.events:
-            raise ConfigError(
-                f"{next(filter(is_of_events, changes))}: no event store is configured, so no events are kept"
-            )
+        new = changed(self._configuration, changes)
+        if self._event_logger is None and (words := words_of(changes, "events")):
+            raise ConfigError(f"{words[0]}: no event store is configured, so no events are kept")
         self._changes |= changes
-        if new.logging != now.logging:
+        if words_of(changes, "logging"):
             set_levels(new.logging)
-        await self._take(new)
+        await self._take(new, words_of(changes, "worker"))
 
     async def reload(self) -> Reloaded:
-        """Read the configuration file again, let what may change hold from now on, as `configure` does, and tell what
-        has changed and what waits for a restart. What was changed by `configure` stays.
+        """Read the configuration file again, and let hold what may change, as by `configure`, whose changes stay.
 
-        Raises `ConfigError` if there is no file, or it can't be used; then nothing has changed.
+        Tells what has changed, and what takes a restart. Raises `ConfigError` if there is no file, or it can't be used;
+        then nothing has changed.
         """
         if self._reread is None:
             raise ConfigError("config: no file was read, so there is none to be read again")
         now, read = self._configuration, changed(self._reread(), self._changes)
         told = Reloaded.of(now, read)
         adopt(read.logging, anew=True)
-        await self._take(adopted(now, read))
+        await self._take(adopted(now, read), [])
         return told
 
     @property
@@ -278,13 +275,13 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         logger = self._event_logger
         return self.config if logger is None else replace(self.config, events=logger.config)
 
-    async def _take(self, new: OmniQConfig) -> None:
+    async def _take(self, new: OmniQConfig, words: Sequence[str]) -> None:
         if self._event_logger is not None:
             self._event_logger.take(new.events)
         if new.defaults != self.config.defaults:
             self.task_queue.requests.change_defaults(new.defaults)
         self.config = new
-        await self._workers.take(new.worker)
+        await self._workers.take(new.worker, {word: self._changes[word] for word in words})
 
     # ── the worker ───────────────────────────────────────────────────────────
 

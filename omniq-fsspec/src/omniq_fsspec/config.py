@@ -101,6 +101,10 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
         make_absolute(self, "base_dir")
 
     @property
+    def asks_for(self) -> tuple[str, ...]:
+        return ("survives_power_loss",) if self.fsync else ()
+
+    @property
     def settings(self) -> Address:
         """What a connection needs to know; stores with equal settings share their connections.
 

@@ -70,6 +70,10 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
         """As `Store.location`."""
         return f"sqlite:{self.file}"
 
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        return ("survives_power_loss",) if self.synchronous == "FULL" else ()
+
     def for_project(self, name: str) -> Self:
         stem, end = os.path.splitext(self.path or "")
         return replace(self, project_name=name, path=f"{stem}-{name}{end}" if self.path else None)

@@ -247,14 +247,18 @@ class Place:
             "logging": None if self.log_level is None else {"level": self.log_level},
         }
 
-    def open(self) -> AsyncOmniQ:
-        """OmniQ as configured, not connected yet. Raises `ConfigError` or `PluginError`."""
+    def open(self, *, shared: bool = True) -> AsyncOmniQ:
+        """OmniQ as configured, not connected yet; if it is to be `shared`, on stores that others can look into.
+
+        Raises `ConfigError` or `PluginError`.
+        """
         from omniq.config.loader import Resolved
         from omniq.core import AsyncOmniQ
 
         again = None if self.provider.file is None else functools.partial(self.provider.load, **self.arguments)
         oq = AsyncOmniQ(config=Resolved(self.configuration, again))
-        _check_shared(oq)
+        if shared:
+            _check_shared(oq)
         return oq
 
     def run(self, work: Callable[[AsyncOmniQ], Awaitable[R]]) -> R:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias, TypedDict, get_type_hints
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, fields, replace
 
+from omniq.config.choices import CONFIGS
 from omniq.config.convert import FromVariable, convert
-from omniq.config.loader import ConfigProvider, OmniQConfig, Origin
+from omniq.config.loader import ConfigProvider, OmniQConfig, Origin, config_of
 from omniq.config.settings import PREFIX, SETTING_PLACES, LogLevel, Settings
-from omniq.errors import ConfigError
-from omniq.models.config import MASK, WorkerConfig, is_secret, redact
+from omniq.errors import ConfigError, PluginError
+from omniq.models.config import MASK, ComponentConfig, WorkerConfig, is_secret, redact
 from omniq.models.event import EventLevel, EventType
+from omniq.plugins.registry import load_class, registry
+from omniq.plugins.specs import StoreKind
 from omniq.texts import did_you_mean
 
 Leaves: TypeAlias = dict[str, Any]
@@ -146,9 +151,9 @@ class Reloaded(NamedTuple):
         return told
 
 
-def is_of_events(word: str) -> bool:
-    """Whether what `configure` calls so is about events."""
-    return _WORDS.get(word, "").startswith("events.")
+def words_of(changes: Mapping[str, Any], section: str) -> list[str]:
+    """Those of the changes that are in a section of the configuration, such as "events"."""
+    return [word for word in changes if _WORDS[word].partition(".")[0] == section]
 
 
 def may_change(path: str) -> bool:
@@ -201,9 +206,8 @@ def _set(config: OmniQConfig, place: str, value: object) -> OmniQConfig:
     first, *rest = place.split(".")
     if first in SECTIONS:
         section = getattr(config, first)
-        return replace(
-            config, **{first: replace(section, **{rest[0]: {} if value is None and rest[0] == "components" else value})}
-        )
+        value = {} if value is None and rest[0] == "components" else value
+        return replace(config, **{first: replace(section, **{rest[0]: value})})
     worker = config.worker
     if rest[0] == "options":
         options = {**worker.options, rest[1]: {**worker.options.get(rest[1], {}), rest[2]: value}}
@@ -212,3 +216,76 @@ def _set(config: OmniQConfig, place: str, value: object) -> OmniQConfig:
         kind: {name: said for name, said in given.items() if name != rest[1]} for kind, given in worker.options.items()
     }
     return replace(config, worker=replace(worker, config=replace(worker.config, **{rest[1]: value}), options=options))
+
+
+# ── the schema of a file ────────────────────────────────────────────────────
+
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
+"""What may stand for a number, a truth value or one of a few words: `${NAME}`."""
+_NULL: Final = {"type": "null"}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration file, with what the installed stores and workers take, plugins' too."""
+    stores = {kind: _store_structs(kind) for kind in CONFIGS}
+    workers = _worker_structs()
+    structs = [OmniQConfig, *(struct for found in stores.values() for struct in found.values()), *workers.values()]
+    refs, defs = msgspec.json.schema_components(structs, ref_template="#/$defs/{name}")
+    ref_of = dict(zip(structs, refs, strict=True))
+    for kind, found in stores.items():
+        defs[f"{kind}_place"] = _place_schema(defs["ComponentChoice"], {name: ref_of[it] for name, it in found.items()})
+        defs["OmniQConfig"]["properties"][kind] = {"$ref": f"#/$defs/{kind}_place"}
+    options = {name: {**ref_of[struct]} for name, struct in workers.items()}
+    defs["WorkerChoice"]["properties"]["options"] = {"type": "object", "properties": options}
+    whole = defs.pop("OmniQConfig")
+    whole["properties"]["worker"] = {"anyOf": [whole["properties"]["worker"], {"type": "string"}]}
+    whole["properties"] = {name: {"anyOf": [inner, _NULL]} for name, inner in whole["properties"].items()}
+    return {"$schema": DIALECT, **_portable(whole), "title": "omniq.yaml", "$defs": _portable(defs)}
+
+
+def _store_structs(kind: StoreKind) -> dict[str, type[ComponentConfig]]:
+    """By their names and aliases. One whose struct can't be loaded is left out: `plugins doctor` tells of it."""
+    found: dict[str, type[ComponentConfig]] = {}
+    for spec in (registry().store(kind, name) for name in registry().names(kind)):
+        with suppress(PluginError):
+            found |= dict.fromkeys(spec.names, load_class(spec.config, CONFIGS[kind]))
+    return found
+
+
+def _worker_structs() -> dict[str, type[WorkerConfig]]:
+    found: dict[str, type[WorkerConfig]] = {}
+    for name in registry().names("worker"):
+        with suppress(PluginError):
+            found[name] = config_of(name)
+    return found
+
+
+def _place_schema(choice: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a component is: a URL, a name, or type, url and config, whose names those of the type are."""
+    kinds = {"anyOf": [{"enum": [*configs]}, VARIABLE]}
+    rules = [
+        {
+            "if": {"properties": {"type": {"const": name}}, "required": ["type"]},
+            "then": {"properties": {"config": ref}},
+        }
+        for name, ref in configs.items()
+    ]
+    properties = {**choice["properties"], "type": kinds}
+    return {"anyOf": [{"type": "string"}, {**choice, "properties": properties, "allOf": rules}, _NULL]}
+
+
+def _portable(node: Any) -> Any:
+    """The schema as other languages read it, with variables where they may stand."""
+    if isinstance(node, list):
+        return [_portable(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {name: _portable(value) for name, value in node.items()}
+    if isinstance(inner.get("pattern"), str):
+        inner["pattern"] = inner["pattern"].replace(r"\Z", "$")
+    if inner.get("type") in ("integer", "number", "boolean") or ("enum" in inner and "$ref" not in inner):
+        kept = {name: inner.pop(name) for name in ("title", "description", "default") if name in inner}
+        return {"anyOf": [inner, VARIABLE], **kept}
+    return inner

@@ -196,6 +196,11 @@ class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields
         """`project_name`, else "default"."""
         return self.project_name or DEFAULT_PROJECT
 
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """What it asks of its store, as fields of `Guarantees`: `omniq check` compares it with what that promises."""
+        return ()
+
     @classmethod
     def from_url(cls, url: str) -> Self:
         """The configuration that a URL stands for. Raises `ConfigError` when it can't be one."""

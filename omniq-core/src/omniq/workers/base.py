@@ -11,11 +11,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final, Self
 
+from msgspec import UNSET
+
 from omniq import build
 from omniq.build import AnyEventStorage, AnyResultStorage, AnyTaskQueue, FromSource, Source
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
+from omniq.config.described import OF_WORKERS
 from omniq.config.loader import WorkerChoice, check_kind, config_of, worker_config
 from omniq.errors import ConfigError, PluginError, WorkerError
 from omniq.models.config import WorkerConfig
@@ -202,10 +205,15 @@ class OwnWorkers:
         self._pools[pool] = worker_class, arguments
         return pool
 
-    async def take(self, choice: WorkerChoice) -> None:
-        """Let the workers there are do as this says, as far as that can change."""
+    async def take(self, choice: WorkerChoice, changes: Mapping[str, Any]) -> None:
+        """Let the workers there are do as this says, as far as that can change. What is among the `changes` wins over
+        what was said before as an argument."""
         self.choice = choice
+        self._given = {name: value for name, value in self._given.items() if name not in changes}
         for pool, (worker_class, arguments) in list(self._pools.items()):
+            own = changes.get(f"{worker_class.kind}_workers", changes.get("max_workers", UNSET))
+            said = {**changes, "max_workers": own}
+            arguments |= {name: said[name] for name in OF_WORKERS if said.get(name, UNSET) is not UNSET}
             config = self._config(worker_class, arguments)
             await pool.change(config, config.max_workers or worker_class.default_max_workers)
 
