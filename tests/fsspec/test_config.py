@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,11 @@ async def test_the_first_of_what_is_said_holds(winner: str, tmp_path: Path, monk
             monkeypatch.setenv(
                 f"OMNIQ_{name}", f"{tmp_path}/{name}" if name == "BASE_DIR" else f"file://{tmp_path}/{name}"
             )
-    async with AsyncOmniQ.from_dict({"task_queue": {"type": "file", "config": config}}) as oq:
+    file = tmp_path / "omniq.yaml"
+    file.write_text(json.dumps({"task_queue": {"type": "file", "config": config}}))
+    async with AsyncOmniQ.from_config_file(file) as oq:
         await oq.enqueue(tasks.add, [1, 2])
+    file.unlink()
     assert [path.name for path in tmp_path.iterdir()] == [winner]
 
 
@@ -44,7 +49,7 @@ def test_a_uri_that_a_store_does_not_take_is_not_for_it(type_: str, monkeypatch:
     monkeypatch.setenv("OMNIQ_FSSPEC_URI", {"file": "memory://x", "memory": "s3://bucket"}[type_])
     config = AsyncOmniQ.from_dict({"task_queue": type_}).task_queue.config
     assert isinstance(config, FileTaskQueueConfig | MemoryTaskQueueConfig)
-    assert config.base_dir == ".omniq"
+    assert config.base_dir == {"file": os.path.abspath(".omniq"), "memory": ".omniq"}[type_]
 
 
 def test_storage_options_are_the_rest_of_a_url(monkeypatch: pytest.MonkeyPatch) -> None:

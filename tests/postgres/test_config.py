@@ -46,6 +46,18 @@ class TestUrls:
         settings = PostgresTaskQueueConfig.from_url("postgresql:///db?host=/var/run/postgresql&port=5433").settings
         assert _addresses(settings) == (["/var/run/postgresql"], [5433])
 
+    @pytest.mark.parametrize(
+        ("url", "host", "port"),
+        [
+            ("postgresql://u@%2Ftmp%2FPg/db", "/tmp/Pg", 5432),
+            ("postgresql://u:p@%2Ftmp%2FPg:5433/db", "/tmp/Pg", 5433),
+            ("postgresql://u@%2Ftmp%2FPg,%2Fvar:5434/db", "/tmp/Pg,/var:5434", 5432),
+        ],
+    )
+    def test_a_socket_may_be_written_as_a_host(self, url: str, host: str, port: int) -> None:
+        config = PostgresTaskQueueConfig.from_url(url)
+        assert (config.host, config.port, config.database) == (host, port, "db")
+
     @pytest.mark.parametrize("config", [PostgresResultStorageConfig, PostgresEventStorageConfig])
     def test_all_three_take_the_same(
         self, config: type[PostgresResultStorageConfig] | type[PostgresEventStorageConfig]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from typing import Any
 
@@ -35,6 +36,20 @@ class TestWaysToSayWhere:
         place = {"host": "127.0.0.1", "port": redis_server.port}
         queue, results = AsyncRedisTaskQueue(**place), AsyncRedisResultStorage(**place)  # type: ignore[arg-type]
         await self._assert_works(AsyncOmniQ(project_name="shop", task_queue=queue, result_store=results))
+
+    async def test_a_socket_of_the_file_system(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            server = RedisServer("valkey9", "--unixsocket", f"{folder}/redis.sock")
+            server.start()
+            try:
+                for place in (
+                    f"unix://{folder}/redis.sock?db=1",
+                    RedisTaskQueueConfig(unix_socket_path=f"{folder}/redis.sock"),
+                ):
+                    await self._assert_works(AsyncOmniQ(project_name="shop", task_queue=place))
+                assert server.ask("INFO", "keyspace").keys() == {"db0", "db1"}
+            finally:
+                server.remove()
 
     async def test_a_config_struct(self, redis_server: RedisServer) -> None:
         config = RedisTaskQueueConfig(host="127.0.0.1", port=redis_server.port)

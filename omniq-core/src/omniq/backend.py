@@ -16,14 +16,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTupl
 
 from msgspec.structs import asdict, replace
 
+from omniq.config.choices import chosen, completed, said_by_url, spec_of, with_environment
 from omniq.config.convert import convert, given_fields
-from omniq.config.loader import Security, breaker_from_environment
+from omniq.config.loader import ConfigProvider, OmniQConfig, Security, ambient
+from omniq.config.settings import adopt
 from omniq.errors import ConfigError
 from omniq.exports import lazy
 from omniq.loops import PerLoop, Waits
-from omniq.models.config import BreakerConfig, ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
+from omniq.models.config import (
+    DEFAULT_PROJECT,
+    BreakerConfig,
+    ComponentConfig,
+    EventStorageConfig,
+    ResultStorageConfig,
+    TaskQueueConfig,
+)
 from omniq.plugins.registry import load_class, registry
-from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
+from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, TaskQueueSpec
 from omniq.serialization.manager import warn_if_exposed
 from omniq.storage.base import BaseTaskQueue, Guarantees, Store
 from omniq.storage.breakers import GuardedStore, guarded
@@ -42,15 +51,19 @@ P = ParamSpec("P")
 
 
 class AsyncComponent(Generic[C, S]):
-    """A configured store, connected, per event loop, at the first use."""
+    """A configured store, connected, per event loop, at the first use.
+
+    A project that it isn't given is that of what it becomes part of, else the environment's.
+    """
 
     def __init__(self, make_store: Callable[[C], S], config: C, breaker: BreakerConfig | None = None) -> None:
         self._make_store = make_store
-        self.config = config
+        self._own_project = config.project_name
         self._own_breaker = breaker
+        self.config = config = _in_project(config)
         store = make_store(config)
         if breaker is None and not isinstance(store, GuardedStore):
-            breaker = breaker_from_environment()
+            breaker = ambient().breaker
         self.store = guarded(store, breaker)
         """The implementation of the contract that this component drives, behind its circuit breaker."""
         self._connected: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
@@ -61,7 +74,7 @@ class AsyncComponent(Generic[C, S]):
 
     def _at(self, project: str | None) -> tuple[Callable[[C], S], C]:
         """How to make the same component in that project; if it was given its own, it stays there, on this store."""
-        if project is None or self.config.project_name is not None:
+        if project is None or self._own_project is not None:
             return lambda _: self.store, self.config
         config = replace(self.config, project_name=project)
         return (lambda _: self.store) if config.project == self.config.project else self._make_store, config
@@ -118,9 +131,9 @@ class SecuredComponent(AsyncComponent[C, S], Generic[C, S]):
         super().__init__(make_store, config, breaker)
         self._own_security = security
         security = security or Security.from_environment()
-        struct: ComponentConfig = config
+        struct: ComponentConfig = self.config
         self.security = security.narrowed(struct.serializer) if isinstance(struct, TaskQueueConfig) else security
-        self.serialization = self.security.manager(config.project)
+        self.serialization = self.security.manager(struct.project)
 
     async def connect(self) -> None:
         """Connect now, on the running loop, instead of at the first call. Raises `StoreError`."""
@@ -130,7 +143,89 @@ class SecuredComponent(AsyncComponent[C, S], Generic[C, S]):
             warn_if_exposed(self.store.location, self.serialization, holds_calls=holds_calls)
 
 
+def _in_project(config: C) -> C:
+    """The configuration, in the environment's project where it names none."""
+    if config.project_name is not None or (project := ambient().project_name) == DEFAULT_PROJECT:
+        return config
+    return replace(config, project_name=project)
+
+
 # ── constructors ───────────────────────────────────────────────────────────────
+
+
+class Chosen:
+    """For components on any store: the ways to say on which one."""
+
+    kind: ClassVar[StoreKind]
+    contract: ClassVar[type[Store]]
+    """What a store of this kind implements."""
+
+    @classmethod
+    def configured(cls, config: OmniQConfig) -> Self:
+        """As its part of a whole configuration says. Raises `ConfigError` or `PluginError`."""
+        adopt(config.logging)
+        spec, settings = chosen(cls.kind, config)
+        return cls.on_store(spec.store, settings, **cls.options_of(config))
+
+    @classmethod
+    def options_of(cls, config: OmniQConfig) -> dict[str, Any]:
+        """What a whole configuration says of it besides where it is."""
+        return {"breaker": config.breaker}
+
+    @classmethod
+    def on_store(cls, store: str, settings: Any, **options: Any) -> Self:
+        """On the store whose class this import string names. Raises `PluginError`."""
+        return cast("Callable[..., Self]", cls)(load_class(store, cls.contract), settings, **options)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Where a URL says, such as "sqlite:///data/shop.db". Raises `ConfigError` or `PluginError`."""
+        if not isinstance(url, str):
+            raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
+        return cls.from_dict({"url": url})
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As a dict says, which is shaped as this component's part of a file: `type`, `url` and `config`.
+
+        Raises `ConfigError` naming the path, or `PluginError`.
+        """
+        return cls.configured(ConfigProvider().load(**{cls.kind: _checked_mapping(config)}))
+
+    @classmethod
+    def from_config(cls, config: ComponentConfig) -> Self:
+        """As the config struct of an installed store says. Raises `ConfigError`."""
+        if not isinstance(config, ComponentConfig):
+            raise ConfigError(f"config: expected the config struct of a store, got {type(config).__name__}")
+        return cls.on_store(spec_of(cls.kind, type(config)).store, completed(config))
+
+    @classmethod
+    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As its part of a configuration file says. Raises `ConfigError` naming the file and the path inside it."""
+        return cls.configured(ConfigProvider(path).load())
+
+
+class BlockingChosen(Chosen):
+    """The same for blocking facades."""
+
+    core: ClassVar[type[Chosen]]
+    """The class of what they are facades of."""
+
+    @classmethod
+    def configured(cls, config: OmniQConfig) -> Self:
+        """As its part of a whole configuration says. Raises `ConfigError` or `PluginError`."""
+        return cast("Callable[..., Self]", cls)(cls.core.configured(config))
+
+    @classmethod
+    def on_store(cls, store: str, settings: Any, **options: Any) -> Self:
+        """On the store whose class this import string names. Raises `PluginError`."""
+        return cast("Callable[..., Self]", cls)(cls.core.on_store(store, settings, **options))
+
+
+def _checked_mapping(config: object) -> Mapping[str, Any]:
+    if isinstance(config, Mapping) and all(isinstance(name, str) for name in config):
+        return config
+    raise ConfigError(f"config: expected a mapping of names to values, got {type(config).__name__}")
 
 
 class Configured:
@@ -148,12 +243,12 @@ class Configured:
         """As a config struct says. Raises `ConfigError` naming the field, or if it is another component's."""
         if not isinstance(config, cls.config_class):
             raise ConfigError(f"{cls.__name__}: expected {cls.config_class.__name__}, got {type(config).__name__}")
-        return cls.from_dict(asdict(config))
+        return cls.from_dict(asdict(completed(config)))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As a dict says. Raises `ConfigError` naming the field."""
-        return cast("Callable[..., Self]", cls)(**config)
+        return cast("Callable[..., Self]", cls)(**_checked_mapping(config))
 
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -164,8 +259,8 @@ class Configured:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """As a URL says. Raises `ConfigError`."""
-        return cls.from_config(cls.config_class.from_url(url))
+        """As a URL says, and the environment of what it leaves open. Raises `ConfigError`."""
+        return cls.from_dict(said_by_url(cls.config_class.from_url(url)))
 
 
 def configured_by(
@@ -191,9 +286,10 @@ def configured_by(
             if args:
                 raise TypeError(f"{name} takes keyword arguments only")
             try:
-                checked = convert(kwargs, struct)
+                checked = convert(with_environment(struct, kwargs), struct)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
+            adopt(ambient().logging)
             init(self, checked)
 
         construct.__dict__.update(__signature__=_signature(struct), config_class=struct)

@@ -1,77 +1,115 @@
-"""From a configuration to the components that it describes."""
+"""From a configuration to the components that it describes, and from whatever says where one is."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from collections.abc import Callable, Mapping, Set
+from typing import Any, Final, NamedTuple, Self, TypeAlias, cast
 
 from msgspec.structs import replace
 
 from omniq.backend import AsyncComponent, BaseBackend
-from omniq.config.convert import convert, describe, given_fields, url_scheme
+from omniq.callbacks import CallbackManager
+from omniq.config.choices import chosen
 from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Resolved, Security
-from omniq.config.settings import Settings
-from omniq.errors import ConfigError, UnknownBackend
-from omniq.events import AsyncEventStorage
-from omniq.models.config import (
-    ComponentConfig,
-    EventStorageConfig,
-    ResultStorageConfig,
-    Serializer,
-    TaskQueueConfig,
-    mask_url,
-)
-from omniq.plugins.registry import Registry, capabilities, load_class, registry
-from omniq.plugins.specs import STORES, EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
-from omniq.queue.engine import AsyncTaskQueue
-from omniq.results import AsyncResultStorage
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
+from omniq.config.settings import adopt
+from omniq.errors import ConfigError
+from omniq.events.logger import AsyncEventLogger
+from omniq.events.storage import AsyncEventStorage, EventStorage
+from omniq.models.config import ComponentConfig
+from omniq.plugins.specs import StoreKind
+from omniq.queue.engine import AsyncTaskQueue, TaskQueue
+from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Blocking
-from omniq.texts import install_command
 
-DEFAULT_STORE: Final = "sqlite"
-FSSPEC_STORES: Final = ("file", "memory")
-"""Those that `OMNIQ_FSSPEC_URI` can mean."""
-CONFIGS: Final[Mapping[StoreKind, type[ComponentConfig]]] = {
-    "task_queue": TaskQueueConfig,
-    "result_store": ResultStorageConfig,
-    "event_store": EventStorageConfig,
-}
-
-_SERIALIZER: Final[Any] = Serializer
-_IN_URL: Final = re.compile(r"\Aurl(: |\.)")
-
-C = TypeVar("C", bound=ComponentConfig)
-
-Source: TypeAlias = OmniQConfig | Resolved | Mapping[str, Any] | str | os.PathLike[str]
-"""A whole configuration."""
+AnyTaskQueue: TypeAlias = "AsyncTaskQueue[Any] | TaskQueue | Place"
+AnyResultStorage: TypeAlias = "AsyncResultStorage[Any] | ResultStorage | Place"
+AnyEventStorage: TypeAlias = "AsyncEventStorage[Any] | EventStorage | Place"
+"""A component, or its blocking facade, or where one is: see `Place`."""
+Source: TypeAlias = OmniQConfig | Mapping[str, Any] | str | os.PathLike[str]
+"""A whole configuration: an `OmniQConfig`, a dict in the shape of a file, or a file's path."""
 Place: TypeAlias = str | Mapping[str, Any] | ComponentChoice | ComponentConfig | BaseBackend
 """Where a component keeps what it has: a URL or a name, `url`, `type` and `config`, a config struct, or a backend."""
 Given: TypeAlias = dict[StoreKind, Any]
-"""Components as they were given, by kind: a `Place`, a component or its blocking facade, or None."""
-COMPONENTS: Final[Mapping[StoreKind, type[AsyncComponent[Any, Any]]]] = {
+"""Components as they were given, by kind: a `Place`, a component or its blocking facade, or None. `False` for events:
+there are none, whatever is configured."""
+COMPONENTS: Final[Mapping[StoreKind, Any]] = {
     "task_queue": AsyncTaskQueue,
     "result_store": AsyncResultStorage,
     "event_store": AsyncEventStorage,
 }
 
 
-def configured(source: Source | None, project_name: str | None, given: Given) -> tuple[OmniQConfig, Given]:
+WORDS: Final = (str, Mapping, ComponentChoice)
+"""What says in words where a component is."""
+
+
+def configured(source: Source | Resolved | None, project_name: str | None, given: Given) -> tuple[Resolved, Given]:
     """The configuration, with what was given in words; and the components that were given in another way.
 
-    Raises `ConfigError` or `PluginError`.
+    The library logs as it says from then on. Raises `ConfigError` or `PluginError`.
     """
-    words: dict[str, Any] = {
-        kind: part for kind, part in given.items() if isinstance(part, str | Mapping | ComponentChoice)
-    }
+    words: dict[str, Any] = {kind: part for kind, part in given.items() if isinstance(part, WORDS)}
+    no_events = given.get("event_store") is False
+    given = {**given, "event_store": None} if no_events else given
     made: Given = {kind: None if kind in words else _component(kind, part) for kind, part in given.items()}
-    if isinstance(source, Resolved):
-        if not words:
-            return source.config, made
-        source = source.config
-    return ConfigProvider(source).load(project_name=project_name, **words), made
+    if isinstance(source, Resolved) and not (words or no_events):
+        adopt(source.config.logging)
+        return source, made
+    provider = ConfigProvider(source.config if isinstance(source, Resolved) else source)
+
+    def load() -> OmniQConfig:
+        config = provider.load(project_name=project_name, **words)
+        return replace(config, event_store=None) if no_events else config
+
+    resolved = Resolved(load(), None if provider.file is None else load)
+    adopt(resolved.config.logging)
+    return resolved, made
+
+
+class FromSource:
+    """The constructors of what takes a whole configuration."""
+
+    @classmethod
+    def from_config(cls, config: OmniQConfig) -> Self:
+        """As a config struct says, which is complete: the environment adds only protections, such as a signing key."""
+        if not isinstance(config, OmniQConfig):
+            raise ConfigError(f"config: expected an OmniQConfig, got {type(config).__name__}")
+        return cls._from(config=config)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """As a dict in the shape of the file says, and the environment for the rest. Raises `ConfigError`."""
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"config: expected a mapping, got {type(config).__name__}")
+        return cls._from(config=config)
+
+    @classmethod
+    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
+        return cls._from(config=path)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """With its task queue where a URL says. Raises `ConfigError` or `PluginError`."""
+        if not isinstance(url, str):
+            raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
+        return cls._from(task_queue={"url": url})
+
+    @classmethod
+    def _from(cls, config: Source | None = None, task_queue: Any = None) -> Self:
+        return cast("Callable[..., Self]", cls)(config=config, task_queue=task_queue)
+
+
+def made(kind: StoreKind, config: OmniQConfig, **options: Any) -> Any:
+    """The component that a configuration describes, as part of something larger; None where it says nothing of it and
+    none is needed: results go where the queue is, and there are no events. Raises `ConfigError` or `PluginError`."""
+    if kind != "task_queue" and getattr(config, kind) is None:
+        return None
+    spec, settings = chosen(kind, config)
+    return COMPONENTS[kind].on_store(spec.store, settings, breaker=config.breaker, **options)
 
 
 def _component(kind: StoreKind, part: object) -> AsyncComponent[Any, Any] | None:
@@ -82,182 +120,65 @@ def _component(kind: StoreKind, part: object) -> AsyncComponent[Any, Any] | None
     if isinstance(core, BaseBackend):
         if kind == "event_store" and not core.has_events:
             raise ConfigError(f"{kind}: {core.name} keeps no events")
-        made: AsyncComponent[Any, Any] = COMPONENTS[kind].from_backend(core)  # type: ignore[attr-defined]
-        return made
+        of_backend: AsyncComponent[Any, Any] = COMPONENTS[kind].from_backend(core)
+        return of_backend
     if isinstance(core, ComponentConfig):
-        return COMPONENTS[kind](load_class(_configured_by(kind, type(core)).store, Store), core)
+        on: AsyncComponent[Any, Any] = COMPONENTS[kind].from_config(core)
+        return on
+    raise ConfigError(f"{kind}: expected {expected(kind)}, got {type(core).__name__}")
+
+
+def expected(kind: StoreKind) -> str:
+    """What a component may be given as, in words."""
     name = COMPONENTS[kind].__name__
-    expected = f"a URL, a store's name, a dict, a config struct, a backend, an {name} or its blocking facade"
-    raise ConfigError(f"{kind}: expected {expected}, got {type(core).__name__}")
+    return f"a URL, a store's name, a dict, a config struct, a backend, an {name} or its blocking facade"
 
 
-def _configured_by(kind: StoreKind, struct: type[ComponentConfig]) -> StoreSpec:
-    """The spec of the store that this struct configures. Raises `ConfigError`."""
-    plugins = registry()
-    for spec in (plugins.store(kind, name) for name in plugins.names(kind)):
-        if spec.config == f"{struct.__module__}:{struct.__qualname__}":
-            return spec
-    title = STORES[kind].title()
-    raise ConfigError(f"{kind}: {struct.__name__} isn't the configuration of an installed {title}")
+# ── put together ────────────────────────────────────────────────────────────
 
 
-def security(config: OmniQConfig) -> Security:
-    """Whose keys, and which limits. Raises `ConfigError`."""
-    queue = {} if config.task_queue is None else config.task_queue.config
-    until = config.accept_unsigned_until
-    return Security(
-        serializer=convert(queue.get("serializer", "auto"), _SERIALIZER, "task_queue.config.serializer"),
-        signing_key=config.signing_key,
-        allowed_modules=config.allowed_modules,
-        accept_unsigned_until=None if until is None else until.timestamp(),
+class Parts(NamedTuple):
+    """Components as parts of one thing."""
+
+    queue: AsyncTaskQueue[Any]
+    results: AsyncResultStorage[Any] | None
+    """None where the queue's own place keeps them."""
+    events: AsyncEventStorage[Any] | None
+    logger: AsyncEventLogger | None
+
+
+def joined(config: OmniQConfig, given: Given, callbacks: CallbackManager | None = None) -> Parts:
+    """The components that were given and, for the rest, those that the configuration describes, put together as new
+    ones on the same stores: what was given stays as it was. Raises `ConfigError` or `PluginError`."""
+    project, breaker, security = config.project_name, config.breaker, Security.of(config)
+    queue = given["task_queue"] or made("task_queue", config, defaults=config.defaults, security=security)
+    results = given["result_store"] or made("result_store", config, serialization=queue.serialization)
+    events = given["event_store"] or made("event_store", config)
+    results = None if results is None else results.as_part(project, breaker=breaker)
+    events = None if events is None else events.as_part(project, breaker)
+    logger = None if events is None else AsyncEventLogger(events.store, config.events)
+    queue = queue.as_part(
+        project=project,
+        defaults=config.defaults,
+        security=security,
+        results=None if results is None else results.store,
+        events=logger,
+        breaker=breaker,
+        callbacks=queue.callbacks.copy() if callbacks is None else callbacks,
     )
+    return Parts(queue, None if results is None else results.as_part(project, queue.serialization), events, logger)
 
 
-def task_queue(config: OmniQConfig) -> AsyncTaskQueue[Any]:
-    """The configured task queue, else the default one. Raises `ConfigError` or `PluginError`."""
-    spec, settings = resolve("task_queue", config.task_queue, config.project_name, **_fallbacks(config))
-    store = load_class(spec.store, BaseTaskQueue)  # type: ignore[type-abstract]
-    return AsyncTaskQueue(store, settings, defaults=config.defaults, security=security(config))
-
-
-def result_store(config: OmniQConfig) -> AsyncResultStorage[Any] | None:
-    """The configured result storage; None where nothing was said: results go where the queue is."""
-    if config.result_store is None:
-        return None
-    spec, settings = resolve("result_store", config.result_store, config.project_name, **_fallbacks(config))
-    store = load_class(spec.store, BaseResultStorage)  # type: ignore[type-abstract]
-    return AsyncResultStorage(store, settings)
-
-
-def event_store(config: OmniQConfig) -> AsyncEventStorage[Any] | None:
-    """The configured event storage; None where nothing was said: there are no events."""
-    if config.event_store is None:
-        return None
-    spec, settings = resolve("event_store", config.event_store, config.project_name, **_fallbacks(config))
-    return AsyncEventStorage(load_class(spec.store, BaseEventStorage), settings)  # type: ignore[type-abstract]
-
-
-def _fallbacks(config: OmniQConfig) -> Fallbacks:
-    return {"base_dir": config.base_dir, "fsspec_uri": config.fsspec_uri}
-
-
-# ── which store is meant, and how it is configured ─────────────────────────────
-
-
-class Fallbacks(TypedDict, total=False):
-    """What holds where a choice says nothing."""
-
-    base_dir: str
-    """`OmniQConfig.base_dir`: where a store that keeps files goes if it isn't told where."""
-    fsspec_uri: str | None
-    """`OmniQConfig.fsspec_uri`: the same, before `base_dir`, for the stores that take such URLs; and which store is
-    meant, where nothing is said of a component."""
-    plugins: Registry
-    """Stands in for the process's registry."""
-
-
-@overload
-def resolve(
-    kind: Literal["task_queue"],
-    choice: ComponentChoice | None,
-    project_name: str | None = None,
-    **fallbacks: Unpack[Fallbacks],
-) -> tuple[TaskQueueSpec, TaskQueueConfig]: ...
-@overload
-def resolve(
-    kind: Literal["result_store"],
-    choice: ComponentChoice | None,
-    project_name: str | None = None,
-    **fallbacks: Unpack[Fallbacks],
-) -> tuple[ResultStoreSpec, ResultStorageConfig]: ...
-@overload
-def resolve(
-    kind: Literal["event_store"],
-    choice: ComponentChoice | None,
-    project_name: str | None = None,
-    **fallbacks: Unpack[Fallbacks],
-) -> tuple[EventStoreSpec, EventStorageConfig]: ...
-def resolve(
-    kind: StoreKind, choice: ComponentChoice | None, project_name: str | None = None, **fallbacks: Unpack[Fallbacks]
-) -> tuple[StoreSpec, ComponentConfig]:
-    """The chosen store's spec and configuration; without a choice, the default store's.
-
-    Imports the module of its config struct and nothing else of it. Raises `ConfigError` beginning with the
-    path, such as `task_queue.config.port`, and `PluginError` for a backend that is missing or unusable.
-    """
-    plugins = fallbacks.get("plugins") or registry()
-    choice = choice or ComponentChoice()
-    spec = _spec(kind, choice, plugins, fallbacks.get("fsspec_uri"))
-    type_ = load_class(spec.config, CONFIGS[kind])
-    config = _placed(kind, spec, type_, choice, fallbacks)
-    return spec, replace(config, project_name=project_name) if config.project_name is None else config
-
-
-def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry, fsspec_uri: str | None) -> StoreSpec:
-    path, url = f"{kind}.url", choice.url
-    if url is None and choice.type is None and "base_dir" not in choice.config:
-        path, url = "fsspec_uri", fsspec_uri
-    if url is None:
-        return plugins.store(kind, choice.type or default_type(kind, plugins))
-    try:
-        scheme = url_scheme(url)
-    except ConfigError as error:
-        raise ConfigError(f"{path}{str(error).removeprefix('url')}") from None
-    if choice.type is None:
-        spec = plugins.by_scheme(kind, scheme)
-        if path == "fsspec_uri" and spec.name not in FSSPEC_STORES:
-            raise ConfigError(f"fsspec_uri: {scheme}:// is for {spec.name!r}; expected file://, s3:// or the like")
-        return spec
-    spec = plugins.store(kind, choice.type)
-    if scheme not in spec.url_schemes:
-        takes = " or ".join(f"{known}://" for known in spec.url_schemes) or "no URL"
-        raise ConfigError(f"{kind}.url: {scheme}:// doesn't fit type {choice.type!r}, which takes {takes}")
-    return spec
-
-
-def _placed(kind: StoreKind, spec: StoreSpec, type_: type[C], choice: ComponentChoice, fallbacks: Fallbacks) -> C:
-    """As the choice says; where it names no place itself, its store is at that of the fallbacks."""
-    path, url, given = f"{kind}.url", choice.url, choice.config
-    if url is None and "base_dir" not in given:
-        path, url = "fsspec_uri", _fitting(fallbacks.get("fsspec_uri"), spec)
-        if url is None and "base_dir" in type_.__struct_fields__:
-            given = {"base_dir": fallbacks.get("base_dir", Settings.BASE_DIR), **given}
-    if url is None:
-        return convert(given, type_, f"{kind}.config")
-    config = _from_url(path, type_, url)
-    given = {name: value for name, value in given.items() if name != "base_dir"}  # the URL says where
-    return convert({**given_fields(config), **given}, type_, f"{kind}.config") if given else config
-
-
-def _fitting(uri: str | None, spec: StoreSpec) -> str | None:
-    """The URI, if the store takes such ones."""
-    return uri if uri is not None and uri.partition("://")[0].lower() in spec.url_schemes else None
-
-
-def _from_url(path: str, type_: type[C], url: str) -> C:
-    """What the URL says. Raises `ConfigError`, such as `task_queue.url.port: expected int, got str`."""
-    try:
-        return type_.from_url(url)
-    except ConfigError as error:
-        reason = _IN_URL.sub("", str(error), count=1).replace(url, mask_url(url))
-    except ValueError:  # of the standard library, which may quote a piece of the password
-        reason = f"not a URL that {type_.__name__} understands: {mask_url(url)}"
-    raise ConfigError(mask_url(describe(reason, type_, path)))
-
-
-def default_type(kind: StoreKind, plugins: Registry) -> str:
-    """The store that is used where nothing is configured: SQLite, else the only one that keeps its data.
-
-    Raises `PluginError` if there is none or SQLite is broken, `ConfigError` if there are several.
-    """
-    try:
-        return plugins.store(kind, DEFAULT_STORE).name
-    except UnknownBackend:
-        names = plugins.names(kind)
-    if len(names) > 1:  # a memory store isn't what anybody wants without having said so
-        names = [name for name in names if Capability.PERSISTENT in capabilities(plugins.store(kind, name))] or names
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise ConfigError(f"{kind}.type: not given, and several are installed: {', '.join(names)}")
-    raise UnknownBackend(f"no {STORES[kind].title()} is installed: {install_command(DEFAULT_STORE)}")
+def with_parts(config: OmniQConfig, parts: Given, wanted: Set[StoreKind], callbacks: CallbackManager | None) -> Any:
+    """A queue that was made by hand, with the `wanted` results and events beside it, and nothing else."""
+    queue: AsyncTaskQueue[Any] = parts["task_queue"]
+    results, events = (
+        parts[kind] or made(kind, config) if kind in wanted else None for kind in ("result_store", "event_store")
+    )
+    if results is None and events is None and callbacks is None:
+        return queue
+    return queue.as_part(
+        results=None if results is None else results.store,
+        events=None if events is None else AsyncEventLogger(events.store, config.events),
+        callbacks=callbacks,
+    )

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-from typing import Any, Literal, Self, TypeAlias, Unpack, cast
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeAlias, Unpack
+
+from msgspec.structs import replace
 
 from omniq import build
 from omniq.backend import AsyncComponent, BaseBackend, check_backend
-from omniq.build import Place, Source
+from omniq.build import AnyEventStorage, AnyResultStorage, AnyTaskQueue, FromSource, Source
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
-from omniq.config.convert import convert, given_fields
-from omniq.config.loader import OmniQConfig
+from omniq.config.described import Changes, Reloaded, adopted, changed, words_of
+from omniq.config.loader import OmniQConfig, Resolved
+from omniq.config.settings import adopt, set_levels
 from omniq.declaring import AsyncDeclaring, Declaring
-from omniq.errors import InvalidTask, WorkerError
-from omniq.events.logger import AsyncEventLogger
+from omniq.errors import ConfigError, InvalidTask, WorkerError
 from omniq.events.processing import AsyncEvents, Events
 from omniq.events.storage import AsyncEventStorage, EventConditions, EventStorage
 from omniq.models.event import TaskEvent
 from omniq.models.result import TaskResult
 from omniq.models.task import TaskRef, check_flags, check_id
 from omniq.outcomes import OutcomeWaiter, check_kind, results_of
-from omniq.plugins.registry import load_class, registry
 from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.queue.options import TaskCall
 from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
@@ -30,36 +30,10 @@ from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, inspect, status_of, workers_of
 from omniq.storage.records import BreakerStatus, WorkerRecord
 from omniq.sync import Blocking, Delegated, blocking
-from omniq.workers.base import Worker, WorkerPool
+from omniq.workers.base import OwnWorkers, WorkerPool
 from omniq.workers.pool import AsyncWorkerPool
 
-AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue | Place
-AnyResultStorage: TypeAlias = AsyncResultStorage[Any] | ResultStorage | Place
-AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage | Place
 Kind: TypeAlias = Literal["latest", "first", "all"]
-
-
-class FromSource:
-    """The constructors that take a whole configuration."""
-
-    @classmethod
-    def from_config(cls, config: OmniQConfig) -> Self:
-        """As a config struct says, which is complete: the environment adds only protections, such as a signing key."""
-        return cls._from(config)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """As a dict says, which is shaped as the YAML file is. Raises `ConfigError` naming the path."""
-        return cls._from(config)
-
-    @classmethod
-    def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
-        """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
-        return cls._from(path)
-
-    @classmethod
-    def _from(cls, source: Source) -> Self:
-        return cast("Callable[..., Self]", cls)(config=source)
 
 
 class AsyncOmniQ(FromSource, AsyncDeclaring):
@@ -67,8 +41,9 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
 
     A component is given as a URL, a store's name, a dict as in the file, a config struct, a backend, or made by hand,
     async or blocking. What isn't given comes from `config` (a file's path, a dict or an `OmniQConfig`) and the
-    environment, else from the defaults: SQLite in `./.omniq`, results where the queue is, no events. Entering it as a
-    context manager connects; only `start_worker` works. Raises `ConfigError`.
+    environment, else from the defaults: SQLite in `./.omniq`, results where the queue is, no events. With
+    `event_store=False` there are none whatever is configured. Entering it as a context manager connects; only
+    `start_worker` works. Raises `ConfigError`.
     """
 
     def __init__(
@@ -76,48 +51,24 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         project_name: str | None = None,
         task_queue: AnyTaskQueue | None = None,
         result_store: AnyResultStorage | None = None,
-        event_store: AnyEventStorage | None = None,
+        event_store: AnyEventStorage | Literal[False] | None = None,
         worker_type: str | None = None,
         worker_config: Mapping[str, Any] | None = None,
         *,
-        config: Source | None = None,
+        config: Source | Resolved | None = None,
         callbacks: CallbackManager | None = None,
     ) -> None:
         given: build.Given = {"task_queue": task_queue, "result_store": result_store, "event_store": event_store}
-        self.config, made = build.configured(config, project_name, given)
-        results = made["result_store"] or build.result_store(self.config)
-        events = made["event_store"] or build.event_store(self.config)
-        self._join(made["task_queue"] or build.task_queue(self.config), results, events, callbacks)
-        self._worker_type = self.config.worker.type if worker_type is None else worker_type
-        self._worker_config = convert(worker_config or {}, dict[str, Any], "worker_config")
+        resolved, made = build.configured(config, project_name, given)
+        self.config, self._reread = resolved
+        self._workers = OwnWorkers(self.config.worker, worker_type, worker_config)
+        parts = build.joined(self.config, made, callbacks)
+        self.task_queue, self._results, self.event_store, self._event_logger = parts
+        self.events = AsyncEvents(self.event_store, self._event_logger)
+        self._changes: dict[str, Any] = {}
+        """What was changed at run time."""
         self._worker: AsyncWorkerPool | None = None
         AsyncDeclaring.__init__(self)
-
-    def _join(
-        self,
-        queue: AsyncTaskQueue[Any],
-        results: AsyncResultStorage[Any] | None,
-        events: AsyncEventStorage[Any] | None,
-        callbacks: CallbackManager | None,
-    ) -> None:
-        """Put the components together, as new ones on the same stores: what was given stays as it was."""
-        project = self.config.project_name
-        breaker = self.config.breaker
-        results = None if results is None else results.as_part(project, breaker=breaker)
-        self.event_store = None if events is None else events.as_part(project, breaker)
-        logger = None if self.event_store is None else AsyncEventLogger(self.event_store.store, self.config.events)
-        self.events = AsyncEvents(self.event_store, logger)
-        self._event_logger = logger
-        self.task_queue = queue.as_part(
-            project=project,
-            defaults=self.config.defaults,
-            security=build.security(self.config),
-            results=None if results is None else results.store,
-            events=logger,
-            breaker=breaker,
-            callbacks=queue.callbacks.copy() if callbacks is None else callbacks,
-        )
-        self._results = None if results is None else results.as_part(project, self.task_queue.serialization)
 
     # ── other ways to say where ──────────────────────────────────────────────
 
@@ -142,7 +93,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
             project_name=backend.project_name,
             task_queue=AsyncTaskQueue.from_backend(backend),
             result_store=AsyncResultStorage.from_backend(result_store_backend or backend),
-            event_store=AsyncEventStorage.from_backend(event_backend) if event_backend and events else None,
+            event_store=AsyncEventStorage.from_backend(event_backend) if event_backend and events else events and None,
             worker_type=worker_type,
             worker_config=worker_config,
         )
@@ -288,16 +239,55 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         name, limit = check_id(name, "name"), seconds("timeout", timeout)
         return (await inspect(await self.task_queue.ready(), name, limit)).stacks
 
+    # ── changes at run time ──────────────────────────────────────────────────
+
+    async def configure(self, **changes: Unpack[Changes]) -> None:
+        """Change some of the configuration, in this process, and in the workers of this object that run in it.
+
+        `Changes` has what can be given; what isn't, stays as it is. Raises `ConfigError` for a value that can't be, and
+        for what needs a restart; then nothing has changed.
+        """
+        new = changed(self._configuration, changes)
+        if self._event_logger is None and (words := words_of(changes, "events")):
+            raise ConfigError(f"{words[0]}: no event store is configured, so no events are kept")
+        self._changes |= changes
+        if words_of(changes, "logging"):
+            set_levels(new.logging)
+        await self._take(new, words_of(changes, "worker"))
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration file again, and let hold what may change, as by `configure`, whose changes stay.
+
+        Tells what has changed, and what takes a restart. Raises `ConfigError` if there is no file, or it can't be used;
+        then nothing has changed.
+        """
+        if self._reread is None:
+            raise ConfigError("config: no file was read, so there is none to be read again")
+        now, read = self._configuration, changed(self._reread(), self._changes)
+        told = Reloaded.of(now, read)
+        adopt(read.logging, anew=True)
+        await self._take(adopted(now, read), [])
+        return told
+
+    @property
+    def _configuration(self) -> OmniQConfig:
+        """The configuration as it holds just now: `events.configure` may have changed it, too."""
+        logger = self._event_logger
+        return self.config if logger is None else replace(self.config, events=logger.config)
+
+    async def _take(self, new: OmniQConfig, words: Sequence[str]) -> None:
+        if self._event_logger is not None:
+            self._event_logger.take(new.events)
+        if new.defaults != self.config.defaults:
+            self.task_queue.requests.change_defaults(new.defaults)
+        self.config = new
+        await self._workers.take(new.worker, {word: self._changes[word] for word in words})
+
     # ── the worker ───────────────────────────────────────────────────────────
 
     def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool:
         """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
-        self.config.worker.check_options()
-        kind = self._worker_type if worker_type is None else worker_type
-        spec = registry().worker(convert(kind, str, "worker_type"))
-        worker_class = load_class(spec.worker_class, Worker)
-        config = {**given_fields(self.config.worker.settings_for(spec.name)), **self._worker_config, **worker_config}
-        return worker_class(self.task_queue, **config).pool(self.config.worker.settings_for)
+        return self._workers.pool(self.task_queue, worker_type, worker_config)
 
     async def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
         """Start a worker on the running loop. `worker_config`: the fields of `WorkerConfig`.
@@ -369,25 +359,15 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
         project_name: str | None = None,
         task_queue: AnyTaskQueue | None = None,
         result_store: AnyResultStorage | None = None,
-        event_store: AnyEventStorage | None = None,
+        event_store: AnyEventStorage | Literal[False] | None = None,
         worker_type: str | None = None,
         worker_config: Mapping[str, Any] | None = None,
         *,
         config: Source | None = None,
         callbacks: CallbackManager | None = None,
     ) -> None:
-        super().__init__(
-            AsyncOmniQ(
-                project_name,
-                task_queue,
-                result_store,
-                event_store,
-                worker_type,
-                worker_config,
-                config=config,
-                callbacks=callbacks,
-            )
-        )
+        parts = (project_name, task_queue, result_store, event_store, worker_type, worker_config)
+        super().__init__(AsyncOmniQ(*parts, config=config, callbacks=callbacks))
         self._worker: WorkerPool | None = None
 
     enqueue = blocking(AsyncOmniQ.enqueue)
@@ -424,6 +404,8 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
     resume_schedule = blocking(AsyncOmniQ.resume_schedule)
     delete_schedule = blocking(AsyncOmniQ.delete_schedule)
     run_schedule = blocking(AsyncOmniQ.run_schedule)
+    configure = blocking(AsyncOmniQ.configure)
+    reload = blocking(AsyncOmniQ.reload)
     status = blocking(AsyncOmniQ.status)
     workers = blocking(AsyncOmniQ.workers)
     inspect_worker = blocking(AsyncOmniQ.inspect_worker)
@@ -431,6 +413,30 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
     def breakers(self) -> list[BreakerStatus]:
         """The circuit breakers of the stores in this process: what they do with calls, and since when."""
         return self.aio.breakers()
+
+    @property
+    def config(self) -> OmniQConfig:
+        """The whole configuration as it holds."""
+        return self.aio.config
+
+    @property
+    def task_queue(self) -> TaskQueue:
+        """The queue that it works on."""
+        return TaskQueue(self.aio.task_queue)
+
+    @property
+    def result_store(self) -> ResultStorage:
+        """Where results are kept."""
+        return ResultStorage(self.aio.result_store)
+
+    @property
+    def event_store(self) -> EventStorage | None:
+        """Where events are kept; None if they aren't."""
+        return None if self.aio.event_store is None else EventStorage(self.aio.event_store)
+
+    def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> WorkerPool:
+        """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
+        return WorkerPool(self.aio.worker_pool(worker_type, **worker_config))
 
     @property
     def events(self) -> Events:
@@ -465,16 +471,9 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
         events: bool = True,
     ) -> Self:
         """All components from one backend, or each from its own: see `AsyncOmniQ.from_backend`."""
-        return cls._around(
-            AsyncOmniQ.from_backend(
-                backend,
-                result_store_backend,
-                event_store_backend,
-                worker_type=worker_type,
-                worker_config=worker_config,
-                events=events,
-            )
-        )
+        backends = (backend, result_store_backend, event_store_backend)
+        options: dict[str, Any] = {"worker_type": worker_type, "worker_config": worker_config, "events": events}
+        return cls._around(AsyncOmniQ.from_backend(*backends, **options))
 
     def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
         """Start a worker on a thread of its own and return. `worker_config`: the fields of `WorkerConfig`.
@@ -484,7 +483,7 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
         if self._worker is not None and self._worker.running:
             raise WorkerError("the worker is running already")
         self.stop_worker()  # one that can't go on
-        worker = WorkerPool(self.aio.worker_pool(worker_type, **worker_config))
+        worker = self.worker_pool(worker_type, **worker_config)
         worker.start()
         self._worker = worker
 

@@ -127,7 +127,7 @@ FRONTS: Final[Mapping[str, str]] = {
 FIRST_PARTY: Final[Mapping[str, FirstParty]] = {
     "sqlite": FirstParty("sqlite", prefixes=("SQLite",)),
     "postgres": FirstParty("postgres", "postgresql", prefixes=("Postgres",)),
-    "redis": FirstParty("redis", "rediss", prefixes=("Redis",), events=False),
+    "redis": FirstParty("redis", "rediss", "unix", prefixes=("Redis",), events=False),
     "nats": FirstParty("nats", prefixes=("NATS",), events=False),
     "fsspec": FirstParty("file", "memory", "s3", "gs", "gcs", "abfs", "abfss", "az", prefixes=("File", "Memory")),
     "gevent": FirstParty("gevent", "gevent_pool", workers=("GeventPoolWorker",)),

@@ -11,10 +11,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from omniq.backend import BaseBackend, SecuredComponent, check_backend
+from omniq.backend import BaseBackend, BlockingChosen, Chosen, SecuredComponent, check_backend
 from omniq.batching import Batcher, apart, level_of, repeating, within
 from omniq.clock import Duration, as_datetime, seconds
-from omniq.config.loader import Security
+from omniq.config.loader import OmniQConfig, Security
 from omniq.errors import Closed, CorruptPayload, ResultTimeout, SerializationError, StoreUnavailable
 from omniq.loops import PerLoop, Wait, spawn
 from omniq.models.config import BreakerConfig, ResultStorageConfig
@@ -204,8 +204,10 @@ LAST_ANSWER = 0.3
 """Seconds beyond a deadline within which the store may still tell how things stand."""
 
 
-class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
+class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Chosen, Generic[C]):
     """A result storage on a store."""
+
+    kind, contract = "result_store", BaseResultStorage
 
     def __init__(
         self,
@@ -217,7 +219,9 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         breaker: BreakerConfig | None = None,
     ) -> None:
         """`serialization` is that of the task queue whose results are read, unless `security` says how to."""
-        super().__init__(store, config, security, breaker)
+        told = Security() if serialization is not None else None
+        super().__init__(store, config, security or told, breaker)
+        self._own_security = security
         if serialization is not None and security is None:
             self.serialization = serialization
         self._gets = PerLoop(lambda: Batcher(self._get_many))
@@ -233,7 +237,12 @@ class AsyncResultStorage(SecuredComponent[C, BaseResultStorage], Generic[C]):
         make_store, config = self._at(project)
         own = self._own_security
         breaker = self._own_breaker or breaker
+        serialization = serialization or self.serialization
         return AsyncResultStorage(make_store, config, security=own, serialization=serialization, breaker=breaker)
+
+    @classmethod
+    def options_of(cls, config: OmniQConfig) -> dict[str, Any]:
+        return {"breaker": config.breaker, "security": Security.of(config)}
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncResultStorage[Any]:
@@ -360,8 +369,10 @@ async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, 
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class ResultStorage(Blocking[AsyncResultStorage[Any]]):
+class ResultStorage(Blocking[AsyncResultStorage[Any]], BlockingChosen):
     """A result storage whose methods block; `aio` is its async core."""
+
+    kind, core = "result_store", AsyncResultStorage
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> ResultStorage:

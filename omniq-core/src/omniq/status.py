@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from omniq import clock
 from omniq.batching import Backoff, within
-from omniq.errors import StoreError, WorkerError, WorkerNotFound
+from omniq.config.loader import EventsConfig, OmniQConfig
+from omniq.errors import ConfigError, PluginError, StoreError, WorkerError, WorkerNotFound
+from omniq.events.storage import AsyncEventStorage
+from omniq.models.config import DEFAULT_MAX_BODY
+from omniq.plugins.registry import registry
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Guarantees, Store
+from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Guarantees, Store
 from omniq.storage.breakers import breakers_of, unguarded
 from omniq.storage.records import BreakerState, BreakerStatus, EventFilter, QueueStats, ScheduleRecord, WorkerRecord
 from omniq.texts import did_you_mean, get_logger
@@ -292,3 +296,103 @@ class Attendance:
 
 
 attendance: Final = Attendance()
+
+
+# ── what the configuration asks for, and what the stores guarantee ────────────
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """Something that was asked for, or is worth knowing, and what has come out."""
+
+    answer: Literal["yes", "no", "note"]
+    about: str
+    reason: str
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether what was asked for doesn't hold."""
+        return self.answer == "no"
+
+
+PROMISES: Final[Mapping[str, str]] = {
+    "survives_process_kill": "what is acknowledged survives the death of any process",
+    "survives_power_loss": "what is acknowledged survives a loss of power",
+    "survives_failover": "what is acknowledged survives the failure of the server it was written to",
+    "push": "idle workers are woken at once",
+    "atomic_results": "a result is stored in the step that ends its task",
+}
+"""The guarantees that may be asked for, in words."""
+
+
+async def check_of(
+    config: OmniQConfig,
+    queue: AsyncTaskQueue[Any],
+    events: AsyncEventStorage[Any] | None,
+    required: Sequence[str] = (),
+) -> list[Finding]:
+    """Whether the stores keep what a configuration asks for, and what is `required` besides (fields of `Guarantees`).
+
+    What can't be found out since a store is away is a problem, too.
+    """
+    status = await status_of(queue, None if events is None else events.store, events_dropped=None)
+    asked = {queue.store.location: {*queue.config.asks_for, *required}}
+    if Capability.PERSISTENT in queue.store.capabilities:
+        asked[queue.store.location].add("survives_process_kill")
+    found = [finding for store in status.stores for finding in _check_store(store, asked.get(store.location, set()))]
+    found += _check_sharing(queue)
+    found += _check_worker(config, queue)
+    if config.events != EventsConfig() and events is None:
+        found.append(_no("events", "they are configured, but no event_store is: give one, or leave events out"))
+    return [*found, *_check_sizes(queue, status)]
+
+
+def _check_store(store: StoreStatus, asked: Set[str]) -> Iterator[Finding]:
+    about = " and ".join(store.keeps)
+    if store.guarantees is None:
+        yield _no(about, f"the store can't be reached: {store.error}")
+        return
+    yield Finding(answer="yes", about=about, reason=f"{store.location} answers in {1000 * (store.latency or 0):.1f} ms")
+    evidence = ", ".join(store.guarantees.evidence) or store.location
+    for name, words in PROMISES.items():
+        holds = getattr(store.guarantees, name)
+        if name in asked:
+            answer: Literal["yes", "no"] = "yes" if holds else "no"
+            yield Finding(answer=answer, about=about, reason=f"{words}: {'yes' if holds else 'no'} ({evidence})")
+
+
+def _check_sharing(queue: AsyncTaskQueue[Any]) -> Iterator[Finding]:
+    if Capability.CROSS_PROCESS not in queue.store.capabilities:
+        yield _no("tasks", f"{queue.store.location} lives in one process: no other can enqueue there, or work")
+    if queue.stores.apart:
+        reason = "they aren't where the tasks are: a result is stored first, and its task ends then"
+        yield Finding(answer="note", about="results", reason=reason)
+    if queue.store.networked and queue.serialization.runs_dill_of_anybody:
+        reason = "whoever can write to the store runs code on workers: set signing_key, or serializer: msgspec"
+        yield Finding(answer="note", about="security", reason=reason)
+
+
+def _check_worker(config: OmniQConfig, queue: AsyncTaskQueue[Any]) -> Iterator[Finding]:
+    try:
+        spec = registry().worker(config.worker.type)
+        settings = config.worker.settings_for(spec.name)
+    except (ConfigError, PluginError) as error:
+        yield _no("worker", str(error))
+        return
+    yield Finding(answer="yes", about="worker", reason=f"workers of kind {spec.name!r} can be started")
+    for name in settings.queues or ():
+        if name not in queue.queues:
+            yield _no("worker", f"queues: there is no queue {name!r}; declared: {', '.join(queue.queues)}")
+    if settings.retention < 10 * settings.lease:
+        reason = f"retention: finished tasks are kept for ten leases, {10 * settings.lease:g} s"
+        yield Finding(answer="note", about="worker", reason=reason)
+
+
+def _check_sizes(queue: AsyncTaskQueue[Any], status: Status) -> Iterator[Finding]:
+    most, wanted = queue.store.max_item_bytes, queue.config.max_body
+    if status.stores[0].reachable and wanted > most:
+        answer: Literal["no", "note"] = "note" if wanted == DEFAULT_MAX_BODY else "no"
+        yield Finding(answer=answer, about="tasks", reason=f"max_body is {wanted} bytes, but the store takes {most}")
+
+
+def _no(about: str, reason: str) -> Finding:
+    return Finding(answer="no", about=about, reason=reason)

@@ -21,6 +21,7 @@ from omniq.models.config import (
     Serializer,
     TaskQueueConfig,
     default_queues,
+    make_absolute,
     mask_url,
 )
 
@@ -97,6 +98,11 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
             msgspec.json.encode(self.storage_options)
         except (TypeError, msgspec.MsgspecError) as error:
             raise ConfigError(f"storage_options: expected plain data, such as text and numbers: {error}") from None
+        make_absolute(self, "base_dir")
+
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        return ("survives_power_loss",) if self.fsync else ()
 
     @property
     def settings(self) -> Address:
@@ -106,7 +112,7 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
         """
         base = self.base_dir or DEFAULT_BASE_DIR
         if "://" not in base:
-            base = os.path.realpath(os.path.expanduser(base))
+            base = os.path.realpath(base)
         options = msgspec.json.encode(self.storage_options, order="sorted").decode()
         return Address(f"{base.rstrip('/')}/{self.project}", options, self.fsync, self.trust_owner)
 

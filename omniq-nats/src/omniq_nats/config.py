@@ -19,6 +19,7 @@ from omniq.models.config import (
     Serializer,
     TaskQueueConfig,
     default_queues,
+    make_absolute,
 )
 
 DEFAULT_PORT = 4222
@@ -70,6 +71,7 @@ class NATSConfig(ComponentConfig, frozen=True, kw_only=True):
             raise ConfigError(f"{given[1]}: give either this or {given[0]}: both say who one is")
         if self.password is not None and self.username is None:
             raise ConfigError("password: give username, too; or token alone")
+        make_absolute(self, "credentials", "nkey_seed", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from omniq.models.config import (
     Serializer,
     TaskQueueConfig,
     default_queues,
+    make_absolute,
 )
 
 DEFAULT_SCHEMA = "omniq"
@@ -62,6 +63,9 @@ class PostgresConfig(ComponentConfig, frozen=True, kw_only=True):
     sslcert: str | None = None
     sslkey: str | None = None
 
+    def __post_init__(self) -> None:
+        make_absolute(self, "sslrootcert", "sslcert", "sslkey")
+
     @property
     def schema_name(self) -> str:
         """The schema, also where none was given."""
@@ -84,7 +88,8 @@ class PostgresConfig(ComponentConfig, frozen=True, kw_only=True):
     def from_url(cls, url: str) -> Self:
         """`postgresql://user:password@host:port/database?schema=jobs`; the other fields are options too.
 
-        Several hosts, separated by commas, are tried in turn. Raises `ConfigError` for anything else.
+        Several hosts, separated by commas, are tried in turn; `%2Frun%2Fpostgresql` is the directory of a Unix socket.
+        Raises `ConfigError` for anything else.
         """
         return read_url(url, cls, _place_of)
 
@@ -116,13 +121,20 @@ def schema_of(project: str, stem: str = DEFAULT_SCHEMA) -> str:
     return f"{name[: MAX_IDENTIFIER - 13]}_{digest}"
 
 
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    """Of one host. A percent-encoded one is the directory of a Unix socket, whose case counts."""
+    one = urlsplit(f"//{text}")
+    if "%" not in text:
+        return one.hostname or "", one.port
+    return unquote(text.removesuffix(f":{one.port}")), one.port
+
+
 def _place_of(parts: SplitResult) -> dict[str, Any]:
     """Host, port, user and database, as far as they are given."""
     if parts.scheme not in ("postgresql", "postgres"):
         raise ConfigError("url: expected postgresql://user:password@host:port/database")
     hosts = hosts_of(parts)
-    one = urlsplit(f"//{hosts}")
-    host, port = (hosts, None) if "," in hosts else (one.hostname, one.port)
+    host, port = (unquote(hosts), None) if "," in hosts else _host_and_port(hosts)
     if {"/", "@"} & set(parts.path[1:]):
         raise ConfigError("url: '/' and '@' in a password or in a database's name are written as %2F and %40")
     given = {"host": host, "port": port, "database": unquote(parts.path[1:]), **user_of(parts)}

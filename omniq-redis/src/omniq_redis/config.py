@@ -19,6 +19,7 @@ from omniq.models.config import (
     Serializer,
     TaskQueueConfig,
     default_queues,
+    make_absolute,
 )
 
 DEFAULT_PORT = 6379
@@ -29,6 +30,7 @@ Prefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,64}\Z")]
 
 _EXPECTED = (
     "expected redis://user:password@host:port/db, rediss:// for TLS, "
+    "unix:///path/of/socket?db=0, "
     "redis+sentinel://host:port,host:port/master/db or redis+cluster://host:port,host:port"
 )
 
@@ -38,6 +40,8 @@ class RedisConfig(ComponentConfig, frozen=True, kw_only=True):
 
     host: str = "localhost"
     port: Port = DEFAULT_PORT
+    unix_socket_path: str | None = None
+    """The server's Unix socket; it takes the place of host and port."""
     db: Database = 0
     username: str | None = None
     password: str | None = None
@@ -62,6 +66,11 @@ class RedisConfig(ComponentConfig, frozen=True, kw_only=True):
     """Seconds to wait for the server's answer before `StoreUnavailable`."""
 
     def __post_init__(self) -> None:
+        if self.unix_socket_path is not None and (self.cluster or self.sentinel_master is not None or self.ssl):
+            raise ConfigError(
+                "unix_socket_path: leave out cluster, sentinel_master and ssl, or connect by host and port"
+            )
+        make_absolute(self, "unix_socket_path", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
         if self.cluster and self.sentinel_master is not None:
             raise ConfigError("cluster: sentinels don't watch over clusters: give either this or sentinel_master")
         if self.cluster and self.db:
@@ -84,12 +93,13 @@ class RedisConfig(ComponentConfig, frozen=True, kw_only=True):
     @property
     def settings(self) -> RedisConfig:
         """What a connection needs to know; stores with equal settings share their connections."""
-        return self.shared(RedisConfig, host=self.host.lower(), nodes=tuple(self.nodes))
+        given = {"host": "", "port": DEFAULT_PORT} if self.unix_socket_path else {"host": self.host.lower()}
+        return self.shared(RedisConfig, nodes=tuple(self.nodes), **given)
 
     @property
     def location(self) -> str:
         """Where it is, without a secret."""
-        nodes = ",".join(f"{host}:{port}" for host, port in sorted(self.addresses))
+        nodes = self.unix_socket_path or ",".join(f"{host}:{port}" for host, port in sorted(self.addresses))
         kind = "redis+cluster" if self.cluster else "redis+sentinel" if self.sentinel_master else "redis"
         return "/".join(filter(None, [f"{kind}:{nodes}", self.sentinel_master, str(self.db), self.namespace[:-1]]))
 
@@ -98,7 +108,8 @@ class RedisConfig(ComponentConfig, frozen=True, kw_only=True):
         """`redis://user:password@host:port/db`, with `rediss` for TLS; the other fields are options: `?timeout=5`.
 
         `redis+sentinel://host:port,host:port/master/db` names sentinels and the master's name,
-        `redis+cluster://host:port,host:port` nodes of a cluster. Raises `ConfigError` for anything else.
+        `redis+cluster://host:port,host:port` nodes of a cluster, `unix://user:password@/path?db=1` the server's
+        Unix socket. Raises `ConfigError` for anything else.
         """
         return read_url(url, cls, _place_of)
 
@@ -130,6 +141,8 @@ def _node(address: str, otherwise: str = "nodes: expected addresses such as 'loc
 def _place_of(parts: SplitResult) -> dict[str, Any]:
     """Nodes, user, database and the kind of server, as far as they are given."""
     transport, _, kind = parts.scheme.partition("+")
+    if parts.scheme == "unix":
+        return _socket_of(parts)
     if transport not in ("redis", "rediss") or kind not in ("", "sentinel", "cluster"):
         raise ConfigError(f"url: {_EXPECTED}")
     hosts = hosts_of(parts)
@@ -137,6 +150,12 @@ def _place_of(parts: SplitResult) -> dict[str, Any]:
     given |= _server(hosts) if kind == "" else {"nodes": [host for host in hosts.split(",") if host]}
     given |= _path_of(kind, [unquote(part) for part in parts.path.split("/")[1:]])
     return {name: value for name, value in given.items() if value}
+
+
+def _socket_of(parts: SplitResult) -> dict[str, Any]:
+    if hosts_of(parts) or not parts.path.strip("/"):
+        raise ConfigError(f"url: {_EXPECTED}")
+    return {"unix_socket_path": unquote(parts.path), **user_of(parts)}
 
 
 def _server(address: str) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def open_client(settings: RedisConfig) -> Client:
         cluster = RedisCluster(startup_nodes=[ClusterNode(*node) for node in settings.addresses], **options)
         cluster.connection_kwargs["connection_class"] = _watchful(cluster.connection_kwargs["connection_class"])
         return cluster
-    if settings.sentinel_master is None:
+    if settings.unix_socket_path is not None:
+        client = Redis(unix_socket_path=settings.unix_socket_path, db=settings.db, **options)
+    elif settings.sentinel_master is None:
         host, port = settings.addresses[0]
         client = Redis(host=host, port=port, db=settings.db, **options)
     else:

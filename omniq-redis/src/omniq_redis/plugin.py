@@ -8,6 +8,6 @@ omniq_task_queues, omniq_result_stores, _ = stores_of(
     "omniq_redis",
     "Redis",
     "redis",
-    url_schemes=("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+    url_schemes=("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
     aliases=("valkey",),
 )

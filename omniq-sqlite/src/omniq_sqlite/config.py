@@ -21,6 +21,7 @@ from omniq.models.config import (
     Serializer,
     TaskQueueConfig,
     default_queues,
+    make_absolute,
 )
 
 DEFAULT_BASE_DIR = ".omniq"
@@ -48,12 +49,13 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
                 f"path: {self.path!r} isn't the name of a file. A database in memory belongs to one connection, "
                 f'and a queue needs several: use the backend "memory", or give a file'
             )
+        make_absolute(self, "base_dir", "path")
 
     @property
     def file(self) -> str:
         """The absolute path of the database: `path`, else `{base_dir}/{project_name}.db`."""
         path = self.path or os.path.join(self.base_dir or DEFAULT_BASE_DIR, f"{self.project}.db")
-        return os.path.abspath(os.path.expanduser(path))
+        return os.path.abspath(path)
 
     @property
     def settings(self) -> SQLiteConfig:
@@ -67,6 +69,10 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
     def location(self) -> str:
         """As `Store.location`."""
         return f"sqlite:{self.file}"
+
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        return ("survives_power_loss",) if self.synchronous == "FULL" else ()
 
     def for_project(self, name: str) -> Self:
         stem, end = os.path.splitext(self.path or "")

@@ -18,16 +18,24 @@ PATIENCE = 20.0
 """Seconds after which a line that should come won't any more."""
 
 
+OPENING = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+
+
 class WorkerProcess:
     """A running `omniq worker`; leaving it kills what is left of its group.
 
-    Without a URL, the arguments say where the queue is.
+    Without a URL, the arguments say where the queue is. `terminal` is the path of the one at which it is started.
     """
 
-    def __init__(self, url: str | None, *arguments: str, directory: Path, **environ: str) -> None:
+    def __init__(
+        self, url: str | None, *arguments: str, directory: Path, terminal: str | None = None, **environ: str
+    ) -> None:
         path = os.pathsep.join(filter(None, [environ.pop("PYTHONPATH", ""), str(ROOT)]))
+        # The first terminal that the leader of a session opens becomes that of the session.
+        opening = [] if terminal is None else [sys.executable, "-c", OPENING, terminal]
+        command = [sys.executable, "-P", "-m", "omniq", *(["--url", url] if url else []), "worker", *arguments]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "omniq", *(["--url", url] if url else []), "worker", *arguments],
+            [*opening, *command],
             env={**os.environ, "PYTHONPATH": path, **environ},
             cwd=directory,
             stdout=subprocess.DEVNULL,

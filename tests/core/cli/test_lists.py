@@ -218,11 +218,11 @@ def test_a_command_resolves_its_configuration_once(
     file = tmp_path / "omniq.yaml"
     file.write_text(f"task_queue: {cli.url}\nevent_store: {cli.url}\nsigning_key: {'k' * 32}\n")
     loads: list[str] = []
-    for counted in (ConfigProvider.load, ConfigProvider._lower_layers):
+    for counted in (ConfigProvider.load, ConfigProvider.layers):
         monkeypatch.setattr(ConfigProvider, counted.__name__, _counting(counted, loads))
     result = run("--config", str(file), *command.split())
     assert result.exit_code == 0, result.output
-    assert loads == ["load", "_lower_layers"]
+    assert loads == ["load", "layers"]
 
 
 def _counting(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:

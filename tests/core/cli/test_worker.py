@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
@@ -207,9 +208,12 @@ async def test_a_terminal_that_hangs_up_stops_it_in_order(
 ) -> None:
     (tmp_path / "no_nohup.py").write_text("import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)")
     running = await oq.enqueue(tasks.wait_for_async, [str(gate), str(log)])
-    with start("--type", "async", "--concurrency", "1", "--import", "no_nohup") as worker:
+    master, slave = os.openpty()
+    options = ["--type", "async", "--concurrency", "1", "--import", "no_nohup"]
+    with start(*options, terminal=os.ttyname(slave)) as worker:
         await until(lambda: len(lines(log)) == 1)
-        worker.signal(SIGHUP)
+        os.close(slave)
+        os.close(master)
         worker.hears("stopping")
         let_go(gate)
         assert worker.ends() == 0

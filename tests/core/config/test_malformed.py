@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omniq.build import resolve
 from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig
+from omniq.config.choices import resolve
 from omniq.config.convert import convert
 from omniq.errors import ConfigError, PluginError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from omniq import OmniQ
-from omniq.build import resolve
 from omniq.config import ConfigProvider, EnvConfig, mask_url, redact
+from omniq.config.choices import resolve
 from omniq.config.loader import Security
 from omniq.errors import ConfigError, OmniQError
 from omniq.models.result import Outcome, ResultStatus, StoredValue, TaskResult

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omniq.build import Fallbacks, default_type, event_store, resolve
-from omniq.config import ComponentChoice, ConfigProvider, Settings
+from omniq.config import ComponentChoice, Settings
+from omniq.config.choices import Fallbacks, default_type, resolve
 from omniq.errors import ConfigError, PluginError, UnknownBackend
+from omniq.events import AsyncEventStorage
 from omniq.models import TaskQueueConfig
 from omniq.plugins import TaskQueueSpec, hookimpl
 from omniq.plugins.registry import Registry
@@ -33,8 +35,7 @@ def test_nothing_configured_is_sqlite_in_the_base_dir() -> None:
 def test_base_dir_comes_from_the_fallbacks_then_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = ComponentChoice(type="sqlite")
     monkeypatch.setenv("OMNIQ_BASE_DIR", "/env")
-    store = event_store(ConfigProvider({"event_store": "sqlite"}).load())
-    assert store is not None
+    store: AsyncEventStorage[Any] = AsyncEventStorage.from_dict({"type": "sqlite"})
     assert store.config == SQLiteEventStorageConfig(base_dir="/env", project_name="default")
     assert resolve("event_store", choice, None, base_dir="/file")[1] == SQLiteEventStorageConfig(base_dir="/file")
     mine = ComponentChoice(type="sqlite", config={"base_dir": Path("/mine")})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omniq import AsyncOmniQ
-from omniq.build import security
 from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig, Settings, TaskDefaults, WorkerChoice
+from omniq.config.loader import Security
 from omniq.models import WorkerConfig
 
 SPEC_EXAMPLE = """
@@ -43,6 +45,12 @@ worker:
 
 
 def load(source: Any = None, /, environ: dict[str, str] | None = None, **arguments: Any) -> OmniQConfig:
+    """What holds; a dict that meets an environment is that of a file."""
+    if isinstance(source, dict) and environ and "OMNIQ_CONFIG" not in environ:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "omniq.yaml")
+            path.write_text(yaml.safe_dump(source))
+            return ConfigProvider(path, environ=environ).load(**arguments)
     return ConfigProvider(source, environ=environ or {}).load(**arguments)
 
 
@@ -127,6 +135,33 @@ def test_argument_over_environment_over_file_over_default() -> None:
     assert load(source, environ=environ).project_name == "env"
     assert load(source, environ=environ, project_name="argument").project_name == "argument"
     assert load(source, environ=environ, project_name=None).project_name == "env"
+
+
+def test_what_is_given_in_code_wins_over_the_environment() -> None:
+    environ = {
+        "OMNIQ_PROJECT_NAME": "env",
+        "OMNIQ_TASK_QUEUE_URL": "redis://me:secret@env",
+        "OMNIQ_RETRY_ATTEMPTS": "7",
+        "OMNIQ_RESULT_TTL": "5",
+        "OMNIQ_QUEUES": "env",
+    }
+    given = {
+        "project_name": "code",
+        "task_queue": {"type": "sqlite", "config": {"base_dir": "x"}},
+        "defaults": {"result_ttl": None},
+    }
+    config = ConfigProvider(given, environ=environ).load()
+    assert config.project_name == "code"
+    assert config.task_queue == ComponentChoice(type="sqlite", config={"base_dir": "x", "queues": ("env",)})
+    assert (config.defaults.max_retries, config.defaults.result_ttl) == (7, None)
+    assert ConfigProvider(given, environ=environ).load(project_name="argument").project_name == "argument"
+
+
+@pytest.mark.parametrize("place", ["base_dir", "path"])
+def test_who_says_where_in_code_leaves_the_url_of_the_environment(place: str) -> None:
+    environ = {"OMNIQ_TASK_QUEUE_URL": "sqlite:///env.db?queues=x"}
+    config = ConfigProvider({"task_queue": {"config": {place: "here"}}}, environ=environ).load()
+    assert config.task_queue == ComponentChoice(type="sqlite", config={place: "here"})
 
 
 @pytest.mark.parametrize("value", ["", "  "])
@@ -214,7 +249,7 @@ def test_a_struct_keeps_the_environment_s_protections() -> None:
     environ = {"OMNIQ_SIGNING_KEY": "k" * 32, "OMNIQ_ALLOWED_MODULES": "shop", "OMNIQ_SERIALIZER": "msgspec"}
     loaded = ConfigProvider(OmniQConfig(), environ=environ).load()
     assert (loaded.signing_key, loaded.allowed_modules) == ("k" * 32, ["shop"])
-    assert security(loaded).serializer == "msgspec"
+    assert Security.of(loaded).serializer == "msgspec"
     own = OmniQConfig(signing_key="o" * 32, allowed_modules=["mine"])
     loaded = ConfigProvider(own, environ=environ).load()
     assert (loaded.signing_key, loaded.allowed_modules) == ("o" * 32, ["mine"])

@@ -13,7 +13,7 @@ from omniq import AsyncOmniQ
 from omniq.storage.connected import Connection
 
 MARK = "walkmark"
-AT_MOST = 13
+AT_MOST = 14
 
 
 class Arrived(Exception):

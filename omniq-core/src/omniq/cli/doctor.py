@@ -17,8 +17,8 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict, fields, replace
 
-from omniq.build import CONFIGS
 from omniq.cli.app import COMMANDS
+from omniq.config.choices import CONFIGS
 from omniq.config.convert import convert
 from omniq.errors import PluginError
 from omniq.exports import extras

@@ -20,7 +20,7 @@ from omniq.errors import ConfigError, FunctionNotFound
 from omniq.texts import did_you_mean
 
 if TYPE_CHECKING:
-    from omniq.config.loader import OmniQConfig
+    from omniq.config.loader import ConfigProvider, OmniQConfig
     from omniq.config.settings import LoggingConfig
     from omniq.core import AsyncOmniQ
     from omniq.serialization.base import Function
@@ -229,21 +229,36 @@ class Place:
     @functools.cached_property
     def configuration(self) -> OmniQConfig:
         """The whole configuration. Raises `ConfigError`."""
+        return self.provider.load(**self.arguments)
+
+    @functools.cached_property
+    def provider(self) -> ConfigProvider:
+        """What loads it. Raises `ConfigError`."""
         from omniq.config.loader import ConfigProvider
 
-        return ConfigProvider(self.config).load(
-            project_name=self.project,
-            task_queue=None if self.url is None else {"url": self.url},
-            logging=None if self.log_level is None else {"level": self.log_level},
-        )
+        return ConfigProvider(self.config)
 
-    def open(self) -> AsyncOmniQ:
-        """OmniQ as configured, not connected yet. Raises `ConfigError` or `PluginError`."""
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the options say, as `ConfigProvider.load` takes it."""
+        return {
+            "project_name": self.project,
+            "task_queue": None if self.url is None else {"url": self.url},
+            "logging": None if self.log_level is None else {"level": self.log_level},
+        }
+
+    def open(self, *, shared: bool = True) -> AsyncOmniQ:
+        """OmniQ as configured, not connected yet; if it is to be `shared`, on stores that others can look into.
+
+        Raises `ConfigError` or `PluginError`.
+        """
         from omniq.config.loader import Resolved
         from omniq.core import AsyncOmniQ
 
-        oq = AsyncOmniQ(config=Resolved(self.configuration))
-        _check_shared(oq)
+        again = None if self.provider.file is None else functools.partial(self.provider.load, **self.arguments)
+        oq = AsyncOmniQ(config=Resolved(self.configuration, again))
+        if shared:
+            _check_shared(oq)
         return oq
 
     def run(self, work: Callable[[AsyncOmniQ], Awaitable[R]]) -> R:
@@ -266,7 +281,7 @@ class Place:
         import logging
 
         from omniq.config.convert import convert, given_fields
-        from omniq.config.settings import FORMAT, LoggingConfig, apply
+        from omniq.config.settings import FORMAT, LoggingConfig, adopt, set_levels
 
         level = "WARNING" if self.log_level in (None, "DISABLED") else self.log_level
         logging.basicConfig(stream=sys.stderr, format=FORMAT, level=level)
@@ -278,7 +293,10 @@ class Place:
             configured = self.configuration.logging
         elif self.log_level is not None:
             configured = convert({**given_fields(configured), "level": self.log_level}, LoggingConfig, "logging")
-        apply(configured)
+        if self.log_level is None:
+            adopt(configured)
+        else:
+            set_levels(configured)
 
 
 def use_working_directory() -> None:

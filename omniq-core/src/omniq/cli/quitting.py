@@ -25,6 +25,35 @@ if TYPE_CHECKING:
 SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
+SIGHUP: Final = getattr(signal, "SIGHUP", None)
+
+
+class Hangups:
+    """What SIGHUP means to this process: that its terminal is gone, or that it is to read its configuration again."""
+
+    def __init__(self) -> None:
+        self._had_terminal = _has_terminal()
+        self.came_early = False
+        """Whether it was told to read its configuration again before it works."""
+
+    @property
+    def ends_it(self) -> bool:
+        """Whether the terminal is gone at which it was started."""
+        return self._had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+hangups: Final = Hangups()
+"""Of this process; made when it is about to run a worker."""
+
+
 def is_heard(number: int) -> bool:
     """Whether this process is to heed the signal: not a SIGHUP that is ignored."""
     return number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN
@@ -49,7 +78,9 @@ def early_signals() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    os._exit(0)
+    if number != SIGHUP or hangups.ends_it:
+        os._exit(0)
+    hangups.came_early = True
 
 
 def _tell_where(number: int, frame: FrameType | None) -> None:

@@ -22,9 +22,9 @@ from omniq.cli.health import HealthServer
 from omniq.cli.live import Watch, ends_text, leave_terminals
 from omniq.cli.output import count, say
 from omniq.cli.program import Reloader
-from omniq.cli.quitting import SIGNALS, is_heard, stacks_on_quit
+from omniq.cli.quitting import SIGHUP, SIGNALS, hangups, is_heard, stacks_on_quit
 from omniq.core import AsyncOmniQ
-from omniq.errors import ConfigError, WorkerError
+from omniq.errors import ConfigError, OmniQError, WorkerError
 from omniq.logs import name_in_logs
 from omniq.loops import clear_loop, drive, keep_to_ourselves
 from omniq.storage.base import Capability
@@ -91,8 +91,8 @@ class StopSignals:
     """Notes SIGTERM, SIGINT and SIGHUP, while entered, and lets a loop know of them.
 
     The handlers run between any two instructions of the main thread, so also while a task blocks the loop.
-    Once a signal has come they stay: more of them mustn't disturb the end. A SIGHUP that is ignored stays so: that is
-    what `nohup` is for.
+    Once a signal has come they stay: more of them mustn't disturb the end. A SIGHUP stops the worker only if its
+    terminal is gone, else it reads its configuration again; one that is ignored stays so: that is what `nohup` is for.
 
     A supervised worker stops at once only if its supervisor says so: who stops a service may signal each of its
     processes, beside the supervisor that tells them.
@@ -111,11 +111,16 @@ class StopSignals:
         """Seconds that the first signal leaves to what runs; None before the worker works, when nothing does."""
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self.reread = asyncio.Event()
+        """Set when the configuration is to be read again."""
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._received) for number in SIGNALS if is_heard(number)}
         if self._link is not None:
-            self._link.on_order = self.stop
+            self._link.on_order, self._link.on_hangup = self.stop, self.read_again
+            self._link.told_early()
+        if hangups.came_early:
+            self.reread.set()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -124,7 +129,14 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
+        if number == SIGHUP and not hangups.ends_it:
+            self.read_again()
+            return
         self.stop(number, at_once=self.count > 0 and self._link is None)
+
+    def read_again(self) -> None:
+        """Let the worker read its configuration again; from any thread."""
+        self.call_soon(self.reread.set)
 
     def stop(self, number: int, *, at_once: bool) -> None:
         """Let the worker stop, as by this signal; from any thread."""
@@ -156,8 +168,8 @@ class StopSignals:
 class SupervisorLink:
     """A supervised worker's end of what connects it with its supervisor.
 
-    Each byte from there is the number of a signal; from the second on, the worker stops at once. When nobody is at the
-    other end any more, it stops at once, too.
+    Each byte from there is the number of a signal: at SIGHUP, the worker reads its configuration again; at another one
+    it stops, and from the second on at once. When nobody is at the other end any more, it stops at once, too.
     """
 
     VARIABLE: Final = "_OMNIQ_SUPERVISOR"
@@ -171,6 +183,9 @@ class SupervisorLink:
         self._socket = socket.socket(fileno=descriptor)
         self.on_order: Callable[..., None] = self._end_at_once
         """Called with the signal's number, and whether to stop at once, on another thread."""
+        self.on_hangup: Callable[[], None] = self._note_early
+        """Called when the configuration is to be read again, on another thread."""
+        self._hung_up_early = False
         threading.Thread(target=self._listen, name="omniq-link", daemon=True).start()
 
     @classmethod
@@ -201,10 +216,21 @@ class SupervisorLink:
                 order = self._socket.recv(1)
             except OSError:
                 order = b""
+            if order and order[0] == SIGHUP:
+                self.on_hangup()
+                continue
             heard += 1
             self.on_order(order[0] if order else signal.SIGTERM, at_once=heard > 1 or not order)
             if not order:
                 return
+
+    def told_early(self) -> None:
+        """Tell of an order to read the configuration again that came before anybody could heed it."""
+        if self._hung_up_early:
+            self.on_hangup()
+
+    def _note_early(self) -> None:
+        self._hung_up_early = True
 
     @staticmethod
     def _end_at_once(number: int, *, at_once: bool) -> None:
@@ -333,11 +359,30 @@ class Service:
 
     async def _work_and_stop(self, pool: AsyncWorkerPool) -> None:
         say(self._greeting(pool))
+        rereading = asyncio.ensure_future(self._read_again())
         try:
             await self._work(pool)
         finally:
+            rereading.cancel()
             await self._stop(pool)
             say(self._summary(pool))
+
+    async def _read_again(self) -> None:
+        """Whenever that is wanted, let hold what has changed in the configuration file, and tell of it."""
+        while True:
+            await self._signals.reread.wait()
+            self._signals.reread.clear()
+            try:
+                told = await self._oq.reload()
+            except OmniQError as error:
+                say(f"the configuration stays as it is: {error}")
+                continue
+            for line in told.changed:
+                say(f"the configuration has changed: {line}")
+            for line in told.restart:
+                say(f"the configuration has changed, which takes a restart: {line}")
+            if not (told.changed or told.restart):
+                say("the configuration was read again, and hasn't changed")
 
     def _check_shared(self) -> None:
         store, processes = self._oq.task_queue.store, self._options.processes

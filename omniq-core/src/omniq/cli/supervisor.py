@@ -20,7 +20,7 @@ from omniq.batching import Backoff
 from omniq.cli.app import FAILED, MISUSED, SIGNALLED
 from omniq.cli.output import count, say
 from omniq.cli.program import this_command
-from omniq.cli.quitting import SIGNALS, is_heard
+from omniq.cli.quitting import SIGHUP, SIGNALS, hangups, is_heard
 from omniq.cli.serving import AT_ONCE, MARGIN, SupervisorLink
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
@@ -67,8 +67,8 @@ class WorkerProcess:
         """Seconds since its start."""
         return time.monotonic() - self._began
 
-    def stop(self, number: int) -> None:
-        """Let it stop as by this signal, at once if it is the second time."""
+    def tell(self, number: int) -> None:
+        """Pass this signal on: it stops, at once if it is the second time, or reads its configuration again."""
         with suppress(OSError):  # it has ended
             self._link.send(bytes([number]))
 
@@ -143,7 +143,7 @@ class Supervisor:
         """Look after a worker until it ends; returns its exit code, negative for the signal that has killed it."""
         self._workers.add(worker)
         for heard in self._heard:  # while it was being started
-            worker.stop(heard)
+            worker.tell(heard)
         say(f"worker process {number} of {self._processes} has pid {worker.process.pid}")
         listening = asyncio.create_task(self._listen(worker))
         code = await worker.process.wait()
@@ -174,6 +174,11 @@ class Supervisor:
     # ── signals ──────────────────────────────────────────────────────────────
 
     def _signalled(self, number: int) -> None:
+        if number == SIGHUP and not hangups.ends_it:
+            say("the workers are told to read their configuration again")
+            for worker in self._workers:
+                worker.tell(number)
+            return
         if self._heard:
             say("stopping at once")
             self._exit_code = SIGNALLED + number
@@ -187,7 +192,7 @@ class Supervisor:
         self._stopping.set()
         self._go_on.set()
         for worker in self._workers:
-            worker.stop(number)
+            worker.tell(number)
         patience = max((worker.patience for worker in self._workers), default=0.0)
         seconds = AT_ONCE if len(self._heard) > 1 else patience + MARGIN
         asyncio.get_running_loop().call_later(seconds + LATE, self._send, signal.SIGKILL)

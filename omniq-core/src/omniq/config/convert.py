@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -24,23 +25,33 @@ MAX_DEPTH: Final = 64
 MAX_ITEMS: Final = 100_000
 """Keys and values, those that are shared counted at each place where they stand."""
 
+_SCALARS: Final[Mapping[type, Any]] = {
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.BoolType: bool,
+    inspect.NoneType: type(None),
+}
+"""What text from a variable may stand for."""
+
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _ENUM = re.compile(r"Invalid enum value (.*)", re.DOTALL)
 _OWN_PATH = re.compile(r"\w+: ")
+_ONLY_COLON = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>[^:].*)")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 
 
-def convert(data: object, type_: type[T], where: str = "", *, strict: bool = True) -> T:
+def convert(data: object, type_: type[T], where: str = "", *, strict: bool = True, keep_variables: bool = False) -> T:
     """The data as that type. Raises `ConfigError`, such as `where.port: expected int, got str`.
 
     `where` is the path of the data itself. Values aren't shown, unless one of a few words is expected. What contains
-    itself, or stands for more than it should, is refused too.
+    itself, or stands for more than it should, is refused too. With `keep_variables`, what comes from variables still
+    tells so where anything is allowed: somebody else will say what is expected there.
     """
     check_bounds(data, where)
     try:
-        return msgspec.convert(_plain(data), type_, strict=strict)
+        return msgspec.convert(_typed(_plain(data), type_, keep=keep_variables), type_, strict=strict)
     except msgspec.ValidationError as error:
         raise ConfigError(mask_url(describe(str(error), type_, where))) from None
 
@@ -52,6 +63,32 @@ def _plain(data: object) -> object:
     if isinstance(data, os.PathLike):
         return os.fspath(data)
     return data.total_seconds() if isinstance(data, dt.timedelta) else data
+
+
+class FromVariable(str):
+    """Text that a file has from a variable: it becomes a number or a truth value where one is expected."""
+
+
+def _typed(data: object, type_: Any, path: str = "", *, keep: bool = False) -> object:
+    """The data, in which what came from variables is of the type that is expected where it stands."""
+    if isinstance(data, FromVariable):
+        return _typed_text(data, _at(type_, path), keep=keep)
+    if isinstance(data, Mapping):
+        return {key: _typed(value, type_, f"{path}.{key}", keep=keep) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_typed(value, type_, f"{path}[0]", keep=keep) for value in data]
+    return data
+
+
+def _typed_text(text: FromVariable, expected: Sequence[inspect.Type], *, keep: bool) -> object:
+    """The text, or the value that it stands for, where that is expected and text isn't."""
+    if keep and any(isinstance(info, inspect.AnyType) for info in expected):
+        return text
+    is_scalar = all(type(info) in _SCALARS for info in expected)
+    for kind in [_SCALARS[type(info)] for info in expected] if is_scalar else ():
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(text.strip(), kind, strict=False)
+    return str(text)
 
 
 def given_fields(struct: Struct) -> dict[str, Any]:
@@ -71,8 +108,20 @@ def url_scheme(url: str) -> str:
     """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
-        raise ConfigError(f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}")
+        expected = f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}"
+        raise ConfigError(expected + did_you_mean_url(url))
     return scheme.lower()
+
+
+def did_you_mean_url(text: str) -> str:
+    """A guess at the URL that is meant by one without slashes, such as "sqlite:orders.db"."""
+    match = _ONLY_COLON.fullmatch(text)
+    if match is None:
+        return ""
+    scheme, rest = match["scheme"].lower(), match["rest"].lstrip("/")
+    slashes = ":////" if match["rest"].startswith("/") else ":///"
+    is_file = scheme in ("sqlite", "file")
+    return f", did you mean {mask_url(scheme + (slashes if is_file else '://') + rest)!r}?"
 
 
 def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[str, Any]]) -> T:
@@ -80,6 +129,7 @@ def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[s
 
     Raises `ConfigError`, such as `url.timout: unknown name, did you mean 'timeout'?`.
     """
+    url_scheme(url)
     try:
         parts = urlsplit(url, allow_fragments=False)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))

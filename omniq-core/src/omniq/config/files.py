@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from yaml.constructor import ConstructorError
 
-from omniq.config.convert import check_bounds
+from omniq.config.convert import FromVariable, check_bounds
+from omniq.config.settings import environment
 from omniq.errors import ConfigError
-from omniq.models.config import mask_url
+from omniq.models.config import is_secret, mask_url, remember_secret
 
 _MERGE: Final = "tag:yaml.org,2002:merge"
 # What PyYAML's messages quote: by `%r`, so that quotes inside are escaped or of the other kind.
@@ -57,10 +58,11 @@ class _Mistake(ConstructorError):
         super().__init__(None, None, problem, mark)
 
 
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping that a YAML file holds; an empty file is an empty one.
+def load_yaml(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The mapping that a YAML file holds, with its variables filled in; an empty file is an empty one.
 
-    Raises `ConfigError` naming the file, and line and column of a mistake.
+    `environ` stands in for the process's environment. Raises `ConfigError` naming the file, and line and column of a
+    mistake; or the path and the variable, if one isn't set.
     """
     file, name = Path(path), mask_url(os.fspath(path))
     try:
@@ -79,7 +81,54 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: expected a mapping at the top, got {type(data).__name__}")
+    try:
+        filled: dict[str, Any] = _filled(data, environment() if environ is None else environ)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (in {name})") from None
+    return filled
+
+
+# ── variables ───────────────────────────────────────────────────────────────
+
+
+_VARIABLE: Final = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<end>\}?)")
+_INSIDE: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+
+
+def _filled(data: Any, environ: Mapping[str, str], path: str = "") -> Any:
+    """The data, with `${NAME}` and `${NAME:-default}` in its texts replaced by the variables' values.
+
+    `$${` stands for `${` itself. A variable that is empty has its default, as in a shell. Values of variables whose
+    names look like secrets' are masked from then on. Raises `ConfigError` naming path and variable.
+    """
+    if isinstance(data, dict):
+        return {key: _filled(value, environ, f"{path}.{key}" if path else str(key)) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_filled(value, environ, f"{path}[{number}]") for number, value in enumerate(data)]
+    if isinstance(data, str) and "${" in data:
+        return FromVariable(_VARIABLE.sub(lambda found: _value(found, environ, path), data))
     return data
+
+
+def _value(found: re.Match[str], environ: Mapping[str, str], path: str) -> str:
+    """What a variable's place is filled with."""
+    if found["inside"] is None:
+        return "${"
+    match = _INSIDE.fullmatch(found["inside"])
+    if match is None or not found["end"]:
+        raise ConfigError(f"{path}: expected ${{NAME}} or ${{NAME:-default}}; write $${{ for ${{ itself")
+    name, default = match["name"], match["default"]
+    value = environ.get(name)
+    if default is not None:
+        value = value or default
+    if value is None:
+        raise ConfigError(f"{path}: the variable {name} isn't set; set it, or write ${{{name}:-default}}")
+    if is_secret(name):
+        remember_secret(value)
+    return value
+
+
+# ── errors ──────────────────────────────────────────────────────────────────
 
 
 def _place(error: yaml.YAMLError) -> str:

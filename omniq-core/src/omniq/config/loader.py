@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, get_args
 from urllib.parse import parse_qs
 
 from msgspec import Meta, Struct, field
@@ -22,8 +22,8 @@ from omniq.config.settings import (
     environment,
     from_settings,
 )
-from omniq.errors import ConfigError, PluginError
-from omniq.exports import FIRST_PARTY
+from omniq.errors import ConfigError, PluginError, UnknownBackend
+from omniq.exports import FIRST_PARTY, extras
 from omniq.models.config import (
     DEFAULT_PROJECT,
     BreakerConfig,
@@ -94,8 +94,8 @@ class TaskDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @classmethod
     def from_environment(cls) -> Self:
-        """As OMNIQ_TASK_TIMEOUT, OMNIQ_RETRY_ATTEMPTS and the like say. Raises `ConfigError`."""
-        return convert(from_settings(EnvConfig().given()).get("defaults", {}), cls)
+        """As OMNIQ_TASK_TIMEOUT and the like say, and the file of OMNIQ_CONFIG. Raises `ConfigError`."""
+        return convert(ambient().defaults, cls)
 
 
 class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,13 +120,8 @@ class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @classmethod
     def from_environment(cls) -> Self:
-        """As OMNIQ_EVENT_TYPES, OMNIQ_EVENT_LEVEL and the like say. Raises `ConfigError`."""
-        return convert(from_settings(EnvConfig().given()).get("events", {}), cls)
-
-
-def breaker_from_environment() -> BreakerConfig:
-    """As OMNIQ_BREAKER_FAILURES and the like say. Raises `ConfigError`."""
-    return convert(from_settings(EnvConfig().given()).get("breaker", {}), BreakerConfig)
+        """As OMNIQ_EVENT_TYPES and the like say, and the file of OMNIQ_CONFIG. Raises `ConfigError`."""
+        return convert(ambient().events, cls)
 
 
 class OmniQConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,6 +181,9 @@ def _kinds_with(field: str) -> Iterator[str]:
 # ── keys and limits ─────────────────────────────────────────────────────────
 
 
+_SERIALIZER: Final[Any] = Serializer
+
+
 class Security(Redacted, frozen=True, kw_only=True, array_like=True):
     """What a `SerializationManager` is made of; it crosses to child processes, and never to logs.
 
@@ -201,16 +199,22 @@ class Security(Redacted, frozen=True, kw_only=True, array_like=True):
 
     @classmethod
     def from_environment(cls) -> Security:
-        """As OMNIQ_SIGNING_KEY, OMNIQ_SERIALIZER, OMNIQ_ALLOWED_MODULES and OMNIQ_ACCEPT_UNSIGNED_UNTIL say.
+        """As OMNIQ_SIGNING_KEY, OMNIQ_SERIALIZER, OMNIQ_ALLOWED_MODULES and OMNIQ_ACCEPT_UNSIGNED_UNTIL say, and the
+        file that OMNIQ_CONFIG names.
 
         Raises `ConfigError`.
         """
-        settings = EnvConfig().settings()
-        allowed, until = settings.ALLOWED_MODULES, settings.ACCEPT_UNSIGNED_UNTIL
+        return cls.of(ambient())
+
+    @classmethod
+    def of(cls, config: OmniQConfig) -> Security:
+        """As a whole configuration says. Raises `ConfigError`."""
+        queue = {} if config.task_queue is None else config.task_queue.config
+        until = config.accept_unsigned_until
         return cls(
-            serializer=settings.SERIALIZER,
-            signing_key=settings.SIGNING_KEY,
-            allowed_modules=None if allowed is None else list(allowed),
+            serializer=convert(queue.get("serializer", "auto"), _SERIALIZER, "task_queue.config.serializer"),
+            signing_key=config.signing_key,
+            allowed_modules=config.allowed_modules,
             accept_unsigned_until=None if until is None else until.timestamp(),
         )
 
@@ -249,16 +253,27 @@ COMMON: Final[Mapping[StoreKind, frozenset[str]]] = {
 }
 """What the configurations of all stores of a kind have."""
 
+PLACES: Final = frozenset({"base_dir", "path", "host", "nodes", "servers", "unix_socket_path"})
+"""The fields of our stores that say where one is."""
 PROTECTIONS: Final = frozenset({"ACCEPT_UNSIGNED_UNTIL", "ALLOWED_MODULES", "SERIALIZER", "SIGNING_KEY"})
 """The settings that hold beside a complete `OmniQConfig` that doesn't mention them."""
+
+
+class Origin(NamedTuple):
+    """Where a value comes from."""
+
+    kind: Literal["default", "file", "environment", "code", "argument"]
+    name: str = ""
+    """Of the file."""
 
 
 class ConfigProvider:
     """Loads the configuration, anew at every `load`.
 
-    `source` is the path of a YAML file or a dict; without one, the file that OMNIQ_CONFIG names is read, if any.
-    Or it is an `OmniQConfig`, which says everything: then the environment adds nothing but the protections that it
-    has, such as a signing key. `environ` and `plugins` stand in for the process's own.
+    `source` is the path of a YAML file, a dict in the shape of one, or an `OmniQConfig`; without one, the file that
+    OMNIQ_CONFIG names is read, if any. What is given in code, as a dict or an `OmniQConfig`, wins over the environment,
+    and that over a file. An `OmniQConfig` says everything: then the environment adds nothing but the protections
+    that it has, such as a signing key. `environ` and `plugins` stand in for the process's own.
     """
 
     def __init__(
@@ -269,53 +284,85 @@ class ConfigProvider:
         plugins: Registry | None = None,
     ) -> None:
         self._environ = environment() if environ is None else environ
-        self._source = source if source is not None else EnvConfig(self._environ).config_file()
+        self._source = _in_place(source if source is not None else EnvConfig(self._environ).config_file())
         self._registry = plugins or registry()
 
+    @property
+    def file(self) -> str | None:
+        """The absolute path of the file that is read, if one is."""
+        return self._source if isinstance(self._source, str) else None
+
     def load(self, **arguments: Any) -> OmniQConfig:
-        """What holds: argument over environment over source over default.
+        """What holds: argument over dict or struct over environment over file over default.
 
         The arguments are named as the fields of `OmniQConfig`; None is as good as not given. Where the
-        environment or an argument gives a store's URL, or another type, what the source says of that store
-        is dropped, but for what all stores have: `project_name`, `queues` and `serializer`. Who turns dill off,
-        by `serializer="msgspec"`, is overruled by nobody.
+        environment, code or an argument gives a store's URL, or another type, what lies below says of that store
+        is dropped, but for what all stores have: `project_name`, `queues`, `serializer` and `max_body`. Who turns dill
+        off, by `serializer="msgspec"`, is overruled by nobody.
 
         Raises `ConfigError`, whose message begins with the variable or with the path of the entry.
         """
         merged: Layer = {}
-        given = [*self._lower_layers(), _checked(arguments)]
+        given = [layer for _, layer in self.layers(**arguments)]
         for layer in given:
             merged = merge(merged, layer, self._registry)
         if any(map(_turns_dill_off, given)):
-            merged["task_queue"].setdefault("config", {})["serializer"] = "msgspec"
-        _check_kinds(merged.get("worker", {}).get("options", {}), self._registry)
-        return convert(merged, OmniQConfig)
+            merged.setdefault("task_queue", {}).setdefault("config", {})["serializer"] = "msgspec"
+        _check_kinds(merged.get("worker", {}), self._registry)
+        return convert(merged, OmniQConfig, keep_variables=True)
 
-    def _lower_layers(self) -> tuple[Layer, Layer]:
-        given = EnvConfig(self._environ).given()
-        if not isinstance(self._source, OmniQConfig):
-            return _read(self._source), from_settings(given)
-        protections = {name: given[name] for name in PROTECTIONS & given.keys()}
-        return from_settings(protections), _checked(self._source)
+    def layers(self, **arguments: Any) -> list[tuple[Origin, Layer]]:
+        """What lies over what, the lowest first. Raises as `load` does."""
+        given, source = EnvConfig(self._environ).given(), self._source
+        argument = (Origin("argument"), _checked(arguments))
+        if isinstance(source, OmniQConfig):
+            protections = {name: given[name] for name in PROTECTIONS & given.keys()}
+            return [(Origin("environment"), from_settings(protections)), (Origin("code"), _checked(source)), argument]
+        environ = (Origin("environment"), from_settings(given))
+        if isinstance(source, Mapping):
+            return [environ, (Origin("code"), _checked_source(source)), argument]
+        file = [] if source is None else [(Origin("file", source), _read(source, self._environ))]
+        return [*file, environ, argument]
 
 
 class Resolved(NamedTuple):
     """A configuration that a `ConfigProvider` has loaded: it is taken as it is, and nothing is read again."""
 
     config: OmniQConfig
+    again: Callable[[], OmniQConfig] | None = None
+    """Reads the file anew, if it came from one."""
 
 
-def _read(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> Layer:
-    if source is None or isinstance(source, Mapping):
-        return _checked_source(source or {})
+def ambient() -> OmniQConfig:
+    """What holds for whatever nobody has told anything: the environment, and the file that OMNIQ_CONFIG names.
+
+    Raises `ConfigError`.
+    """
+    return ConfigProvider().load()
+
+
+AnySource: TypeAlias = str | Mapping[str, Any] | OmniQConfig | None
+
+
+def _in_place(source: str | os.PathLike[str] | AnySource) -> AnySource:
+    """The source; a file's path is made absolute, so that a later `chdir` leads nowhere else."""
+    if source is None or isinstance(source, Mapping | OmniQConfig):
+        return source
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"config: expected a file's path, a mapping or an OmniQConfig, got {type(source).__name__}")
+    path = os.fspath(source)
+    if not isinstance(path, str):
+        raise ConfigError("config: expected a file's path as text, got bytes")
+    return os.path.abspath(os.path.expanduser(path)) if "://" not in path and path else path
+
+
+def _read(path: str, environ: Mapping[str, str]) -> Layer:
     from omniq.config.files import load_yaml  # it imports yaml, which few need
 
     try:
-        return _checked_source(load_yaml(source))
+        return _checked_source(load_yaml(path, environ))
     except ConfigError as error:
-        name = mask_url(os.fspath(source))
+        name = mask_url(path)
         raise ConfigError(str(error) if name in str(error) else f"{error} (in {name})") from None
 
 
@@ -336,17 +383,29 @@ def _checked(source: Mapping[str, Any] | OmniQConfig) -> Layer:
     unknown: Layer = {}
     if isinstance(source, Mapping):  # a name with nothing behind it may be a protection that is misspelt
         unknown = {name: value for name, value in source.items() if name not in OmniQConfig.__struct_fields__}
-    convert({**unknown, **layer}, OmniQConfig)
+    convert({**unknown, **layer}, OmniQConfig, keep_variables=True)
     return layer
 
 
-def _check_kinds(kinds: Iterable[str], registry: Registry) -> None:
-    """Raise `ConfigError` for a kind of worker that there isn't, here or in another distribution of ours."""
-    for kind in kinds:
-        known = {*registry.names("worker"), *(extra for extra, ours in FIRST_PARTY.items() if ours.workers)}
-        if kind not in known:
-            guess = did_you_mean(kind, sorted(known)) or f"; known: {', '.join(sorted(known))}"
-            raise ConfigError(f"worker.options.{kind}: unknown kind of worker{guess}")
+def _check_kinds(worker: Layer, registry: Registry) -> None:
+    for kind in worker.get("options", {}):
+        check_kind(kind, f"worker.options.{kind}", registry, aliases=False)
+    if (kind := worker.get("type")) is not None:
+        check_kind(str(kind), "worker.type", registry)
+
+
+def check_kind(kind: str, where: str, registry: Registry, *, aliases: bool = True) -> None:
+    """Raise `ConfigError` for a kind of worker that there isn't, here or in another distribution of ours, which whoever
+    only enqueues needn't have installed."""
+    known = {*registry.names("worker"), *(extra for extra, ours in FIRST_PARTY.items() if ours.workers)}
+    if kind in known or (aliases and kind in extras("worker")):
+        return
+    with suppress(UnknownBackend):
+        if aliases:
+            registry.worker(kind)
+            return
+    guess = did_you_mean(kind, sorted(known)) or f"; known: {', '.join(sorted(known))}"
+    raise ConfigError(f"{where}: unknown kind of worker{guess}")
 
 
 # ── layers, laid over one another ──────────────────────────────────────────────
@@ -358,7 +417,7 @@ def from_source(source: Mapping[str, Any] | Struct) -> Layer:
     layer = {key: value for key, value in _plain(source).items() if value is not None}
     for kind in STORE_KINDS:
         if isinstance(text := layer.get(kind), str):
-            layer[kind] = {"url": text} if "://" in text else {"type": text}
+            layer[kind] = {"url": text} if ":" in text else {"type": text}
     if isinstance(text := layer.get("worker"), str):
         layer["worker"] = {"type": text}
     return layer
@@ -409,10 +468,16 @@ def _merge(lower: Layer, upper: Layer) -> Layer:
 
 
 def _component(kind: StoreKind, lower: Layer, upper: Layer, registry: Registry) -> Layer:
-    """A URL, or another backend, replaces the choice below; of its configuration, only what all stores have stays."""
-    if upper.get("url") is not None or _differ(_backend(kind, lower, registry), _backend(kind, upper, registry)):
+    """A URL, or another backend, replaces the choice below; of its configuration, only what all stores have stays.
+
+    Who says in other words where the store is replaces the URL below, with the password in it.
+    """
+    below = _backend(kind, lower, registry)
+    if upper.get("url") is not None or _differ(below, _backend(kind, upper, registry)):
         config = lower.get("config", {})
         lower = {"config": {key: config[key] for key in config.keys() & COMMON[kind]}}
+    elif not PLACES.isdisjoint(upper.get("config", {})) and lower.get("url") is not None:
+        lower = {"type": below, "config": lower.get("config", {})}
     return _merge(lower, upper)
 
 

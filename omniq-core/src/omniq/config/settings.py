@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -44,13 +45,33 @@ WorkerCount: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 BufferSize: TypeAlias = Annotated[int, Meta(ge=1, le=10_000_000)]
 RetryCount: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 _BREAKER: Final = BreakerConfig()
+PREFIX: Final = "OMNIQ_"
+"""What the name of a setting's variable begins with."""
+
+
+class _Constants(type):
+    """A class whose settings can't be changed: nobody would look there again."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        cls._refuse(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        cls._refuse(name)
+        super().__delattr__(name)
+
+    def _refuse(cls, name: str) -> None:
+        if name.isupper():
+            raise ConfigError(
+                f"Settings.{name}: it is a constant; set {PREFIX}{name}, or say it in the configuration or in code"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
+class Settings(metaclass=_Constants):
     """`Settings.BASE_DIR` is the default; `EnvConfig().settings().BASE_DIR` is what holds in this process.
 
-    None means: not set. Durations are seconds.
+    They are constants: setting one raises `ConfigError`. None means: not set. Durations are seconds.
     """
 
     PROJECT_NAME: Name = DEFAULT_PROJECT
@@ -58,7 +79,8 @@ class Settings:
     """Where stores that keep files put them, unless they are told where."""
     FSSPEC_URI: str | None = None
     """Where file stores keep their files, such as "s3://bucket/prefix"; it wins over BASE_DIR."""
-    LOG_LEVEL: LogLevel = "WARNING"
+    LOG_LEVEL: LogLevel | None = None
+    """Of the library's loggers; None: as the program's logging says, which lets warnings through by default."""
     DISABLE_LOGGING: bool = False
     COMPONENT_LOG_LEVELS: dict[str, LogLevel] | None = None
     """Levels of parts of the library, such as {"worker": "DEBUG"}; as JSON in the environment."""
@@ -122,7 +144,7 @@ class Settings:
         return f"{type(self).__name__}({fields})"
 
 
-_PLACES: Final[Mapping[str, str]] = {
+SETTING_PLACES: Final[Mapping[str, str]] = {
     "ACCEPT_UNSIGNED_UNTIL": "accept_unsigned_until",
     "ALLOWED_MODULES": "allowed_modules",
     "BASE_DIR": "base_dir",
@@ -174,7 +196,7 @@ def from_settings(given: Mapping[str, Any]) -> Layer:
     """The settings that were given, each at its place."""
     layer: Layer = {}
     for name, value in given.items():
-        *parents, key = _PLACES[name].split(".")
+        *parents, key = SETTING_PLACES[name].split(".")
         inner = layer
         for parent in parents:
             inner = inner.setdefault(parent, {})
@@ -186,7 +208,6 @@ def from_settings(given: Mapping[str, Any]) -> Layer:
 
 log = get_logger("omniq.config")
 
-PREFIX: Final = "OMNIQ_"
 CONFIG_FILE: Final = "OMNIQ_CONFIG"
 """The configuration file that is read when none is given."""
 NEVER_EMPTY: Final = frozenset(
@@ -331,17 +352,44 @@ OFF: Final = logging.CRITICAL + 1
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """Of the command's log, and of the log of child processes."""
 
-_set_before: set[str] = set()
-
 
 class LoggingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the library logs."""
 
-    level: LogLevel = Settings.LOG_LEVEL
+    level: LogLevel | None = Settings.LOG_LEVEL
+    """None: as the program's logging says, which lets warnings through by default."""
     components: dict[str, LogLevel] = field(default_factory=dict)
     """Levels of parts of the library, such as {"worker": "DEBUG"}."""
     disable: bool = Settings.DISABLE_LOGGING
     """Log nothing at all, whatever the levels."""
+
+
+class _ShowsUnheard(logging.StreamHandler[Any]):
+    """Prints what was asked for by a level to stderr, in a program that has set up no logging: Python itself would
+    print warnings only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = [handler for handler in logging.getLogger(ROOT).handlers if handler is not self]
+        if not (others or logging.root.handlers):
+            self.setStream(sys.stderr)
+            super().emit(record)
+
+
+class _Levels:
+    """The levels that this process's loggers got from here."""
+
+    def __init__(self) -> None:
+        self.named: set[str] = set()
+        """The components that have levels of their own."""
+        self.adopted: LoggingConfig | None = None
+        """What was configured last, and holds."""
+        self.in_code = False
+        """Whether the program itself has said which levels it wants."""
+        self.shows = _ShowsUnheard()
+        self.shows.setFormatter(logging.Formatter(FORMAT))
+
+
+_levels: Final = _Levels()
 
 
 def configure_logging(
@@ -349,28 +397,57 @@ def configure_logging(
 ) -> None:
     """Set the levels of the library's loggers, at any time; what isn't given comes from the environment.
 
-    Raises `ConfigError` for an unknown level.
+    From then on, what is configured elsewhere changes them no more. In a program that has set up no logging, what the
+    levels let through is printed to stderr. Raises `ConfigError` for an unknown level.
     """
     settings = EnvConfig().settings()
     data = {
-        "level": settings.LOG_LEVEL if level is None else level,
+        "level": settings.LOG_LEVEL if level is None else _upper(level),
         "components": (settings.COMPONENT_LOG_LEVELS or {}) if components is None else components,
         "disable": settings.DISABLE_LOGGING if disable is None else disable,
     }
-    apply(convert(data, LoggingConfig, "logging"))
+    set_levels(convert(data, LoggingConfig, "logging"))
+
+
+def set_levels(config: LoggingConfig) -> None:
+    """As `configure_logging`, with everything given."""
+    apply(config)
+    _levels.in_code = True
+
+
+def adopt(config: LoggingConfig, *, anew: bool = False) -> None:
+    """Set the levels that a configuration says, once: what the program itself says, before or after that, wins.
+
+    One that says nothing changes nothing, unless it is a configuration that was read `anew`.
+    """
+    says_nothing = config == LoggingConfig() and not (anew and _levels.adopted is not None)
+    if says_nothing or config == _levels.adopted or _levels.in_code:
+        return
+    apply(config)
+    _levels.adopted = config
 
 
 def apply(config: LoggingConfig) -> None:
     """Set the levels; components that were set before and aren't named now follow `omniq` again."""
     levels = {} if config.disable else {f"{ROOT}.{name}": level for name, level in config.components.items()}
-    for name in _set_before - levels.keys():
+    for name in _levels.named - levels.keys():
         logging.getLogger(name).setLevel(logging.NOTSET)
-    _set_before.clear()
-    _set_before.update(levels)
+    _levels.named = {*levels}
     for name, level in levels.items():
         logging.getLogger(name).setLevel(_number(level))
-    logging.getLogger(ROOT).setLevel(OFF if config.disable else _number(config.level))
+    root = logging.getLogger(ROOT)
+    root.setLevel(OFF if config.disable else _number(config.level))
+    talkative = any(0 < _number(level) < logging.WARNING for level in (config.level, *levels.values()))
+    root.removeHandler(_levels.shows)
+    if talkative and not config.disable:
+        root.addHandler(_levels.shows)
 
 
-def _number(level: LogLevel) -> int:
+def _upper(level: object) -> object:
+    return level.upper() if isinstance(level, str) else level
+
+
+def _number(level: LogLevel | None) -> int:
+    if level is None:
+        return logging.NOTSET
     return OFF if level == "DISABLED" else logging.getLevelNamesMapping()[level]

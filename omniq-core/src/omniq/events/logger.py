@@ -123,8 +123,12 @@ class AsyncEventLogger:
         chosen = list(types) if isinstance(types, Iterable) and not isinstance(types, str | bytes) else types
         given = {"types": chosen, "level": level, "enabled": enabled}
         changed = {name: value for name, value in given.items() if value is not None}
-        self.config = convert({**asdict(self.config), **changed}, EventsConfig, "events")
-        self._kept = self.config.kept
+        self.take(convert({**asdict(self.config), **changed}, EventsConfig, "events"))
+
+    def take(self, config: EventsConfig) -> None:
+        """Keep events as this says from now on, in this process."""
+        self.config = config
+        self._kept = config.kept
 
     def keeps(self, type: EventType) -> bool:
         """Whether events of this type are kept."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from omniq import clock
-from omniq.backend import AsyncComponent, BaseBackend, check_backend
+from omniq.backend import AsyncComponent, BaseBackend, BlockingChosen, Chosen, check_backend
 from omniq.batching import repeating
 from omniq.clock import Duration, seconds, timestamp
 from omniq.errors import ConfigError, InvalidTask
@@ -81,8 +81,10 @@ async def _nothing() -> None:
     """What there is to do before events are read, if nothing else is said."""
 
 
-class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
+class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Chosen, Generic[C]):
     """An event storage on a store."""
+
+    kind, contract = "event_store", BaseEventStorage
 
     def __init__(self, store: Callable[[C], BaseEventStorage], config: C, breaker: BreakerConfig | None = None) -> None:
         super().__init__(store, config, breaker)
@@ -175,8 +177,10 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Generic[C]):
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class EventStorage(Blocking[AsyncEventStorage[Any]]):
+class EventStorage(Blocking[AsyncEventStorage[Any]], BlockingChosen):
     """An event storage whose methods block; `aio` is its async core."""
+
+    kind, core = "event_store", AsyncEventStorage
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> EventStorage:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 from collections.abc import Iterable, Mapping, Sized
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from msgspec import Meta, Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, force_setattr, replace
 
 from omniq.errors import ConfigError
 
@@ -26,6 +27,16 @@ _USER_INFO = re.compile(
 _NO_SCHEME = re.compile(r"(?<![^\s'\"])(?![A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s'\":@]*:)?[^\s'\"]+@")
 _QUERY = re.compile(r"(?P<name>[?&;](?P<key>[^\s=?&;#]+)=)[^\s&;#'\"]*")
 
+_known_secrets: set[str] = set()
+_SHORTEST_SECRET = 4
+"""Characters of a secret that is looked for in texts: a shorter one would be found in every other word."""
+
+
+def remember_secret(value: str) -> None:
+    """Let `mask_url` and `redact` mask this value from now on, wherever it stands."""
+    if len(value) >= _SHORTEST_SECRET:
+        _known_secrets.add(value)
+
 
 def is_secret(name: str) -> bool:
     """Whether a key or argument of that name holds a secret."""
@@ -40,6 +51,8 @@ def mask_url(text: str) -> str:
     """
     if not isinstance(text, str):
         raise ConfigError(f"text: expected text, got {type(text).__name__}")
+    for secret in _known_secrets:
+        text = text.replace(secret, MASK)
     with_users = _NO_SCHEME.sub(rf"\g<user>{MASK}@", _USER_INFO.sub(_mask_user_info, text))
     return _QUERY.sub(_mask_parameter, with_users)
 
@@ -185,6 +198,11 @@ class ComponentConfig(Redacted, frozen=True, kw_only=True, forbid_unknown_fields
         """`project_name`, else "default"."""
         return self.project_name or DEFAULT_PROJECT
 
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """What it asks of its store, as fields of `Guarantees`: `omniq check` compares it with what that promises."""
+        return ()
+
     @classmethod
     def from_url(cls, url: str) -> Self:
         """The configuration that a URL stands for. Raises `ConfigError` when it can't be one."""
@@ -238,6 +256,17 @@ class ResultStorageConfig(ComponentConfig, frozen=True, kw_only=True):
 
 class EventStorageConfig(ComponentConfig, frozen=True, kw_only=True):
     """Base of the event stores' configurations."""
+
+
+def make_absolute(config: Struct, *names: str) -> None:
+    """Make these fields of a struct that is being made absolute paths, so that a later `chdir` leads nowhere else.
+
+    A URL stays as it is; "~" is the home directory.
+    """
+    for name in names:
+        path = getattr(config, name)
+        if path and "://" not in path:
+            force_setattr(config, name, os.path.abspath(os.path.expanduser(path)))
 
 
 def default_queues() -> list[str]:

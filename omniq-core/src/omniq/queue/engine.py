@@ -8,10 +8,10 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
-from omniq.backend import BaseBackend, SecuredComponent, check_backend
+from omniq.backend import BaseBackend, BlockingChosen, Chosen, SecuredComponent, check_backend
 from omniq.batching import Batcher, repeated, repeating
 from omniq.callbacks import CallbackManager
-from omniq.config.loader import Security, TaskDefaults
+from omniq.config.loader import OmniQConfig, Security, TaskDefaults
 from omniq.errors import InvalidTask, TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.loops import PerLoop
@@ -64,12 +64,14 @@ from omniq.sync import Blocking, blocking, core_of, portal
 C = TypeVar("C", bound=TaskQueueConfig)
 
 
-class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
+class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
     """A task queue on a store.
 
     `store` makes the implementation of the contract from `config`; a backend's own classes, such as
     `AsyncSQLiteTaskQueue`, fill both in. Results go where the queue is and events nowhere, unless it is said otherwise.
     """
+
+    kind, contract = "task_queue", BaseTaskQueue
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
         callbacks: CallbackManager | None = None,
     ) -> None:
         super().__init__(store, config, security, breaker)
+        config = self.config
         self._own_defaults = defaults
         self._own_results = self.store.result_storage() if results is None else None
         self.stores = Stores(self.store, results or self._own_results, events, self.serialization, callbacks)
@@ -119,6 +122,10 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
             breaker=self._own_breaker or breaker,
             callbacks=self.callbacks if callbacks is None else callbacks,
         )
+
+    @classmethod
+    def options_of(cls, config: OmniQConfig) -> dict[str, Any]:
+        return {"breaker": config.breaker, "defaults": config.defaults, "security": Security.of(config)}
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> AsyncTaskQueue[Any]:
@@ -425,8 +432,10 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Generic[C]):
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class TaskQueue(Blocking[AsyncTaskQueue[Any]]):
+class TaskQueue(Blocking[AsyncTaskQueue[Any]], BlockingChosen):
     """A task queue whose methods block; `aio` is its async core."""
+
+    kind, core = "task_queue", AsyncTaskQueue
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> TaskQueue:

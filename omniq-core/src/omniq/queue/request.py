@@ -130,7 +130,11 @@ class RequestBuilder:
         self._serialization = serialization
         self._queues = frozenset(queues)
         self._queue_list = ", ".join(queues)
-        self._defaults = defaults or TaskDefaults.from_environment()
+        self.change_defaults(defaults or TaskDefaults.from_environment())
+
+    def change_defaults(self, defaults: TaskDefaults) -> None:
+        """What a task gets from now on that says nothing itself."""
+        self._defaults = defaults
         self._without_options = self._call_options(NO_OPTIONS)
         self._placed_without_options: Placing | None = None
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 from msgspec import Struct
 
-from omniq import build
+from omniq.config.choices import resolve
 from omniq.config.loader import ComponentChoice, OmniQConfig
 from omniq.core import AsyncOmniQ
 from omniq.errors import OmniQError
@@ -97,8 +97,8 @@ async def nap(seconds: float) -> str:
 def open_omniq(options: Options) -> AsyncOmniQ:
     """OmniQ on the store of a URL, for a project of its own. Raises `ConfigError` and `PluginError`."""
     choice = ComponentChoice(url=options.url)
-    queue, of_queue = build.resolve("task_queue", choice)
-    results, of_results = build.resolve("result_store", choice)
+    queue, of_queue = resolve("task_queue", choice)
+    results, of_results = resolve("result_store", choice)
     return AsyncOmniQ(
         task_queue=AsyncTaskQueue(
             load_class(queue.store, BaseTaskQueue),  # type: ignore[type-abstract]

@@ -73,13 +73,18 @@ class LoopRunner(InProcessRunner):
     async def open(self) -> None:
         self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
 
+    def resize(self, max_workers: int) -> None:
+        self._free += max_workers - self.max_workers
+        self._slots.resize(max_workers)
+        super().resize(max_workers)
+
     def wake(self) -> None:
         if self._waking or self._halted:  # a task has ended while it was being started below: that loop goes on
             return
         self._waking = True
         try:
             for _ in range(BURST):
-                if self._free == 0 or (job := self.line.take()) is None:
+                if self._free <= 0 or (job := self.line.take()) is None:
                     return
                 self._free -= 1
                 self._start(job)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
+from msgspec import UNSET
+
+from omniq import build
+from omniq.build import AnyEventStorage, AnyResultStorage, AnyTaskQueue, FromSource, Source
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
-from omniq.config.loader import worker_config
-from omniq.errors import WorkerError
-from omniq.events.logger import AsyncEventLogger
-from omniq.events.storage import AsyncEventStorage, EventStorage
+from omniq.config.convert import convert, given_fields
+from omniq.config.described import OF_WORKERS
+from omniq.config.loader import WorkerChoice, check_kind, config_of, worker_config
+from omniq.errors import ConfigError, PluginError, WorkerError
 from omniq.models.config import WorkerConfig
 from omniq.models.task import TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
 from omniq.plugins.registry import load_class, registry
-from omniq.queue.engine import AsyncTaskQueue, TaskQueue
-from omniq.results import AsyncResultStorage, ResultStorage
-from omniq.sync import Portal, core_of, maybe_core_of, portal, refuse_in_loop
+from omniq.queue.engine import AsyncTaskQueue
+from omniq.results import AsyncResultStorage
+from omniq.sync import Portal, portal, refuse_in_loop
 from omniq.workers.execution import Runner
 from omniq.workers.pool import AsyncWorkerPool
 
@@ -32,13 +39,16 @@ def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tup
     return worker.runner, config.max_workers or worker.default_max_workers, config
 
 
-class Worker:
+class Worker(FromSource):
     """A worker on a task queue.
 
     `start` and `stop` (or `with`) run it on a thread of its own; `async with` runs it on the running loop.
     `result_store` defaults to where the queue is; without an `event_store` no events are written; `callbacks` default
-    to the queue's. The rest are the fields of its `config_class`. Both async components and their blocking facades are
-    taken.
+    to the queue's. The rest are the fields of its `config_class`; what isn't given comes from the environment.
+
+    Components are taken as `OmniQ` takes them: a URL, a store's name, a dict, a config struct, a backend, or made by
+    hand, async or blocking. A queue that is said in words is configured as that of an `OmniQ` is, with its results and
+    events. Raises `ConfigError`.
     """
 
     kind: ClassVar[str]
@@ -49,25 +59,47 @@ class Worker:
 
     def __init__(
         self,
-        queue: AsyncTaskQueue[Any] | TaskQueue,
-        result_store: AsyncResultStorage[Any] | ResultStorage | None = None,
-        event_store: AsyncEventStorage[Any] | EventStorage | None = None,
+        queue: AnyTaskQueue,
+        result_store: AnyResultStorage | None = None,
+        event_store: AnyEventStorage | None = None,
         callbacks: CallbackManager | None = None,
         **config: Any,
     ) -> None:
-        self.config = worker_config(config, self.config_class, type(self).__name__)
-        results = maybe_core_of(result_store, AsyncResultStorage, "result_store")
-        events = maybe_core_of(event_store, AsyncEventStorage, "event_store")
-        self._queue = core_of(queue, AsyncTaskQueue, "queue")
-        if results is not None or events is not None or callbacks is not None:
-            self._queue = self._queue.as_part(
-                results=None if results is None else results.store,
-                events=None if events is None else AsyncEventLogger(events.store),
-                callbacks=callbacks,
-            )
+        given: build.Given = {"task_queue": queue, "result_store": result_store, "event_store": event_store}
+        if queue is None:
+            raise ConfigError(f"queue: expected {build.expected('task_queue')}, got None")
+        try:
+            (loaded, _), made = build.configured(None, None, given)
+            if isinstance(queue, build.WORDS):
+                self._queue = build.joined(loaded, made, callbacks).queue
+            else:
+                wanted = {kind for kind, part in given.items() if part is not None}
+                self._queue = build.with_parts(loaded, made, wanted, callbacks)
+        except ConfigError as error:
+            raise ConfigError(_PREFIX.sub("queue", str(error))) from None
+        self._begin(loaded.worker, config)
+
+    def _begin(self, choice: WorkerChoice, config: Mapping[str, Any]) -> None:
+        said = {**given_fields(choice.settings_for(self.kind)), **config}
+        self.config = worker_config(said, self.config_class, type(self).__name__)
         self._results: AsyncResultStorage[Any] | None = None
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
+
+    @classmethod
+    def _from(cls, config: Source | None = None, task_queue: Any = None) -> Self:
+        """As a whole configuration says."""
+        given: build.Given = {"task_queue": task_queue, "result_store": None, "event_store": None}
+        (loaded, _), made = build.configured(config, None, given)
+        return cls.told(build.joined(loaded, made).queue, loaded.worker, {})
+
+    @classmethod
+    def told(cls, queue: AsyncTaskQueue[Any], choice: WorkerChoice, config: Mapping[str, Any]) -> Self:
+        """One on a queue that is complete; `config` wins over what a whole configuration says of workers."""
+        self = cls.__new__(cls)
+        self._queue = queue
+        self._begin(choice, config)
+        return self
 
     def pool(self, settings_for: Callable[[str], WorkerConfig] | None = None) -> AsyncWorkerPool:
         """A new engine with this worker's configuration; `settings_for` tells that of other kinds, which tasks may ask
@@ -144,6 +176,52 @@ class Worker:
         return OutcomeWaiter(self._queue, self._results)
 
 
+_PREFIX: Final = re.compile(r"\Atask_queue\b")
+
+# ── those of one OmniQ ──────────────────────────────────────────────────────
+
+
+class OwnWorkers:
+    """What the workers of one `OmniQ` are told, and how that changes while they run. Raises `ConfigError`."""
+
+    def __init__(self, choice: WorkerChoice, kind: str | None, given: Mapping[str, Any] | None) -> None:
+        self.choice = choice
+        self._kind = choice.type if kind is None else convert(kind, str, "worker_type")
+        check_kind(self._kind, "worker.type" if kind is None else "worker_type", registry())
+        self._given = convert({} if given is None else given, dict[str, Any], "worker_config")
+        if self._given:
+            with suppress(PluginError):  # it isn't installed where tasks are only enqueued
+                worker_config(self._given, config_of(self._kind), "worker_config")
+        choice.check_options()
+        self._pools: weakref.WeakKeyDictionary[AsyncWorkerPool, tuple[type[Worker], dict[str, Any]]]
+        self._pools = weakref.WeakKeyDictionary()
+
+    def pool(self, queue: AsyncTaskQueue[Any], kind: str | None, arguments: dict[str, Any]) -> AsyncWorkerPool:
+        """A worker that isn't started yet. Raises `ConfigError` or `PluginError`."""
+        spec = registry().worker(self._kind if kind is None else convert(kind, str, "worker_type"))
+        worker_class = load_class(spec.worker_class, Worker)
+        worker = worker_class.told(queue, self.choice, {**self._given, **arguments})
+        pool = worker.pool(lambda kind: self.choice.settings_for(kind))
+        self._pools[pool] = worker_class, arguments
+        return pool
+
+    async def take(self, choice: WorkerChoice, changes: Mapping[str, Any]) -> None:
+        """Let the workers there are do as this says, as far as that can change. What is among the `changes` wins over
+        what was said before as an argument."""
+        self.choice = choice
+        self._given = {name: value for name, value in self._given.items() if name not in changes}
+        for pool, (worker_class, arguments) in list(self._pools.items()):
+            own = changes.get(f"{worker_class.kind}_workers", changes.get("max_workers", UNSET))
+            said = {**changes, "max_workers": own}
+            arguments |= {name: said[name] for name in OF_WORKERS if said.get(name, UNSET) is not UNSET}
+            config = self._config(worker_class, arguments)
+            await pool.change(config, config.max_workers or worker_class.default_max_workers)
+
+    def _config(self, worker_class: type[Worker], arguments: Mapping[str, Any]) -> WorkerConfig:
+        said = {**given_fields(self.choice.settings_for(worker_class.kind)), **self._given, **arguments}
+        return worker_config(said, worker_class.config_class, worker_class.__name__)
+
+
 # ── on a thread of its own ──────────────────────────────────────────────────
 
 
@@ -151,11 +229,9 @@ class WorkerPool:
     """A worker pool on a thread and an event loop of its own; its methods block."""
 
     def __init__(self, pool: AsyncWorkerPool) -> None:
-        """Raises `WorkerError` for what is no `AsyncWorkerPool`, such as `AsyncOmniQ.worker_pool` makes."""
-        from omniq.workers.pool import AsyncWorkerPool  # it imports this module
-
+        """Raises `ConfigError` for what is no `AsyncWorkerPool`."""
         if not isinstance(pool, AsyncWorkerPool):
-            raise WorkerError(f"pool: expected an AsyncWorkerPool, got {type(pool).__name__}")
+            raise ConfigError(f"pool: expected an AsyncWorkerPool, such as oq.worker_pool(), got {type(pool).__name__}")
         self.aio = pool
         self._portal: Portal | None = None
 

@@ -363,6 +363,14 @@ class Runner(ABC):
     async def open(self) -> None:
         """Start what running tasks takes. Raises `WorkerError`."""
 
+    def resize(self, max_workers: int) -> None:
+        """Run so many jobs at once from now on; those that run are left alone. On the worker's loop.
+
+        A kind of worker that starts something for each of its slots has to see to that as well.
+        """
+        self.max_workers = max_workers
+        self.wake()
+
     @abstractmethod
     def wake(self) -> None:
         """There are jobs in line: let free slots take them. On the worker's loop."""

@@ -70,6 +70,9 @@ class GracePeriod:
 
 log = get_logger("omniq.worker")
 
+CHANGE_PATIENCE = 5.0
+"""Seconds that a worker's loop has to take a change, until nobody waits for that any more."""
+
 
 class AsyncWorkerPool:
     """Takes tasks from a queue and runs them, on the loop that starts it.
@@ -189,6 +192,26 @@ class AsyncWorkerPool:
             self._stores.log(EventType.WORKER_STOPPED, worker=self.name, data=said)
             if settled:
                 await self._stores.events.flush()
+
+    async def change(self, config: WorkerConfig, max_workers: int) -> None:
+        """Let it do as this configuration says, as far as that can change while it works: how many tasks run at once,
+        here and in slots of other kinds, and how long stopping waits. From any event loop."""
+        self.config, self.max_workers = config, max_workers
+        if not self._parts:
+            return
+        done: Future[None] = Future()
+        self.in_flight.call_soon(self._resize, done)
+        with suppress(TimeoutError):  # its loop stands still: it will when that goes on
+            await asyncio.wait_for(asyncio.wrap_future(done), CHANGE_PATIENCE)
+
+    def _resize(self, done: Future[None]) -> None:
+        try:
+            self.runners.main.resize(self.max_workers)
+            for kind, runner in self.runners.others.items():
+                runner.resize(self._other_kind(kind)[1])
+            self.in_flight.main.changed.set()  # there may be room now
+        finally:
+            done.set_result(None)
 
     @property
     def running(self) -> bool:

@@ -69,6 +69,8 @@ class ChildRunner(Runner, Generic[C]):
         self._endings: set[asyncio.Task[None]] = set()
         self._failed = False
         self._closing = False
+        self._surplus = 0
+        """How many keepers are to end, since there are to be fewer children."""
 
     @property
     @abstractmethod
@@ -124,6 +126,18 @@ class ChildRunner(Runner, Generic[C]):
         if self._endings:
             await asyncio.wait(list(self._endings))
 
+    def resize(self, max_workers: int) -> None:
+        """As `Runner.resize`; children that are too many leave after what they run."""
+        before = self.number_of_children
+        super().resize(max_workers)
+        change = self.number_of_children - before
+        self._keepers += [self._spawn(self._keep_child()) for _ in range(change)]
+        self._surplus += max(0, -change)
+        taking = sorted((child for child in self._children if child.takes_jobs), key=lambda child: not child.is_idle)
+        for child in taking[: max(0, -change)]:
+            child.spent.set()
+            child.leave_if_done()
+
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
         task.add_done_callback(self._ended)
@@ -138,13 +152,20 @@ class ChildRunner(Runner, Generic[C]):
 
     async def _keep_child(self) -> None:
         """Have a child at any time: a new one whenever one takes no more jobs, and as soon as one can be started."""
-        while True:
+        while not self._is_one_too_many():
             child = await self._new_child()
             self._children.add(child)
             self._endings.add(self._spawn(self._see_off(child)))
             self.line.changed.set()  # there may be room now
             self.wake()
             await child.spent.wait()
+
+    def _is_one_too_many(self) -> bool:
+        """Whether this keeper is to end."""
+        if self._surplus == 0:
+            return False
+        self._surplus -= 1
+        return True
 
     async def _new_child(self) -> C:
         """A child that is ready. Raises `WorkerError` when there is none after many attempts."""

@@ -88,6 +88,16 @@ class ThreadSlots:
             elif len(self._threads) < self._size and not self._closing:
                 self._start_thread()
 
+    def resize(self, size: int) -> None:
+        """Have up to so many threads from now on: those that are too many end after what they run."""
+        with self._lock:
+            self._size = size
+            for _ in range(min(self._idle, max(0, len(self._threads) - size))):
+                self._idle -= 1
+                self._tokens.put(True)
+        for _ in range(self._waiting()):
+            self.wake()
+
     def stop_job(self, job: Job, why: RunStatus) -> None:
         """Ask the task to stop: one on a thread's loop is cancelled, others see it in their context."""
         if job.ended_by is not None:
@@ -178,7 +188,7 @@ class ThreadSlots:
     def _work(self, me: _TaskThread) -> None:
         state = ThreadState()
         try:
-            while not me.abandoned and self._work_once(me):
+            while not (me.abandoned or self._is_one_too_many(me)) and self._work_once(me):
                 state.restore()
         except Exception as error:  # tasks can't raise here: it is ours, and the thread's job would be held for ever
             self._call_soon(self.on_failure, error)
@@ -189,6 +199,16 @@ class ThreadSlots:
             self._threads.discard(me)
             self._abandoned -= me.abandoned
         self._give_back_jobs_of(me)
+
+    def _is_one_too_many(self, me: _TaskThread) -> bool:
+        """Whether this thread has to end, for there are to be fewer."""
+        if len(self._threads) <= self._size:  # nearly always: no reason to take the lock
+            return False
+        with self._lock:
+            if len(self._threads) <= self._size:
+                return False
+            self._threads.discard(me)
+            return True
 
     def _give_back_jobs_of(self, thread: _TaskThread) -> None:
         """Hand back what a thread held that ended too early, and let another look for work."""
@@ -203,15 +223,14 @@ class ThreadSlots:
             self.wake()
 
     def _work_once(self, me: _TaskThread) -> bool:
-        """Run the next job; returns whether there was one. Nothing here holds it while the thread is idle."""
+        """Run the next job, if there is one; returns whether to go on. While the thread is idle, nothing holds it."""
         job = self._next()
-        if job is None:
-            return False
-        self._run(job, me)
-        return True
+        if job is not None:
+            self._run(job, me)
+        return not self._closing
 
     def _next(self) -> Job | None:
-        while not self._closing:
+        while not self._closing and len(self._threads) <= self._size:
             job = self._take() or self._park()
             if job is not None:
                 if self._waiting():
@@ -358,13 +377,12 @@ class InProcessRunner(Runner):
         self, line: Line, execution: Execution, *, max_workers: int, config: WorkerConfig | None = None
     ) -> None:
         super().__init__(line, execution, max_workers=max_workers, config=config)
-        limit = config.max_abandoned if isinstance(config, InProcessWorkerConfig) else None
-        self._max_abandoned = max_workers if limit is None else limit
+        self._abandon_limit = config.max_abandoned if isinstance(config, InProcessWorkerConfig) else None
         self._closing = False
 
     def _note_abandoned(self) -> None:
         """End the worker if too many tasks go on that were given up. On the worker's loop."""
-        count, most = self.abandoned, self._max_abandoned
+        count, most = self.abandoned, self.max_workers if self._abandon_limit is None else self._abandon_limit
         if count > most and not self._closing:
             many = f"more tasks go on that were given up than max_abandoned allows ({count}, {most})"
             self.on_failure(WorkerError(f"{many}: they end with the process, which has to be started again"))
@@ -390,6 +408,10 @@ class ThreadRunner(InProcessRunner):
 
     async def open(self) -> None:
         self._slots.on_start, self._slots.on_failure = self.on_start, self.on_failure
+
+    def resize(self, max_workers: int) -> None:
+        self._slots.resize(max_workers)
+        super().resize(max_workers)
 
     def wake(self) -> None:
         self._slots.wake()

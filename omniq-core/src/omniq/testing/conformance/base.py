@@ -13,7 +13,7 @@ import pytest_asyncio
 from msgspec import Struct, field
 from msgspec.structs import asdict
 
-from omniq import build
+from omniq.config.choices import resolve
 from omniq.config.loader import ComponentChoice
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.plugins.registry import load_class
@@ -247,7 +247,7 @@ class Connect(Protocol):
 
 def open_store(url: str, kind: StoreKind, project: str) -> Store:
     """The store that a plugin has for URLs like this one, for a project. Raises `ConfigError` and `PluginError`."""
-    spec, config = build.resolve(kind, ComponentChoice(url=url))
+    spec, config = resolve(kind, ComponentChoice(url=url))
     store: Store = load_class(spec.store, BASES[kind])(config.for_project(project))
     return store
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from omniq import build
+from omniq.config.choices import resolve
 from omniq.config.loader import ComponentChoice
 from omniq.core import OmniQ
 from omniq.errors import TaskFailed, UnknownBackend
@@ -150,7 +150,7 @@ class ProcessTests(WorkerTests):
     def processes(self, url: str, worker_class: type[Worker], tmp_path: Path, patience: float) -> Iterator[Processes]:
         """Such a worker."""
         try:
-            build.resolve("task_queue", ComponentChoice(url=url))
+            resolve("task_queue", ComponentChoice(url=url))
         except UnknownBackend as error:
             pytest.skip(f"{NOT_SEEN}{error}")
         config = {"max_workers": 4, "prefetch": 20, "lease": 1.0, "reap_interval": 0.05, "max_crashes": 2}
