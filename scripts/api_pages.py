@@ -14,15 +14,25 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from omniq.exports import FIRST_PARTY
-
 ROOT: Final = Path(__file__).parent.parent
-MODULES: Final = ("models", "queue", "storage", "backend", "workers", "events", "config", "errors", "testing", "plugins")
+MODULES: Final = (
+    "models",
+    "queue",
+    "storage",
+    "backend",
+    "workers",
+    "events",
+    "config",
+    "errors",
+    "testing",
+    "plugins",
+)
 """Of `omniq`, in the order of their pages."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages."""
+    """Add the pages, and note which names they must have."""
+    config.extra["api"] = names()
     for place, text in pages().items():
         files.append(File.generated(config, place, content=text))
     return files
@@ -52,7 +62,12 @@ def _page(module: str, told: dict[str, str]) -> str:
 
 def _stores() -> str:
     """The page of all that OmniQ's own stores bring."""
-    lines = ["# Stores", "", "What is imported from `omniq.queue`, `omniq.storage`, `omniq.backend` and `omniq.models`, by its store.", ""]
+    lines = [
+        "# Stores",
+        "",
+        "What is imported from `omniq.queue`, `omniq.storage`, `omniq.backend` and `omniq.models`, by its store.",
+        "",
+    ]
     for name in distributions():
         of_it = [path for path in store_names() if path.startswith(f"{name}.")]
         lines += [f"## {name.replace('_', '-')}", "", *_directives(of_it, 3, "inherited_members: false")]
@@ -82,8 +97,8 @@ def store_names() -> list[str]:
 
 
 def exported(module: str) -> list[str]:
-    """The paths of all that a module of the core exports, where it is defined: what its `__all__` names; what it imports
-    under a public name (`from x import A as A`); and if there is neither, its own classes and functions.
+    """The paths of all that a module of the core exports, where it is defined: what its `__all__` names; or what it
+    imports under a public name (`from x import A as A`); or if there is neither, its own classes and functions.
     """
     return [path for path in _exports(module) if path.startswith("omniq.")]
 

@@ -1,4 +1,4 @@
-"""For the API's pages: what blocking facades and front doors take over from other classes is shown as what it is, methods.
+"""For the API's pages: what blocking facades and front doors take over from other classes is shown as methods.
 
 `enqueue = blocking(AsyncOmniQ.enqueue)` is an attribute to whoever reads the source. Here it becomes the method that it
 names, with its signature and its docstring; a blocking one isn't async.
@@ -57,7 +57,7 @@ def _method(member: griffe.Object | griffe.Alias) -> griffe.Function | None:
 
 
 def _function(member: griffe.Attribute, named: ast.Attribute) -> griffe.Function:
-    """The method that `named`, as `AsyncOmniQ.enqueue`, is in the module of the attribute, whoever takes it over in turn."""
+    """The method that `named`, as `AsyncOmniQ.enqueue`, is in the attribute's module, whoever else takes it over."""
     owner = member.parent
     assert owner is not None
     path = owner.resolve(ast.unparse(named.value))

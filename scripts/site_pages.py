@@ -1,12 +1,11 @@
 """Hooks of mkdocs: what a page links to in the repository becomes part of the site, so that no link leads out of it.
 
 Pages of `docs/` link to others beside it, as `../README.md` or a program among the examples: those become pages
-of the site under `repository/`, and so does what they link to in turn. At the end the site is looked through: it must have
-each name of the API, and ask no other host for anything.
+of the site under `repository/`, and so does what they link to in turn. At the end the site is looked through: it must
+have each name of the API, and ask no other host for anything.
 """
 
 from __future__ import annotations
-
 
 import os
 import re
@@ -19,13 +18,13 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from api_pages import names
-
 ROOT: Final = Path(__file__).parent.parent
 DOCS: Final = ROOT / "docs"
 FENCED: Final = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
-LOADED: Final = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"?((?:https?:)?//[^\s\">]+)|url\((https?:[^)]+)\)")
+LOADED: Final = re.compile(
+    r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"?((?:https?:)?//[^\s\">]+)|url\((https?:[^)]+)\)"
+)
 
 # ── the pages from beside docs/ ──────────────────────────────────────────────
 
@@ -95,7 +94,7 @@ def _page(target: Path) -> str:
 def on_post_build(config: MkDocsConfig) -> None:
     """Refuse a site that lacks a public name, or loads something from elsewhere."""
     site = Path(config.site_dir)
-    missing = sorted(set(names()) - _anchors(site / "api"))
+    missing = sorted(set(config.extra["api"]) - _anchors(site / "api"))
     loads = sorted({f"{path.name}: {url}" for path in site.rglob("*.html") for url in _loaded(path)})
     if missing or loads:
         raise PluginError(f"not on the API's pages: {missing}; loaded from elsewhere: {loads}")

@@ -1,8 +1,8 @@
 """The `sh` blocks of a page as scripts that a test can run: all commands but those that can't be run, with reasons.
 
-Commands that only end when they are told to (`omniq worker`, `omniq events tail -f`) run beside those that follow, until the next
-such command or the end of the block; then they get a SIGTERM, and must end in order. Words that stand for something,
-such as TASK_ID, get what they stand for.
+Commands that only end when they are told to (`omniq worker`, `omniq events tail -f`) run beside those that follow, until
+the next such command or the end of the block; then they get a SIGTERM, and must end in order. Words that stand for
+something, such as TASK_ID, get what they stand for.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 NOT_RUN: Final[Mapping[str, str]] = {
-    r"^docker ": "needs a container engine; tests/docs/test_deployment_page.py and the stores' tests check what it is told",
-    r"^pip install ": "installs packages",
-    r"^python3 -m venv |^\.venv/bin/python -m pip |^\.venv-uv/bin/python -m pip ": "makes an environment and installs packages into it",
-    r"^(\.venv-uv/bin/)?uv sync|^(\.venv-uv/bin/)?uv run (--no-dev )?pytest$": "is CI itself",
+    r"^docker ": "needs a container engine",
+    r"^pip install |^(python3 -m venv|\.venv-uv/bin/python -m pip) ": "installs packages",
+    r"^(\.venv-uv/bin/)?uv (sync|run pytest)$": "is what CI does",
     r"examples/quickstart/main\.py": "tests/docs/test_quickstart.py runs it",
     r"examples/workflow/summary\.py": "tests/docs/test_workflow_example.py runs it",
-    r"^uv run python benchmarks/": "takes minutes; tests/docs/test_benchmarks.py runs the programs with little to do",
-    r"^pytest (examples/)?omniq-(shelf|lmdb)|^omniq plugins (doctor|verify) (shelf|lmdb)": "needs the distribution installed; "
-    "tests/docs/test_plugin_page.py and tests/core/cli/test_plugins_new.py run it",
-    r"^export OMNIQ_TASK_QUEUE_URL=lmdb:|^omniq worker  *# on LMDB": "needs the distribution installed",
+    r"^uv run python benchmarks/": "takes minutes; tests/docs/test_benchmarks.py gives the programs little to do",
+    r"\b(omniq-)?(shelf|lmdb)\b": "needs that distribution installed; tests/docs/test_plugin_page.py installs it",
 }
 """Commands that aren't run, as patterns, and why."""
 

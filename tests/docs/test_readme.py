@@ -1,11 +1,11 @@
 """The pages say what is true: all their blocks run and print what they show, their configurations load.
 
-The `python` and `sh` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a process
-and a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what the page's
-`output` blocks show, but for an `sh` block that has none right behind it. A block that begins with the comment `# shop.py` is that file, and
-no part of the program. Where a block names a server, it gets one of its own. `sh` blocks find `omniq` on the PATH; what can't be run of them,
-`tests/docs/shell.py` lists with its reason. A `yaml` block must be a whole configuration. Blocks in other languages (`py`, `text`, …) are
-left alone.
+The `python` and `sh` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a
+process and a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what
+the page's `output` blocks show, but for an `sh` block that has none right behind it. A block that begins with the
+comment `# shop.py` is that file, and no part of the program. Where a block names a server, it gets one of its own. `sh`
+blocks find `omniq` on the PATH; what can't be run of them, `tests/docs/shell.py` lists with its reason. A `yaml` block
+must be a whole configuration. Blocks in other languages (`py`, `text`, …) are left alone.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _name(text: str) -> str | None:
 
 
 def program(page: Path) -> str:
-    """The page's `python` and `sh` blocks, each line where it is in the page, so that a traceback tells its number there."""
+    """The page's `python` and `sh` blocks, each line where it is in the page: a traceback tells its number there."""
     lines = [""] * (page.read_text("utf-8").count("\n") + 1)
     found = [block for block in fenced(page) if block.language in ("python", "sh", "output")]
     for block, after in zip(found, [*found[1:], None], strict=True):
