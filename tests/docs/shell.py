@@ -1,6 +1,6 @@
 """The `sh` blocks of a page as scripts that a test can run: all commands but those that can't be run, with reasons.
 
-Commands that only end when they are told to (`omniq worker`, `omniq events tail -f`) run beside those that follow, until
+Commands that end only when they are told to (`omniq worker`, `omniq events tail -f`) run beside those that follow, until
 the next such command or the end of the block; then they get a SIGTERM, and must end in order. Words that stand for
 something, such as TASK_ID, get what they stand for.
 """
@@ -37,6 +37,7 @@ served=
 first() { python -c 'import json, sys; found = json.load(sys.stdin); print(found[0][sys.argv[1]])' "$1"; }
 serve() {
   end
+  : >served.txt
   "$@" >served.txt 2>&1 &
   served=$!
   [[ $* == *tail* ]] || until grep -q -e ' serves ' -e 'is live' served.txt; do

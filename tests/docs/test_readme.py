@@ -159,7 +159,7 @@ def test_nobody_is_sent_to_the_foreign_package(page: Path) -> None:
     assert re.search(r"(pip install|uv add|uv pip install)[^\n`]*?\bomniq\b(?!-)", page.read_text("utf-8")) is None
 
 
-def test_the_readme_begins_with_the_quickstart_and_then_the_tests() -> None:
-    quickstart, tests = blocks(ROOT / "README.md", "sh")[:2]
+def test_the_readme_begins_with_the_quickstart_and_ends_with_the_tests() -> None:
+    quickstart, *_, tests = blocks(ROOT / "README.md", "sh")
     assert quickstart.splitlines()[-1].endswith("uv run --no-dev python examples/quickstart/main.py")
     assert tests.splitlines()[-1].endswith("uv run pytest")
