@@ -1,8 +1,8 @@
 """The `sh` blocks of a page as scripts that a test can run: all commands but those that can't be run, with reasons.
 
-Commands that end only when they are told to (`omniq worker`, `omniq events tail -f`) run beside those that follow, until
-the next such command or the end of the block; then they get a SIGTERM, and must end in order. Words that stand for
-something, such as TASK_ID, get what they stand for.
+Commands that end only when they are told to (`omniq worker`, `omniq events tail -f`) run beside those that follow,
+up to the next such command or the end of the block; then they get a SIGTERM, and must end in order. Words that stand
+for something, such as TASK_ID, get what they stand for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Final
 
 NOT_RUN: Final[Mapping[str, str]] = {
     r"^docker ": "needs a container engine",
-    r"^pip install |^(python3 -m venv|\.venv-uv/bin/python -m pip) ": "installs packages",
+    r"^pip install |^(python3 -m venv|\.venv(-uv)?/bin/python -m pip) ": "installs packages",
+    r"^\. \.venv/bin/activate": "the test's environment is active",
     r"^(\.venv-uv/bin/)?uv (sync|run pytest)$": "is what CI does",
     r"examples/quickstart/main\.py": "tests/docs/test_quickstart.py runs it",
     r"examples/workflow/summary\.py": "tests/docs/test_workflow_example.py runs it",

@@ -10,6 +10,7 @@ must be a whole configuration. Blocks in other languages (`py`, `text`, …) are
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -128,9 +129,15 @@ def environment() -> dict[str, str]:
 @each_page("python", "sh", "output")
 def test_the_programs_of_a_page_print_what_it_shows(page: Path, script: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", script.name]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "".join(blocks(page, "output"))
+
+
+@each_page("py")
+def test_the_code_of_a_page_that_is_not_run_is_python(page: Path) -> None:
+    for text in blocks(page, "py"):
+        compile(text, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def test_what_is_not_run_is_there() -> None:
