@@ -34,9 +34,19 @@ test *ARGS:
 quick *ARGS:
     {{uv}} run pytest -n auto -m "not server and not slow and not starvable" "$@"
 
-# Run every example in the README and in docs/.
-docs:
-    {{uv}} run pytest tests/docs
+# Build the site into dist/site, and run every example in the README and in docs/.
+docs *ARGS:
+    NO_MKDOCS_2_WARNING=1 {{uv}} run mkdocs build --strict
+    {{uv}} run pytest tests/docs "$@"
+
+# Take the pictures of the terminal anew, and draw the states.
+pictures:
+    {{uv}} run python scripts/pictures.py
+    {{uv}} run python scripts/states.py
+
+# Show which lines the tests don't reach; slow, all of them unless the arguments select some.
+coverage *ARGS:
+    {{uv}} run pytest -n auto --dist worksteal --cov --cov-report=term "$@"
 
 # Move all dependencies to their newest versions and pin them.
 pin:

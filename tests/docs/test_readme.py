@@ -1,14 +1,16 @@
-"""The pages say what is true: their programs run and print what they show, their configurations load.
+"""The pages say what is true: all their blocks run and print what they show, their configurations load.
 
-The `python` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a process and
-a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what the
-page's `output` blocks show. Where it names a server, it gets one of its own. A `yaml` block must be a whole
-configuration. `sh` blocks aren't run, but the commands of `omniq` in them must exist. Blocks in other
-languages (`py`, `text`, …) are left alone.
+The `python` and `sh` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a
+process and a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what
+the page's `output` blocks show, but for an `sh` block that has none right behind it. A block that begins with the
+comment `# shop.py` is that file, and no part of the program. Where a block names a server, it gets one of its own. `sh`
+blocks find `omniq` on the PATH; what can't be run of them, `tests/docs/shell.py` lists with its reason. A `yaml` block
+must be a whole configuration. Blocks in other languages (`py`, `text`, …) are left alone.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -17,14 +19,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from omniq.config import ConfigProvider, OmniQConfig
 
+from tests.docs import shell
 from tests.idle.places import place
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md"), ROOT.glob("omniq-*/*.md")))
+PAGES = sorted(
+    chain(*map(ROOT.glob, ("*.md", "docs/**/*.md", "omniq-*/*.md", "examples/*/*.md", "benchmarks/*.md", "tests/*.md")))
+)
 SERVERS = {
     "postgresql://postgres@localhost/postgres": "postgres",
     "redis://localhost:6379": "redis",
@@ -33,7 +39,8 @@ SERVERS = {
 """How programs name a server, and which one they get."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
-OUR_COMMAND = re.compile(r"^(?:uv run )?omniq((?: [a-z]+\b(?![.:=]))+)", re.MULTILINE)
+FILE = re.compile(r"# ([\w/]+\.\w+)\n")
+RUN_SHELL = "import subprocess; print(end='', flush=True); subprocess.run(['bash', {0!r}], check=True, stdout={1})"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -47,44 +54,96 @@ def each_page(*languages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def program(page: Path) -> str:
-    """The page's `python` blocks, each line where it is in the page, so that a traceback tells its number there."""
+class Block(NamedTuple):
+    """A block of a page."""
+
+    language: str
+    line: int
+    """The number of its first line in the page, from 0."""
+    text: str
+    name: str | None
+    """The file that it is, if it is one."""
+
+
+def fenced(page: Path) -> list[Block]:
+    """All blocks of a page."""
     text = page.read_text("utf-8")
-    lines = [""] * (text.count("\n") + 1)
-    for match in FENCE.finditer(text):
-        if match[1] == "python":
-            first = text.count("\n", 0, match.start(2))
-            code = match[2].splitlines()
-            lines[first : first + len(code)] = code
+    found = FENCE.finditer(text)
+    return [Block(at[1], text.count("\n", 0, at.start(2)), at[2], _name(at[2])) for at in found]
+
+
+def _name(text: str) -> str | None:
+    return named[1] if (named := FILE.match(text)) else None
+
+
+def program(page: Path) -> str:
+    """The page's `python` and `sh` blocks, each line where it is in the page: a traceback tells its number there."""
+    lines = [""] * (page.read_text("utf-8").count("\n") + 1)
+    found = [block for block in fenced(page) if block.language in ("python", "sh", "output")]
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        if block.language == "python" and block.name is None:
+            code = block.text.splitlines()
+            lines[block.line : block.line + len(code)] = code
+        elif block.language == "sh" and any(shell.commands(block.text)):
+            shown = after is not None and after.language == "output"
+            lines[block.line] = RUN_SHELL.format(_script_of(block), None if shown else subprocess.DEVNULL)
     return "\n".join(lines)
 
 
+def _script_of(block: Block) -> str:
+    return f"line-{block.line}.sh"
+
+
+def files(page: Path) -> dict[str, str]:
+    """The files of a page's program beside it: those that blocks are, and the `sh` blocks as scripts."""
+    named = {block.name: block.text for block in fenced(page) if block.name is not None}
+    return named | {_script_of(block): shell.script(block.text) for block in fenced(page) if block.language == "sh"}
+
+
 @contextmanager
-def with_servers(text: str) -> Iterator[str]:
-    """The program, with the URLs of servers that run."""
+def with_servers(text: str) -> Iterator[dict[str, str]]:
+    """The URLs of servers that run, by those that a text names."""
     with ExitStack() as running:
-        for url, name in SERVERS.items():
-            if url in text:
-                text = text.replace(url, running.enter_context(place(name)).url)
-        yield text
+        yield {url: running.enter_context(place(name)).url for url, name in SERVERS.items() if url in text}
 
 
 @pytest.fixture
 def script(page: Path, tmp_path: Path) -> Iterator[Path]:
     """The page's program in a file, ready to be run."""
-    with with_servers(program(page)) as text:
-        script = tmp_path / f"{page.stem}.md.py"
-        script.write_text(text, "utf-8")
-        yield script
+    texts = {f"{page.stem}.md.py": program(page), **files(page)}
+    with with_servers("".join(texts.values())) as servers:
+        for name, text in texts.items():
+            for url, running in servers.items():
+                text = text.replace(url, running)
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, "utf-8")
+        yield tmp_path / f"{page.stem}.md.py"
 
 
-@each_page("python", "output")
+def environment() -> dict[str, str]:
+    """The environment of a page's program: without any OMNIQ_ variable, and with `omniq` on the PATH."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
+
+
+@each_page("python", "sh", "output")
 def test_the_programs_of_a_page_print_what_it_shows(page: Path, script: Path, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
     command = [sys.executable, "-W", "error", script.name]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "".join(blocks(page, "output"))
+
+
+@each_page("py")
+def test_the_code_of_a_page_that_is_not_run_is_python(page: Path) -> None:
+    for text in blocks(page, "py"):
+        compile(text, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+
+
+def test_what_is_not_run_is_there() -> None:
+    """No reason outlives what it was given for."""
+    lines = [line for page in PAGES for text in blocks(page, "sh") for line in shell.all_commands(text)]
+    assert [pattern for pattern in shell.NOT_RUN if not any(re.search(pattern, line) for line in lines)] == []
 
 
 @each_page("yaml")
@@ -107,15 +166,7 @@ def test_nobody_is_sent_to_the_foreign_package(page: Path) -> None:
     assert re.search(r"(pip install|uv add|uv pip install)[^\n`]*?\bomniq\b(?!-)", page.read_text("utf-8")) is None
 
 
-@each_page("sh")
-def test_the_commands_of_a_page_exist(page: Path) -> None:
-    for command in OUR_COMMAND.findall("\n".join(blocks(page, "sh"))):
-        asked = [sys.executable, "-m", "omniq", *command.split(), "--help"]
-        answered = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-        assert answered.returncode == 0, answered.stderr
-
-
-def test_the_readme_begins_with_the_quickstart_and_then_the_tests() -> None:
-    quickstart, tests = blocks(ROOT / "README.md", "sh")[:2]
+def test_the_readme_begins_with_the_quickstart_and_ends_with_the_tests() -> None:
+    quickstart, *_, tests = blocks(ROOT / "README.md", "sh")
     assert quickstart.splitlines()[-1].endswith("uv run --no-dev python examples/quickstart/main.py")
     assert tests.splitlines()[-1].endswith("uv run pytest")

@@ -22,5 +22,5 @@ def test_the_program_is_served(tmp_path: Path) -> None:
             [sys.executable, *command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
         )
         assert ran.returncode == 0, ran.stderr
-    assert "(thread, 8 slots) serves default" in ran.stderr
+    assert "(thread, 8 slots) serves high, default" in ran.stderr
     assert ran.stderr.strip().endswith(": 1 success")
