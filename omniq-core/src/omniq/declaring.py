@@ -314,7 +314,8 @@ class Declaring:
         return TaskDecorator(lambda function: self._declare(declare(function)))
 
     def _declare(self, aio: AsyncTaskFunction[..., Any, Any]) -> TaskFunction[..., Any, Any]:
-        task = TaskFunction(aio, cast("Any", self)._call)
+        owner = cast("Any", self)
+        task = TaskFunction(aio, lambda coroutine: owner._call(coroutine))  # as it is then: tests take its place
         enlist(task)
         return task
 
