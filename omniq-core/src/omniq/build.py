@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from msgspec.structs import replace
 
@@ -14,7 +14,7 @@ from omniq.config.convert import convert, describe, given_fields, url_scheme
 from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Resolved, Security
 from omniq.config.settings import Settings
 from omniq.errors import ConfigError, UnknownBackend
-from omniq.events import AsyncEventStorage
+from omniq.events.storage import AsyncEventStorage, EventStorage
 from omniq.models.config import (
     ComponentConfig,
     EventStorageConfig,
@@ -25,11 +25,13 @@ from omniq.models.config import (
 )
 from omniq.plugins.registry import Registry, capabilities, load_class, registry
 from omniq.plugins.specs import STORES, EventStoreSpec, ResultStoreSpec, StoreKind, StoreSpec, TaskQueueSpec
-from omniq.queue.engine import AsyncTaskQueue
-from omniq.results import AsyncResultStorage
+from omniq.queue.engine import AsyncTaskQueue, TaskQueue
+from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, BaseTaskQueue, Capability, Store
 from omniq.sync import Blocking
 from omniq.texts import install_command
+from omniq.workers.base import WorkerPool
+from omniq.workers.pool import AsyncWorkerPool
 
 DEFAULT_STORE: Final = "sqlite"
 FSSPEC_STORES: Final = ("file", "memory")
@@ -139,6 +141,56 @@ def event_store(config: OmniQConfig) -> AsyncEventStorage[Any] | None:
 
 def _fallbacks(config: OmniQConfig) -> Fallbacks:
     return {"base_dir": config.base_dir, "fsspec_uri": config.fsspec_uri}
+
+
+# ── the components of a blocking OmniQ ───────────────────────────────────────────
+
+
+class Assembled(Protocol):
+    """An `AsyncOmniQ`, as far as its components are concerned."""
+
+    config: OmniQConfig
+    task_queue: AsyncTaskQueue[Any]
+    event_store: AsyncEventStorage[Any] | None
+
+    @property
+    def result_store(self) -> AsyncResultStorage[Any]: ...
+
+    def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> AsyncWorkerPool: ...
+
+
+class BlockingParts:
+    """What a blocking `OmniQ` works with, as blocking facades."""
+
+    @property
+    def config(self) -> OmniQConfig:
+        """The whole configuration."""
+        return _core_of(self).config
+
+    @property
+    def task_queue(self) -> TaskQueue:
+        """Where tasks are kept."""
+        return TaskQueue(_core_of(self).task_queue)
+
+    @property
+    def result_store(self) -> ResultStorage:
+        """Where results are kept."""
+        return ResultStorage(_core_of(self).result_store)
+
+    @property
+    def event_store(self) -> EventStorage | None:
+        """Where events are kept; None where they aren't."""
+        events = _core_of(self).event_store
+        return None if events is None else EventStorage(events)
+
+    def worker_pool(self, worker_type: str | None = None, **worker_config: Any) -> WorkerPool:
+        """A worker that isn't started yet; arguments win over those of the constructor and the configuration."""
+        return WorkerPool(_core_of(self).worker_pool(worker_type, **worker_config))
+
+
+def _core_of(facade: object) -> Assembled:
+    core: Assembled = cast("Any", facade).aio
+    return core
 
 
 # ── which store is meant, and how it is configured ─────────────────────────────

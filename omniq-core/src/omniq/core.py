@@ -357,7 +357,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         await self.close()
 
 
-class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
+class OmniQ(FromSource, Declaring, build.BlockingParts, Blocking[AsyncOmniQ]):
     """`AsyncOmniQ` with methods that block; `aio` is its async core.
 
     Its worker runs on a thread and an event loop of its own.
