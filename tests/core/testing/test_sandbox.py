@@ -354,16 +354,39 @@ def test_time_is_put_back(app: Sandbox) -> None:
     assert abs(app.clock.now() - dt.datetime.now().timestamp()) < 60
 
 
-@pytest.mark.parametrize("step", [{"by": -1}, {"hours": -1}, {"by": dt.timedelta(seconds=-1)}, {"by": "3"}])
-def test_time_goes_forward_only(app: Sandbox, step: dict[str, object]) -> None:
-    with pytest.raises(InvalidTask, match="by|advance"):
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        ({"by": -1}, "by: expected at least 0 seconds, got -1"),
+        ({"hours": -1}, "hours: expected at least 0 seconds, got -1"),
+        ({"by": dt.timedelta(seconds=-1)}, "by: expected at least 0 seconds"),
+        ({"by": "3"}, "by: expected seconds or a timedelta, got str"),
+        ({"days": float("nan")}, "days: expected at least 0 seconds, got nan"),
+    ],
+)
+def test_time_goes_forward_only(app: Sandbox, step: dict[str, object], problem: str) -> None:
+    with pytest.raises(InvalidTask, match=problem):
         app.advance(**step)  # type: ignore[arg-type]
 
 
+def test_eager_tasks_run_at_their_times(app: Sandbox) -> None:
+    app.eager = True
+    seen: list[float] = []
+    app.callbacks.on_ended(lambda update: seen.append(update.at.timestamp()))
+    began = app.clock.now()
+    send_mail.options(retry_jitter=0.0).enqueue("nobody")  # tried again after an hour, and after another
+    oq.schedule(add, [1], interval=dt.timedelta(hours=2), max_running=1)
+    app.advance(hours=7)
+    app.assert_enqueued(func=add, state="success", count=3)
+    app.assert_enqueued(func=send_mail, state="error", count=1)
+    app.close()  # callbacks have been called by then
+    assert [round((at - began) / 3600) for at in seen] == [2, 2, 4, 6]
+
+
 def test_a_flood_of_slots_is_refused(app: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omniq.testing.sandbox.SLOTS", 10)
+    monkeypatch.setattr("omniq.testing.sandbox.STEPS", 10)
     oq.schedule(add, [1], interval=1)
-    with pytest.raises(WorkerError, match="more than 10 slots until"):
+    with pytest.raises(WorkerError, match="more than 10 times at which something is due until"):
         app.advance(hours=1)
 
 
@@ -382,6 +405,13 @@ def test_a_program_gets_its_own_queue_back() -> None:
     assert {name: vars(oq.aio)[name] for name in before} == before
     assert "_call" not in vars(oq)
     assert not Path("/nowhere").exists()
+
+
+def test_what_a_test_registers_is_gone_with_it() -> None:
+    with Sandbox(oq) as app:
+        oq.callbacks.on_ended(print)
+        assert app.callbacks.ended == [print]
+    assert oq.callbacks.ended == []
 
 
 def test_its_workers_are_stopped_with_it() -> None:

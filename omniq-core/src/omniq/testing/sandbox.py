@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Self, TypeVar, Unpack
@@ -13,7 +12,7 @@ from omniq.clock import Duration, utc
 from omniq.clock import seconds as in_seconds
 from omniq.config.loader import OmniQConfig
 from omniq.core import AsyncOmniQ, OmniQ
-from omniq.errors import InvalidTask, WorkerError
+from omniq.errors import WorkerError
 from omniq.events.storage import AsyncEventStorage
 from omniq.loops import inside
 from omniq.models.config import EventStorageConfig, ResultStorageConfig, TaskQueueConfig
@@ -31,8 +30,8 @@ RUNS: Final = 1000
 """Runs after which `drain` takes a chain of tasks for one without an end."""
 PATIENCE: Final = 30.0
 """Seconds of real time that one `drain` may take."""
-SLOTS: Final = 10_000
-"""Slots of schedules that one `advance` may pass."""
+STEPS: Final = 10_000
+"""Times at which something is due that one `advance` may pass."""
 
 # ── the sandbox ─────────────────────────────────────────────────────────────
 
@@ -67,7 +66,7 @@ class AsyncSandbox(AsyncOmniQ):
             ),
             result_store=AsyncResultStorage(lambda _: ReferenceResultStore(self._space), ResultStorageConfig()),
             event_store=events if model is None or model.event_store is not None else None,
-            callbacks=None if given is None else given.callbacks,
+            callbacks=None if given is None else given.callbacks.copy(),
         )
         self.eager = eager
         """Whether tasks that are due run within `enqueue`, and what comes due within `advance`."""
@@ -138,25 +137,32 @@ class AsyncSandbox(AsyncOmniQ):
         """Move the clock forward, `by` seconds or a `timedelta` and all the rest together.
 
         Delayed tasks and retries come due, for the next `drain` to run; so do the tasks of schedules, one for each slot
-        on the way. What expires meanwhile is expired. Raises `InvalidTask` for a step back, `WorkerError` if schedules
-        have more than 10,000 slots in that time.
-        """
-        until = clock.now() + _step(by, dt.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds))
-        for _ in range(SLOTS):
-            slot = await self._next_slot()
-            if slot is None or slot > until:
-                break
-            self.clock.advance(max(0.0, slot - clock.now()) + 0.001)  # clocks are rounded
-            await self.task_queue.scheduler.fire_due()
-        else:
-            raise WorkerError(f"advance: schedules have more than {SLOTS:,} slots until {utc(until)}: go step by step")
-        self.clock.advance(max(0.0, until - clock.now()))
-        await self._run_at_once()
+        on the way. If this is `eager`, each runs at its time. What expires meanwhile is expired.
 
-    async def _next_slot(self) -> float | None:
+        Raises `InvalidTask` for what is no span of time, `WorkerError` if it meets more than 10,000 times on the way.
+        """
+        parts = {"by": (by, 1), "days": (days, 86_400), "hours": (hours, 3600), "minutes": (minutes, 60)}
+        parts |= {"seconds": (seconds, 1)}
+        until = clock.now() + sum((in_seconds(name, span) or 0.0) * unit for name, (span, unit) in parts.items())
+        for _ in range(STEPS):
+            next_at = await self._next_time()
+            if next_at is None or next_at > until:
+                break
+            self.clock.advance(max(0.0, next_at - clock.now()) + 0.001)  # clocks are rounded
+            await self.task_queue.scheduler.fire_due()
+            await self._run_at_once()
+        else:
+            raise WorkerError(f"advance: more than {STEPS:,} times at which something is due until {utc(until)}")
+        self.clock.advance(max(0.0, until - clock.now()))
+
+    async def _next_time(self) -> float | None:
+        """When a schedule has its next slot or, if tasks are run at their times, one is due."""
         schedules = await self.task_queue.store.schedules()
-        slots = [each.next_run for each in schedules if each.next_run is not None and not each.paused]
-        return min(slots, default=None)
+        times = [each.next_run for each in schedules if each.next_run is not None and not each.paused]
+        if self.eager:
+            queues, now = self.task_queue.queues, clock.now()
+            times += [now + due for due in self._space.do(lambda rows, at: rows.tasks.next_due(queues, at)).values()]
+        return min(times, default=None)
 
     async def _run_at_once(self) -> None:
         """Run what is due, if it is to be run at once; what a task enqueues is run by whoever runs that."""
@@ -200,13 +206,6 @@ class AsyncSandbox(AsyncOmniQ):
         return [
             Enqueued.of(task, rows.get(task.id), serialization, clock.now()) for task in self._journal.added.values()
         ]
-
-
-def _step(by: Duration, more: dt.timedelta) -> float:
-    step = (in_seconds("by", by) or 0.0) + more.total_seconds()
-    if step < 0:
-        raise InvalidTask(f"advance: expected at least 0 seconds, got {step:g}")
-    return step
 
 
 _MISSING: Final = object()
