@@ -18,6 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
+    "pytester",
     "omniq.testing.builders",
     "tests.starvation",
     "tests.fixtures",

@@ -73,7 +73,7 @@ class TestSlots:
         assert slot is not None
         with pytest.raises(InvalidTask, match=r"^task_id: .* version 8"):
             await oq.enqueue(tasks.nothing, task_id=slot)
-        with pytest.raises(InvalidTask, match=r"^task_id: .* version 8"):
+        with pytest.raises(InvalidTask, match=r"^calls\[0\]\.task_id: .* version 8"):
             await oq.enqueue_many([TaskCall(func=tasks.nothing, options={"task_id": slot})])
         assert await oq.list_tasks() == []
         others = [

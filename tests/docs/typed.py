@@ -19,6 +19,7 @@ from omniq.queue import (
     AsyncTaskQueue,
     Chain,
     SQLiteTaskQueue,
+    TaskCall,
     TaskDependencyGraph,
     Workflow,
 )
@@ -147,6 +148,10 @@ assert_type(area.result("id", timeout=5), int)
 assert_type(area.schedule("0 9 * * *", 1), str)
 assert_type(area.schedule({"interval": 5, "schedule_id": "x"}, 1, height=3), str)
 oq.enqueue_many([area.call(1), call(area, [result_of("id")])])
+oq.enqueue_many([oq.call(area, [1], priority=5), (area, [1]), (area, {"width": 1}), (area, [1], {"height": 2})])
+assert_type(oq.call(area, [1]), TaskCall)
+oq.call(area, [1], prio=5)  # type: ignore[call-arg]
+oq.enqueue_many([area])  # type: ignore[list-item]
 
 area.enqueue("1")  # type: ignore[arg-type]
 area.enqueue()  # type: ignore[call-arg]

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from omniq.callbacks import TaskUpdate as TaskUpdate
     from omniq.core import AsyncOmniQ as AsyncOmniQ
     from omniq.core import OmniQ as OmniQ
+    from omniq.declaring import AsyncTaskDecorator as AsyncTaskDecorator
     from omniq.declaring import AsyncTaskFunction as AsyncTaskFunction
+    from omniq.declaring import Slots as Slots
+    from omniq.declaring import TaskDecorator as TaskDecorator
     from omniq.declaring import TaskFunction as TaskFunction
     from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
@@ -39,6 +42,7 @@ else:
         __name__,
         {
             "AsyncOmniQ": "omniq.core",
+            "AsyncTaskDecorator": "omniq.declaring",
             "AsyncTaskFunction": "omniq.declaring",
             "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
@@ -46,6 +50,8 @@ else:
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
             "Retry": "omniq.errors",
+            "Slots": "omniq.declaring",
+            "TaskDecorator": "omniq.declaring",
             "TaskFunction": "omniq.declaring",
             "TaskId": "omniq.models.task",
             "TaskQueue": "omniq.queue.engine",
@@ -61,6 +67,7 @@ else:
 
 __all__ = [
     "AsyncOmniQ",
+    "AsyncTaskDecorator",
     "AsyncTaskFunction",
     "CallbackManager",
     "EventStore",
@@ -68,6 +75,8 @@ __all__ = [
     "Reject",
     "ResultStore",
     "Retry",
+    "Slots",
+    "TaskDecorator",
     "TaskFunction",
     "TaskId",
     "TaskQueue",

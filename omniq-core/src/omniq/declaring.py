@@ -27,7 +27,8 @@ from omniq.clock import Duration
 from omniq.errors import InvalidTask
 from omniq.models.task import TaskId, TaskRef
 from omniq.queue.engine import AsyncTaskQueue
-from omniq.queue.options import CommonOptions, EnqueueOptions, ScheduleOptions, TaskCall, TaskOptions
+from omniq.queue.options import CommonOptions, EnqueueOptions, FuncArgs, ScheduleOptions, TaskCall, TaskOptions
+from omniq.queue.workflows import call
 from omniq.serialization.base import DeclaredFunction, display_name, enlist
 from omniq.texts import did_you_mean
 
@@ -225,7 +226,19 @@ class TaskDecorator:
         return self._declare(function)
 
 
-class AsyncDeclaring:
+class Calling:
+    """What both have to say what is to be enqueued."""
+
+    @staticmethod
+    def call(func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]) -> TaskCall:
+        """What `enqueue` would be given, for `enqueue_many` and `enqueue_workflow`; `omniq.call` is the same.
+
+        Raises `InvalidTask` for an option that doesn't exist.
+        """
+        return call(func, func_args, **options)
+
+
+class AsyncDeclaring(Calling):
     """What `AsyncOmniQ` has to declare tasks."""
 
     task_queue: AsyncTaskQueue[Any]
@@ -287,7 +300,7 @@ class AsyncDeclaring:
         return task
 
 
-class Declaring:
+class Declaring(Calling):
     """What `OmniQ` has to declare tasks."""
 
     @property
@@ -314,7 +327,8 @@ class Declaring:
         return TaskDecorator(lambda function: self._declare(declare(function)))
 
     def _declare(self, aio: AsyncTaskFunction[..., Any, Any]) -> TaskFunction[..., Any, Any]:
-        task = TaskFunction(aio, cast("Any", self)._call)
+        owner = cast("Any", self)
+        task = TaskFunction(aio, lambda coroutine: owner._call(coroutine))  # as it is then: tests take its place
         enlist(task)
         return task
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class TestOptions:
         options: Any = {name: value}
         with pytest.raises(InvalidTask, match=f"^{name}: "):
             await oq.enqueue(tasks.nothing, **options)
-        with pytest.raises(InvalidTask, match=f"^{name}: "):
+        with pytest.raises(InvalidTask, match=rf"^calls\[1\]\.{name}: "):
             await oq.enqueue_many([TaskCall(func=tasks.nothing), TaskCall(func=tasks.nothing, options=options)])
         assert await oq.list_tasks() == []
 
@@ -110,16 +111,50 @@ class TestOptions:
     async def test_a_transaction_of_the_callers_is_not_ignored(self, oq: AsyncOmniQ) -> None:
         with pytest.raises(UnsupportedCapability, match="within a transaction"):
             await oq.enqueue(tasks.nothing, connection=object())
-        with pytest.raises(InvalidTask, match="^connection: "):
+        with pytest.raises(InvalidTask, match=r"^calls\[0\]\.connection: "):
             await oq.enqueue_many([TaskCall(func=tasks.nothing, options={"connection": object()})])
         assert await oq.list_tasks() == []
 
-    @pytest.mark.parametrize("calls", [None, 17, tasks.nothing, [tasks.nothing], [(tasks.add, [1])], [group()], "ab"])
-    async def test_what_is_no_call_is_told(self, oq: AsyncOmniQ, calls: Any) -> None:
-        with pytest.raises(InvalidTask, match="^calls: expected what omniq.call makes, got "):
+    @pytest.mark.parametrize("calls", [None, 17, tasks.nothing, "ab", b"ab", {"func": tasks.nothing}])
+    async def test_what_is_no_list_of_calls_is_told(self, oq: AsyncOmniQ, calls: Any) -> None:
+        with pytest.raises(InvalidTask, match="^calls: expected a list of calls, each what oq.call makes, or a tuple"):
             await oq.enqueue_many(calls)
         with pytest.raises(InvalidTask, match="^calls: "):
             TaskDependencyGraph.of(calls)
+
+    @pytest.mark.parametrize(
+        ("bad", "problem"),
+        [
+            (tasks.nothing, r"calls\[1\]: expected what oq.call makes, or a tuple .*; got function"),
+            ({"func": tasks.nothing}, r"calls\[1\]: expected what oq.call makes.*; got dict"),
+            ([tasks.add, [1, 2]], r"calls\[1\]: expected what oq.call makes.*; got list"),
+            (None, r"calls\[1\]: .*; got NoneType"),
+            (group(), r"calls\[1\]: .*; got Group"),
+            ("ab", r"calls\[1\]: .*; got str"),
+            ((), r"calls\[1\]: .*; got a tuple of 0"),
+            ((tasks.add,), r"calls\[1\]: .*; got a tuple of 1"),
+            ((tasks.add, [1, 2], {}, {}), r"calls\[1\]: .*; got a tuple of 4"),
+            ((17, [1, 2]), r"calls\[1\]\.func: expected a function, got int"),
+            ((tasks.add, "12"), r"calls\[1\]\.func_args: expected a mapping .* or a sequence"),
+            ((tasks.add, [1]), r"calls\[1\]\.func_args: add\(.*\): missing a required argument: 'y'"),
+            ((tasks.add, [1], {"x": 2, "y": 3}), r"calls\[1\]\.func_args: add\(.*\): multiple values for argument 'x'"),
+            (
+                (tasks.add, {"x": 1}, {"y": 2}),
+                r"calls\[1\]\[1\]: expected a sequence of positional arguments, got dict",
+            ),
+            ((tasks.add, [1], [2]), r"calls\[1\]\[2\]: expected a mapping of keyword arguments, got list"),
+            ((tasks.add, [1], {1: 2}), r"calls\[1\]\.func_args: keyword arguments need str keys, got int"),
+        ],
+    )
+    async def test_what_is_no_call_is_told_by_its_index(self, oq: AsyncOmniQ, bad: Any, problem: str) -> None:
+        with pytest.raises(InvalidTask, match=f"^{problem}"):
+            await oq.enqueue_many([(tasks.add, [1, 2]), bad])
+        assert await oq.list_tasks() == []
+
+    async def test_arguments_that_cannot_be_stored_are_told_by_their_index(self, oq: AsyncOmniQ) -> None:
+        with pytest.raises(SerializationError, match=r"^calls\[2\]: argument 'x': can't serialize frame"):
+            await oq.enqueue_many([(tasks.add, [1, 2]), (tasks.add, [3, 4]), (tasks.add, [sys._getframe(), 1])])
+        assert await oq.list_tasks() == []
 
     @pytest.mark.parametrize("func", [None, 17, "tests.core.tasks:add", object()])
     async def test_a_function_is_callable(self, oq: AsyncOmniQ, func: Any) -> None:

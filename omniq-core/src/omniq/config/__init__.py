@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from omniq.config.loader import ConfigProvider as ConfigProvider
     from omniq.config.loader import EventsConfig as EventsConfig
     from omniq.config.loader import OmniQConfig as OmniQConfig
+    from omniq.config.loader import Resolved as Resolved
+    from omniq.config.loader import Security as Security
     from omniq.config.loader import TaskDefaults as TaskDefaults
     from omniq.config.loader import WorkerChoice as WorkerChoice
     from omniq.config.settings import EnvConfig as EnvConfig
@@ -30,6 +32,8 @@ else:
             "EventsConfig": "omniq.config.loader",
             "LoggingConfig": "omniq.config.settings",
             "OmniQConfig": "omniq.config.loader",
+            "Resolved": "omniq.config.loader",
+            "Security": "omniq.config.loader",
             "Settings": "omniq.config.settings",
             "TaskDefaults": "omniq.config.loader",
             "WorkerChoice": "omniq.config.loader",

@@ -8,6 +8,7 @@ from omniq.exports import lazy
 
 if TYPE_CHECKING:
     from omniq.config.loader import EventsConfig as EventsConfig
+    from omniq.events.logger import AnyTask as AnyTask
     from omniq.events.logger import AsyncEventLogger as AsyncEventLogger
     from omniq.events.logger import EventFields as EventFields
     from omniq.events.logger import EventLogger as EventLogger
@@ -27,6 +28,7 @@ else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
+            "AnyTask": "omniq.events.logger",
             "AsyncEventLogger": "omniq.events.logger",
             "AsyncEventProcessor": "omniq.events.processing",
             "AsyncEventStorage": "omniq.events.storage",

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from omniq.exports import lazy
 from omniq.plugins.registry import Registry, load_class, load_object, registry
-from omniq.plugins.specs import CommandSpec, EventStoreSpec, PluginRecord, ResultStoreSpec, TaskQueueSpec, WorkerSpec
+from omniq.plugins.specs import (
+    CommandSpec,
+    EventStoreSpec,
+    PluginRecord,
+    ResultStoreSpec,
+    Spec,
+    StoreSpec,
+    TaskQueueSpec,
+    WorkerSpec,
+)
 
 if TYPE_CHECKING:
     from omniq.plugins.hookspecs import hookimpl, hookspec, stores_of
@@ -18,5 +27,5 @@ else:  # pluggy is imported only by who needs it
     names = ("hookimpl", "hookspec", "stores_of")
     _, __getattr__, __dir__ = lazy(__name__, dict.fromkeys(names, "omniq.plugins.hookspecs"))
 
-__all__ = ["CommandSpec", "EventStoreSpec", "PluginRecord", "ResultStoreSpec", "TaskQueueSpec", "WorkerSpec"]
-__all__ += ["Registry", "hookimpl", "hookspec", "load_class", "load_object", "registry", "stores_of"]
+__all__ = ["CommandSpec", "EventStoreSpec", "PluginRecord", "ResultStoreSpec", "Spec", "StoreSpec", "TaskQueueSpec"]
+__all__ += ["Registry", "WorkerSpec", "hookimpl", "hookspec", "load_class", "load_object", "registry", "stores_of"]

@@ -12,7 +12,7 @@ from omniq.backend import BaseBackend, BlockingChosen, Chosen, SecuredComponent,
 from omniq.batching import Batcher, repeated, repeating
 from omniq.callbacks import CallbackManager
 from omniq.config.loader import OmniQConfig, Security, TaskDefaults
-from omniq.errors import InvalidTask, TaskNotFound
+from omniq.errors import TaskNotFound
 from omniq.events.logger import AsyncEventLogger
 from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, BreakerConfig, TaskQueueConfig
@@ -45,10 +45,10 @@ from omniq.queue.many import (
     page_of_tasks,
 )
 from omniq.queue.options import (
+    AnyCall,
     EnqueueOptions,
     FuncArgs,
     ScheduleOptions,
-    TaskCall,
     TaskOptions,
     listed_calls,
     schedule_options,
@@ -175,18 +175,15 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
             return await self.adder.add_within(checked.connection, task)
         return await self.adder.add(task, own_id=checked.task_id is None)
 
-    async def enqueue_many(self, calls: Iterable[TaskCall]) -> list[TaskId]:
+    async def enqueue_many(self, calls: Iterable[AnyCall]) -> list[TaskId]:
         """Add many tasks in as few writes as possible and return their ids in order.
 
-        They may depend on each other. Raises as `enqueue` does, with all their ids and those that are `added` already;
-        a bad call adds none of them.
+        Each is what `call` makes, or a tuple `(func, func_args)` or `(func, args, kwargs)`. They may depend on each
+        other. Raises as `enqueue` does, naming a bad call as `calls[7]`, by its index; a bad call adds none of them.
+        Errors of the store have all their ids, and those that are `added` already.
         """
         calls = listed_calls(calls)
-        options = [TaskOptions.of(call.func, call.options) for call in calls]
-        if any(checked.connection is not None for checked in options):
-            raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
-        pairs = zip(calls, options, strict=True)
-        tasks = [self.requests.build(call.func, call.func_args, checked) for call, checked in pairs]
+        options, tasks = self.requests.build_many(calls)
         await self.adder.check_sizes(tasks)
         own_ids = {task.id for task, checked in zip(tasks, options, strict=True) if checked.task_id is None}
         return await self.adder.add_many(tasks, own_ids)

@@ -26,7 +26,7 @@ MAX_NAMED: Final = 3
 """Parents or workers that a line names."""
 
 
-class Step(Struct, frozen=True):
+class StoryEntry(Struct, frozen=True):
     """Something that has happened to a task, or is known of it."""
 
     time: dt.datetime
@@ -40,7 +40,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     state: TaskState
     why: str
     """In one line."""
-    story: list[Step] = field(default_factory=list)
+    story: list[StoryEntry] = field(default_factory=list)
     """What is known of it in the order of time: from its row, its result and its events, where those are kept."""
 
 
@@ -185,38 +185,40 @@ def _at(time: float) -> str:
 # ── the story ───────────────────────────────────────────────────────────────
 
 
-def _of_record(record: TaskRecord) -> Iterable[Step]:
+def _of_record(record: TaskRecord) -> Iterable[StoryEntry]:
     """What the task's row tells."""
-    yield Step(utc(record.created_at), f"added to queue {record.queue_name!r}{_parents(record)}")
+    yield StoryEntry(utc(record.created_at), f"added to queue {record.queue_name!r}{_parents(record)}")
     if record.run_at != record.created_at:
-        yield Step(utc(record.run_at), "due")
+        yield StoryEntry(utc(record.run_at), "due")
     if record.expires_at is not None:
-        yield Step(utc(record.expires_at), "its TTL ends")
+        yield StoryEntry(utc(record.expires_at), "its TTL ends")
     if record.claimed_at is not None:
-        yield Step(utc(record.claimed_at), f"claimed by worker {record.worker or '(given back)'}, claim {record.epoch}")
+        yield StoryEntry(
+            utc(record.claimed_at), f"claimed by worker {record.worker or '(given back)'}, claim {record.epoch}"
+        )
     if record.finished_at is not None:
         counts = f"failed attempts: {record.attempts}, crashes: {record.crashes}"
-        yield Step(utc(record.finished_at), f"ended: {record.state} ({counts})")
+        yield StoryEntry(utc(record.finished_at), f"ended: {record.state} ({counts})")
     elif record.state is TaskState.RUNNING and record.lease_until is not None:
-        yield Step(utc(record.lease_until), "its lease ends, unless it is renewed")
+        yield StoryEntry(utc(record.lease_until), "its lease ends, unless it is renewed")
 
 
 def _parents(record: TaskRecord) -> str:
     return f", depends on {_some(record.depends_on)}" if record.depends_on else ""
 
 
-def _of_result(result: TaskResult | None) -> Iterable[Step]:
+def _of_result(result: TaskResult | None) -> Iterable[StoryEntry]:
     """What its result tells."""
     if result is None:
         return
     if result.started_at is not None:
-        yield Step(result.started_at, f"attempt {result.attempts} began on worker {result.worker}")
+        yield StoryEntry(result.started_at, f"attempt {result.attempts} began on worker {result.worker}")
     if result.expires_at is not None:
-        yield Step(result.expires_at, "its result is no longer kept")
+        yield StoryEntry(result.expires_at, "its result is no longer kept")
 
 
-def _of_event(event: TaskEvent) -> Step:
+def _of_event(event: TaskEvent) -> StoryEntry:
     """What an event tells."""
     details = {"attempt": event.attempt, "worker": event.worker, **event.data}
     said = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
-    return Step(utc(event.time), f"event {event.type}{f' ({said})' if said else ''}")
+    return StoryEntry(utc(event.time), f"event {event.type}{f' ({said})' if said else ''}")

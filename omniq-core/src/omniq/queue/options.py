@@ -20,7 +20,6 @@ from omniq.texts import did_you_mean
 ErrorTypes: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
 FuncArgs: TypeAlias = Mapping[str, Any] | Sequence[Any] | BoundArguments | None
 """A mapping gives keyword arguments, a sequence positional ones, and what `inspect.Signature.bind` returns both."""
-Parent: TypeAlias = "TaskRef | TaskCall"
 
 ONE_TASK_ONLY = ("run_in", "depends_on", "task_id", "unique_key", "connection")
 """Options that the tasks of a schedule can't have."""
@@ -183,12 +182,49 @@ class TaskCall(Abridged, Struct, kw_only=True):
         return check_id(self.options["task_id"], "task_id")
 
 
+Parent: TypeAlias = TaskRef | TaskCall
+"""A task that is there, or one that is about to be."""
+
+
+class Arguments(Struct, frozen=True):
+    """Positional and keyword arguments together, of a function that may have no signature to bind them by."""
+
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+
+AnyCall: TypeAlias = (
+    TaskCall
+    | tuple[Callable[..., Any], Mapping[str, Any] | Sequence[Any] | BoundArguments | None]
+    | tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
+)
+"""One call of `enqueue_many`: what `call` makes, or `(func, func_args)`, or `(func, args, kwargs)`."""
+
+EXPECTED_CALL: Final = "what oq.call makes, or a tuple (func, func_args) or (func, args, kwargs)"
+
+
 def listed_calls(calls: object) -> list[TaskCall]:
-    """The calls for `enqueue_many`. Raises `InvalidTask`."""
-    listed: list[object] = list(calls) if isinstance(calls, Iterable) else [calls]
-    if bad := [type(each).__name__ for each in listed if not isinstance(each, TaskCall)]:
-        raise InvalidTask(f"calls: expected what omniq.call makes, got {bad[0]}")
-    return cast("list[TaskCall]", listed)
+    """The calls for `enqueue_many`. Raises `InvalidTask`, which names the first that is none by its index."""
+    if not isinstance(calls, Iterable) or isinstance(calls, str | bytes | Mapping):
+        raise InvalidTask(f"calls: expected a list of calls, each {EXPECTED_CALL}; got {type(calls).__name__}")
+    return [each if isinstance(each, TaskCall) else _call_of(each, index) for index, each in enumerate(calls)]
+
+
+def _call_of(each: object, index: int) -> TaskCall:
+    if type(each) is tuple and len(each) == 2:
+        return TaskCall(func=each[0], func_args=each[1])
+    if type(each) is tuple and len(each) == 3:
+        return TaskCall(func=each[0], func_args=_both(each[1], each[2], f"calls[{index}]"))
+    got = f"a tuple of {len(each)}" if type(each) is tuple else type(each).__name__
+    raise InvalidTask(f"calls[{index}]: expected {EXPECTED_CALL}; got {got}")
+
+
+def _both(args: object, kwargs: object, path: str) -> Arguments:
+    if not isinstance(args, Sequence) or isinstance(args, str | bytes | bytearray):
+        raise InvalidTask(f"{path}[1]: expected a sequence of positional arguments, got {type(args).__name__}")
+    if not isinstance(kwargs, Mapping):
+        raise InvalidTask(f"{path}[2]: expected a mapping of keyword arguments, got {type(kwargs).__name__}")
+    return Arguments(args, kwargs)
 
 
 def schedule_options(func: object, options: ScheduleOptions) -> tuple[Timing, FiringPolicy, TaskOptions]:

@@ -26,7 +26,7 @@ from omniq.models.task import (
     new_id,
 )
 from omniq.plugins.registry import registry
-from omniq.queue.options import NO_OPTIONS, FuncArgs, TaskCall, TaskOptions
+from omniq.queue.options import NO_OPTIONS, Arguments, FuncArgs, TaskCall, TaskOptions
 from omniq.serialization.base import DeclaredFunction, check_arguments, surely_takes
 from omniq.serialization.codec import CallOptions
 from omniq.serialization.manager import SerializationManager
@@ -156,6 +156,22 @@ class RequestBuilder:
             unique=placing.unique,
         )
 
+    def build_many(self, calls: Sequence[TaskCall]) -> tuple[list[TaskOptions], list[NewTask]]:
+        """The options and tasks of many calls. Raises as `build` does, naming the call by its index."""
+        options: list[TaskOptions] = []
+        tasks: list[NewTask] = []
+        try:
+            for each in calls:
+                options.append(checked := TaskOptions.of(each.func, each.options))
+                if checked.connection is not None:
+                    raise InvalidTask("connection: enqueue within a transaction one task at a time, by enqueue")
+                tasks.append(self.build(each.func, each.func_args, checked))
+        except (InvalidTask, SerializationError) as error:
+            path = f"calls[{len(tasks)}]" + ("." if isinstance(error, InvalidTask) else ": ")
+            error.args = (f"{path}{error}", *error.args[1:])
+            raise
+        return options, tasks
+
     def check(self, options: TaskOptions) -> None:
         """Raise `InvalidTask`, naming the option, for options that no task can have."""
         self._placing(options)
@@ -246,6 +262,8 @@ def split_args(func_args: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {}
     if isinstance(func_args, BoundArguments):
         return func_args.args, func_args.kwargs
+    if isinstance(func_args, Arguments):
+        return tuple(func_args.args), split_args(func_args.kwargs)[1]
     if isinstance(func_args, Mapping):
         kwargs = dict(func_args)
         bad = next((key for key in cast("dict[object, Any]", kwargs) if not isinstance(key, str)), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from omniq.serialization.base import Format, FunctionRegistry, NotCarried, Serializer, reference
-from omniq.serialization.codec import CallOptions, DillSerializer, LoadedCall, ScheduledCall, Signer
+from omniq.serialization.codec import CallOptions, DillSerializer, LoadedCall, Role, ScheduledCall, Signer
 from omniq.serialization.manager import SerializationManager
 from omniq.serialization.msgspec_ import MsgspecSerializer, SerializationDetector
+from omniq.serialization.parents import ParentResult
 
 __all__ = [
     "CallOptions",
@@ -15,6 +16,8 @@ __all__ = [
     "LoadedCall",
     "MsgspecSerializer",
     "NotCarried",
+    "ParentResult",
+    "Role",
     "ScheduledCall",
     "SerializationDetector",
     "SerializationManager",

@@ -51,6 +51,12 @@ class ResultOf:
         self.has_default: Final = default is not NO_DEFAULT
         self.default: Final = default if self.has_default else None
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ResultOf):
+            return NotImplemented
+        mine, its = (self.task_id, self.has_default, self.default), (other.task_id, other.has_default, other.default)
+        return bool(mine == its)
+
     def __repr__(self) -> str:
         return f"ResultOf({self.task_id!r})"  # not the default, which is an argument
 

@@ -1,59 +1,44 @@
-"""What tests need: a clock that moves, a store without a server, and the suite that defines a backend.
+"""What tests need: a queue in memory with a clock that moves, and the suite that defines a backend.
 
-`omniq.testing.conformance` and `omniq.testing.builders` need pytest (`omniq-core[testing]`); the rest doesn't.
+`Sandbox` and `AsyncSandbox` are for tests of programs that use OmniQ; as fixtures of pytest they are `omniq_app` and
+its likes. `omniq.testing.conformance` and `omniq.testing.builders` are for stores, and need pytest
+(`omniq-core[testing]`); the rest doesn't.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING
 
-from omniq import clock
-from omniq.clock import Duration
-from omniq.storage import wakeups
-from omniq.testing.reference import ReferenceEventStore, ReferenceQueueStore, ReferenceResultStore, ReferenceSpace
+from omniq.exports import lazy
 
-JOURNAL: Final = "OMNIQ_TEST_PROJECTS"
-"""The variable that names the file in which the suite notes its projects, so that none is left behind."""
-
-
-class VirtualClock:
-    """Moves `omniq.clock` while it is entered: leases lapse, delays end and results expire without sleeping.
-
-    Time still passes by itself. Every store adds the clock's offset to its own time, in this process only.
-    """
-
-    def __init__(self) -> None:
-        self._before: float | None = None
-
-    def __enter__(self) -> Self:
-        self._before = clock.offset()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            clock.set_offset(self._before)
-        self._before = None
-
-    def now(self) -> float:
-        """Seconds since the epoch, as the stores see them."""
-        return clock.now()
-
-    def advance(self, by: Duration) -> None:
-        """Move the clock forward by seconds or a `timedelta`, and wake whoever waits for a store.
-
-        Raises `ValueError` for a step back and `RuntimeError` outside of the `with` block.
-        """
-        if self._before is None:
-            raise RuntimeError("advance: enter the clock first (with VirtualClock() as clock)")
-        step = by.total_seconds() if isinstance(by, dt.timedelta) else float(by)
-        if not step >= 0:
-            raise ValueError(f"advance: expected at least 0 seconds, got {step:g}")
-        clock.set_offset(clock.offset() + step)
-        wakeups.wake_all()
-
-
-__all__ = ["ReferenceEventStore", "ReferenceQueueStore", "ReferenceResultStore", "ReferenceSpace", "VirtualClock"]
+if TYPE_CHECKING:
+    from omniq.testing.draining import Drained as Drained
+    from omniq.testing.draining import Run as Run
+    from omniq.testing.enqueued import Enqueued as Enqueued
+    from omniq.testing.enqueued import EnqueuedConditions as EnqueuedConditions
+    from omniq.testing.reference import JOURNAL as JOURNAL
+    from omniq.testing.reference import ReferenceEventStore as ReferenceEventStore
+    from omniq.testing.reference import ReferenceQueueStore as ReferenceQueueStore
+    from omniq.testing.reference import ReferenceResultStore as ReferenceResultStore
+    from omniq.testing.reference import ReferenceSpace as ReferenceSpace
+    from omniq.testing.reference import VirtualClock as VirtualClock
+    from omniq.testing.sandbox import AsyncSandbox as AsyncSandbox
+    from omniq.testing.sandbox import Sandbox as Sandbox
+else:
+    __all__, __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "AsyncSandbox": "omniq.testing.sandbox",
+            "Drained": "omniq.testing.draining",
+            "Enqueued": "omniq.testing.enqueued",
+            "EnqueuedConditions": "omniq.testing.enqueued",
+            "JOURNAL": "omniq.testing.reference",
+            "ReferenceEventStore": "omniq.testing.reference",
+            "ReferenceQueueStore": "omniq.testing.reference",
+            "ReferenceResultStore": "omniq.testing.reference",
+            "ReferenceSpace": "omniq.testing.reference",
+            "Run": "omniq.testing.draining",
+            "Sandbox": "omniq.testing.sandbox",
+            "VirtualClock": "omniq.testing.reference",
+        },
+    )

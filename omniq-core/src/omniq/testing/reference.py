@@ -1,19 +1,24 @@
-"""The contract in one process, built on its rules: to read, to test with, and to build an in-memory backend on."""
+"""The contract in one process, built on its rules: to read, to test with, and to build an in-memory backend on; and the
+clock that tests move."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
-from typing import ClassVar, TypeAlias, TypeVar
+from types import TracebackType
+from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
 from omniq import clock
+from omniq.clock import Duration
 from omniq.models.event import TaskEvent
 from omniq.models.task import new_id
+from omniq.storage import wakeups
 from omniq.storage.base import BaseEventStorage, BaseResultStorage, Guarantees
 from omniq.storage.documents import Document, Documents, Entry, Write
 from omniq.storage.embedded import MemoryTables
@@ -24,6 +29,47 @@ from omniq.storage.table_store import TableQueueStore, TableResultStore, TableSt
 from omniq.threads import new_lock
 
 T = TypeVar("T")
+
+JOURNAL: Final = "OMNIQ_TEST_PROJECTS"
+"""The variable that names the file in which the suite notes its projects, so that none is left behind."""
+
+
+class VirtualClock:
+    """Moves `omniq.clock` while it is entered: leases lapse, delays end and results expire without sleeping.
+
+    Time still passes by itself. Every store adds the clock's offset to its own time, in this process only.
+    """
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+
+    def __enter__(self) -> Self:
+        self._before = clock.offset()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            clock.set_offset(self._before)
+        self._before = None
+
+    def now(self) -> float:
+        """Seconds since the epoch, as the stores see them."""
+        return clock.now()
+
+    def advance(self, by: Duration) -> None:
+        """Move the clock forward by seconds or a `timedelta`, and wake whoever waits for a store.
+
+        Raises `ValueError` for a step back and `RuntimeError` outside of the `with` block.
+        """
+        if self._before is None:
+            raise RuntimeError("advance: enter the clock first (with VirtualClock() as clock)")
+        step = by.total_seconds() if isinstance(by, dt.timedelta) else float(by)
+        if not step >= 0:
+            raise ValueError(f"advance: expected at least 0 seconds, got {step:g}")
+        clock.set_offset(clock.offset() + step)
+        wakeups.wake_all()
 
 
 class ReferenceSpace(MemoryTables):

@@ -198,11 +198,15 @@ class Execution:
         return ran
 
     def run_sync(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
-        """Run any function on this thread, in a context of its own; what it awaits runs through `await_`."""
+        """As `run_here`, on a thread of the worker's, which has no event loop afterwards."""
         try:
-            return copy_context().run(self._run_sync, job, call, await_)
+            return self.run_here(job, call, await_)
         finally:
             _leave_no_loop()
+
+    def run_here(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
+        """Run any function on this thread, in a context of its own; what it awaits runs through `await_`."""
+        return copy_context().run(self._run_sync, job, call, await_)
 
     def _run_sync(self, job: Job, call: LoadedCall, await_: Await) -> RunResult:
         try:
