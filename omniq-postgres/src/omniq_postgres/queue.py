@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 from omniq import clock
@@ -86,7 +86,7 @@ def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
 
 def _pasts(tasks: Sequence[NewTask]) -> Given:
     pasts = [task.past for task in tasks]
-    columns = [
+    columns: list[list[Any]] = [
         [None if past is None else past.state for past in pasts],
         [None if past is None else past.created_at for past in pasts],
         [None if past is None else past.finished_at for past in pasts],

@@ -58,9 +58,7 @@ def _insert(tasks: Sequence[NewTask]) -> Steps[Collection[str]]:
         columns["body"] = [None if len(record.body) > LARGE_BODY else record.body for record in records]
     moved = any(task.past is not None for task in tasks)
     try:
-        yield from do(
-            _INSERT_PAST if moved else _INSERT, Given.of(_NEW + _PAST if moved else _NEW, records, **columns)
-        )
+        yield from do(_INSERT_PAST if moved else _INSERT, Given.of(_NEW + _PAST if moved else _NEW, records, **columns))
     except sqlite3.IntegrityError as error:
         if error.sqlite_errorcode in _TAKEN:  # and SQLite has undone the statement
             return ()

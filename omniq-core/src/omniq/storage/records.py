@@ -32,7 +32,7 @@ class Past(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a task has behind it in another store, from which it is moved here."""
 
     state: TaskState
-    """As which it is stored: WAITING, one in which it has ended, or else PENDING, which is SCHEDULED until it is due."""
+    """As which it is stored: WAITING, one in which it has ended, or PENDING, which is SCHEDULED until it is due."""
     created_at: float
     """Seconds since the epoch, as what follows."""
     finished_at: float | None = None
