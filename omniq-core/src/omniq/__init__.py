@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
+    from omniq.migration import AsyncMigration as AsyncMigration
+    from omniq.migration import Migration as Migration
     from omniq.models.task import TaskId as TaskId
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
@@ -38,10 +40,12 @@ else:
     _, __getattr__, __dir__ = lazy(
         __name__,
         {
+            "AsyncMigration": "omniq.migration",
             "AsyncOmniQ": "omniq.core",
             "AsyncTaskFunction": "omniq.declaring",
             "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
+            "Migration": "omniq.migration",
             "OmniQ": "omniq.core",
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
@@ -60,10 +64,12 @@ else:
     )
 
 __all__ = [
+    "AsyncMigration",
     "AsyncOmniQ",
     "AsyncTaskFunction",
     "CallbackManager",
     "EventStore",
+    "Migration",
     "OmniQ",
     "Reject",
     "ResultStore",

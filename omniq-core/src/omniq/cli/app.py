@@ -189,6 +189,7 @@ COMMANDS: Final = (
     CommandSpec("schedules", "omniq.cli.tasks:schedules", "List schedules, look at them and change them."),
     CommandSpec("events", "omniq.cli.events:events", "List what happened, and follow it."),
     CommandSpec("status", "omniq.cli.status:status", "Show stores, queues, workers and schedules, and what is wrong."),
+    CommandSpec("migrate", "omniq.cli.migrate:migrate", "Move all that one store holds to another."),
     CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),
     CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins, write a new one."),
 )

@@ -104,7 +104,7 @@ def cell_text(cell: Cell) -> str:
 
 def count(number: int, what: str, plural: str = "") -> str:
     """So many of them: "1 task", "2 tasks"."""
-    return f"{number} {what}" if number == 1 else f"{number} {plural or what + 's'}"
+    return f"{number} {what}" if number == 1 else f"{number:,} {plural or what + 's'}"
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -312,27 +312,24 @@ async def _outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) -> TaskR
 async def _show_progress(oq: AsyncOmniQ, task_id: str, line: ProgressLine) -> None:
     with suppress(OmniQError):  # whoever waits for the outcome gets it, too
         async for result in oq.watch(task_id):
-            line.show(result)
+            line.tell(result)
 
 
 BAR: Final = 20
 """Characters of a progress bar."""
 
 
-class ProgressLine:
-    """How a task gets on, on stderr: a bar that is drawn again and again on a terminal, else a line for each change."""
+class StatusLine:
+    """How work gets on, on stderr: a line that is drawn again and again on a terminal, and else nothing."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self) -> None:
         self._is_terminal = is_terminal(sys.stderr)
-        self._quiet = quiet and not self._is_terminal
         self._drawn = False
 
-    def show(self, result: TaskResult) -> None:
-        """Show what has changed."""
-        if self._is_terminal and not result.is_final:
-            self._draw(bar_text(result))
-        elif result.progress is not None and not self._quiet:
-            say(f"task {result.task_id}: {progress_text(result.progress)}")
+    def show(self, text: str) -> None:
+        """Show how far it is."""
+        if self._is_terminal:
+            self._draw(text)
 
     def close(self) -> None:
         """Make room for what is printed next."""
@@ -344,6 +341,21 @@ class ProgressLine:
         width = shutil.get_terminal_size().columns - 1
         with suppress(BrokenPipeError):  # nobody looks any more
             click.echo(f"\r{_in_columns(escaped(text), width)}\x1b[K", err=True, nl=False)
+
+
+class ProgressLine(StatusLine):
+    """How a task gets on: a bar on a terminal, else a line for each change."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__()
+        self._quiet = quiet and not self._is_terminal
+
+    def tell(self, result: TaskResult) -> None:
+        """Show what has changed."""
+        if self._is_terminal and not result.is_final:
+            self._draw(bar_text(result))
+        elif result.progress is not None and not self._quiet:
+            say(f"task {result.task_id}: {progress_text(result.progress)}")
 
 
 def bar_text(result: TaskResult) -> str:
