@@ -346,12 +346,12 @@ class TaskMover:
         new = [record for record in records if record.id not in there]
         self._report.known += len(records) - len(new)
         added = await self._add(new)
-        waiting = [record.id for record in added if record.state is TaskState.WAITING]
-        if waiting:
-            await again(self._dependencies.children_added, waiting)
         self._report.count(added)
         kept = {record.id for record in new} - {record.id for record in added}
-        return [record for record in records if record.id not in kept]
+        copied = [record for record in records if record.id not in kept]
+        if waiting := [record.id for record in copied if record.state is TaskState.WAITING]:
+            await again(self._dependencies.children_added, waiting)
+        return copied
 
     async def _there(self, ids: Iterable[str]) -> dict[str, TaskRecord]:
         """The tasks among these that the target has."""
