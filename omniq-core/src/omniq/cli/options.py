@@ -145,6 +145,8 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 limit_option: Final = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Print no more than so many."
 )
+cursor_option: Final = click.option("--cursor", metavar="CURSOR", help="Go on where a page ended, as it has told.")
+yes_option: Final = click.option("--yes", is_flag=True, help="Ask no questions.")
 dry_run_option: Final = click.option("--dry-run", is_flag=True, help="Only tell how many there are.")
 queue_option: Final = click.option("--queue", "queue_name", metavar="NAME", help="Only those of this queue.")
 
