@@ -105,6 +105,11 @@ class TakesParentsInAnyOrder(ReferenceQueueStore):
         return [answers[task] for task in tasks]
 
 
+class ForgetsPasts(ReferenceQueueStore):
+    async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
+        return await super().add([replace(task, past=None) for task in tasks])
+
+
 class ForgetsPauses(ReferenceQueueStore):
     async def pause(self, queue_name: str, *, paused: bool) -> None:
         await super().pause(queue_name, paused=False)
@@ -443,6 +448,8 @@ QUEUES: list[tuple[type[BaseTaskQueue], str]] = [
     (ReadsThenWrites, "queue.transition.cancel_and_claim_exclude_each_other"),
     (ReadsThenWrites, "queue.schedule.of_concurrent_callers_one_fires"),
     (TakesParentsInAnyOrder, "queue.add.a_parent_may_not_come_later_in_the_call"),
+    (ForgetsPasts, "queue.add.its_claims_go_on_counting"),
+    (ForgetsPasts, "queue.add.one_that_has_ended_stays_ended"),
     (ForgetsParents, "queue.upkeep.a_waiting_childs_parent_is_kept"),
     (ForgetsPauses, "queue.claim.a_paused_queue_is_passed_over"),
     (PagesByNumber, "queue.read.tasks_added_meanwhile_move_no_others"),

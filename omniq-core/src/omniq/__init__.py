@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from omniq.errors import Reject as Reject
     from omniq.errors import Retry as Retry
     from omniq.events import EventStorage as EventStore
+    from omniq.migration import AsyncMigration as AsyncMigration
+    from omniq.migration import Migration as Migration
     from omniq.models.task import TaskId as TaskId
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
@@ -41,11 +43,13 @@ else:
     _, __getattr__, __dir__ = lazy(
         __name__,
         {
+            "AsyncMigration": "omniq.migration",
             "AsyncOmniQ": "omniq.core",
             "AsyncTaskDecorator": "omniq.declaring",
             "AsyncTaskFunction": "omniq.declaring",
             "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
+            "Migration": "omniq.migration",
             "OmniQ": "omniq.core",
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
@@ -66,11 +70,13 @@ else:
     )
 
 __all__ = [
+    "AsyncMigration",
     "AsyncOmniQ",
     "AsyncTaskDecorator",
     "AsyncTaskFunction",
     "CallbackManager",
     "EventStore",
+    "Migration",
     "OmniQ",
     "Reject",
     "ResultStore",

@@ -127,6 +127,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
     stats = Delegated(AsyncTaskQueue.stats, "task_queue")
     pause_queue = Delegated(AsyncTaskQueue.pause_queue, "task_queue")
     resume_queue = Delegated(AsyncTaskQueue.resume_queue, "task_queue")
+    purge_queue = Delegated(AsyncTaskQueue.purge_queue, "task_queue")
     cancel = Delegated(AsyncTaskQueue.cancel, "task_queue")
     requeue = Delegated(AsyncTaskQueue.requeue, "task_queue")
     schedule = Delegated(AsyncTaskQueue.schedule, "task_queue")
@@ -349,10 +350,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
 
 
 class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
-    """`AsyncOmniQ` with methods that block; `aio` is its async core.
-
-    Its worker runs on a thread and an event loop of its own.
-    """
+    """`AsyncOmniQ` with methods that block; `aio` is its async core. Its worker has a thread and a loop of its own."""
 
     def __init__(
         self,
@@ -394,6 +392,7 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
     stats = blocking(AsyncOmniQ.stats)
     pause_queue = blocking(AsyncOmniQ.pause_queue)
     resume_queue = blocking(AsyncOmniQ.resume_queue)
+    purge_queue = blocking(AsyncOmniQ.purge_queue)
     list_events = blocking(AsyncOmniQ.list_events)
     cancel = blocking(AsyncOmniQ.cancel)
     requeue = blocking(AsyncOmniQ.requeue)

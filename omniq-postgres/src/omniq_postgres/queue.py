@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
 from omniq import clock
@@ -38,6 +38,11 @@ _NEW = kinds(
     "id text, queue_name text, priority integer, given_run_at time, delay real, ttl real, schedule_id text, "
     "unique_key text, name text, body bytes, depends_on texts"
 )
+_PAST = kinds(
+    "past text, past_created_at time, past_finished_at time, past_epoch integer, past_attempts integer, "
+    "past_crashes integer"
+)
+"""What a task has besides that was in another store before."""
 _INSERT = """
     with {given}, {clock}, timed as (
         select given.*, now, coalesce(given_run_at, now + delay) as run_at from clock, given),
@@ -58,6 +63,14 @@ _INSERT = """
 """
 
 
+_INSERT_PAST = (
+    _INSERT.replace("name, body)", "name, body, finished_at, epoch, attempts, crashes)")
+    .replace("name, body\n", "name, body, past_finished_at, past_epoch, past_attempts, past_crashes\n")
+    .replace("priority, now,", "priority, coalesce(past_created_at, now),")
+    .replace("case when depends_on", "case when past <> 'pending' then past when past is null and depends_on")
+)
+
+
 def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
     """The ids of the tasks that were added: neither they nor their keys were there yet.
 
@@ -65,7 +78,23 @@ def _insert(tasks: Sequence[NewTask]) -> Steps[set[str]]:
     """
     ordered = sorted(tasks, key=lambda task: task.unique or "")
     run_ats, keys = [task.run_at for task in ordered], [task.unique for task in ordered]
-    return set((yield from texts(_INSERT, Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys))))
+    given = Given.of(_NEW, ordered, given_run_at=run_ats, unique_key=keys)
+    if all(task.past is None for task in ordered):
+        return set((yield from texts(_INSERT, given)))
+    return set((yield from texts(_INSERT_PAST, given.beside(_pasts(ordered)))))
+
+
+def _pasts(tasks: Sequence[NewTask]) -> Given:
+    pasts = [task.past for task in tasks]
+    columns: list[list[Any]] = [
+        [None if past is None else past.state for past in pasts],
+        [None if past is None else past.created_at for past in pasts],
+        [None if past is None else past.finished_at for past in pasts],
+        [0 if past is None else past.epoch for past in pasts],
+        [0 if past is None else past.attempts for past in pasts],
+        [0 if past is None else past.crashes for past in pasts],
+    ]
+    return Given(_PAST, columns)
 
 
 class PostgresQueueStore(PostgresStore, SQLQueueStore):
@@ -132,7 +161,8 @@ def _can_copy(tasks: Sequence[NewTask]) -> bool:
 
 
 def _is_plain(task: NewTask) -> bool:
-    return task.run_at is None and task.delay == 0 and task.ttl is None and not task.depends_on and task.unique is None
+    is_due_now = task.run_at is None and task.delay == 0 and task.ttl is None
+    return is_due_now and not task.depends_on and task.unique is None and task.past is None
 
 
 async def _copy(session: Session, tasks: Sequence[NewTask]) -> bool:

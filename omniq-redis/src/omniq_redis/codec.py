@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
 
 _shared_by_tasks: Callable[[NewTask], Kind] = attrgetter(
-    "queue_name", "priority", "run_at", "delay", "ttl", "depends_on", "schedule_id", "name", "unique"
+    "queue_name", "priority", "run_at", "delay", "ttl", "depends_on", "schedule_id", "name", "unique", "past"
 )
 """What a task may share with others."""
 _shared_by_changes: Callable[[Change], Kind] = attrgetter(

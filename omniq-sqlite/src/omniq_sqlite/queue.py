@@ -14,7 +14,7 @@ from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.storage.channel import ALL
 from omniq.storage.records import NewTask, TaskRecord
 from omniq.storage.rules import new_record
-from omniq.storage.sql import Given, Steps, calling, do, kinds, reads, writes
+from omniq.storage.sql import Given, Kinds, Steps, calling, do, kinds, reads, writes
 from omniq.storage.sql.claiming import reap
 from omniq.storage.sql.queue import Counter, SQLQueueStore, add_tasks, forget_workers, select_old
 from omniq.storage.wakeups import News
@@ -31,8 +31,16 @@ _NEW = kinds(
     "id text, queue_name text, state text, priority integer, created_at time, run_at time, expires_at time, "
     "depends_on texts, schedule_id text, name text, unique_key text, body bytes"
 )
-_NAMES = ", ".join(name for name, _ in _NEW)
-_INSERT = f"with {{given}} insert into omniq.task ({_NAMES}) select {_NAMES} from given"
+_PAST = kinds("finished_at time, epoch integer, attempts integer, crashes integer")
+"""What a task has besides that was in another store before."""
+
+
+def _insertion(columns: Kinds) -> str:
+    names = ", ".join(name for name, _ in columns)
+    return f"with {{given}} insert into omniq.task ({names}) select {names} from given"
+
+
+_INSERT, _INSERT_PAST = _insertion(_NEW), _insertion(_NEW + _PAST)
 _LARGE = kinds("id text, body bytes")
 _INSERT_LARGE = "with {given} insert into omniq.large_body (task_id, body) select id, body from given"
 _EDGE = kinds("parent text, child text")
@@ -48,8 +56,9 @@ def _insert(tasks: Sequence[NewTask]) -> Steps[Collection[str]]:
     large = [record for record in records if len(record.body) > LARGE_BODY]
     if large:
         columns["body"] = [None if len(record.body) > LARGE_BODY else record.body for record in records]
+    moved = any(task.past is not None for task in tasks)
     try:
-        yield from do(_INSERT, Given.of(_NEW, records, **columns))
+        yield from do(_INSERT_PAST if moved else _INSERT, Given.of(_NEW + _PAST if moved else _NEW, records, **columns))
     except sqlite3.IntegrityError as error:
         if error.sqlite_errorcode in _TAKEN:  # and SQLite has undone the statement
             return ()

@@ -230,7 +230,7 @@ def test_the_kind_of_worker_that_a_task_is_for(cli: Cli) -> None:
 )
 def test_a_function_that_a_worker_could_not_import_is_refused(cli: Cli, reference: str, complaint: str) -> None:
     result = cli("enqueue", reference)
-    assert (result.exit_code, result.stderr) == (1, f"error: {complaint}\n")
+    assert (result.exit_code, result.stderr) == (2, f"error: {complaint}\n")
     assert cli("tasks", "list").stderr == "no tasks\n"
 
 

@@ -42,7 +42,7 @@ def test_dead_letters_come_in_pages(cli: Cli) -> None:
     assert [line.split()[0] for line in first.stdout.splitlines()[1:]] == ids[:0:-1]
     assert first.stderr == "there are more dead letters: see --cursor t1\n"
     assert [row[0] for row in cli.rows("dead", "list", "--cursor", "t1")] == ["t0"]
-    assert [row[0] for row in cli.rows("dead", "list", "--oldest")] == ids
+    assert [row[0] for row in cli.rows("dead", "list", "--oldest-first")] == ids
     assert cli("dead", "list", "--error", "KeyError").stderr == "no dead letters\n"
 
 
@@ -81,4 +81,4 @@ def test_queues_are_paused_and_resumed(cli: Cli) -> None:
     cli.output("queues", "resume", "default")
     assert cli.json("queues", "list") == []
     refused = cli("queues", "pause", "nowhere")
-    assert (refused.exit_code, "isn't one of the declared queues" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "isn't one of the declared queues" in refused.stderr) == (2, True)

@@ -53,7 +53,7 @@ def test_who_can_not_be_asked_is_told_at_once(cli: Cli) -> None:
     result = cli("workers", "stack", "deaf", "--timeout", "0.2s")
     assert result.exit_code == 1
     assert result.stderr == "error: worker deaf hasn't answered within 0.2 s; it does so every 20 s\n"
-    assert cli("workers", "stack", "x\ny").exit_code == 1
+    assert cli("workers", "stack", "x\ny").exit_code == 2
     assert cli("workers", "stock", "w").exit_code == 2
     assert cli("workers", "stack", "deaf", "--timeout", "soon").exit_code == 2
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -12,12 +14,15 @@ import click
 from omniq.cli.options import DEBUG, Place, where_options
 from omniq.errors import (
     ConfigError,
+    FunctionNotFound,
+    InvalidTask,
     OmniQError,
     PluginError,
     ResultExpired,
     ResultTimeout,
     ScheduleNotFound,
     TaskNotFound,
+    UnknownParent,
     WorkerNotFound,
 )
 from omniq.plugins.specs import CommandSpec
@@ -36,6 +41,8 @@ NOT_FINISHED: Final = 4
 """The task hasn't ended yet."""
 SIGNALLED: Final = 128
 """Plus the signal's number: ended by a signal."""
+UNHEARD: Final = SIGNALLED + 13
+"""Nobody reads the output any more: as if SIGPIPE had ended it."""
 INTERRUPTED: Final = SIGNALLED + 2
 """Ended by Ctrl-C."""
 
@@ -64,9 +71,32 @@ class Failure(click.ClickException):
         tell(f"error: {escaped(self.message)}", "ERROR")
 
 
+class Misuse(Failure):
+    """Raised for a command that is wrong, with one line that says where its help is."""
+
+    def __init__(self, error: click.UsageError) -> None:
+        path = "omniq" if error.ctx is None else error.ctx.command_path
+        text = " ".join(error.format_message().split())
+        super().__init__(f"{text}{'' if text.endswith(('.', '?')) else '.'} See: {path} --help", MISUSED)
+
+
+class Unheard(Exception):
+    """Raised when nobody reads the output any more, so that the command ends as other programs do."""
+
+
+@contextmanager
+def _to_a_reader() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise Unheard from error
+
+
 def exit_code(error: OmniQError) -> int:
     """The exit code for an error."""
-    if isinstance(error, ConfigError | PluginError):
+    if isinstance(error, UnknownParent):
+        return NOT_FOUND
+    if isinstance(error, ConfigError | PluginError | InvalidTask | FunctionNotFound):
         return MISUSED
     if isinstance(error, TaskNotFound | ScheduleNotFound | WorkerNotFound | ResultExpired):
         return NOT_FOUND
@@ -120,10 +150,39 @@ class RootGroup(CommandGroup):
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line, and exit: with one line on stderr if it is wrong."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]  # as it came
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]  # as it came
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = MISUSED
+        except click.UsageError as error:
+            Misuse(error).show()
+            code = MISUSED
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            tell("aborted", "ERROR")
+            code = FAILED
+        except Unheard:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest would fail again at the interpreter's end
+            code = UNHEARD
+        sys.exit(code)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As click does; it prints the help, too."""
+        with _to_a_reader():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises `Failure` for errors of OmniQ's, and shows their traceback first if asked to."""
         try:
-            return super().invoke(ctx)
+            with _to_a_reader():
+                return super().invoke(ctx)
         except (OmniQError, Failure) as error:
             if ctx.meta.get(DEBUG):
                 tell(_traceback(error).rstrip("\n"), "ERROR")
@@ -184,15 +243,19 @@ COMMANDS: Final = (
     CommandSpec("workflows", "omniq.cli.workflows:workflows", "Show which tasks wait for which."),
     CommandSpec("explain", "omniq.cli.many:explain", "Say why a task hasn't run, and what has happened to it."),
     CommandSpec("dead", "omniq.cli.many:dead", "List dead letters, requeue and purge them."),
-    CommandSpec("queues", "omniq.cli.many:queues", "List queues, pause and resume them."),
+    CommandSpec("queues", "omniq.cli.many:queues", "List queues, pause, resume and purge them."),
     CommandSpec("workers", "omniq.cli.workers:workers", "List workers, and tell what one of them is doing."),
     CommandSpec("schedules", "omniq.cli.tasks:schedules", "List schedules, look at them and change them."),
     CommandSpec("events", "omniq.cli.events:events", "List what happened, and follow it."),
     CommandSpec("status", "omniq.cli.status:status", "Show stores, queues, workers and schedules, and what is wrong."),
     CommandSpec("check", "omniq.cli.config:check", "Tell whether the stores keep what the configuration asks for."),
     CommandSpec("config", "omniq.cli.config:config", "Show the configuration as it holds, and the schema of its file."),
+    CommandSpec("preflight", "omniq.cli.trials:preflight", "Tell which queued tasks a program can't run."),
+    CommandSpec("bench", "omniq.cli.trials:bench", "Measure how fast the configured store is."),
+    CommandSpec("migrate", "omniq.cli.migrate:migrate", "Move all that one store holds to another."),
     CommandSpec("resign", "omniq.cli.tasks:resign", "Sign what a store holds with the first signing key."),
     CommandSpec("plugins", "omniq.cli.plugins:plugins", "List and check the installed plugins, write a new one."),
+    CommandSpec("completion", "omniq.cli.reference:completion", "Let a shell complete commands and options."),
 )
 
 EPILOG: Final = """

@@ -9,10 +9,11 @@ import click
 
 from omniq.cli import output
 from omniq.cli.app import CommandGroup
-from omniq.cli.options import Place, json_option, limit_option, placed, queue_option
+from omniq.cli.options import Place, cursor_option, example, json_option, limit_option, placed, queue_option
 from omniq.cli.options import since as since_type
-from omniq.cli.output import print_json, print_list, say
+from omniq.cli.output import print_page
 from omniq.models.event import EventType
+from omniq.models.task import MAX_PAGE
 
 if TYPE_CHECKING:
     from omniq.core import AsyncOmniQ
@@ -61,9 +62,10 @@ def events() -> None:
 @conditions
 @click.option("--until", type=since_type, help="Only those from before this time, or from so long ago.")
 @click.option("--oldest-first", is_flag=True, help="The oldest first, instead of the newest.")
-@click.option("--cursor", metavar="CURSOR", help="Go on behind this event, as the page before tells.")
 @limit_option
+@cursor_option
 @json_option
+@example("omniq events list --type ERROR --since 1d", "omniq events list --task order-17 --oldest-first --json")
 @placed
 def list_(
     place: Place,
@@ -74,14 +76,13 @@ def list_(
     **conditions: Unpack[EventConditions],
 ) -> None:
     """List what happened, the newest first."""
-    found = place.run(lambda oq: oq.list_events(oldest_first=oldest_first, cursor=cursor, limit=limit, **conditions))
-    if as_json:
-        print_json([output.event_data(event) for event in found])
-        return
-    print_list("events", output.EVENT_COLUMNS, [output.event_row(event) for event in found])
+    ahead = min(limit + 1, MAX_PAGE)  # to know whether there are more
+    found = place.run(lambda oq: oq.list_events(oldest_first=oldest_first, cursor=cursor, limit=ahead, **conditions))
+    found, is_last = found[:limit], len(found) < ahead
     sound = [event for event in found if event.damage is None]
-    if len(found) == limit and sound:
-        say(f"there may be more: --cursor {sound[-1].cursor}")
+    more = None if is_last or not sound else sound[-1].cursor
+    rows, data = [output.event_row(event) for event in found], [output.event_data(event) for event in found]
+    print_page("events", output.EVENT_COLUMNS, rows, data, more, as_json=as_json)
 
 
 @events.command()
@@ -90,6 +91,7 @@ def list_(
 @click.option("-n", "--last", metavar="N", type=click.IntRange(0, 10_000), help=f"Begin N events back, or {LAST}.")
 @click.option("--after", metavar="CURSOR", help="Begin behind this event, as --json tells it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, an event a line.")
+@example("omniq events tail -n 20", "omniq events tail --name shop.tasks:sell --json")
 @placed
 def tail(
     place: Place,

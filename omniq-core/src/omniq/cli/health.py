@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 import click
 
 from omniq.cli.app import FAILED, Failure
-from omniq.cli.options import Place, json_option, placed
+from omniq.cli.options import Place, example, json_option, placed
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter, Task
@@ -230,6 +230,7 @@ ASKING: Final = 5.0
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where that port is.")
 @click.option("--ready", is_flag=True, help="Ask whether it is ready, not only whether it is live.")
 @json_option
+@example("omniq health", "omniq health --port 8080 --ready")
 @placed
 def health(place: Place, port: int | None, host: str, ready: bool, as_json: bool) -> None:
     """Tell whether a worker is well: for the health checks of containers.

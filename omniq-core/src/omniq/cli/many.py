@@ -6,6 +6,7 @@ import datetime as dt
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
@@ -13,9 +14,19 @@ from msgspec import Struct
 
 from omniq.cli import output
 from omniq.cli.app import FAILED, CommandGroup, exit_code
-from omniq.cli.options import Place, json_option, limit_option, placed, queue_option
+from omniq.cli.options import (
+    Place,
+    cursor_option,
+    dry_run_option,
+    example,
+    json_option,
+    limit_option,
+    placed,
+    queue_option,
+    yes_option,
+)
 from omniq.cli.options import since as time_type
-from omniq.cli.output import count, is_terminal, json_value, print_fields, print_json, print_list, say
+from omniq.cli.output import count, is_terminal, json_value, page_of, print_fields, print_json, print_page, say
 from omniq.errors import OmniQError
 from omniq.models.task import TaskState
 from omniq.texts import escaped, escaped_block
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
     from omniq.models.task import DeadLetter
 
 CANCELLABLE: Final = [state.value for state in TaskState if not state.is_terminal]
+AGAIN: Final = [TaskState.ERROR.value, TaskState.CANCELLED.value, TaskState.EXPIRED.value]
 NOT_REQUEUABLE: Final = "neither failed, was cancelled nor expired"
 
 
@@ -57,14 +69,19 @@ class Many(Struct, frozen=True):
     def act(self, place: Place, verb: str, change: ManyVerb, *, as_json: bool) -> None:
         """Change them, on a terminal after a question, and print how many there were."""
         how = {**self.conditions, "all": self.all}
-        if not (self.dry_run or self.yes) and is_terminal(sys.stdin):
-            meant = place.run(lambda oq: change(oq, dry_run=True, **how))
-            click.confirm(f"{verb.capitalize()} {count(meant, 'task')}?", abort=True, err=True)
-        done = place.run(lambda oq: change(oq, dry_run=self.dry_run, **how))
-        if as_json:
-            print_json({"tasks": done, "dry_run": self.dry_run})
-        else:
-            click.echo(f"{count(done, 'task')}{' would be affected' if self.dry_run else ''}")
+        act(place, verb, lambda oq, **more: change(oq, **how, **more), self.dry_run, self.yes, as_json=as_json)
+
+
+def act(place: Place, verb: str, change: ManyVerb, dry_run: bool, yes: bool, *, as_json: bool) -> None:
+    """Change tasks, on a terminal after a question, and print how many there were."""
+    if not (dry_run or yes) and is_terminal(sys.stdin):
+        meant = place.run(lambda oq: change(oq, dry_run=True))
+        click.confirm(f"{verb.capitalize()} {count(meant, 'task')}?", abort=True, err=True)
+    done = place.run(lambda oq: change(oq, dry_run=dry_run))
+    if as_json:
+        print_json({"tasks": done, "dry_run": dry_run})
+    else:
+        click.echo(f"{count(done, 'task')}{' would be affected' if dry_run else ''}")
 
 
 def conditions_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,8 +114,8 @@ def many_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same for commands that change tasks, which get them as `many`; and whether to do so."""
 
     @click.option("--all", "all_", is_flag=True, help="All of them.")
-    @click.option("--dry-run", is_flag=True, help="Only tell how many there are.")
-    @click.option("--yes", is_flag=True, help="Ask no questions.")
+    @dry_run_option
+    @yes_option
     @conditions_options
     @functools.wraps(command)
     def with_many(
@@ -155,6 +172,7 @@ def for_each(
 @click.command()
 @click.argument("task_id")
 @json_option
+@example("omniq explain order-19")
 @placed
 def explain(place: Place, task_id: str, as_json: bool) -> None:
     """Say in one line why a task hasn't run, or how it has ended; and then all that has happened to it."""
@@ -181,29 +199,29 @@ def dead() -> None:
 @dead.command("list")
 @conditions_options
 @limit_option
-@click.option("--cursor", metavar="CURSOR", help="What the page before has said.")
-@click.option("--oldest", is_flag=True, help="The oldest first.")
+@cursor_option
+@click.option("--oldest-first", is_flag=True, help="The oldest first, instead of the newest.")
 @json_option
+@example("omniq dead list --error ValueError --since 2d")
 @placed
 def list_dead(
-    place: Place, conditions: dict[str, Any], limit: int, cursor: str | None, oldest: bool, as_json: bool
+    place: Place, conditions: dict[str, Any], limit: int, cursor: str | None, oldest_first: bool, as_json: bool
 ) -> None:
     """List dead letters and what they failed of, the newest first."""
     page = place.run(
-        lambda oq: oq.list_dead(newest_first=not oldest, limit=limit, cursor=cursor, tracebacks=as_json, **conditions)
+        lambda oq: oq.list_dead(
+            newest_first=not oldest_first, limit=limit, cursor=cursor, tracebacks=as_json, **conditions
+        )
     )
-    if as_json:
-        print_json([letter_data(letter) for letter in page])
-    else:
-        print_list("dead letters", DEAD_COLUMNS, [letter_row(letter) for letter in page])
-    if page.cursor is not None:
-        say(f"there are more dead letters: see --cursor {page.cursor}")
+    rows, data = [letter_row(letter) for letter in page], [letter_data(letter) for letter in page]
+    print_page("dead letters", DEAD_COLUMNS, rows, data, page.cursor, as_json=as_json)
 
 
 @dead.command("show")
 @click.argument("task_id")
 @click.option("--arguments", is_flag=True, help="Show what it was called with: that may be secret, or run code.")
 @json_option
+@example("omniq dead show order-18 --arguments")
 @placed
 def show_dead(place: Place, task_id: str, arguments: bool, as_json: bool) -> None:
     """Show all that is known of a dead letter, its traceback last."""
@@ -222,6 +240,7 @@ def show_dead(place: Place, task_id: str, arguments: bool, as_json: bool) -> Non
 @task_ids_argument
 @many_options
 @json_option
+@example("omniq dead requeue order-18", "omniq dead requeue --name shop.tasks:charge --dry-run")
 @placed
 def requeue_dead(place: Place, task_ids: Sequence[str], many: Many, as_json: bool) -> None:
     """Let these dead letters start afresh, or all that meet the conditions."""
@@ -235,6 +254,7 @@ def requeue_dead(place: Place, task_ids: Sequence[str], many: Many, as_json: boo
 @task_ids_argument
 @many_options
 @json_option
+@example("omniq dead purge order-18", "omniq dead purge --until 7d --yes")
 @placed
 def purge_dead(place: Place, task_ids: Sequence[str], many: Many, as_json: bool) -> None:
     """Delete these dead letters for good, or all that meet the conditions."""
@@ -268,42 +288,67 @@ queue_names_argument = click.argument("queue_names", metavar="QUEUE...", nargs=-
 
 @click.group(cls=CommandGroup)
 def queues() -> None:
-    """List queues, pause and resume them."""
+    """List queues, pause, resume and purge them."""
 
 
 @queues.command("list")
+@click.option("--paused", is_flag=True, help="Only those that are paused.")
+@limit_option
+@cursor_option
 @json_option
+@example("omniq queues list", "omniq queues list --paused --json")
 @placed
-def list_queues(place: Place, as_json: bool) -> None:
+def list_queues(place: Place, paused: bool, limit: int, cursor: str | None, as_json: bool) -> None:
     """List the queues that hold tasks or are paused, and how many tasks are in which state."""
-    found = place.run(lambda oq: oq.stats())
-    if as_json:
-        print_json([output.stats_json(queue) for queue in found])
-    else:
-        print_list("queues", output.STATS_COLUMNS, [output.stats_row(queue) for queue in found])
+    found = [stats for stats in place.run(lambda oq: oq.stats()) if stats.paused or not paused]
+    page, more = page_of(found, attrgetter("name"), limit, cursor)
+    rows, data = [output.stats_row(queue) for queue in page], [output.stats_json(queue) for queue in page]
+    print_page("queues", output.STATS_COLUMNS, rows, data, more, as_json=as_json)
 
 
 @queues.command("pause")
 @queue_names_argument
+@json_option
+@example("omniq queues pause low")
 @placed
-def pause_queues(place: Place, queue_names: Sequence[str]) -> None:
+def pause_queues(place: Place, queue_names: Sequence[str], as_json: bool) -> None:
     """Let workers pass over these queues; what runs goes on."""
-
-    async def work(oq: AsyncOmniQ) -> None:
-        for name in queue_names:
-            await oq.pause_queue(name)
-
-    place.run(work)
+    _each_queue(place, queue_names, lambda oq, name: oq.pause_queue(name), as_json=as_json)
 
 
 @queues.command("resume")
 @queue_names_argument
+@json_option
+@example("omniq queues resume low")
 @placed
-def resume_queues(place: Place, queue_names: Sequence[str]) -> None:
+def resume_queues(place: Place, queue_names: Sequence[str], as_json: bool) -> None:
     """Let workers take from these queues again."""
+    _each_queue(place, queue_names, lambda oq, name: oq.resume_queue(name), as_json=as_json)
 
+
+@queues.command("purge")
+@click.argument("queue_name", metavar="QUEUE")
+@dry_run_option
+@yes_option
+@json_option
+@example("omniq queues purge low --dry-run", "omniq queues purge low --yes")
+@placed
+def purge_queue(place: Place, queue_name: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove all tasks of a queue that wait to be run.
+
+    They are cancelled first, so that whoever waits for them, or depends on them, learns it. What runs goes on, and what
+    has ended is kept: see dead purge.
+    """
+    act(place, "remove", lambda oq, **how: oq.purge_queue(queue_name, **how), dry_run, yes, as_json=as_json)
+
+
+def _each_queue(
+    place: Place, names: Sequence[str], act: Callable[[AsyncOmniQ, str], Awaitable[object]], *, as_json: bool
+) -> None:
     async def work(oq: AsyncOmniQ) -> None:
-        for name in queue_names:
-            await oq.resume_queue(name)
+        for name in names:
+            await act(oq, name)
 
     place.run(work)
+    if as_json:
+        print_json(list(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import inspect
 import json
 import math
 import os
@@ -144,7 +145,32 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 limit_option: Final = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Print no more than so many."
 )
+cursor_option: Final = click.option("--cursor", metavar="CURSOR", help="Go on where a page ended, as it has told.")
+yes_option: Final = click.option("--yes", is_flag=True, help="Ask no questions.")
+dry_run_option: Final = click.option("--dry-run", is_flag=True, help="Only tell how many there are.")
 queue_option: Final = click.option("--queue", "queue_name", metavar="NAME", help="Only those of this queue.")
+
+
+EXAMPLES: Final = "omniq.examples"
+"""The attribute of a command's function that holds its examples."""
+
+
+def example(*lines: str) -> Callable[[F], F]:
+    """Show these command lines at the end of a command's help; each of them works, as tests run it."""
+
+    def decorate(function: F) -> F:
+        shown = "\n".join(("\b", f"Example{'s' * (len(lines) > 1)}:", *(f"  {line}" for line in lines)))
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{shown}"
+        vars(function)[EXAMPLES] = lines
+        return function
+
+    return decorate
+
+
+def examples_of(command: click.Command) -> tuple[str, ...]:
+    """The examples in a command's help."""
+    found: tuple[str, ...] = getattr(command.callback, EXAMPLES, ())
+    return found
 
 
 def _note_debug(ctx: click.Context, param: click.Parameter, given: bool) -> None:

@@ -6,9 +6,10 @@ import datetime as dt
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias, TypeVar
 from unicodedata import east_asian_width
 
 import click
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from omniq.storage.records import QueueStats
 
 
+T = TypeVar("T")
 Cell: TypeAlias = str | int | float | dt.datetime | None
 
 
@@ -43,14 +45,37 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         click.secho(line, bold=number == 0)
 
 
-def print_list(what: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, limit: int | None = None) -> None:
-    """Print a table, and say on stderr if there is nothing or more than `limit` let through."""
+def print_list(what: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table, and say on stderr if there is nothing."""
     if rows:
         print_table(columns, rows)
     else:
         say(f"no {what}")
-    if len(rows) == limit:
-        say(f"there may be more {what} than these {limit}: see --limit")
+
+
+def print_page(
+    what: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    data: object,
+    cursor: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a page of a list, as a table or its data as JSON, and say on stderr how the next one is had."""
+    if as_json:
+        print_json(data)
+    else:
+        print_list(what, columns, rows)
+    if cursor is not None:
+        say(f"there are more {what}: see --cursor {cursor}")
+
+
+def page_of(items: Iterable[T], key: Callable[[T], str], limit: int, cursor: str | None) -> tuple[list[T], str | None]:
+    """Up to `limit` of all items that there are, in the order of their keys and from beyond the cursor on; and the next
+    page's cursor, if there is one."""
+    after = sorted((item for item in items if cursor is None or key(item) > cursor), key=key)
+    return after[:limit], key(after[limit - 1]) if len(after) > limit else None
 
 
 def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
@@ -312,27 +337,32 @@ async def _outcome(oq: AsyncOmniQ, task_id: str, timeout: float | None) -> TaskR
 async def _show_progress(oq: AsyncOmniQ, task_id: str, line: ProgressLine) -> None:
     with suppress(OmniQError):  # whoever waits for the outcome gets it, too
         async for result in oq.watch(task_id):
-            line.show(result)
+            line.tell(result)
 
 
 BAR: Final = 20
 """Characters of a progress bar."""
 
 
-class ProgressLine:
-    """How a task gets on, on stderr: a bar that is drawn again and again on a terminal, else a line for each change."""
+TELL_EVERY: Final = 10.0
+"""Seconds between two lines about work that goes on, where there is no terminal."""
 
-    def __init__(self, *, quiet: bool) -> None:
+
+class StatusLine:
+    """How work gets on, on stderr: a line that is drawn again and again on a terminal, else one from time to time."""
+
+    def __init__(self) -> None:
         self._is_terminal = is_terminal(sys.stderr)
-        self._quiet = quiet and not self._is_terminal
         self._drawn = False
+        self._told_at = time.monotonic()
 
-    def show(self, result: TaskResult) -> None:
-        """Show what has changed."""
-        if self._is_terminal and not result.is_final:
-            self._draw(bar_text(result))
-        elif result.progress is not None and not self._quiet:
-            say(f"task {result.task_id}: {progress_text(result.progress)}")
+    def show(self, text: str) -> None:
+        """Show how far it is."""
+        if self._is_terminal:
+            self._draw(text)
+        elif text and time.monotonic() - self._told_at >= TELL_EVERY:
+            self._told_at = time.monotonic()
+            say(text)
 
     def close(self) -> None:
         """Make room for what is printed next."""
@@ -344,6 +374,21 @@ class ProgressLine:
         width = shutil.get_terminal_size().columns - 1
         with suppress(BrokenPipeError):  # nobody looks any more
             click.echo(f"\r{_in_columns(escaped(text), width)}\x1b[K", err=True, nl=False)
+
+
+class ProgressLine(StatusLine):
+    """How a task gets on: a bar on a terminal, else a line for each change."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__()
+        self._quiet = quiet and not self._is_terminal
+
+    def tell(self, result: TaskResult) -> None:
+        """Show what has changed."""
+        if self._is_terminal and not result.is_final:
+            self._draw(bar_text(result))
+        elif result.progress is not None and not self._quiet:
+            say(f"task {result.task_id}: {progress_text(result.progress)}")
 
 
 def bar_text(result: TaskResult) -> str:

@@ -13,18 +13,18 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import click
 from msgspec.structs import asdict
 
 from omniq.cli.app import FAILED, NOT_FOUND, CommandGroup, Failure
-from omniq.cli.options import json_option
-from omniq.cli.output import Cell, count, is_terminal, print_fields, print_json, print_table
+from omniq.cli.options import example, json_option
+from omniq.cli.output import Cell, StatusLine, count, print_fields, print_json, print_table
 from omniq.errors import PluginError
 from omniq.exports import FIRST_PARTY, extras
 from omniq.plugins.registry import capabilities, registry
-from omniq.plugins.specs import STORES, PluginRecord, Spec, StoreSpec
+from omniq.plugins.specs import STORES, PluginRecord, Spec, Status, StoreSpec
 from omniq.texts import did_you_mean, escaped, escaped_block
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
     help="The directory in which it is made; this one by default.",
 )
 @click.option("--url-scheme", "scheme", metavar="SCHEME", help="Of the store's URLs; NAME by default.")
+@example("omniq plugins new drawer")
 def new(name: str, parent: Path, scheme: str | None) -> None:
     """Write a store of your own: a distribution omniq-NAME that works, and passes the conformance suite.
 
@@ -187,15 +188,13 @@ def _replaced(text: str, words: Mapping[str, str]) -> str:
 # ── verify ──────────────────────────────────────────────────────────────────
 
 
-WIDTH = 60
-
-
 @click.command()
 @click.argument("name")
 @click.option("--url", help="A place of its stores, where projects of random names are made and dropped.")
 @click.option("--seconds", type=click.IntRange(1, 3600), default=15, show_default=True, help="Kill for so long.")
 @click.option("--no-kill", is_flag=True, help="Leave the kill test out.")
 @json_option
+@example("omniq plugins verify sqlite --url sqlite:///tmp --seconds 5")
 def verify(name: str, url: str | None, seconds: int, no_kill: bool, as_json: bool) -> None:
     """Run the conformance suite on a plugin's stores and workers; exit with 1 if anything fails.
 
@@ -203,10 +202,13 @@ def verify(name: str, url: str | None, seconds: int, no_kill: bool, as_json: boo
     """
     from omniq.testing.verify import UnknownPlugin, Wish, verify
 
+    line = StatusLine()
     try:
-        report = verify(Wish(name=name, url=url, seconds=seconds, kill=not no_kill), show_progress)
+        report = verify(Wish(name=name, url=url, seconds=seconds, kill=not no_kill), line.show)
     except UnknownPlugin as error:
         raise Failure(str(error), NOT_FOUND) from error
+    finally:
+        line.close()
     if as_json:
         print_json(report.data())
     else:
@@ -215,15 +217,10 @@ def verify(name: str, url: str | None, seconds: int, no_kill: bool, as_json: boo
         click.get_current_context().exit(FAILED)
 
 
-def show_progress(text: str) -> None:
-    """Show how far it is, on a terminal."""
-    if is_terminal(sys.stderr):
-        click.echo(f"\r{text[:WIDTH].ljust(WIDTH)}" + ("" if text else "\r"), nl=False, err=True)
-
-
 # ── the commands ────────────────────────────────────────────────────────────
 
 
+STATUSES: Final = get_args(Status)
 COLUMNS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES", "ERROR")
 
 
@@ -236,10 +233,12 @@ plugins.add_command(new)
 
 
 @plugins.command("list")
+@click.option("--status", type=click.Choice(STATUSES), help="Only those with this status.")
 @json_option
-def list_(as_json: bool) -> None:
+@example("omniq plugins list --status active")
+def list_(status: str | None, as_json: bool) -> None:
     """List the installed plugins, and what they provide."""
-    records = registry().plugins()
+    records = [record for record in registry().plugins() if status in (None, record.status)]
     if as_json:
         print_json([_data(record) for record in records])
     else:
@@ -252,6 +251,7 @@ plugins.add_command(verify)
 @plugins.command()
 @click.argument("name")
 @json_option
+@example("omniq plugins show sqlite")
 def show(name: str, as_json: bool) -> None:
     """Show all that is known of a plugin."""
     for record in _records(name):
@@ -264,6 +264,7 @@ def show(name: str, as_json: bool) -> None:
 @plugins.command()
 @click.argument("name", required=False)
 @json_option
+@example("omniq plugins doctor", "omniq plugins doctor sqlite --json")
 def doctor(name: str | None, as_json: bool) -> None:
     """Look for defects in a plugin, or in all: what doesn't load, or isn't what it should be.
 

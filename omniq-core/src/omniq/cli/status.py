@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from omniq.cli import output
 from omniq.cli.app import FAILED
-from omniq.cli.options import Place, json_option, placed
+from omniq.cli.options import Place, example, json_option, placed
 from omniq.cli.output import Cell, print_json, print_list, print_table, say
 from omniq.cli.workers import print_workers, times, worker_data
 from omniq.clock import utc
@@ -34,6 +34,7 @@ PROMISES: Final = {
 
 @click.command()
 @json_option
+@example("omniq status", "omniq status --json")
 @placed
 def status(place: Place, as_json: bool) -> None:
     """Show how things stand: stores, queues, workers and schedules.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 
 import click
@@ -10,11 +11,22 @@ from msgspec.structs import asdict
 
 from omniq.cli import output
 from omniq.cli.app import CommandGroup, Failure
-from omniq.cli.many import CANCELLABLE, NOT_REQUEUABLE, Many, for_each, many_options, task_ids_argument
+from omniq.cli.many import (
+    AGAIN,
+    CANCELLABLE,
+    NOT_REQUEUABLE,
+    Many,
+    conditions_options,
+    for_each,
+    many_options,
+    task_ids_argument,
+)
 from omniq.cli.options import (
     Arguments,
     Place,
+    cursor_option,
     duration,
+    example,
     find_function,
     json_option,
     limit_option,
@@ -29,10 +41,11 @@ from omniq.cli.options import (
 from omniq.cli.output import (
     count,
     known_outcome,
+    page_of,
     print_fields,
     print_json,
-    print_list,
     print_outcome,
+    print_page,
     print_table,
     say,
     task_data,
@@ -74,6 +87,10 @@ if TYPE_CHECKING:
 @click.option("--wait", is_flag=True, help="Wait until the task has ended, and print what it returned.")
 @click.option("--timeout-wait", type=duration, help="Wait no longer than that; implies --wait.")
 @json_option
+@example(
+    "omniq enqueue shop.tasks:sell item=tea --run-in 10m",
+    "omniq enqueue shop.tasks:add --args '[1, 2]' --task-id order-20 --queue low",
+)
 @placed
 def enqueue(
     place: Place,
@@ -89,10 +106,6 @@ def enqueue(
 
     A VALUE is taken as JSON where it is JSON, else as text: n=3 is a number, name=Tom a text. The module is
     imported from the working directory or wherever Python finds it.
-
-    \b
-    omniq enqueue myapp.tasks:send to=tom@example.org --run-in 10m
-    omniq enqueue myapp.tasks:add --args '[1, 2]' --wait
     """
     if pairs is not None and arguments is not None:
         raise click.UsageError("Give the arguments as KEY=VALUE or as --args, not both.")
@@ -121,6 +134,7 @@ def enqueue(
 @click.option("--wait", is_flag=True, help="Wait until the task has ended, and show its progress meanwhile.")
 @click.option("--timeout", type=duration, help="Wait no longer than that; implies --wait.")
 @json_option
+@example("omniq result order-17 --timeout 30s")
 @placed
 def result(place: Place, task_id: str, wait: bool, timeout: float | None, as_json: bool) -> None:
     """Print what a task returned: as JSON if it can be, else as Python shows it.
@@ -143,41 +157,46 @@ def result(place: Place, task_id: str, wait: bool, timeout: float | None, as_jso
 # ── tasks ───────────────────────────────────────────────────────────────────
 
 
+STATES: Final = [state.value for state in TaskState]
+
+
 @click.group(cls=CommandGroup)
 def tasks() -> None:
     """List, inspect, cancel and requeue tasks."""
 
 
 @tasks.command("list")
-@click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only those in this state.")
-@queue_option
-@click.option("--name", metavar="FUNCTION", help="Only those of this function, such as shop.tasks:sell.")
-@click.option("--newest", "newest_first", is_flag=True, help="The newest first.")
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only those in this state.")
+@conditions_options
 @limit_option
+@cursor_option
+@click.option("--newest-first", is_flag=True, help="The newest first, instead of the oldest.")
 @json_option
+@example(
+    "omniq tasks list --state pending --queue low", "omniq tasks list --name shop.tasks:sell --newest-first --json"
+)
 @placed
 def list_(
     place: Place,
-    state: str | None,
-    queue_name: str | None,
-    name: str | None,
-    newest_first: bool,
+    conditions: dict[str, Any],
+    states: Sequence[str],
     limit: int,
+    cursor: str | None,
+    newest_first: bool,
     as_json: bool,
 ) -> None:
     """List tasks, the oldest first."""
-    found = place.run(
-        lambda oq: oq.list_tasks(state=state, queue_name=queue_name, name=name, newest_first=newest_first, limit=limit)
-    )
-    if as_json:
-        print_json([output.task_data(task) for task in found])
-    else:
-        print_list("tasks", output.TASK_COLUMNS, [output.task_row(task) for task in found], limit=limit)
+    if states:
+        conditions["state"] = states
+    page = place.run(lambda oq: oq.list_tasks(newest_first=newest_first, limit=limit, cursor=cursor, **conditions))
+    rows, data = [output.task_row(task) for task in page], [output.task_data(task) for task in page]
+    print_page("tasks", output.TASK_COLUMNS, rows, data, page.cursor, as_json=as_json)
 
 
 @tasks.command()
 @click.argument("task_id")
 @json_option
+@example("omniq tasks show order-17")
 @placed
 def show(place: Place, task_id: str, as_json: bool) -> None:
     """Show all that is known of a task, but its arguments; of a dead letter, why it is one."""
@@ -198,6 +217,7 @@ def show(place: Place, task_id: str, as_json: bool) -> None:
 @click.option("--state", "states", type=click.Choice(CANCELLABLE), multiple=True, help="Only those in this state.")
 @many_options
 @json_option
+@example("omniq tasks cancel order-19", "omniq tasks cancel --queue low --state waiting --dry-run")
 @placed
 def cancel(place: Place, task_ids: Sequence[str], many: Many, as_json: bool) -> None:
     """Cancel these tasks, or all that meet the conditions.
@@ -212,11 +232,18 @@ def cancel(place: Place, task_ids: Sequence[str], many: Many, as_json: bool) -> 
 
 @tasks.command()
 @task_ids_argument
+@click.option("--state", "states", type=click.Choice(AGAIN), multiple=True, help="Only those in this state.")
+@many_options
 @json_option
+@example("omniq tasks requeue order-18", "omniq tasks requeue --state expired --since 1h --dry-run")
 @placed
-def requeue(place: Place, task_ids: Sequence[str], as_json: bool) -> None:
-    """Let tasks that failed, were cancelled or expired start afresh, and print their ids."""
-    for_each(place, task_ids, lambda oq, id_: oq.requeue(id_), NOT_REQUEUABLE, as_json=as_json)
+def requeue(place: Place, task_ids: Sequence[str], many: Many, as_json: bool) -> None:
+    """Let these tasks start afresh, or all that failed, were cancelled or expired and meet the conditions."""
+    if many.check(task_ids):
+        many.conditions.setdefault("state", AGAIN)
+        many.act(place, "requeue", lambda oq, **how: oq.requeue_many(**how), as_json=as_json)
+    else:
+        for_each(place, task_ids, lambda oq, id_: oq.requeue(id_), NOT_REQUEUABLE, as_json=as_json)
 
 
 async def _result_of(oq: AsyncOmniQ, task: Task) -> TaskResult | None:
@@ -237,6 +264,7 @@ COLUMNS: Final = ("KIND", "SIGNED", "CURRENT", "CHANGED", "REFUSED")
 @click.command()
 @click.option("--accept-unsigned", is_flag=True, help="Sign what isn't signed at all, too: whoever wrote it.")
 @json_option
+@example("OMNIQ_SIGNING_KEY=new-key,old-key omniq resign --accept-unsigned")
 @placed
 def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
     """Sign tasks, schedules and results with the first key of OMNIQ_SIGNING_KEY.
@@ -263,7 +291,10 @@ def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
 # ── schedules ───────────────────────────────────────────────────────────────
 
 
+SCHEDULE_STATES: Final = ("active", "paused", "ended", "damaged")
+
 schedule_id_argument = click.argument("schedule_id")
+schedule_ids_argument = click.argument("schedule_ids", metavar="SCHEDULE_ID...", nargs=-1, required=True)
 
 
 @click.group(cls=CommandGroup)
@@ -272,21 +303,41 @@ def schedules() -> None:
 
 
 @schedules.command("list")
+@click.option("--state", type=click.Choice(SCHEDULE_STATES), help="Only those in this state.")
+@queue_option
+@click.option("--name", metavar="FUNCTION", help="Only those of this function, such as shop.tasks:report.")
+@limit_option
+@cursor_option
 @json_option
+@example("omniq schedules list --state paused")
 @placed
-def list_schedules(place: Place, as_json: bool) -> None:
-    """List all schedules."""
-    found = place.run(lambda oq: oq.list_schedules())
-    if as_json:
-        print_json(found)
-    else:
-        print_list("schedules", output.SCHEDULE_COLUMNS, [output.schedule_row(schedule) for schedule in found])
+def list_schedules(
+    place: Place,
+    state: str | None,
+    queue_name: str | None,
+    name: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """List schedules, by their ids."""
+    found = [
+        schedule
+        for schedule in place.run(lambda oq: oq.list_schedules())
+        if state in (None, schedule.state)
+        and queue_name in (None, schedule.queue_name)
+        and name in (None, schedule.func)
+    ]
+    page, more = page_of(found, attrgetter("id"), limit, cursor)
+    rows = [output.schedule_row(schedule) for schedule in page]
+    print_page("schedules", output.SCHEDULE_COLUMNS, rows, page, more, as_json=as_json)
 
 
 @schedules.command("show")
 @schedule_id_argument
 @click.option("--preview", "count", metavar="N", type=click.IntRange(0, 1000), default=5, show_default=True)
 @json_option
+@example("omniq schedules show nightly --preview 3")
 @placed
 def show_schedule(place: Place, schedule_id: str, count: int, as_json: bool) -> None:
     """Show all that is known of a schedule, and its next N slots in its own time zone."""
@@ -300,31 +351,53 @@ def show_schedule(place: Place, schedule_id: str, count: int, as_json: bool) -> 
 
 @schedules.command("run")
 @schedule_id_argument
+@json_option
+@example("omniq schedules run nightly")
 @placed
-def run_schedule(place: Place, schedule_id: str) -> None:
+def run_schedule(place: Place, schedule_id: str, as_json: bool) -> None:
     """Enqueue a schedule's task now, beside its slots, and print the task's id."""
-    click.echo(place.run(lambda oq: oq.run_schedule(schedule_id)))
+    task_id = place.run(lambda oq: oq.run_schedule(schedule_id))
+    if as_json:
+        print_json({"task_id": task_id})
+    else:
+        click.echo(task_id)
 
 
 @schedules.command()
-@schedule_id_argument
+@schedule_ids_argument
+@json_option
+@example("omniq schedules pause nightly")
 @placed
-def pause(place: Place, schedule_id: str) -> None:
-    """Stop a schedule until it is resumed."""
-    place.run(lambda oq: oq.pause_schedule(schedule_id))
+def pause(place: Place, schedule_ids: Sequence[str], as_json: bool) -> None:
+    """Stop schedules until they are resumed, and print their ids."""
+    for_each(place, schedule_ids, _done(lambda oq, id_: oq.pause_schedule(id_)), "", as_json=as_json)
 
 
 @schedules.command()
-@schedule_id_argument
+@schedule_ids_argument
+@json_option
+@example("omniq schedules resume nightly")
 @placed
-def resume(place: Place, schedule_id: str) -> None:
-    """Let a paused schedule fire from now on; what was missed isn't made up for."""
-    place.run(lambda oq: oq.resume_schedule(schedule_id))
+def resume(place: Place, schedule_ids: Sequence[str], as_json: bool) -> None:
+    """Let paused schedules fire from now on, and print their ids; what was missed isn't made up for."""
+    for_each(place, schedule_ids, _done(lambda oq, id_: oq.resume_schedule(id_)), "", as_json=as_json)
 
 
 @schedules.command()
-@schedule_id_argument
+@schedule_ids_argument
+@json_option
+@example("omniq schedules delete nightly")
 @placed
-def delete(place: Place, schedule_id: str) -> None:
-    """Forget a schedule; tasks that it has fired stay."""
-    place.run(lambda oq: oq.delete_schedule(schedule_id))
+def delete(place: Place, schedule_ids: Sequence[str], as_json: bool) -> None:
+    """Forget schedules, and print their ids; tasks that they have fired stay."""
+    for_each(place, schedule_ids, _done(lambda oq, id_: oq.delete_schedule(id_)), "", as_json=as_json)
+
+
+def _done(act: Callable[[AsyncOmniQ, str], Awaitable[None]]) -> Callable[[AsyncOmniQ, str], Awaitable[bool]]:
+    """The same, telling that it worked where it raises nothing."""
+
+    async def acted(oq: AsyncOmniQ, id_: str) -> bool:
+        await act(oq, id_)
+        return True
+
+    return acted

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
+from msgspec.structs import replace
 
 from omniq.cli.app import MISUSED, Failure
-from omniq.cli.options import Place, duration, names, placed, use_working_directory
+from omniq.cli.options import Place, duration, example, names, placed, use_working_directory
 from omniq.cli.output import say
 from omniq.cli.quitting import early_signals
 from omniq.errors import OmniQError
 
 if TYPE_CHECKING:
     from omniq.cli.program import Reloader
-    from omniq.cli.serving import SupervisorLink
+    from omniq.cli.serving import SupervisorLink, WorkerOptions
     from omniq.core import AsyncOmniQ
 
 LAST_PORT: Final = 65535
@@ -40,6 +41,7 @@ LAST_PORT: Final = 65535
     "--health-port", type=click.IntRange(0, LAST_PORT), help="Answer GET /live and /ready on that port; 0: any."
 )
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="The address that port is on.")
+@example("omniq worker shop.app:oq --burst", "omniq worker --queues high,default --concurrency 20 --burst")
 @placed
 def worker(
     place: Place,
@@ -69,33 +71,49 @@ def worker(
     _check_options(place, app, processes, reload, health_port or 0)
     click.get_current_context().with_resource(early_signals())
 
-    from omniq.cli.live import can_view
-    from omniq.cli.program import Reloader
-    from omniq.cli.serving import SupervisorLink, WorkerOptions, run_worker
+    from omniq.cli.serving import SupervisorLink
 
     link = SupervisorLink.from_environment()
     if processes is not None and link is None:
         _supervise(processes, burst=burst, json_logs=json_logs)
     use_working_directory()
-    reloader = Reloader([app.partition(":")[0], *modules] if app else modules) if reload else None
-    options = WorkerOptions(
+    options = _options(link, app, modules, reload, quiet=plain or json_logs)
+    options = replace(
+        options,
         type=worker_type,
         config={name: value for name, value in settings.items() if value is not None},
         burst=burst,
         processes=processes,
-        link=link,
-        reloader=reloader,
-        live=link is None and not (plain or json_logs) and can_view(),
         health=None if health_port is None else (health_host, _own_port(health_port, link)),
     )
+    _serve(lambda: _open(place, app, modules, json_logs=json_logs), options, json_logs=json_logs)
+
+
+def _options(
+    link: SupervisorLink | None, app: str | None, modules: Sequence[str], reload: bool, *, quiet: bool
+) -> WorkerOptions:
+    """How the worker is watched: by a supervisor, by whoever looks at the terminal, and for changes of its program."""
+    from omniq.cli.live import can_view
+    from omniq.cli.program import Reloader
+    from omniq.cli.serving import WorkerOptions
+
+    program = [*([app.partition(":")[0]] if app else []), *modules]
+    live = link is None and not quiet and can_view()
+    return WorkerOptions(link=link, live=live, reloader=Reloader(program) if reload else None)
+
+
+def _serve(open_: Callable[[], AsyncOmniQ], options: WorkerOptions, *, json_logs: bool) -> None:
+    """Run the worker, and exit as it does; with a reloader, wait for a change if the program can't be served."""
+    from omniq.cli.serving import run_worker
+
     try:
-        click.get_current_context().exit(run_worker(_open(place, app, modules, json_logs=json_logs), options))
+        click.get_current_context().exit(run_worker(open_(), options))
     except (Failure, OmniQError) as error:
         if json_logs:
             _log_as_json()  # the program couldn't be imported: until then, logging is its own to set up
-        if reloader is None or not reloader.again:
+        if options.reloader is None or not options.reloader.again:
             raise
-        _wait_for_a_change(error, reloader)
+        _wait_for_a_change(error, options.reloader)
         options.run_again()
 
 

@@ -10,8 +10,17 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from omniq.cli.app import CommandGroup
-from omniq.cli.options import Place, duration, json_option, placed
-from omniq.cli.output import Cell, print_json, print_list
+from omniq.cli.options import (
+    Place,
+    cursor_option,
+    duration,
+    example,
+    json_option,
+    limit_option,
+    placed,
+    queue_option,
+)
+from omniq.cli.output import Cell, page_of, print_json, print_list, print_page
 from omniq.clock import as_datetime, utc
 from omniq.texts import escaped_block
 
@@ -46,21 +55,29 @@ def workers(place: Place, as_json: bool) -> None:
     context = click.get_current_context()
     context.obj = place
     if context.invoked_subcommand is None:
-        show(place, as_json=as_json)
+        show(place, None, None, 10_000, None, as_json=as_json)
 
 
 @workers.command("list")
+@click.option("--state", type=click.Choice(("alive", "gone")), help="Only those in this state.")
+@queue_option
+@limit_option
+@cursor_option
 @json_option
+@example("omniq workers list --state alive --queue default")
 @placed
-def list_(place: Place, as_json: bool) -> None:
-    """List the workers of all processes and hosts, as without a command."""
-    show(place, as_json=as_json)
+def list_(
+    place: Place, state: str | None, queue_name: str | None, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """List the workers of all processes and hosts, by name."""
+    show(place, state, queue_name, limit, cursor, as_json=as_json)
 
 
 @workers.command()
 @click.argument("name")
 @click.option("--timeout", type=duration, default="30s", show_default=True, help="Wait no longer for the answer.")
 @json_option
+@example("omniq workers stack worker-1 --timeout 1m")
 @placed
 def stack(place: Place, name: str, timeout: float, as_json: bool) -> None:
     """Tell what a worker is doing: its tasks, and the code where each is that runs.
@@ -80,18 +97,22 @@ def stack(place: Place, name: str, timeout: float, as_json: bool) -> None:
 # ── views ───────────────────────────────────────────────────────────────────
 
 
-def show(place: Place, *, as_json: bool) -> None:
+def show(
+    place: Place, state: str | None, queue_name: str | None, limit: int, cursor: str | None, *, as_json: bool
+) -> None:
     """Print who works."""
 
     async def ask(oq: AsyncOmniQ) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
         return await oq.workers(), await oq.workers(alive=False)
 
     alive, gone = place.run(ask)
-    if as_json:
-        states = [(worker, "alive") for worker in alive] + [(worker, "gone") for worker in gone]
-        print_json([{"state": state, **worker_data(worker)} for worker, state in states])
-    else:
-        print_workers(alive, gone)
+    found = [(worker, "alive") for worker in alive] + [(worker, "gone") for worker in gone]
+    meant = [
+        each for each in found if state in (None, each[1]) and (queue_name is None or queue_name in each[0].queues)
+    ]
+    page, more = page_of(meant, lambda each: each[0].name, limit, cursor)
+    data = [{"state": state, **worker_data(worker)} for worker, state in page]
+    print_page("workers", COLUMNS, [_row(*each) for each in page], data, more, as_json=as_json)
 
 
 def print_workers(alive: Sequence[WorkerRecord], gone: Sequence[WorkerRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from omniq.cli.app import CommandGroup
-from omniq.cli.options import Place, json_option, placed
+from omniq.cli.options import Place, example, json_option, placed
 from omniq.cli.output import print_json, say
 from omniq.texts import escaped_block
 
@@ -20,6 +20,7 @@ def workflows() -> None:
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10_000, help="Look at no more tasks than so many.")
 @json_option
+@example("omniq workflows show order-19", "omniq workflows show order-19 --mermaid")
 @placed
 def show(place: Place, task_id: str, mermaid: bool, limit: int, as_json: bool) -> None:
     """Show the graph that a task is part of: all tasks that it depends on, or that depend on it, of any degree.

@@ -37,6 +37,7 @@ from omniq.queue.many import (
     CANCELLABLE,
     DEAD,
     REQUEUABLE,
+    WAITING_TO_RUN,
     ManyTasks,
     Selection,
     TaskConditions,
@@ -356,6 +357,16 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
         check_meant(conditions, ids, all=all, dry_run=dry_run)
         return await self.many.delete(Selection.of(conditions, among=DEAD), ids, dry_run=dry_run)
 
+    async def purge_queue(self, queue_name: str = DEFAULT_QUEUE, *, dry_run: bool = False) -> int:
+        """Remove the tasks of a queue that wait to be run; returns how many were, or with `dry_run` would be.
+
+        They are cancelled first, so that whoever waits for them, or depends on them, learns it. What runs goes on, and
+        what has ended is kept. Raises `InvalidTask` for a queue that neither is declared nor holds tasks.
+        """
+        if queue_name not in [stats.name for stats in await self.stats()]:
+            self.requests.check_queue(queue_name)
+        return await self.many.purge(Selection.of({"queue_name": queue_name}, among=WAITING_TO_RUN), dry_run=dry_run)
+
     @repeating
     async def stats(self) -> list[QueueStats]:
         """How many tasks of each queue are in which state."""
@@ -455,6 +466,7 @@ class TaskQueue(Blocking[AsyncTaskQueue[Any]], BlockingChosen):
     guarantees = blocking(AsyncTaskQueue.guarantees)
     pause_queue = blocking(AsyncTaskQueue.pause_queue)
     resume_queue = blocking(AsyncTaskQueue.resume_queue)
+    purge_queue = blocking(AsyncTaskQueue.purge_queue)
     schedule = blocking(AsyncTaskQueue.schedule)
     get_schedule = blocking(AsyncTaskQueue.get_schedule)
     list_schedules = blocking(AsyncTaskQueue.list_schedules)

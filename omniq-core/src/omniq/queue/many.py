@@ -121,7 +121,8 @@ PAGE: Final = 500
 """Tasks that are looked at, or changed, in one call."""
 DEAD: Final = (TaskState.ERROR,)
 REQUEUABLE: Final = (TaskState.ERROR, TaskState.CANCELLED, TaskState.EXPIRED)
-CANCELLABLE: Final = (TaskState.PENDING, TaskState.SCHEDULED, TaskState.WAITING, TaskState.RUNNING)
+WAITING_TO_RUN: Final = (TaskState.PENDING, TaskState.SCHEDULED, TaskState.WAITING)
+CANCELLABLE: Final = (*WAITING_TO_RUN, TaskState.RUNNING)
 
 
 class ManyTasks:
@@ -238,6 +239,10 @@ class ManyTasks:
         """Delete them, with their results; returns how many were."""
         return await self._each_batch(self._delete, selection, ids, dry_run=dry_run)
 
+    async def purge(self, selection: Selection, *, dry_run: bool) -> int:
+        """Cancel them and delete them; returns how many were. Their results are kept, which tell that."""
+        return await self._each_batch(self._cancel_and_delete, selection, None, dry_run=dry_run)
+
     async def _each_batch(
         self,
         change: Callable[[Sequence[TaskRecord]], Awaitable[int]],
@@ -257,6 +262,12 @@ class ManyTasks:
         done |= await self._apply([_stop(record) for record in records if record.state is TaskState.RUNNING])
         moved = [record.id for record in records if record.id not in done]  # since they were looked at
         return len(done) + sum([await self._cancel_one(id_) for id_ in moved])
+
+    async def _cancel_and_delete(self, records: Sequence[TaskRecord]) -> int:
+        ended = await self._dependencies.end(records, TaskState.CANCELLED, Outcome())
+        gone = [record.id for record in ended]
+        await repeated(lambda _: self._store.delete(gone, states=(TaskState.CANCELLED,)))
+        return len(gone)
 
     async def start_afresh(self, records: Sequence[TaskRecord]) -> int:
         """Let tasks that ended without success start afresh, if they are as they were seen; returns how many do."""

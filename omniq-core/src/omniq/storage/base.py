@@ -274,8 +274,8 @@ class BaseTaskQueue(Store):
         that order. Keys are for stores with `UNIQUE`, and priorities other than 0 for those with `PRIORITY`; another
         raises `UnsupportedCapability` for a task that has one, and adds none of the call.
         The state is WAITING with parents (whatever their state: releasing is the caller's part),
-        else SCHEDULED if due later, else PENDING. When it returns, the tasks are as durable as the store
-        promises.
+        else SCHEDULED if due later, else PENDING; of a task with a `past`, what that says, as `rules.new_record` has
+        it. When it returns, the tasks are as durable as the store promises.
         """
 
     async def add_within(self, connection: Any, tasks: Sequence[NewTask]) -> list[Added]:

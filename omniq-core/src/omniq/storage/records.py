@@ -28,6 +28,21 @@ Time = Annotated[float, Meta(ge=-MAX_TIME, le=MAX_TIME)]
 Version = Annotated[int, Meta(ge=0, le=2**60)]
 
 
+class Past(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a task has behind it in another store, from which it is moved here."""
+
+    state: TaskState
+    """As which it is stored: WAITING, one in which it has ended, or PENDING, which is SCHEDULED until it is due."""
+    created_at: float
+    """Seconds since the epoch, as what follows."""
+    finished_at: float | None = None
+    """Given exactly for a task that has ended."""
+    epoch: int = 0
+    """Its next claim has the epoch after this."""
+    attempts: int = 0
+    crashes: int = 0
+
+
 class NewTask(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A task to add. The store turns durations into times on its own clock."""
 
@@ -48,6 +63,9 @@ class NewTask(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True, g
     schedule_id: str | None = None
     unique: str | None = None
     """A key that only one task of the store has at a time, until it ends: 1 to 255 printable characters."""
+    past: Past | None = None
+    """Given for a task that is moved from another store: it isn't new there alone. Its `run_at` is given, too, and it
+    has no `unique` key if it has ended."""
 
 
 class TaskRecord(Abridged, Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

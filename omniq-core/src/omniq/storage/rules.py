@@ -28,6 +28,7 @@ from omniq.storage.records import (
     EventFilter,
     LapsedLease,
     NewTask,
+    Past,
     QueueStats,
     ResultRecord,
     ScheduleRecord,
@@ -43,7 +44,7 @@ from omniq.texts import escaped
 def new_record(task: NewTask, now: float) -> TaskRecord:
     """The record of a task that is added now."""
     run_at = now + task.delay if task.run_at is None else task.run_at
-    return TaskRecord(
+    record = TaskRecord(
         id=task.id,
         queue_name=task.queue_name,
         body=task.body,
@@ -56,6 +57,20 @@ def new_record(task: NewTask, now: float) -> TaskRecord:
         depends_on=task.depends_on,
         schedule_id=task.schedule_id,
         unique=task.unique,
+    )
+    return record if task.past is None else _with_past(record, task.past, now)
+
+
+def _with_past(record: TaskRecord, past: Past, now: float) -> TaskRecord:
+    """The record of a task that was elsewhere before."""
+    return replace(
+        record,
+        state=due_state(record.run_at, now) if past.state is TaskState.PENDING else past.state,
+        created_at=past.created_at,
+        finished_at=past.finished_at,
+        epoch=past.epoch,
+        attempts=past.attempts,
+        crashes=past.crashes,
     )
 
 

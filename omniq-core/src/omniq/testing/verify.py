@@ -184,7 +184,7 @@ def run_suite(tests: str, subject: str, folder: Path, tell: Tell) -> Report:
     ended = 0
     try:
         for ended in _counts(suite):
-            tell(f"{ended} tests")
+            tell(f"the suite: {ended} tests so far")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(suite.pid, signal.SIGKILL)

@@ -1,7 +1,21 @@
+local CODES = {}
+for code, name in ipairs(NAMES) do CODES[name] = code end
+
+-- What a task has behind it in another store.
+local function add_past(t, past)
+  if past.state ~= 'pending' then
+    t[STATE] = CODES[past.state]
+  else
+    t[STATE] = t[RUN_AT] <= now and PENDING or SCHEDULED
+  end
+  t[EPOCH], t[ATTEMPTS], t[CRASHES] = past.epoch or 0, past.attempts or 0, past.crashes or 0
+  t[CREATED_AT], t[FINISHED_AT] = past.created_at, past.finished_at or NEVER
+end
+
 -- New tasks come as lists: what several of them share, ids, which of those kinds each is of, and the sizes of the
 -- bodies. What tasks of one kind have in common is worked out, and written, once for all of them.
 local function prepared(kind)
-  local queue, priority, run_at, delay, ttl, parents, schedule, name, unique = unpack(kind, 1, 9)
+  local queue, priority, run_at, delay, ttl, parents, schedule, name, unique, past = unpack(kind, 1, 10)
   run_at = run_at or now + delay
   parents = #parents > 0 and parents
   local t = {
@@ -9,6 +23,7 @@ local function prepared(kind)
     now, run_at, ttl and run_at + ttl or NEVER, NEVER, NEVER, NEVER,
     queue, schedule or '', parents and pack(parents) or '', name, unique or '', '',
   }
+  if past then add_past(t, past) end
   return { task = t, parents = distinct(parents or {}), unique = unique, records = {}, ids = {} }
 end
 
@@ -79,10 +94,10 @@ local function write_kind(kind)
   note_news(t[QUEUE], t[STATE], t[RUN_AT], #ids)
   put_all(ordering_set(t[STATE], t[QUEUE]), score(t))
   put_all('ids', place(t))
-  if t[EXPIRES_AT] ~= NEVER then put_all('expiring', t[EXPIRES_AT]) end
+  if t[EXPIRES_AT] ~= NEVER and t[STATE] <= WAITING then put_all('expiring', t[EXPIRES_AT]) end
   if t[SCHEDULE] ~= '' then put_all('tasks_of:' .. t[SCHEDULE], 0) end
   for _, parent in ipairs(kind.parents) do
-    await(task(parent), #ids)
+    if t[STATE] == WAITING then await(task(parent), #ids) end
     put_all('children:' .. parent, 0)
   end
   count(t[QUEUE], t[STATE], #ids)

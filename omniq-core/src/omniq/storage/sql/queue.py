@@ -108,7 +108,7 @@ def due_in(tasks: Sequence[NewTask], added: Sequence[Added]) -> dict[str, float]
     due: dict[str, float] = {}
     now = clock.now()
     for task, verdict in zip(tasks, added, strict=True):
-        if verdict is NEW and not task.depends_on:
+        if verdict is NEW and (not task.depends_on or task.past is not None):
             seconds = task.delay if task.run_at is None else task.run_at - now
             if seconds < due.get(task.queue_name, math.inf):
                 due[task.queue_name] = seconds

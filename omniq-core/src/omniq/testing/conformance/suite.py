@@ -88,7 +88,7 @@ class BackendConformance(Suite):
         """Asks the place itself, past the store, for the set that must be the store's evidence; None if nobody can."""
         return None
 
-    class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests):
+    class TestAdding(tasks.AddTests, tasks.DuplicateTests, tasks.ParentTests, upkeep.PastTests):
         area = "queue.add"
 
     class TestUniqueKeys(tasks.UniqueTests, upkeep.FormerKeyTests):

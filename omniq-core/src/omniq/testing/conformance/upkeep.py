@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
+from omniq import clock as clocks
 from omniq.models.task import TERMINAL, TaskState
+from omniq.storage import rules
 from omniq.storage.base import BaseTaskQueue, Capability
 from omniq.storage.records import (
+    DUPLICATE,
     NEW,
     UNKNOWN_PARENT,
     Change,
     ChangeStatus,
     NewBody,
+    NewTask,
+    Past,
     TaskFilter,
     TaskRecord,
     WorkerRecord,
@@ -23,6 +30,7 @@ from omniq.testing.builders import (
     QUEUE,
     about,
     add,
+    assert_same,
     cancel,
     change,
     change_one,
@@ -37,6 +45,7 @@ from omniq.testing.builders import (
     running,
     states,
     together,
+    until_equal,
 )
 from omniq.testing.conformance.base import Conformance
 
@@ -49,6 +58,86 @@ async def ended(store: BaseTaskQueue, count: int) -> set[str]:
     records = await running(store, count)
     await change(store, *map(finish, records))
     return ids(records)
+
+
+# ── what comes from another store ────────────────────────────────────────────
+
+
+def moved(task_id: str, state: TaskState, *, parents: tuple[str, ...] = (), run_at: float, **fields: Any) -> NewTask:
+    """A task with a past in another store: an hour old, claimed four times, ended half an hour ago if it has."""
+    ended_at = clocks.now() - HOUR / 2 if state in TERMINAL else None
+    counts = {"epoch": 4, "attempts": 2, "crashes": 1}
+    past = Past(state=state, created_at=clocks.now() - HOUR, finished_at=ended_at, **counts)
+    return replace(new_task(task_id, parents=parents, run_at=run_at, **fields), past=past)
+
+
+class PastTests(Conformance):
+    """A task that is moved from another store is stored with its past."""
+
+    @pytest.mark.parametrize("state", sorted(TERMINAL | {TaskState.PENDING, TaskState.WAITING}))
+    async def test_it_reads_back_as_the_rules_say(
+        self, store: BaseTaskQueue, clock: VirtualClock, state: TaskState
+    ) -> None:
+        await add(store, new_task("parent"))
+        for number, due in enumerate((-9.0, 9.0)):
+            task = moved(f"t{number}", state, parents=("parent",), run_at=clock.now() + due, ttl=90, schedule_id="s")
+            await add(store, task, new_task(f"new{number}"))
+            record = await read(store, task.id)
+            assert_same(record, rules.new_record(task, clock.now()))
+            assert record in (await store.find(TaskFilter(states=(record.state,)), bodies=True)).tasks
+        assert await store.children(["parent"]) == [["t0", "t1"]]
+
+    async def test_its_claims_go_on_counting(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, moved("t", TaskState.PENDING, run_at=clock.now() - 1))
+        (claimed,) = await claim(store)
+        assert (claimed.epoch, claimed.attempts, claimed.crashes) == (5, 2, 1)
+        assert claimed.created_at == about(clock.now() - HOUR)
+        await change(store, finish(claimed))
+
+    @pytest.mark.parametrize("state", sorted(TERMINAL))
+    async def test_one_that_has_ended_stays_ended(
+        self, store: BaseTaskQueue, clock: VirtualClock, state: TaskState
+    ) -> None:
+        await add(store, moved("t", state, run_at=clock.now() - HOUR, ttl=60), moved("u", state, run_at=clock.now()))
+        assert await claim(store) == []
+        assert (await store.find(TaskFilter(expired=True))).tasks == []
+
+        async def counts() -> list[dict[TaskState, int]]:
+            return [{s: n for s, n in stats.counts.items() if n} for stats in await store.stats()]
+
+        await until_equal(counts, [{state: 2}])
+        assert await store.delete(["u"], states=(state,)) == [True]
+        assert await store.purge(older_than=HOUR / 2 + 60) == 0
+        assert await store.purge(older_than=HOUR / 2 - 60) == 1
+
+    async def test_one_that_has_ended_can_start_afresh(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, moved("t", TaskState.ERROR, run_at=clock.now() - HOUR))
+        to, dead = TaskState.PENDING, (TaskState.ERROR,)
+        await change(store, Change(task_id="t", to=to, from_states=dead, epoch=4, fresh=True))
+        (claimed,) = await claim(store)
+        assert (claimed.id, claimed.epoch, claimed.attempts, claimed.finished_at) == ("t", 5, 0, None)
+
+    async def test_a_child_that_was_released_waits_no_more(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        parent = moved("parent", TaskState.SUCCESS, run_at=clock.now() - HOUR)
+        await add(store, parent, moved("child", TaskState.PENDING, parents=("parent",), run_at=clock.now() - 1))
+        assert await store.delete(["parent"]) == [True]
+        assert ids(await claim(store)) == {"child"}
+
+    async def test_a_parent_is_kept_for_a_child_that_waits(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        parent = moved("parent", TaskState.SUCCESS, run_at=clock.now() - HOUR)
+        await add(store, parent, moved("child", TaskState.WAITING, parents=("parent",), run_at=clock.now() - 1))
+        assert await store.delete(["parent"]) == [False]
+        release = Change(task_id="child", to=TaskState.PENDING, from_states=(TaskState.WAITING,), epoch=4)
+        await change(store, release)
+        assert await store.delete(["parent"]) == [True]
+
+    async def test_one_that_is_there_is_untouched(self, store: BaseTaskQueue, clock: VirtualClock) -> None:
+        await add(store, new_task("t"))
+        assert await store.add([moved("t", TaskState.ERROR, run_at=clock.now())]) == [DUPLICATE]
+        assert await states(store, ["t"]) == [TaskState.PENDING]
+
+
+# ── what is old ──────────────────────────────────────────────────────────────
 
 
 class PurgeTests(Conformance):

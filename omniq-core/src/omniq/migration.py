@@ -1,0 +1,151 @@
+"""Moving everything that a store holds to another one: tasks, schedules, dead letters, results."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from omniq.batching import Backoff
+from omniq.clock import Duration, seconds
+from omniq.core import AsyncOmniQ, OmniQ
+from omniq.errors import ConfigError, WorkerError
+from omniq.models.task import TERMINAL, TaskState
+from omniq.queue.moving import PAGE, MigrationReport, Progress, ResultCopier, ScheduleMover, TaskMover, again
+from omniq.status import workers_of
+from omniq.storage.base import BaseTaskQueue
+from omniq.storage.records import TaskFilter
+from omniq.sync import Blocking, blocking, core_of
+
+MOVED: Final = "omniq.moved"
+"""A queue that holds nothing and is paused in a store from when a migration has begun to empty it: from then on the
+pauses of its other queues are the migration's, and no longer what users want."""
+FIRST_LOOK: Final = 0.05
+MAX_LOOK: Final = 1.0
+
+
+class AsyncMigration:
+    """Moves everything from one store to another: tasks that wait to be run, with what they depend on, those that have
+    ended, dead letters among them, and schedules, each with its state; and copies results.
+
+    The source's queues are paused, and stay so. Whatever stops it, running it again goes on where it was: nothing is
+    lost, and no task is at both places but for the moment in which it is moved. Workers may run on the target.
+    """
+
+    def __init__(self, source: AsyncOmniQ | OmniQ, target: AsyncOmniQ | OmniQ) -> None:
+        """Raises `ConfigError` where both are one place, or two projects whose payloads are signed."""
+        self._source = core_of(source, AsyncOmniQ, "source").task_queue
+        self._target = core_of(target, AsyncOmniQ, "target").task_queue
+        projects = {queue.config.project for queue in (self._source, self._target)}
+        if len(projects) == 1 and self._source.store.location == self._target.store.location:
+            raise ConfigError(f"target: {self._target.store.location} is the source, too")
+        if len(projects) > 1 and self._source.security.signing_key is not None:
+            raise ConfigError(f"target: what is signed for one project can't be moved to another: {sorted(projects)}")
+
+    async def connect(self) -> None:
+        """Connect to both places."""
+        await self._source.connect()
+        await self._target.connect()
+
+    async def close(self) -> None:
+        """Give back what `run` has opened on this loop."""
+        await self._source.close()
+        await self._target.close()
+
+    async def run(
+        self, *, dry_run: bool = False, wait: Duration | None = 0.0, on_progress: Progress | None = None
+    ) -> MigrationReport:
+        """Move what is there; returns what was moved, and what is left.
+
+        With `dry_run`, nothing is changed. `wait` is for how long (seconds or `timedelta`; None: no limit) it waits for
+        workers of the source to stop, and for the leases of those that died. `on_progress` is called with the report
+        so far. Raises `WorkerError` while workers serve the source, and `StoreError`.
+        """
+        await self.connect()
+        report = MigrationReport(dry_run=dry_run)
+        results = ResultCopier(self._source, self._target, report)
+        tasks = TaskMover(self._source, self._target, results, report, on_progress or (lambda _: None))
+        if dry_run:
+            await self._survey(report, results, tasks)
+            return report
+        await self._wait(seconds("wait", wait))
+        await self._fence(report)
+        self._refuse(await self._living())
+        while True:
+            await self._take_back()
+            await ScheduleMover(self._source.store, self._target.store, results).move_all(report)
+            if await tasks.round() == 0:
+                return report
+
+    async def _living(self) -> list[str]:
+        """The workers that serve the source."""
+        return [worker.name for worker in (await again(workers_of, self._source.store)).alive]
+
+    def _refuse(self, workers: Sequence[str]) -> None:
+        """Raise `WorkerError` if there are any."""
+        if workers:
+            names = ", ".join(workers[:3]) + (f" and {len(workers) - 3} more" if len(workers) > 3 else "")
+            raise WorkerError(f"{self._source.store.location} is still served by {names}: stop its workers first")
+
+    async def _wait(self, limit: float | None) -> None:
+        """Wait until the source has no worker and nothing that runs. Raises `WorkerError` if it has workers then."""
+        deadline, pauses = time.monotonic() + (math.inf if limit is None else limit), Backoff(FIRST_LOOK, MAX_LOOK)
+        running = TaskFilter(states=(TaskState.RUNNING,))
+        while True:
+            living = await self._living()
+            if not living:
+                await self._take_back()
+            held = living or (await again(self._source.store.find, running, limit=1)).tasks
+            if not held or time.monotonic() >= deadline:
+                return self._refuse(living)
+            await pauses.pause()
+
+    async def _take_back(self) -> None:
+        """Put tasks back in line whose worker has died, and whose lease is over: no worker is there to do it."""
+        store = self._source.store
+        while lapsed := await again(store.lapsed, limit=min(PAGE, store.max_items)):
+            if not await store.reap(lapsed):
+                return
+
+    async def _fence(self, report: MigrationReport) -> None:
+        """Let nobody claim from the source any more, and let the target's queues be paused as the source's were."""
+        source, target = self._source.store, self._target.store
+        if MOVED in (emptied := await _paused(target)):  # it was a source before: those pauses were a migration's
+            for queue in sorted(emptied, key=lambda name: name == MOVED):
+                await target.pause(queue, paused=False)
+        paused = await _paused(source)
+        if MOVED not in paused:
+            for queue in sorted(paused):
+                await target.pause(queue, paused=True)
+            report.paused = sorted(paused)
+            await source.pause(MOVED, paused=True)
+        for queue in {*self._source.queues, *(stats.name for stats in await source.stats())} - paused:
+            await source.pause(queue, paused=True)
+
+    async def _survey(self, report: MigrationReport, results: ResultCopier, tasks: TaskMover) -> None:
+        """Count what would be moved."""
+        report.workers = await self._living()
+        report.schedules = len(await self._source.store.schedules())
+        async for records in tasks.pages():
+            movable = [record for record in records if tasks.obstacle(record) is None]
+            report.count(movable)
+            report.running += sum(record.state is TaskState.RUNNING for record in records)
+            for record in records:
+                if (reason := tasks.obstacle(record)) is not None and record.state is not TaskState.RUNNING:
+                    report.leave("task", record.id, reason)
+            ended = [record.id for record in movable if record.state in TERMINAL]
+            report.results += len(await results.missing(ended))
+
+
+async def _paused(store: BaseTaskQueue) -> set[str]:
+    return {stats.name for stats in await store.stats() if stats.paused}
+
+
+class Migration(Blocking[AsyncMigration]):
+    """`AsyncMigration` with methods that block; `aio` is its async core."""
+
+    def __init__(self, source: AsyncOmniQ | OmniQ, target: AsyncOmniQ | OmniQ) -> None:
+        super().__init__(AsyncMigration(source, target))
+
+    run = blocking(AsyncMigration.run)
