@@ -76,9 +76,9 @@ def test_a_running_worker_gets_more_slots_and_fewer(oq: OmniQ, tmp_path: Path, k
     busy = Busy(tmp_path, kind)
     ids = busy.enqueue(oq, 3)
     until(lambda: busy.begun == 1, oq)
-    oq.configure(**{name: 3})  # type: ignore[arg-type, misc]
+    oq.configure(**{name: 3})  # type: ignore[arg-type]
     until(lambda: busy.begun == 3, oq)
-    oq.configure(**{name: 1})  # type: ignore[arg-type, misc]
+    oq.configure(**{name: 1})  # type: ignore[arg-type]
     busy.let_go()
     assert [oq.get_result(id_, timeout=30) for id_ in ids] == ["done"] * 3
     assert [worker.slots for worker in oq.workers()] in ([1], [3])  # as it was seen last
@@ -133,7 +133,7 @@ async def test_on_a_loop_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_levels_hold_at_once(oq: OmniQ) -> None:
-    oq.configure(log_level="debug", component_log_levels={"worker": "ERROR"})  # type: ignore[typeddict-item]
+    oq.configure(log_level="debug", component_log_levels={"worker": "ERROR"})  # type: ignore[arg-type]
     assert logging.getLogger("omniq").level == logging.DEBUG
     assert logging.getLogger("omniq.worker").level == logging.ERROR
     oq.configure(log_level=None, component_log_levels=None)
@@ -197,7 +197,7 @@ def test_the_configuration_tells_what_holds(oq: OmniQ) -> None:
 def test_what_can_t_be_is_refused_and_nothing_changes(oq: OmniQ, changes: dict[str, Any], message: str) -> None:
     before = oq.config
     with pytest.raises(ConfigError) as caught:
-        oq.configure(**{"retry_attempts": 9, **changes})  # type: ignore[typeddict-item]
+        oq.configure(**{"retry_attempts": 9, **changes})
     assert str(caught.value).startswith(message)
     assert "hunter2" not in str(caught.value)
     assert oq.config == before

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from omniq import AsyncOmniQ, OmniQ
 from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig
 from omniq.config.choices import resolve
 from omniq.config.convert import convert
 from omniq.errors import ConfigError, PluginError
+from omniq.workers import ThreadPoolWorker
 
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
 A_NAME = "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
@@ -179,6 +183,99 @@ def test_a_mistake_in_a_file_is_found_by_line_and_column(tmp_path: Path, text: s
         ConfigProvider(path, environ={}).load()
     assert str(caught.value).startswith(f"{path}{place}: ")
     assert reason in str(caught.value)
+
+
+# ── nothing is shown, and nothing is left ─────────────────────────────────────
+
+
+SECRET = "s3cr3ts3cr3ts3cr3t"
+LATE: list[tuple[dict[str, Any], str]] = [
+    ({"task_queue": "sqlte"}, "unknown backend 'sqlte', did you mean 'sqlite'?"),
+    ({"task_queue": {"type": "sqlite", "config": {"base_dr": "x"}}}, "task_queue.config.base_dr: unknown name"),
+    ({"task_queue": "sqlite:orders.db"}, "task_queue.url: expected a URL such as sqlite:///path/to/file.db"),
+    ({"task_queue": "postgres:me@h/db"}, "task_queue.url: expected a URL such as "),
+    ({"task_queue": "sqlite:///x.db?pth=1"}, "task_queue.url.pth: unknown name, did you mean 'path'?"),
+    ({"task_queue": f"redis://me:{SECRET}@h/x"}, "task_queue.url.db: expected int, got str"),
+    ({"task_queue": f"redis://me:{SECRET}@h:port"}, "task_queue.url: expected redis://"),
+    ({"task_queue": f"postgresql://me:{SECRET}@h/a/b"}, "task_queue.url: '/' and '@' in a password"),
+    ({"task_queue": f"postgresql://me:{SECRET}/@h/db"}, "task_queue.url"),
+    (
+        {"task_queue": {"type": "redis", "url": f"postgresql://me:{SECRET}@h/db"}},
+        "task_queue.url: postgresql:// doesn't",
+    ),
+    (
+        {"task_queue": {"type": "redis", "config": {"password": SECRET, "port": 0}}},
+        "task_queue.config.port: expected int",
+    ),
+    (
+        {"task_queue": {"type": "redis", "config": {"pasword": SECRET}}},
+        "task_queue.config.pasword: unknown name, did you",
+    ),
+    ({"task_queue": {"type": "redis", "config": {"cluster": True, "db": 1}}}, "task_queue.config.db: a cluster has no"),
+    ({"task_queue": {"type": "nats", "config": {"token": SECRET, "username": "u"}}}, "task_queue.config.token: give"),
+    ({"task_queue": {"type": "file", "config": {"base_dir": "s3://"}}}, "task_queue.config.base_dir: expected a dir"),
+    ({"task_queue": {"type": "memory", "config": {"path": "x"}}}, "task_queue.config.path: unknown name"),
+    ({"result_store": {"type": "sqlite", "config": {"queues": ["a"]}}}, "result_store.config.queues: unknown name"),
+    ({"result_store": "mongodb://h"}, "unknown backend 'mongodb'"),
+    ({"event_store": "redis://h"}, "'redis' provides no event store"),
+    ({"event_store": {"type": "sqlite", "config": {"synchronous": "OFF"}}}, "event_store.config.synchronous: expected"),
+    ({"fsspec_uri": "redis://h"}, "fsspec_uri: redis:// is for 'redis'; expected file://"),
+    ({"fsspec_uri": "x"}, "fsspec_uri: expected a URL such as"),
+    ({"worker": "threads"}, "worker.type: unknown kind of worker, did you mean 'thread'?"),
+    ({"worker": {"type": "fast"}}, "worker.type: unknown kind of worker; known: async, gevent, process, thread"),
+    ({"worker": {"options": {"fast": {}}}}, "worker.options.fast: unknown kind of worker; known: async"),
+    ({"worker": {"options": {"thread": {"max_workers": 0}}}}, "worker.options.thread.max_workers: expected int >= 1"),
+    ({"worker": {"options": {"process": {"initializer": "x"}}}}, "worker.options.process.initializer: expected a ref"),
+    (
+        {"worker": {"config": {"max_abandoned": 3}}},
+        "worker.config.max_abandoned: only async and thread workers have it",
+    ),
+    ({"signing_key": "short"}, "OMNIQ_SIGNING_KEY: "),
+    ({"events": {"types": ["NOPE"]}}, "events.types[0]: expected one of"),
+    ({"events": {"buffer": 0}}, "events.buffer: expected int >= 1"),
+    ({"breaker": {"failures": -1}}, "breaker.failures: expected int >= 0"),
+]
+"""What is found by who makes the components."""
+
+
+@pytest.fixture
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Checks that no thread, file or connection was made, and gives an empty working directory."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    before = {*threading.enumerate()}, open_files()
+    yield folder
+    assert ({*threading.enumerate()}, open_files()) == before
+    assert [*folder.iterdir()] == []
+
+
+def open_files() -> set[str]:
+    """What this process has open, sockets too."""
+    process = psutil.Process()
+    return {file.path for file in process.open_files()} | {str(it) for it in process.net_connections()}
+
+
+ALL = [*MALFORMED, *LATE]
+
+
+@pytest.mark.parametrize(("source", "message"), ALL, ids=[message[:50] for _, message in ALL])
+@pytest.mark.parametrize("door", [OmniQ, AsyncOmniQ, ThreadPoolWorker])
+def test_it_is_told_in_a_line_shows_no_secret_and_leaves_nothing(
+    door: Any, source: dict[Any, Any], message: str, nothing_is_left: Path
+) -> None:
+    given = source if "signing_key" in source else {"signing_key": SECRET, **source}
+    with pytest.raises((ConfigError, PluginError)) as caught:
+        door.from_dict(given)
+    told = str(caught.value)
+    assert message in told
+    assert "\n" not in told
+    assert SECRET not in told
+    assert SECRET not in repr(caught.value.__cause__)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(ALL) >= 80
 
 
 def test_a_file_that_isn_t_there_is_named(tmp_path: Path) -> None:

@@ -196,15 +196,13 @@ def test_at_the_wrong_place_they_are_refused(given: Any, message: str) -> None:
 
 
 def test_so_is_what_another_kind_does_not_have_before_anything_starts() -> None:
-    oq = OmniQ(config={"worker": {"options": {"process": {"max_tasks_per_chld": 3}, "gevent": {}}}})
     with pytest.raises(ConfigError, match=r"worker\.options\.process\.max_tasks_per_chld: unknown name, did you mean"):
-        oq.start_worker("async")
+        OmniQ(config={"worker": {"options": {"process": {"max_tasks_per_chld": 3}, "gevent": {}}}})
 
 
 def test_so_is_a_wrong_value_before_anything_starts() -> None:
-    oq = OmniQ(config={"worker": {"options": {"thread": {"max_tasks_per_child": 3}}}})
     with pytest.raises(ConfigError, match=r"worker\.options\.thread\.max_tasks_per_child: only gevent and process"):
-        oq.start_worker("thread")
+        OmniQ(config={"worker": {"options": {"thread": {"max_tasks_per_child": 3}}}})
 
 
 @pytest.mark.parametrize("environ", [{"OMNIQ_WORKER_OPTIONS": "3"}, {"OMNIQ_WORKER_OPTIONS": "{"}])

@@ -80,6 +80,7 @@ class Worker(FromSource):
         self._begin(loaded.worker, config)
 
     def _begin(self, choice: WorkerChoice, config: Mapping[str, Any]) -> None:
+        choice.check_options()
         said = {**given_fields(choice.settings_for(self.kind)), **config}
         self.config = worker_config(said, self.config_class, type(self).__name__)
         self._results: AsyncResultStorage[Any] | None = None
