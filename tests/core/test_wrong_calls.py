@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import inspect
 import math
@@ -19,10 +20,11 @@ import omniq.models
 import omniq.queue
 import omniq.results
 import omniq.storage
+import omniq.sync
 import omniq.workers
 import pytest
 from omniq import AsyncOmniQ, OmniQ
-from omniq.errors import OmniQError
+from omniq.errors import BlockingCallInLoop, InvalidTask, OmniQError, WorkerError
 
 VAST = 10**400
 IDS: Sequence[object] = (5, "", "a\0b", "x" * 2000, b"x", 1.5, [], {}, object(), uuid.UUID(int=5), "\ud800")
@@ -151,6 +153,7 @@ QUEUE_CALLS: Mapping[str, Wrong] = {
     "pause_schedule": ONE_SCHEDULE,
     "resume_schedule": ONE_SCHEDULE,
     "run_schedule": ONE_SCHEDULE,
+    "purge_queue": ({}, {"queue_name": (None, *QUEUES), "dry_run": FLAGS}),
     "pause_queue": ({}, {"queue_name": (None, *QUEUES)}),
     "resume_queue": ({}, {"queue_name": (None, *QUEUES)}),
     "list_tasks": ({}, {**LISTS, "no_such_condition": (None, 5)}),
@@ -192,6 +195,17 @@ DOOR_CALLS: Mapping[str, Wrong] = {
     "inspect_worker": ({"name": "w"}, {"name": NEEDED_IDS, "timeout": SPANS}),
     "list_events": ({}, {**EVENT_LISTS, **EVENT_CONDITIONS, "no_such_condition": (None, 5)}),
     "workers": ({}, {"alive": FLAGS}),
+    "call": ({"func": add}, {"func": FUNCTIONS, "func_args": ARGUMENTS, "no_such_option": (None, 5)}),
+    "configure": (
+        {},
+        {
+            "log_level": (5, "loud", object()),
+            "event_types": (5, "no such type", [5], object()),
+            "max_workers": (0, -1, "5", 1.5, math.nan, VAST, object()),
+            "no_such_setting": (None, 5),
+            "task_queue_type": ("redis",),
+        },
+    ),
     "start_worker": ({}, {"worker_type": (5, "threads", "", object(), []), **WORKER_SETTINGS}),
     "stop_worker": ({}, {"grace_period": SPANS}),
     "task": (
@@ -244,7 +258,7 @@ def problem(name: str, error: BaseException | None) -> str | None:
     if not isinstance(error, OmniQError):
         return f"raises {error!r:.140}"
     text = str(error)
-    if not re.search(rf"(^|[ .]){name}(\[\d+\])?[:.] ", text):
+    if not re.search(rf"(^|[ .]){name}(\[\d+\])?[:.]", text):
         return f"isn't named: {text:.140}"
     return f"is told in several lines: {text:.100}" if "\n" in text else None
 
@@ -325,15 +339,155 @@ class TestOnBothDoors:
         assert report(found) == []
 
 
-WITHOUT_ARGUMENTS_THAT_CAN_BE_WRONG = {
-    "from_config": "test_config_structs",
-    "from_dict": "test_config_structs",
-    "from_config_file": "test_config_structs",
-    "from_url": "test_config_structs",
-    "from_backend": "test_config_structs",
+NO_CONFIGS: Sequence[object] = (5, "x", b"x", [], object(), math.nan, True)
+NO_MAPPINGS: Sequence[object] = (None, 5, "x", b"x", [], object(), math.nan, True)
+NO_PATHS: Sequence[object] = (None, 5, b"x", 1.5, [], {}, object(), True)
+NO_URLS: Sequence[object] = (None, 5, b"x", 1.5, [], {}, object(), True, "", "no such url", "no-such-scheme://x")
+NO_BACKENDS: Sequence[object] = (None, 5, "sqlite", {}, object(), omniq.backend.SQLiteBackend)
+CLASS_CALLS: Mapping[str, Wrong] = {
+    "from_config": ({}, {"config": NO_CONFIGS}),
+    "from_dict": ({}, {"config": NO_MAPPINGS}),
+    "from_config_file": ({}, {"path": NO_PATHS}),
+    "from_url": ({}, {"url": NO_URLS}),
+    "from_backend": ({}, {"backend": NO_BACKENDS}),
 }
-"""What is called on classes, and where it is tested."""
+CLASSES = (
+    AsyncOmniQ,
+    OmniQ,
+    omniq.queue.AsyncTaskQueue,
+    omniq.queue.TaskQueue,
+    omniq.queue.SQLiteTaskQueue,
+    omniq.results.AsyncResultStorage,
+    omniq.results.ResultStorage,
+    omniq.storage.SQLiteResultStorage,
+    omniq.events.AsyncEventStorage,
+    omniq.events.EventStorage,
+    omniq.storage.SQLiteEventStorage,
+    omniq.backend.SQLiteBackend,
+    omniq.backend.FileBackend,
+    omniq.workers.AsyncWorker,
+    omniq.workers.ThreadPoolWorker,
+    omniq.workers.ProcessPoolWorker,
+)
+
+
+@pytest.mark.parametrize("owner", CLASSES)
+def test_calls_of_classes(folder: Path, owner: type) -> None:
+    calls = {name: wrong for name, wrong in CLASS_CALLS.items() if hasattr(owner, name)}
+    assert len(calls) >= 4
+    assert report([(*each, problem(each[1], refused_by(owner, each[0], each[2]))) for each in wrong_calls(calls)]) == []
+    assert list(folder.iterdir()) == []
+
+
+NO_COMPONENTS: Sequence[object] = (
+    5,
+    "no such store",
+    b"x",
+    [],
+    object(),
+    math.nan,
+    True,
+    "sqlite:orders.db",
+    {"url": 5},
+    {"typ": "sqlite"},
+)
+OPENING: Mapping[str, Sequence[object]] = {
+    "project_name": (5, "", "a b", b"x", object(), "x" * 100),
+    "task_queue": (*NO_COMPONENTS, omniq.models.SQLiteResultStorageConfig(), omniq.storage.SQLiteResultStorage),
+    "result_store": (*NO_COMPONENTS, omniq.models.SQLiteTaskQueueConfig(), omniq.queue.SQLiteTaskQueue),
+    "event_store": (*NO_COMPONENTS[:-4], omniq.models.SQLiteTaskQueueConfig(), omniq.queue.SQLiteTaskQueue),
+    "worker_type": (5, "threads", "", [], object()),
+    "worker_config": (5, "x", [], {"max_worker": 1}, {"max_workers": "x"}, {"max_workers": 0}, object()),
+    "config": (5, b"x", [], object(), math.nan),
+    "callbacks": (5, "x", [], {}, object(), print),
+}
+QUEUED: Mapping[str, Sequence[object]] = {
+    "queue": (None, *OPENING["task_queue"]),
+    "result_store": OPENING["result_store"],
+    "event_store": OPENING["event_store"],
+    "callbacks": OPENING["callbacks"],
+    **{name: values for name, values in WORKER_SETTINGS.items() if name != "queues"},
+}
+NEW: Mapping[Callable[..., object], Wrong] = {
+    AsyncOmniQ: ({}, OPENING),
+    OmniQ: ({}, OPENING),
+    omniq.workers.AsyncWorker: ({"queue": "sqlite"}, QUEUED),
+    omniq.workers.ThreadPoolWorker: ({"queue": "sqlite"}, QUEUED),
+    omniq.workers.ProcessPoolWorker: ({"queue": "sqlite"}, QUEUED),
+    omniq.workers.WorkerPool: ({}, {"pool": (None, 5, "x", object())}),
+    omniq.queue.TaskQueue: ({}, {"aio": (None, 5, "x", {}, object())}),
+    omniq.results.ResultStorage: ({}, {"aio": (None, 5, "x", {}, object())}),
+    omniq.events.EventStorage: ({}, {"aio": (None, 5, "x", {}, object())}),
+    omniq.events.AsyncEventLogger: ({}, {"store": (None, 5, "x", {}, object())}),
+    omniq.events.EventLogger: ({}, {"storage": (None, 5, "x", {}, object())}),
+    omniq.queue.RetryManager: ({}, {"seed": ("x", 1.5, [], object(), True)}),
+    omniq.queue.TaskDependencyGraph: ({}, {"nodes": (None, 5, "x", [None], [5])}),
+    omniq.queue.SQLiteTaskQueue: ({}, {"queues": (5, "x", [5], ["a b"]), "base_dir": (5, [], object())}),
+    omniq.storage.SQLiteResultStorage: ({}, {"base_dir": (5, [], object())}),
+    omniq.storage.SQLiteEventStorage: ({}, {"base_dir": (5, [], object())}),
+    omniq.backend.SQLiteBackend: ({}, {"base_dir": (5, [], object()), "project_name": (5, "", "a b")}),
+    omniq.CallbackManager: ({}, {"timeout": SPANS}),
+    omniq.call: ({"func": add}, {"func": FUNCTIONS, "func_args": ARGUMENTS, "no_such_option": (None, 5)}),
+    omniq.config.mask_url: ({}, {"text": (None, 5, b"x", [])}),
+    omniq.config.configure_logging: ({}, {"level": (5, "loud", object(), [])}),
+    omniq.result_of: ({}, {"step": (None, 5, b"x", [], object(), "")}),
+}
+
+
+@pytest.mark.parametrize("owner", NEW, ids=lambda owner: owner.__name__)
+def test_calls_of_constructors_and_functions(folder: Path, owner: Callable[..., object]) -> None:
+    right, wrong = NEW[owner]
+    found = []
+    for name, values in wrong.items():
+        for value in values:
+            arguments = {**right, name: value}
+            try:
+                owner(**arguments)
+            except Exception as error:
+                found.append((owner.__name__, name, arguments, problem(name, error)))
+            else:
+                found.append((owner.__name__, name, arguments, problem(name, None)))
+    assert report(found) == []
+
+
+@pytest.mark.parametrize("combine", [omniq.chain, omniq.group])
+@pytest.mark.parametrize("step", [None, 5, "x", [5], object(), add])
+def test_steps_of_workflows(combine: Callable[..., object], step: object) -> None:
+    with pytest.raises(InvalidTask, match=r"^(step|chain|group|workflow).*expected"):
+        combine(step)
+
+
+class TestAtTheWrongTime:
+    def test_a_blocking_call_inside_a_loop(self, door: OmniQ) -> None:
+        async def inside() -> None:
+            door.enqueue(add)
+
+        with pytest.raises(BlockingCallInLoop, match="use the async class"):
+            asyncio.run(inside())
+
+    def test_a_worker_that_runs_already(self, door: OmniQ) -> None:
+        door.start_worker("thread")
+        with pytest.raises(WorkerError, match="the worker is running already"):
+            door.start_worker("thread")
+        door.stop_worker()
+        door.stop_worker()
+
+    async def test_an_async_worker_that_runs_already(self, async_door: AsyncOmniQ) -> None:
+        await async_door.start_worker("async")
+        with pytest.raises(WorkerError, match="the worker is running already"):
+            await async_door.start_worker("async")
+        await async_door.stop_worker()
+        await async_door.stop_worker()
+
+    def test_what_no_task_runs(self) -> None:
+        with pytest.raises(OmniQError, match="current_task"):
+            omniq.current_task()
+
+
 OF_CORE = {
+    "configured": "for core: takes a whole configuration, which was checked",
+    "on_store": "for core: takes a store and its configuration",
+    "options_of": "for core: what a configuration says of a component",
     "as_part": "how a component becomes one of an OmniQ",
     "look": "for core: takes an id that was checked",
     "ready": "for core",
@@ -366,7 +520,7 @@ def test_each_public_method_has_wrong_calls(owner: type, calls: Mapping[str, Wro
         name
         for name, method in inspect.getmembers(owner, callable)
         if not name.startswith("_")
-        and name not in {*calls, *WITHOUT_ARGUMENTS_THAT_CAN_BE_WRONG, *OF_CORE}
+        and name not in {*calls, *CLASS_CALLS, *OF_CORE}
         and set(inspect.signature(method).parameters) - {"self"}
     ]
     assert missing == []

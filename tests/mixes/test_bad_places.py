@@ -127,7 +127,7 @@ class TestConfigStructs:
         sqlite, redis = (Store(name, "", {}, Path()) for name in ("sqlite", "redis"))
         config = sqlite.config("task_queue")(base_dir="here")
         said = complaint(lambda: redis.component("task_queue").from_config(config))
-        assert said == "AsyncRedisTaskQueue: expected RedisTaskQueueConfig, got SQLiteTaskQueueConfig"
+        assert said == "config: expected RedisTaskQueueConfig, got SQLiteTaskQueueConfig"
 
 
 def choose(store: Store, kind: str, config: Fields, form: str) -> Callable[[], object]:
@@ -156,13 +156,13 @@ class TestTypeAndConfig:
 @pytest.mark.parametrize("kind", VARIABLES)
 def test_a_misspelt_type(kind: str) -> None:
     said = complaint(lambda: AsyncOmniQ.from_dict({kind: {"type": "postgrs"}}), UnknownBackend)
-    assert said.startswith("unknown backend 'postgrs', did you mean 'postgres'?")
+    assert said.startswith(f"{kind}.type: unknown backend 'postgrs', did you mean 'postgres'?")
 
 
 @pytest.mark.parametrize("name", ["redis", "nats"])
 def test_some_keep_no_events(name: str) -> None:
     said = complaint(lambda: AsyncOmniQ.from_dict({"event_store": {"type": name}}), UnknownBackend)
-    assert said == f"{name!r} provides no event store; installed: file, memory, postgres, sqlite"
+    assert said == f"event_store.type: {name!r} provides no event store; installed: file, memory, postgres, sqlite"
     sqlite, other = (Store(each, "", {}, Path()).backend() for each in ("sqlite", name))
     said = complaint(lambda: AsyncOmniQ.from_backend(sqlite, event_store_backend=other))
     assert said == f"event_store: {name} keeps no events"
@@ -231,11 +231,11 @@ class TestVariables:
     )
     def test_a_misspelt_scheme(self, said: Callable[..., str], scheme: str, meant: str) -> None:
         text = said("task_queue", f"{scheme}://me:{SECRET}@h/db", error=UnknownBackend)
-        assert text.startswith(f"unknown backend {scheme!r}, did you mean {meant}?")
+        assert text.startswith(f"task_queue.url: unknown backend {scheme!r}, did you mean {meant}?")
 
     def test_events_in_redis(self, said: Callable[..., str]) -> None:
         text = said("event_store", URLS["redis"], error=UnknownBackend)
-        assert text == "'redis' provides no event store; installed: file, memory, postgres, sqlite"
+        assert text == "event_store.url: 'redis' provides no event store; installed: file, memory, postgres, sqlite"
 
     def test_no_url(self, said: Callable[..., str]) -> None:
         assert said("event_store", f"me:{SECRET}@h/db").startswith("event_store.url: expected a URL such as ")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTupl
 from msgspec.structs import asdict, replace
 
 from omniq.config.choices import chosen, completed, said_by_url, spec_of, with_environment
-from omniq.config.convert import convert, given_fields
+from omniq.config.convert import check_path, convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Security, ambient
 from omniq.config.settings import adopt
 from omniq.errors import ConfigError
@@ -202,24 +202,25 @@ class Chosen:
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
         """As its part of a configuration file says. Raises `ConfigError` naming the file and the path inside it."""
+        check_path(path)
         return cls.configured(ConfigProvider(path).load())
 
 
 class BlockingChosen(Chosen):
     """The same for blocking facades."""
 
-    core: ClassVar[type[Chosen]]
-    """The class of what they are facades of."""
+    _core: ClassVar[type[Any]]
+    """The class of what they are facades of: see `Blocking`."""
 
     @classmethod
     def configured(cls, config: OmniQConfig) -> Self:
         """As its part of a whole configuration says. Raises `ConfigError` or `PluginError`."""
-        return cast("Callable[..., Self]", cls)(cls.core.configured(config))
+        return cast("Callable[..., Self]", cls)(cls._core.configured(config))
 
     @classmethod
     def on_store(cls, store: str, settings: Any, **options: Any) -> Self:
         """On the store whose class this import string names. Raises `PluginError`."""
-        return cast("Callable[..., Self]", cls)(cls.core.on_store(store, settings, **options))
+        return cast("Callable[..., Self]", cls)(cls._core.on_store(store, settings, **options))
 
 
 def _checked_mapping(config: object) -> Mapping[str, Any]:
@@ -242,7 +243,7 @@ class Configured:
     def from_config(cls, config: ComponentConfig) -> Self:
         """As a config struct says. Raises `ConfigError` naming the field, or if it is another component's."""
         if not isinstance(config, cls.config_class):
-            raise ConfigError(f"{cls.__name__}: expected {cls.config_class.__name__}, got {type(config).__name__}")
+            raise ConfigError(f"config: expected {cls.config_class.__name__}, got {type(config).__name__}")
         return cls.from_dict(asdict(completed(config)))
 
     @classmethod

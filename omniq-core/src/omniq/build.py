@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from omniq.backend import AsyncComponent, BaseBackend
 from omniq.callbacks import CallbackManager
 from omniq.config.choices import chosen
+from omniq.config.convert import check_path
 from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Resolved, Security
 from omniq.config.settings import adopt
 from omniq.errors import ConfigError
@@ -22,14 +23,14 @@ from omniq.queue.engine import AsyncTaskQueue, TaskQueue
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.sync import Blocking
 
-AnyTaskQueue: TypeAlias = "AsyncTaskQueue[Any] | TaskQueue | Place"
-AnyResultStorage: TypeAlias = "AsyncResultStorage[Any] | ResultStorage | Place"
-AnyEventStorage: TypeAlias = "AsyncEventStorage[Any] | EventStorage | Place"
-"""A component, or its blocking facade, or where one is: see `Place`."""
 Source: TypeAlias = OmniQConfig | Mapping[str, Any] | str | os.PathLike[str]
 """A whole configuration: an `OmniQConfig`, a dict in the shape of a file, or a file's path."""
 Place: TypeAlias = str | Mapping[str, Any] | ComponentChoice | ComponentConfig | BaseBackend
 """Where a component keeps what it has: a URL or a name, `url`, `type` and `config`, a config struct, or a backend."""
+AnyTaskQueue: TypeAlias = AsyncTaskQueue[Any] | TaskQueue | Place
+AnyResultStorage: TypeAlias = AsyncResultStorage[Any] | ResultStorage | Place
+AnyEventStorage: TypeAlias = AsyncEventStorage[Any] | EventStorage | Place
+"""A component, or its blocking facade, or where one is: see `Place`."""
 Given: TypeAlias = dict[StoreKind, Any]
 """Components as they were given, by kind: a `Place`, a component or its blocking facade, or None. `False` for events:
 there are none, whatever is configured."""
@@ -87,8 +88,7 @@ class FromSource:
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
         """As a YAML file says. Raises `ConfigError` naming the file and the path inside it."""
-        if not isinstance(path, str | os.PathLike):
-            raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
+        check_path(path)
         return cls._from(config=path)
 
     @classmethod

@@ -372,7 +372,7 @@ async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, 
 class ResultStorage(Blocking[AsyncResultStorage[Any]], BlockingChosen):
     """A result storage whose methods block; `aio` is its async core."""
 
-    kind, core = "result_store", AsyncResultStorage
+    kind = "result_store"
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> ResultStorage:

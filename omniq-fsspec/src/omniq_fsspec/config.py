@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode
 
 import msgspec
 from msgspec import Struct, field
-from omniq.config.convert import read_url
+from omniq.config.convert import read_url, url_scheme
 from omniq.errors import ConfigError
 from omniq.models.config import (
     DEFAULT_MAX_BODY,
@@ -24,6 +24,7 @@ from omniq.models.config import (
     make_absolute,
     mask_url,
 )
+from omniq.texts import did_you_mean
 
 DEFAULT_BASE_DIR: Final = ".omniq"
 ENDPOINTS: Final = ("endpoint_url", "account_name", "account_host")
@@ -123,6 +124,7 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
         Of its query, what is no field of this configuration is a storage option, as in
         `s3://bucket/prefix?endpoint_url=http://host:8333`. Raises `ConfigError`.
         """
+        url_scheme(url)
         place, _, query = url.partition("?")
         given = parse_qsl(query, keep_blank_values=True)
         own = urlencode([(name, value) for name, value in given if name in cls.__struct_fields__])
@@ -132,10 +134,19 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
 
 def _place_of(parts: SplitResult, options: Mapping[str, str]) -> dict[str, Any]:
     if parts.scheme != "file":
+        _check_protocol(parts.scheme)
         return {"base_dir": f"{parts.scheme}://{parts.netloc}{parts.path}", "storage_options": options}
     if parts.netloc or not parts.path.strip("/"):
         raise ConfigError("url: expected file:///absolute/path; for a relative one, give base_dir instead")
     return {"base_dir": unquote(parts.path), **options}
+
+
+def _check_protocol(scheme: str) -> None:
+    """Raise `ConfigError` for a protocol that fsspec doesn't know, installed or not."""
+    from fsspec.registry import available_protocols  # only who has such a URL pays for it
+
+    if scheme not in available_protocols():
+        raise ConfigError(f"url: fsspec knows no {scheme}://{did_you_mean(scheme, ('file', *BUCKETS))}")
 
 
 class FileTaskQueueConfig(FileConfig, TaskQueueConfig, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ all that can be chosen."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 
 from msgspec.structs import asdict, replace
@@ -98,21 +98,31 @@ def _spec(kind: StoreKind, choice: ComponentChoice, plugins: Registry, fsspec_ur
     if url is None and choice.type is None and "base_dir" not in choice.config:
         path, url = "fsspec_uri", fsspec_uri
     if url is None:
-        return plugins.store(kind, choice.type or default_type(kind, plugins))
+        name = choice.type or default_type(kind, plugins)
+        return _known(f"{kind}.type", lambda: plugins.store(kind, name))
     try:
         scheme = url_scheme(url)
     except ConfigError as error:
         raise ConfigError(f"{path}{str(error).removeprefix('url')}") from None
     if choice.type is None:
-        spec = plugins.by_scheme(kind, scheme)
+        spec = _known(path, lambda: plugins.by_scheme(kind, scheme))
         if path == "fsspec_uri" and spec.name not in FSSPEC_STORES:
             raise ConfigError(f"fsspec_uri: {scheme}:// is for {spec.name!r}; expected file://, s3:// or the like")
         return spec
-    spec = plugins.store(kind, choice.type)
+    name = choice.type
+    spec = _known(f"{kind}.type", lambda: plugins.store(kind, name))
     if scheme not in spec.url_schemes:
         takes = " or ".join(f"{known}://" for known in spec.url_schemes) or "no URL"
         raise ConfigError(f"{kind}.url: {scheme}:// doesn't fit type {choice.type!r}, which takes {takes}")
     return spec
+
+
+def _known(path: str, find: Callable[[], StoreSpec]) -> StoreSpec:
+    """What `find` returns; its `UnknownBackend` tells the path."""
+    try:
+        return find()
+    except UnknownBackend as error:
+        raise UnknownBackend(f"{path}: {error}") from None
 
 
 def _placed(kind: StoreKind, spec: StoreSpec, type_: type[C], choice: ComponentChoice, fallbacks: Fallbacks) -> C:

@@ -106,6 +106,8 @@ def _default(field: FieldInfo) -> object:
 
 def url_scheme(url: str) -> str:
     """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
+    if not isinstance(url, str):
+        raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
         expected = f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}"
@@ -122,6 +124,12 @@ def did_you_mean_url(text: str) -> str:
     slashes = ":////" if match["rest"].startswith("/") else ":///"
     is_file = scheme in ("sqlite", "file")
     return f", did you mean {mask_url(scheme + (slashes if is_file else '://') + rest)!r}?"
+
+
+def check_path(path: object) -> None:
+    """Raise `ConfigError` unless that can be the path of a file."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
 
 
 def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[str, Any]]) -> T:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from yaml.constructor import ConstructorError
 
-from omniq.config.convert import FromVariable, check_bounds
+from omniq.config.convert import FromVariable, check_bounds, check_path
 from omniq.config.settings import environment
 from omniq.errors import ConfigError
 from omniq.models.config import is_secret, mask_url, remember_secret
@@ -64,6 +64,7 @@ def load_yaml(path: str | os.PathLike[str], environ: Mapping[str, str] | None = 
     `environ` stands in for the process's environment. Raises `ConfigError` naming the file, and line and column of a
     mistake; or the path and the variable, if one isn't set.
     """
+    check_path(path)
     file, name = Path(path), mask_url(os.fspath(path))
     try:
         data = yaml.load(file.read_text("utf-8"), _Loader)

@@ -180,7 +180,7 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Chosen, Generic[C])
 class EventStorage(Blocking[AsyncEventStorage[Any]], BlockingChosen):
     """An event storage whose methods block; `aio` is its async core."""
 
-    kind, core = "event_store", AsyncEventStorage
+    kind = "event_store"
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> EventStorage:

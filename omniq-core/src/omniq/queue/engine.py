@@ -18,7 +18,6 @@ from omniq.loops import PerLoop
 from omniq.models.config import DEFAULT_QUEUE, BreakerConfig, TaskQueueConfig
 from omniq.models.event import EventType
 from omniq.models.result import Outcome
-from omniq.models.schedule import Schedule
 from omniq.models.task import (
     QUEUED,
     DeadLetter,
@@ -49,14 +48,12 @@ from omniq.queue.options import (
     AnyCall,
     EnqueueOptions,
     FuncArgs,
-    ScheduleOptions,
     TaskOptions,
     listed_calls,
-    schedule_options,
 )
 from omniq.queue.policies import DependencyResolver, TTLManager
 from omniq.queue.request import RequestBuilder, task_details
-from omniq.queue.scheduler import AsyncScheduler
+from omniq.queue.scheduler import AsyncScheduler, Scheduling
 from omniq.queue.stores import Stores
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Guarantees, look_up
 from omniq.storage.records import Change, ChangeStatus, QueueStats, TaskRecord
@@ -65,7 +62,7 @@ from omniq.sync import Blocking, blocking, core_of, portal
 C = TypeVar("C", bound=TaskQueueConfig)
 
 
-class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
+class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Scheduling, Chosen, Generic[C]):
     """A task queue on a store.
 
     `store` makes the implementation of the contract from `config`; a backend's own classes, such as
@@ -393,49 +390,6 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
         """What signs all that is stored with the first key. Raises `ConfigError` without one."""
         return Resigner(self.stores, self.security, self.config.project, accept_unsigned=accept_unsigned)
 
-    # ── schedules ────────────────────────────────────────────────────────────
-
-    async def schedule(
-        self,
-        func: Callable[..., Any],
-        func_args: FuncArgs = None,
-        *,
-        schedule_id: str | None = None,
-        **options: Unpack[ScheduleOptions],
-    ) -> str:
-        """Let a task be enqueued at certain times, and return the schedule's id. See `ScheduleOptions`.
-
-        Give exactly one of `cron`, `interval`, `run_at` and `rrule`. Any number of schedulers may run (every worker is
-        one): each slot is fired once. With a `schedule_id` of your own, calling again replaces what is enqueued; the
-        next slot stays unless the timing is another, and a pause stays in any case. Raises as `enqueue` does.
-        """
-        timing, policy, checked = schedule_options(func, options)
-        return await self.scheduler.add(func, func_args, timing, policy, checked, schedule_id=schedule_id)
-
-    async def get_schedule(self, schedule_id: str) -> Schedule:
-        """The schedule. Raises `ScheduleNotFound`."""
-        return await self.scheduler.get(schedule_id)
-
-    async def list_schedules(self) -> list[Schedule]:
-        """All schedules."""
-        return await self.scheduler.list()
-
-    async def pause_schedule(self, schedule_id: str) -> None:
-        """Stop firing until `resume_schedule`. Raises `ScheduleNotFound`."""
-        await self.scheduler.pause(schedule_id)
-
-    async def resume_schedule(self, schedule_id: str) -> None:
-        """Fire again from now on; what was missed isn't replayed. Raises `ScheduleNotFound`."""
-        await self.scheduler.resume(schedule_id)
-
-    async def delete_schedule(self, schedule_id: str) -> None:
-        """Forget the schedule; tasks that it has fired stay. Raises `ScheduleNotFound`."""
-        await self.scheduler.delete(schedule_id)
-
-    async def run_schedule(self, schedule_id: str) -> str:
-        """Enqueue the schedule's task now, beside its slots, and return the task's id. Raises `ScheduleNotFound`."""
-        return await self.scheduler.run_now(schedule_id)
-
 
 # ── blocking ────────────────────────────────────────────────────────────────
 
@@ -443,7 +397,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
 class TaskQueue(Blocking[AsyncTaskQueue[Any]], BlockingChosen):
     """A task queue whose methods block; `aio` is its async core."""
 
-    kind, core = "task_queue", AsyncTaskQueue
+    kind = "task_queue"
 
     @classmethod
     def from_backend(cls, backend: BaseBackend, **overrides: Any) -> TaskQueue:

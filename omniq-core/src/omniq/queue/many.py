@@ -241,6 +241,7 @@ class ManyTasks:
 
     async def purge(self, selection: Selection, *, dry_run: bool) -> int:
         """Cancel them and delete them; returns how many were. Their results are kept, which tell that."""
+        check_flags(dry_run=dry_run)
         return await self._each_batch(self._cancel_and_delete, selection, None, dry_run=dry_run)
 
     async def _each_batch(

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Unpack
 
 from msgspec.structs import replace
 
@@ -22,7 +22,7 @@ from omniq.models.event import EventType
 from omniq.models.schedule import FiringPolicy, Schedule, Timing, delay_of
 from omniq.models.task import TERMINAL, TaskState, check_id, new_id, slot_id
 from omniq.queue.adding import TaskAdder
-from omniq.queue.options import FuncArgs, TaskOptions
+from omniq.queue.options import FuncArgs, ScheduleOptions, TaskOptions, schedule_options
 from omniq.queue.request import UNREADABLE, RequestBuilder, check_priority
 from omniq.queue.stores import Stores
 from omniq.serialization.codec import ScheduledCall
@@ -399,3 +399,50 @@ def _check_sound(record: ScheduleRecord) -> None:
 
 def _task_bytes(firing: Firing) -> int:
     return task_bytes(firing.task)
+
+
+class Scheduling:
+    """What a task queue has for schedules."""
+
+    scheduler: AsyncScheduler
+
+    async def schedule(
+        self,
+        func: Callable[..., Any],
+        func_args: FuncArgs = None,
+        *,
+        schedule_id: str | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> str:
+        """Let a task be enqueued at certain times, and return the schedule's id. See `ScheduleOptions`.
+
+        Give exactly one of `cron`, `interval`, `run_at` and `rrule`. Any number of schedulers may run (every worker is
+        one): each slot is fired once. With a `schedule_id` of your own, calling again replaces what is enqueued; the
+        next slot stays unless the timing is another, and a pause stays in any case. Raises as `enqueue` does.
+        """
+        timing, policy, checked = schedule_options(func, options)
+        return await self.scheduler.add(func, func_args, timing, policy, checked, schedule_id=schedule_id)
+
+    async def get_schedule(self, schedule_id: str) -> Schedule:
+        """The schedule. Raises `ScheduleNotFound`."""
+        return await self.scheduler.get(schedule_id)
+
+    async def list_schedules(self) -> list[Schedule]:
+        """All schedules."""
+        return await self.scheduler.list()
+
+    async def pause_schedule(self, schedule_id: str) -> None:
+        """Stop firing until `resume_schedule`. Raises `ScheduleNotFound`."""
+        await self.scheduler.pause(schedule_id)
+
+    async def resume_schedule(self, schedule_id: str) -> None:
+        """Fire again from now on; what was missed isn't replayed. Raises `ScheduleNotFound`."""
+        await self.scheduler.resume(schedule_id)
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """Forget the schedule; tasks that it has fired stay. Raises `ScheduleNotFound`."""
+        await self.scheduler.delete(schedule_id)
+
+    async def run_schedule(self, schedule_id: str) -> str:
+        """Enqueue the schedule's task now, beside its slots, and return the task's id. Raises `ScheduleNotFound`."""
+        return await self.scheduler.run_now(schedule_id)

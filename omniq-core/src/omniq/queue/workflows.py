@@ -95,7 +95,7 @@ def result_of(step: Parent | Chain | Group, *, default: object = NO_DEFAULT) -> 
         return [result_of(part, default=default) for part in step.steps]
     if isinstance(step, Chain):
         return result_of(step.steps[-1], default=default)
-    return ResultOf(parent_id(step, "result_of"), default)
+    return ResultOf(parent_id(step, "step"), default)
 
 
 def calls_of(step: Step | Iterable[TaskCall]) -> list[TaskCall]:

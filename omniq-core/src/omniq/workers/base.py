@@ -20,7 +20,7 @@ from omniq.clock import Duration, seconds
 from omniq.config.convert import convert, given_fields
 from omniq.config.described import OF_WORKERS
 from omniq.config.loader import WorkerChoice, check_kind, config_of, worker_config
-from omniq.errors import ConfigError, PluginError, WorkerError
+from omniq.errors import ConfigError, PluginError, UnknownBackend, WorkerError
 from omniq.models.config import WorkerConfig
 from omniq.models.task import TaskRef
 from omniq.outcomes import OutcomeWaiter, results_of
@@ -75,8 +75,8 @@ class Worker(FromSource):
             else:
                 wanted = {kind for kind, part in given.items() if part is not None}
                 self._queue = build.with_parts(loaded, made, wanted, callbacks)
-        except ConfigError as error:
-            raise ConfigError(_PREFIX.sub("queue", str(error))) from None
+        except (ConfigError, UnknownBackend) as error:
+            raise type(error)(_PREFIX.sub("queue", str(error))) from None
         self._begin(loaded.worker, config)
 
     def _begin(self, choice: WorkerChoice, config: Mapping[str, Any]) -> None:
@@ -199,7 +199,9 @@ class OwnWorkers:
 
     def pool(self, queue: AsyncTaskQueue[Any], kind: str | None, arguments: dict[str, Any]) -> AsyncWorkerPool:
         """A worker that isn't started yet. Raises `ConfigError` or `PluginError`."""
-        spec = registry().worker(self._kind if kind is None else convert(kind, str, "worker_type"))
+        if kind is not None:
+            check_kind(convert(kind, str, "worker_type"), "worker_type", registry())
+        spec = registry().worker(self._kind if kind is None else kind)
         worker_class = load_class(spec.worker_class, Worker)
         worker = worker_class.told(queue, self.choice, {**self._given, **arguments})
         pool = worker.pool(lambda kind: self.choice.settings_for(kind))
