@@ -133,7 +133,7 @@ def install(at: Path, wheels: Path, extra: str) -> Path:
     run(ROOT, UV, "venv", "--quiet", "--python", sys.executable, at)
     python, (core,) = at / "bin" / "python", wheels.glob("omniq_core-*.whl")
     wanted = f"omniq-core{f'[{extra}]' if extra else ''} @ {core.as_uri()}"
-    options = ["--quiet", "--constraint", wheels / "constraints.txt", "--python", python]
+    options: list[str | Path] = ["--quiet", "--constraint", wheels / "constraints.txt", "--python", python]
     run(at, UV, "pip", "install", *options, wanted)
     return python
 

@@ -12,13 +12,25 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+)
 
 from msgspec.structs import asdict, replace
 
 from omniq.config.convert import convert, given_fields
 from omniq.config.loader import Security, breaker_from_environment
-from omniq.errors import ConfigError
+from omniq.errors import ConfigError, SerializationError
 from omniq.exports import lazy
 from omniq.loops import PerLoop, Waits
 from omniq.models.config import BreakerConfig, ComponentConfig, EventStorageConfig, ResultStorageConfig, TaskQueueConfig
@@ -27,7 +39,7 @@ from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, TaskQueueSpec
 from omniq.serialization.manager import warn_if_exposed
 from omniq.storage.base import BaseTaskQueue, Guarantees, Store
 from omniq.storage.breakers import GuardedStore, guarded
-from omniq.sync import portal, refuse_in_loop
+from omniq.sync import STAYS_HERE, portal, refuse_in_loop
 
 if TYPE_CHECKING:
     from omniq.exports import *  # noqa: F403
@@ -58,6 +70,9 @@ class AsyncComponent(Generic[C, S]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise SerializationError(STAYS_HERE.format(type(self).__name__))
 
     def _at(self, project: str | None) -> tuple[Callable[[C], S], C]:
         """How to make the same component in that project; if it was given its own, it stays there, on this store."""
