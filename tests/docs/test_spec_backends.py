@@ -129,3 +129,31 @@ def test_a_redis_backend_has_a_queue_and_results(redis_server: RedisServer) -> N
             oq.list_events()
     with pytest.raises(ConfigError, match=r"^event_store: redis keeps no events$"):
         EventStore.from_backend(backend)
+
+
+def test_a_nats_backend_has_a_queue_and_results(nats_url: str) -> None:
+    from omniq import EventStore, ResultStore, TaskQueue
+    from omniq.backend import NATSBackend
+
+    backend = NATSBackend.from_url(nats_url)
+    with OmniQ.from_backend(backend) as oq:
+        oq.start_worker("thread", max_workers=2)
+        task_id = oq.enqueue(simple_task, func_args=dict(name="Tom"))
+        assert oq.get_result(task_id, timeout=30) == "Hello Tom"
+    with TaskQueue.from_backend(backend) as task_queue, ResultStore.from_backend(backend) as result_store:
+        assert task_queue.get_task(task_id).state is TaskState.SUCCESS
+        assert (found := result_store.get(task_id)) is not None
+        assert found.value == "Hello Tom"
+    with pytest.raises(ConfigError, match=r"^event_store: nats keeps no events$"):
+        EventStore.from_backend(backend)
+
+
+def test_a_memory_backend_has_all_three() -> None:
+    from omniq.backend import MemoryBackend
+
+    with OmniQ.from_backend(MemoryBackend(project_name="my_project")) as oq:
+        oq.start_worker("thread", max_workers=2)
+        task_id = oq.enqueue(simple_task, func_args=dict(name="Tom"))
+        assert oq.get_result(task_id, timeout=30) == "Hello Tom"
+        oq.stop_worker()
+        assert _events(oq, task_id) == [EventType.ENQUEUED, EventType.EXECUTING, EventType.COMPLETE]

@@ -12,7 +12,19 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+)
 
 from msgspec.structs import asdict, replace
 
@@ -20,7 +32,7 @@ from omniq.config.choices import chosen, completed, said_by_url, spec_of, with_e
 from omniq.config.convert import check_path, convert, given_fields
 from omniq.config.loader import ConfigProvider, OmniQConfig, Security, ambient
 from omniq.config.settings import adopt
-from omniq.errors import ConfigError
+from omniq.errors import ConfigError, SerializationError
 from omniq.exports import lazy
 from omniq.loops import PerLoop, Waits
 from omniq.models.config import (
@@ -36,7 +48,7 @@ from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, Task
 from omniq.serialization.manager import warn_if_exposed
 from omniq.storage.base import BaseTaskQueue, Guarantees, Store
 from omniq.storage.breakers import GuardedStore, guarded
-from omniq.sync import portal, refuse_in_loop
+from omniq.sync import STAYS_HERE, portal, refuse_in_loop
 
 if TYPE_CHECKING:
     from omniq.exports import *  # noqa: F403
@@ -71,6 +83,9 @@ class AsyncComponent(Generic[C, S]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise SerializationError(STAYS_HERE.format(type(self).__name__))
 
     def _at(self, project: str | None) -> tuple[Callable[[C], S], C]:
         """How to make the same component in that project; if it was given its own, it stays there, on this store."""

@@ -11,6 +11,7 @@ from typing import (
     Concatenate,
     Final,
     Generic,
+    NoReturn,
     ParamSpec,
     Protocol,
     Self,
@@ -24,12 +25,13 @@ from typing import (
 from msgspec import UNSET, UnsetType
 
 from omniq.clock import Duration
-from omniq.errors import InvalidTask
+from omniq.errors import InvalidTask, SerializationError
 from omniq.models.task import TaskId, TaskRef
 from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.options import CommonOptions, EnqueueOptions, FuncArgs, ScheduleOptions, TaskCall, TaskOptions
 from omniq.queue.workflows import call
 from omniq.serialization.base import DeclaredFunction, display_name, enlist
+from omniq.sync import STAYS_HERE
 from omniq.texts import did_you_mean
 
 P = ParamSpec("P")
@@ -228,6 +230,9 @@ class TaskDecorator:
 
 class Calling:
     """What both have to say what is to be enqueued."""
+
+    def __reduce__(self) -> NoReturn:
+        raise SerializationError(STAYS_HERE.format(type(self).__name__))
 
     @staticmethod
     def call(func: Callable[..., Any], func_args: FuncArgs = None, **options: Unpack[EnqueueOptions]) -> TaskCall:

@@ -7,6 +7,7 @@ import atexit
 import functools
 import inspect
 import os
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -17,7 +18,9 @@ from typing import (
     Any,
     ClassVar,
     Concatenate,
+    Final,
     Generic,
+    NoReturn,
     ParamSpec,
     Protocol,
     Self,
@@ -27,7 +30,7 @@ from typing import (
     overload,
 )
 
-from omniq.errors import BlockingCallInLoop, Closed, ConfigError
+from omniq.errors import BlockingCallInLoop, Closed, ConfigError, SerializationError
 from omniq.loops import Background, begin, clear_loop, drive, end_task, forks, keep_to_ourselves, run_once
 from omniq.texts import get_logger
 from omniq.threads import is_patched, new_future, new_lock, new_native_loop, outcome, start_thread
@@ -235,8 +238,11 @@ _open_facades: weakref.WeakSet[Blocking[Any]] = weakref.WeakSet()
 
 
 def portal() -> Portal:
-    """The portal that all facades of this process share; made anew after a fork."""
+    """The portal that all facades of this process share; made anew after a fork. Raises `Closed` where the interpreter
+    is ending: a thread that is begun then never runs, and whoever waits for it would wait for ever."""
     global _portal
+    if sys.is_finalizing():
+        raise Closed("the interpreter is ending: there is no event loop for blocking calls any more")
     with _portal_lock:
         if _portal is None or not _portal.alive:
             _portal = Portal("omniq-portal")
@@ -283,6 +289,12 @@ def refuse_in_loop(what: str) -> None:
         )
 
 
+STAYS_HERE: Final = (
+    "{} has connections and stays in its process: put it, and the tasks that use it, into a module that workers import"
+)
+"""What is said where one is to travel, as a global of a script's function would."""
+
+
 class Blocking(Generic[A_co]):
     """Base of the blocking facades: `aio` is the async core; it connects at the first call."""
 
@@ -309,10 +321,11 @@ class Blocking(Generic[A_co]):
         try:
             refuse_in_loop(type(self).__name__)
             self._open()
+            shared = portal()
         except BaseException:
             coroutine.close()
             raise
-        return portal().call(coroutine)
+        return shared.call(coroutine)
 
     def _each(self, items: AsyncGenerator[R, None]) -> Generator[R, None, None]:
         """The items of the core's generator, each waited for on the shared loop."""
@@ -324,6 +337,9 @@ class Blocking(Generic[A_co]):
 
         while item := self._call(following()):
             yield item[0]
+
+    def __reduce__(self) -> NoReturn:
+        raise SerializationError(STAYS_HERE.format(type(self).__name__))
 
     def _open(self) -> None:
         """Note that there will be something to close. The core connects within the call, and its deadline."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections import deque
-from collections.abc import Coroutine
-from contextvars import Context
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
-from omniq.loops import inside, is_a_tasks_code, is_own
+from omniq.loops import end_child, forks, inside, is_a_tasks_code, is_own
 from omniq.models.config import InProcessWorkerConfig, WorkerConfig
 from omniq.serialization.codec import LoadedCall
+from omniq.sync import in_running_loop
 from omniq.texts import get_logger
+from omniq.threads import new_future, outcome
 from omniq.workers.base import Worker
-from omniq.workers.execution import Execution, failure, is_async
+from omniq.workers.execution import Execution, failure, is_async, within
 from omniq.workers.jobs import Job, Line, RunResult, RunStatus
 from omniq.workers.stacks import Stack, of_coroutine, of_threads
 from omniq.workers.thread import CANCEL_PATIENCE, InProcessRunner, ThreadSlots, give_up_all
@@ -23,7 +29,7 @@ from omniq.workers.thread_loop import ThreadState
 log = get_logger("omniq.worker")
 
 
-class JobTask(asyncio.Task[None]):
+class JobTask(asyncio.Task[Any]):
     """The task in which a job runs: none that belongs to another job can cancel it."""
 
     __slots__ = ("job", "loop_ends")
@@ -44,6 +50,64 @@ class JobTask(asyncio.Task[None]):
         return super().cancel(msg)
 
 
+class LentLoop:
+    """The worker's loop, for what a sync function gives its thread to await: so do plain wrappers of async ones."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._task: JobTask | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None
+
+    def run(self, awaitable: Awaitable[Any], *, timeout: float | None) -> Any:
+        """Run it to its end on the loop, while this thread waits, in a copy of the caller's context."""
+        ended: Future[tuple[Any, BaseException | None]] = new_future()
+        try:
+            self._loop.call_soon_threadsafe(self._begin, awaitable, timeout, ended, copy_context(), context=Context())
+        except RuntimeError:  # the loop is closed
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise
+        value, error = outcome(ended)
+        if error is not None:
+            raise error
+        return value
+
+    def cancel(self) -> None:
+        if (task := self._task) is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(asyncio.Task.cancel, task, context=Context())
+
+    def close(self) -> None:
+        """It is the worker's."""
+
+    def _begin(self, awaitable: Awaitable[Any], timeout: float | None, ended: Future[Any], context: Context) -> None:
+        task = JobTask(_caught(within(timeout, awaitable)), loop=self._loop, context=context)
+        task.job = context[inside]
+        self._task = task
+        task.add_done_callback(partial(self._hand_over, ended), context=Context())
+
+    def _hand_over(self, ended: Future[Any], task: asyncio.Task[Any]) -> None:
+        self._task = None
+        ended.set_result((None, asyncio.CancelledError()) if task.cancelled() else task.result())
+
+
+async def _caught(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """What the work returns, or raises: a `SystemExit` that leaves a task takes the loop along."""
+    before = forks()
+    try:
+        value, error = await work, None
+    except BaseException as raised:
+        if isinstance(raised, GeneratorExit) and not in_running_loop():
+            raise  # the loop is gone
+        value, error = None, raised
+    if forks() != before:
+        end_child(error)  # only the task's own code is the child's business
+    return value, error
+
+
 class LoopRunner(InProcessRunner):
     """Async tasks run on the worker's loop, sync ones on threads beside it."""
 
@@ -62,7 +126,12 @@ class LoopRunner(InProcessRunner):
         self._given_up: set[JobTask] = set()
         self._sync: deque[Job] = deque()
         self._slots = ThreadSlots(
-            execution, size=max_workers, take=self._take_sync, waiting=self._sync.__len__, done=self._sync_done
+            execution,
+            size=max_workers,
+            take=self._take_sync,
+            waiting=self._sync.__len__,
+            done=self._sync_done,
+            make_loop=partial(LentLoop, self._loop),
         )
         self._slots.on_give_up = self._note_abandoned
 

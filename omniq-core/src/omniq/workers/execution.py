@@ -154,7 +154,12 @@ def is_async(func: Callable[..., Any]) -> bool:
             return True
         if not func.__dict__:  # it isn't marked as one
             return False
-    return inspect.iscoroutinefunction(func)
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+
+
+def may_be_async(func: Callable[..., Any]) -> bool:
+    """Whether calling it may give a coroutine: a plain wrapper of an async function may, or run it to its end."""
+    return is_async(func) or is_async(inspect.unwrap(func))
 
 
 class Execution:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from queue import Empty, SimpleQueue
+from typing import Any, Protocol
 
 from omniq.batching import Backoff
 from omniq.errors import WorkerError
@@ -17,12 +18,33 @@ from omniq.serialization.codec import LoadedCall
 from omniq.texts import get_logger, qualified_name
 from omniq.threads import new_lock, new_queue, start_thread
 from omniq.workers.base import Worker
-from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, is_async
+from omniq.workers.execution import SCARCITY_PAUSE, Execution, Runner, failure, may_be_async
 from omniq.workers.jobs import Job, Line, RunResult, RunStatus
 from omniq.workers.thread_loop import ThreadLoop as ThreadLoop
 from omniq.workers.thread_loop import ThreadState
 
 log = get_logger("omniq.worker")
+
+
+class TaskLoop(Protocol):
+    """Where a thread runs what a task of its own gives it to await."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs on it."""
+        ...
+
+    def run(self, awaitable: Awaitable[Any], *, timeout: float | None) -> Any:
+        """Run it to its end, in a copy of the caller's context. Raises `TaskTimeout` after `timeout` seconds."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel what runs; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """The thread ends."""
+        ...
 
 
 class ThreadSlots:
@@ -40,8 +62,11 @@ class ThreadSlots:
         take: Callable[[], Job | None],
         waiting: Callable[[], int],
         done: Callable[[Job, RunResult], None],
+        make_loop: Callable[[], TaskLoop] = ThreadLoop,
     ) -> None:
+        """`make_loop` makes what each thread runs awaitables on."""
         self._execution = execution
+        self._make_loop = make_loop
         self._size = size
         self._take = take
         self._waiting = waiting
@@ -152,7 +177,7 @@ class ThreadSlots:
 
     def _start_thread(self) -> None:
         """Start a thread, or see to it that it is tried again. With the lock held."""
-        thread = _TaskThread()
+        thread = _TaskThread(self._make_loop())
         self._threads.add(thread)
         try:
             start_thread(functools.partial(self._work, thread), "omniq-task")
@@ -280,7 +305,7 @@ class ThreadSlots:
             return call
         if job.call.timeout is not None:
             # An async task is cancelled on its thread's loop; it is given up only if that doesn't end it.
-            margin = MARGIN if is_async(call.func) else 0.0
+            margin = MARGIN if may_be_async(call.func) else 0.0
             self._call_soon(self._arm, job, job.call.timeout + margin)
         return self._execution.run_sync(job, call, functools.partial(me.loop.run, timeout=job.call.timeout))
 
@@ -323,8 +348,8 @@ async def give_up_all(slots: ThreadSlots) -> None:
 class _TaskThread:
     """A thread for tasks, with an event loop for the async ones among them."""
 
-    def __init__(self) -> None:
-        self.loop = ThreadLoop()
+    def __init__(self, loop: TaskLoop) -> None:
+        self.loop = loop
         self.abandoned = False
 
 
