@@ -422,7 +422,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Chosen, Generic[C]):
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class TaskQueue(Blocking[AsyncTaskQueue[Any]], BlockingChosen):
+class TaskQueue(BlockingChosen[AsyncTaskQueue[Any]]):
     """A task queue whose methods block; `aio` is its async core."""
 
     kind, core = "task_queue", AsyncTaskQueue
