@@ -30,7 +30,7 @@ def said(value: Any, *, is_share: bool = False) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{getattr(value, 'value', value)}`"
 
 
-def rows(pattern: str) -> list[tuple[str, ...]]:
+def rows(pattern: str) -> list[Any]:
     """The cells of the rows that look so."""
     return re.findall(rf"^{pattern} [^|]+ \|$", PAGE, re.MULTILINE)
 
