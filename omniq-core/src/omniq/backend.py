@@ -48,7 +48,7 @@ from omniq.plugins.specs import EventStoreSpec, ResultStoreSpec, StoreKind, Task
 from omniq.serialization.manager import warn_if_exposed
 from omniq.storage.base import BaseTaskQueue, Guarantees, Store
 from omniq.storage.breakers import GuardedStore, guarded
-from omniq.sync import STAYS_HERE, portal, refuse_in_loop
+from omniq.sync import STAYS_HERE, AsyncResource, Blocking, portal, refuse_in_loop
 
 if TYPE_CHECKING:
     from omniq.exports import *  # noqa: F403
@@ -59,6 +59,7 @@ else:
 C = TypeVar("C", bound=ComponentConfig)
 S = TypeVar("S", bound=Store)
 T = TypeVar("T")
+A = TypeVar("A", bound=AsyncResource)
 P = ParamSpec("P")
 
 
@@ -195,8 +196,7 @@ class Chosen:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Where a URL says, such as "sqlite:///data/shop.db". Raises `ConfigError` or `PluginError`."""
-        if not isinstance(url, str):
-            raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
+        _check_url(url)
         return cls.from_dict({"url": url})
 
     @classmethod
@@ -221,11 +221,33 @@ class Chosen:
         return cls.configured(ConfigProvider(path).load())
 
 
-class BlockingChosen(Chosen):
-    """The same for blocking facades."""
+class BlockingChosen(Blocking[A], Chosen, Generic[A]):
+    """The same for blocking facades.
 
-    _core: ClassVar[type[Any]]
-    """The class of what they are facades of: see `Blocking`."""
+    One is made of its async core, or of whatever says where it is: a URL, a store's name, a dict, a config struct or a
+    backend; of nothing, as it is configured. Raises `ConfigError` or `PluginError`.
+    """
+
+    def __init__(self, aio: A | str | Mapping[str, Any] | ComponentConfig | BaseBackend | None = None) -> None:
+        super().__init__(self._core_of(aio))
+
+    @classmethod
+    def _core_of(cls, given: Any) -> Any:
+        if isinstance(given, cls._core):
+            return given
+        match given:
+            case None:
+                return cls._core.configured(ambient())
+            case str():
+                return cls._core.from_dict({"url": given} if ":" in given else {"type": given})
+            case Mapping():
+                return cls._core.from_dict(given)
+            case ComponentConfig():
+                return cls._core.from_config(given)
+            case BaseBackend():
+                return cls._core.from_backend(given)
+        expected = f"an {cls._core.__name__}, a URL, a store's name, a dict, a config struct or a backend"
+        raise ConfigError(f"{cls.__name__}: expected {expected}, got {type(given).__name__}")
 
     @classmethod
     def configured(cls, config: OmniQConfig) -> Self:
@@ -236,6 +258,11 @@ class BlockingChosen(Chosen):
     def on_store(cls, store: str, settings: Any, **options: Any) -> Self:
         """On the store whose class this import string names. Raises `PluginError`."""
         return cast("Callable[..., Self]", cls)(cls._core.on_store(store, settings, **options))
+
+
+def _check_url(url: object) -> None:
+    if not isinstance(url, str):
+        raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
 
 
 def _checked_mapping(config: object) -> Mapping[str, Any]:
@@ -271,11 +298,14 @@ class Configured:
         """As a YAML file with the fields at its top says. Raises `ConfigError` naming file and field."""
         from omniq.config.files import load_yaml  # only who reads YAML pays for it
 
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
         return cls.from_dict(load_yaml(path))
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """As a URL says, and the environment of what it leaves open. Raises `ConfigError`."""
+        _check_url(url)
         return cls.from_dict(said_by_url(cls.config_class.from_url(url)))
 
 

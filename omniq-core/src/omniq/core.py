@@ -13,7 +13,7 @@ from omniq.build import AnyEventStorage, AnyResultStorage, AnyTaskQueue, FromSou
 from omniq.callbacks import CallbackManager
 from omniq.clock import Duration, seconds
 from omniq.config.described import Changes, Reloaded, adopted, changed, words_of
-from omniq.config.loader import OmniQConfig, Resolved
+from omniq.config.loader import OmniQConfig
 from omniq.config.settings import adopt, set_levels
 from omniq.declaring import AsyncDeclaring, Declaring
 from omniq.errors import ConfigError, InvalidTask, WorkerError
@@ -55,7 +55,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         worker_type: str | None = None,
         worker_config: Mapping[str, Any] | None = None,
         *,
-        config: Source | Resolved | None = None,
+        config: Source | None = None,
         callbacks: CallbackManager | None = None,
     ) -> None:
         given: build.Given = {"task_queue": task_queue, "result_store": result_store, "event_store": event_store}

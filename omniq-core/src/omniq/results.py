@@ -24,7 +24,7 @@ from omniq.plugins.registry import load_class
 from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, look_up
 from omniq.storage.records import ResultRecord
-from omniq.sync import Blocking, blocking, cancel_and_wait
+from omniq.sync import blocking, cancel_and_wait
 from omniq.texts import get_logger
 
 # ── from records to results ─────────────────────────────────────────────────
@@ -369,7 +369,7 @@ async def answered(what: str, limit: float | None, waiting: Coroutine[Any, Any, 
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class ResultStorage(Blocking[AsyncResultStorage[Any]], BlockingChosen):
+class ResultStorage(BlockingChosen[AsyncResultStorage[Any]]):
     """A result storage whose methods block; `aio` is its async core."""
 
     kind = "result_store"

@@ -304,7 +304,8 @@ class Blocking(Generic[A_co]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for base in cls.__dict__.get("__orig_bases__", ()):
-            if get_origin(base) is Blocking:
+            facade = get_origin(base)
+            if isinstance(facade, type) and issubclass(facade, Blocking) and not isinstance(get_args(base)[0], TypeVar):
                 (core,) = get_args(base)
                 cls._core = get_origin(core) or core
 

@@ -68,7 +68,7 @@ class Busy:
         self._gate.touch()
 
 
-@pytest.mark.parametrize("kind", ["async", "thread", "process"])
+@pytest.mark.parametrize("kind", ["async", "thread", "process", "gevent"])
 @pytest.mark.parametrize("word", ["max_workers", "own"])
 def test_a_running_worker_gets_more_slots_and_fewer(oq: OmniQ, tmp_path: Path, kind: str, word: str) -> None:
     name = {"own": f"{kind}_workers"}.get(word, word) if kind != "async" else "max_workers"

@@ -282,7 +282,8 @@ class Place:
         from omniq.core import AsyncOmniQ
 
         again = None if self.provider.file is None else functools.partial(self.provider.load, **self.arguments)
-        oq = AsyncOmniQ(config=Resolved(self.configuration, again))
+        resolved: Any = Resolved(self.configuration, again)
+        oq = AsyncOmniQ(config=resolved)
         if shared:
             _check_shared(oq)
         return oq

@@ -8,6 +8,14 @@ from omniq.exports import lazy
 
 if TYPE_CHECKING:
     from omniq.backend import configured_by as configured_by
+    from omniq.build import AnyEventStorage as AnyEventStorage
+    from omniq.build import AnyResultStorage as AnyResultStorage
+    from omniq.build import AnyTaskQueue as AnyTaskQueue
+    from omniq.build import Given as Given
+    from omniq.build import Place as Place
+    from omniq.build import Source as Source
+    from omniq.config.described import Changes as Changes
+    from omniq.config.described import Reloaded as Reloaded
     from omniq.config.loader import ComponentChoice as ComponentChoice
     from omniq.config.loader import ConfigProvider as ConfigProvider
     from omniq.config.loader import EventsConfig as EventsConfig
@@ -26,15 +34,23 @@ else:
     __all__, __getattr__, __dir__ = lazy(
         __name__,
         {
+            "AnyEventStorage": "omniq.build",
+            "AnyResultStorage": "omniq.build",
+            "AnyTaskQueue": "omniq.build",
+            "Changes": "omniq.config.described",
             "ComponentChoice": "omniq.config.loader",
             "ConfigProvider": "omniq.config.loader",
             "EnvConfig": "omniq.config.settings",
             "EventsConfig": "omniq.config.loader",
+            "Given": "omniq.build",
             "LoggingConfig": "omniq.config.settings",
             "OmniQConfig": "omniq.config.loader",
+            "Place": "omniq.build",
+            "Reloaded": "omniq.config.described",
             "Resolved": "omniq.config.loader",
             "Security": "omniq.config.loader",
             "Settings": "omniq.config.settings",
+            "Source": "omniq.build",
             "TaskDefaults": "omniq.config.loader",
             "WorkerChoice": "omniq.config.loader",
             "configure_logging": "omniq.config.settings",

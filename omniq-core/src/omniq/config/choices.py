@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 
 from msgspec.structs import asdict, replace
 
-from omniq.config.convert import convert, describe, given_fields, url_scheme
-from omniq.config.loader import COMMON, PLACES, ComponentChoice, OmniQConfig, ambient
+from omniq.config.convert import COMMON, PLACES, convert, describe, given_fields, url_scheme
+from omniq.config.loader import ComponentChoice, OmniQConfig, ambient
 from omniq.config.settings import Settings
 from omniq.errors import ConfigError, UnknownBackend
 from omniq.models.config import (

@@ -1,4 +1,4 @@
-"""Where untyped data becomes typed: `msgspec.convert`, with errors that name the path; URLs, and how much is taken."""
+"""Where untyped data becomes typed: `msgspec.convert`, with errors that name the path; URLs, bounds, layers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import Any, Final, TypeAlias, TypeVar, get_args
+from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlsplit
 
 import msgspec
 from msgspec import NODEFAULT, Struct, inspect
 from msgspec.structs import FieldInfo, fields
 
-from omniq.errors import ConfigError
+from omniq.errors import ConfigError, PluginError
 from omniq.models.config import IMPORT_STRING, NAME, NOT_BLANK, mask_url
+from omniq.plugins.registry import Registry
+from omniq.plugins.specs import StoreKind
 from omniq.texts import did_you_mean
 
 T = TypeVar("T")
@@ -185,6 +187,108 @@ def _parts(data: object) -> Iterable[object] | None:
     if isinstance(data, Mapping):
         return (part for item in data.items() for part in item)
     return data if isinstance(data, list | tuple | set | frozenset) else None
+
+
+# ── layers, laid over one another ──────────────────────────────────────────────
+
+
+Layer: TypeAlias = dict[str, Any]
+"""Plain data in the shape of `OmniQConfig`."""
+STORE_KINDS: Final[tuple[StoreKind, ...]] = get_args(StoreKind)
+COMMON: Final[Mapping[StoreKind, frozenset[str]]] = {
+    "task_queue": frozenset({"project_name", "queues", "serializer", "max_body"}),
+    "result_store": frozenset({"project_name"}),
+    "event_store": frozenset({"project_name"}),
+}
+"""What the configurations of all stores of a kind have."""
+
+PLACES: Final = frozenset({"base_dir", "path", "host", "nodes", "servers", "unix_socket_path"})
+"""The fields of our stores that say where one is."""
+
+
+def from_source(source: Mapping[str, Any] | Struct) -> Layer:
+    """A dict, a struct or arguments as a layer: what is None isn't given, "redis://…" and "redis" are short forms."""
+    check_bounds(source)
+    layer = {key: value for key, value in _as_plain(source).items() if value is not None}
+    for kind in STORE_KINDS:
+        if isinstance(text := layer.get(kind), str):
+            layer[kind] = {"url": text} if ":" in text else {"type": text}
+    if isinstance(text := layer.get("worker"), str):
+        layer["worker"] = {"type": text}
+    return layer
+
+
+def _as_plain(value: Any) -> Any:
+    """Mappings as dicts, structs as dicts of what differs from their defaults."""
+    if isinstance(value, Struct):
+        return _as_plain(given_fields(value))
+    if isinstance(value, Mapping):
+        return {key: _as_plain(item) for key, item in value.items()}
+    return value
+
+
+def merge(lower: Layer, upper: Layer, registry: Registry) -> Layer:
+    """Both, with the upper one's word where they disagree. Each must be valid on its own."""
+    if "max_workers" in upper.get("worker", {}).get("config", {}):
+        lower = _without_sizes(lower)
+    merged = _merge(lower, upper)
+    for kind in STORE_KINDS:
+        if kind in lower and kind in upper:
+            merged[kind] = _component(kind, lower[kind], upper[kind], registry)
+    return merged
+
+
+def _without_sizes(layer: Layer) -> Layer:
+    """The layer without the `max_workers` of one kind of worker: what is laid over it says it for all."""
+    worker = layer.get("worker", {})
+    options = {kind: {**given} for kind, given in worker.get("options", {}).items()}
+    for given in options.values():
+        given.pop("max_workers", None)
+    return {**layer, "worker": {**worker, "options": options}}
+
+
+def turns_dill_off(layer: Layer) -> bool:
+    """Whether it says `serializer="msgspec"`, in the task queue's configuration or in its URL."""
+    queue = layer.get("task_queue", {})
+    in_url = parse_qs(str(queue.get("url", "")).partition("?")[2]).get("serializer", [])
+    return "msgspec" in (queue.get("config", {}).get("serializer"), *in_url)
+
+
+def _merge(lower: Layer, upper: Layer) -> Layer:
+    merged = dict(lower)
+    for key, value in upper.items():
+        both = isinstance(value, Mapping) and isinstance(lower.get(key), Mapping)
+        merged[key] = _merge(lower[key], value) if both else value
+    return merged
+
+
+def _component(kind: StoreKind, lower: Layer, upper: Layer, registry: Registry) -> Layer:
+    """A URL, or another backend, replaces the choice below; of its configuration, only what all stores have stays.
+
+    Who says in other words where the store is replaces the URL below, with the password in it.
+    """
+    below = _backend(kind, lower, registry)
+    if upper.get("url") is not None or _differ(below, _backend(kind, upper, registry)):
+        config = lower.get("config", {})
+        lower = {"config": {key: config[key] for key in config.keys() & COMMON[kind]}}
+    elif not PLACES.isdisjoint(upper.get("config", {})) and lower.get("url") is not None:
+        lower = {"type": below, "config": lower.get("config", {})}
+    return _merge(lower, upper)
+
+
+def _differ(lower: str | None, upper: str | None) -> bool:
+    return None not in (lower, upper) and lower != upper
+
+
+def _backend(kind: StoreKind, choice: Layer, registry: Registry) -> str | None:
+    """The name of the chosen backend, aliases resolved; what was given, where that can't be found out."""
+    type_, url = choice.get("type"), choice.get("url")
+    try:
+        if type_ is not None:
+            return registry.store(kind, type_).name
+        return None if url is None else registry.by_scheme(kind, url_scheme(url)).name
+    except (PluginError, ConfigError):
+        return type_ or url
 
 
 # ── errors in our words ────────────────────────────────────────────────────────

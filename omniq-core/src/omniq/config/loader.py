@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, get_args
-from urllib.parse import parse_qs
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from omniq.config.convert import check_bounds, convert, given_fields, url_scheme
+from omniq.config.convert import Layer, convert, from_source, given_fields, merge, turns_dill_off
 from omniq.config.settings import (
     BufferSize,
     EnvConfig,
-    Layer,
     LoggingConfig,
     RetryCount,
     Settings,
@@ -39,7 +37,6 @@ from omniq.models.config import (
 )
 from omniq.models.event import EventLevel, EventType
 from omniq.plugins.registry import Registry, load_object, registry
-from omniq.plugins.specs import StoreKind
 from omniq.serialization.base import DECLARED, declared
 from omniq.serialization.codec import Signer
 from omniq.serialization.manager import SerializationManager
@@ -245,16 +242,6 @@ class Security(Redacted, frozen=True, kw_only=True, array_like=True):
 # ── layers ──────────────────────────────────────────────────────────────────
 
 
-STORE_KINDS: Final[tuple[StoreKind, ...]] = get_args(StoreKind)
-COMMON: Final[Mapping[StoreKind, frozenset[str]]] = {
-    "task_queue": frozenset({"project_name", "queues", "serializer", "max_body"}),
-    "result_store": frozenset({"project_name"}),
-    "event_store": frozenset({"project_name"}),
-}
-"""What the configurations of all stores of a kind have."""
-
-PLACES: Final = frozenset({"base_dir", "path", "host", "nodes", "servers", "unix_socket_path"})
-"""The fields of our stores that say where one is."""
 PROTECTIONS: Final = frozenset({"ACCEPT_UNSIGNED_UNTIL", "ALLOWED_MODULES", "SERIALIZER", "SIGNING_KEY"})
 """The settings that hold beside a complete `OmniQConfig` that doesn't mention them."""
 
@@ -306,7 +293,7 @@ class ConfigProvider:
         given = [layer for _, layer in self.layers(**arguments)]
         for layer in given:
             merged = merge(merged, layer, self._registry)
-        if any(map(_turns_dill_off, given)):
+        if any(map(turns_dill_off, given)):
             merged.setdefault("task_queue", {}).setdefault("config", {})["serializer"] = "msgspec"
         _check_kinds(merged.get("worker", {}), self._registry)
         return convert(merged, OmniQConfig, keep_variables=True)
@@ -336,9 +323,24 @@ class Resolved(NamedTuple):
 def ambient() -> OmniQConfig:
     """What holds for whatever nobody has told anything: the environment, and the file that OMNIQ_CONFIG names.
 
-    Raises `ConfigError`.
+    It is loaded anew only if one of them has changed. Raises `ConfigError`.
     """
-    return ConfigProvider().load()
+    provider = ConfigProvider()
+    key = (dict(environment()), provider.file and _signature(provider.file))
+    if not _last or _last[0][0] != key:
+        _last[:] = [(key, provider.load())]
+    return _last[0][1]
+
+
+_last: list[tuple[object, OmniQConfig]] = []
+
+
+def _signature(path: str) -> object:
+    try:
+        stat = os.stat(path)
+    except OSError:  # reading it will tell
+        return object()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 AnySource: TypeAlias = str | Mapping[str, Any] | OmniQConfig | None
@@ -406,91 +408,3 @@ def check_kind(kind: str, where: str, registry: Registry, *, aliases: bool = Tru
             return
     guess = did_you_mean(kind, sorted(known)) or f"; known: {', '.join(sorted(known))}"
     raise ConfigError(f"{where}: unknown kind of worker{guess}")
-
-
-# ── layers, laid over one another ──────────────────────────────────────────────
-
-
-def from_source(source: Mapping[str, Any] | Struct) -> Layer:
-    """A dict, a struct or arguments as a layer: what is None isn't given, "redis://…" and "redis" are short forms."""
-    check_bounds(source)
-    layer = {key: value for key, value in _plain(source).items() if value is not None}
-    for kind in STORE_KINDS:
-        if isinstance(text := layer.get(kind), str):
-            layer[kind] = {"url": text} if ":" in text else {"type": text}
-    if isinstance(text := layer.get("worker"), str):
-        layer["worker"] = {"type": text}
-    return layer
-
-
-def _plain(value: Any) -> Any:
-    """Mappings as dicts, structs as dicts of what differs from their defaults."""
-    if isinstance(value, Struct):
-        return _plain(given_fields(value))
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-def merge(lower: Layer, upper: Layer, registry: Registry) -> Layer:
-    """Both, with the upper one's word where they disagree. Each must be valid on its own."""
-    if "max_workers" in upper.get("worker", {}).get("config", {}):
-        lower = _without_sizes(lower)
-    merged = _merge(lower, upper)
-    for kind in STORE_KINDS:
-        if kind in lower and kind in upper:
-            merged[kind] = _component(kind, lower[kind], upper[kind], registry)
-    return merged
-
-
-def _without_sizes(layer: Layer) -> Layer:
-    """The layer without the `max_workers` of one kind of worker: what is laid over it says it for all."""
-    worker = layer.get("worker", {})
-    options = {kind: {**given} for kind, given in worker.get("options", {}).items()}
-    for given in options.values():
-        given.pop("max_workers", None)
-    return {**layer, "worker": {**worker, "options": options}}
-
-
-def _turns_dill_off(layer: Layer) -> bool:
-    """Whether it says `serializer="msgspec"`, in the task queue's configuration or in its URL."""
-    queue = layer.get("task_queue", {})
-    in_url = parse_qs(str(queue.get("url", "")).partition("?")[2]).get("serializer", [])
-    return "msgspec" in (queue.get("config", {}).get("serializer"), *in_url)
-
-
-def _merge(lower: Layer, upper: Layer) -> Layer:
-    merged = dict(lower)
-    for key, value in upper.items():
-        both = isinstance(value, Mapping) and isinstance(lower.get(key), Mapping)
-        merged[key] = _merge(lower[key], value) if both else value
-    return merged
-
-
-def _component(kind: StoreKind, lower: Layer, upper: Layer, registry: Registry) -> Layer:
-    """A URL, or another backend, replaces the choice below; of its configuration, only what all stores have stays.
-
-    Who says in other words where the store is replaces the URL below, with the password in it.
-    """
-    below = _backend(kind, lower, registry)
-    if upper.get("url") is not None or _differ(below, _backend(kind, upper, registry)):
-        config = lower.get("config", {})
-        lower = {"config": {key: config[key] for key in config.keys() & COMMON[kind]}}
-    elif not PLACES.isdisjoint(upper.get("config", {})) and lower.get("url") is not None:
-        lower = {"type": below, "config": lower.get("config", {})}
-    return _merge(lower, upper)
-
-
-def _differ(lower: str | None, upper: str | None) -> bool:
-    return None not in (lower, upper) and lower != upper
-
-
-def _backend(kind: StoreKind, choice: Layer, registry: Registry) -> str | None:
-    """The name of the chosen backend, aliases resolved; what was given, where that can't be found out."""
-    type_, url = choice.get("type"), choice.get("url")
-    try:
-        if type_ is not None:
-            return registry.store(kind, type_).name
-        return None if url is None else registry.by_scheme(kind, url_scheme(url)).name
-    except (PluginError, ConfigError):
-        return type_ or url

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
 from msgspec import Meta, Struct, field
 
-from omniq.config.convert import convert
+from omniq.config.convert import Layer, convert
 from omniq.errors import ConfigError
 from omniq.models.config import (
     DEAD_LETTER_RETENTION,
@@ -38,8 +38,6 @@ from omniq.models.config import (
 from omniq.models.event import EventLevel, EventType
 from omniq.texts import did_you_mean, get_logger
 
-Layer: TypeAlias = dict[str, Any]
-"""Plain data in the shape of `OmniQConfig`."""
 LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "DISABLED"]
 WorkerCount: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 BufferSize: TypeAlias = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -274,7 +272,8 @@ class EnvConfig:
     def given(self) -> dict[str, Any]:
         """The settings that are set, by name. A variable that looks like ours but isn't is warned of, once."""
         self._warn_of_unknown()
-        texts = {name: self._environ[PREFIX + name] for name in _hints() if PREFIX + name in self._environ}
+        ours = {variable.removeprefix(PREFIX) for variable in self._environ if variable.startswith(PREFIX)}
+        texts = {name: self._environ[PREFIX + name] for name in _hints() if name in ours}
         return {name: _parse(name, text) for name, text in texts.items() if not _is_blank(PREFIX + name, text)}
 
     def config_file(self) -> str | None:

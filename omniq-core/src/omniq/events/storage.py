@@ -18,7 +18,7 @@ from omniq.models.task import TaskRef, check_flags, check_id, check_limit, id_of
 from omniq.plugins.registry import load_class
 from omniq.storage.base import BaseEventStorage
 from omniq.storage.records import EventFilter, EventPage
-from omniq.sync import Blocking, blocking
+from omniq.sync import blocking
 from omniq.texts import did_you_mean
 
 C = TypeVar("C", bound=EventStorageConfig)
@@ -177,7 +177,7 @@ class AsyncEventStorage(AsyncComponent[C, BaseEventStorage], Chosen, Generic[C])
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class EventStorage(Blocking[AsyncEventStorage[Any]], BlockingChosen):
+class EventStorage(BlockingChosen[AsyncEventStorage[Any]]):
     """An event storage whose methods block; `aio` is its async core."""
 
     kind = "event_store"

@@ -394,7 +394,7 @@ class AsyncTaskQueue(SecuredComponent[C, BaseTaskQueue], Scheduling, Chosen, Gen
 # ── blocking ────────────────────────────────────────────────────────────────
 
 
-class TaskQueue(Blocking[AsyncTaskQueue[Any]], BlockingChosen):
+class TaskQueue(BlockingChosen[AsyncTaskQueue[Any]]):
     """A task queue whose methods block; `aio` is its async core."""
 
     kind = "task_queue"

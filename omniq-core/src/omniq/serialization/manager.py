@@ -294,6 +294,14 @@ def _plain(value: object) -> str:
     raise TypeError(f"can't encode values of type {type_name(value)}")
 
 
+def _holds_nan(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_nan, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_nan, value))
+    return isinstance(value, float) and value != value
+
+
 def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata as they are stored."""
     try:
@@ -301,6 +309,8 @@ def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
         returned: dict[str, Any] = _decode_metadata(packed)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SerializationError(f"metadata: {error}") from error
+    if _holds_nan(metadata):
+        raise SerializationError("metadata: NaN is equal to nothing, itself included: give None instead")
     if returned != metadata:
         raise SerializationError("metadata: expected None, bools, numbers, text, bytes, and lists and dicts of them")
     if len(packed) > MAX_METADATA:

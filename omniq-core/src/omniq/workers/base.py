@@ -77,29 +77,34 @@ class Worker(FromSource):
                 self._queue = build.with_parts(loaded, made, wanted, callbacks)
         except (ConfigError, UnknownBackend) as error:
             raise type(error)(_PREFIX.sub("queue", str(error))) from None
-        self._begin(loaded.worker, config)
+        self._begin(loaded.worker, config, owns=isinstance(queue, build.WORDS))
 
-    def _begin(self, choice: WorkerChoice, config: Mapping[str, Any]) -> None:
+    def _begin(self, choice: WorkerChoice, config: Mapping[str, Any], *, owns: bool) -> None:
         choice.check_options()
         said = {**given_fields(choice.settings_for(self.kind)), **config}
         self.config = worker_config(said, self.config_class, type(self).__name__)
         self._results: AsyncResultStorage[Any] | None = None
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
+        self._owns = owns
+        """Whether the queue is this worker's alone, so that nobody else gives back its connections."""
+        self._has_asked = False
 
     @classmethod
     def _from(cls, config: Source | None = None, task_queue: Any = None) -> Self:
         """As a whole configuration says."""
         given: build.Given = {"task_queue": task_queue, "result_store": None, "event_store": None}
         (loaded, _), made = build.configured(config, None, given)
-        return cls.told(build.joined(loaded, made).queue, loaded.worker, {})
+        return cls.told(build.joined(loaded, made).queue, loaded.worker, {}, owns=True)
 
     @classmethod
-    def told(cls, queue: AsyncTaskQueue[Any], choice: WorkerChoice, config: Mapping[str, Any]) -> Self:
+    def told(
+        cls, queue: AsyncTaskQueue[Any], choice: WorkerChoice, config: Mapping[str, Any], *, owns: bool = False
+    ) -> Self:
         """One on a queue that is complete; `config` wins over what a whole configuration says of workers."""
         self = cls.__new__(cls)
         self._queue = queue
-        self._begin(choice, config)
+        self._begin(choice, config, owns=owns)
         return self
 
     def pool(self, settings_for: Callable[[str], WorkerConfig] | None = None) -> AsyncWorkerPool:
@@ -136,6 +141,14 @@ class Worker(FromSource):
         blocking, self._blocking = self._blocking, None
         if blocking is not None:
             blocking.stop(seconds("grace_period", grace_period))
+        if self._owns and self._has_asked:
+            self._has_asked = False
+            portal().call(self._give_back())
+
+    async def _give_back(self) -> None:
+        if self._results is not None:
+            await self._results.close()
+        await self._queue.close()
 
     def drain(self) -> None:
         """Wait until the tasks that are due now have been worked off."""
@@ -146,6 +159,7 @@ class Worker(FromSource):
     def get_result(self, task_id: TaskRef, timeout: Duration | None = None) -> Any:
         """Wait for a task's value; raises as `OmniQ.get_result` does."""
         refuse_in_loop(f"{type(self).__name__}.get_result()")
+        self._has_asked = True
         return portal().call(self._outcomes().value(task_id, timeout))
 
     def __enter__(self) -> Self:
@@ -170,6 +184,8 @@ class Worker(FromSource):
         running, self._async = self._async, None
         if running is not None:
             await running.stop()
+            if self._owns:
+                await self._give_back()
 
     def _outcomes(self) -> OutcomeWaiter:
         if self._results is None:
