@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Final, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode
 
@@ -27,6 +28,8 @@ from omniq.models.config import (
 from omniq.texts import did_you_mean
 
 DEFAULT_BASE_DIR: Final = ".omniq"
+SURELY: Final = 0.9
+"""How much alike an option and a field of ours are, of 1, if the field was meant: `project` isn't `project_name`."""
 ENDPOINTS: Final = ("endpoint_url", "account_name", "account_host")
 """Storage options that say which server is meant."""
 
@@ -122,13 +125,16 @@ class FileConfig(ComponentConfig, frozen=True, kw_only=True):
         """`file:///absolute/path`, `s3://bucket/prefix`, `abfs://…`, `gs://…`.
 
         Of its query, what is no field of this configuration is a storage option, as in
-        `s3://bucket/prefix?endpoint_url=http://host:8333`. Raises `ConfigError`.
+        `s3://bucket/prefix?endpoint_url=http://host:8333`. Raises `ConfigError`, for what is nearly one, too.
         """
         url_scheme(url)
         place, _, query = url.partition("?")
         given = parse_qsl(query, keep_blank_values=True)
         own = urlencode([(name, value) for name, value in given if name in cls.__struct_fields__])
         options = {name: value for name, value in given if name not in cls.__struct_fields__}
+        for name in options:
+            if meant := get_close_matches(name, cls.__struct_fields__, n=1, cutoff=SURELY):
+                raise ConfigError(f"url.{name}: unknown name, did you mean {meant[0]!r}?")
         return read_url(f"{place}?{own}" if own else place, cls, lambda parts: _place_of(parts, options))
 
 

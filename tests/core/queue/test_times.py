@@ -132,5 +132,5 @@ def test_the_command_line_refuses_them_in_one_line(tmp_path: Path, options: list
 @pytest.mark.parametrize("bad", ["a\x00b", "\udcff", ""])
 def test_a_name_that_cannot_be_one_is_told_on_the_command_line(tmp_path: Path, command: list[str], bad: str) -> None:
     result = Cli(tmp_path)(*command, bad)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "expected 1 to 255 printable characters" in result.stderr

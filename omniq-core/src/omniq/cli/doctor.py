@@ -352,7 +352,7 @@ def _read_scheme(scheme: str, config: type[C]) -> Generator[Finding, None, C | N
         yield Finding("url_schemes", what, "let it read those of every scheme, or leave the scheme out")
         return None
     url, some = next(iter(understood.items()))
-    if isinstance(_read(config, f"{url}?omniq_doctor=1"), config):
+    if isinstance(_read(config, f"{url}?project_nam=x"), config):
         yield Finding(
             "url_schemes", f"{reader} passes over misspelt options", "read URLs by omniq.config.convert:read_url"
         )

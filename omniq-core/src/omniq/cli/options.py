@@ -246,6 +246,10 @@ class Place:
             log_level=self.log_level or other.log_level,
         )
 
+    def at(self, url: str) -> Place:
+        """The same with another task queue."""
+        return Place(url=url).over(self)
+
     @property
     def elsewhere(self) -> str:
         """The first of the options that were given which say where the queue is."""

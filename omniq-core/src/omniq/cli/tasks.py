@@ -264,7 +264,7 @@ COLUMNS: Final = ("KIND", "SIGNED", "CURRENT", "CHANGED", "REFUSED")
 @click.command()
 @click.option("--accept-unsigned", is_flag=True, help="Sign what isn't signed at all, too: whoever wrote it.")
 @json_option
-@example("OMNIQ_SIGNING_KEY=new-key,old-key omniq resign --accept-unsigned")
+@example("OMNIQ_SIGNING_KEY=2:a-new-secret-text,1:the-old-secret-text omniq resign --accept-unsigned")
 @placed
 def resign(place: Place, accept_unsigned: bool, as_json: bool) -> None:
     """Sign tasks, schedules and results with the first key of OMNIQ_SIGNING_KEY.
