@@ -95,7 +95,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     """Refuse a site that lacks a public name, or loads something from elsewhere."""
     site = Path(config.site_dir)
     missing = sorted(set(config.extra["api"]) - _anchors(site / "api"))
-    loads = sorted({f"{path.name}: {url}" for path in site.rglob("*.html") for url in _loaded(path)})
+    loads = sorted({f"{path.name}: {url}" for path in site.rglob("*.html") for url in loaded(path)})
     if missing or loads:
         raise PluginError(f"not on the API's pages: {missing}; loaded from elsewhere: {loads}")
 
@@ -105,5 +105,6 @@ def _anchors(folder: Path) -> set[str]:
     return {anchor for text in texts for anchor in re.findall(r'id="(omniq[\w.]*)"', text)}
 
 
-def _loaded(page: Path) -> list[str]:
+def loaded(page: Path) -> list[str]:
+    """The URLs on other hosts from which a page loads something."""
     return [first or second for first, second in LOADED.findall(page.read_text("utf-8"))]

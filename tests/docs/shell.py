@@ -14,6 +14,7 @@ from typing import Final
 
 NOT_RUN: Final[Mapping[str, str]] = {
     r"^docker ": "needs a container engine",
+    r"^mkdir \.\./shop && cd \.\./shop$": "the test is in a folder of its own",
     r"^pip install |^(python3 -m venv|\.venv(-uv)?/bin/python -m pip) ": "installs packages",
     r"^\. \.venv/bin/activate": "the test's environment is active",
     r"^(\.venv-uv/bin/)?uv (sync|run pytest)$": "is what CI does",

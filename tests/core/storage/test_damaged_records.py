@@ -11,7 +11,16 @@ from omniq.errors import CorruptPayload, TaskFailed
 from omniq.models import TaskState
 from omniq.models.event import EventType
 from omniq.storage.records import TaskRecord
-from omniq.storage.rules import event_of, record_of, result_of, schedule_of, task_of
+from omniq.storage.rules import (
+    event_in,
+    event_of,
+    record_of,
+    result_of,
+    schedule_of,
+    state_of,
+    task_of,
+    worker_of,
+)
 from omniq.testing import ReferenceSpace
 
 from tests.core.support import FAST, SOON, front_door, noop, reference_place, until_states
@@ -133,3 +142,22 @@ def test_results_schedules_and_events_get_them_too() -> None:
     event = event_of({"type": "NOBODYS", "time": float("inf"), "data": [1]})
     assert (event.type, event.time, event.data) == (EventType.UNKNOWN, 0.0, {})
     assert event.damage is not None
+
+
+@pytest.mark.parametrize("line", [b"", b"[1]", b'{"type": "COMPLETE"', b'{"type": 7}', b"\xff\xfe"])
+def test_a_line_that_is_no_event_is_a_damaged_one(line: bytes) -> None:
+    event = event_in(line)
+    assert event.type is EventType.UNKNOWN
+    assert event.damage is not None
+
+
+@pytest.mark.parametrize("report", [b"", b"[]", "not JSON", b'{"slots": "many"}'])
+def test_a_worker_whose_report_cannot_be_read_is_known_by_name(report: bytes | str) -> None:
+    worker = worker_of("w\udc80", report, 7.0)
+    assert (worker.name, worker.last_seen, worker.slots) == ("w\N{REPLACEMENT CHARACTER}", 7.0, 0)
+
+
+@pytest.mark.parametrize("value", ["nowhere", None, 7, b"pending"])
+def test_a_state_that_there_is_none_of_is_an_error(value: object) -> None:
+    assert state_of(value) is TaskState.ERROR
+    assert state_of("waiting") is TaskState.WAITING
