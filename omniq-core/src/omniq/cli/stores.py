@@ -199,17 +199,16 @@ def bench(place: Place, tasks: int, as_json: bool) -> None:
 
 async def _in_project_of_its_own(place: Place, work: Callable[[AsyncOmniQ], Awaitable[Measured]]) -> Measured:
     """Do some work where the configuration says, in a project that is removed afterwards."""
-    from omniq.config.loader import Resolved
     from omniq.core import AsyncOmniQ
 
     name = f"bench-{secrets.token_hex(4)}"
     config = replace(place.configuration, event_store=None)
-    configured = AsyncOmniQ(config=Resolved(config))
+    configured = AsyncOmniQ(config=config)
     results = None if config.result_store is None else configured.result_store.config.for_project(name)
     oq = AsyncOmniQ(
         task_queue=configured.task_queue.config.for_project(name),
         result_store=results,
-        config=Resolved(replace(config, project_name=name)),
+        config=replace(config, project_name=name),
     )
     try:
         async with oq:
