@@ -39,6 +39,7 @@ SERVERS = {
 """How programs name a server, and which one they get."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
+FOREIGN = re.compile(r"(pip install|uv add|uv pip install)[^\n`]*?(?<![/\w-])omniq\b(?![-/])")
 FILE = re.compile(r"# ([\w/]+\.\w+)\n")
 RUN_SHELL = "import subprocess; print(end='', flush=True); subprocess.run(['bash', {0!r}], check=True, stdout={1})"
 
@@ -163,7 +164,7 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 @each_page()
 def test_nobody_is_sent_to_the_foreign_package(page: Path) -> None:
     """A distribution called plainly "omniq" exists, and isn't ours."""
-    assert re.search(r"(pip install|uv add|uv pip install)[^\n`]*?\bomniq\b(?!-)", page.read_text("utf-8")) is None
+    assert FOREIGN.search(page.read_text("utf-8")) is None
 
 
 def test_the_readme_begins_with_the_quickstart_and_ends_with_the_tests() -> None:
