@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from omniq.models.task import TaskId as TaskId
     from omniq.plugins.hookspecs import VERSION as __version__  # noqa: N811
     from omniq.queue.engine import TaskQueue as TaskQueue
+    from omniq.queue.moving import MigrationReport as MigrationReport
+    from omniq.queue.moving import Unmoved as Unmoved
     from omniq.queue.workflows import call as call
     from omniq.queue.workflows import chain as chain
     from omniq.queue.workflows import group as group
@@ -50,6 +52,8 @@ else:
             "CallbackManager": "omniq.callbacks",
             "EventStore": "omniq.events:EventStorage",
             "Migration": "omniq.migration",
+            "MigrationReport": "omniq.queue.moving",
+            "Unmoved": "omniq.queue.moving",
             "OmniQ": "omniq.core",
             "Reject": "omniq.errors",
             "ResultStore": "omniq.results:ResultStorage",
@@ -77,6 +81,7 @@ __all__ = [
     "CallbackManager",
     "EventStore",
     "Migration",
+    "MigrationReport",
     "OmniQ",
     "Reject",
     "ResultStore",
@@ -87,6 +92,7 @@ __all__ = [
     "TaskId",
     "TaskQueue",
     "TaskUpdate",
+    "Unmoved",
     "__version__",
     "call",
     "chain",

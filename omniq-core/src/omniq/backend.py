@@ -247,7 +247,7 @@ class BlockingChosen(Blocking[A], Chosen, Generic[A]):
             case BaseBackend():
                 return cls._core.from_backend(given)
         expected = f"an {cls._core.__name__}, a URL, a store's name, a dict, a config struct or a backend"
-        raise ConfigError(f"{cls.__name__}: expected {expected}, got {type(given).__name__}")
+        raise ConfigError(f"{cls.__name__}: aio: expected {expected}, got {type(given).__name__}")
 
     @classmethod
     def configured(cls, config: OmniQConfig) -> Self:

@@ -238,7 +238,7 @@ def test_a_component_that_is_none_is_named(make: Callable[[], object], complaint
 def test_a_struct_of_another_component_is_refused() -> None:
     with pytest.raises(ConfigError, match="config: expected SQLiteTaskQueueConfig, got SQLiteResultStorage"):
         SQLiteTaskQueue.from_config(SQLiteResultStorageConfig())
-    with pytest.raises(ConfigError, match="SQLiteBackend: expected SQLiteTaskQueueConfig, got dict"):
+    with pytest.raises(ConfigError, match="config: expected SQLiteTaskQueueConfig, got dict"):
         SQLiteBackend.from_config(cast("Any", {"base_dir": "x"}))
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from omniq.config.loader import ConfigProvider as ConfigProvider
     from omniq.config.loader import EventsConfig as EventsConfig
     from omniq.config.loader import OmniQConfig as OmniQConfig
+    from omniq.config.loader import Origin as Origin
     from omniq.config.loader import Resolved as Resolved
     from omniq.config.loader import Security as Security
     from omniq.config.loader import TaskDefaults as TaskDefaults
@@ -45,6 +46,7 @@ else:
             "Given": "omniq.build",
             "LoggingConfig": "omniq.config.settings",
             "OmniQConfig": "omniq.config.loader",
+            "Origin": "omniq.config.loader",
             "Place": "omniq.build",
             "Reloaded": "omniq.config.described",
             "Resolved": "omniq.config.loader",

@@ -36,7 +36,7 @@ R = TypeVar("R")
 # ── what has become of it ───────────────────────────────────────────────────
 
 
-class Left(Struct, frozen=True):
+class Unmoved(Struct, frozen=True):
     """Something that stays where it is, and why."""
 
     kind: str
@@ -61,7 +61,7 @@ class MigrationReport(Struct, kw_only=True):
     """Tasks that a worker of the source holds, or held until it died: they can be moved once their lease is over."""
     workers: list[str] = field(default_factory=list)
     """Those that still serve the source: told by a dry run, refused by any other."""
-    left: list[Left] = field(default_factory=list)
+    left: list[Unmoved] = field(default_factory=list)
     """What can't be moved as it is."""
 
     @property
@@ -76,7 +76,7 @@ class MigrationReport(Struct, kw_only=True):
 
     def leave(self, kind: str, id_: str, reason: str) -> None:
         """Take note of what can't be moved; once, though it is tried again."""
-        left = Left(kind, id_, reason)
+        left = Unmoved(kind, id_, reason)
         if left not in self.left:
             self.left.append(left)
 
@@ -263,7 +263,7 @@ class TaskMover:
             moved += await self._move(await self._alone(records, family))
         moved += await self._move_family(family)
         others = [left for left in self._report.left if left.kind != "task"]
-        self._report.left = others + [Left("task", id_, reason) for id_, reason in self._kept.items()]
+        self._report.left = others + [Unmoved("task", id_, reason) for id_, reason in self._kept.items()]
         return moved
 
     async def pages(self) -> AsyncIterator[list[TaskRecord]]:
