@@ -3,9 +3,10 @@
 The `python` and `sh` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a
 process and a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what
 the page's `output` blocks show, but for an `sh` block that has none right behind it. A block that begins with the
-comment `# shop.py` is that file, and no part of the program. An example's page finds the files beside it. Where a block names a server, it gets one of its own. `sh`
-blocks find `omniq` on the PATH; what can't be run of them, `tests/docs/shell.py` lists with its reason. A `yaml` block
-must be a whole configuration. Blocks in other languages (`py`, `text`, …) are left alone.
+comment `# shop.py` is that file, and no part of the program. An example's page finds the files beside it. Where a block
+names a server, it gets one of its own. `sh` blocks find `omniq` on the PATH; what can't be run of them,
+`tests/docs/shell.py` lists with its reason. A `yaml` block must be a whole configuration. Blocks in other languages
+(`py`, `text`, …) are left alone.
 """
 
 from __future__ import annotations
