@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-griffe = pytest.importorskip("griffe", reason="what builds the site isn't installed")
+pytest.importorskip("griffe", reason="what builds the site isn't installed")
 pytest.importorskip("mkdocs", reason="what builds the site isn't installed")
 
-from scripts import api_pages, site_pages  # noqa: E402
-from scripts.facades import Facades  # noqa: E402
-from tests.docs.test_readme import ROOT  # noqa: E402
+from scripts import api_pages, site_pages
 
 PACKAGES = ("omniq", *(f"omniq.{name}" for name in ("models", "queue", "storage", "workers", "events", "config")))
 """Modules that export names and define none."""
@@ -40,10 +38,7 @@ def test_each_public_name_is_described_once() -> None:
 
 
 def test_a_facade_has_methods_that_block() -> None:
-    loader = griffe.GriffeLoader(
-        search_paths=[str(ROOT / "omniq-core" / "src")], extensions=griffe.load_extensions(Facades)
-    )
-    core = loader.load("omniq")["core"]
+    core = api_pages.loaded()["omniq"]["core"]
     for name in ("enqueue", "get_result", "list_tasks"):
         blocking, awaited = core["OmniQ"][name], core["AsyncOmniQ"][name]
         assert (blocking.is_function, "async" in blocking.labels, "async" in awaited.labels) == (True, False, True)
