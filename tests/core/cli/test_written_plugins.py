@@ -185,8 +185,8 @@ for queue in ({}, {"type": "tray"}, {"url": "tray:///data"}):
 def test_a_new_store_and_the_example_hold_where_only_core_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes next is typed as it is printed, but for the time of killing. `verify` runs the whole suite, so `pytest`
-    runs a part of it."""
+    """What comes next is typed as it is printed, but for the time of killing. `verify` runs the whole suite, so
+    `pytest` runs a part of it."""
     programs = fresh_venv(tmp_path / "venv", "./omniq-core[testing]")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-q -W error -k TestDrop")
