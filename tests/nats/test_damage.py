@@ -17,9 +17,8 @@ from omniq.storage.stream import LOG
 from omniq.storage.transactions import Segment, encode_segment
 from omniq.testing.builders import claim, lease_of, new_task, new_tasks, reap, success
 from omniq_nats.queue import NATSQueueStore
-from omniq_nats.stream import NATSStream
 
-from tests.nats.support import QUEUE, lone_store, opened, until
+from tests.nats.support import QUEUE, be_deaf, has, in_loop, lone_store, opened, stream_of, until
 
 
 @pytest.fixture
@@ -102,24 +101,24 @@ class TestByHand:
         self, nats_url: str, one: NATSQueueStore, monkeypatch: pytest.MonkeyPatch, deaf: bool
     ) -> None:
         monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
-        monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+        monkeypatch.setattr(snapshots, "GRACE", 0.0)
         await one.add([new_task("kept")])
         await one.purge(older_than=1e6)
 
         async def has_snapshot() -> bool:
-            return bool(await _in_loop(one, _stream(one).names("part.>")))
+            return bool(await in_loop(one, stream_of(one).names("part.>")))
 
         await until(has_snapshot)
         monkeypatch.setattr(stream_replica, "WORTH_IT", 1 << 20)
         await one.add([new_task("lost")])
-        await self._ask(one, "STREAM.PURGE", {"filter": _stream(one)._subject(LOG)})
+        await self._ask(one, "STREAM.PURGE", {"filter": stream_of(one)._subject(LOG)})
         if deaf:
-            await _be_deaf(one)
+            await be_deaf(one)
             async with opened(nats_url) as other:
                 await other.add([new_task("instead")])
                 assert (await one.get(["instead"]))[0] is not None
-                last = await _in_loop(one, _stream(one).last(LOG))
-                await _in_loop(one, one._connection.place._hear(last._replace(after=0)))
+                last = await in_loop(one, stream_of(one).last(LOG))
+                await in_loop(one, one._connection.place._hear(last._replace(after=0)))
         await self._goes_on(nats_url, one, kept=True)
         assert [row is not None for row in await one.get(["kept", "lost"])] == [True, False]
 
@@ -145,14 +144,14 @@ class TestByHand:
             await store.drop()
 
     async def _ask(self, store: NATSQueueStore, verb: str, what: object = None) -> None:
-        await _in_loop(store, _stream(store)._call(verb, what))
+        await in_loop(store, stream_of(store)._call(verb, what))
 
     async def _goes_on(self, url: str, idle: NATSQueueStore, *, kept: bool) -> None:
         async with opened(url) as other:
             await other.add([new_task("new")])
 
             async def is_seen() -> bool:
-                return (await idle.get(["new"]))[0] is not None
+                return await has(idle, ["new"]) == [True]
 
             await until(is_seen, "the idle one doesn't know of the new task")
             await until(lambda: _adds(idle, "of the idle one"))
@@ -192,7 +191,7 @@ class TestForeignMessages:
 
     async def test_what_is_said_of_the_log_is_not_waited_for(self, nats_url: str, one: NATSQueueStore) -> None:
         await one.add([new_task("before")])
-        stream = _stream(one)
+        stream = stream_of(one)
         client = stream._client
         assert client is not None
         log = one._connection.place._log
@@ -204,7 +203,7 @@ class TestForeignMessages:
             {"Nats-Sequence": "-1", "Nats-Last-Sequence": "-2"},
         ):
             for data in (b"", encode_segment(Segment(log=log, writer="x", base=0), [])):
-                await _in_loop(one, client.publish(stream._news, data, headers=headers))
+                await in_loop(one, client.publish(stream._news, data, headers=headers))
         await self._all_goes_on(nats_url, one)
 
     async def _all_goes_on(self, url: str, one: NATSQueueStore) -> None:
@@ -218,7 +217,7 @@ class TestForeignMessages:
 async def test_what_was_added_and_never_heard_is_read(one: NATSQueueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_replica, "HEARD_WITHIN", 0.05)
     await one.add([new_task("before")])
-    await _be_deaf(one)
+    await be_deaf(one)
     for number in range(3):
         assert await one.add([new_task(f"t{number}")]) == [NEW]
 
@@ -228,7 +227,7 @@ class TestSnapshots:
         self, nats_url: str, one: NATSQueueStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         names = await self._made(one, monkeypatch)
-        await _in_loop(one, _stream(one).delete(names[0]))
+        await in_loop(one, stream_of(one).delete(names[0]))
         with pytest.raises(StoreError, match=rf"{names[0]} of its snapshot is missing"):
             async with opened(nats_url):
                 pytest.fail("it can't be opened")
@@ -244,8 +243,8 @@ class TestSnapshots:
         left: int,
     ) -> None:
         (name,) = await self._made(one, monkeypatch)
-        data = await _in_loop(one, _stream(one).read(name))
-        await _in_loop(one, _stream(one).put(name, damage(data)))
+        data = await in_loop(one, stream_of(one).read(name))
+        await in_loop(one, stream_of(one).put(name, damage(data)))
         with caplog.at_level(logging.ERROR):
             async with opened(nats_url) as other:
                 found = await other.get([f"t{number:02}" for number in range(20)])
@@ -258,7 +257,7 @@ class TestSnapshots:
         monkeypatch.setattr(stream_replica, "FIRST_LONG_PAUSE", 0.01)
         monkeypatch.setattr(stream_replica, "MAX_LONG_PAUSE", 0.08)
         (name,) = await self._made(one, monkeypatch)
-        await _in_loop(one, _stream(one).delete(name))
+        await in_loop(one, stream_of(one).delete(name))
         read_at: list[float] = []
         read = snapshots.Snapshots.read
 
@@ -277,42 +276,22 @@ class TestSnapshots:
     async def _made(self, store: NATSQueueStore, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
         """A snapshot of twenty tasks; the names of its parts."""
         monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
-        monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+        monkeypatch.setattr(snapshots, "GRACE", 0.0)
         await store.add([new_task(f"t{number:02}") for number in range(20)])
         await store.purge(older_than=1e6)
         names: list[str] = []
 
         async def is_there() -> bool:
-            names[:] = await _in_loop(store, _stream(store).names("part.>"))
+            names[:] = await in_loop(store, stream_of(store).names("part.>"))
             return bool(names)
 
         await until(is_there)
         return names
 
 
-def _stream(store: NATSQueueStore) -> NATSStream:
-    stream = store._connection.place.stream
-    assert isinstance(stream, NATSStream)
-    return stream
-
-
-async def _in_loop(store: NATSQueueStore, call: Any) -> Any:
-    """What a call answers, on the loop that the store's connection has."""
-    return await store._connection.run(call)
-
-
-async def _be_deaf(store: NATSQueueStore) -> None:
-    """Let it hear nothing of what is added."""
-    client = _stream(store)._client
-    assert client is not None
-    for subscription in list(client._subs.values()):
-        if subscription.subject == _stream(store)._news:
-            await _in_loop(store, subscription.unsubscribe())
-
-
 async def _put_into_log(store: NATSQueueStore, data: bytes) -> None:
-    stream = _stream(store)
-    await _in_loop(store, stream._publish(LOG, data, {}, again=None))
+    stream = stream_of(store)
+    await in_loop(store, stream._publish(LOG, data, {}, again=None))
 
 
 async def _adds(store: NATSQueueStore, task_id: str) -> bool:

@@ -62,7 +62,7 @@ async def test_what_is_purged_leaves_the_stream_as_small_as_it_was(
     stores: tuple[NATSQueueStore, NATSQueueStore], nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
-    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+    monkeypatch.setattr(snapshots, "GRACE", 0.0)
     one, other = stores
     small = (await stream_state(one))["bytes"]
     tasks = [new_task(f"{number:06}", delay=0.0 if number % 5 else 3600.0) for number in range(TASKS)]
@@ -123,7 +123,7 @@ async def test_who_was_away_while_the_log_was_replaced_reads_the_snapshot(
     nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
-    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+    monkeypatch.setattr(snapshots, "GRACE", 0.0)
     deaf = lone_store(nats_url)
     monkeypatch.setattr(deaf._connection.place, "_hear", _hear_nothing)
     async with opened(nats_url) as one:
@@ -174,7 +174,7 @@ async def test_any_number_may_come_due_at_once(nats_url: str) -> None:
 
 
 async def test_large_bodies_go_with_their_rows(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+    monkeypatch.setattr(snapshots, "GRACE", 0.0)
     async with opened(nats_url) as store:
         await store.add([new_task("t", body=b"x" * 5000)])
         (record,) = await claim(store)
@@ -194,7 +194,7 @@ async def test_bodies_that_are_left_over_are_deleted_with_a_snapshot(
     nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_replica, "WORTH_IT", 0)
-    monkeypatch.setattr(stream_replica, "GRACE", 0.0)
+    monkeypatch.setattr(snapshots, "GRACE", 0.0)
     async with opened(nats_url) as store:
         await store.add([new_task("t", body=b"x" * 5000)])
         connection, stream = store._connection, store._place.stream
@@ -211,7 +211,7 @@ async def test_bodies_that_are_left_over_are_deleted_with_a_snapshot(
         await store.purge(older_than=1e6)
         await until(lambda: _is_true(replica._snapshots._swept_at > 0), "it isn't swept")
         assert await has_names(names), "one may be about to refer to them"
-        replica._ahead += snapshots.LEFT + 60
+        replica._clock.ahead += snapshots.LEFT + 60
         replica._snapshots._swept_at = -snapshots.LEFT
         await until(lambda: has_names([used]), "what is left over stays")
         assert (await claim(store))[0].body == b"x" * 5000

@@ -7,7 +7,7 @@ import itertools
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from nats.aio.client import Client
@@ -34,6 +34,8 @@ ROLLUP: Final = {"Nats-Rollup": "sub"}
 """Lets a message take the place of all that its subject had."""
 WRONG_SEQUENCE: Final = (10071, 10164)
 """Codes of JetStream: what was expected isn't so; the second is a cluster's while another write is under way."""
+UNDER_WAY: Final = 10158
+"""The code that tells that a message of that id is being stored, by not enough servers of a cluster yet."""
 NO_MESSAGE, NO_STREAM = 10037, 10059
 """Other codes."""
 
@@ -44,11 +46,18 @@ Headers: TypeAlias = dict[str, str]
 NO_HEADERS: Final[Headers] = {}
 
 
-class _Answer(NamedTuple):
+class _Answer:
     """What is waited for after a message to a subject."""
 
-    subject: str
-    future: asyncio.Future[Msg]
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self.is_repeated = False
+        """Whether the message was sent again, under its id: a refusal of the first copy says nothing of the others."""
+
+    def take(self, message: Msg) -> None:
+        if not (self.future.done() or (self.is_repeated and _is_provisional(message.data))):
+            self.future.set_result(message)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -141,17 +150,16 @@ class NATSStream(Stream):
         if self._client is None or self.lost.is_set():
             raise StoreUnavailable(f"{self.location}: not connected")
         token = str(next(self._tokens))
-        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._answers[token] = _Answer(subject, answer)
+        answer = self._answers[token] = _Answer(subject)
         try:
             with store_errors(self._settings):
                 async with asyncio.timeout(self._settings.timeout):
                     while True:
                         await self._client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
-                        await asyncio.wait([answer], timeout=None if again is None else RESEND_INTERVAL)
-                        if answer.done():
-                            return answer.result()
-                        headers = again
+                        await asyncio.wait([answer.future], timeout=None if again is None else RESEND_INTERVAL)
+                        if answer.future.done():
+                            return answer.future.result()
+                        headers, answer.is_repeated = again, again is not None and MESSAGE_ID in again
         finally:
             self._answers.pop(token, None)
 
@@ -164,8 +172,8 @@ class NATSStream(Stream):
             answer.fail(
                 StoreUnavailable(f"{self.location}: JetStream doesn't answer: is it enabled (nats-server -js)?")
             )
-        elif not answer.future.done():
-            answer.future.set_result(message)
+        else:
+            answer.take(message)
 
     async def _call(self, verb: str, what: object = None) -> Any:
         """What JetStream's API answers. Raises `APIError`, for who knows what to do about some."""
@@ -302,6 +310,12 @@ def _checked(answer: bytes) -> Any:
     if "error" in found:
         raise APIError(**{name: found["error"].get(name) for name in ("code", "description", "err_code")})
     return found
+
+
+def _is_provisional(answer: bytes) -> bool:
+    """Whether a copy was refused in favour of others: what was expected isn't so, or another one is being stored."""
+    error = msgspec.json.decode(answer).get("error")
+    return error is not None and error.get("err_code") in (*WRONG_SEQUENCE, UNDER_WAY)
 
 
 def _heard(message: Msg) -> Message:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from zlib import crc32
 
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from omniq import clock
 from omniq.errors import StoreError, StoreUnavailable
+from omniq.loops import Background, spawn
 from omniq.storage import rules
 from omniq.storage.connected import check_layout
 from omniq.storage.lines import decode_rows, encode_rows
@@ -31,6 +33,8 @@ PIECE: Final = 500
 """Rows that are encoded at a time."""
 PART_BYTES: Final = 512 * 1024
 """Bytes after which the next message of a snapshot begins."""
+GRACE: Final = 2.0
+"""Seconds for which what isn't needed any more is kept: whoever is about to read it needn't begin anew."""
 LEFT: Final = 3600.0
 """Seconds after which a body that no row refers to is left over: its call has failed, or its process has died."""
 
@@ -101,13 +105,15 @@ class Snapshots:
     async def write(self, log: str, after: int, tables: Sequence[tuple[str, list[Any]]]) -> int | None:
         """Write one of these rows; returns the sequence of its first message, None if others have made a later one."""
         newest, at = await self.newest()
+        if newest.log != log or newest.after >= after:
+            return None  # what came between the two is deleted already
         head = Head(omniq=LAYOUT, log=log, after=after, name=secrets.token_hex(4))
         first = None
         async for rows, data in snapshot_parts(tables):
             written = await self._stream.put(_part(head, head.parts), data)
             first = first or written
             head.rows, head.crc, head.parts = head.rows + rows, crc32(data, head.crc), head.parts + 1
-        told = await self._stream.put(NEWEST, msgspec.json.encode(head), at) if newest.log == log else None
+        told = await self._stream.put(NEWEST, msgspec.json.encode(head), at)
         if told is None:
             await self._stream.delete(f"part.{head.name}.>")
         return None if told is None else first or told
@@ -122,10 +128,55 @@ class Snapshots:
         if clock.uptime() - self._swept_at < LEFT:
             return
         self._swept_at = clock.uptime()
-        for name in set(await self._stream.names("body.*")) - _used_in(tables()):
+        names = await self._stream.names("body.*")
+        for name in set(names) - _used_in(tables()):
             found = await self._stream.last(name)
-            if found is not None and found.time < now - LEFT and name not in _used_in(tables()):
+            if found is not None and found.time < now - LEFT:
                 await self._stream.delete(name)
+
+
+class Upkeep:
+    """What goes on behind the calls: nobody waits for it, and what fails there is left for the next time."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._closing = asyncio.Event()
+        self._going_on: set[Background[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let it go on by itself."""
+        task = spawn(self._quietly(work), name="omniq-stream")
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+
+    def delete_later(self, names: Sequence[str]) -> None:
+        """Delete bodies to which rows led a moment ago: somebody may be about to read them."""
+        if names:
+            self.start(self._delete(names))
+
+    async def rest(self) -> None:
+        """Wait before something is deleted, unless this ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self._closing.wait()
+
+    async def end(self) -> None:
+        """Wait for all that goes on, which needn't rest any more."""
+        self._closing.set()
+        while self._going_on:
+            await asyncio.wait(set(self._going_on))
+        self._closing.clear()
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        await self.rest()
+        for name in names:
+            await self._stream.delete(name)
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except StoreError as error:
+            _log.debug("%s: left for the next time: %s", self._stream.location, error)
 
 
 def _part(head: Head, number: int) -> str:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
+from omniq import clock
+from omniq.errors import StoreFull
 from omniq.storage.table_set import Written
+from omniq.texts import get_logger
 
 LOG: Final = "log"
 """The subject of the log."""
+
+_log = get_logger("omniq.storage")
 
 
 class Message(NamedTuple):
@@ -107,6 +113,39 @@ class Stream(ABC):
     @abstractmethod
     async def drop(self) -> None:
         """Delete the stream, if it is there."""
+
+
+# ── the clock ───────────────────────────────────────────────────────────────
+
+
+CLOCK: Final = "clock"
+"""The subject of what is only stored to learn the time."""
+
+
+class StreamClock:
+    """The clock of a stream, as it was measured last. When this machine's is set, it goes on."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.ahead = time.time() - clock.uptime()
+        """Seconds by which it is ahead of `clock.uptime`."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return clock.offset() + clock.uptime() + self.ahead
+
+    async def measure(self) -> None:
+        """Learn by how much it is ahead: it was read between sending and hearing. Raises `StoreError`."""
+        sent = clock.uptime()
+        try:
+            await self._stream.put(CLOCK, b"")
+        except StoreFull as error:  # what is there can be read all the same
+            _log.debug("%s: its clock can't be read: %s", self._stream.location, error)
+            return
+        heard = clock.uptime()
+        message = await self._stream.last(CLOCK)
+        if message is not None:
+            self.ahead = min(max(self.ahead, message.time - heard), message.time - sent)
 
 
 # ── bodies ──────────────────────────────────────────────────────────────────

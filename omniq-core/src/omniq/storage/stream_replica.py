@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from omniq import clock
 from omniq.batching import Backoff, Batcher
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
 from omniq.storage.lines import decode_rows
-from omniq.storage.snapshots import Head, Snapshots
-from omniq.storage.stream import LOG, Message, Stream, unused_bodies
+from omniq.storage.snapshots import Head, Snapshots, Upkeep
+from omniq.storage.stream import LOG, Message, Stream, StreamClock, unused_bodies
 from omniq.storage.table_set import Step, Tables, Written
 from omniq.storage.transactions import Competition, Segment, Trial, encode_segment, read_segment, replay
 from omniq.storage.wakeups import DEAF_WAIT, Wakeups
@@ -32,14 +31,14 @@ PER_SEGMENT, PER_ROW, LIGHT = 500, 300, 1 << 20
 besides its own; for each row of the snapshot, and for all of it at least."""
 WORTH_IT: Final = 64 * 1024
 """What segments must weigh for a snapshot after a purge."""
-GRACE: Final = 2.0
-"""Seconds for which what a snapshot has made needless is kept: whoever is about to read it needn't begin anew."""
-CLOCK: Final = "clock"
-"""The subject of what is only stored to learn the time."""
 LOOK_INTERVAL: Final = 1.0
 """Seconds between two looks whether the connection is still there."""
 CLOCK_INTERVAL: Final = 300.0
 """Seconds between two looks at the server's clock."""
+UNHEARD_INTERVAL: Final = 5.0
+"""Seconds without news after which is looked whether any were lost: nothing else tells of the last ones."""
+REMEMBERED: Final = 10_000
+"""Segments whose writers are remembered: of what was read already, news come late."""
 HEARD_WITHIN: Final = 1.0
 """Seconds after which a segment that was added, and wasn't heard, is read."""
 PATIENCE: Final = 10
@@ -54,6 +53,19 @@ _log = get_logger("omniq.storage")
 
 class _Overtaken(StoreUnavailable):
     """What is missing before the next segment was deleted: a snapshot has it."""
+
+
+class _Call(NamedTuple):
+    """What is to be carried out."""
+
+    step: Step[Any]
+    may_lag: bool
+    is_again: bool = False
+    """Whether it was tried before, and others were faster."""
+
+
+_OVERTAKEN: Final = object()
+"""The answer to a call that has to be tried again."""
 
 
 class StreamReplica:
@@ -72,12 +84,14 @@ class StreamReplica:
         self.wakeups = Wakeups.at(stream.location)
         self._timeout = timeout
         self._batcher = Batcher(self._carry_out, limit=1000)
+        self._under_way = 0
+        """How many calls are."""
         self._competition = Competition(0)
         self._log = ""
         self._position = -1
         """The last segment that the tables have; -1 where they have to be read anew."""
-        self._last_writer = ""
-        """Who wrote it."""
+        self._writers: dict[int, str] = {}
+        """Who wrote the last segments, by their sequences."""
         self._before = -1
         """The segment before it; -1 where that isn't known."""
         self._heard = 0
@@ -91,20 +105,17 @@ class StreamReplica:
         self._weight = 0
         """What the segments since the last snapshot weigh."""
         self._wants_snapshot = False
-        self._snapshots = Snapshots(stream)
-        self._ahead = 0.0
-        """Seconds by which the server's clock is ahead of this machine's."""
+        self._snapshots, self._upkeep = Snapshots(stream), Upkeep(stream)
+        self._clock = StreamClock(stream)
         self._following: Background[None] | None = None
         self._connected: asyncio.Future[None] | None = None
         """Done once the log is followed; failed if the last attempt has."""
-        self._closing = asyncio.Event()
-        self._background: set[Background[None]] = set()
 
     # ── calls ────────────────────────────────────────────────────────────────
 
     def now(self) -> float:
         """The server's clock."""
-        return clock.now() + self._ahead
+        return self._clock.now()
 
     async def open(self) -> None:
         """Follow the log, from now on. Raises `StoreError` if that can't be reached."""
@@ -128,32 +139,30 @@ class StreamReplica:
 
     async def carry_out(self, step: Step[T], *, may_lag: bool = False) -> T:
         """As `TableStore.carry_out`."""
-        answer: T = await self._batcher.submit((step, may_lag))
-        return answer
+        call, self._under_way = _Call(step, may_lag), self._under_way + 1
+        try:
+            while (answer := await self._batcher.submit(call)) is _OVERTAKEN:
+                call = call._replace(is_again=True)
+            return answer  # type: ignore[no-any-return]
+        finally:
+            self._under_way -= 1
 
-    async def _carry_out(self, calls: Sequence[tuple[Step[Any], bool]]) -> list[Any]:
+    async def _carry_out(self, calls: Sequence[_Call]) -> Sequence[Any]:
+        """Try the calls once: what they are answered, or that it isn't so. If this fails, nothing has taken effect that
+        is known of; and nobody waits here until somebody else's call isn't overtaken any more."""
         await self.open()
-        answers: dict[int, Any] = {}
-        is_current = False
-        while left := [n for n in range(len(calls)) if n not in answers]:
-            if is_current:
-                await self._catch_up()
-            trial = Trial(self.tables, [calls[n][0] for n in left], self.now(), self._position)
-            stands = await self._settle(trial, [calls[n][1] for n in left], is_current=is_current)
-            told = zip(left, trial.answers, stands, strict=True)
-            answers.update((n, answer) for n, answer, is_so in told if is_so)
-            is_current = True
-        return [answers[n] for n in range(len(calls))]
-
-    async def _settle(self, trial: Trial, may_lag: Sequence[bool], *, is_current: bool) -> list[bool]:
-        """Which answers of a trial are so: of those that have written something, if that has taken effect."""
+        is_current = any(call.is_again for call in calls)
+        if is_current:
+            await self._catch_up()
+        trial = Trial(self.tables, [call.step for call in calls], self.now(), self._position)
         if not any(trial.lines) and (is_current or not self._wants_snapshot):
             trial.undo()
-            return [is_current or lags for lags in may_lag]
-        taken = await self._append(trial, None if is_current else trial.position)
-        if taken is None:
-            return [lags and not lines for lags, lines in zip(may_lag, trial.lines, strict=True)]
-        return [took or not lines for took, lines in zip(taken, trial.lines, strict=True)]
+            stands = [is_current or call.may_lag for call in calls]
+        else:
+            taken = await self._append(trial, None if is_current else trial.position)
+            is_known = is_current or taken is not None
+            stands = trial.standing(taken, [is_known or call.may_lag for call in calls])
+        return [answer if is_so else _OVERTAKEN for answer, is_so in zip(trial.answers, stands, strict=True)]
 
     async def _append(self, trial: Trial, after: int | None) -> list[bool] | None:
         """Send what was tried; returns which transactions have taken effect, or None if others were faster."""
@@ -171,14 +180,24 @@ class StreamReplica:
 
     async def _hear_back(self, outcome: asyncio.Future[list[bool]], *, later: bool) -> list[bool]:
         """What became of a segment that was added; unless it is `later` than all that is known, the log is another."""
-        with suppress(TimeoutError, StoreError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout if later else 0.0):
-                await asyncio.wait([outcome], timeout=HEARD_WITHIN)
-                if self._follows and not outcome.done():
-                    await self._catch_up()
-                return await outcome
+                while not (outcome.done() or await self._is_passed(outcome)):
+                    continue
+        if outcome.done():
+            return outcome.result()
         self._begin_anew()
         raise StoreUnavailable(f"{self.location}: what was sent didn't come back")
+
+    async def _is_passed(self, outcome: asyncio.Future[list[bool]]) -> bool:
+        """Whether the tables have all that was added, a moment later: then a snapshot has had it."""
+        await asyncio.wait([outcome], timeout=HEARD_WITHIN)
+        if not self._follows or outcome.done():
+            return False
+        with suppress(StoreError):
+            await self._catch_up()
+            return True
+        return False
 
     def _encoded(self, trial: Trial, *, compacts: bool) -> bytes:
         sizes = [len(lines) for lines in trial.lines]
@@ -199,31 +218,47 @@ class StreamReplica:
             return
         if message.after == self._position < message.sequence:
             self._apply(message)
-        elif self._is_of_another_past(message, message.after):
-            _log.warning("%s: the log isn't the one that was followed: it is read anew", self.location)
-            self._begin_anew()
-        elif message.sequence > self._position:
-            with suppress(StoreError):  # then all is read anew
-                await self._catch_up()
+            return
+        with suppress(StoreError):  # then it is looked again, before long
+            if await self._is_of_another_past(message, message.after):
+                self._follow_another_log()
+            elif message.sequence > self._position:
+                await self._read_on()
 
-    def _is_of_another_past(self, message: Message, after: int) -> bool:
-        """Whether what the tables have isn't in the log any more: the stream was deleted, or emptied by hand."""
+    async def _is_of_another_past(self, message: Message, after: int) -> bool:
+        """Whether what the tables have isn't in the log any more: the stream was deleted, emptied, or replaced."""
         if message.sequence > self._position:
             return after < self._position
         if message.sequence == self._position and after != self._before >= 0:
             return True
-        segment, _ = read_segment(message.data)
-        return segment is not None and segment.log != self._log
+        is_known = self._writers.get(message.sequence) == _writer_of(message)
+        return not is_known and not await self._has_same_past()
+
+    def _follow_another_log(self) -> None:
+        _log.warning("%s: the log isn't the one that was followed: it is read anew", self.location)
+        self._begin_anew()
+
+    async def _look_for_unheard(self) -> None:
+        """Take over what was added and not heard, if the log is still the one that was followed."""
+        with suppress(StoreError):  # then it is looked again, before long
+            if self._writers.get(self._position) and not await self._has_same_past():
+                self._follow_another_log()
+            else:
+                await self._read_on()
 
     async def _catch_up(self) -> None:
         """Take over all that was added before this call. Raises `StoreError`."""
         try:
-            if await self._next() is not None:
-                last = await self.stream.last(LOG)
-                while last is not None and self._position < last.sequence and await self._next() is not None:
-                    continue
+            await self._read_on()
         except _Overtaken:
             await self.open()  # which reads all anew
+
+    async def _read_on(self) -> None:
+        """Take over all that was added before this call. Raises `StoreError`, and leaves it to others to begin anew."""
+        if await self._next() is not None:
+            last = await self.stream.last(LOG)
+            while last is not None and self._position < last.sequence and await self._next() is not None:
+                continue
 
     async def _next(self) -> Message | None:
         """Take over the next segment, if there is one."""
@@ -239,23 +274,26 @@ class StreamReplica:
         if not 0 <= self._position < message.sequence:
             return
         segment, data = read_segment(message.data)
-        if segment is None or segment.log != self._log:
+        if segment is None:
             self._pass_over(message, "it can't be read")
-        elif segment.compacts and segment.base != self._position:
+        elif segment.log != self._log or (segment.compacts and segment.base != self._position):
             if self._reread == message.sequence:
-                self._pass_over(message, "it isn't where it says")
+                self._pass_over(message, "it isn't of this log, or not where it says")
             else:
                 self._reread = message.sequence
-                self._begin_anew()  # what is between was deleted
+                self._begin_anew()  # the log is another, or what is between was deleted
         else:
             self._take_over(segment, data, message)
 
     def _pass_over(self, message: Message, reason: str) -> None:
         _log.error("%s: segment %d is passed over: %s", self.location, message.sequence, reason)
-        self._go_on_from(message.sequence, "")
+        self._go_on_from(message.sequence, _writer_of(message))
 
     def _go_on_from(self, sequence: int, writer: str) -> None:
-        self._before, self._position, self._last_writer = self._position, sequence, writer
+        self._before, self._position = self._position, sequence
+        self._writers[sequence] = writer
+        if len(self._writers) > REMEMBERED:
+            del self._writers[next(iter(self._writers))]
 
     def _begin_anew(self) -> None:
         """Let all be read anew, from the newest snapshot on."""
@@ -271,7 +309,7 @@ class StreamReplica:
             self._competition, self._weight = Competition(message.sequence), 0
         if self._outcome is not None and segment.writer == self._writer and not self._outcome.done():
             self._outcome.set_result(outcome)
-            self._delete_later([name for written in taken for name in unused_bodies(written)])
+            self._upkeep.delete_later([name for written in taken for name in unused_bodies(written)])
             if segment.compacts:
                 self._compact(message.sequence)
         now = self.now()
@@ -304,7 +342,7 @@ class StreamReplica:
             self._heard = 0
             try:
                 await self.stream.open(self._hear)
-                await self._measure_clock()
+                await self._clock.measure()
                 await self._load()
             except Exception as error:  # whatever it is: those who wait would else wait for ever
                 if not isinstance(error, _Overtaken):
@@ -336,25 +374,22 @@ class StreamReplica:
             self._connected.exception()  # nobody may wait
 
     async def _until_lost(self) -> None:
-        looked_at = clock.uptime()
+        measured_at = looked_at = clock.uptime()
+        heard = self._heard
         while not self.stream.lost.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL):
                     await self.stream.lost.wait()
             self.stream.look()
-            if clock.uptime() - looked_at > CLOCK_INTERVAL:
-                looked_at = clock.uptime()
+            if clock.uptime() - measured_at > CLOCK_INTERVAL:
+                measured_at = clock.uptime()
                 with suppress(StoreError):
-                    await self._measure_clock()
-
-    async def _measure_clock(self) -> None:
-        """Learn by how much the server's clock is ahead: it was read between sending and hearing."""
-        sent = time.time()
-        await self.stream.put(CLOCK, b"")
-        heard = time.time()
-        message = await self.stream.last(CLOCK)
-        if message is not None:
-            self._ahead = min(max(self._ahead, message.time - heard), message.time - sent)
+                    await self._clock.measure()
+            if heard != self._heard:
+                heard, looked_at = self._heard, clock.uptime()
+            elif clock.uptime() - looked_at > UNHEARD_INTERVAL:
+                looked_at = clock.uptime()
+                await self._look_for_unheard()
 
     # ── snapshots ────────────────────────────────────────────────────────────
 
@@ -366,6 +401,7 @@ class StreamReplica:
                 break
             if (tables := await self._snapshots.read(head)) is not None:
                 self._begin_with(tables, head)
+                await self._remember_writer()
                 break
         else:
             raise StoreUnavailable(f"{self.location}: others make snapshots faster than they can be read")
@@ -375,11 +411,18 @@ class StreamReplica:
 
     async def _has_same_past(self) -> bool:
         """Whether the last segment that the tables have is still there: a server may have lost some with its power."""
-        if not self._position:
-            return False
-        found = await self.stream.next(LOG, self._position - 1)
-        segment = None if found is None or found.sequence != self._position else read_segment(found.data)[0]
-        return segment is not None and segment.writer == self._last_writer
+        while (position := self._position) > 0:
+            found = await self.stream.next(LOG, position - 1)
+            if position == self._position:
+                writer = self._writers.get(position)
+                return bool(writer and found and found.sequence == position and _writer_of(found) == writer)
+        return False
+
+    async def _remember_writer(self) -> None:
+        """Learn who wrote the segment after which a snapshot was made."""
+        found = await self.stream.next(LOG, self._position - 1) if self._position else None
+        if found is not None and found.sequence == self._position:
+            self._writers[found.sequence] = _writer_of(found)
 
     def _begin_with(self, tables: Tables, head: Head) -> None:
         """Go on from a snapshot."""
@@ -389,7 +432,7 @@ class StreamReplica:
             self._outcome.exception()  # nobody may wait yet
         self.tables, self._competition = tables, Competition(head.after)
         self._log, self._position, self._weight = head.log, head.after, 0
-        self._last_writer, self._before = "", -1
+        self._writers, self._before = {}, -1
 
     @property
     def _is_heavy(self) -> bool:
@@ -407,40 +450,16 @@ class StreamReplica:
         """Make a snapshot of the tables as they are now, after that segment."""
         self._wants_snapshot = False
         rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
-        self._run_in_background(self._write_snapshot(sequence, rows))
-
-    def _delete_later(self, names: Sequence[str]) -> None:
-        """Delete bodies to which rows led a moment ago: somebody may be about to read them."""
-        if names:
-            self._run_in_background(self._delete(names))
-
-    async def _delete(self, names: Sequence[str]) -> None:
-        await self._rest()
-        with suppress(StoreError):  # they stay, and harm nobody
-            for name in names:
-                await self.stream.delete(name)
-
-    async def _rest(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
-                await self._closing.wait()
-
-    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = spawn(work, name="omniq-stream")
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._upkeep.start(self._write_snapshot(sequence, rows))
 
     async def _write_snapshot(self, sequence: int, rows: Sequence[tuple[str, list[Any]]]) -> None:
         """Write a snapshot, and delete what it makes needless."""
-        try:
-            first = await self._snapshots.write(self._log, sequence, rows)
-            if first is not None:
-                await self._rest()
-                await self._snapshots.trim(sequence, first)
-                if self._follows:
-                    await self._snapshots.sweep(self.now(), lambda: self.tables)
-        except StoreError as error:
-            _log.debug("%s: left for the next snapshot: %s", self.location, error)
+        first = await self._snapshots.write(self._log, sequence, rows)
+        if first is not None:
+            await self._upkeep.rest()
+            await self._snapshots.trim(sequence, first)
+            if self._follows:
+                await self._snapshots.sweep(self.now(), lambda: self.tables)
 
     # ── the end ──────────────────────────────────────────────────────────────
 
@@ -457,17 +476,22 @@ class StreamReplica:
         """Give back what is open, after the calls under way; the next call begins anew."""
         await self._stop()
         await self.stream.close()
-        self._closing.clear()
         self._position = -1
 
     async def _stop(self) -> None:
         """Let the calls under way end, and then all that goes on behind them."""
         await self._batcher.drain()
-        self._closing.set()
-        while self._background:
-            await asyncio.wait(set(self._background))
+        while self._under_way:
+            await asyncio.sleep(0)  # who was overtaken tries again
+            await self._batcher.drain()
+        await self._upkeep.end()
         if self._following is not None:
             await cancel_and_wait(self._following)
             if self._follows:
                 self.wakeups.hears(False)
         self._following = self._connected = None
+
+
+def _writer_of(message: Message) -> str:
+    segment, _ = read_segment(message.data)
+    return "" if segment is None else segment.writer

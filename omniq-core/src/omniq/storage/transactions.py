@@ -135,6 +135,17 @@ class Trial:
         self.lines.append(written.lines())
         self.footprints.append(footprint(_changes_made(written)))
 
+    def standing(self, taken: Sequence[bool] | None, may_read: Sequence[bool]) -> list[bool]:
+        """Which answers are so: those of who has written something, if it was `taken`; None: nothing was.
+
+        Those of the others, as far as they `may_read` the tables, if all was taken that they may have seen there.
+        """
+        found, is_real = list[bool](), True
+        for number, lines in enumerate(self.lines):
+            found.append(taken is not None and taken[number] if lines else is_real and may_read[number])
+            is_real = is_real and (found[-1] or not lines)
+        return found
+
     def undo(self) -> None:
         """Let the tables be what they were before the steps."""
         while self.written:
