@@ -52,7 +52,7 @@ def _page(module: str, told: dict[str, str]) -> str:
     first = [path for path in here if path not in told]
     again = [path for path in here if path in told]
     told.update(dict.fromkeys(first, module))
-    found = _loaded()[module]
+    found = loaded()[module]
     docstring = found.docstring.value.split("\n\n")[0] if found.docstring else ""
     lines = [f"# {module}", "", docstring, ""]
     if again:
@@ -105,7 +105,7 @@ def exported(module: str) -> list[str]:
 
 @cache
 def _exports(module: str) -> tuple[str, ...]:
-    found = _loaded()[module]
+    found = loaded()[module]
     members = {name: member for name, member in found.members.items() if not name.startswith("_")}
     if found.exports:
         chosen = [members[str(name)] for name in found.exports if str(name) in members]
@@ -127,10 +127,11 @@ def _is_exported(module: griffe.Object | griffe.Alias, alias: griffe.Alias) -> b
 
 
 @cache
-def _loaded() -> griffe.ModulesCollection:
-    """All packages, read and not imported."""
+def loaded() -> griffe.ModulesCollection:
+    """All packages, read and not imported, with what facades wrap as methods."""
     folders = sorted(ROOT.glob("omniq-*/src"))
-    loader = griffe.GriffeLoader(search_paths=[str(folder) for folder in folders])
+    facades = griffe.load_extensions(str(ROOT / "scripts" / "facades.py"))
+    loader = griffe.GriffeLoader(search_paths=[str(folder) for folder in folders], extensions=facades)
     for folder in folders:
         for package in folder.glob("omniq*/__init__.py"):
             loader.load(package.parent.name)

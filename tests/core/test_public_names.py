@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pydoc
+import re
 import typing
 from collections.abc import Iterator
 from enum import Enum
@@ -223,7 +224,7 @@ def test_help_tells_of_a_blocking_class(name: str) -> None:
 
 def test_help_on_an_object_tells_of_the_method() -> None:
     text = pydoc.plain(pydoc.render_doc(OmniQ(task_queue="memory://help").enqueue))
-    assert "(func: " in text
+    assert re.search(r"\(\s*func: ", text) is not None  # some Pythons give each parameter a line
     assert "Add a task and return its id" in text
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-griffe = pytest.importorskip("griffe", reason="what builds the site isn't installed")
+pytest.importorskip("griffe", reason="what builds the site isn't installed")
 pytest.importorskip("mkdocs", reason="what builds the site isn't installed")
 
-from scripts import api_pages, site_pages  # noqa: E402
-from scripts.facades import Facades  # noqa: E402
-from tests.docs.test_readme import ROOT  # noqa: E402
+from scripts import api_pages, site_pages
 
 PACKAGES = ("omniq", *(f"omniq.{name}" for name in ("models", "queue", "storage", "workers", "events", "config")))
 """Modules that export names and define none."""
@@ -25,7 +23,7 @@ OF_THE_MODULE = {"TYPE_CHECKING", "annotations", "lazy", "exports"}
 @pytest.mark.parametrize("module", PACKAGES)
 def test_all_that_a_module_offers_is_on_the_pages(module: str) -> None:
     offered = import_module(module)
-    names = {name for name in dir(offered) if name[0] != "_"} - OF_THE_MODULE
+    names = {name for name in dir(offered) if name[0] not in "_@"} - OF_THE_MODULE
     own = {name for name in names if hasattr(offered, name) and not hasattr(getattr(offered, name), "__path__")}
     modules = {path.stem for path in Path(str(offered.__file__)).parent.iterdir()}
     told = {path.rpartition(".")[2] for path in api_pages.names()}
@@ -40,10 +38,7 @@ def test_each_public_name_is_described_once() -> None:
 
 
 def test_a_facade_has_methods_that_block() -> None:
-    loader = griffe.GriffeLoader(
-        search_paths=[str(ROOT / "omniq-core" / "src")], extensions=griffe.load_extensions(Facades)
-    )
-    core = loader.load("omniq")["core"]
+    core = api_pages.loaded()["omniq"]["core"]
     for name in ("enqueue", "get_result", "list_tasks"):
         blocking, awaited = core["OmniQ"][name], core["AsyncOmniQ"][name]
         assert (blocking.is_function, "async" in blocking.labels, "async" in awaited.labels) == (True, False, True)

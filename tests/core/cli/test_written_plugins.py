@@ -185,11 +185,15 @@ for queue in ({}, {"type": "tray"}, {"url": "tray:///data"}):
 def test_a_new_store_and_the_example_hold_where_only_core_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes next is typed as it is printed. `verify` runs the whole suite, so `pytest` runs a part of it."""
+    """What comes next is typed as it is printed, but for the time of killing.
+
+    `verify` runs the whole suite, so `pytest` runs a part of it.
+    """
     programs = fresh_venv(tmp_path / "venv", "./omniq-core[testing]")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-q -W error -k TestDrop")
     _, _, commands = run(tmp_path, "omniq", "plugins", "new", "tray").partition("next:\n")
+    commands = f"{commands.rstrip()} --seconds 5"  # of killing, instead of 15: what is killed is tried longer elsewhere
     _, tested, healthy, verified = [run(tmp_path, "sh", "-c", command) for command in commands.splitlines()]
     assert " passed" in tested.splitlines()[-1]
     assert healthy == "ok        tray (omniq-tray 0.1.0)\n"
