@@ -64,6 +64,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         self._workers = OwnWorkers(self.config.worker, worker_type, worker_config)
         parts = build.joined(self.config, made, callbacks)
         self.task_queue, self._results, self.event_store, self._event_logger = parts
+        self._workers.check_queues(self.task_queue.queues)
         self.events = AsyncEvents(self.event_store, self._event_logger)
         self._changes: dict[str, Any] = {}
         """What was changed at run time."""

@@ -26,7 +26,9 @@ SCHEMA_VERSION = 6
 OLDEST_SQLITE = (3, 38, 0)
 
 _NOTED_PROJECT = """
-    create table if not exists installation (number integer primary key check (number = 1), project text not null) strict;
+    create table if not exists installation (
+        number integer primary key check (number = 1), project text not null
+    ) strict;
 """
 """A file of layout 6 that was made before this was noted belongs to the first project that opens it."""
 

@@ -50,7 +50,7 @@ C = TypeVar("C", bound=WorkerConfig)
 class ComponentChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which store, by type or URL, and its configuration; what `config` says wins over the URL."""
 
-    type: str | None = None
+    type: NotBlank | None = None
     """May be left out when the URL has a scheme."""
     url: str | None = None
     config: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import atexit
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final, Self
@@ -29,7 +29,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.sync import Portal, portal, refuse_in_loop
 from omniq.workers.execution import Runner
-from omniq.workers.pool import AsyncWorkerPool
+from omniq.workers.pool import AsyncWorkerPool, declared_queues
 
 
 def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tuple[type[Runner], int, WorkerConfig]:
@@ -83,6 +83,7 @@ class Worker(FromSource):
         choice.check_options()
         said = {**given_fields(choice.settings_for(self.kind)), **config}
         self.config = worker_config(said, self.config_class, type(self).__name__)
+        check_queues(f"{type(self).__name__}: ", self.config.queues, self._queue.queues)
         self._results: AsyncResultStorage[Any] | None = None
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
@@ -198,6 +199,15 @@ _PREFIX: Final = re.compile(r"\Atask_queue\b")
 # ── those of one OmniQ ──────────────────────────────────────────────────────
 
 
+def check_queues(where: str, asked: Sequence[str] | None, declared: Sequence[str]) -> None:
+    """Raise `ConfigError` for queues to serve of which one isn't declared, or that are none."""
+    try:
+        if asked is not None:
+            declared_queues(asked, declared)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
 class OwnWorkers:
     """What the workers of one `OmniQ` are told, and how that changes while they run. Raises `ConfigError`."""
 
@@ -212,6 +222,14 @@ class OwnWorkers:
         choice.check_options()
         self._pools: weakref.WeakKeyDictionary[AsyncWorkerPool, tuple[type[Worker], dict[str, Any]]]
         self._pools = weakref.WeakKeyDictionary()
+
+    def check_queues(self, declared: Sequence[str]) -> None:
+        """Raise `ConfigError` if they are to serve queues that aren't declared: nothing would ever come from those."""
+        choice, kinds = self.choice, self.choice.options.keys() & set(registry().names("worker"))
+        check_queues("worker.config.", choice.config.queues, declared)
+        for kind in kinds:
+            check_queues(f"worker.options.{kind}.", choice.options[kind].get("queues"), declared)
+        check_queues("worker_config.", self._given.get("queues"), declared)
 
     def pool(self, queue: AsyncTaskQueue[Any], kind: str | None, arguments: dict[str, Any]) -> AsyncWorkerPool:
         """A worker that isn't started yet. Raises `ConfigError` or `PluginError`."""

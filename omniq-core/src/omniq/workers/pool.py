@@ -99,7 +99,7 @@ class AsyncWorkerPool:
         self._queue = queue
         self._runner_class = runner
         self._other_kind = other_kind
-        self._queues = queue.queues if config.queues is None else _declared(config.queues, queue.queues)
+        self._queues = queue.queues if config.queues is None else declared_queues(config.queues, queue.queues)
         self._stores = queue.stores
         self._parts: list[Background[None]] = []
         self._grace: GracePeriod | None = None
@@ -439,7 +439,7 @@ class AsyncWorkerPool:
         )
 
 
-def _declared(asked: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
+def declared_queues(asked: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
     """The queues, each once, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
     if not asked:
         raise ConfigError("queues: none given; leave it out to serve all")
