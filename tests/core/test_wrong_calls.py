@@ -477,6 +477,38 @@ class TestAtTheWrongTime:
         with pytest.raises(BlockingCallInLoop, match="use the async class"):
             asyncio.run(inside())
 
+    def test_what_would_end_things_inside_a_loop(self, door: OmniQ) -> None:
+        worker = omniq.workers.ThreadPoolWorker(door.task_queue)
+
+        async def refused(end: Callable[[], None]) -> None:
+            with pytest.raises(BlockingCallInLoop, match=r"(OmniQ\.stop_worker|stop|drain|OmniQ\.close)\(\) blocks"):
+                end()
+
+        door.start_worker("thread")
+        worker.start()
+        pool = door.worker_pool("thread")
+        pool.start()
+        for end in (door.stop_worker, door.close, worker.stop, pool.stop, pool.drain):
+            asyncio.run(refused(end))
+        pool.stop()
+        worker.stop()
+        assert door.get_result(door.enqueue(add, [2]), timeout=30) == 4  # nothing was ended
+        door.stop_worker()
+        asyncio.run(refused(door.close))
+
+    @pytest.mark.parametrize("grace", [grace for grace in SPANS if grace is not None])
+    def test_a_worker_goes_on_that_was_to_stop_in_a_time_that_is_none(self, door: OmniQ, grace: Any) -> None:
+        worker, pool = omniq.workers.ThreadPoolWorker(door.task_queue), door.worker_pool("thread")
+        worker.start()
+        pool.start()
+        for stop in (worker.stop, pool.stop):
+            with pytest.raises(InvalidTask, match="^grace_period: "):
+                stop(grace)
+        worker.drain()
+        pool.drain()
+        worker.stop()
+        pool.stop()
+
     def test_a_worker_that_runs_already(self, door: OmniQ) -> None:
         door.start_worker("thread")
         with pytest.raises(WorkerError, match="the worker is running already"):

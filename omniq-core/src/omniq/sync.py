@@ -354,8 +354,12 @@ class Blocking(Generic[A_co]):
         self._call(self.aio.connect())
 
     def close(self) -> None:
-        """Give back every connection of this object; a later call opens it again."""
+        """Give back every connection of this object; a later call opens it again.
+
+        Raises `BlockingCallInLoop` where there is one to give back, and a loop would stand still meanwhile.
+        """
         if self._opened:
+            refuse_in_loop(f"{type(self).__name__}.close()")
             self._opened = False
             _open_facades.discard(self)
             portal().call(self.aio.close())

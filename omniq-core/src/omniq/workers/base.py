@@ -139,9 +139,12 @@ class Worker(FromSource):
 
     def stop(self, grace_period: Duration | None = None) -> None:
         """Finish or hand back what this worker holds, and return when it has stopped."""
+        grace = seconds("grace_period", grace_period)
+        if self._blocking is not None or self._has_asked:
+            refuse_in_loop(f"{type(self).__name__}.stop()")
         blocking, self._blocking = self._blocking, None
         if blocking is not None:
-            blocking.stop(seconds("grace_period", grace_period))
+            blocking.stop(grace)
         if self._owns and self._has_asked:
             self._has_asked = False
             portal().call(self._give_back())
@@ -289,13 +292,15 @@ class WorkerPool:
             self._end()
             raise
 
-    def stop(self, grace_period: float | None = None) -> None:
-        """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
+    def stop(self, grace_period: Duration | None = None) -> None:
+        """Stop as `AsyncWorkerPool.stop` does; returns when it has. Raises `BlockingCallInLoop` if it runs."""
+        grace = seconds("grace_period", grace_period)
         if self._portal is None:
             return
+        refuse_in_loop("stop()")
         if self._portal.alive:
             try:
-                self._portal.call(self.aio.stop(grace_period))
+                self._portal.call(self.aio.stop(grace))
             finally:
                 self._end()
         else:
@@ -306,6 +311,7 @@ class WorkerPool:
         """Wait until the tasks there are have been worked off. Raises `WorkerError` if the worker doesn't run."""
         if self._portal is None or not self.running:
             raise WorkerError("the worker isn't running")
+        refuse_in_loop("drain()")
         self._portal.call(self.aio.drain())
 
     def _end(self) -> None:
