@@ -11,11 +11,13 @@ from typing import Any
 
 import psutil
 import pytest
-from omniq import AsyncOmniQ, OmniQ
+from omniq import AsyncOmniQ, OmniQ, TaskQueue
 from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig
 from omniq.config.choices import resolve
 from omniq.config.convert import convert
+from omniq.config.files import MAX_BYTES
 from omniq.errors import ConfigError, PluginError
+from omniq.queue import SQLiteTaskQueue
 from omniq.workers import ThreadPoolWorker
 
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
@@ -304,6 +306,24 @@ def test_a_directory_and_bytes_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match="binary: not UTF-8 text"):
         ConfigProvider(tmp_path / "binary", environ={}).load()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [MAX_BYTES + 1, None])
+def test_a_file_without_an_end_is_refused(tmp_path: Path, size: int | None) -> None:
+    path = Path("/dev/zero") if size is None else tmp_path / "vast.yaml"
+    if size is not None:
+        path.write_bytes(b"#" * size)
+    with pytest.raises(ConfigError, match=f"^{path}: it has more than {MAX_BYTES} bytes"):
+        ConfigProvider(path, environ={}).load()
+
+
+@pytest.mark.parametrize("door", [OmniQ, AsyncOmniQ, ThreadPoolWorker, TaskQueue, SQLiteTaskQueue])
+def test_an_empty_path_is_none(door: Any) -> None:
+    with pytest.raises(ConfigError, match="^path: expected that of a file, and it is empty"):
+        door.from_config_file("")
+    with pytest.raises(ConfigError, match="^config: expected a file's path, and it is empty"):
+        OmniQ(config="")
 
 
 def test_a_wrong_value_in_a_file_names_the_path_and_the_file(tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def check_path(path: object) -> None:
     """Raise `ConfigError` unless that can be the path of a file."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
+    if not os.fspath(path):
+        raise ConfigError("path: expected that of a file, and it is empty")
 
 
 def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[str, Any]]) -> T:

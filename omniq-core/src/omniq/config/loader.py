@@ -355,7 +355,9 @@ def _in_place(source: str | os.PathLike[str] | AnySource) -> AnySource:
     path = os.fspath(source)
     if not isinstance(path, str):
         raise ConfigError("config: expected a file's path as text, got bytes")
-    return os.path.abspath(os.path.expanduser(path)) if "://" not in path and path else path
+    if not path:
+        raise ConfigError("config: expected a file's path, and it is empty")
+    return os.path.abspath(os.path.expanduser(path)) if "://" not in path else path
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Layer:
