@@ -17,8 +17,10 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
-from omniq import AsyncOmniQ, OmniQ
+from omniq import AsyncOmniQ, CallbackManager, OmniQ
 from omniq.backend import Configured
+from omniq.events import AsyncEvents, Events
+from omniq.queue import AsyncTaskQueue
 from omniq.sync import Blocking, Delegated, blocking
 
 FRONTS = (
@@ -210,6 +212,20 @@ def test_a_blocking_method_has_the_signature_of_the_async_one(name: str, member:
     signature = inspect.signature(getattr(cls, member))
     assert signature == inspect.signature(method._method)
     assert inspect.getdoc(getattr(cls, member)) == inspect.getdoc(method._method) is not None
+
+
+@pytest.mark.parametrize("door", [OmniQ, AsyncOmniQ])
+def test_type_hints_of_a_method_are_there_on_the_class_and_on_an_object(door: type[OmniQ | AsyncOmniQ]) -> None:
+    for owner in (door, door(task_queue="memory")):
+        for name in (name for name in dir(door) if not name.startswith("_")):
+            if callable(method := getattr(owner, name)) and not isinstance(
+                method, CallbackManager | Events | AsyncEvents
+            ):
+                assert "return" in typing.get_type_hints(method) or name == "task", name
+        assert (
+            typing.get_type_hints(owner.enqueue)["func_args"]
+            == typing.get_type_hints(AsyncTaskQueue.enqueue)["func_args"]
+        )
 
 
 @pytest.mark.parametrize("name", sorted(FACADES))

@@ -27,6 +27,7 @@ from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import BlockingCallInLoop, InvalidTask, OmniQError, WorkerError
 
 VAST = 10**400
+LONG = "x" * 10**6
 IDS: Sequence[object] = (5, "", "a\0b", "x" * 2000, b"x", 1.5, [], {}, object(), uuid.UUID(int=5), "\ud800")
 """What is no id; where one is needed, None isn't either."""
 NEEDED_IDS: Sequence[object] = (None, *IDS)
@@ -40,7 +41,7 @@ NUMBERS: Sequence[object] = ("5", math.nan, math.inf, VAST, b"5", [], object(), 
 TEXTS: Sequence[object] = (5, b"x", [], {}, object(), "a\0b")
 TIMES: Sequence[object] = ("tomorrow", math.nan, math.inf, VAST, object(), [], dt.timedelta(1), b"5")
 CURSORS: Sequence[object] = (5, "", "a\0b", b"x", [], object(), 1.5)
-QUEUES: Sequence[object] = ("no such queue", "", 5, b"default", [], object())
+QUEUES: Sequence[object] = ("no such queue", LONG, "\ud800", "", 5, b"default", [], object())
 OPTIONS: Mapping[str, Sequence[object]] = {
     "priority": (*NUMBERS, 101, -101, 1.5),
     "ttl": SPANS,
@@ -58,7 +59,7 @@ OPTIONS: Mapping[str, Sequence[object]] = {
     "on_success": (5, "f", object()),
     "on_failure": (5, "f", object()),
     "on_parent_failure": (5, "explode", object()),
-    "worker": (5, "no such kind", "", object()),
+    "worker": (5, "no such kind", LONG, "\ud800", "", object()),
 }
 CONDITIONS: Mapping[str, Sequence[object]] = {
     "state": ("no such state", 5, [None], ["error", 5], [], object()),
@@ -199,9 +200,9 @@ DOOR_CALLS: Mapping[str, Wrong] = {
     "configure": (
         {},
         {
-            "log_level": (5, "loud", object()),
-            "event_types": (5, "no such type", [5], object()),
-            "max_workers": (0, -1, "5", 1.5, math.nan, VAST, object()),
+            "log_level": (5, "loud", LONG, "\ud800", object()),
+            "event_types": (5, "no such type", ["\ud800"], [5], object()),
+            "max_workers": (0, "\ud800", -1, "5", 1.5, math.nan, VAST, object()),
             "no_such_setting": (None, 5),
             "task_queue_type": ("redis",),
         },
@@ -260,6 +261,8 @@ def problem(name: str, error: BaseException | None) -> str | None:
     text = str(error)
     if not re.search(rf"(^|[ .]){name}(\[\d+\])?[:.]", text):
         return f"isn't named: {text:.140}"
+    if len(text) > 2000:
+        return f"is told in {len(text)} characters"
     return f"is told in several lines: {text:.100}" if "\n" in text else None
 
 
@@ -397,7 +400,16 @@ OPENING: Mapping[str, Sequence[object]] = {
     "result_store": (*NO_COMPONENTS, omniq.models.SQLiteTaskQueueConfig(), omniq.queue.SQLiteTaskQueue),
     "event_store": (*NO_COMPONENTS[:-4], omniq.models.SQLiteTaskQueueConfig(), omniq.queue.SQLiteTaskQueue),
     "worker_type": (5, "threads", "", [], object()),
-    "worker_config": (5, "x", [], {"max_worker": 1}, {"max_workers": "x"}, {"max_workers": 0}, object()),
+    "worker_config": (
+        5,
+        "x",
+        [],
+        {"max_worker": 1},
+        {"queues": ["no"]},
+        {"max_workers": "x"},
+        {"max_workers": 0},
+        object(),
+    ),
     "config": (5, b"x", [], object(), math.nan),
     "callbacks": (5, "x", [], {}, object(), print),
 }
@@ -406,7 +418,7 @@ QUEUED: Mapping[str, Sequence[object]] = {
     "result_store": OPENING["result_store"],
     "event_store": OPENING["event_store"],
     "callbacks": OPENING["callbacks"],
-    **{name: values for name, values in WORKER_SETTINGS.items() if name != "queues"},
+    **WORKER_SETTINGS,
 }
 NEW: Mapping[Callable[..., object], Wrong] = {
     AsyncOmniQ: ({}, OPENING),
@@ -464,6 +476,38 @@ class TestAtTheWrongTime:
 
         with pytest.raises(BlockingCallInLoop, match="use the async class"):
             asyncio.run(inside())
+
+    def test_what_would_end_things_inside_a_loop(self, door: OmniQ) -> None:
+        worker = omniq.workers.ThreadPoolWorker(door.task_queue)
+
+        async def refused(end: Callable[[], None]) -> None:
+            with pytest.raises(BlockingCallInLoop, match=r"(OmniQ\.stop_worker|stop|drain|OmniQ\.close)\(\) blocks"):
+                end()
+
+        door.start_worker("thread")
+        worker.start()
+        pool = door.worker_pool("thread")
+        pool.start()
+        for end in (door.stop_worker, door.close, worker.stop, pool.stop, pool.drain):
+            asyncio.run(refused(end))
+        pool.stop()
+        worker.stop()
+        assert door.get_result(door.enqueue(add, [2]), timeout=30) == 4  # nothing was ended
+        door.stop_worker()
+        asyncio.run(refused(door.close))
+
+    @pytest.mark.parametrize("grace", [grace for grace in SPANS if grace is not None])
+    def test_a_worker_goes_on_that_was_to_stop_in_a_time_that_is_none(self, door: OmniQ, grace: Any) -> None:
+        worker, pool = omniq.workers.ThreadPoolWorker(door.task_queue), door.worker_pool("thread")
+        worker.start()
+        pool.start()
+        for stop in (worker.stop, pool.stop):
+            with pytest.raises(InvalidTask, match="^grace_period: "):
+                stop(grace)
+        worker.drain()
+        pool.drain()
+        worker.stop()
+        pool.stop()
 
     def test_a_worker_that_runs_already(self, door: OmniQ) -> None:
         door.start_worker("thread")

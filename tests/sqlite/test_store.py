@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from omniq.errors import ConfigError, StoreError, StoreUnavailable
 from omniq.loops import forget
 from omniq.storage.base import Capability
@@ -173,6 +174,28 @@ class TestOpening:
         foreign.execute("create table task (x)")
         foreign.close()
         assert "isn't OmniQ's" in await refusal(config)
+
+    async def test_another_project_s_file_is_refused_and_kept(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "shop.db")
+        owner = SQLiteQueueStore(SQLiteTaskQueueConfig(path=path, project_name="shop"))
+        assert await owner.add([new_task("a")]) == [NEW]
+        other = SQLiteTaskQueueConfig(path=path, project_name="other")
+        refused = await refusal(other)
+        assert refused.startswith(f"sqlite:{path}: this file belongs to the project 'shop', not to 'other': give each")
+        with pytest.raises(StoreError, match="belongs to the project 'shop'"):
+            await SQLiteQueueStore(other).drop()
+        assert [task.id for task in await claim(owner)] == ["a"]
+        await owner.close()
+        assert "belongs to the project 'shop'" in await refusal(other)
+
+    async def test_a_file_of_nobody_belongs_to_who_opens_it_first(
+        self, config: SQLiteTaskQueueConfig, connection: sqlite3.Connection
+    ) -> None:
+        connection.execute("drop table installation")
+        store = SQLiteQueueStore(config)
+        assert await store.add([new_task("a")]) == [NEW]
+        await store.close()
+        assert "belongs to the project 'default'" in await refusal(replace(config, path=config.file, project_name="b"))
 
     async def test_a_directory_that_is_a_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "taken").touch()

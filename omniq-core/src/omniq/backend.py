@@ -30,7 +30,7 @@ from msgspec.structs import asdict, replace
 
 from omniq.config.choices import chosen, completed, said_by_url, spec_of, with_environment
 from omniq.config.convert import check_path, convert, given_fields
-from omniq.config.loader import ConfigProvider, OmniQConfig, Security, ambient
+from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Security, ambient
 from omniq.config.settings import adopt
 from omniq.errors import ConfigError, SerializationError
 from omniq.exports import lazy
@@ -228,7 +228,9 @@ class BlockingChosen(Blocking[A], Chosen, Generic[A]):
     backend; of nothing, as it is configured. Raises `ConfigError` or `PluginError`.
     """
 
-    def __init__(self, aio: A | str | Mapping[str, Any] | ComponentConfig | BaseBackend | None = None) -> None:
+    def __init__(
+        self, aio: A | str | Mapping[str, Any] | ComponentChoice | ComponentConfig | BaseBackend | None = None
+    ) -> None:
         super().__init__(self._core_of(aio))
 
     @classmethod
@@ -244,6 +246,8 @@ class BlockingChosen(Blocking[A], Chosen, Generic[A]):
                 return cls._core.from_dict(given)
             case ComponentConfig():
                 return cls._core.from_config(given)
+            case ComponentChoice():
+                return cls._core.from_dict(given_fields(given))
             case BaseBackend():
                 return cls._core.from_backend(given)
         expected = f"an {cls._core.__name__}, a URL, a store's name, a dict, a config struct or a backend"

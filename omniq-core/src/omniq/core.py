@@ -29,7 +29,7 @@ from omniq.queue.workflows import AsyncWorkflow, Step, Workflow
 from omniq.results import AsyncResultStorage, ResultStorage
 from omniq.status import Status, inspect, status_of, workers_of
 from omniq.storage.records import BreakerStatus, WorkerRecord
-from omniq.sync import Blocking, Delegated, blocking
+from omniq.sync import Blocking, Delegated, blocking, refuse_in_loop
 from omniq.workers.base import OwnWorkers, WorkerPool
 from omniq.workers.pool import AsyncWorkerPool
 
@@ -64,6 +64,7 @@ class AsyncOmniQ(FromSource, AsyncDeclaring):
         self._workers = OwnWorkers(self.config.worker, worker_type, worker_config)
         parts = build.joined(self.config, made, callbacks)
         self.task_queue, self._results, self.event_store, self._event_logger = parts
+        self._workers.check_queues(self.task_queue.queues)
         self.events = AsyncEvents(self.event_store, self._event_logger)
         self._changes: dict[str, Any] = {}
         """What was changed at run time."""
@@ -470,9 +471,8 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
         events: bool = True,
     ) -> Self:
         """All components from one backend, or each from its own: see `AsyncOmniQ.from_backend`."""
-        backends = (backend, result_store_backend, event_store_backend)
         options: dict[str, Any] = {"worker_type": worker_type, "worker_config": worker_config, "events": events}
-        return cls._around(AsyncOmniQ.from_backend(*backends, **options))
+        return cls._around(AsyncOmniQ.from_backend(backend, result_store_backend, event_store_backend, **options))
 
     def start_worker(self, worker_type: str | None = None, **worker_config: Any) -> None:
         """Start a worker on a thread of its own and return. `worker_config`: the fields of `WorkerConfig`.
@@ -488,8 +488,10 @@ class OmniQ(FromSource, Declaring, Blocking[AsyncOmniQ]):
 
     def stop_worker(self, grace_period: Duration | None = None) -> None:
         """Let the worker finish or hand back what it holds; returns when it has stopped."""
-        worker, self._worker, grace = self._worker, None, seconds("grace_period", grace_period)
-        if worker is not None:
+        grace = seconds("grace_period", grace_period)
+        if (worker := self._worker) is not None:
+            refuse_in_loop("OmniQ.stop_worker()")
+            self._worker = None
             worker.stop(grace)
 
     def close(self) -> None:

@@ -6,21 +6,32 @@ import copy
 from collections.abc import Sequence
 from typing import Self
 
-from omniq.texts import escaped, escaped_block
+from omniq.texts import cut, escaped, escaped_block
 
 
 class OmniQError(Exception):
     """Base of all errors that OmniQ raises on purpose."""
 
 
+MAX_USAGE = 2000
+"""Characters of what is said about a call or a configuration."""
+
+
+class UsageError(OmniQError):
+    """Base of the errors about what somebody has given: told in one line, however long what it quotes is."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(escaped(cut(message, MAX_USAGE)))
+
+
 # ── configuration and plugins ────────────────────────────────────────────────
 
 
-class ConfigError(OmniQError, ValueError):
+class ConfigError(UsageError, ValueError):
     """Raised when a setting, file, URL or argument is malformed; the message begins with its path."""
 
 
-class PluginError(OmniQError):
+class PluginError(UsageError):
     """Raised when a plugin that was asked for is missing, broken, incompatible, in conflict or disabled."""
 
 
@@ -43,7 +54,7 @@ class Closed(OmniQError):
 # ── enqueueing ───────────────────────────────────────────────────────────────
 
 
-class InvalidTask(OmniQError, ValueError):
+class InvalidTask(UsageError, ValueError):
     """Raised when an argument is out of range or can't be an id; the message begins with its name."""
 
 

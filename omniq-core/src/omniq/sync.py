@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
+from types import MethodType
 from typing import (
     Any,
     ClassVar,
@@ -353,8 +354,12 @@ class Blocking(Generic[A_co]):
         self._call(self.aio.connect())
 
     def close(self) -> None:
-        """Give back every connection of this object; a later call opens it again."""
+        """Give back every connection of this object; a later call opens it again.
+
+        Raises `BlockingCallInLoop` where there is one to give back, and a loop would stand still meanwhile.
+        """
         if self._opened:
+            refuse_in_loop(f"{type(self).__name__}.close()")
             self._opened = False
             _open_facades.discard(self)
             portal().call(self.aio.close())
@@ -384,12 +389,18 @@ def maybe_core_of(component: A | Blocking[A] | None, type_: type[A], name: str) 
     return None if component is None else core_of(component, type_, name)
 
 
+def _look_like(descriptor: object, method: Callable[..., object]) -> None:
+    """Let `help`, `inspect` and `typing.get_type_hints` say of a class's descriptor what they say of the method."""
+    functools.update_wrapper(descriptor, method, updated=())  # type: ignore[arg-type] # it is called as the method is
+    vars(descriptor)["__annotations__"] = method.__annotations__  # which Python 3.14 leaves out
+
+
 class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
     """A descriptor that turns an async method of `aio` into a blocking one, signature kept."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], Awaitable[R]]) -> None:
         self._method = method
-        self.__doc__ = method.__doc__
+        _look_like(self, method)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -414,7 +425,7 @@ class blocking(Generic[P, R]):  # noqa: N801 (reads as a keyword at its uses)
 
             return obj._call(run())
 
-        call.__dict__["__wrapped__"] = functools.partial(self._method, obj.aio)  # whose signature is this one's
+        call.__dict__["__wrapped__"] = MethodType(self._method, obj.aio)  # whose signature is this one's
         return call
 
 
@@ -437,7 +448,7 @@ class Delegated(Generic[P, R]):
     def __init__(self, method: Callable[Concatenate[Any, P], R], attribute: str) -> None:
         self._method = method
         self._attribute = attribute
-        self.__doc__ = method.__doc__
+        _look_like(self, method)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -452,4 +463,4 @@ class Delegated(Generic[P, R]):
     @overload
     def __get__(self, obj: object, owner: type) -> Callable[P, R]: ...
     def __get__(self, obj: object | None, owner: type) -> Any:
-        return self if obj is None else functools.partial(self._method, getattr(obj, self._attribute))
+        return self if obj is None else MethodType(self._method, getattr(obj, self._attribute))

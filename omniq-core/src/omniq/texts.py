@@ -36,6 +36,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`, did you mean 'sqlite'?` when one of the known words is close, else nothing."""
     from difflib import get_close_matches  # only ever needed on the way to an error
 
+    if len(word) > MAX_NAME:  # no slip of the hand: comparing would take long
+        return ""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = get_close_matches(word.lower(), by_lower, n=1)
     return f", did you mean {by_lower[close[0]]!r}?" if close else ""

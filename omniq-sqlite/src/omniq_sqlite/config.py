@@ -63,7 +63,7 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
 
         Symbolic links are resolved here and never again, so that none that is put there later is followed.
         """
-        return self.shared(SQLiteConfig, project_name=None, base_dir=None, path=os.path.realpath(self.file))
+        return self.shared(SQLiteConfig, base_dir=None, path=os.path.realpath(self.file))
 
     @property
     def location(self) -> str:

@@ -30,7 +30,7 @@ from omniq.threads import Thread, new_future, new_queue, start_thread
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out
-from omniq_sqlite.opening import BESIDE, Link, kind_of, longest_row, store_errors
+from omniq_sqlite.opening import BESIDE, Link, check_owner, kind_of, longest_row, store_errors
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class Database(Connection):
     """One file, as used by this process."""
 
     def __init__(self, settings: SQLiteConfig) -> None:
-        self._path = settings.file
+        self._path, self._settings = settings.file, settings
         self.wakeups = Wakeups.at(settings.location)
         with ExitStack() as started:  # all of the threads, or none
             self._writer = ConnectionThread("omniq-sqlite-writer", settings, read_only=False)
@@ -175,7 +175,11 @@ class Database(Connection):
 
     async def drop(self) -> None:
         with store_errors(self._path):
-            await asyncio.to_thread(embedded.remove, self._path, BESIDE)
+            await asyncio.to_thread(self._remove)
+
+    def _remove(self) -> None:
+        check_owner(self._settings)
+        embedded.remove(self._path, BESIDE)
 
     @property
     def _threads(self) -> tuple[ConnectionThread, ...]:

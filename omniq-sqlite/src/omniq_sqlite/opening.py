@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailable, ValueRefused
@@ -17,12 +18,19 @@ from omniq.storage import embedded
 from omniq.storage.connected import check_layout, is_transport_error, make_file, raised_as
 from omniq.storage.embedded import OpenFiles
 
-from omniq_sqlite.codec import primary_code
+from omniq_sqlite.codec import as_text, primary_code
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import DIALECT
 
 SCHEMA_VERSION = 6
 OLDEST_SQLITE = (3, 38, 0)
+
+_NOTED_PROJECT = """
+    create table if not exists installation (
+        number integer primary key check (number = 1), project text not null
+    ) strict;
+"""
+"""A file of layout 6 that was made before this was noted belongs to the first project that opens it."""
 
 _IN_USE = ("-wal", "-shm")
 """What SQLite adds to the name of a database for the files beside it, as long as somebody has it open."""
@@ -97,7 +105,7 @@ def open_connection(settings: SQLiteConfig, *, read_only: bool) -> sqlite3.Conne
     try:
         connection.text_factory = _text
         _configure(connection, settings)
-        _ensure_schema(connection, settings.file)
+        _ensure_schema(connection, settings)
         connection.execute(f"pragma query_only = {int(read_only)}")
     except BaseException:
         connection.close()
@@ -139,15 +147,47 @@ def _enter_wal_mode(connection: sqlite3.Connection, patience: float) -> str:
         time.sleep(_RETRY_EVERY)
 
 
-def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
+def _ensure_schema(connection: sqlite3.Connection, settings: SQLiteConfig) -> None:
     version, tables = connection.execute(
         "select (select user_version from pragma_user_version), (select count(*) from sqlite_schema)"
     ).fetchone()
     if version or tables:
-        check_layout(f"sqlite:{path}", version, SCHEMA_VERSION, "omniq-sqlite")
+        check_layout(f"sqlite:{settings.file}", version, SCHEMA_VERSION, "omniq-sqlite")
     else:
         ddl = DIALECT.schema("omniq_sqlite")
         connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")
+    if (project := _project_of(connection) or _take_over(connection, settings.project)) != settings.project:
+        raise _of_another(settings, project)
+
+
+def _project_of(connection: sqlite3.Connection) -> str | None:
+    """The project that the file belongs to; None if it is new, or was made before that was noted."""
+    if connection.execute("select 1 from sqlite_schema where name = 'installation'").fetchone() is None:
+        return None
+    found = connection.execute("select project from installation").fetchone()
+    return None if found is None else as_text(found[0])
+
+
+def _take_over(connection: sqlite3.Connection, project: str) -> str:
+    """Note to which project the file belongs, unless somebody else was first; returns what is noted."""
+    connection.executescript(f"begin immediate; {_NOTED_PROJECT} commit;")
+    connection.execute("insert or ignore into installation (number, project) values (1, ?)", [project])
+    return _project_of(connection) or project
+
+
+def _of_another(settings: SQLiteConfig, project: str) -> StoreError:
+    return StoreError(
+        f"sqlite:{settings.file}: this file belongs to the project {project!r}, not to {settings.project!r}: "
+        f"give each project a path of its own, or a base_dir, in which each has its file"
+    )
+
+
+def check_owner(settings: SQLiteConfig) -> None:
+    """Raise `StoreError` if the file is another project's. One that isn't there, or can't be read, is nobody's."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(settings.file)}?mode=ro", uri=True)) as file:
+        project = _project_of(file)
+        if project not in (None, settings.project):
+            raise _of_another(settings, project)
 
 
 class Link(embedded.Link[sqlite3.Connection]):

@@ -209,7 +209,6 @@ def test_what_is_not_asked_for_need_not_be_guaranteed(cli: Cli) -> None:
         ("task_queue: redis://127.0.0.1:1", "tasks and results: the store can't be reached: "),
         ("task_queue: memory", "tasks: memory:"),
         ("events: {level: INFO}", "events: they are configured, but no event_store is"),
-        ("worker: {config: {queues: [nope]}}", "worker: queues: there is no queue 'nope'; declared: default"),
         ("task_queue: {type: sqlite, config: {max_body: 2000000000}}", "tasks: max_body is 2000000000 bytes, but"),
     ],
 )
@@ -218,6 +217,13 @@ def test_what_does_not_hold_is_told_with_its_reason(cli: Cli, tmp_path: Path, te
     file.write_text(text)
     found = findings("--config", str(file), code=1)
     assert [line for line in reasons(found) if line.startswith(reason)], found
+
+
+def test_queues_that_are_not_declared_are_a_wrong_configuration(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "omniq.yaml").write_text("worker: {config: {queues: [nope]}}")
+    result = run("check", "--config", "omniq.yaml")
+    assert result.exit_code == 2
+    assert "worker.config.queues: there is no queue 'nope'; declared: default" in result.stderr
 
 
 def test_a_wrong_configuration_exits_with_2(cli: Cli, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_paths_durations_and_tuples_are_taken_too() -> None:
         ({"base_dir": "x", "timeout": "1"}, "LongShelf: timeout: expected float, got str"),
         ({"base_dir": "x", "queues": "high"}, "LongShelf: queues: expected list, got str"),
         ({"base_dir": "x", "queues": ["a", 1]}, "LongShelf: queues[1]: expected str, got int"),
-        ({"base_dir": "x", "options": {"a": 1}}, "LongShelf: options[...]: expected str, got int"),
+        ({"base_dir": "x", "options": {"a": 1}}, "LongShelf: options.a: expected str, got int"),
     ],
 )
 def test_a_wrong_argument_is_named_with_the_class(arguments: dict[str, Any], message: str) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import psutil
 import pytest
-from omniq import AsyncOmniQ, OmniQ
+from omniq import AsyncOmniQ, OmniQ, TaskQueue
 from omniq.config import ComponentChoice, ConfigProvider, OmniQConfig
 from omniq.config.choices import resolve
 from omniq.config.convert import convert
+from omniq.config.files import MAX_BYTES
 from omniq.errors import ConfigError, PluginError
+from omniq.queue import SQLiteTaskQueue
 from omniq.workers import ThreadPoolWorker
 
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
@@ -67,7 +69,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"worker": {"config": {"queues": "high"}}}, "worker.config.queues: expected list, got str"),
     ({"worker": {"config": {"queues": ["a", 2]}}}, "worker.config.queues[1]: expected str, got int"),
     ({"worker": {"config": {"queues": ["a b"]}}}, f"worker.config.queues[0]: {A_NAME}"),
-    ({"worker": {"options": {"thread": 0}}}, "worker.options[...]: expected mapping, got int"),
+    ({"worker": {"options": {"thread": 0}}}, "worker.options.thread: expected mapping, got int"),
     ({"defaults": {"ttl": "1h"}}, "defaults.ttl: expected float, got str"),
     ({"defaults": {"ttl": -5}}, "defaults.ttl: expected float >= 0.0"),
     ({"defaults": {"timeout": 0}}, "defaults.timeout: expected float > 0.0"),
@@ -75,7 +77,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"defaults": {"max_retries": None}}, "defaults.max_retries: expected int, got null"),
     ({"defaults": {"retries": 1}}, "defaults.retries: unknown name, did you mean 'max_retries'?"),
     ({"logging": {"level": "LOUD"}}, f"logging.level: {LEVELS}, got 'LOUD'"),
-    ({"logging": {"components": {"worker": "LOUD"}}}, f"logging.components[...]: {LEVELS}, got 'LOUD'"),
+    ({"logging": {"components": {"worker": "LOUD"}}}, f"logging.components.worker: {LEVELS}, got 'LOUD'"),
     ({"logging": {"disable": "yes"}}, "logging.disable: expected bool, got str"),
     ({"signing_key": 5}, "signing_key: expected str, got int"),
     ({"allowed_modules": "app.tasks"}, "allowed_modules: expected list, got str"),
@@ -87,6 +89,11 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"signing_key": None}, f"signing_key: {EMPTY}"),
     ({"accept_unsigned_until": dt.datetime(2030, 1, 1)}, f"accept_unsigned_until: {WITH_ZONE}"),
     ({"accept_unsigned_until": ""}, "accept_unsigned_until: Invalid RFC3339 encoded datetime"),
+    ({"task_queue": ""}, f"task_queue.type: {EMPTY}"),
+    ({"result_store": {"type": " "}}, f"result_store.type: {EMPTY}"),
+    ({"logging": {"components": {"worker": "INFO", "queue": 5}}}, "logging.components.queue: expected str, got int"),
+    ({"worker": {"options": {"async": {}, "thread": None}}}, "worker.options.thread: expected mapping, got null"),
+    ({"defaults": {"timeout": 10**400}}, "defaults.timeout: expected a smaller number: it doesn't fit into 64 bits"),
     ({"base_dir": None, "fsspec_uri": 1}, "fsspec_uri: expected str, got int"),
 ]
 
@@ -230,6 +237,14 @@ LATE: list[tuple[dict[str, Any], str]] = [
         {"worker": {"config": {"max_abandoned": 3}}},
         "worker.config.max_abandoned: only async and thread workers have it",
     ),
+    ({"base_dir": "a\0b"}, "task_queue.config.base_dir: no path can hold a NUL"),
+    ({"base_dir": "\ud800"}, "task_queue.config.base_dir: no path can hold a NUL, or text that isn't Unicode"),
+    ({"task_queue": "sqlite:///a%00b.db"}, "task_queue.url.path: no path can hold a NUL"),
+    ({"task_queue": {"type": "file", "config": {"base_dir": "a\0b"}}}, "task_queue.config.base_dir: no path can hold"),
+    ({"events": {"level": "\ud800"}}, "events.level: expected text, got half of a character"),
+    ({"a\n\x1b[2Jb": 1}, "a \\x1b[2Jb: unknown name; known: "),
+    ({"worker": {"config": {"queues": []}}}, "queues: none given; leave it out to serve all"),
+    ({"worker": {"config": {"queues": ["hihg"]}}}, "queues: there is no queue 'hihg'; declared: default"),
     ({"signing_key": "short"}, "OMNIQ_SIGNING_KEY: "),
     ({"events": {"types": ["NOPE"]}}, "events.types[0]: expected one of"),
     ({"events": {"buffer": 0}}, "events.buffer: expected int >= 1"),
@@ -291,6 +306,24 @@ def test_a_directory_and_bytes_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match="binary: not UTF-8 text"):
         ConfigProvider(tmp_path / "binary", environ={}).load()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [MAX_BYTES + 1, None])
+def test_a_file_without_an_end_is_refused(tmp_path: Path, size: int | None) -> None:
+    path = Path("/dev/zero") if size is None else tmp_path / "vast.yaml"
+    if size is not None:
+        path.write_bytes(b"#" * size)
+    with pytest.raises(ConfigError, match=f"^{path}: it has more than {MAX_BYTES} bytes"):
+        ConfigProvider(path, environ={}).load()
+
+
+@pytest.mark.parametrize("door", [OmniQ, AsyncOmniQ, ThreadPoolWorker, TaskQueue, SQLiteTaskQueue])
+def test_an_empty_path_is_none(door: Any) -> None:
+    with pytest.raises(ConfigError, match="^path: expected that of a file, and it is empty"):
+        door.from_config_file("")
+    with pytest.raises(ConfigError, match="^config: expected a file's path, and it is empty"):
+        OmniQ(config="")
 
 
 def test_a_wrong_value_in_a_file_names_the_path_and_the_file(tmp_path: Path) -> None:

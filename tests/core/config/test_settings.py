@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from omniq.config import ConfigProvider, EnvConfig, LoggingConfig, Settings, con
 from omniq.config import settings as env_module
 from omniq.config.choices import resolve
 from omniq.config.loader import Security
-from omniq.config.settings import OFF, apply, from_settings
+from omniq.config.settings import COMPONENTS, OFF, apply, from_settings
 from omniq.errors import ConfigError
+from omniq.exports import FIRST_PARTY
 from omniq.queue import SQLiteTaskQueue
 from omniq.storage import SQLiteResultStorage
 
+ROOT_FOLDER = Path(__file__).parents[3]
 LEVELS = "expected one of 'CRITICAL', 'DEBUG', 'DISABLED', 'ERROR', 'INFO', 'WARNING'"
 A_NAME = "expected a name: up to 64 letters, digits, '_', '-' and '.', which doesn't come first"
 
@@ -269,3 +272,36 @@ def test_an_unknown_level_is_refused_and_changes_nothing(levels: pytest.MonkeyPa
     with pytest.raises(ConfigError, match=r"^logging\.level: expected one of 'CRITICAL'"):
         configure_logging("LOUD")  # type: ignore[arg-type]
     assert level("omniq") == logging.ERROR
+
+
+def test_the_level_of_what_logs_nothing_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    told = LoggingConfig(components={"wroker": "DEBUG", "omniq.worker": "ERROR", "storage.log": "ERROR"})
+    try:
+        with caplog.at_level(logging.WARNING, "omniq.config"):
+            for _ in range(2):
+                apply(told)
+            assert logging.getLogger("omniq.worker").level == logging.ERROR
+        assert caplog.messages == ["logging.components.wroker: nothing logs under that name, did you mean 'worker'?"]
+    finally:
+        apply(LoggingConfig())
+
+
+def test_all_our_loggers_are_known() -> None:
+    sources = [path for path in ROOT_FOLDER.glob("omniq-*/src/**/*.py") if "template" not in path.parts]
+    found = {name for path in sources for name in re.findall(r'get_logger\("omniq\.(\w+)', path.read_text("utf-8"))}
+    assert found - FIRST_PARTY.keys() == COMPONENTS - FIRST_PARTY.keys()
+    assert found < COMPONENTS
+
+
+def test_levels_of_components_are_written_as_those_of_all_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIQ_COMPONENT_LOG_LEVELS", '{"worker": "debug"}')
+    assert EnvConfig().given() == {"COMPONENT_LOG_LEVELS": {"worker": "DEBUG"}}
+
+
+@pytest.mark.parametrize("name", ["WORKER_OPTIONS", "COMPONENT_LOG_LEVELS"])
+def test_what_is_no_json_is_told_an_example_that_fits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OMNIQ_{name}", "{")
+    with pytest.raises(ConfigError, match=f"^OMNIQ_{name}: expected JSON, such as (.*), got '{{'$") as caught:
+        EnvConfig().given()
+    monkeypatch.setenv(f"OMNIQ_{name}", str(caught.value).partition("such as ")[2].removesuffix(", got '{'"))
+    assert OmniQ(task_queue="memory").config is not None

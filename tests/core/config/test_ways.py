@@ -81,7 +81,14 @@ def test_a_facade_is_made_of_whatever_says_where(
 ) -> None:
     url = f"sqlite:///{here}/x.db"
     struct = STRUCTS[component.kind](path=f"{here}/x.db")
-    places = [url, {"url": url}, struct, SQLiteBackend(path=f"{here}/x.db"), component.from_url(url).aio]
+    places = [
+        url,
+        {"url": url},
+        ComponentChoice(url=url),
+        struct,
+        SQLiteBackend(path=f"{here}/x.db"),
+        component.from_url(url).aio,
+    ]
     assert {location(component(place)) for place in places} == {f"sqlite:{here}/x.db"}
     monkeypatch.setenv("OMNIQ_CONFIG", str(file))
     assert location(component()) == f"sqlite:{here}/x.db"

@@ -186,7 +186,7 @@ def test_options_stand_by_kind() -> None:
         ),
         ({"config": {"max_task": 1}}, "worker.config.max_task: unknown name"),
         ({"options": {"proces": {}}}, "worker.options.proces: unknown kind of worker, did you mean 'process'?"),
-        ({"options": {"process": 3}}, "worker.options[...]: expected mapping, got int"),
+        ({"options": {"process": 3}}, "worker.options.process: expected mapping, got int"),
     ],
 )
 def test_at_the_wrong_place_they_are_refused(given: Any, message: str) -> None:

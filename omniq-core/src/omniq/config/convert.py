@@ -18,7 +18,7 @@ from omniq.errors import ConfigError, PluginError
 from omniq.models.config import IMPORT_STRING, NAME, NOT_BLANK, mask_url
 from omniq.plugins.registry import Registry
 from omniq.plugins.specs import StoreKind
-from omniq.texts import did_you_mean
+from omniq.texts import did_you_mean, encodable
 
 T = TypeVar("T")
 
@@ -52,10 +52,64 @@ def convert(data: object, type_: type[T], where: str = "", *, strict: bool = Tru
     tells so where anything is allowed: somebody else will say what is expected there.
     """
     check_bounds(data, where)
+    plain = _typed(_plain(data), type_, keep=keep_variables)
     try:
-        return msgspec.convert(_typed(_plain(data), type_, keep=keep_variables), type_, strict=strict)
+        return msgspec.convert(plain, type_, strict=strict)
     except msgspec.ValidationError as error:
-        raise ConfigError(mask_url(describe(str(error), type_, where))) from None
+        message = _with_key(str(error), plain, type_, strict=strict)
+        raise ConfigError(mask_url(describe(message, type_, where))) from None
+    except UnicodeEncodeError:
+        path = next(_unencodable(plain), "")
+        raise ConfigError(_joined(_join(where, path), "expected text, got half of a character")) from None
+
+
+def _with_key(message: str, data: object, type_: Any, *, strict: bool) -> str:
+    """msgspec's message, in which the key of a mapping stands where it says `[...]`, if that is fit to be shown."""
+    match = _MESSAGE.fullmatch(message)
+    before, dots, _ = ((match and match["path"]) or "").partition("[...]")
+    key = next(_culprits(message, data, _STEP.findall(before), type_, strict), None) if dots else None
+    if not isinstance(key, str) or not NAME.fullmatch(key):
+        return message
+    return message.replace(f"{before}[...]", f"{before}.{key}", 1)
+
+
+def _culprits(message: str, data: object, steps: Sequence[str], type_: Any, strict: bool) -> Iterator[object]:
+    """The keys of the mapping at the end of these steps which, alone in it, bring the message about."""
+    for key in _keys_in(data, steps):
+        try:
+            msgspec.convert(_only(data, steps, key), type_, strict=strict)
+        except msgspec.ValidationError as error:
+            if str(error) == message:
+                yield key
+
+
+def _keys_in(data: Any, steps: Sequence[str]) -> Iterable[object]:
+    for step in steps:
+        data = data[int(step[1:-1])] if step.startswith("[") else data[step]
+    return tuple(data) if isinstance(data, Mapping) else ()
+
+
+def _only(data: Any, steps: Sequence[str], key: object) -> object:
+    """The data, with nothing but that key in the mapping at the end of these steps."""
+    if not steps:
+        return {key: data[key]}
+    step, *others = steps
+    if step.startswith("["):
+        number = int(step[1:-1])
+        return [*data[:number], _only(data[number], others, key), *data[number + 1 :]]
+    return {**data, step: _only(data[step], others, key)}
+
+
+def _unencodable(data: object, path: str = "") -> Iterator[str]:
+    """The paths of texts that UTF-8 can't carry."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _unencodable(value, _join(path, str(key)))
+    elif isinstance(data, list | tuple):
+        for number, value in enumerate(data):
+            yield from _unencodable(value, f"{path}[{number}]")
+    elif isinstance(data, str) and encodable(data) != data:
+        yield path
 
 
 def _plain(data: object) -> object:
@@ -132,6 +186,8 @@ def check_path(path: object) -> None:
     """Raise `ConfigError` unless that can be the path of a file."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
+    if not os.fspath(path):
+        raise ConfigError("path: expected that of a file, and it is empty")
 
 
 def read_url(url: str, config: type[T], place_of: Callable[[SplitResult], dict[str, Any]]) -> T:
@@ -336,6 +392,8 @@ def _words(what: str, type_: Any, inside: str) -> str:
         return "expected a reference such as 'package.module:function'"
     if what.endswith(repr(NOT_BLANK)):
         return "it is empty; leave it out where nothing is meant"
+    if what in ("Number out of range", "Integer value out of range"):
+        return "expected a smaller number: it doesn't fit into 64 bits"
     if what.startswith("Expected `"):
         words = what.replace("`", "").replace(" | null", "").replace("E", "e", 1)
         return words.replace("object", "mapping").replace("array", "list")

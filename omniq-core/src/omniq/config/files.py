@@ -16,6 +16,8 @@ from omniq.config.settings import environment
 from omniq.errors import ConfigError
 from omniq.models.config import is_secret, mask_url, remember_secret
 
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of a file: reading YAML takes a hundred times as much memory, and a minute."""
 _MERGE: Final = "tag:yaml.org,2002:merge"
 # What PyYAML's messages quote: by `%r`, so that quotes inside are escaped or of the other kind.
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
@@ -67,7 +69,9 @@ def load_yaml(path: str | os.PathLike[str], environ: Mapping[str, str] | None = 
     check_path(path)
     file, name = Path(path), mask_url(os.fspath(path))
     try:
-        data = yaml.load(file.read_text("utf-8"), _Loader)
+        data = yaml.load(_text_of(file, name), _Loader)
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:
@@ -87,6 +91,15 @@ def load_yaml(path: str | os.PathLike[str], environ: Mapping[str, str] | None = 
     except ConfigError as error:
         raise ConfigError(f"{error} (in {name})") from None
     return filled
+
+
+def _text_of(file: Path, name: str) -> str:
+    """What the file holds, which may be a pipe or a device without an end."""
+    with file.open("rb") as opened:
+        data = opened.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{name}: it has more than {MAX_BYTES} bytes, which no configuration needs")
+    return data.decode("utf-8")
 
 
 # ── variables ───────────────────────────────────────────────────────────────

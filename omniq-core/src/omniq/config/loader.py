@@ -50,7 +50,7 @@ C = TypeVar("C", bound=WorkerConfig)
 class ComponentChoice(Redacted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which store, by type or URL, and its configuration; what `config` says wins over the URL."""
 
-    type: str | None = None
+    type: NotBlank | None = None
     """May be left out when the URL has a scheme."""
     url: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -355,7 +355,9 @@ def _in_place(source: str | os.PathLike[str] | AnySource) -> AnySource:
     path = os.fspath(source)
     if not isinstance(path, str):
         raise ConfigError("config: expected a file's path as text, got bytes")
-    return os.path.abspath(os.path.expanduser(path)) if "://" not in path and path else path
+    if not path:
+        raise ConfigError("config: expected a file's path, and it is empty")
+    return os.path.abspath(os.path.expanduser(path)) if "://" not in path else path
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Layer:

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, field
 
 from omniq.config.convert import Layer, convert
 from omniq.errors import ConfigError
+from omniq.exports import FIRST_PARTY
 from omniq.models.config import (
     DEAD_LETTER_RETENTION,
     DEFAULT_MAX_BODY,
@@ -211,10 +212,15 @@ CONFIG_FILE: Final = "OMNIQ_CONFIG"
 NEVER_EMPTY: Final = frozenset(
     {
         "ALLOWED_MODULES",
+        "BASE_DIR",
+        "EVENT_STORAGE_TYPE",
         "EVENT_STORAGE_URL",
+        "FSSPEC_URI",
+        "RESULT_STORAGE_TYPE",
         "RESULT_STORAGE_URL",
         "SERIALIZER",
         "SIGNING_KEY",
+        "TASK_QUEUE_TYPE",
         "TASK_QUEUE_URL",
     }
 )
@@ -313,7 +319,7 @@ def _parse(name: str, text: str) -> object:
         value = _READERS.get(name, str)(text.strip())
         return convert(value, _hints()[name], variable, strict=False)
     except (json.JSONDecodeError, RecursionError):
-        raise ConfigError(f'{variable}: expected JSON, such as {{"worker": "DEBUG"}}{_got(text)}') from None
+        raise ConfigError(f"{variable}: expected JSON, such as {_JSON_EXAMPLES[name]}{_got(text)}") from None
     except ConfigError as error:
         raise ConfigError(_GOT.sub("", str(error)) + ("" if is_secret(name) else _got(text))) from None
 
@@ -331,9 +337,18 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _levels_of(text: str) -> object:
+    given = json.loads(text)
+    return {name: _upper(level) for name, level in given.items()} if isinstance(given, dict) else given
+
+
+_JSON_EXAMPLES: Final = {
+    "COMPONENT_LOG_LEVELS": '{"worker": "DEBUG"}',
+    "WORKER_OPTIONS": '{"process": {"max_tasks_per_child": 100}}',
+}
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "ALLOWED_MODULES": _list,
-    "COMPONENT_LOG_LEVELS": json.loads,
+    "COMPONENT_LOG_LEVELS": _levels_of,
     "DISABLE_LOGGING": _flag,
     "EVENT_LOGGING": _flag,
     "EVENT_TYPES": _list,
@@ -348,6 +363,22 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
 
 ROOT: Final = "omniq"
 OFF: Final = logging.CRITICAL + 1
+COMPONENTS: Final = frozenset(
+    {
+        "callbacks",
+        "clock",
+        "config",
+        "events",
+        "queue",
+        "results",
+        "serialization",
+        "storage",
+        "sync",
+        "worker",
+        *FIRST_PARTY,
+    }
+)
+"""The library's loggers below `omniq`."""
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """Of the command's log, and of the log of child processes."""
 
@@ -428,7 +459,8 @@ def adopt(config: LoggingConfig, *, anew: bool = False) -> None:
 
 def apply(config: LoggingConfig) -> None:
     """Set the levels; components that were set before and aren't named now follow `omniq` again."""
-    levels = {} if config.disable else {f"{ROOT}.{name}": level for name, level in config.components.items()}
+    named = {f"{ROOT}.{name.removeprefix(ROOT + '.')}": level for name, level in config.components.items()}
+    levels = {} if config.disable else named
     for name in _levels.named - levels.keys():
         logging.getLogger(name).setLevel(logging.NOTSET)
     _levels.named = {*levels}
@@ -440,6 +472,17 @@ def apply(config: LoggingConfig) -> None:
     root.removeHandler(_levels.shows)
     if talkative and not config.disable:
         root.addHandler(_levels.shows)
+    for name in levels.keys() - _warned:
+        _warn_of_component(name)
+
+
+def _warn_of_component(logger: str) -> None:
+    """Warn, once, of the level of a logger that nobody has."""
+    _warned.add(logger)
+    name = logger.removeprefix(f"{ROOT}.")
+    if name.partition(".")[0] not in COMPONENTS and logger not in logging.root.manager.loggerDict.keys() - {logger}:
+        guess = did_you_mean(name, COMPONENTS) or f"; known: {', '.join(sorted(COMPONENTS))}"
+        log.warning("logging.components.%s: nothing logs under that name%s", name, guess)
 
 
 def _upper(level: object) -> object:

@@ -265,8 +265,20 @@ def make_absolute(config: Struct, *names: str) -> None:
     """
     for name in names:
         path = getattr(config, name)
+        if path is not None:
+            check_path_text(name, path)
         if path and "://" not in path:
             force_setattr(config, name, os.path.abspath(os.path.expanduser(path)))
+
+
+def check_path_text(name: str, path: str) -> None:
+    """Raise `ConfigError` for text that no file system can have as a path."""
+    try:
+        usable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{name}: no path can hold a NUL, or text that isn't Unicode")
 
 
 def default_queues() -> list[str]:

@@ -6,7 +6,7 @@ import atexit
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final, Self
@@ -29,7 +29,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.results import AsyncResultStorage
 from omniq.sync import Portal, portal, refuse_in_loop
 from omniq.workers.execution import Runner
-from omniq.workers.pool import AsyncWorkerPool
+from omniq.workers.pool import AsyncWorkerPool, declared_queues
 
 
 def _slots(settings_for: Callable[[str], WorkerConfig] | None, kind: str) -> tuple[type[Runner], int, WorkerConfig]:
@@ -83,6 +83,7 @@ class Worker(FromSource):
         choice.check_options()
         said = {**given_fields(choice.settings_for(self.kind)), **config}
         self.config = worker_config(said, self.config_class, type(self).__name__)
+        check_queues(f"{type(self).__name__}: ", self.config.queues, self._queue.queues)
         self._results: AsyncResultStorage[Any] | None = None
         self._blocking: WorkerPool | None = None
         self._async: AsyncWorkerPool | None = None
@@ -138,9 +139,12 @@ class Worker(FromSource):
 
     def stop(self, grace_period: Duration | None = None) -> None:
         """Finish or hand back what this worker holds, and return when it has stopped."""
+        grace = seconds("grace_period", grace_period)
+        if self._blocking is not None or self._has_asked:
+            refuse_in_loop(f"{type(self).__name__}.stop()")
         blocking, self._blocking = self._blocking, None
         if blocking is not None:
-            blocking.stop(seconds("grace_period", grace_period))
+            blocking.stop(grace)
         if self._owns and self._has_asked:
             self._has_asked = False
             portal().call(self._give_back())
@@ -198,6 +202,15 @@ _PREFIX: Final = re.compile(r"\Atask_queue\b")
 # ── those of one OmniQ ──────────────────────────────────────────────────────
 
 
+def check_queues(where: str, asked: Sequence[str] | None, declared: Sequence[str]) -> None:
+    """Raise `ConfigError` for queues to serve of which one isn't declared, or that are none."""
+    try:
+        if asked is not None:
+            declared_queues(asked, declared)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
 class OwnWorkers:
     """What the workers of one `OmniQ` are told, and how that changes while they run. Raises `ConfigError`."""
 
@@ -212,6 +225,14 @@ class OwnWorkers:
         choice.check_options()
         self._pools: weakref.WeakKeyDictionary[AsyncWorkerPool, tuple[type[Worker], dict[str, Any]]]
         self._pools = weakref.WeakKeyDictionary()
+
+    def check_queues(self, declared: Sequence[str]) -> None:
+        """Raise `ConfigError` if they are to serve queues that aren't declared: nothing would ever come from those."""
+        choice, kinds = self.choice, self.choice.options.keys() & set(registry().names("worker"))
+        check_queues("worker.config.", choice.config.queues, declared)
+        for kind in kinds:
+            check_queues(f"worker.options.{kind}.", choice.options[kind].get("queues"), declared)
+        check_queues("worker_config.", self._given.get("queues"), declared)
 
     def pool(self, queue: AsyncTaskQueue[Any], kind: str | None, arguments: dict[str, Any]) -> AsyncWorkerPool:
         """A worker that isn't started yet. Raises `ConfigError` or `PluginError`."""
@@ -271,13 +292,15 @@ class WorkerPool:
             self._end()
             raise
 
-    def stop(self, grace_period: float | None = None) -> None:
-        """Stop as `AsyncWorkerPool.stop` does; returns when it has."""
+    def stop(self, grace_period: Duration | None = None) -> None:
+        """Stop as `AsyncWorkerPool.stop` does; returns when it has. Raises `BlockingCallInLoop` if it runs."""
+        grace = seconds("grace_period", grace_period)
         if self._portal is None:
             return
+        refuse_in_loop("stop()")
         if self._portal.alive:
             try:
-                self._portal.call(self.aio.stop(grace_period))
+                self._portal.call(self.aio.stop(grace))
             finally:
                 self._end()
         else:
@@ -288,6 +311,7 @@ class WorkerPool:
         """Wait until the tasks there are have been worked off. Raises `WorkerError` if the worker doesn't run."""
         if self._portal is None or not self.running:
             raise WorkerError("the worker isn't running")
+        refuse_in_loop("drain()")
         self._portal.call(self.aio.drain())
 
     def _end(self) -> None:

@@ -99,7 +99,7 @@ class AsyncWorkerPool:
         self._queue = queue
         self._runner_class = runner
         self._other_kind = other_kind
-        self._queues = queue.queues if config.queues is None else _declared(config.queues, queue.queues)
+        self._queues = queue.queues if config.queues is None else declared_queues(config.queues, queue.queues)
         self._stores = queue.stores
         self._parts: list[Background[None]] = []
         self._grace: GracePeriod | None = None
@@ -145,21 +145,22 @@ class AsyncWorkerPool:
         self._stores.log(EventType.WORKER_STARTED, worker=self.name, data=said)
         log.info("worker %s serves %s with %d slots", self.name, ", ".join(self._queues), self.max_workers)
 
-    async def stop(self, grace_period: float | None = None) -> None:
+    async def stop(self, grace_period: clock.Duration | None = None) -> None:
         """Stop: claim no more, hand back what isn't begun, wait for what runs, then hand that back too.
 
         `grace_period` (seconds) overrides the configured one; a second call while the first still waits may
         give a shorter one.
         """
+        grace = clock.seconds("grace_period", grace_period)
         if self._forks != forks():
             return  # it is the parent's
         if not self._parts:
             if self._grace is not None:
-                self._grace.shorten(grace_period)
+                self._grace.shorten(grace)
                 await self.finished.wait()
             return
         parts, self._parts = self._parts, []
-        self._grace = GracePeriod(self.config.grace_period if grace_period is None else grace_period)
+        self._grace = GracePeriod(self.config.grace_period if grace is None else grace)
         try:
             await self._wind_up(*parts)
         finally:
@@ -439,7 +440,7 @@ class AsyncWorkerPool:
         )
 
 
-def _declared(asked: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
+def declared_queues(asked: Sequence[str], declared: Sequence[str]) -> tuple[str, ...]:
     """The queues, each once, if they are declared. Raises `ConfigError`: from any other, nothing would ever come."""
     if not asked:
         raise ConfigError("queues: none given; leave it out to serve all")
