@@ -62,6 +62,8 @@ def _function(member: griffe.Attribute, named: ast.Attribute) -> griffe.Function
     assert owner is not None
     path = owner.resolve(ast.unparse(named.value))
     found = member.modules_collection[path].members.get(named.attr) or member.modules_collection[path][named.attr]
+    if isinstance(found, griffe.Alias):  # the method is inherited
+        found = found.final_target
     function = found if isinstance(found, griffe.Function) else _method(found)
     assert function is not None, f"{member.path} wraps {path}.{named.attr}, which is no method"
     return function

@@ -19,14 +19,18 @@ NOT_RUN: Final[Mapping[str, str]] = {
     r"^\. \.venv/bin/activate": "the test's environment is active",
     r"^(\.venv-uv/bin/)?uv (sync|run pytest)$": "is what CI does",
     r"examples/quickstart/main\.py": "tests/docs/test_quickstart.py runs it",
-    r"examples/workflow/summary\.py": "tests/docs/test_workflow_example.py runs it",
+    r"\bsummary\.py": "tests/docs/test_workflow_example.py runs it",
+    r"^(uvicorn|curl) ": "tests/docs/test_examples.py serves it, and asks it",
+    r"^cat reports/": "is written once a worker has run the task; tests/docs/test_examples.py reads it then",
+    r"^pytest$": "tests/docs/test_examples.py runs the tests of the examples",
+    r"^OMNIQ_TEST_MIGRATED=": "takes minutes; CI runs it with fewer tasks",
     r"^uv run python benchmarks/": "takes minutes; tests/docs/test_benchmarks.py gives the programs little to do",
     r"\b(omniq-)?(shelf|lmdb)\b": "needs that distribution installed; tests/docs/test_plugin_page.py installs it",
 }
 """Commands that aren't run, as patterns, and why."""
 
 STAND_INS: Final[Mapping[str, str]] = {
-    r"\bTASK_ID\b": '"$(omniq tasks list --newest --limit 1 --json | first id)"',
+    r"\bTASK_ID\b": '"$(omniq tasks list --newest-first --limit 1 --json | first id)"',
     r"\bWORKER\b": '"$(omniq workers --json | first name)"',
     r"\bPID\b": '"$served"',
 }
@@ -80,7 +84,7 @@ def all_commands(block: str) -> list[str]:
 
 
 def _line(command: str) -> str:
-    command = re.sub(r"^uv run (?=omniq|python)", "", command)
+    command = re.sub(r"^uv run (--no-dev )?(?=omniq|python)", "", command)
     for word, found in STAND_INS.items():
         command = re.sub(word, lambda _, found=found: found, command)  # type: ignore[misc]
     return f"serve {command}" if SERVES.match(command) else command

@@ -3,9 +3,10 @@
 The `python` and `sh` blocks of a page, put together from top to bottom, are one program. It runs as a script, in a
 process and a directory of its own, with warnings as errors and without any OMNIQ_ variable; what it prints must be what
 the page's `output` blocks show, but for an `sh` block that has none right behind it. A block that begins with the
-comment `# shop.py` is that file, and no part of the program. Where a block names a server, it gets one of its own. `sh`
-blocks find `omniq` on the PATH; what can't be run of them, `tests/docs/shell.py` lists with its reason. A `yaml` block
-must be a whole configuration. Blocks in other languages (`py`, `text`, …) are left alone.
+comment `# shop.py` is that file, and no part of the program. An example's page finds the files beside it. Where a block
+names a server, it gets one of its own. `sh` blocks find `omniq` on the PATH; what can't be run of them,
+`tests/docs/shell.py` lists with its reason. A `yaml` block must be a whole configuration. Blocks in other languages
+(`py`, `text`, …) are left alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +114,8 @@ def with_servers(text: str) -> Iterator[dict[str, str]]:
 def script(page: Path, tmp_path: Path) -> Iterator[Path]:
     """The page's program in a file, ready to be run."""
     texts = {f"{page.stem}.md.py": program(page), **files(page)}
+    if page.is_relative_to(ROOT / "examples"):
+        shutil.copytree(page.parent, tmp_path, ignore=shutil.ignore_patterns("__pycache__", ".*"), dirs_exist_ok=True)
     with with_servers("".join(texts.values())) as servers:
         for name, text in texts.items():
             for url, running in servers.items():

@@ -25,7 +25,7 @@ OF_THE_MODULE = {"TYPE_CHECKING", "annotations", "lazy", "exports"}
 @pytest.mark.parametrize("module", PACKAGES)
 def test_all_that_a_module_offers_is_on_the_pages(module: str) -> None:
     offered = import_module(module)
-    names = {name for name in dir(offered) if name[0] != "_"} - OF_THE_MODULE
+    names = {name for name in dir(offered) if name[0] not in "_@"} - OF_THE_MODULE
     own = {name for name in names if hasattr(offered, name) and not hasattr(getattr(offered, name), "__path__")}
     modules = {path.stem for path in Path(str(offered.__file__)).parent.iterdir()}
     told = {path.rpartition(".")[2] for path in api_pages.names()}

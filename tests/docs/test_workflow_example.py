@@ -14,8 +14,8 @@ from pathlib import Path
 EXAMPLE = Path(__file__).parents[2] / "examples" / "workflow"
 TEXTS = EXAMPLE.parent / "quickstart" / "texts"
 CONFIG = """
-task_queue: {{url: "sqlite:///{}/texts.db?synchronous=NORMAL"}}
-worker: {{type: thread, config: {{max_workers: 1, lease: 2, reap_interval: 0.2}}}}
+task_queue: {url: "sqlite:///$PLACE/texts.db?synchronous=NORMAL"}
+worker: {type: thread, config: {max_workers: 1, lease: 2, reap_interval: 0.2}}
 """
 WORKER = ("-m", "omniq", "worker", "--project", "texts")
 PATIENCE = 60.0
@@ -23,13 +23,10 @@ PATIENCE = 60.0
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """That of this process without any OMNIQ_ variable, and with a queue of its own."""
+    """That of this process without any OMNIQ_ variable, with a queue of its own and leases that end soon."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OMNIQ_")}
-    return {
-        **kept,
-        "OMNIQ_TASK_QUEUE_URL": f"sqlite:///{tmp_path}/texts.db?synchronous=NORMAL",
-        "PYTHONUNBUFFERED": "1",
-    }
+    (file := tmp_path / "omniq.yaml").write_text(CONFIG.replace("$PLACE", str(tmp_path)), "utf-8")
+    return {**kept, "OMNIQ_CONFIG": str(file), "PYTHONUNBUFFERED": "1"}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -302,7 +303,8 @@ async def migrated(source: Url, target: Url, kill_after: float) -> int:
     try:
         return await asyncio.wait_for(process.wait(), kill_after)
     except TimeoutError:
-        process.kill()
+        with suppress(ProcessLookupError):  # it may have ended just now
+            process.kill()
         return await process.wait()
 
 

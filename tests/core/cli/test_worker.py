@@ -92,7 +92,7 @@ async def test_it_says_what_it_does_and_stops_when_it_is_told(start: Starter, tm
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--type", "tread"], "unknown worker 'tread', did you mean 'thread'? installed: "),
+        (["--type", "tread"], "worker_type: unknown kind of worker, did you mean 'thread'?"),
         (["--queues", "no spaces"], "AsyncWorker.queues[0]: expected a name"),
         (["--queues", "defualt"], "queues: there is no queue 'defualt', did you mean 'default'?"),
         (["--import", "nowhere"], "--import: there is no module 'nowhere' here; is it installed, or on sys.path?"),

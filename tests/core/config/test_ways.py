@@ -85,7 +85,7 @@ def test_a_facade_is_made_of_whatever_says_where(
     assert {location(component(place)) for place in places} == {f"sqlite:{here}/x.db"}
     monkeypatch.setenv("OMNIQ_CONFIG", str(file))
     assert location(component()) == f"sqlite:{here}/x.db"
-    with pytest.raises(ConfigError, match=f"^{component.__name__}: expected an Async.*, got int"):
+    with pytest.raises(ConfigError, match=f"^{component.__name__}: aio: expected an Async.*, got int"):
         component(5)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from omniq.cli.app import FAILED, CommandGroup
-from omniq.cli.options import Place, json_option, placed
+from omniq.cli.options import Place, example, json_option, placed
 from omniq.cli.output import Cell, print_json, print_table, say, value_text
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def config() -> None:
 
 
 @config.command()
+@example("omniq config schema")
 def schema() -> None:
     """Print the JSON Schema of the configuration file.
 
@@ -40,6 +41,7 @@ def schema() -> None:
 
 @config.command()
 @json_option
+@example("omniq config show", "OMNIQ_MAX_WORKERS=4 omniq config show --json")
 @placed
 def show(place: Place, as_json: bool) -> None:
     """Show each value of the configuration, and where it comes from.
@@ -101,6 +103,7 @@ REQUIREMENTS: Final = {
     help="Ask for this guarantee too; may be repeated.",
 )
 @json_option
+@example("omniq check", "omniq check --require process-kill --json")
 @placed
 def check(place: Place, require: Sequence[str], as_json: bool) -> None:
     """Tell whether this configuration can be relied on: yes or no, with reasons.

@@ -53,9 +53,8 @@ class DillSerializer(Serializer):
         import dill
 
         try:
-            return dill.loads(
-                data, ignore=True
-            )  # it would give a value of `__main__` whatever class has its name there
+            # Else it would give a value of `__main__` whatever class has its name there.
+            return dill.loads(data, ignore=True)
         except ResultError:  # of a parent whose value isn't there
             raise
         except (pickle.UnpicklingError, EOFError) as error:
