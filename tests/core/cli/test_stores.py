@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,28 @@ def test_a_store_is_measured_and_nothing_is_left(cli: Cli, tmp_path: Path) -> No
     assert cli.output("bench", "--tasks", "30").splitlines()[1].startswith("enqueued ")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert [task["id"] for task in cli.json("tasks", "list")] == [task_id]
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        (["SIGINT"], 130),
+        (["SIGTERM"], 143),
+        (["SIGHUP"], 129),
+        (["SIGINT", "SIGINT"], 130),
+        (["SIGTERM", "SIGTERM"], 143),
+    ],
+)
+def test_whatever_stops_it_nothing_is_left(signals: list[str], code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "omniq", "--url", f"sqlite:///{tmp_path}/omniq.db", "bench", "--tasks", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("omniq-bench-*.db")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for name in signals:
+        process.send_signal(getattr(signal, name))
+    assert (*process.communicate(timeout=60), process.returncode) == ("", "\n" if code == 130 else "", code)
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 # ── migrate ──────────────────────────────────────────────────────────────────
