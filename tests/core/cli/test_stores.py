@@ -127,6 +127,43 @@ def test_whatever_stops_it_nothing_is_left(signals: list[str], code: int, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
+# ── where there is nothing ───────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--url", "sqlite:///jobs.db", "tasks", "list"], "jobs.db: it is relative to the working directory"),
+        (["tasks", "list"], "it is relative to the working directory"),
+        (["--config", "omniq.yaml", "tasks", "list"], "omniq.yaml: it is relative to the working directory"),
+        (["enqueue", "builtins:print"], "the working directory, whose modules could be imported, is gone"),
+        (["preflight", "shop:oq"], "the working directory, whose modules could be imported, is gone"),
+    ],
+)
+def test_a_directory_that_is_gone_is_told_of(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = run(*arguments)
+    assert (found.exit_code, found.stderr.count("\n"), told in found.stderr) == (2, 1, True), found.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--args", "{}"], ["n={}"], ["--metadata", "n={}"]], ids=lambda each: each[0])
+def test_what_is_nested_too_deep_is_told_of(cli: Cli, arguments: list[str]) -> None:
+    deep = "[" * 60_000 + "]" * 60_000
+    found = cli("enqueue", f"{TASKS}:birthday", *(each.replace("{}", deep) for each in arguments))
+    assert (found.exit_code, found.stderr.count("\n"), "nested too deep" in found.stderr) == (2, 1, True)
+
+
+def test_a_migration_from_nowhere_says_so(cli: Cli, tmp_path: Path) -> None:
+    found = run("migrate", "--from", f"sqlite:///{tmp_path}/mistyped.db", "--to", cli.url, "--dry-run")
+    assert found.stdout == "would move no tasks, 0 schedules, 0 results\n"
+    assert found.stderr == "there is nothing at the source: is that the right place, and the right --project?\n"
+
+
 # ── migrate ──────────────────────────────────────────────────────────────────
 
 

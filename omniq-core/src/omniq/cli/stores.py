@@ -333,6 +333,8 @@ def complaints(report: MigrationReport) -> list[str]:
         held = f"{count(report.running, 'task')} still run at the source, or did when their worker died"
         lines.append(f"{held}: run this again once their leases are over, or with --wait")
     lines += [f"left: {each.kind} {each.id}: {each.reason}" for each in report.left[:SHOWN]]
+    if not (lines or report.tasks or report.schedules or report.results):
+        lines.append("there is nothing at the source: is that the right place, and the right --project?")
     if len(report.left) > SHOWN:
         lines.append(f"left: {len(report.left) - SHOWN:,} more, which --json tells")
     return lines

@@ -33,6 +33,7 @@ from omniq.models.config import (
     Redacted,
     Serializer,
     WorkerConfig,
+    absolute,
     mask_url,
 )
 from omniq.models.event import EventLevel, EventType
@@ -355,7 +356,7 @@ def _in_place(source: str | os.PathLike[str] | AnySource) -> AnySource:
     path = os.fspath(source)
     if not isinstance(path, str):
         raise ConfigError("config: expected a file's path as text, got bytes")
-    return os.path.abspath(os.path.expanduser(path)) if "://" not in path and path else path
+    return absolute(path) if "://" not in path and path else path
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Layer:

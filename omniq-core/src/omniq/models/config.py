@@ -266,7 +266,16 @@ def make_absolute(config: Struct, *names: str) -> None:
     for name in names:
         path = getattr(config, name)
         if path and "://" not in path:
-            force_setattr(config, name, os.path.abspath(os.path.expanduser(path)))
+            force_setattr(config, name, absolute(path))
+
+
+def absolute(path: str) -> str:
+    """The path from the root on; "~" is the home directory. Raises `ConfigError` if there is no working directory any
+    more that it could begin at."""
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: it is relative to the working directory, which is gone; change it") from None
 
 
 def default_queues() -> list[str]:
