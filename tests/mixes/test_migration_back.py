@@ -35,7 +35,7 @@ async def is_taken_back(writes: int, log: Path, source: Url, target: Url) -> boo
         stopped = await stopped_before(writes, old, new)
         async with new.worker_pool("async", queues=QUEUES) as pool:
             await pool.drain()
-        assert (await moved(target, source)).complete
+        assert (await moved(target, source, wait=60)).complete  # a worker's last beat may outlast its farewell
         assert await pages(new) == []
         async with old.worker_pool("async", queues=QUEUES):
             for id_ in ids:

@@ -109,11 +109,12 @@ class AsyncMigration:
         store = self._target.store
         worker = WorkerRecord(name=f"migration-{new_id()}", kind="migration", lease=LEASE, started_at=clock.now())
         await again(store.beat, worker)
-        beating = asyncio.ensure_future(_keep_beating(store, worker))
+        over = asyncio.Event()
+        beating = asyncio.ensure_future(_keep_beating(store, worker, over))
         try:
             yield worker.name
         finally:
-            beating.cancel()
+            over.set()  # not cancelled: a beat that goes on in a thread would come after the farewell
             await asyncio.wait([beating])
             with suppress(StoreError):  # it is forgotten soon, anyway; what is raised already says more
                 await store.beat(worker, leaving=True)
@@ -188,9 +189,12 @@ class AsyncMigration:
             seen |= results_for(movable)
 
 
-async def _keep_beating(store: BaseTaskQueue, worker: WorkerRecord) -> None:
+async def _keep_beating(store: BaseTaskQueue, worker: WorkerRecord, over: asyncio.Event) -> None:
     while True:
-        await asyncio.sleep(LEASE / 3)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEASE / 3):
+                await over.wait()
+                return
         try:
             await store.beat(worker)
         except StoreError as error:
