@@ -38,6 +38,18 @@ def urls(postgres_url: Url, redis_url: Url, nats_url: Url, tmp_path: Path) -> di
     return {"postgres": postgres_url, "redis": redis_url, "nats": nats_url, "sqlite": sqlite_url, **ours}
 
 
+@pytest.fixture
+def places(urls: dict[str, Url], tmp_path: Path) -> dict[str, Url]:
+    """Empty places: those of all stores, and another file of SQLite."""
+    return {**urls, "sqlite-2": f"sqlite:///{tmp_path}/second.db?synchronous=NORMAL"}
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> dict[str, Url]:
+    """Those that need no server."""
+    return {"sqlite": f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL", "file": f"file://{tmp_path}/files"}
+
+
 @pytest.fixture(params=MIXES, ids=str)
 def place(request: pytest.FixtureRequest, urls: dict[str, Url]) -> MixedPlace:
     """An empty place of each mix."""

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from msgspec.structs import asdict
-from omniq import AsyncMigration, AsyncOmniQ, Migration, OmniQ, chain
+from omniq import AsyncMigration, AsyncOmniQ, Migration, OmniQ, chain, result_of
 from omniq.errors import ConfigError, WorkerError
 from omniq.migration import MOVED
 from omniq.models.task import TaskState, new_id
-from omniq.queue.moving import MigrationReport
 from omniq.queue.workflows import call
-from omniq.storage.records import TaskFilter, TaskRecord
 from omniq.testing.builders import new_worker
 
 from tests.core.tasks import add, fail, note
+from tests.mixes.moves import (
+    LATER,
+    QUEUES,
+    at,
+    contents,
+    moved,
+    pages,
+    small,
+    stopped_before,
+)
 from tests.mixes.support import Url
 from tests.servers import redis
 
@@ -36,66 +40,6 @@ one_redis = pytest.mark.parametrize("redis_url", redis.kinds()[:1], indirect=Tru
 COUNT = int(os.environ.get("OMNIQ_TEST_MIGRATED", "200"))
 """Tasks that move; OMNIQ_TEST_MIGRATED=10000 is what is promised, and takes some minutes."""
 ROUTE = ("sqlite", "postgres", "redis", "nats", "file", "sqlite-2")
-LATER = dt.timedelta(hours=3)
-QUEUES = ["high", "default", "low"]
-
-
-def at(url: Url, **fields: Any) -> AsyncOmniQ:
-    return AsyncOmniQ(config={"task_queue": {"url": url, "config": {"queues": QUEUES}}, **fields})
-
-
-@pytest.fixture
-def places(urls: dict[str, Url], tmp_path: Path) -> dict[str, Url]:
-    """Empty places: those of all stores, and another file of SQLite."""
-    return {**urls, "sqlite-2": f"sqlite:///{tmp_path}/second.db?synchronous=NORMAL"}
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> dict[str, Url]:
-    """Those that need no server."""
-    return {"sqlite": f"sqlite:///{tmp_path}/omniq.db?synchronous=NORMAL", "file": f"file://{tmp_path}/files"}
-
-
-# ── what is there ────────────────────────────────────────────────────────────
-
-
-async def pages(oq: AsyncOmniQ) -> list[TaskRecord]:
-    """All tasks, with their bodies."""
-    store, found, cursor = await oq.task_queue.ready(), list[TaskRecord](), None
-    while True:
-        page = await store.find(TaskFilter(), limit=500, cursor=cursor, bodies=True)
-        found += page.tasks
-        cursor = page.cursor
-        if cursor is None:
-            return found
-
-
-def told(record: TaskRecord) -> dict[str, Any]:
-    """What must be kept of a task; times cross clocks and SQL types, so they are kept to the millisecond."""
-    kept = asdict(record)
-    for name in ("claimed_at", "worker", "lease_until"):  # what concerns a claim at the store that was left
-        del kept[name]
-    for name in ("created_at", "run_at", "expires_at", "finished_at"):
-        kept[name] = None if kept[name] is None else round(kept[name], 3)
-    return kept
-
-
-async def contents(oq: AsyncOmniQ) -> dict[str, Any]:
-    """All that is at a place."""
-    store, records = await oq.task_queue.ready(), await pages(oq)
-    results = oq.result_store.store
-    found = [result for record in records for result in await results.get([record.id]) if result is not None]
-    return {
-        "tasks": {record.id: told(record) for record in records},
-        "children": dict(zip([r.id for r in records], await children(oq, records), strict=True)),
-        "results": {r.task_id: (r.epoch, r.status, r.body, r.schedule_id, r.expires_at is None) for r in found},
-        "schedules": [(s.id, s.queue_name, s.body, s.next_run, s.last_run, s.paused) for s in await store.schedules()],
-    }
-
-
-async def children(oq: AsyncOmniQ, records: list[TaskRecord]) -> list[list[str]]:
-    store = await oq.task_queue.ready()
-    return [await_ for record in records for await_ in await store.children([record.id])]
 
 
 async def fill(oq: AsyncOmniQ, count: int) -> None:
@@ -122,11 +66,6 @@ async def fill(oq: AsyncOmniQ, count: int) -> None:
     await oq.run_schedule("nightly")
     await oq.pause_schedule("paused")
     await oq.pause_queue("high")
-
-
-async def moved(source: Url, target: Url, **options: Any) -> MigrationReport:
-    async with at(source) as old, at(target) as new:
-        return await AsyncMigration(old, new).run(**options)
 
 
 # ── as it is ─────────────────────────────────────────────────────────────────
@@ -221,7 +160,7 @@ async def test_what_a_dead_worker_held_moves_once_its_lease_is_over(local: dict[
         task_id = await old.enqueue(add, [1, 2])
         child = await old.enqueue(add, [1, 2], depends_on=[task_id])
         store = await old.task_queue.ready()
-        await store.claim(["default"], limit=1, lease=1.0, worker="dead")
+        await store.claim(["default"], limit=1, lease=5.0, worker="dead")
         report = await moved(local["sqlite"], local["file"])
         assert (report.running, report.complete, report.tasks) == (1, False, {})
         report = await moved(local["sqlite"], local["file"], wait=30)
@@ -260,7 +199,29 @@ async def test_a_child_finds_a_parent_that_has_ended_at_the_target(local: dict[s
         assert await new.get_result(child) == 7
 
 
-WRITES = ("add", "transition", "delete", "pause", "put", "put_schedule", "delete_schedule")
+async def test_a_key_that_is_held_at_the_target_holds_parents_back_too(local: dict[str, Url], log: Path) -> None:
+    """Else they would run there, and here again once the queues are resumed."""
+    async with at(local["sqlite"]) as old, at(local["file"]) as new:
+        parents = [await old.enqueue(note, [str(log), id_], task_id=id_) for id_ in ("p", "q")]
+        child = await old.enqueue(add, [1, 2], depends_on=parents, unique_key="k")
+        holder = await new.enqueue(add, [3, 4], unique_key="k", run_in=LATER)
+        report = await moved(local["sqlite"], local["file"])
+        assert {left.id: holder in left.reason for left in report.left} == {"p": False, "q": False, child: True}
+        assert [record.id for record in await pages(new)] == [holder]
+
+
+async def test_results_of_parents_that_are_purged_come_with_their_children(local: dict[str, Url]) -> None:
+    async with at(local["sqlite"]) as old, at(local["file"]) as new:
+        parent = await old.enqueue(add, [1, 2], result_ttl=None)
+        child = await old.enqueue(add, [result_of(parent), 10], run_in=1)
+        async with old.worker_pool("async") as pool:
+            await pool.drain()
+        await (await old.task_queue.ready()).delete([parent])
+        dry = await moved(local["sqlite"], local["file"], dry_run=True)
+        report = await moved(local["sqlite"], local["file"])
+        assert (dry.results, report.results, report.complete) == (1, 1, True)
+        async with new.worker_pool("async"):
+            assert await new.get_result(child, timeout=30) == 13
 
 
 @pytest.mark.slow
@@ -294,55 +255,6 @@ async def is_stopped_before(writes: int, log: Path, source: Url, target: Url) ->
     assert sorted(log.read_text().split()) == sorted(ids)
     log.unlink()
     return stopped
-
-
-async def small(oq: AsyncOmniQ, log: Path) -> list[str]:
-    """A few tasks of all kinds; returns the ids of those that are yet to run."""
-    async with oq.worker_pool("async", queues=QUEUES) as pool:
-        await oq.enqueue(fail, max_retries=0)
-        done = await oq.enqueue(add, [1, 2])
-        await pool.drain()
-    await oq.schedule(add, [1, 2], interval=LATER, schedule_id="active")
-    await oq.schedule(add, [1, 2], interval=LATER, schedule_id="paused")
-    await oq.pause_schedule("paused")
-    await oq.enqueue(add, [1, 2], queue_name="low")
-    await oq.pause_queue("low")
-    ids = [new_id() for _ in range(4)]
-    families: list[list[str]] = [[], [done], [ids[0]], [ids[1], ids[2]]]
-    for id_, parents in zip(ids, families, strict=True):
-        await oq.enqueue(note, [str(log), id_], task_id=id_, depends_on=parents)
-    return ids
-
-
-class KilledError(Exception):
-    """Nothing is written after it."""
-
-
-async def stopped_before(writes: int, old: AsyncOmniQ, new: AsyncOmniQ) -> bool:
-    """Move until so many writes were made; returns whether there were more to make."""
-    left = writes
-
-    def counted(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def counting(*args: Any, **kwargs: Any) -> Any:
-            nonlocal left
-            if left == 0:
-                raise KilledError
-            left -= 1
-            return await call(*args, **kwargs)
-
-        return counting
-
-    stores: list[Any] = [store for oq in (old, new) for store in (oq.task_queue.store, oq.task_queue.stores.results)]
-    with pytest.MonkeyPatch.context() as patch:
-        for store in stores:
-            for verb in WRITES:
-                if hasattr(store, verb):
-                    patch.setattr(store, verb, counted(getattr(store, verb)))
-        try:
-            await AsyncMigration(old, new).run()
-        except KilledError:
-            return True
-    return False
 
 
 # ── killed ───────────────────────────────────────────────────────────────────
@@ -405,9 +317,59 @@ async def test_one_place_is_no_target_of_itself(local: dict[str, Url]) -> None:
             AsyncMigration(one, same)
 
 
+@one_redis
+@pytest.mark.parametrize("store", ["postgres", "redis", "nats"])
+async def test_nor_is_it_by_another_name(places: dict[str, Url], store: str) -> None:
+    """All that is there would be taken for known at the target, and removed."""
+    here = places[store]
+    there = here.replace("127.0.0.1", "localhost") if "127.0.0.1" in here else here.replace("localhost", "127.0.0.1")
+    assert there != here
+    async with at(here) as one:
+        task_id = await one.enqueue(add, [1, 2])
+        with pytest.raises(ConfigError, match="is the source, too, by another name"):
+            await moved(here, there)
+        assert (await one.get_task(task_id)).state is TaskState.PENDING
+        assert not any(stats.paused for stats in await one.stats())
+        assert await (await one.task_queue.ready()).workers() == []
+
+
 async def test_what_is_signed_stays_in_its_project(local: dict[str, Url]) -> None:
     key = {"signing_key": "k" * 32}
     old = at(local["sqlite"], project_name="a", **key)
     new = at(local["file"], project_name="b", **key)
     with pytest.raises(ConfigError, match="signed for one project"):
         AsyncMigration(old, new)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "accepted"),
+    [
+        ("k" * 32, "l" * 32, False),
+        (None, "k" * 32, False),
+        ("k" * 32, None, False),
+        ("1:" + "k" * 32, f"2:{'l' * 32},1:{'k' * 32}", True),
+    ],
+)
+async def test_nor_does_it_move_where_nobody_has_its_key(
+    local: dict[str, Url], here: str | None, there: str | None, accepted: bool
+) -> None:
+    """It would be refused there, by each worker in turn."""
+    keys = [{} if key is None else {"signing_key": key} for key in (here, there)]
+    async with at(local["sqlite"], **keys[0]) as old, at(local["file"], **keys[1]) as new:
+        task_id = await old.enqueue(add, [1, 2])
+        if accepted:
+            assert (await AsyncMigration(old, new).run()).complete
+        else:
+            with pytest.raises(ConfigError, match=rf"target: it would refuse task {task_id}: .*the same signing keys"):
+                await AsyncMigration(old, new).run()
+        assert [record.id for record in await pages(new if accepted else old)] == [task_id]
+
+
+async def test_what_nobody_takes_moves_as_it_is(local: dict[str, Url]) -> None:
+    """A payload that was tampered with fails there as it would here, and holds nothing up."""
+    key = {"signing_key": "k" * 32}
+    async with at(local["sqlite"], signing_key="l" * 32) as forger, at(local["sqlite"], **key) as old:
+        task_id = await forger.enqueue(add, [1, 2])
+        async with at(local["file"], **key) as new:
+            assert (await AsyncMigration(old, new).run()).complete
+            assert (await new.get_task(task_id)).state is TaskState.PENDING

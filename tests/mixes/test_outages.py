@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from omniq import AsyncOmniQ
+from omniq import AsyncMigration, AsyncOmniQ, call
+from omniq.errors import StoreError
 from omniq.models import TaskState
+from omniq.models.task import new_id
+from omniq.queue.moving import MigrationReport
 from omniq.workers import AsyncWorkerPool
 
 from tests.core import tasks
 from tests.core.support import SOON, lines, results_of, states_of, until, working
+from tests.mixes import moves
 from tests.mixes.support import SPREAD, Mix, MixedPlace, Url
 from tests.servers.nats import NATSServer
 from tests.servers.postgres import PostgresServer
@@ -115,3 +120,45 @@ async def _until_complete(oq: AsyncOmniQ, ids: set[str]) -> None:
     while {event.task_id for event in await oq.list_events(type="COMPLETE", limit=1000)} != ids:
         assert time.monotonic() < deadline, "events are lost"
         await asyncio.sleep(0.02)
+
+
+@on_one_server
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "target", "dies"),
+    [
+        ("sqlite", "postgres", "postgres"),
+        ("postgres", "redis", "postgres"),
+        ("postgres", "redis", "redis"),
+        ("redis", "nats", "nats"),
+    ],
+)
+async def test_a_migration_whose_server_dies_completes_when_repeated(
+    urls: dict[str, Url], servers: dict[str, Server], log: Path, source: str, target: str, dies: str
+) -> None:
+    async with moves.at(urls[source]) as old, moves.at(urls[target]) as new:
+        ids = [new_id() for _ in range(2 * COUNT)]
+        await old.enqueue_many([call(tasks.note, [str(log), id_], task_id=id_) for id_ in ids[:COUNT]])
+        of_parents = zip(ids[COUNT:], ids, strict=False)
+        await old.enqueue_many(
+            [call(tasks.note, [str(log), id_], task_id=id_, depends_on=[p]) for id_, p in of_parents]
+        )
+        await old.schedule(tasks.add, [1, 2], interval=dt.timedelta(hours=3), schedule_id="s")
+        killed: list[int] = []
+
+        def kill(report: MigrationReport) -> None:
+            """Once some of it has arrived."""
+            if not killed:
+                killed.append(sum(report.tasks.values()))
+                servers[dies].kill()
+
+        with pytest.raises(StoreError):
+            await AsyncMigration(old, new).run(on_progress=kill)
+        assert killed[0] > 0
+        await asyncio.to_thread(servers[dies].start)
+    async with moves.at(urls[source]) as old, moves.at(urls[target]) as new, working(new, "async"):
+        assert (await AsyncMigration(old, new).run(wait=60)).complete
+        assert await results_of(new, ids) == ids
+        assert await moves.pages(old) == []
+        assert [schedule.paused for schedule in await new.list_schedules()] == [False]
+    assert sorted(lines(log)) == sorted(ids)

@@ -20,6 +20,7 @@ from omniq.models.config import (
     ResultStorageConfig,
     Serializer,
     TaskQueueConfig,
+    absolute,
     default_queues,
     make_absolute,
 )
@@ -55,7 +56,7 @@ class SQLiteConfig(ComponentConfig, frozen=True, kw_only=True):
     def file(self) -> str:
         """The absolute path of the database: `path`, else `{base_dir}/{project_name}.db`."""
         path = self.path or os.path.join(self.base_dir or DEFAULT_BASE_DIR, f"{self.project}.db")
-        return os.path.abspath(path)
+        return absolute(path)
 
     @property
     def settings(self) -> SQLiteConfig:

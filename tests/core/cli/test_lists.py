@@ -66,6 +66,18 @@ def test_a_limit_is_told_of(cli: Cli) -> None:
     assert [row[0] for row in cli.rows("tasks", "list", "--limit", "2", "--cursor", ids[1])] == ids[2:]
 
 
+def test_the_next_page_is_had_by_what_is_told(cli: Cli) -> None:
+    """By a shell, too, whatever ids are made of."""
+    ids = ["$(echo x) `y`", 'it\'s "1"', "z"]
+    for id_ in ids:
+        cli.output("enqueue", f"{TASKS}:birthday", "--task-id", id_)
+    hint = cli("tasks", "list", "--limit", "2").stderr
+    assert hint.startswith("there are more tasks: see --cursor ")
+    command = ["sh", "-c", f'"$0" -m omniq --url "$1" tasks list --json {hint.partition(": see ")[2]}']
+    found = subprocess.run([*command, sys.executable, cli.url], check=True, capture_output=True)
+    assert [task["id"] for task in json.loads(found.stdout)] == ids[2:]
+
+
 def test_arguments_are_never_shown(cli: Cli) -> None:
     task_id = cli.output("enqueue", f"{TASKS}:greet", "name=secret")
     for command in (["show", task_id], ["show", task_id, "--json"], ["list"], ["list", "--json"]):

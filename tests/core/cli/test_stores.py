@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,65 @@ def test_a_store_is_measured_and_nothing_is_left(cli: Cli, tmp_path: Path) -> No
     assert cli.output("bench", "--tasks", "30").splitlines()[1].startswith("enqueued ")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert [task["id"] for task in cli.json("tasks", "list")] == [task_id]
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        (["SIGINT"], 130),
+        (["SIGTERM"], 143),
+        (["SIGHUP"], 129),
+        (["SIGINT", "SIGINT"], 130),
+        (["SIGTERM", "SIGTERM"], 143),
+    ],
+)
+def test_whatever_stops_it_nothing_is_left(signals: list[str], code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "omniq", "--url", f"sqlite:///{tmp_path}/omniq.db", "bench", "--tasks", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("omniq-bench-*.db")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for name in signals:
+        process.send_signal(getattr(signal, name))
+    assert (*process.communicate(timeout=60), process.returncode) == ("", "\n" if code == 130 else "", code)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+# ── where there is nothing ───────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--url", "sqlite:///jobs.db", "tasks", "list"], "jobs.db: it is relative to the working directory"),
+        (["tasks", "list"], "it is relative to the working directory"),
+        (["--config", "omniq.yaml", "tasks", "list"], "omniq.yaml: it is relative to the working directory"),
+        (["enqueue", "builtins:print"], "the working directory, whose modules could be imported, is gone"),
+        (["preflight", "shop:oq"], "the working directory, whose modules could be imported, is gone"),
+    ],
+)
+def test_a_directory_that_is_gone_is_told_of(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = run(*arguments)
+    assert (found.exit_code, found.stderr.count("\n"), told in found.stderr) == (2, 1, True), found.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--args", "{}"], ["n={}"], ["--metadata", "n={}"]], ids=lambda each: each[0])
+def test_what_is_nested_too_deep_is_told_of(cli: Cli, arguments: list[str]) -> None:
+    deep = "[" * 60_000 + "]" * 60_000
+    found = cli("enqueue", f"{TASKS}:birthday", *(each.replace("{}", deep) for each in arguments))
+    assert (found.exit_code, found.stderr.count("\n"), "nested too deep" in found.stderr) == (2, 1, True)
+
+
+def test_a_migration_from_nowhere_says_so(cli: Cli, tmp_path: Path) -> None:
+    found = run("migrate", "--from", f"sqlite:///{tmp_path}/mistyped.db", "--to", cli.url, "--dry-run")
+    assert found.stdout == "would move no tasks, 0 schedules, 0 results\n"
+    assert found.stderr == "there is nothing at the source: is that the right place, and the right --project?\n"
 
 
 # ── migrate ──────────────────────────────────────────────────────────────────

@@ -35,10 +35,15 @@ Arguments: TypeAlias = dict[str, Any] | list[Any]
 """Keyword arguments, or positional ones."""
 
 
+TOO_DEEP: Final = "it is nested too deep."
+
+
 def parse_value(text: str) -> object:
-    """JSON, or else the text itself: `3` is a number, `true` a truth value, `Tom` a text."""
+    """JSON, or else the text itself: `3` is a number, `true` a truth value, `Tom` a text. Raises `BadParameter`."""
     try:
         value: object = json.loads(text)
+    except RecursionError:
+        raise click.BadParameter(TOO_DEEP) from None
     except ValueError:
         return text
     return value
@@ -63,6 +68,8 @@ def parse_arguments(ctx: click.Context, param: click.Parameter, text: str | None
         return None
     try:
         parsed = json.loads(text)
+    except RecursionError:
+        raise click.BadParameter(TOO_DEEP, ctx, param) from None
     except ValueError as error:
         raise click.BadParameter(f"it isn't JSON: {error}.", ctx, param) from None
     if not isinstance(parsed, dict | list):
@@ -331,8 +338,11 @@ class Place:
 
 
 def use_working_directory() -> None:
-    """Let modules of the working directory be imported, as `python -m` does."""
-    directory = os.getcwd()
+    """Let modules of the working directory be imported, as `python -m` does. Raises `ConfigError` if it is gone."""
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory, whose modules could be imported, is gone; change it") from None
     if directory not in sys.path:
         sys.path.insert(0, directory)
 

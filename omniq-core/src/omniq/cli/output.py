@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -68,7 +69,7 @@ def print_page(
     else:
         print_list(what, columns, rows)
     if cursor is not None:
-        say(f"there are more {what}: see --cursor {cursor}")
+        say(f"there are more {what}: see --cursor {shlex.quote(cursor)}")
 
 
 def page_of(items: Iterable[T], key: Callable[[T], str], limit: int, cursor: str | None) -> tuple[list[T], str | None]:

@@ -7,17 +7,22 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import click
+
+from omniq.cli.app import SIGNALLED
 from omniq.cli.output import say_block
 
 if TYPE_CHECKING:
     from omniq.workers.pool import AsyncWorkerPool
+
+R = TypeVar("R")
 
 # ── before it works ─────────────────────────────────────────────────────────
 
@@ -87,6 +92,45 @@ def _tell_where(number: int, frame: FrameType | None) -> None:
     places = [place for place in traceback.extract_stack(frame) if not place.filename.startswith("<frozen ")]
     with suppress(RuntimeError):  # what it interrupts is writing there itself
         say_block("".join(["no worker works here just now:\n", *traceback.format_list(places)]))
+
+
+# ── what is to be tidied up ─────────────────────────────────────────────────
+
+
+def run_tidily(work: Coroutine[Any, Any, R]) -> R:
+    """Run it on a loop of its own; the first signal that would end this process cancels it, and those that follow are
+    passed over, so that it can put away what it has made.
+
+    Raises `KeyboardInterrupt` after Ctrl-C, and `Exit` with 128 and the signal's number after another one.
+    """
+    import asyncio
+
+    async def heeding() -> R:
+        loop, doing, came = asyncio.get_running_loop(), asyncio.ensure_future(work), list[int]()
+
+        def end(number: int) -> None:
+            came.append(number)
+            if len(came) == 1:
+                doing.cancel()
+
+        heard = [number for number in SIGNALS if is_heard(number)]
+        for number in heard:
+            loop.add_signal_handler(number, end, number)
+        try:
+            return await doing
+        except asyncio.CancelledError:
+            if not came:
+                raise
+            raise _ended_by(came[0]) from None
+        finally:
+            for number in heard:
+                loop.remove_signal_handler(number)
+
+    return asyncio.run(heeding())
+
+
+def _ended_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else click.exceptions.Exit(SIGNALLED + number)
 
 
 # ── while it works ──────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from msgspec.structs import asdict, replace
 from omniq.cli.app import FAILED
 from omniq.cli.options import Place, dry_run_option, duration, example, json_option, placed, use_working_directory
 from omniq.cli.output import StatusLine, count, print_fields, print_json, print_table, say
+from omniq.cli.quitting import run_tidily
 from omniq.errors import OmniQError
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def bench(place: Place, tasks: int, as_json: bool) -> None:
     """
     line = StatusLine()
     place.set_up_logging()
-    measured = asyncio.run(_in_project_of_its_own(place, lambda oq: _measure(oq, tasks, line.show)))
+    measured = run_tidily(_in_project_of_its_own(place, lambda oq: _measure(oq, tasks, line.show)))
     line.close()
     if as_json:
         print_json(measured)
@@ -302,7 +303,7 @@ def migrate(place: Place, source: str, target: str, wait: float, dry_run: bool, 
             await migration.close()
 
     place.at(source).set_up_logging()
-    report = asyncio.run(work())
+    report = run_tidily(work())
     if as_json:
         print_json({**asdict(report), "complete": report.complete})
     else:
@@ -332,6 +333,8 @@ def complaints(report: MigrationReport) -> list[str]:
         held = f"{count(report.running, 'task')} still run at the source, or did when their worker died"
         lines.append(f"{held}: run this again once their leases are over, or with --wait")
     lines += [f"left: {each.kind} {each.id}: {each.reason}" for each in report.left[:SHOWN]]
+    if not (lines or report.tasks or report.schedules or report.results):
+        lines.append("there is nothing at the source: is that the right place, and the right --project?")
     if len(report.left) > SHOWN:
         lines.append(f"left: {len(report.left) - SHOWN:,} more, which --json tells")
     return lines

@@ -33,6 +33,7 @@ from omniq.models.config import (
     Redacted,
     Serializer,
     WorkerConfig,
+    absolute,
     mask_url,
 )
 from omniq.models.event import EventLevel, EventType
@@ -357,7 +358,7 @@ def _in_place(source: str | os.PathLike[str] | AnySource) -> AnySource:
         raise ConfigError("config: expected a file's path as text, got bytes")
     if not path:
         raise ConfigError("config: expected a file's path, and it is empty")
-    return os.path.abspath(os.path.expanduser(path)) if "://" not in path else path
+    return absolute(path) if "://" not in path else path
 
 
 def _read(path: str, environ: Mapping[str, str]) -> Layer:

@@ -268,7 +268,16 @@ def make_absolute(config: Struct, *names: str) -> None:
         if path is not None:
             check_path_text(name, path)
         if path and "://" not in path:
-            force_setattr(config, name, os.path.abspath(os.path.expanduser(path)))
+            force_setattr(config, name, absolute(path))
+
+
+def absolute(path: str) -> str:
+    """The path from the root on; "~" is the home directory. Raises `ConfigError` if there is no working directory any
+    more that it could begin at."""
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: it is relative to the working directory, which is gone; change it") from None
 
 
 def check_path_text(name: str, path: str) -> None:

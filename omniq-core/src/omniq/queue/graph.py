@@ -249,3 +249,31 @@ def _listed_nodes(nodes: object) -> list[TaskNode]:
     if bad := [type(each).__name__ for each in listed if not isinstance(each, TaskNode)]:
         raise InvalidTask(f"nodes: expected TaskNode, got {bad[0]}")
     return cast("list[TaskNode]", listed)
+
+
+# ── of records ──────────────────────────────────────────────────────────────
+
+
+def components(family: Mapping[str, TaskRecord]) -> list[list[str]]:
+    """The ids of the tasks that are connected with each other."""
+    near: dict[str, set[str]] = {id_: set() for id_ in family}
+    for id_, record in family.items():
+        for parent in family.keys() & set(record.depends_on):
+            near[id_].add(parent)
+            near[parent].add(id_)
+    found: list[list[str]] = []
+    while near:
+        reached, front = [], [next(iter(near))]
+        while front:
+            if (neighbours := near.pop(id_ := front.pop(), None)) is not None:
+                reached.append(id_)
+                front += neighbours
+        found.append(reached)
+    return found
+
+
+def parents_first(family: Mapping[str, TaskRecord], ids: Sequence[str]) -> list[TaskRecord]:
+    """Those of these ids, each behind the tasks that it depends on."""
+    chosen = set(ids)
+    parents = {id_: chosen & set(family[id_].depends_on) for id_ in ids}
+    return [family[id_] for id_ in TopologicalSorter(parents).static_order()]

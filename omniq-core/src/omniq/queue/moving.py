@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
-from graphlib import TopologicalSorter
 from operator import attrgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from omniq import clock
 from omniq.batching import parts, repeated
-from omniq.errors import UnsupportedCapability
+from omniq.errors import ConfigError, SerializationError, SignatureError, UnsupportedCapability
 from omniq.models.task import TERMINAL, TaskState
 from omniq.queue.engine import AsyncTaskQueue
+from omniq.queue.graph import components, parents_first
+from omniq.serialization.manager import SerializationManager
 from omniq.storage.base import BaseResultStorage, BaseTaskQueue, Capability, carry_out, look_up
 from omniq.storage.records import (
     AddStatus,
@@ -24,7 +24,6 @@ from omniq.storage.records import (
     NewTask,
     Past,
     ResultRecord,
-    ScheduleRecord,
     TaskFilter,
     TaskRecord,
     result_bytes,
@@ -90,6 +89,7 @@ FEW: Final = 25
 SMALL: Final = 1024 * 1024
 """Bytes of bodies that are few."""
 HELD_BACK: Final = "a task that it depends on isn't moved"
+DUE: Final = (TaskState.PENDING, TaskState.SCHEDULED)
 OF_SCHEDULE: Final = 10_000
 """Results of a schedule that are copied, besides those of tasks that are still there: the newest."""
 
@@ -115,10 +115,10 @@ class ResultCopier:
             found = await again(self._find, schedule_id)
             await self._copy(found[::-1])
 
-    async def of_tasks(self, records: Sequence[TaskRecord]) -> None:
+    async def of_tasks(self, ids: Sequence[str]) -> None:
         """Those by which tasks have ended."""
-        if self._from is not None and records:
-            found = await again(_read_results, self._from, [record.id for record in records])
+        if self._from is not None and ids:
+            found = await again(_read_results, self._from, ids)
             await self._copy([result for result in found if result is not None and result.is_final])
 
     async def missing(self, ids: Sequence[str]) -> list[ResultRecord]:
@@ -163,70 +163,10 @@ async def _read_results(store: BaseResultStorage | None, ids: Sequence[str]) -> 
     return [] if store is None else await look_up(store, store.get, ids)
 
 
-# ── schedules ───────────────────────────────────────────────────────────────
-
-
-class ScheduleMover:
-    """Moves schedules so that no slot is fired at both places, whatever is killed in between.
-
-    A copy without a next slot comes first, which remembers whether the schedule was paused; then the schedule is
-    paused at the source, so that nobody fires it there; then the copy gets the slot; then the schedule is deleted.
-    """
-
-    def __init__(self, source: BaseTaskQueue, target: BaseTaskQueue, results: ResultCopier) -> None:
-        self._source, self._target, self._results = source, target, results
-
-    async def move_all(self, report: MigrationReport) -> None:
-        """Move those that can be."""
-        for schedule in await again(self._source.schedules):
-            if schedule.damage is not None:
-                report.leave("schedule", schedule.id, f"it is damaged: {schedule.damage}")
-                continue
-            await self._results.of_schedule(schedule.id)
-            if await again(self._move, schedule.id):
-                report.schedules += 1
-            else:
-                report.known += 1
-
-    async def _move(self, schedule_id: str) -> bool:
-        """Move it; returns whether it was this, or an earlier attempt, that the target has it from."""
-        while found := await self._source.schedules([schedule_id]):
-            (schedule,) = found
-            there = await self._target.schedules([schedule_id])
-            if not there:
-                await self._target.put_schedule(_inert(schedule), if_version=None)
-            elif not _is_inert(there[0], schedule):
-                await self._source.delete_schedule(schedule_id)
-                return False
-            elif await self._hand_over(schedule, there[0]):
-                return True
-        return True
-
-    async def _hand_over(self, schedule: ScheduleRecord, copy: ScheduleRecord) -> bool:
-        """Let the target fire it from now on; False where somebody has changed it meanwhile."""
-        if not schedule.paused:
-            paused = replace(schedule, paused=True)
-            if not await self._source.put_schedule(paused, if_version=schedule.version):
-                return False
-        if not await self._target.put_schedule(replace(schedule, paused=copy.paused), if_version=copy.version):
-            return False
-        await self._source.delete_schedule(schedule.id)
-        return True
-
-
-def _inert(schedule: ScheduleRecord) -> ScheduleRecord:
-    """The same without a slot, at a version that no schedule of its id has had at the target."""
-    return replace(schedule, next_run=None, version=max(schedule.version, int(1000 * clock.now())))
-
-
-def _is_inert(copy: ScheduleRecord, schedule: ScheduleRecord) -> bool:
-    """Whether the target has no more than a copy that waits for its slot."""
-    last, fired = copy.last_run, schedule.last_run
-    return copy.next_run is None and (last is None or (fired is not None and last <= fired))
-
-
 # ── tasks ───────────────────────────────────────────────────────────────────
 
+
+LIVE: Final = frozenset(TaskState) - TERMINAL
 
 Family: TypeAlias = dict[str, TaskRecord]
 """Tasks that have parents or children, by their ids."""
@@ -249,32 +189,39 @@ class TaskMover:
     ) -> None:
         self._source, self._target = source.store, target.store
         self._dependencies = target.dependencies
+        self._readers = source.serialization, target.serialization
         self._results, self._report, self._on_progress = results, report, on_progress
         self._paused: set[str] = set()
         self._kept: dict[str, str] = {}
         """Of the current round: what stays, and why."""
 
-    async def round(self) -> int:
-        """Move all tasks that can be; returns how many there were."""
+    async def round(self, *, only_begun: bool = False) -> int:
+        """Move all tasks that can be, or `only_begun` those that an earlier run had begun to move, and all that are
+        connected with them; returns how many there were."""
         moved, family = 0, Family()
         self._kept, self._report.running = {}, 0
         async for records in self.pages():
             await self._pause({record.queue_name for record in records})
-            moved += await self._move(await self._alone(records, family))
-        moved += await self._move_family(family)
+            alone = await self._alone(records, family)
+            moved += await self._move(await self._begun(alone) if only_begun else alone)
+        connected = components(family)
+        if only_begun:
+            begun = {record.id for record in await self._begun(list(family.values()))}
+            connected = [ids for ids in connected if not begun.isdisjoint(ids)]
+        moved += await self._move_family(family, connected)
         others = [left for left in self._report.left if left.kind != "task"]
         self._report.left = others + [Unmoved("task", id_, reason) for id_, reason in self._kept.items()]
         return moved
 
     async def pages(self) -> AsyncIterator[list[TaskRecord]]:
         """All tasks of the source, without their bodies."""
-        cursor: str | None = None
-        while True:
-            page = await again(self._source.find, TaskFilter(), limit=PAGE, cursor=cursor)
-            yield page.tasks
-            if page.cursor in (None, cursor):  # it stands still at ids that are no text
-                return
-            cursor = page.cursor
+        async for records in _pages(self._source, TaskFilter()):
+            yield records
+
+    async def _begun(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """Those that the target has, and not as they were before they ran here."""
+        there = await self._there([record.id for record in records])
+        return [record for record in records if record.id in there and there[record.id].epoch >= record.epoch]
 
     async def _pause(self, queues: set[str]) -> None:
         """Let no worker that is started at the source have what is moved."""
@@ -341,8 +288,8 @@ class TaskMover:
     async def _copy(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         """Add the tasks at the target; returns those that are there now."""
         there = await self._there([record.id for record in records])
-        ended = [record for record in records if record.state in TERMINAL]
-        await self._results.of_tasks([record for record in ended if _is_same(there.get(record.id), record)])
+        same = [record for record in records if _is_same(there.get(record.id), record)]
+        await self._results.of_tasks(sorted(results_for(same)))
         new = [record for record in records if record.id not in there]
         self._report.known += len(records) - len(new)
         added = await self._add(new)
@@ -360,6 +307,7 @@ class TaskMover:
     async def _add(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
         """Add tasks that weren't there yet; returns those that were."""
         records = [record for record in records if not self._is_held_back(record)]
+        self._check_signed(records)
         own = {record.id for record in records}
         known = await self._there({parent for record in records for parent in record.depends_on} - own)
         tasks = [_as_new(record, known.keys() | own) for record in records]
@@ -370,11 +318,21 @@ class TaskMover:
             if answer.status is AddStatus.NEW or (answer.status is AddStatus.DUPLICATE and answer.holder is None):
                 added.append(record)
             elif answer.status is AddStatus.DUPLICATE:
-                self._kept[record.id] = f"unique_key: task {answer.holder} has it at {target.location}"
+                self._kept[record.id] = self._held_by(answer.holder)
             else:
                 self._kept[record.id] = HELD_BACK
         await self._check(added)
         return added
+
+    def _check_signed(self, records: Sequence[TaskRecord]) -> None:
+        """Raise `ConfigError` if workers of the target would refuse what those of the source take."""
+        here, there = self._readers
+        for record in records:
+            refusal = None if record.state in TERMINAL else _refusal(record, there)
+            if refusal is None or type(_refusal(record, here)) is SignatureError:  # nobody would take it
+                continue
+            remedy = "give both places the same signing keys, or sign what is there with omniq resign"
+            raise ConfigError(f"target: it would refuse task {record.id}: {refusal}; {remedy}")
 
     def _is_held_back(self, record: TaskRecord) -> bool:
         """Whether one of the task's parents stays at the source."""
@@ -408,17 +366,18 @@ class TaskMover:
 
     # ── those that depend on each other ──────────────────────────────────────
 
-    async def _move_family(self, family: Family) -> int:
+    async def _move_family(self, family: Family, components_: Sequence[Sequence[str]]) -> int:
         """Move the tasks that depend on each other, all that are connected or none of them."""
-        movable: list[list[str]] = []
-        for connected in _components(family):
-            stuck = next((id_ for id_ in connected if self.obstacle(family[id_]) is not None), None)
+        movable: list[Sequence[str]] = []
+        holders = await self._holders({record.unique for record in family.values()} - {None})
+        for connected in components_:
+            stuck = next((id_ for id_ in connected if self._is_stuck(family[id_], holders)), None)
             if stuck is None:
                 movable.append(connected)
             elif family[stuck].state is not TaskState.RUNNING:
                 others = {id_: f"it is connected with task {stuck}" for id_ in connected if id_ != stuck}
                 self._kept |= others
-        order = _parents_first(family, [id_ for connected in movable for id_ in connected])
+        order = parents_first(family, [id_ for connected in movable for id_ in connected])
         copied: Family = {}
         async for some in self._with_bodies(order):
             copied |= {record.id: replace(record, body=b"") for record in await self._copy(some)}
@@ -427,6 +386,37 @@ class TaskMover:
         last_first = [copied[record.id] for record in reversed(order) if record.id in whole]
         return sum([await self._remove(some) for some in parts(last_first, limit=PAGE)])
 
+    async def _holders(self, keys: Set[str | None]) -> dict[str | None, str]:
+        """The tasks that hold these unique keys at the target: nothing finds them but a look at all."""
+        if not keys:
+            return {}
+        return {
+            record.unique: record.id
+            async for records in _pages(self._target, TaskFilter(states=tuple(sorted(LIVE))))
+            for record in records
+            if record.unique in keys
+        }
+
+    def _is_stuck(self, record: TaskRecord, holders: Mapping[str | None, str]) -> bool:
+        """Whether a task can't be moved, nor what is connected with it."""
+        holder = holders.get(record.unique, record.id)
+        if holder != record.id:
+            self._kept[record.id] = self._held_by(holder)
+        return holder != record.id or self.obstacle(record) is not None
+
+    def _held_by(self, holder: str | None) -> str:
+        return f"unique_key: task {holder} has it at {self._target.location}"
+
+
+async def _pages(store: BaseTaskQueue, where: TaskFilter) -> AsyncIterator[list[TaskRecord]]:
+    cursor: str | None = None
+    while True:
+        page = await again(store.find, where, limit=PAGE, cursor=cursor)
+        yield page.tasks
+        if page.cursor in (None, cursor):  # it stands still at ids that are no text
+            return
+        cursor = page.cursor
+
 
 async def _look_at(store: BaseTaskQueue, ids: Sequence[str]) -> dict[str, TaskRecord]:
     """The tasks among these that a store has, without their bodies."""
@@ -434,9 +424,29 @@ async def _look_at(store: BaseTaskQueue, ids: Sequence[str]) -> dict[str, TaskRe
     return {record.id: record for record in found if record is not None}
 
 
+def results_for(records: Iterable[TaskRecord]) -> set[str]:
+    """The tasks whose results are to be where these are: those that have ended, and parents that a task had waited for,
+    which may be purged by now."""
+    ended = {record.id for record in records if record.state in TERMINAL}
+    return ended.union(*(record.depends_on for record in records if record.state in DUE))
+
+
 def _is_same(there: TaskRecord | None, record: TaskRecord) -> bool:
     """Whether the target hasn't got the task, or has it as it ended here: not once it has started afresh."""
     return there is None or (there.epoch, there.state) == (record.epoch, record.state)
+
+
+def _refusal(record: TaskRecord, serialization: SerializationManager) -> SignatureError | None:
+    """Why a worker wouldn't take the task's payload for genuine."""
+    try:
+        serialization.resign_call(
+            record.body, task_id=record.id, queue_name=record.queue_name, schedule_id=record.schedule_id
+        )
+    except SignatureError as error:
+        return error
+    except SerializationError:  # it is broken, which has nothing to do with keys, and is told when it is run
+        return None
+    return None
 
 
 def _as_new(record: TaskRecord, known: Iterable[str]) -> NewTask:
@@ -464,34 +474,7 @@ def _as_new(record: TaskRecord, known: Iterable[str]) -> NewTask:
     )
 
 
-DUE: Final = (TaskState.PENDING, TaskState.SCHEDULED)
-
-
 def _take_away(record: TaskRecord) -> Change:
     """The change after which a task can be deleted that hasn't ended."""
     from_states = DUE if record.state in DUE else (record.state,)
     return Change(task_id=record.id, to=TaskState.CANCELLED, from_states=from_states, epoch=record.epoch)
-
-
-def _components(family: Mapping[str, TaskRecord]) -> list[list[str]]:
-    """The ids of the tasks that are connected with each other."""
-    near: dict[str, set[str]] = {id_: set() for id_ in family}
-    for id_, record in family.items():
-        for parent in family.keys() & set(record.depends_on):
-            near[id_].add(parent)
-            near[parent].add(id_)
-    found: list[list[str]] = []
-    while near:
-        reached, front = [], [next(iter(near))]
-        while front:
-            if (neighbours := near.pop(id_ := front.pop(), None)) is not None:
-                reached.append(id_)
-                front += neighbours
-        found.append(reached)
-    return found
-
-
-def _parents_first(family: Family, ids: Sequence[str]) -> list[TaskRecord]:
-    chosen = set(ids)
-    parents = {id_: chosen & set(family[id_].depends_on) for id_ in ids}
-    return [family[id_] for id_ in TopologicalSorter(parents).static_order()]

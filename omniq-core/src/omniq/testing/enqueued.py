@@ -167,6 +167,12 @@ def complaint(expected: Expected, tasks: Sequence[Enqueued], *, count: int | Non
     return "\n".join(lines)
 
 
+def check_count(count: object) -> None:
+    """Raise `InvalidTask` for what no number of tasks can be."""
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+        raise InvalidTask(f"count: expected a whole number from 0 on, got {count!r:.80}")
+
+
 def _number(count: int) -> str:
     return f"{count} task{'' if count == 1 else 's'}"
 

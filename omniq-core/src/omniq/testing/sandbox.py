@@ -21,7 +21,7 @@ from omniq.queue.scheduler import AsyncScheduler
 from omniq.results import AsyncResultStorage
 from omniq.sync import Blocking, Delegated, blocking, core_of, refuse_in_loop
 from omniq.testing.draining import Drain, Drained, EagerAdder, Journal, JournaledStore, at_desk
-from omniq.testing.enqueued import Enqueued, EnqueuedConditions, Expected, complaint
+from omniq.testing.enqueued import Enqueued, EnqueuedConditions, Expected, check_count, complaint
 from omniq.testing.reference import ReferenceEventStore, ReferenceResultStore, ReferenceSpace, VirtualClock
 
 R = TypeVar("R")
@@ -76,6 +76,7 @@ class AsyncSandbox(AsyncOmniQ):
             self._tasks = model._tasks
         self._take_over_adding()
         self._installed = ExitStack()
+        self._is_installed = False
 
     def _take_over_adding(self) -> None:
         queue = self.task_queue
@@ -87,14 +88,18 @@ class AsyncSandbox(AsyncOmniQ):
     def install(self) -> None:
         """Let the program's own `oq` work on this, and time be this clock's; what `async with` does at its beginning.
 
-        `remove` undoes it.
+        `remove` undoes it. Raises `WorkerError` if it is done already.
         """
+        if self._is_installed:
+            raise WorkerError("install: this sandbox is entered already; make another one to nest them")
+        self._is_installed = True
         self._installed.enter_context(self.clock)
         for door in self._doors:
             self._installed.enter_context(_replaced(door, {name: vars(self)[name] for name in CORE_PARTS}))
 
     def remove(self) -> None:
         """Put back what `install` has replaced."""
+        self._is_installed = False
         self._installed.close()
 
     async def __aenter__(self) -> Self:
@@ -139,8 +144,11 @@ class AsyncSandbox(AsyncOmniQ):
         Delayed tasks and retries come due, for the next `drain` to run; so do the tasks of schedules, one for each slot
         on the way. If this is `eager`, each runs at its time. What expires meanwhile is expired.
 
-        Raises `InvalidTask` for what is no span of time, `WorkerError` if it meets more than 10,000 times on the way.
+        Raises `InvalidTask` for what is no span of time, `WorkerError` outside of its `with` block, and if it meets
+        more than 10,000 times on the way.
         """
+        if not self._is_installed:
+            raise WorkerError("advance: enter the sandbox first (with Sandbox() as app)")
         parts = {"by": (by, 1), "days": (days, 86_400), "hours": (hours, 3600), "minutes": (minutes, 60)}
         parts |= {"seconds": (seconds, 1)}
         until = clock.now() + sum((in_seconds(name, span) or 0.0) * unit for name, (span, unit) in parts.items())
@@ -186,8 +194,10 @@ class AsyncSandbox(AsyncOmniQ):
         all its arguments, however they were passed; `unittest.mock.ANY` stands for any. `queue`: the queue's name.
         `state`: the `TaskState` that the task is in now.
 
-        Raises `AssertionError`, which shows what was enqueued and how that differs.
+        Raises `AssertionError`, which shows what was enqueued and how that differs, and `InvalidTask` for what is no
+        condition.
         """
+        check_count(count)
         wanted, tasks = Expected(**expected), self._all_enqueued()
         found = [task for task in tasks if not wanted.differences(task)]
         if (not found) if count is None else (len(found) != count):
@@ -209,19 +219,34 @@ class AsyncSandbox(AsyncOmniQ):
 
 
 _MISSING: Final = object()
+COVERED: Final = "_covered"
+"""The attribute that holds what sandboxes have replaced, the first of them first."""
 
 
 @contextmanager
 def _replaced(owner: object, parts: Mapping[str, Any]) -> Iterator[None]:
-    """Let an object have other attributes for a while."""
+    """Let an object have other attributes for a while. Of several such whiles, each may end before the others."""
     own = vars(owner)
     before = {name: own.get(name, _MISSING) for name in parts}
+    covered: list[dict[str, Any]] = own.setdefault(COVERED, [])
+    covered.append(before)
     own.update(parts)
     try:
         yield
     finally:
-        for name, value in before.items():
-            own.pop(name) if value is _MISSING else own.update({name: value})
+        place = next(place for place, each in enumerate(covered) if each is before)
+        del covered[place]
+        if place < len(covered):
+            covered[place].update(before)  # whoever came next puts it back
+        else:
+            _put_back(own, before)
+        if not covered:
+            del own[COVERED]
+
+
+def _put_back(own: dict[str, Any], before: Mapping[str, Any]) -> None:
+    for name, value in before.items():
+        own.pop(name) if value is _MISSING else own.update({name: value})
 
 
 # ── blocking ────────────────────────────────────────────────────────────────
