@@ -273,7 +273,9 @@ def _place_schema(choice: Mapping[str, Any], configs: Mapping[str, Any]) -> dict
         for name, ref in configs.items()
     ]
     properties = {**choice["properties"], "type": kinds}
-    return {"anyOf": [{"type": "string", "pattern": NOT_BLANK}, {**choice, "properties": properties, "allOf": rules}, _NULL]}
+    return {
+        "anyOf": [{"type": "string", "pattern": NOT_BLANK}, {**choice, "properties": properties, "allOf": rules}, _NULL]
+    }
 
 
 def _portable(node: Any) -> Any:
