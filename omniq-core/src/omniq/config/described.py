@@ -15,7 +15,7 @@ from omniq.config.convert import FromVariable, convert
 from omniq.config.loader import ConfigProvider, OmniQConfig, Origin, config_of
 from omniq.config.settings import PREFIX, SETTING_PLACES, LogLevel, Settings
 from omniq.errors import ConfigError, PluginError
-from omniq.models.config import MASK, ComponentConfig, WorkerConfig, is_secret, redact
+from omniq.models.config import MASK, NOT_BLANK, ComponentConfig, WorkerConfig, is_secret, redact
 from omniq.models.event import EventLevel, EventType
 from omniq.plugins.registry import load_class, registry
 from omniq.plugins.specs import StoreKind
@@ -273,7 +273,9 @@ def _place_schema(choice: Mapping[str, Any], configs: Mapping[str, Any]) -> dict
         for name, ref in configs.items()
     ]
     properties = {**choice["properties"], "type": kinds}
-    return {"anyOf": [{"type": "string"}, {**choice, "properties": properties, "allOf": rules}, _NULL]}
+    return {
+        "anyOf": [{"type": "string", "pattern": NOT_BLANK}, {**choice, "properties": properties, "allOf": rules}, _NULL]
+    }
 
 
 def _portable(node: Any) -> Any:
