@@ -117,7 +117,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("wrong", [None, 3, [], b"id", "", "a\nb", tasks.add])
     def test_what_is_no_task(self, wrong: Any) -> None:
-        with pytest.raises(InvalidTask, match="result_of"):
+        with pytest.raises(InvalidTask, match="^step: "):
             result_of(wrong)
 
     async def test_a_schedule_whose_tasks_have_no_parents(self, oq: AsyncOmniQ) -> None:

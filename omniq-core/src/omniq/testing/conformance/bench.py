@@ -144,7 +144,10 @@ class Bench:
 
         def heard() -> bool:
             held = [job for pool in self._pools for job in list(pool.in_flight.held.values())]
-            return all(job.ended_by for job in held if job.record.id == task_id)
+            its = [job for job in held if job.record.id == task_id]
+            if not its:  # the answer to its claim is still under way, or it has ended
+                return self.task(task_id).state.is_terminal
+            return all(job.ended_by for job in its)
 
         self.until(heard, "the news of a cancellation")
 
