@@ -135,7 +135,10 @@ class NATSStream(Stream):
     @property
     def version(self) -> str:
         """The server's."""
-        return "unknown" if self._client is None else str(self._client.connected_server_version)
+        if self._client is None:
+            return "unknown"
+        told = self._client.connected_server_version
+        return f"{told.major}.{told.minor}.{told.patch}"
 
     # ── asking ───────────────────────────────────────────────────────────────
 
