@@ -175,18 +175,45 @@ class TestOpening:
         foreign.close()
         assert "isn't OmniQ's" in await refusal(config)
 
-    async def test_another_project_s_file_is_refused_and_kept(self, tmp_path: Path) -> None:
-        path = str(tmp_path / "shop.db")
-        owner = SQLiteQueueStore(SQLiteTaskQueueConfig(path=path, project_name="shop"))
-        assert await owner.add([new_task("a")]) == [NEW]
-        other = SQLiteTaskQueueConfig(path=path, project_name="other")
-        refused = await refusal(other)
-        assert refused.startswith(f"sqlite:{path}: this file belongs to the project 'shop', not to 'other': give each")
-        with pytest.raises(StoreError, match="belongs to the project 'shop'"):
-            await SQLiteQueueStore(other).drop()
-        assert [task.id for task in await claim(owner)] == ["a"]
-        await owner.close()
-        assert "belongs to the project 'shop'" in await refusal(other)
+    async def test_two_projects_that_name_one_file_are_apart(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        configs = [SQLiteTaskQueueConfig(path=str(tmp_path / "x.db"), project_name=name) for name in ("a", "b", "c")]
+        stores = [SQLiteQueueStore(config) for config in configs]
+        for store, config in zip(stores, configs, strict=True):
+            assert await store.add([new_task(config.project)]) == [NEW]
+        assert sorted(file.name for file in tmp_path.glob("*.db")) == ["x-b.db", "x-c.db", "x.db"]
+        for store, config in zip(stores, configs, strict=True):
+            assert [task.id for task in await claim(store)] == [config.project]
+            await store.close()
+        assert f"sqlite:{tmp_path}/x.db: this file belongs to the project 'a', not to 'b'" in caplog.text
+        await self._are_kept_in_their_files(configs, tmp_path)
+
+    async def _are_kept_in_their_files(self, configs: list[SQLiteTaskQueueConfig], folder: Path) -> None:
+        """Also where the one that was named is gone, and another project comes first."""
+        for name in ("x.db", "x.db-wal", "x.db-shm"):
+            (folder / name).unlink(missing_ok=True)
+        last = SQLiteQueueStore(configs[2])
+        assert (await last.get(["c"]))[0] is not None
+        await last.drop()
+        assert sorted(file.name for file in folder.glob("x-*.db")) == ["x-b.db"]
+        await last.close()
+
+    async def test_who_comes_first_at_the_same_time(self, tmp_path: Path) -> None:
+        configs = [SQLiteTaskQueueConfig(path=str(tmp_path / "x.db"), project_name=f"p{n}") for n in range(6)]
+        stores = [SQLiteQueueStore(config) for config in configs]
+        await asyncio.gather(*(store.add([new_task(config.project)]) for store, config in zip(stores, configs)))  # noqa: B905
+        for store, config in zip(stores, configs, strict=True):
+            assert [task.id for task in await claim(store)] == [config.project]
+            await store.close()
+
+    async def test_a_file_beside_that_is_somebody_else_s_is_refused(self, tmp_path: Path) -> None:
+        for name in ("a", "a-b"):
+            store = SQLiteQueueStore(SQLiteTaskQueueConfig(base_dir=str(tmp_path), project_name=name))
+            assert await store.add([new_task("t")]) == [NEW]
+            await store.close()
+        refused = await refusal(SQLiteTaskQueueConfig(path=str(tmp_path / "a.db"), project_name="b"))
+        assert "a-b.db: this file belongs to the project 'a-b', not to 'b': give each project a path" in refused
 
     async def test_a_file_of_nobody_belongs_to_who_opens_it_first(
         self, config: SQLiteTaskQueueConfig, connection: sqlite3.Connection
@@ -195,7 +222,9 @@ class TestOpening:
         store = SQLiteQueueStore(config)
         assert await store.add([new_task("a")]) == [NEW]
         await store.close()
-        assert "belongs to the project 'default'" in await refusal(replace(config, path=config.file, project_name="b"))
+        other = SQLiteQueueStore(replace(config, path=config.file, project_name="b"))
+        assert await other.get(["a"]) == [None]
+        await other.close()
 
     async def test_a_directory_that_is_a_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "taken").touch()

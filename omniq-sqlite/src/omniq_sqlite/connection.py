@@ -30,7 +30,7 @@ from omniq.threads import Thread, new_future, new_queue, start_thread
 
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import carry_out
-from omniq_sqlite.opening import BESIDE, Link, check_owner, kind_of, longest_row, store_errors
+from omniq_sqlite.opening import BESIDE, Link, kind_of, longest_row, own_file, store_errors
 from omniq_sqlite.watching import Watcher
 
 T = TypeVar("T")
@@ -178,8 +178,7 @@ class Database(Connection):
             await asyncio.to_thread(self._remove)
 
     def _remove(self) -> None:
-        check_owner(self._settings)
-        embedded.remove(self._path, BESIDE)
+        embedded.remove(own_file(self._settings), BESIDE)
 
     @property
     def _threads(self) -> tuple[ConnectionThread, ...]:

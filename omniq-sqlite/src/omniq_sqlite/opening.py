@@ -17,10 +17,13 @@ from omniq.errors import PayloadTooLarge, StoreError, StoreFull, StoreUnavailabl
 from omniq.storage import embedded
 from omniq.storage.connected import check_layout, is_transport_error, make_file, raised_as
 from omniq.storage.embedded import OpenFiles
+from omniq.texts import get_logger
 
 from omniq_sqlite.codec import as_text, primary_code
 from omniq_sqlite.config import SQLiteConfig
 from omniq_sqlite.dialect import DIALECT
+
+_log = get_logger("omniq.storage")
 
 SCHEMA_VERSION = 6
 OLDEST_SQLITE = (3, 38, 0)
@@ -156,8 +159,23 @@ def _ensure_schema(connection: sqlite3.Connection, settings: SQLiteConfig) -> No
     else:
         ddl = DIALECT.schema("omniq_sqlite")
         connection.executescript(f"begin immediate; {ddl} pragma user_version = {SCHEMA_VERSION}; commit;")
-    if (project := _project_of(connection) or _take_over(connection, settings.project)) != settings.project:
-        raise _of_another(settings, project)
+    project = _project_of(connection)
+    if project is None and _noted(_beside(settings).file) != settings.project:
+        project = _take_over(connection, settings.project)
+    if project != settings.project:
+        raise OfAnotherProject(
+            f"sqlite:{settings.file}: this file belongs to the project {project!r}, not to {settings.project!r}: "
+            f"give each project a path of its own, or a base_dir, in which each has its file"
+        )
+
+
+class OfAnotherProject(StoreError):
+    """Raised where a file belongs to another project."""
+
+
+def _beside(settings: SQLiteConfig) -> SQLiteConfig:
+    """The settings with the project's own file beside the one that is named, in case that is another's."""
+    return settings.for_project(settings.project)
 
 
 def _project_of(connection: sqlite3.Connection) -> str | None:
@@ -175,19 +193,19 @@ def _take_over(connection: sqlite3.Connection, project: str) -> str:
     return _project_of(connection) or project
 
 
-def _of_another(settings: SQLiteConfig, project: str) -> StoreError:
-    return StoreError(
-        f"sqlite:{settings.file}: this file belongs to the project {project!r}, not to {settings.project!r}: "
-        f"give each project a path of its own, or a base_dir, in which each has its file"
-    )
+def _noted(path: str) -> str | None:
+    """The project that a file belongs to; None if that can't be told."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as file:
+        return _project_of(file)
+    return None
 
 
-def check_owner(settings: SQLiteConfig) -> None:
-    """Raise `StoreError` if the file is another project's. One that isn't there, or can't be read, is nobody's."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(settings.file)}?mode=ro", uri=True)) as file:
-        project = _project_of(file)
-        if project not in (None, settings.project):
-            raise _of_another(settings, project)
+def own_file(settings: SQLiteConfig) -> str:
+    """The file that is the project's: the one that is named, unless that is another's; then the one beside it."""
+    beside = _beside(settings).file
+    if _noted(settings.file) == settings.project or _noted(beside) != settings.project:
+        return settings.file
+    return beside
 
 
 class Link(embedded.Link[sqlite3.Connection]):
@@ -199,7 +217,14 @@ class Link(embedded.Link[sqlite3.Connection]):
         self._read_only = read_only
 
     def _open(self) -> sqlite3.Connection:
-        return open_connection(self._settings, read_only=self._read_only)
+        try:
+            return open_connection(self._settings, read_only=self._read_only)
+        except OfAnotherProject as error:
+            self._settings = _beside(self._settings)
+            self.path = self._settings.file
+            connection = open_connection(self._settings, read_only=self._read_only)
+            _log.warning("%s; %s is that of %r now", error, self.path, self._settings.project)
+            return connection
 
     def _leave(self, connection: sqlite3.Connection, files: OpenFiles) -> None:
         then, now = files.then, files.now()
