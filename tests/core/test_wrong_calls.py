@@ -9,9 +9,11 @@ import math
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import omniq
 import omniq.backend
 import omniq.config
@@ -21,10 +23,12 @@ import omniq.queue
 import omniq.results
 import omniq.storage
 import omniq.sync
+import omniq.testing
 import omniq.workers
 import pytest
 from omniq import AsyncOmniQ, OmniQ
 from omniq.errors import BlockingCallInLoop, InvalidTask, OmniQError, WorkerError
+from omniq.models import Page
 
 VAST = 10**400
 LONG = "x" * 10**6
@@ -420,6 +424,8 @@ QUEUED: Mapping[str, Sequence[object]] = {
     "callbacks": OPENING["callbacks"],
     **WORKER_SETTINGS,
 }
+NO_DOORS: Sequence[object] = (None, 5, "sqlite:///a.db", {}, object(), OmniQ)
+MOVED = {"source": OmniQ(task_queue="memory://from"), "target": OmniQ(task_queue="memory://to")}
 NEW: Mapping[Callable[..., object], Wrong] = {
     AsyncOmniQ: ({}, OPENING),
     OmniQ: ({}, OPENING),
@@ -442,6 +448,11 @@ NEW: Mapping[Callable[..., object], Wrong] = {
     omniq.call: ({"func": add}, {"func": FUNCTIONS, "func_args": ARGUMENTS, "no_such_option": (None, 5)}),
     omniq.config.mask_url: ({}, {"text": (None, 5, b"x", [])}),
     omniq.config.configure_logging: ({}, {"level": (5, "loud", object(), [])}),
+    omniq.AsyncMigration: (MOVED, {"source": NO_DOORS, "target": NO_DOORS}),
+    omniq.Migration: (MOVED, {"source": NO_DOORS, "target": NO_DOORS}),
+    omniq.queue.Scheduler: ({}, {"queue": (None, 5, "x", {}, object())}),
+    omniq.events.EventProcessor: ({}, {"source": (None, 5, "x", {}, object())}),
+    omniq.events.AsyncEventProcessor: ({}, {"source": (None, 5, "x", {}, object())}),
     omniq.result_of: ({}, {"step": (None, 5, b"x", [], object(), "")}),
 }
 
@@ -568,3 +579,50 @@ def test_each_public_method_has_wrong_calls(owner: type, calls: Mapping[str, Wro
         and set(inspect.signature(method).parameters) - {"self"}
     ]
     assert missing == []
+
+
+FRONTS = (omniq, omniq.queue, omniq.workers, omniq.events, omniq.config, omniq.storage, omniq.models, omniq.testing)
+WITHOUT_WRONG_CALLS = {
+    "chain": "test_steps_of_workflows",
+    "group": "test_steps_of_workflows",
+    "current_task": "takes nothing; test_what_no_task_runs",
+    "redact": "takes anything",
+    "configured_by": "for plugins: a decorator of their classes",
+}
+MADE_ELSEWHERE = {
+    "AsyncSandbox": "tests/core/testing/test_misuse.py",
+    "Sandbox": "tests/core/testing/test_misuse.py",
+    "VirtualClock": "takes nothing; tests/core/testing",
+    "ConfigProvider": "tests/core/config/test_malformed.py; as `OmniQ(config=…)`",
+    "EnvConfig": "tests/core/config: reads the environment",
+    "Settings": "tests/core/config/test_settings.py: refuses to be set",
+    "Worker": "the base of the three",
+}
+"""Classes that users make, and where wrong arguments of theirs are tested."""
+NOT_MADE_BY_USERS = (
+    *(omniq.storage.BaseTaskQueue, omniq.storage.BaseResultStorage, omniq.storage.BaseEventStorage),
+    *(omniq.events.AsyncEventStream, omniq.events.AsyncEvents, omniq.events.EventStream, omniq.events.Events),
+    *(omniq.queue.AsyncScheduler, omniq.queue.AsyncWorkflow, omniq.queue.DependencyResolver, omniq.queue.TTLManager),
+    *(omniq.queue.Workflow, omniq.queue.Explanation, omniq.queue.Resigner, omniq.queue.Chain, omniq.queue.Group),
+    *(omniq.workers.AsyncWorkerPool, omniq.workers.Execution, omniq.workers.Runner, omniq.workers.TaskContext),
+    *(omniq.workers.Job, omniq.workers.Line, omniq.storage.Wakeups),
+    *(omniq.AsyncTaskDecorator, omniq.AsyncTaskFunction, omniq.TaskDecorator, omniq.TaskFunction),
+    *(omniq.testing.ReferenceEventStore, omniq.testing.ReferenceQueueStore, omniq.testing.ReferenceResultStore),
+    *(omniq.testing.ReferenceSpace, omniq.testing.Enqueued, omniq.models.StoredValue, omniq.events.AnyTask),
+)
+"""Classes whose objects users get from OmniQ, or implement."""
+
+
+def test_each_public_function_and_class_has_wrong_calls() -> None:
+    known = {*NEW, *CLASSES, *NOT_MADE_BY_USERS}
+    offered = {value for front in FRONTS for name in front.__all__ if callable(value := getattr(front, name))}
+    named = {*WITHOUT_WRONG_CALLS, *MADE_ELSEWHERE}
+    assert sorted(each.__name__ for each in offered - known if is_called(each) and each.__name__ not in named) == []
+
+
+def is_called(each: Any) -> bool:
+    """Whether it is a function, or a class with a constructor of its own: what is data is checked by msgspec."""
+    if not inspect.isclass(each):
+        return inspect.isfunction(each)
+    data = (msgspec.Struct, Enum, BaseException, str, tuple, dict, Page)
+    return not issubclass(each, data) and "__init__" in {name for base in each.__mro__[:-1] for name in vars(base)}
