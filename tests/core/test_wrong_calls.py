@@ -540,6 +540,7 @@ class TestAtTheWrongTime:
 
 
 OF_CORE = {
+    "at": "for core: None for what is no place, which its callers name",
     "configured": "for core: takes a whole configuration, which was checked",
     "on_store": "for core: takes a store and its configuration",
     "options_of": "for core: what a configuration says of a component",

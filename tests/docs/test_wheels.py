@@ -47,7 +47,6 @@ EXTRAS: dict[str, set[str]] = {
 BACKPORTS = {"async-timeout", "typing-extensions", "zope-event"}
 """What only some of the supported Pythons need, or some versions."""
 LARGE = {"all", "azure", "gcs", "s3"}
-ONLY_ELSEWHERE = {"tzdata"}
 PLACES = {
     "sqlite": "sqlite",
     "fsspec": "file",
@@ -147,7 +146,7 @@ def installed(python: Path) -> set[str]:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_brings_what_it_needs_and_works(extra: str, wheels: Path, tmp_path: Path) -> None:
     python = install(tmp_path / "venv", wheels, extra)
-    there = installed(python) - ONLY_ELSEWHERE
+    there = installed(python)
     assert there >= CORE | EXTRAS[extra]
     assert extra in LARGE or there <= CORE | EXTRAS[extra] | BACKPORTS
     assert {name for name in there if name.startswith("omniq-")} == ours_of(extra)

@@ -29,7 +29,7 @@ from typing import (
 from msgspec.structs import asdict, replace
 
 from omniq.config.choices import chosen, completed, said_by_url, spec_of, with_environment
-from omniq.config.convert import check_path, convert, given_fields
+from omniq.config.convert import check_path, check_url, checked_mapping, convert, given_fields
 from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Security, ambient
 from omniq.config.settings import adopt
 from omniq.errors import ConfigError, SerializationError
@@ -184,6 +184,23 @@ class Chosen:
         return cls.on_store(spec.store, settings, **cls.options_of(config))
 
     @classmethod
+    def at(cls, place: object) -> Self | None:
+        """At a place, however it is said; None for what is no place. Raises `ConfigError` or `PluginError`."""
+        match place:
+            case str():
+                return cls.from_dict({"url": place} if ":" in place else {"type": place})
+            case Mapping():
+                return cls.from_dict(place)
+            case ComponentConfig():
+                return cls.from_config(place)
+            case ComponentChoice():
+                return cls.from_dict(given_fields(place))
+            case BaseBackend():
+                at_backend: Self = cast("Any", cls).from_backend(place)
+                return at_backend
+        return None
+
+    @classmethod
     def options_of(cls, config: OmniQConfig) -> dict[str, Any]:
         """What a whole configuration says of it besides where it is."""
         return {"breaker": config.breaker}
@@ -196,7 +213,7 @@ class Chosen:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Where a URL says, such as "sqlite:///data/shop.db". Raises `ConfigError` or `PluginError`."""
-        _check_url(url)
+        check_url(url)
         return cls.from_dict({"url": url})
 
     @classmethod
@@ -205,7 +222,7 @@ class Chosen:
 
         Raises `ConfigError` naming the path, or `PluginError`.
         """
-        return cls.configured(ConfigProvider().load(**{cls.kind: _checked_mapping(config)}))
+        return cls.configured(ConfigProvider().load(**{cls.kind: checked_mapping(config)}))
 
     @classmethod
     def from_config(cls, config: ComponentConfig) -> Self:
@@ -237,19 +254,10 @@ class BlockingChosen(Blocking[A], Chosen, Generic[A]):
     def _core_of(cls, given: Any) -> Any:
         if isinstance(given, cls._core):
             return given
-        match given:
-            case None:
-                return cls._core.configured(ambient())
-            case str():
-                return cls._core.from_dict({"url": given} if ":" in given else {"type": given})
-            case Mapping():
-                return cls._core.from_dict(given)
-            case ComponentConfig():
-                return cls._core.from_config(given)
-            case ComponentChoice():
-                return cls._core.from_dict(given_fields(given))
-            case BaseBackend():
-                return cls._core.from_backend(given)
+        if given is None:
+            return cls._core.configured(ambient())
+        if (core := cls._core.at(given)) is not None:
+            return core
         expected = f"an {cls._core.__name__}, a URL, a store's name, a dict, a config struct or a backend"
         raise ConfigError(f"{cls.__name__}: aio: expected {expected}, got {type(given).__name__}")
 
@@ -262,17 +270,6 @@ class BlockingChosen(Blocking[A], Chosen, Generic[A]):
     def on_store(cls, store: str, settings: Any, **options: Any) -> Self:
         """On the store whose class this import string names. Raises `PluginError`."""
         return cast("Callable[..., Self]", cls)(cls._core.on_store(store, settings, **options))
-
-
-def _check_url(url: object) -> None:
-    if not isinstance(url, str):
-        raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
-
-
-def _checked_mapping(config: object) -> Mapping[str, Any]:
-    if isinstance(config, Mapping) and all(isinstance(name, str) for name in config):
-        return config
-    raise ConfigError(f"config: expected a mapping of names to values, got {type(config).__name__}")
 
 
 class Configured:
@@ -295,21 +292,20 @@ class Configured:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As a dict says. Raises `ConfigError` naming the field."""
-        return cast("Callable[..., Self]", cls)(**_checked_mapping(config))
+        return cast("Callable[..., Self]", cls)(**checked_mapping(config))
 
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
         """As a YAML file with the fields at its top says. Raises `ConfigError` naming file and field."""
         from omniq.config.files import load_yaml  # only who reads YAML pays for it
 
-        if not isinstance(path, str | os.PathLike):
-            raise ConfigError(f"path: expected that of a file, got {type(path).__name__}")
+        check_path(path)
         return cls.from_dict(load_yaml(path))
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """As a URL says, and the environment of what it leaves open. Raises `ConfigError`."""
-        _check_url(url)
+        check_url(url)
         return cls.from_dict(said_by_url(cls.config_class.from_url(url)))
 
 

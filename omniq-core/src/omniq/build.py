@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from omniq.backend import AsyncComponent, BaseBackend
 from omniq.callbacks import CallbackManager
 from omniq.config.choices import chosen
-from omniq.config.convert import check_path
+from omniq.config.convert import check_path, check_url, checked_mapping
 from omniq.config.loader import ComponentChoice, ConfigProvider, OmniQConfig, Resolved, Security
 from omniq.config.settings import adopt
 from omniq.errors import ConfigError
@@ -81,9 +81,7 @@ class FromSource:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """As a dict in the shape of the file says, and the environment for the rest. Raises `ConfigError`."""
-        if not isinstance(config, Mapping):
-            raise ConfigError(f"config: expected a mapping, got {type(config).__name__}")
-        return cls._from(config=config)
+        return cls._from(config=checked_mapping(config))
 
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -94,8 +92,7 @@ class FromSource:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """With its task queue where a URL says. Raises `ConfigError` or `PluginError`."""
-        if not isinstance(url, str):
-            raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
+        check_url(url)
         return cls._from(task_queue={"url": url})
 
     @classmethod
@@ -117,14 +114,9 @@ def _component(kind: StoreKind, part: object) -> AsyncComponent[Any, Any] | None
     core = part.aio if isinstance(part, Blocking) else part
     if core is None or isinstance(core, COMPONENTS[kind]):
         return core
-    if isinstance(core, BaseBackend):
-        if kind == "event_store" and not core.has_events:
-            raise ConfigError(f"{kind}: {core.name} keeps no events")
-        of_backend: AsyncComponent[Any, Any] = COMPONENTS[kind].from_backend(core)
-        return of_backend
-    if isinstance(core, ComponentConfig):
-        on: AsyncComponent[Any, Any] = COMPONENTS[kind].from_config(core)
-        return on
+    made_there: AsyncComponent[Any, Any] | None = COMPONENTS[kind].at(core)
+    if made_there is not None:
+        return made_there
     raise ConfigError(f"{kind}: expected {expected(kind)}, got {type(core).__name__}")
 
 

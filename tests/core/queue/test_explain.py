@@ -1,4 +1,4 @@
-"""Why a task hasn't run, in one line, for each reason there is; and its story."""
+"""Why a task hasn't run, in one line, for each reason there is; and its history."""
 
 from __future__ import annotations
 
@@ -111,15 +111,15 @@ class TestStory:
             told = await oq.explain(task_id)
             assert told.why.startswith("is tried again at ")
             assert told.why.endswith(", after attempt 1 failed with ValueError")
-            words = " / ".join(step.text for step in told.story)
+            words = " / ".join(step.text for step in told.history)
             for word in ("added to queue 'default'", "event ENQUEUED", "event EXECUTING", "event RETRY (attempt 1"):
                 assert word in words
-            assert told.story == sorted(told.story, key=lambda step: step.time)
+            assert told.history == sorted(told.history, key=lambda step: step.time)
 
     async def test_an_event_store_that_is_away_is_missed_by_nobody(self) -> None:
         async with front_door(reference_place(events=Away), events=True) as oq:
             task_id = await oq.enqueue(tasks.nothing)
-            assert [step.text for step in (await oq.explain(task_id)).story] == ["added to queue 'default'"]
+            assert [step.text for step in (await oq.explain(task_id)).history] == ["added to queue 'default'"]
 
     def test_blocking_doors_tell_it_too(self, place: Place, log: Path) -> None:
         with blocking_door(place) as oq:
@@ -128,7 +128,7 @@ class TestStory:
             oq.get_result(task_id, timeout=30)
             told = oq.explain(task_id)
         assert told.state is TaskState.SUCCESS
-        assert any(step.text.startswith("attempt 1 began on worker ") for step in told.story)
+        assert any(step.text.startswith("attempt 1 began on worker ") for step in told.history)
 
 
 class Away(ReferenceEventStore):

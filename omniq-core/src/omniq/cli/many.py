@@ -181,7 +181,7 @@ def explain(place: Place, task_id: str, as_json: bool) -> None:
         print_json(explanation)
     else:
         click.echo(escaped(f"task {explanation.task_id} {explanation.why}") + "\n")
-        output.print_table(("TIME", "WHAT"), [(step.time, step.text) for step in explanation.story])
+        output.print_table(("TIME", "WHAT"), [(step.time, step.text) for step in explanation.history])
 
 
 # ── dead letters ────────────────────────────────────────────────────────────

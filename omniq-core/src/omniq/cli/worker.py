@@ -63,10 +63,9 @@ def worker(
     one. What its worker is configured with holds, unless an option says otherwise. Without APP, the options and the
     environment say where the queue is.
 
-    Modules of the working directory can be imported. On SIGTERM or Ctrl-C, or when its terminal is closed, it takes no
-    more tasks, waits for those that run, hands back what isn't done after the grace period, and exits with 0. A second
-    signal lets it hand back everything at once, and exit with 128 and the signal's number. On SIGHUP it reads its
-    configuration file again, lets hold what can be changed without a restart, and tells what can't.
+    On SIGTERM or Ctrl-C, or when its terminal is closed, it takes no more tasks, waits for those that run, hands back
+    what isn't done after the grace period, and exits with 0; at a second signal, it hands back everything at once, and
+    exits with 128 and the signal's number. On SIGHUP it reads its configuration file again.
     """
     _check_options(place, app, processes, reload, health_port or 0)
     click.get_current_context().with_resource(early_signals())
@@ -77,9 +76,8 @@ def worker(
     if processes is not None and link is None:
         _supervise(processes, burst=burst, json_logs=json_logs)
     use_working_directory()
-    options = _options(link, app, modules, reload, quiet=plain or json_logs)
     options = replace(
-        options,
+        _options(link, app, modules, reload, quiet=plain or json_logs),
         type=worker_type,
         config={name: value for name, value in settings.items() if value is not None},
         burst=burst,

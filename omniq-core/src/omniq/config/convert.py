@@ -162,8 +162,7 @@ def _default(field: FieldInfo) -> object:
 
 def url_scheme(url: str) -> str:
     """The scheme of a URL, in lower case. Raises `ConfigError` if it isn't one."""
-    if not isinstance(url, str):
-        raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
+    check_url(url)
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
         expected = f"url: expected a URL such as sqlite:///path/to/file.db, got {mask_url(url)!r}"
@@ -180,6 +179,21 @@ def did_you_mean_url(text: str) -> str:
     slashes = ":////" if match["rest"].startswith("/") else ":///"
     is_file = scheme in ("sqlite", "file")
     return f", did you mean {mask_url(scheme + (slashes if is_file else '://') + rest)!r}?"
+
+
+def check_url(url: object) -> None:
+    """Raise `ConfigError` unless that is text."""
+    if not isinstance(url, str):
+        raise ConfigError(f"url: expected text such as 'sqlite:///data/shop.db', got {type(url).__name__}")
+
+
+def checked_mapping(config: object) -> Mapping[str, Any]:
+    """The dict that a configuration is given as. Raises `ConfigError` for anything else."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config: expected a mapping, got {type(config).__name__}")
+    if not all(isinstance(name, str) for name in config):
+        raise ConfigError("config: keys must be text")
+    return config
 
 
 def check_path(path: object) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omniq.queue.engine import Scheduler as Scheduler
     from omniq.queue.engine import TaskQueue as TaskQueue
     from omniq.queue.explain import Explanation as Explanation
-    from omniq.queue.explain import StoryEntry as StoryEntry
+    from omniq.queue.explain import HistoryEntry as HistoryEntry
     from omniq.queue.graph import TaskDependencyGraph as TaskDependencyGraph
     from omniq.queue.graph import TaskNode as TaskNode
     from omniq.queue.many import TaskConditions as TaskConditions
@@ -52,7 +52,7 @@ else:
             "RetryManager": "omniq.queue.policies",
             "ScheduleOptions": "omniq.queue.options",
             "Scheduler": "omniq.queue.engine",
-            "StoryEntry": "omniq.queue.explain",
+            "HistoryEntry": "omniq.queue.explain",
             "TTLManager": "omniq.queue.policies",
             "Tally": "omniq.queue.adding",
             "TaskCall": "omniq.queue.options",

@@ -1,4 +1,4 @@
-"""Why a task hasn't run, or how it came to its end: in one line, and as a story."""
+"""Why a task hasn't run, or how it came to its end: in one line, and as a history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_NAMED: Final = 3
 """Parents or workers that a line names."""
 
 
-class StoryEntry(Struct, frozen=True):
+class HistoryEntry(Struct, frozen=True):
     """Something that has happened to a task, or is known of it."""
 
     time: dt.datetime
@@ -40,7 +40,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     state: TaskState
     why: str
     """In one line."""
-    story: list[StoryEntry] = field(default_factory=list)
+    history: list[HistoryEntry] = field(default_factory=list)
     """What is known of it in the order of time: from its row, its result and its events, where those are kept."""
 
 
@@ -58,8 +58,10 @@ class Explainer:
         events = await self._events(record.id)
         (result,) = await self._many.ends([record])
         why = await self._why(record, result, events, now)
-        story = sorted([*_of_record(record), *_of_result(result), *map(_of_event, events)], key=lambda step: step.time)
-        return Explanation(task_id=record.id, state=record.state, why=why, story=story)
+        history = sorted(
+            [*_of_record(record), *_of_result(result), *map(_of_event, events)], key=lambda step: step.time
+        )
+        return Explanation(task_id=record.id, state=record.state, why=why, history=history)
 
     async def _events(self, task_id: str) -> list[TaskEvent]:
         """The task's newest events, the oldest first; none where they aren't kept, or can't be read just now."""
@@ -182,43 +184,43 @@ def _at(time: float) -> str:
     return f"{utc(time):%Y-%m-%dT%H:%M:%SZ}"
 
 
-# ── the story ───────────────────────────────────────────────────────────────
+# ── the history ───────────────────────────────────────────────────────────────
 
 
-def _of_record(record: TaskRecord) -> Iterable[StoryEntry]:
+def _of_record(record: TaskRecord) -> Iterable[HistoryEntry]:
     """What the task's row tells."""
-    yield StoryEntry(utc(record.created_at), f"added to queue {record.queue_name!r}{_parents(record)}")
+    yield HistoryEntry(utc(record.created_at), f"added to queue {record.queue_name!r}{_parents(record)}")
     if record.run_at != record.created_at:
-        yield StoryEntry(utc(record.run_at), "due")
+        yield HistoryEntry(utc(record.run_at), "due")
     if record.expires_at is not None:
-        yield StoryEntry(utc(record.expires_at), "its TTL ends")
+        yield HistoryEntry(utc(record.expires_at), "its TTL ends")
     if record.claimed_at is not None:
-        yield StoryEntry(
+        yield HistoryEntry(
             utc(record.claimed_at), f"claimed by worker {record.worker or '(given back)'}, claim {record.epoch}"
         )
     if record.finished_at is not None:
         counts = f"failed attempts: {record.attempts}, crashes: {record.crashes}"
-        yield StoryEntry(utc(record.finished_at), f"ended: {record.state} ({counts})")
+        yield HistoryEntry(utc(record.finished_at), f"ended: {record.state} ({counts})")
     elif record.state is TaskState.RUNNING and record.lease_until is not None:
-        yield StoryEntry(utc(record.lease_until), "its lease ends, unless it is renewed")
+        yield HistoryEntry(utc(record.lease_until), "its lease ends, unless it is renewed")
 
 
 def _parents(record: TaskRecord) -> str:
     return f", depends on {_some(record.depends_on)}" if record.depends_on else ""
 
 
-def _of_result(result: TaskResult | None) -> Iterable[StoryEntry]:
+def _of_result(result: TaskResult | None) -> Iterable[HistoryEntry]:
     """What its result tells."""
     if result is None:
         return
     if result.started_at is not None:
-        yield StoryEntry(result.started_at, f"attempt {result.attempts} began on worker {result.worker}")
+        yield HistoryEntry(result.started_at, f"attempt {result.attempts} began on worker {result.worker}")
     if result.expires_at is not None:
-        yield StoryEntry(result.expires_at, "its result is no longer kept")
+        yield HistoryEntry(result.expires_at, "its result is no longer kept")
 
 
-def _of_event(event: TaskEvent) -> StoryEntry:
+def _of_event(event: TaskEvent) -> HistoryEntry:
     """What an event tells."""
     details = {"attempt": event.attempt, "worker": event.worker, **event.data}
     said = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
-    return StoryEntry(utc(event.time), f"event {event.type}{f' ({said})' if said else ''}")
+    return HistoryEntry(utc(event.time), f"event {event.type}{f' ({said})' if said else ''}")

@@ -135,7 +135,7 @@ class Snapshots:
                 await self._stream.delete(name)
 
 
-class Upkeep:
+class BackgroundWork:
     """What goes on behind the calls: nobody waits for it, and what fails there is left for the next time."""
 
     def __init__(self, stream: Stream) -> None:

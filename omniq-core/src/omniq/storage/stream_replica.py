@@ -16,7 +16,7 @@ from omniq.batching import Backoff, Batcher
 from omniq.errors import StoreError, StoreUnavailable
 from omniq.loops import Background, spawn
 from omniq.storage.lines import decode_rows
-from omniq.storage.snapshots import Head, Snapshots, Upkeep
+from omniq.storage.snapshots import BackgroundWork, Head, Snapshots
 from omniq.storage.stream import LOG, Message, Stream, StreamClock, unused_bodies
 from omniq.storage.table_set import Step, Tables, Written
 from omniq.storage.transactions import Competition, Segment, Trial, encode_segment, read_segment, replay
@@ -93,7 +93,7 @@ class StreamReplica:
         self._writers: dict[int, str] = {}
         """Who wrote the last segments, by their sequences."""
         self._before = -1
-        """The segment before it; -1 where that isn't known."""
+        """The segment before that at `_position`; -1 where that isn't known."""
         self._heard = 0
         """How many segments were heard on this connection."""
         self._reread = -1
@@ -105,7 +105,7 @@ class StreamReplica:
         self._weight = 0
         """What the segments since the last snapshot weigh."""
         self._wants_snapshot = False
-        self._snapshots, self._upkeep = Snapshots(stream), Upkeep(stream)
+        self._snapshots, self._background = Snapshots(stream), BackgroundWork(stream)
         self._clock = StreamClock(stream)
         self._following: Background[None] | None = None
         self._connected: asyncio.Future[None] | None = None
@@ -309,7 +309,7 @@ class StreamReplica:
             self._competition, self._weight = Competition(message.sequence), 0
         if self._outcome is not None and segment.writer == self._writer and not self._outcome.done():
             self._outcome.set_result(outcome)
-            self._upkeep.delete_later([name for written in taken for name in unused_bodies(written)])
+            self._background.delete_later([name for written in taken for name in unused_bodies(written)])
             if segment.compacts:
                 self._compact(message.sequence)
         now = self.now()
@@ -450,13 +450,13 @@ class StreamReplica:
         """Make a snapshot of the tables as they are now, after that segment."""
         self._wants_snapshot = False
         rows = [(name, list(table.rows.values())) for name, table in self.tables.by_name.items()]
-        self._upkeep.start(self._write_snapshot(sequence, rows))
+        self._background.start(self._write_snapshot(sequence, rows))
 
     async def _write_snapshot(self, sequence: int, rows: Sequence[tuple[str, list[Any]]]) -> None:
         """Write a snapshot, and delete what it makes needless."""
         first = await self._snapshots.write(self._log, sequence, rows)
         if first is not None:
-            await self._upkeep.rest()
+            await self._background.rest()
             await self._snapshots.trim(sequence, first)
             if self._follows:
                 await self._snapshots.sweep(self.now(), lambda: self.tables)
@@ -484,7 +484,7 @@ class StreamReplica:
         while self._under_way:
             await asyncio.sleep(0)  # who was overtaken tries again
             await self._batcher.drain()
-        await self._upkeep.end()
+        await self._background.end()
         if self._following is not None:
             await cancel_and_wait(self._following)
             if self._follows:

@@ -160,11 +160,11 @@ class EagerAdder(TaskAdder):
 # ── running on the thread that asks for it ──────────────────────────────────
 
 
-class Desk:
+class InlineExecutor:
     """Where a thread that waits for a blocking call runs tasks meanwhile, as if it had called them."""
 
     def __init__(self) -> None:
-        self._errands = new_queue()
+        self._calls = new_queue()
         self.loop = ThreadLoop()
         """For the async ones."""
         self.waits: set[Future[Any]] = set()
@@ -172,19 +172,19 @@ class Desk:
         self.raised: BaseException | None = None
         """What a task has raised that is meant for the test: Ctrl-C, or a failure of pytest's."""
 
-    def put(self, errand: Callable[[], None]) -> None:
+    def put(self, call: Callable[[], None]) -> None:
         """Have it done soon. From any thread."""
-        self._errands.put(errand)
+        self._calls.put(call)
 
     def close(self, _: object = None) -> None:
         """There is nothing more to come."""
-        self._errands.put(None)
+        self._calls.put(None)
 
     def serve(self) -> None:
         """Do what is put here, until it is closed."""
         try:
-            while (errand := self._errands.get()) is not None:
-                errand()
+            while (call := self._calls.get()) is not None:
+                call()
         finally:
             self.loop.close()
 
@@ -203,18 +203,20 @@ class Desk:
         return call
 
 
-_desk: ContextVar[Desk | None] = ContextVar("omniq_desk", default=None)
+_executor: ContextVar[InlineExecutor | None] = ContextVar("omniq_inline", default=None)
 
 
-class DeskRunner(Runner):
+class InlineRunner(Runner):
     """Tasks run one after the other on the thread that waits for them."""
 
     concurrent = False
     preempts = False
 
-    def __init__(self, desk: Desk, line: Line, execution: Execution, *, max_workers: int, config: Any = None) -> None:
+    def __init__(
+        self, executor: InlineExecutor, line: Line, execution: Execution, *, max_workers: int, config: Any = None
+    ) -> None:
         super().__init__(line, execution, max_workers=max_workers, config=config)
-        self._desk = desk
+        self._executor = executor
         self._job: Job | None = None
 
     async def open(self) -> None:
@@ -223,7 +225,7 @@ class DeskRunner(Runner):
     def wake(self) -> None:
         if self._job is None and (job := self.line.take()) is not None:
             self._job = job
-            self._desk.put(partial(self._run, job))
+            self._executor.put(partial(self._run, job))
 
     def stop_job(self, job: Job, why: RunStatus) -> None:
         if job is self._job and job.ended_by is None:
@@ -241,8 +243,8 @@ class DeskRunner(Runner):
 
     def _interrupt(self) -> None:
         """End what the running task waits for; a sync one that computes can't be ended."""
-        self._desk.loop.cancel()
-        for wait in list(self._desk.waits):
+        self._executor.loop.cancel()
+        for wait in list(self._executor.waits):
             wait.cancel()
 
     def _run(self, job: Job) -> None:
@@ -255,9 +257,9 @@ class DeskRunner(Runner):
         self.line.call_soon(self._ended, job, ran)
 
     def _ran(self, job: Job, call: LoadedCall) -> RunResult:
-        desk = self._desk
-        noted = LoadedCall(desk.noting(call.func), call.args, call.kwargs)
-        ran = self.execution.run_here(job, noted, partial(desk.loop.run, timeout=job.call.timeout))
+        executor = self._executor
+        noted = LoadedCall(executor.noting(call.func), call.args, call.kwargs)
+        ran = self.execution.run_here(job, noted, partial(executor.loop.run, timeout=job.call.timeout))
         late = job.deadline is not None and time.monotonic() > job.deadline
         return failure(job, job.overdue) if late and ran.end is RunStatus.SUCCESS else ran
 
@@ -268,28 +270,28 @@ class DeskRunner(Runner):
             self.wake()
 
 
-def at_desk(coroutine: Coroutine[Any, Any, R]) -> R:
+def run_inline(coroutine: Coroutine[Any, Any, R]) -> R:
     """Run a coroutine on the loop of the blocking facades and wait; this thread runs the tasks that it has run.
 
     Raises `Closed` if that loop is stopped meanwhile, and what a task has raised that is meant for the test.
     """
-    if (desk := _desk.get()) is not None and inside.get(None) is not None:
-        return _within_task(desk, coroutine)
-    desk = Desk()
-    token = _desk.set(desk)
+    if (executor := _executor.get()) is not None and inside.get(None) is not None:
+        return _within_task(executor, coroutine)
+    executor = InlineExecutor()
+    token = _executor.set(executor)
     try:
         future = portal().submit(coroutine)
-        future.add_done_callback(desk.close)
-        return _served(desk, future)
+        future.add_done_callback(executor.close)
+        return _served(executor, future)
     finally:
-        _desk.reset(token)
+        _executor.reset(token)
 
 
-def _served(desk: Desk, future: Future[R]) -> R:
+def _served(executor: InlineExecutor, future: Future[R]) -> R:
     try:
-        desk.serve()
-        if desk.raised is not None:
-            raise desk.raised
+        executor.serve()
+        if executor.raised is not None:
+            raise executor.raised
         return future.result()
     except CancelledError:
         raise Closed("the event loop of the blocking facades was stopped while a call waited on it") from None
@@ -298,16 +300,16 @@ def _served(desk: Desk, future: Future[R]) -> R:
         raise
 
 
-def _within_task(desk: Desk, coroutine: Coroutine[Any, Any, R]) -> R:
+def _within_task(executor: InlineExecutor, coroutine: Coroutine[Any, Any, R]) -> R:
     """A call of a task: whoever stops the task ends it."""
     future = portal().submit(coroutine)
-    desk.waits.add(future)
+    executor.waits.add(future)
     try:
         return future.result()
     except CancelledError:
         raise Closed("the task was stopped while a call of its own waited") from None
     finally:
-        desk.waits.discard(future)
+        executor.waits.discard(future)
 
 
 # ── one drain ───────────────────────────────────────────────────────────────
@@ -319,7 +321,7 @@ class Drain:
     def __init__(self, queue: AsyncTaskQueue[Any], space: ReferenceSpace, journal: Journal, limit: int) -> None:
         self._queue, self._space, self._journal = queue, space, journal
         self._limit = limit
-        self._desk = _desk.get()
+        self._executor = _executor.get()
         self._ended_before = len(self._journal.ended)
         self._ran: list[tuple[Job, RunResult]] = []
         self._held: list[str] = []
@@ -399,9 +401,9 @@ class Drain:
             done(job, ran)
 
         line.done = note
-        if self._desk is None:
+        if self._executor is None:
             return LoopRunner(line, execution, **options)
-        return DeskRunner(self._desk, line, execution, **options)
+        return InlineRunner(self._executor, line, execution, **options)
 
 
 def _run(job: Job, ran: RunResult, task: Task | None, load: Callable[[str, bytes], Any]) -> Run:

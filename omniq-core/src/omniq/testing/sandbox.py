@@ -20,7 +20,7 @@ from omniq.queue.engine import AsyncTaskQueue
 from omniq.queue.scheduler import AsyncScheduler
 from omniq.results import AsyncResultStorage
 from omniq.sync import Blocking, Delegated, blocking, core_of, refuse_in_loop
-from omniq.testing.draining import Drain, Drained, EagerAdder, Journal, JournaledStore, at_desk
+from omniq.testing.draining import Drain, Drained, EagerAdder, Journal, JournaledStore, run_inline
 from omniq.testing.enqueued import Enqueued, EnqueuedConditions, Expected, check_count, complaint
 from omniq.testing.reference import ReferenceEventStore, ReferenceResultStore, ReferenceSpace, VirtualClock
 
@@ -320,4 +320,4 @@ class Sandbox(OmniQ):
         except BaseException:
             coroutine.close()
             raise
-        return at_desk(coroutine)
+        return run_inline(coroutine)

@@ -50,7 +50,7 @@ class JobTask(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
-class LentLoop:
+class WorkerLoop:
     """The worker's loop, for what a sync function gives its thread to await: so do plain wrappers of async ones."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -131,7 +131,7 @@ class LoopRunner(InProcessRunner):
             take=self._take_sync,
             waiting=self._sync.__len__,
             done=self._sync_done,
-            make_loop=partial(LentLoop, self._loop),
+            make_loop=partial(WorkerLoop, self._loop),
         )
         self._slots.on_give_up = self._note_abandoned
 
