@@ -116,8 +116,8 @@ NONE: Any = None
     [
         (lambda: TaskQueue.from_url(NONE), "url: expected text such as 'sqlite:///data/shop.db', got NoneType"),
         (lambda: SQLiteTaskQueue.from_url(NONE), "url: expected text such as"),
-        (lambda: TaskQueue.from_dict(NONE), "config: expected a mapping of names to values, got NoneType"),
-        (lambda: SQLiteTaskQueue.from_dict(NONE), "config: expected a mapping of names to values, got NoneType"),
+        (lambda: TaskQueue.from_dict(NONE), "config: expected a mapping, got NoneType"),
+        (lambda: SQLiteTaskQueue.from_dict(NONE), "config: expected a mapping, got NoneType"),
         (lambda: TaskQueue.from_config(NONE), "config: expected the config struct of a store, got NoneType"),
         (lambda: TaskQueue.from_config(SQLiteResultStorageConfig()), "task_queue: SQLiteResultStorageConfig isn't"),
         (lambda: SQLiteTaskQueue.from_config_file(NONE), "path: expected that of a file, got NoneType"),
